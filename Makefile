@@ -1,0 +1,85 @@
+# The doors to everything: `make help` lists them. Needs Python 3.11 or newer, make and git; the rest is set up in .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SET_UP := $(VENV)/.set-up
+PEERS := $(VENV)/.peers
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1 # it would ask the network for a newer release
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help set-up test check tests coverage demo bench gauges reference format clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1:\2/p' $(MAKEFILE_LIST) | while IFS=: read -r target text; do printf '%-18s %s\n' "$$target" "$$text"; done
+
+test: check tests ## set up, check, and run all tests, with docs and examples
+
+check: $(SET_UP) ## static checks: lint, format, types, import contracts, dead code, dependencies, spelling
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/pyright
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/vulture > $(VENV)/.dead || test $$? -eq 3 # 3: found something
+	! grep -E 'unused (class|function|method|property)|unreachable' $(VENV)/.dead # fields and arguments are for others to read
+	$(BIN)/deptry src
+	$(BIN)/codespell
+
+tests: $(SET_UP) ## the tests alone
+	$(BIN)/python -m pytest
+
+coverage: $(SET_UP) ## the tests, with the branches they do not take
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+demo: $(SET_UP) ## a whole system on a sample, then on the git history of this clone
+	$(BIN)/happened demo
+	$(BIN)/python -m examples.history --repo .
+
+bench: $(PEERS) ## benchmarks, side by side with the peers
+	$(BIN)/python -m benchmarks
+
+gauges: $(SET_UP) ## size and shape of the code, as a trend
+	$(BIN)/python -m tools.gauges
+
+reference: $(SET_UP) ## write docs/reference/api.md from the code
+	$(BIN)/python -m tools.reference
+
+format: $(SET_UP) ## format the code, and mend what can be mended by itself
+	$(BIN)/ruff check --fix-only --quiet
+	$(BIN)/ruff format
+
+set-up: $(SET_UP) ## make .venv, or bring it up to date
+
+clean: ## remove .venv and everything that tools have left
+	rm -rf $(VENV) __pycache__ build dist .bench htmlcov .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find src tests examples tools benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+
+# The stamp is written last: a set-up that broke off is begun again.
+$(SET_UP): pyproject.toml
+	@found=; \
+	for python in "$(PYTHON)" python3.13 python3.12 python3.11 python3 python; do \
+	    if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then found="$$python"; break; fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+	    echo "make: no Python 3.11 or newer found (tried $(PYTHON), python3.13, python3.12, python3.11, python3, python)." >&2; \
+	    echo "make: install one, or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; \
+	fi; \
+	if ! "$$found" -c 'import venv, ensurepip' 2>/dev/null; then \
+	    echo "make: $$found has no venv or ensurepip (on Debian and Ubuntu: apt install python3-venv)." >&2; exit 1; \
+	fi; \
+	echo "make: setting up $(VENV) with $$("$$found" --version)"; \
+	"$$found" -m venv $(if $(wildcard $@),,--clear) $(VENV)
+	$(BIN)/python -m pip install -qq --only-binary :all: --editable '.[dev]'
+	@touch $@
+
+$(PEERS): $(SET_UP) benchmarks/requirements.txt
+	$(BIN)/python -m pip install -qq --only-binary :all: --requirement benchmarks/requirements.txt
+	@touch $@

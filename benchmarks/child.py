@@ -1,0 +1,101 @@
+"""What a benchmark lets a process of its own do: `python -m benchmarks.child WHAT PATH ...`.
+
+It prints `ready` when it has started, does its part, and prints what came of it as JSON.
+"""
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from itertools import islice
+from pathlib import Path
+from time import monotonic, perf_counter, sleep
+
+from benchmarks import ours
+from benchmarks import peer_eventsourcing as peer
+
+POLL_SECONDS = 0.001
+
+
+class Child:
+    """A process that has said that it is ready."""
+
+    def __init__(self, what: str, *arguments: object) -> None:
+        command = [sys.executable, "-m", "benchmarks.child", what, *map(str, arguments)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None, "standard output is a pipe"
+        if self._process.stdout.readline() != "ready\n":
+            raise RuntimeError(f"{' '.join(command)} did not start")
+
+    def ask(self, line: str = "") -> list[float]:
+        """Hand it a line, wait for its end, and return what it found."""
+        text, _ = self._process.communicate(line + "\n")
+        if self._process.returncode:
+            raise RuntimeError(f"the child process ended with {self._process.returncode}")
+        found: list[float] = json.loads(text)
+        return found
+
+
+def follow(path: Path, view_path: Path) -> list[float]:
+    """Keep the peer's view up to the position that is handed in; return when each position was shown."""
+    bank = peer.open_bank(path, cache=False)
+    view = peer.open_view(view_path)
+    last: list[int] = []
+    threading.Thread(target=lambda: last.append(int(sys.stdin.readline())), daemon=True).start()
+    shown: list[float] = []
+    _ready()
+    while not last or len(shown) < last[0]:
+        shown.extend(monotonic() for _ in peer.follow(bank, view, len(shown)))
+        sleep(POLL_SECONDS)
+    bank.close()
+    return shown
+
+
+def own(path: Path) -> list[float]:
+    """Keep our view until a line comes in."""
+    with ours.open_bank(path, ours.VIEWED):
+        _ready()
+        sys.stdin.readline()
+    return []
+
+
+def stream(path: Path, records_max: int) -> list[float]:
+    """Read our records; return how many, in how many seconds, and the most memory it took in MB."""
+    _ready()
+    with ours.open_bank(path, run=False) as running:
+        start = perf_counter()
+        records = sum(1 for _ in islice(running.log.read(), records_max))
+        return [records, perf_counter() - start, _peak_mb()]
+
+
+def stream_peer(path: Path, records_max: int) -> list[float]:
+    """Read the peer's events; return the same."""
+    _ready()
+    bank = peer.open_bank(path, cache=False)
+    start = perf_counter()
+    records = sum(1 for _ in islice(peer.read(bank), records_max))
+    return [records, perf_counter() - start, _peak_mb()]
+
+
+PARTS: Mapping[str, Callable[[list[str]], list[float]]] = {
+    "follow": lambda given: follow(Path(given[0]), Path(given[1])),
+    "own": lambda given: own(Path(given[0])),
+    "stream": lambda given: stream(Path(given[0]), int(given[1])),
+    "stream-peer": lambda given: stream_peer(Path(given[0]), int(given[1])),
+}
+
+
+def _ready() -> None:
+    print("ready", flush=True)
+
+
+def _peak_mb() -> float:
+    """Return the high-water mark of this program; what `getrusage` tells may be the parent's."""
+    status = Path("/proc/self/status").read_text()
+    line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
+
+
+if __name__ == "__main__":
+    print(json.dumps(PARTS[sys.argv[1]](sys.argv[2:])))

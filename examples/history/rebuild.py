@@ -1,0 +1,93 @@
+"""Out of the log and back into states: record a history, then rebuild from the log alone what each commit looked like."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+
+import happened as h
+
+from .model import Committed, PathsChanged, Written
+from .read import BadHistory, Commit, path_of
+from .tree import EMPTY, Changes, Directory, File, changed, planned
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+SECONDS_MAX = 253_402_300_799
+"""The last second of the year 9999, as far as a datetime reaches. Some clocks of authors were further ahead."""
+
+PART_BYTES = 256 * 1024
+"""About as much of a commit's changes as one event holds: a quarter of what a record may have."""
+
+CHANGE_BYTES = 100
+"""About what a change takes besides its path: mode, hash, and the names of the fields."""
+
+
+class Rebuilt(NamedTuple):
+    """A state, rebuilt from events, and what git says of it."""
+
+    commit: str
+    tree: str
+    equal: bool
+
+
+def messages(commits: Iterable[Commit]) -> Iterator[h.Message]:
+    """Make each commit a fact under its own hash; what it changed beyond the size of one fact goes before it, numbered."""
+    for commit in commits:
+        for fact in facts(commit):
+            number = commit.number if isinstance(fact, Committed) else f"{commit.number}/{fact.part}"
+            yield h.Message(fact, id=number, occurred=moment(commit.authored))
+
+
+def facts(commit: Commit) -> Iterator[PathsChanged | Committed]:
+    """Tell a commit in as many events as it takes: `Committed` last, and in most cases alone."""
+    removed: list[str] = []
+    written: list[Written] = []
+    part = 0
+    room = PART_BYTES
+    changes: list[str | Written] = [*commit.removed, *commit.written]
+    for change in changes:
+        path = change if isinstance(change, str) else change.path
+        room -= len(path.encode()) + CHANGE_BYTES
+        if room < 0:
+            yield PathsChanged(commit.number, part, tuple(removed), tuple(written))
+            removed, written, part, room = [], [], part + 1, PART_BYTES
+        if isinstance(change, str):
+            removed.append(change)
+        else:
+            written.append(change)
+    yield Committed(commit.number, commit.parents, commit.tree, moment(commit.committed), tuple(removed), tuple(written))
+
+
+def moment(seconds: int) -> datetime:
+    """Return seconds since 1970 as a time."""
+    return EPOCH + timedelta(seconds=min(max(seconds, 0), SECONDS_MAX))
+
+
+def rebuilt(events: Iterable[PathsChanged | Committed]) -> Iterator[Rebuilt]:
+    """Rebuild the state after each commit, in the log's order, and compare it with git's own id of its tree.
+
+    All states are kept, since any of them may be the first parent of a commit to come; they share what they have in common.
+    `BadHistory` for a commit that stands before its first parent.
+    """
+    states: dict[str, Directory] = {}
+    told: defaultdict[str, list[PathsChanged | Committed]] = defaultdict(list)
+    for event in events:
+        told[event.commit].append(event)
+        if isinstance(event, Committed):
+            before = states.get(event.parents[0]) if event.parents else EMPTY
+            if before is None:
+                raise BadHistory(f"commit {event.commit} stands before its first parent, {event.parents[0]}, or that one is missing")
+            after = changed(before, all_changes(told.pop(event.commit)))
+            states[event.commit] = after
+            tree = after.digest(len(event.tree) // 2).hex()
+            yield Rebuilt(event.commit, tree, tree == event.tree)
+
+
+def all_changes(told: Sequence[PathsChanged | Committed]) -> Changes:
+    """Put together what the events of one commit say."""
+    removed = (path_of(path) for event in told for path in event.removed)
+    written = (
+        (path_of(one.path), File(one.mode.lstrip("0").encode(), bytes.fromhex(one.digest))) for event in told for one in event.written
+    )
+    return planned(removed, written)

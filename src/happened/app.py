@@ -1,0 +1,664 @@
+"""App and Running: where the store, deciders, states, views and gateways meet.
+
+`App(...)` is a table of plain functions and classes. Whatever can be known to be wrong is said when it is made. `open` starts it on a log.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar  # Any: commands, events and keys of any class
+
+import msgspec
+
+from happened.core.annotations import label
+from happened.core.errors import Closed, Error, Invalid, Late, OutcomeUnknown, Refused, Stuck
+from happened.core.messages import Command, Event, Message, Position, name_of
+from happened.core.state import Fold, State, fold_of
+from happened.core.store import Engine, Row
+from happened.core.tags import scope_of
+from happened.core.world import Source
+from happened.cqrs.ask import View
+from happened.cqrs.follower import Followers
+from happened.log.fingerprint import fingerprint_of
+from happened.log.log import Fact, Facts, Log, Progress, occurred_us
+from happened.log.names import Wish
+from happened.log.receipt import Receipt
+from happened.log.row import REFUSAL, TOPOLOGY, Written, decode_header, encode, taken_apart
+from happened.log.writer import Batch, inside_decider
+from happened.sourcing.gateway import ROUNDS_MAX, Gateway, Outside
+from happened.sourcing.handling import Decision, Handler, Handling, Known, Pending, Refusal, key_from, outcome_of
+from happened.sourcing.memory_image import STATES_MAX, MemoryImage
+from happened.sourcing.pending import PendingWorker
+from happened.sourcing.together import Together
+from happened.stores.machine import Machine
+from happened.stores.memory import MemoryStore
+from happened.stores.sqlite import SqliteStore
+
+S = TypeVar("S", bound=State)
+
+Decider = Callable[..., Iterable[Event]]
+"""A function from a command, states and the `World` to the events that it decides. It may raise `Refused`."""
+
+LOOK_AHEAD = 500
+"""Commands of `dispatch_all` that are decided in one commit."""
+
+TOPOLOGY_NOTE = "topology"
+
+
+class App:
+    """A system as tables: what it records, what decides, what it shows, whom it asks."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        records: Iterable[type[Event]] = (),
+        deciders: Iterable[Decider] = (),
+        gateways: Iterable[Callable[..., Any] | Gateway] = (),
+        views: Iterable[type[State]] = (),
+        ignores: Iterable[str] = (),
+    ) -> None:
+        if not name:
+            raise Invalid("an app needs a name: it is recorded in its log")
+        self.name = name
+        self.ignores = tuple(ignores)
+        self.records = tuple(records)
+        self.handlers: dict[type, Handler] = {}
+        for function in deciders:
+            handler = Handler(function)
+            if handler.command in self.handlers:
+                raise Invalid(
+                    f"two deciders take `{handler.command.__name__}`: `{label(self.handlers[handler.command].function)}` and `{label(function)}`",
+                    command=handler.command.__name__,
+                )
+            self.handlers[handler.command] = handler
+        self.gateways = [entry if isinstance(entry, Gateway) else Gateway(entry) for entry in gateways]
+        self.views = tuple(views)
+        self.folds = self._folds()
+        self.events = self._events()
+        self._check_names()
+
+    def open(
+        self,
+        log: str = "memory:",
+        *,
+        run: bool = True,
+        gateways: Mapping[Callable[..., Any], Callable[..., Any]] | None = None,
+        views: str | None = None,
+        source: Source | None = None,
+        states_max: int = STATES_MAX,
+        progress: Progress = lambda _done, _all: None,
+    ) -> "Running":
+        """Open a log by its URL, `memory:` or `sqlite:///path`, and start the app on it.
+
+        `run=False` only reads and dispatches: views and pending commands are left to other processes. `gateways` puts real functions in the place of
+        the app's stubs. `views` is the URL of the views' file: `sqlite:///path`, or `memory:`; by default a file beside the log. `progress` hears of
+        long work (an index that must be rebuilt).
+        """
+        return Running(
+            self, log, run=run, gateways=gateways or {}, views=views, source=source or Machine(), states_max=states_max, progress=progress
+        )
+
+    def command(self, name: str, data: Mapping[str, Any]) -> Command:
+        """Make a command of its name and of plain data, as it comes from outside. `Invalid` for an unknown name, a missing, surplus or mistyped field."""
+        for command in self.handlers:
+            if name_of(command)[0] == name:
+                return strict(command, data)
+        raise Invalid(
+            f"no decider takes a command called `{name}`; there are: {', '.join(sorted(name_of(one)[0] for one in self.handlers))}",
+            name=name,
+        )
+
+    def event(self, name: str, data: Mapping[str, Any]) -> Event:
+        """Make an event of those in `records`, of its name and of plain data. `Invalid` for an unknown name, a missing, surplus or mistyped field."""
+        for event in self.records:
+            if name_of(event)[0] == name:
+                return strict(event, data)
+        raise Invalid(
+            f"the app records no event called `{name}`; it records: {', '.join(sorted(name_of(one)[0] for one in self.records))}", name=name
+        )
+
+    def topology(self) -> dict[str, Any]:
+        """Return the wiring as plain data: what is recorded in the log whenever it changes."""
+        return {
+            "app": self.name,
+            "records": sorted(name_of(event)[0] for event in self.records),
+            "deciders": [
+                {
+                    "name": handler.name,
+                    "version": handler.version,
+                    "command": name_of(handler.command)[0],
+                    "reads": [fold.name for fold in handler.states],
+                    "yields": sorted(name_of(event)[0] for event in handler.yields),
+                    "asks": handler.wants_world,
+                    "fingerprint": fingerprint_of(handler.function).digest,
+                }
+                for handler in self.handlers.values()
+            ],
+            "states": [
+                {"name": fold.name, "key": list(fold.key), "from": sorted(name_of(event)[0] for event in fold.readings)}
+                for fold in self.folds
+            ],
+            "views": [fold_of(view).name for view in self.views],
+            "gateways": sorted(gateway.name for gateway in self.gateways),
+        }
+
+    def _folds(self) -> list[Fold]:
+        folds: dict[Fold, None] = {}
+        for handler in self.handlers.values():
+            folds.update(dict.fromkeys(handler.states))
+        return list(folds)
+
+    def _events(self) -> dict[type, None]:
+        events: dict[type, None] = {}
+        for event in self.records:
+            if not (isinstance(event, type) and issubclass(event, Event)) or event is Event:
+                raise Invalid(
+                    f"`records` lists `{event}`, which is no event; a command is dispatched, a state goes to `views`", entry=str(event)
+                )
+            events[event] = None
+        for handler in self.handlers.values():
+            events.update(dict.fromkeys(handler.yields))
+        for view in self.views:
+            if not (isinstance(view, type) and issubclass(view, State)):
+                raise Invalid(f"`views` lists `{view}`, which is no State", entry=str(view))
+            if fold_of(view).evolve is None:
+                raise Invalid(f"the view `{view.__name__}` has no `evolve`", state=view.__name__)
+        states = [*self.folds, *(fold_of(view) for view in self.views)]
+        for fold in states:
+            states += [fold_of(join.state) for join in fold.joins if fold_of(join.state) not in states]
+            events.update(dict.fromkeys(fold.readings))
+        return events
+
+    def _check_names(self) -> None:
+        seen: dict[tuple[str, str, int], Any] = {}
+        for kind, things in (
+            ("data", [*self.events, *self.handlers]),
+            ("state", list(dict.fromkeys([*(fold.state for fold in self.folds), *self.views]))),
+            ("decider", [handler.function for handler in self.handlers.values()]),
+            ("gateway", [gateway.call for gateway in self.gateways]),
+        ):
+            for thing in things:
+                key = (kind, *name_of(thing))
+                if seen.setdefault(key, thing) is not thing:
+                    raise Invalid(
+                        f"two of one name and version: {seen[key]!r} and {thing!r} are both `{key[1]}` version {key[2]}; give one another name "
+                        'with `@named("...")`',
+                        name=key[1],
+                    )
+                if kind in ("data", "state"):
+                    scope_of(thing)
+
+
+def strict(cls: type[Any], data: Mapping[str, Any]) -> Any:
+    """Make an instance of plain data, refusing fields that are missing, surplus or of a wrong type."""
+    fields = {field.encode_name for field in msgspec.structs.fields(cls)}
+    surplus = sorted(set(data) - fields)
+    if surplus:
+        raise Invalid(
+            f"`{cls.__name__}` has no field {', '.join(surplus)}; it has {', '.join(sorted(fields))}", type=cls.__name__, fields=surplus
+        )
+    try:
+        return msgspec.convert(data, cls)
+    except msgspec.ValidationError as error:
+        raise Invalid(f"`{cls.__name__}` is not valid: {error}", type=cls.__name__) from error
+
+
+def open_engine(url: str) -> Engine:
+    """Open the store that a URL names. `Invalid` for a URL that names none."""
+    if url in ("memory:", "memory://"):
+        return MemoryStore()
+    if url.startswith("sqlite:///"):
+        return SqliteStore(url.removeprefix("sqlite:///"))
+    raise Invalid(f"`{url}` names no log: write memory: or sqlite:///path", url=url)
+
+
+def open_log(url: str, *, source: Source | None = None, progress: Progress = lambda _done, _all: None) -> Log:
+    """Open a log without an app: to read, verify, or append `Loose` facts by hand. Close it when done."""
+    engine = open_engine(url)
+    try:
+        log = Log(engine, source or Machine(), (), ignores=None, progress=progress)
+        log.write_with(MemoryImage(engine, log.reader, (), log.opened_at))
+    except BaseException:
+        engine.close()
+        raise
+    return log
+
+
+class Running:
+    """An app on an open log. Use it with `with` or `async with`; every method may be called from any thread."""
+
+    def __init__(
+        self,
+        app: App,
+        url: str,
+        *,
+        run: bool,
+        gateways: Mapping[Callable[..., Any], Callable[..., Any]],
+        views: str | None,
+        source: Source,
+        states_max: int,
+        progress: Progress,
+    ) -> None:
+        self.app = app
+        self.url = url
+        self._source = source
+        self._declared = False
+        self._topology = encode(app.topology())
+        self._topology_digest = hashlib.sha256(self._topology).hexdigest()
+        self._outside = Outside(app.gateways, gateways)
+        self._engine = open_engine(url)
+        try:
+            self.log = Log(self._engine, source, [*app.events, *app.handlers], app=app.name, ignores=app.ignores, progress=progress)
+            self._image = MemoryImage(self._engine, self.log.reader, app.folds, self.log.opened_at, states_max=states_max)
+            self._writer = self.log.write_with(self._image)
+            self._handling = Handling(app.handlers, self.log.typed, self._image, self._outside, self._declare)
+            self._wishes = self._make_wishes()
+            self._followers = Followers(self.log, app.views, views or _beside(url), run=run)
+            self._pending = PendingWorker(self.log, self._handling, self._decide_pending) if run and app.handlers else None
+        except BaseException:
+            self._engine.close()
+            raise
+        self._followers.start()
+        if self._pending is not None:
+            self._pending.start()
+
+    # --- commands
+
+    def dispatch(
+        self, command: Command, *, id: str | None = None, actor: str = "", correlation: str | None = None, wait_seconds_max: float = 10
+    ) -> Receipt:
+        """Have a command decided and recorded, and return its receipt: on disk.
+
+        `Refused` if a rule says no; that is recorded too. A known id is not handled again: the first receipt comes back with `repeated`, or the first
+        refusal is raised; `IdReused` if the body is another. `Invalid` for bad input. What the decider raises is raised here, and nothing is recorded.
+        Cost: one sync of the disk, shared by all who wait.
+        """
+        decision = self._decision(command, id, actor, correlation)
+        deadline = time.monotonic() + wait_seconds_max
+        self._handling.preload(decision)
+        while True:
+            self._writer.submit(decision, _left(deadline))
+            if not decision.needs_outside:
+                return self._answer(decision, deadline)
+            self._next_round(decision)
+            self._handling.collect(decision, None)
+
+    async def adispatch(
+        self, command: Command, *, id: str | None = None, actor: str = "", correlation: str | None = None, wait_seconds_max: float = 10
+    ) -> Receipt:
+        """Do what `dispatch` does, awaited. Tasks that dispatch in the same turn of the loop share a commit."""
+        decision = self._decision(command, id, actor, correlation)
+        deadline = time.monotonic() + wait_seconds_max
+        self._handling.preload(decision)
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._writer.asubmit(decision, _left(deadline))
+            if not decision.needs_outside:
+                if isinstance(decision.result, Known) and decode_header(decision.result.row.head).outcome == "pending":
+                    return await loop.run_in_executor(self._outside.pool(), self._answer, decision, deadline)
+                return self._answer(decision, deadline)
+            self._next_round(decision)
+            await loop.run_in_executor(self._outside.pool(), self._handling.collect, decision, loop)
+
+    def dispatch_all(self, commands: Iterable[Command | Message]) -> Iterator[Receipt | Refused]:
+        """Have commands decided in their order, group-committed, and yield for each its receipt or its refusal.
+
+        Iterate over it: it works as it is iterated. A refusal doesn't stop the rest. An error that is no refusal is raised where its command stands; up
+        to 499 commands after it may have been recorded. Dispatching all again with the same ids is always safe.
+        """
+        batch: list[Decision] = []
+        for given in commands:
+            message = given if isinstance(given, Message) else Message(given)
+            decision = self._decision(message.body, message.id, message.actor, message.correlation)
+            decision.causation = message.causation
+            decision.occurred = occurred_us(message)
+            asks = decision.handler.wants_world and bool(self._outside.gateways)
+            batch.append(decision)
+            if asks or len(batch) >= LOOK_AHEAD:
+                yield from self._all(batch)
+                batch = []
+        if batch:
+            yield from self._all(batch)
+
+    def dispatch_together(self, commands: Iterable[Command | Message], *, wait_seconds_max: float = 10) -> list[Receipt]:
+        """Have commands decided in their order, all or none: if one is refused or fails, that is raised and nothing of any is recorded.
+
+        Later ones see what earlier ones decided. Gateways can't be asked here.
+        """
+        decisions = []
+        for given in commands:
+            message = given if isinstance(given, Message) else Message(given)
+            decision = self._decision(message.body, message.id, message.actor, message.correlation)
+            decision.causation, decision.occurred = message.causation, occurred_us(message)
+            decisions.append(decision)
+        if not decisions:
+            return []
+        together = Together(decisions)
+        self._writer.submit(together, wait_seconds_max)
+        return [self._answer(decision, time.monotonic() + wait_seconds_max) for decision in decisions]
+
+    def enqueue(
+        self, command: Command, *, id: str | None = None, actor: str = "", correlation: str | None = None, wait_seconds_max: float = 10
+    ) -> Receipt:
+        """Keep a command now, to be decided soon by whoever runs this log. The receipt means: kept. `outcome` waits for what comes of it."""
+        decision = self._decision(command, id, actor, correlation)
+        pending = Pending(decision)
+        self._writer.submit(pending, wait_seconds_max)
+        if pending.row is not None:
+            return self.log.receipt_of(pending.row, repeated=False, events=())
+        return self.log.receipt_of(pending.result.row, repeated=True)
+
+    def outcome(self, receipt: Receipt | str, *, wait_seconds_max: float = 10) -> Receipt:
+        """Wait for what comes of an enqueued command, and return that receipt. `Refused` if it was refused, `Stuck` if its decider fails, `Late` else."""
+        deadline = time.monotonic() + wait_seconds_max
+        position = self.log.since(receipt)
+        row = self.log.row_at(position)
+        if row is None:
+            raise Invalid(f"there is nothing at position {position}", position=position)
+        header = decode_header(row.head)
+        id = header.id or header.decides or ""
+        while True:
+            seen = self.log.head
+            found = outcome_of(self.log.find(id))
+            if found is not None:
+                self._raise_refusal(found[0])
+                return self.log.receipt_of(found[0], repeated=False)
+            stuck = self._pending.stuck(id) if self._pending is not None else None
+            if stuck is not None:
+                raise Stuck(f"the command `{id}` can't be decided: {stuck}", id=id, position=row.position, error=stuck)
+            if time.monotonic() >= deadline:
+                raise Late(f"the command `{id}` is kept, and not decided within {wait_seconds_max:g} s", id=id, position=row.position)
+            self.log.wait(seen, min(0.25, _left(deadline)))
+
+    def would(self, command: Command) -> tuple[Event, ...]:
+        """Decide a command and return what it would yield; record nothing. `Refused` if it would be refused. Gateways can't be asked here."""
+        decision = self._decision(command, None, "", None)
+        self._writer.rehearse(decision)
+        refusal = decision.refusal()
+        if refusal is not None:
+            raise refusal.error()
+        return decision.events
+
+    # --- facts
+
+    def record(
+        self,
+        event: Event,
+        *,
+        id: str | None = None,
+        actor: str = "",
+        occurred: Any = None,
+        correlation: str | None = None,
+        wait_seconds_max: float = 10,
+    ) -> Receipt:
+        """Record a fact observed outside, and return its receipt: on disk. Its class stands in the app's `records`.
+
+        With a known id nothing is recorded and the first receipt comes back; `IdReused` if the body is another. `occurred` needs a zone.
+        """
+        job = self._fact(Message(event, id, actor, occurred, correlation))
+        self._writer.submit(job, wait_seconds_max)
+        return self._recorded(job)
+
+    async def arecord(
+        self,
+        event: Event,
+        *,
+        id: str | None = None,
+        actor: str = "",
+        occurred: Any = None,
+        correlation: str | None = None,
+        wait_seconds_max: float = 10,
+    ) -> Receipt:
+        """Do what `record` does, awaited."""
+        job = self._fact(Message(event, id, actor, occurred, correlation))
+        await self._writer.asubmit(job, wait_seconds_max)
+        return self._recorded(job)
+
+    def record_all(self, events: Iterable[Event | Message]) -> Receipt | None:
+        """Record facts in their order, group-committed, each with its own id; return the receipt of the last one, `None` for none.
+
+        Works at once. Facts whose id is known are left out. The first error is raised; what came before it is recorded, and recording all again with the
+        same ids is always safe.
+        """
+        last: Facts | None = None
+        batch: list[Facts] = []
+        for given in events:
+            batch.append(self._fact(given if isinstance(given, Message) else Message(given)))
+            if len(batch) >= 2 * LOOK_AHEAD:
+                last = self._record_batch(batch)
+                batch = []
+        if batch:
+            last = self._record_batch(batch)
+        return self._recorded(last) if last is not None else None
+
+    # --- states and views
+
+    def state(
+        self, state: type[S], /, *key: Any, since: Receipt | str | int | None = None, wait_seconds_max: float = 10, **named: Any
+    ) -> S | None:
+        """Return a state from the memory image, `None` where it never happened or is gone.
+
+        It is as of what this process has seen; `since=` a receipt makes sure it is at least as new. Cost: under a microsecond in memory, else a load.
+        """
+        fold = fold_of(state)
+        if since is not None:
+            self.catch_up(since, wait_seconds_max=wait_seconds_max)
+        found = self._image.get(fold, key if len(key) == len(fold.key) and not named else key_from(fold, key, named)).state
+        return found  # type: ignore[return-value]  # entries of a fold are of its class
+
+    def states(self, state: type[S]) -> dict[tuple[Any, ...], S]:
+        """Fold the whole log into all states of a class, by key. Reads the log once; memory holds the result."""
+        return self._image.states(fold_of(state))  # type: ignore[return-value]  # states of a fold are of its class
+
+    def view(self, state: type[S]) -> View[S]:
+        """Return a view to ask. `Invalid` if the state is not among the app's `views`."""
+        return self._followers.view(state)
+
+    def rebuild(self, state: type[State], *, progress: Progress = lambda _done, _all: None) -> None:
+        """Build a view anew beside the old one, and switch when it has caught up. Readers are served by the old one meanwhile."""
+        self._followers.rebuild(state, progress)
+
+    def catch_up(self, since: Receipt | str | int | None = None, *, wait_seconds_max: float = 10) -> Position:
+        """Take what other processes recorded into the memory image, at least up to a receipt; return the position reached. `Late` if it is not there."""
+        wanted = self.log.since(since)
+        if wanted > self._image.position or since is None:
+            if wanted and self.log.wait(wanted - 1, wait_seconds_max) < wanted:
+                raise Late(f"position {wanted} was not recorded within {wait_seconds_max:g} s", position=wanted, head=self.log.head)
+            self._writer.catch_up()
+        return Position(self._image.position)
+
+    def statistics(self) -> dict[str, Any]:
+        """Return what this process counts: the log's head, commits and commands, the memory image, views, and executions that committed nothing."""
+        return {
+            "log": msgspec.to_builtins(self.log.identity),
+            "head": self.log.head,
+            "commits": self._writer.commits,
+            "commands": self._writer.commands,
+            "image": self._image.statistics(),
+            "views": self._followers.statistics(),
+            "executions": [
+                {"handler": handler, "outcome": outcome, "count": count, "ran_us": ran, "latest": latest}
+                for handler, outcome, count, ran, latest in self._engine.samples()
+            ],
+        }
+
+    # --- life
+
+    def close(self) -> None:
+        """Answer every caller, stop what runs, give the log back. Bounded: what was taken is finished, what was not hears `Closed`."""
+        if self._pending is not None:
+            self._pending.stop()
+        self._writer.close()
+        self._followers.close()
+        self._outside.close()
+        self._engine.close()
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Close."""
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Close, in a thread, so that the loop can finish what was taken."""
+        await asyncio.get_running_loop().run_in_executor(None, self.close)
+
+    # --- within
+
+    def _decision(self, command: Any, id: str | None, actor: str, correlation: str | None) -> Decision:
+        if inside_decider():
+            raise Invalid("a command can't be dispatched from inside a decider or `evolve`: yield an event, and let a reaction dispatch")
+        handler = self._handling.handler(command)
+        if id is not None and not id:
+            raise Invalid("an id must not be empty")
+        typed = self.log.typed[type(command)]
+        body, command = typed.checked(command)
+        decision = Decision(
+            self._handling,
+            handler,
+            typed,
+            command,
+            body,
+            id if id is not None else self._source.new_id(),
+            self._source.now_us(),
+            given=id is not None,
+        )
+        decision.actor = actor
+        decision.correlation = correlation if correlation != decision.id else None
+        return decision
+
+    def _fact(self, message: Message) -> Facts:
+        if inside_decider():
+            raise Invalid("a fact can't be recorded from inside a decider or `evolve`: yield the event")
+        if message.id is not None and not message.id:
+            raise Invalid("an id must not be empty")
+        if type(message.body) not in self.app.records:
+            kind = "a command is dispatched" if isinstance(message.body, Command) else "list it in the app's `records`"
+            raise Invalid(f"`{type(message.body).__name__}` can't be recorded as a fact: {kind}", type=type(message.body).__name__)
+        return Facts(
+            self.log,
+            [self.log.written(message.body)],
+            message.id,
+            actor=message.actor,
+            correlation=message.correlation,
+            causation=message.causation,
+            occurred=occurred_us(message),
+            declare=self._declare,
+        )
+
+    def _recorded(self, job: Facts) -> Receipt:
+        if job.row is not None:
+            return self.log.receipt_of(job.row, repeated=False, events=tuple(recording.event for recording in job.recordings))
+        return self.log.receipt_of(job.result, repeated=True)
+
+    def _record_batch(self, batch: Sequence[Facts]) -> Facts:
+        self._writer.submit_all(batch, 60)
+        for job in batch:
+            if job.error is not None:
+                raise job.error
+        return batch[-1]
+
+    def _all(self, batch: Sequence[Decision]) -> Iterator[Receipt | Refused]:
+        self._writer.submit_all(batch, 60)
+        for decision in batch:
+            deadline = time.monotonic() + 60
+            while decision.needs_outside and decision.error is None:
+                self._next_round(decision)
+                self._handling.collect(decision, None)
+                with contextlib.suppress(Exception):  # it is in `error`, and raised below
+                    self._writer.submit(decision, _left(deadline))
+            if decision.error is not None:
+                raise decision.error
+            try:
+                receipt = self._answer(decision, deadline)
+            except Refused as refused:
+                yield refused
+            else:
+                yield receipt
+
+    def _answer(self, decision: Decision, deadline: float) -> Receipt:
+        result = decision.result
+        if isinstance(result, Known):
+            row = result.row
+            if decode_header(row.head).outcome == "pending":
+                return self.outcome(self.log.receipt_of(row, repeated=True, events=()), wait_seconds_max=_left(deadline))
+            self._raise_refusal(row)
+            return self.log.receipt_of(row, repeated=True)
+        if isinstance(result, Refusal):
+            raise result.error()
+        if decision.row is None:
+            raise OutcomeUnknown(f"whether the command `{decision.id}` was recorded is not known", id=decision.id)
+        return self.log.receipt_of(decision.row, repeated=False, events=decision.events)
+
+    def _raise_refusal(self, row: Row) -> None:
+        if decode_header(row.head).outcome == "refused":
+            for _, record in taken_apart(row):
+                if record.number == REFUSAL:
+                    body = msgspec.json.decode(record.body)
+                    raise Refusal(body["text"], body["facts"]).error()
+
+    def _next_round(self, decision: Decision) -> None:
+        decision.rounds += 1
+        if decision.rounds > ROUNDS_MAX:
+            raise Stuck(
+                f"`{decision.handler.name}` asked something new in each of {ROUNDS_MAX} rounds, since the states it asks by kept changing; nothing was recorded",
+                id=decision.id,
+                rounds=ROUNDS_MAX,
+            )
+        decision.again()
+
+    def _decide_pending(self, decision: Decision) -> None:
+        """Decide an input that was enqueued; what it raises says why it can't be."""
+        deadline = time.monotonic() + 60
+        while True:
+            self._writer.submit(decision, _left(deadline))
+            if not decision.needs_outside:
+                return
+            self._next_round(decision)
+            self._handling.collect(decision, None)
+
+    def _make_wishes(self) -> list[Wish]:
+        wishes = [typed.wish for typed in self.log.typed.values()]
+        for handler in self.app.handlers.values():
+            handler.wish = Wish("decider", handler.name, handler.version, fingerprint_of(handler.function).digest)
+            wishes.append(handler.wish)
+        return wishes
+
+    def _declare(self, batch: Batch) -> None:
+        """Record the names and the topology of this app before the first command, where they are not in the log yet."""
+        if self._declared:
+            return
+        known = batch.notes_of(TOPOLOGY_NOTE).get(TOPOLOGY_NOTE) == self._topology_digest
+        self._declared = known and all(self.log.names.number(wish) is not None for wish in self._wishes)
+        if not known and TOPOLOGY_NOTE not in batch.notes:
+            batch.notes[TOPOLOGY_NOTE] = self._topology_digest
+            batch.declare(self._wishes, Written(TOPOLOGY, self._topology))
+        else:
+            batch.declare(self._wishes)
+        for handler in self.app.handlers.values():
+            handler.number = batch.number(handler.wish)
+
+
+def _left(deadline: float) -> float:
+    return max(0.0, deadline - time.monotonic())
+
+
+def _beside(url: str) -> str:
+    """Return the URL of the views' file beside a log."""
+    if not url.startswith("sqlite:///"):
+        return "memory:"
+    path = url.removeprefix("sqlite:///")
+    return f"sqlite:///{path.removesuffix('.db')}.views.db"
+
+
+__all__ = ["App", "AsyncIterator", "Closed", "Error", "Fact", "Running", "open_log"]

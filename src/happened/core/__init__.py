@@ -1,0 +1,1 @@
+"""Core: what everything else speaks of. No I/O, no clock, no chance, no threads."""

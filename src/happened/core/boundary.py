@@ -1,0 +1,53 @@
+"""Boundaries: which records a decision depends on.
+
+A `Query` is any of several items; an item asks for any of several names and all of several tags. Names alone and tags alone work too; an item with
+neither matches every event. Boundaries match events (internal, and facts recorded as input), never commands, answers, outputs or system records.
+"""
+
+from collections.abc import Collection
+
+import msgspec
+
+from happened.core.errors import Invalid
+from happened.core.tags import term
+
+
+class Item(msgspec.Struct, frozen=True):
+    """One item of a query: any of `names` and all of `tags`; tags are (tag, value) pairs. Empty means: whatever."""
+
+    names: frozenset[str] = frozenset()
+    tags: frozenset[tuple[str, str]] = frozenset()
+
+    def matches(self, name: str, terms: Collection[str]) -> bool:
+        """Say whether an event of this name with these terms is asked for."""
+        return (not self.names or name in self.names) and all(term(*tag) in terms for tag in self.tags)
+
+
+class Query(msgspec.Struct, frozen=True):
+    """Which events are meant: those that any of the items asks for. Without items: all of them."""
+
+    items: tuple[Item, ...] = ()
+
+    def matches(self, name: str, terms: Collection[str]) -> bool:
+        """Say whether an event of this name with these terms is asked for."""
+        return not self.items or any(item.matches(name, terms) for item in self.items)
+
+
+class Boundary(msgspec.Struct, frozen=True):
+    """The condition of an `append` by hand: no event that `query` asks for may lie after position `after`."""
+
+    query: Query = Query()
+    after: int = 0
+
+
+def query(*items: Collection[str] | Item, names: Collection[str] = (), **tags: str | int) -> Query:
+    """Make a query of items, or of one item by `names=` and tags by name: `query(names=["OrderPlaced"], sku="widget")`.
+
+    `Invalid` for names given as one text.
+    """
+    if isinstance(names, str):
+        raise Invalid("names must be a collection of names, not one text", names=names)
+    made = [item if isinstance(item, Item) else Item(names=frozenset(item)) for item in items]
+    if names or tags:
+        made.append(Item(frozenset(names), frozenset((tag, str(value)) for tag, value in tags.items())))
+    return Query(tuple(made))

@@ -1,0 +1,149 @@
+"""Filling: how the parameters of a function are found from a message, by type.
+
+The key of a state is looked for (a) in the field of the message with the parameter's own name, if that field carries the tag; (b) in the message's tags;
+(c) in the tagged fields of states filled before it, left to right. Two values and no `Mapping`, or none, is an error when the wiring is made, not later.
+"""
+
+import collections.abc
+import typing
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple  # Any: keys and messages of any class
+
+from happened.core.annotations import Parameter, label
+from happened.core.errors import Invalid
+from happened.core.state import Fold, Key, State, fold_of
+from happened.core.tags import ONE, Scope, Tagged, keys_of, scope_of
+
+Find = Callable[[Any, Sequence[Any]], Any]
+"""From the message and what was filled before: a key, `None` for no key, or for a mapping all keys."""
+
+
+class Fill(NamedTuple):
+    """How one parameter that is a state is filled."""
+
+    parameter: str
+    fold: Fold
+    optional: bool
+    many: bool
+    find: Find
+
+
+def state_in(annotation: Any) -> tuple[type[State], bool] | None:
+    """Return the state that a parameter asks for and whether as a mapping, or `None` if it asks for something else."""
+    origin = typing.get_origin(annotation)
+    if isinstance(origin, type) and issubclass(origin, collections.abc.Mapping):
+        value = typing.get_args(annotation)[1]
+        return (value, True) if isinstance(value, type) and issubclass(value, State) else None
+    if isinstance(annotation, type) and issubclass(annotation, State):
+        return annotation, False
+    return None
+
+
+def fill_for(function: Callable[..., Any], message: type, parameter: Parameter, before: Sequence[Fill]) -> Fill:
+    """Return how a parameter is filled from messages of this class. `Invalid`, with what to do, where no source gives its key, or two do."""
+    asked = state_in(parameter.annotation)
+    assert asked is not None, "only states are filled by key"
+    state, many = asked
+    fold = fold_of(state)
+    if many and parameter.optional:
+        raise Invalid(f"parameter `{parameter.name}` of `{label(function)}`: a Mapping is never None; it has no entries then")
+    if not fold.key:
+        return Fill(parameter.name, fold, parameter.optional, many, lambda _message, _before: [()] if many else ())
+    for field, tag in zip(fold.key, fold.tags, strict=True):
+        if tag is None or fold.key_of is not None:
+            raise Invalid(
+                f"`{state.__name__}` can't be a parameter of `{label(function)}`: its key `{field}` has no tag, so no boundary follows from it. "
+                f'Give `{field}` a tag: `Annotated[str, Tag("{field}")]`',
+                state=state.__name__,
+                field=field,
+            )
+    tags = tuple(str(tag) for tag in fold.tags)
+    scope = scope_of(message)
+    if many:
+        if not set(tags) <= scope.all_tags():
+            raise _nowhere(function, parameter, state, tags, message)
+        found = keys_of(scope, tags)
+        return Fill(parameter.name, fold, optional=False, many=True, find=lambda body, _before: list(found(body)))
+    ways = [_way(function, message, scope, parameter, state, tag, before) for tag in tags]
+    if any(optional for _, optional in ways) and not parameter.optional:
+        raise Invalid(
+            f"parameter `{parameter.name}` of `{label(function)}` has its key from a state that may be missing: annotate it `{state.__name__} | None`",
+            parameter=parameter.name,
+            state=state.__name__,
+        )
+    if len(ways) == 1:
+        [(one, _)] = ways
+        return Fill(parameter.name, fold, parameter.optional, many=False, find=lambda body, states: _key((one(body, states),)))
+    finds = [way for way, _ in ways]
+    return Fill(
+        parameter.name, fold, parameter.optional, many=False, find=lambda body, states: _key(tuple([way(body, states) for way in finds]))
+    )
+
+
+def _key(key: Key) -> Key | None:
+    return None if None in key else key
+
+
+def _way(
+    function: Callable[..., Any], message: type, scope: Scope, parameter: Parameter, state: type[State], tag: str, before: Sequence[Fill]
+) -> tuple[Find, bool]:
+    own = next((tagged for tagged in scope.tags if tagged.field == parameter.name and tagged.tag == tag and tagged.holds == ONE), None)
+    if own is not None:
+        return _reader((own.field,)), False
+    paths = list(_paths(scope, tag, ()))
+    if len(paths) > 1 or any(not single for _, single in paths):
+        raise Invalid(
+            f"parameter `{parameter.name}` of `{label(function)}`: `{message.__name__}` may have several values of the tag `{tag}`. "
+            f"Annotate it `Mapping[..., {state.__name__}]`, or call the parameter like the field that is meant",
+            parameter=parameter.name,
+            tag=tag,
+        )
+    if paths:
+        return _reader(paths[0][0]), False
+    sources = [(place, fill) for place, fill in enumerate(before) if not fill.many and tag in fill.fold.references]
+    if len(sources) > 1:
+        raise Invalid(
+            f"parameter `{parameter.name}` of `{label(function)}`: its tag `{tag}` is in several states before it: "
+            f"{', '.join(fill.parameter for _, fill in sources)}",
+            parameter=parameter.name,
+            tag=tag,
+        )
+    if not sources:
+        raise _nowhere(function, parameter, state, (tag,), message)
+    place, fill = sources[0]
+    field = fill.fold.references[tag]
+    return (lambda _body, states: getattr(states[place], field) if states[place] is not None else None), fill.optional
+
+
+def _paths(scope: Scope, tag: str, above: tuple[str, ...], *, single: bool = True) -> Any:
+    """Yield (path, whether it holds at most one value) for each place where a tag lies."""
+    tagged: Tagged
+    for tagged in scope.tags:
+        if tagged.tag == tag:
+            yield (*above, tagged.field), single and tagged.holds == ONE
+    for below in scope.parts:
+        yield from _paths(below.scope, tag, (*above, below.field), single=single and below.holds == ONE)
+
+
+def _reader(path: tuple[str, ...]) -> Find:
+    if len(path) == 1:
+        [field] = path
+        return lambda body, _states: getattr(body, field)
+
+    def read(body: Any, _states: Sequence[Any]) -> Any:
+        for field in path:
+            body = getattr(body, field, None)
+        return body
+
+    return read
+
+
+def _nowhere(function: Callable[..., Any], parameter: Parameter, state: type[State], tags: tuple[str, ...], message: type) -> Invalid:
+    wanted = " and ".join(f"`{tag}`" for tag in tags)
+    return Invalid(
+        f"parameter `{parameter.name}` of `{label(function)}`: the key of `{state.__name__}` needs the tag {wanted}, which neither "
+        f"`{message.__name__}` nor a state left of it has. Add the tagged field, or put the state that has it to the left",
+        parameter=parameter.name,
+        state=state.__name__,
+        message=message.__name__,
+    )

@@ -1,0 +1,249 @@
+"""State: what is remembered, as a fold of events by key.
+
+Four rules carry everything. The key of a state is its fields without a default, so `State(*key)` is the state before anything happened. `evolve`
+returns the next state, or `None`: gone, and a later event begins anew. A tagged key field takes its value from the event's tag, an untagged one from
+the event's field of that name, unless `key_of` computes it. And tags lie together: a fold asks for the pairs that occur together in the body.
+
+A `Fold` is a state class read once: which events it evolves from, and which keys each of them touches. It is the one place that calls `evolve`;
+memory image, views, replicas and replay all fold through it.
+"""
+
+import inspect
+import typing
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, dataclass_transform  # Any: keys and events of any class
+
+import msgspec
+
+from happened.core.annotations import Parameter, label, parameters_of, union_of, yielded_by
+from happened.core.errors import Invalid
+from happened.core.messages import Event, Part, Recorded, Tag, name_of
+from happened.core.tags import bare, hints_of, keys_of, parts_of, scope_of
+
+RESERVED = ("but", "evolve", "key_of")
+
+Key = tuple[Any, ...]
+"""The values of a state's key fields, in their order."""
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
+class State(msgspec.Struct, frozen=True, gc=False):
+    """A fold by key: typed fields, those without a default being the key, and `evolve(self, event: A | B) -> Self | None`.
+
+    `evolve` must be a pure function of its arguments; it may take a second parameter `record: Recorded`. An optional static `key_of(event, ...)`
+    computes the key: one value, a tuple, or an iterator of them (none: the event does not count).
+    """
+
+    if TYPE_CHECKING:
+
+        def but(self, **changes: Any) -> Self:  # Any: checked by `happened lint`, since Python can't express it
+            """Return a copy with these fields changed."""
+            raise NotImplementedError
+
+    else:
+        but = msgspec.Struct.__replace__
+
+
+class Join(NamedTuple):
+    """A state that `key_of` or a view's `evolve` asks for beside the event: filled by type, folded in the same pass."""
+
+    parameter: str
+    state: type[State]
+    optional: bool
+
+
+class Reading(NamedTuple):
+    """How one event class reaches a state: a function from event (and envelope, and joined states) to (key, message) pairs."""
+
+    touched: Callable[..., Iterable[tuple[Key, Any]]]
+
+
+class Fold:
+    """One state class as a fold."""
+
+    def __init__(self, state: type[State]) -> None:
+        self.state = state
+        self.name, self.version = name_of(state)
+        fields = msgspec.structs.fields(state)
+        self.fields = tuple(field.name for field in fields)
+        self.key = tuple(field.name for field in fields if field.required)
+        scope = scope_of(state)
+        marks = {
+            field: next((extra.name for extra in bare(hint)[1] if isinstance(extra, Tag)), None) for field, hint in hints_of(state).items()
+        }
+        self.tags = tuple(marks.get(field) for field in self.key)
+        self.references = {tagged.tag: tagged.field for tagged in scope.tags if tagged.holds == "one"}
+        for name in RESERVED:
+            if name in self.fields:
+                raise Invalid(
+                    f"`{state.__name__}` has a field called `{name}`, which is a name of its own in a state",
+                    state=state.__name__,
+                    field=name,
+                )
+        self.key_of: Callable[..., Any] | None = getattr(state, "key_of", None)
+        self.evolve: Callable[..., Any] | None = getattr(state, "evolve", None)
+        self.wants_record = False
+        self.everything = False
+        self.joins: tuple[Join, ...] = ()
+        self.key_parameters: tuple[Parameter, ...] = ()
+        self.evolve_parameters: tuple[Parameter, ...] = ()
+        self.readings: dict[type, Reading] = {}
+        if self.evolve is not None:
+            self._read(self.evolve)
+
+    def initial(self, key: Key) -> State:
+        """Return the state before anything happened."""
+        return self.state(*key)
+
+    def touched(self, event: Any, record: Recorded | None = None) -> Iterable[tuple[Key, Any]]:
+        """Return the (key, message) pairs of an event: which states it changes, and what `evolve` is given. For folds without joins."""
+        reading = self.readings.get(type(event))
+        if reading is None:
+            reading = self._late(type(event))
+        return reading.touched(event, record)
+
+    def step(self, state: State | None, key: Key, message: Any, extra: tuple[Any, ...] = ()) -> State | None:
+        """Return the next state: `evolve` on the state so far, or on the initial one where there is none.
+
+        `extra` fills the parameters of `evolve` after the event, in their order.
+        """
+        before: Any = self.state(*key) if state is None else state  # Any: `evolve` is the subclass's own, with its own types
+        after: State | None = before.evolve(message, *extra)
+        return after
+
+    def _late(self, event: type) -> Reading:
+        if self.everything and issubclass(event, Event):
+            self.readings[event] = self._reading(event, None)
+        else:
+            self.readings[event] = Reading(lambda _event, _record: ())
+        return self.readings[event]
+
+    def _read(self, evolve: Callable[..., Any]) -> None:
+        name = self.state.__name__
+        parameters = list(inspect.signature(evolve).parameters.values())
+        if len(parameters) < 2:  # noqa: PLR2004 - self and the event
+            raise Invalid(f"`{name}.evolve` takes no event: write `def evolve(self, event: A | B) -> Self`", state=name)
+        known = parameters_of(evolve)
+        union = union_of(evolve, parameters[1].annotation)
+        self.evolve_parameters = tuple(known[1:])
+        if self.key_of is not None:
+            self.key_parameters = tuple(parameters_of(self.key_of)[1:])
+        joins: dict[str, Join] = {}
+        for parameter in (*self.key_parameters, *self.evolve_parameters):
+            if parameter.annotation is not Recorded:
+                if not (isinstance(parameter.annotation, type) and issubclass(parameter.annotation, State)):
+                    raise Invalid(
+                        f"parameter `{parameter.name}` of `{name}` can't be filled: `evolve` and `key_of` may ask for `Recorded` and for states",
+                        state=name,
+                        parameter=parameter.name,
+                    )
+                joins[parameter.name] = Join(parameter.name, parameter.annotation, parameter.optional)
+        self.joins = tuple(joins.values())
+        self.wants_record = any(parameter.annotation is Recorded for parameter in self.evolve_parameters)
+        for member in union:
+            if member is Event:
+                self.everything = True
+                continue
+            part: type | None = None
+            event = member
+            if typing.get_origin(member) is Part:
+                event, part = typing.get_args(member)
+            if not (isinstance(event, type) and issubclass(event, Event)):
+                raise Invalid(f"`{name}.evolve` names `{event}`, which is no event", state=name)
+            self.readings[event] = self._reading(event, part)
+        if not self.readings and not self.everything:
+            raise Invalid(f"`{name}.evolve` names no event", state=name)
+
+    def _reading(self, event: type, part: type | None) -> Reading:
+        if self.key_of is not None:
+            return Reading(self._computed(self.key_of))
+        if not self.key:
+            return Reading(lambda event, _record: (((), event),))
+        scope = scope_of(event)
+        tags = tuple(tag for tag in self.tags if tag is not None)
+        plain = [field for field, tag in zip(self.key, self.tags, strict=True) if tag is None]
+        available = scope.all_tags()
+        fields = {field.name for field in msgspec.structs.fields(part or event)} | {field.name for field in msgspec.structs.fields(event)}
+        for field, tag in zip(self.key, self.tags, strict=True):
+            if (tag is not None and tag not in available) or (tag is None and field not in fields):
+                where = f"tag `{tag}`" if tag is not None else f"field `{field}`"
+                raise Invalid(
+                    f"the key `{field}` of `{self.state.__name__}` is not in `{event.__name__}`: it has no {where}. "
+                    "Give it a default if it is no key, or write `key_of`",
+                    state=self.state.__name__,
+                    field=field,
+                    event=event.__name__,
+                )
+        if part is not None:
+            return Reading(self._of_parts(event, part, tags, plain))
+        tagged = keys_of(scope, tags)
+        if not plain:
+            return Reading(lambda event, _record: [(key, event) for key in tagged(event)])
+        if not tags:
+            return Reading(lambda event, _record: ((tuple([getattr(event, field) for field in plain]), event),))
+        return Reading(lambda event, _record: [(self._mixed(key, event), event) for key in tagged(event)])
+
+    def _of_parts(self, event: type, part: type, tags: tuple[str, ...], plain: list[str]) -> Callable[..., Iterable[tuple[Key, Any]]]:
+        found = parts_of(scope_of(event), part, tags)
+        if not plain:
+            return lambda event, _record: [(key, Part(event, at)) for key, at in found(event)]
+        inside = {field.name for field in msgspec.structs.fields(part)}
+
+        def with_fields(event: Any, _record: Recorded | None) -> Iterable[tuple[Key, Any]]:
+            for key, at in found(event):
+                rest = iter(key)
+                yield (
+                    tuple(
+                        [
+                            getattr(at if field in inside else event, field) if tag is None else next(rest)
+                            for field, tag in zip(self.key, self.tags, strict=True)
+                        ]
+                    ),
+                    Part(event, at),
+                )
+
+        return with_fields
+
+    def _mixed(self, tagged: Key, event: Any) -> Key:
+        rest = iter(tagged)
+        return tuple([getattr(event, field) if tag is None else next(rest) for field, tag in zip(self.key, self.tags, strict=True)])
+
+    def _computed(self, key_of: Callable[..., Any]) -> Callable[..., Iterable[tuple[Key, Any]]]:
+        wants = [parameter.name if parameter.annotation is not Recorded else None for parameter in self.key_parameters]
+        several = _yields(key_of)
+
+        def computed(event: Any, record: Recorded | None, joined: dict[str, Any] | None = None) -> Iterable[tuple[Key, Any]]:
+            found = key_of(event, *[record if name is None else (joined or {})[name] for name in wants])
+            if found is None:
+                return ()
+            return [(key if isinstance(key, tuple) else (key,), event) for key in (found if several else (found,))]
+
+        return computed
+
+
+def _yields(key_of: Callable[..., Any]) -> bool:
+    try:
+        yielded_by(key_of)
+    except Invalid:
+        return False
+    annotation = inspect.signature(key_of).return_annotation
+    return not (
+        annotation is tuple or typing.get_origin(annotation) is tuple or (isinstance(annotation, str) and annotation.startswith("tuple"))
+    )
+
+
+_folds: dict[type, Fold] = {}
+
+
+def fold_of(state: type[State]) -> Fold:
+    """Return the fold of a state class, read once. `Invalid`, with what to mend, where the class can't be folded."""
+    if state not in _folds:
+        if not (isinstance(state, type) and issubclass(state, State)):
+            raise Invalid(f"`{state!r}` is no State", state=str(state))
+        _folds[state] = Fold(state)
+    return _folds[state]
+
+
+def describe(state: type[State]) -> str:
+    """Return the name of a state's evolve, for messages to people."""
+    return label(fold_of(state).evolve or state)

@@ -1,0 +1,141 @@
+"""The seam of the log: what a store must do, and nothing of what the bytes mean.
+
+A store keeps rows under positions. A row is one command: what was asked and what came of it, a header, and a link of the hash chain. The store knows
+no type, version or upcast; all that lives once, above all stores, so that no adapter can get it wrong.
+
+`append(decide)` is the heart: the store takes its lock, hands `decide` every row that the caller has not seen, stores what it returns, and syncs.
+Whoever decides under that lock, after reading all there is, can't be overtaken; so dense positions, the boundary and idempotent ids need nothing else.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+
+class Row(msgspec.Struct, frozen=True, gc=False):
+    """One command as it is kept. `position` is its first record's; the others follow without a gap.
+
+    `at` is the recorded time in microseconds since 1970 and never falls; `head`, `input` and `records` are JSON texts; `salts` has 16 bytes for each
+    record; `digest` is the chain's link, over the row before and all of this one.
+    """
+
+    position: int
+    count: int
+    at: int
+    head: str
+    input: str | None
+    records: str
+    salts: bytes
+    digest: bytes
+
+    @property
+    def last(self) -> int:
+        """The position of the last record."""
+        return self.position + self.count - 1
+
+
+class Head(NamedTuple):
+    """Where a log stands: the position of its last record, when that was recorded, and the last row's digest."""
+
+    position: int
+    at: int
+    digest: bytes
+
+
+START = Head(0, 0, bytes(32))
+"""Where an empty log stands."""
+
+
+class Terms(NamedTuple):
+    """What a row is found by: (tag, value) terms, the id that it uses up, and the numbers of the names of its events."""
+
+    tags: Sequence[str]
+    id: str | None
+    names: Sequence[int]
+
+
+class Wanted(NamedTuple):
+    """One item of what is looked for: rows with all of `terms` and any of `names`. A store may hand out more rows than that, never fewer."""
+
+    terms: Sequence[str] = ()
+    names: Sequence[int] = ()
+
+
+class Unseen(NamedTuple):
+    """What `decide` is given under the lock: the rows that the caller has not seen, where the log stands, and the notes."""
+
+    rows: Sequence[Row]
+    head: Head
+    notes: Callable[[str], Mapping[str, str]]
+    """Returns the notes whose key starts with a text."""
+
+
+class Commit(NamedTuple):
+    """What `decide` returns: rows to add with what each is found by, and notes to set, or to delete with `None`. Nothing at all: nothing is written."""
+
+    rows: Sequence[Row] = ()
+    terms: Sequence[Terms] = ()
+    notes: Mapping[str, str | None] = {}
+
+
+class Store(Protocol):
+    """Keeps one log. Every method may be called from any thread; one `append` runs at a time, readers never wait for it."""
+
+    sync_seconds: float
+    """What a commit takes of late. An event loop commits by itself only while that is short."""
+
+    def append(self, decide: Callable[[Unseen], Commit], seen: int, *, wait_seconds_max: float = 10.0) -> Head:
+        """Take the lock, hand over what lies after position `seen`, store what comes back, sync; return where the log stands then.
+
+        What `decide` raises is passed on, and nothing is stored. `Overloaded` if the lock can't be had in time: not stored. `OutcomeUnknown` if it
+        could not be learned whether the commit took place. Notes are stored in the same commit.
+        """
+        ...
+
+    def read(
+        self,
+        after: int = 0,
+        until: int | None = None,
+        *,
+        wanted: Sequence[Wanted] | None = None,
+        backwards: bool = False,
+        rows_max: int = 1000,
+    ) -> Iterator[Sequence[Row]]:
+        """Yield pages of whole rows that lie after one position and up to another, in order; `wanted` narrows them by the index.
+
+        A page is never split inside a row, and no transaction outlives a page. Memory: one page.
+        """
+        ...
+
+    def wait(self, after: int, wait_seconds_max: float) -> int:
+        """Wait until something lies after this position, or the time is over; return the last position. Wakes for commits of any process."""
+        ...
+
+    def close(self) -> None:
+        """Give everything back. Calling it twice is fine."""
+        ...
+
+
+class Shelved(Protocol):
+    """What a store also keeps that can be rebuilt: the index that `read(wanted=...)` uses, and samples of executions."""
+
+    def index(self, reading: Mapping[int, str], terms_of: Callable[[Row], Terms], progress: Callable[[int, int], None]) -> None:
+        """Say how rows are read today: a fingerprint for each name, and the function that finds a row's terms. Rebuilds what differs."""
+        ...
+
+    def find_id(self, id: str) -> Sequence[int]:
+        """Return the positions of the rows that may use this id; the caller verifies. Sees all that `append` handed over or stored."""
+        ...
+
+    def sample(self, handler: str, outcome: str, ran_us: int, what: str) -> None:
+        """Count an execution that committed nothing, and keep what is said of the latest few of each handler and outcome."""
+        ...
+
+    def samples(self) -> Sequence[tuple[str, str, int, int, str]]:
+        """Return (handler, outcome, how many, microseconds in all, what was said of the latest) for all that was sampled."""
+        ...
+
+
+class Engine(Store, Shelved, Protocol):
+    """A store with its shelf: what the log is opened on."""

@@ -1,0 +1,324 @@
+"""Tags: where they lie in a class, and which values a message carries.
+
+A `Scope` is one class seen as a carrier of tags: its own tagged fields, and the parts (nested values) below it. A part sees its own tags and those
+around it, never those of a sister: `OrderPlaced(customer=c, lines=(Line(a, w1), Line(b, w2)))` touches `(c, a) (c, b) (a, w1) (b, w2)`, never `(a, w2)`.
+Scopes are built once, from annotations; extraction is a function per class, with a short cut for the common case of plain tagged fields.
+"""
+
+import collections.abc
+import datetime as dt
+import enum
+import itertools
+import types
+import typing
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple  # Any: annotations and values of any type pass through here
+
+import msgspec
+
+from happened.core.errors import Invalid
+from happened.core.messages import Tag, Value
+
+MUTABLE = (list, dict, set, bytearray)
+MANY = (tuple, frozenset, collections.abc.Sequence, collections.abc.Set, collections.abc.Collection, list, set)
+ONE, EACH, KEYS = "one", "each", "keys"
+"""How a field holds values: itself, as members of a collection, as keys of a mapping."""
+
+
+class Tagged(NamedTuple):
+    """A field that carries a tag."""
+
+    field: str
+    encoded: str
+    tag: str
+    holds: str
+
+
+class Below(NamedTuple):
+    """A field that holds parts."""
+
+    field: str
+    encoded: str
+    holds: str
+    scope: "Scope"
+
+
+class Scope(NamedTuple):
+    """A class as a carrier of tags."""
+
+    cls: type
+    tags: tuple[Tagged, ...]
+    parts: tuple[Below, ...]
+
+    def all_tags(self) -> set[str]:
+        """Return every tag that lies here or below."""
+        return {tagged.tag for tagged in self.tags}.union(*(below.scope.all_tags() for below in self.parts))
+
+
+_scopes: dict[type, Scope] = {}
+
+
+def hints_of(cls: type) -> dict[str, Any]:
+    """Return the annotations of a class's fields with their extras. `Invalid` if one names something that can't be seen from the class."""
+    try:
+        return typing.get_type_hints(cls, include_extras=True)
+    except NameError as error:
+        raise Invalid(
+            f"`{error.name}` isn't visible from the fields of `{cls.__name__}`: define it at module level, outside `if TYPE_CHECKING`, "
+            "or drop `from __future__ import annotations`",
+            type=cls.__name__,
+            name=error.name,
+        ) from error
+
+
+def unalias(annotation: Any) -> Any:
+    """Return what a `type X = ...` alias stands for, else the annotation itself."""
+    while hasattr(annotation, "__value__"):
+        annotation = annotation.__value__
+    return annotation
+
+
+def bare(annotation: Any) -> tuple[Any, tuple[Any, ...]]:
+    """Split an annotation into the type without `Annotated`, and the extras, of all levels."""
+    annotation = unalias(annotation)
+    extras: tuple[Any, ...] = ()
+    while typing.get_origin(annotation) is typing.Annotated:
+        extras += annotation.__metadata__
+        annotation = unalias(annotation.__origin__)
+    return annotation, extras
+
+
+def members(annotation: Any) -> list[Any]:
+    """Return the members of a union, or the annotation alone, without `None`."""
+    annotation = unalias(annotation)
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return [one for arg in typing.get_args(annotation) for one in members(arg) if one is not types.NoneType]
+    return [annotation]
+
+
+def is_struct(cls: Any) -> bool:
+    """Say whether this is a class of typed data."""
+    return isinstance(cls, type) and issubclass(cls, msgspec.Struct)
+
+
+def scope_of(cls: type) -> Scope:
+    """Return where the tags of a class lie. Built once per class. `Invalid` for mutable fields and for annotations that can't be read."""
+    if cls not in _scopes:
+        _scopes[cls] = _build(cls, ())
+    return _scopes[cls]
+
+
+def _build(cls: type, above: tuple[type, ...]) -> Scope:
+    if cls in above:
+        raise Invalid(f"`{cls.__name__}` holds itself: tags can't be found in data without an end", type=cls.__name__)
+    encoded = {field.name: field.encode_name for field in msgspec.structs.fields(cls)}
+    tags: list[Tagged] = []
+    parts: list[Below] = []
+    for field, annotation in hints_of(cls).items():
+        if field not in encoded:
+            continue
+        for holds, tag, part in _found(cls, field, annotation, ONE):
+            if tag is not None:
+                tags.append(Tagged(field, encoded[field], tag, holds))
+            if part is not None:
+                scope = _build(part, (*above, cls))
+                if scope.tags or scope.parts or issubclass(part, Value):
+                    parts.append(Below(field, encoded[field], holds, scope))
+    return Scope(cls, tuple(tags), tuple(parts))
+
+
+def _found(cls: type, field: str, annotation: Any, holds: str) -> Iterator[tuple[str, str | None, type | None]]:
+    """Yield what lies in one field: (how it is held, its tag, None) or (how, None, the class of the part)."""
+    inner, extras = bare(annotation)
+    tag = next((extra.name for extra in extras if isinstance(extra, Tag)), None)
+    if tag is not None:
+        yield holds, tag, None
+        return
+    for one in members(inner):
+        if one is not inner:
+            yield from _found(cls, field, one, holds)
+            continue
+        origin = typing.get_origin(one) or one
+        if origin in MUTABLE:
+            raise Invalid(
+                f"`{cls.__name__}.{field}` is a {origin.__name__}, which can be changed after the fact: use tuple, Mapping or frozenset",
+                type=cls.__name__,
+                field=field,
+            )
+        if is_struct(one):
+            yield holds, None, one
+        elif isinstance(origin, type) and issubclass(origin, collections.abc.Mapping):
+            key, value = typing.get_args(one) or (Any, Any)
+            yield from _found(cls, field, key, KEYS)
+            yield from _found(cls, field, value, "values")
+        elif origin in MANY:
+            for arg in dict.fromkeys(typing.get_args(one)):
+                if arg is not Ellipsis:
+                    yield from _found(cls, field, arg, EACH)
+
+
+def text_of(value: Any) -> str:
+    """Return a tag's value as the text that is compared and indexed."""
+    if isinstance(value, str) and not isinstance(value, enum.Enum):
+        return value
+    if isinstance(value, dt.datetime | dt.date) or not isinstance(value, int):
+        return str(msgspec.to_builtins(value))
+    return str(int(value)) if not isinstance(value, enum.Enum) else str(value.value)
+
+
+def term(tag: str, text: str) -> str:
+    """Return the (tag, value) pair as one text: what an index keeps."""
+    return f"{tag}\x1f{text}"
+
+
+Terms = Callable[[Any], Sequence[str]]
+
+
+def terms_of(scope: Scope) -> Terms:
+    """Return the function that finds every (tag, value) of a message of this class, each once, as terms."""
+    if not scope.all_tags():
+        return lambda _: ()
+    flat = all(tagged.holds == ONE for tagged in scope.tags) and not any(below.scope.all_tags() for below in scope.parts)
+    if flat:
+        fields = [(tagged.field, f"{tagged.tag}\x1f") for tagged in scope.tags]
+        if len(fields) == 1:
+            [(only, prefix)] = fields
+
+            def one_term(message: Any) -> Sequence[str]:
+                value = getattr(message, only)
+                return (prefix + (value if type(value) is str else text_of(value)),) if value is not None else ()
+
+            return one_term
+
+        def flat_terms(message: Any) -> Sequence[str]:
+            found = []
+            for field, prefix in fields:
+                value = getattr(message, field)
+                if value is not None:
+                    text = prefix + (value if type(value) is str else text_of(value))
+                    if text not in found:
+                        found.append(text)
+            return found
+
+        return flat_terms
+    return lambda message: list(dict.fromkeys(term(tag, text_of(value)) for tag, value in _walk(scope, message)))
+
+
+def _walk(scope: Scope, message: Any) -> Iterator[tuple[str, Any]]:
+    for tagged in scope.tags:
+        for value in held(getattr(message, tagged.field), tagged.holds):
+            yield tagged.tag, value
+    for below in scope.parts:
+        for part in held(getattr(message, below.field), below.holds):
+            if isinstance(part, below.scope.cls):
+                yield from _walk(below.scope, part)
+
+
+def held(value: Any, holds: str) -> Iterable[Any]:
+    """Return the values that a field holds, without `None`."""
+    if value is None:
+        return ()
+    if holds == ONE:
+        return (value,)
+    if holds == "values":
+        return value.values()
+    return [member for member in value if member is not None]
+
+
+Keys = Callable[[Any], Iterable[tuple[Any, ...]]]
+Parts = Callable[[Any], Iterable[tuple[tuple[Any, ...], Any]]]
+
+
+def keys_of(scope: Scope, tags: tuple[str, ...]) -> Keys:
+    """Return the function that finds every combination of these tags that lies together in a message, each once, in order of appearance.
+
+    Cost: an attribute read per tag where they are plain fields; a walk over all parts else.
+    """
+    wanted = set(tags)
+    here = [tagged for tagged in scope.tags if tagged.tag in wanted]
+    plain = (
+        len(here) == len(tags) == len(wanted)
+        and all(tagged.holds == ONE for tagged in here)
+        and not any(below.scope.all_tags() & wanted for below in scope.parts)
+    )
+    if plain:
+        by_tag = {tagged.tag: tagged.field for tagged in here}
+        fields = [by_tag[tag] for tag in tags]
+        if len(fields) == 1:
+            only = fields[0]
+
+            def one_key(message: Any) -> Iterable[tuple[Any, ...]]:
+                value = getattr(message, only)
+                return ((value,),) if value is not None else ()
+
+            return one_key
+
+        def plain_key(message: Any) -> Iterable[tuple[Any, ...]]:
+            key = tuple([getattr(message, field) for field in fields])
+            return () if None in key else (key,)
+
+        return plain_key
+
+    def walked(message: Any) -> Iterable[tuple[Any, ...]]:
+        return dict.fromkeys(key for _, _, key in _together(scope, message, tags, wanted, {}) if key is not None)
+
+    return walked
+
+
+def parts_of(scope: Scope, part: type, tags: tuple[str, ...]) -> Parts:
+    """Return the function that finds each part of this class with the combinations of these tags that it sees, in order of appearance."""
+    wanted = set(tags)
+
+    def walked(message: Any) -> Iterable[tuple[tuple[Any, ...], Any]]:
+        for at, visible, _ in _together(scope, message, tags, wanted, {}, every=part):
+            if isinstance(at, part):
+                for key in dict.fromkeys(itertools.product(*(visible.get(tag, ()) for tag in tags))):
+                    yield key, at
+
+    return walked
+
+
+def _together(
+    scope: Scope, message: Any, tags: tuple[str, ...], wanted: set[str], around: dict[str, tuple[Any, ...]], *, every: type | None = None
+) -> Iterator[tuple[Any, dict[str, tuple[Any, ...]], tuple[Any, ...] | None]]:
+    """Yield (part, what it sees, a key) for each key that is complete here and not further out; with `every`, each part of that class once."""
+    own: dict[str, tuple[Any, ...]] = {}
+    for tagged in scope.tags:
+        if tagged.tag in wanted:
+            own[tagged.tag] = own.get(tagged.tag, ()) + tuple(held(getattr(message, tagged.field), tagged.holds))
+    visible = {**around, **{tag: own[tag] + around.get(tag, ()) for tag in own}} if own else around
+    if every is not None:
+        yield message, visible, None
+    elif any(own.values()):
+        seen_outside = set(itertools.product(*(around.get(tag, ()) for tag in tags)))
+        for key in itertools.product(*(visible.get(tag, ()) for tag in tags)):
+            if key not in seen_outside:
+                yield message, visible, key
+    for below in scope.parts:
+        for part in held(getattr(message, below.field), below.holds):
+            if isinstance(part, below.scope.cls):
+                yield from _together(below.scope, part, tags, wanted, visible, every=every)
+
+
+def outline(scope: Scope) -> list[Any]:
+    """Return the scope as plain data, by encoded field names: what a recorded schema keeps, so that tags are found without the class."""
+    return [
+        [[tagged.encoded, tagged.tag, tagged.holds] for tagged in scope.tags],
+        [[below.encoded, below.holds, outline(below.scope)] for below in scope.parts if below.scope.all_tags()],
+    ]
+
+
+def terms_by_outline(outlined: Sequence[Any]) -> Terms:
+    """Return the function that finds every (tag, value) in a body of plain data, by an outline."""
+
+    def walk(node: Sequence[Any], body: Any) -> Iterator[str]:
+        if not isinstance(body, dict):
+            return
+        for field, tag, holds in node[0]:
+            for value in held(body.get(field), holds):
+                yield term(tag, text_of(value))
+        for field, holds, below in node[1]:
+            for part in held(body.get(field), holds):
+                yield from walk(below, part)
+
+    return lambda body: list(dict.fromkeys(walk(outlined, body)))

@@ -1,0 +1,1 @@
+"""CQRS: views are folds of the log, kept in tables, and asked apart from where is decided."""

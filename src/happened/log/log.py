@@ -1,0 +1,545 @@
+"""The log: typed in, typed out, above any store.
+
+`append` records facts by hand, under a condition if there is one; `read` streams records in either direction with constant memory; `wait` wakes for what
+any process commits; `verify` proves that nothing was changed or lost. Deciders don't come this way: they are jobs of the same writer.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any  # Any: bodies are of any class
+
+import msgspec
+
+from happened.core.boundary import Boundary, Query
+from happened.core.errors import Broken, Conflict, Diverged, Incompatible, Invalid
+from happened.core.messages import Command, Event, Message
+from happened.core.state import Fold
+from happened.core.store import START, Commit, Engine, Row, Terms, Unseen, Wanted
+from happened.core.tags import term
+from happened.core.world import Source, microseconds
+from happened.log.names import Names, Wish
+from happened.log.receipt import Receipt
+from happened.log.records import INPUT, INTERNAL, Reader, Record, kind_of
+from happened.log.row import BUILT_IN, FORMAT, Extra, Header, Written, decode_extra, decode_header, digest_of, encode, taken_apart
+from happened.log.typed import Typed
+from happened.log.writer import Batch, Draft, Job, Memory, Writer
+
+IDENTITY_NOTE = "log"
+RECENT_MAX = 20_000
+"""Events whose tags are kept in memory for the conditions of `append`; a condition that reaches further back reads the log."""
+
+Progress = Callable[[int, int], None]
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """Who a log is."""
+
+    id: str
+    epoch: int
+    format: int
+    app: str
+
+
+class Loose(msgspec.Struct, frozen=True):
+    """A fact without a class: its name, its body as JSON data, and its tags as (tag, value) pairs. For tools and imports."""
+
+    name: str
+    body: Any
+    tags: tuple[tuple[str, str], ...] = ()
+    version: int = 1
+
+
+Fact = Event | Loose | Message
+
+
+class Log:
+    """One open log. `Running.log` has it; `open_log(url)` opens one without an app."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        source: Source,
+        classes: Iterable[type],
+        *,
+        app: str = "",
+        ignores: Iterable[str] | None = (),
+        progress: Progress = lambda _done, _all: None,
+    ) -> None:
+        self.engine = engine
+        self.source = source
+        self.names = Names()
+        self.reader = Reader(self.names, classes)
+        self.identity = self._identify(app)
+        self.reader_names_known()
+        if ignores is not None:
+            self._check_claimed(ignores)
+        engine.index(self.reader.reading(), self.reader.row_terms, progress)
+        self.typed = {cls: Typed(cls, self.names) for cls in self.reader.classes.values()}
+        self.opened_at = engine.append(lambda _: Commit(), _EVERYTHING_SEEN).position
+        self._recent = Recent(self)
+        self.writer: Writer
+
+    def reader_names_known(self) -> None:
+        """Nothing more to learn: the names came with the identity."""
+
+    def write_with(self, memory: Memory) -> Writer:
+        """Make the writer, over this memory image."""
+        self.writer = Writer(self.engine, self.names, self.reader, self.source, memory, self.opened_at)
+        return self.writer
+
+    # --- writing by hand
+
+    def append(
+        self,
+        facts: Sequence[Fact] | Fact,
+        *,
+        unless: Boundary | None = None,
+        id: str | None = None,
+        actor: str = "",
+        correlation: str | None = None,
+        wait_seconds_max: float = 10,
+    ) -> Receipt:
+        """Record facts together, in one row: all of them become visible at once, or none.
+
+        `Conflict` if an event that `unless` asks for lies after its position. With an id that is known nothing is recorded, and the first receipt comes
+        back. `Invalid` for what is not valid; then nothing is recorded.
+        """
+        job = self._job(facts, unless, id, actor, correlation)
+        self.writer.submit(job, wait_seconds_max)
+        return self._receipt(job)
+
+    async def aappend(
+        self,
+        facts: Sequence[Fact] | Fact,
+        *,
+        unless: Boundary | None = None,
+        id: str | None = None,
+        actor: str = "",
+        correlation: str | None = None,
+        wait_seconds_max: float = 10,
+    ) -> Receipt:
+        """Do what `append` does, awaited."""
+        job = self._job(facts, unless, id, actor, correlation)
+        await self.writer.asubmit(job, wait_seconds_max)
+        return self._receipt(job)
+
+    # --- reading
+
+    @property
+    def head(self) -> int:
+        """The position of the last record that is durable, of any process."""
+        return self.engine.wait(_EVERYTHING_SEEN, 0)
+
+    def read(
+        self, query: Query | None = None, *, after: int = 0, until: int | None = None, backwards: bool = False, limit: int | None = None
+    ) -> Iterator[Record]:
+        """Stream records in order of position, or backwards: all of them, or the events that a query asks for.
+
+        Memory is one page, whatever the length. What is recorded after the call began may or may not be seen.
+        """
+        wanted = None if query is None or not query.items else [self._wanted(item.names, item.tags) for item in query.items]
+        left = limit
+        pages = self.engine.read(after, until, wanted=wanted, backwards=backwards, rows_max=min(1000, max(limit or 1000, 1)))
+        for rows in pages:
+            self.reader.learn(rows)
+            for row in rows:
+                records = [
+                    record for record in self.reader.records(row) if after < record.position and (until is None or record.position <= until)
+                ]
+                for record in reversed(records) if backwards else records:
+                    if query is not None and not self._asked_for(query, record):
+                        continue
+                    if left is not None:
+                        if left <= 0:
+                            return
+                        left -= 1
+                    yield record
+
+    def find(self, id: str) -> list[Row]:
+        """Return the rows that use an id: none, one, or for a command that was enqueued two."""
+        found: list[Row] = []
+        for position in self.engine.find_id(id):
+            row = self.row_at(position)
+            if row is not None:
+                header = decode_header(row.head)
+                if id in (header.id, header.decides):
+                    found.append(row)
+        return found
+
+    def row_at(self, position: int) -> Row | None:
+        """Return the row that holds a position."""
+        for rows in self.engine.read(position - 1, rows_max=1):
+            return rows[0] if rows[0].position <= position <= rows[0].last else None
+        return None
+
+    def wait(self, after: int, wait_seconds_max: float) -> int:
+        """Wait until something lies after a position; return the last position. Wakes for commits of any process."""
+        return self.engine.wait(after, wait_seconds_max)
+
+    def receipt_of(self, row: Row, *, repeated: bool, events: tuple[Any, ...] | None = None) -> Receipt:
+        """Return the receipt of a row."""
+        header = decode_header(row.head)
+        if events is None:
+            events = tuple(
+                record.body
+                for record in self.reader.records(row)
+                if record.kind in (INTERNAL, INPUT) and isinstance(record.body, Event | dict)
+            )
+        return Receipt(
+            self.identity.id, self.identity.epoch, row.last, row.digest[:16].hex(), header.id or header.decides or "", events, repeated
+        )
+
+    def since(self, since: "Receipt | str | int | None") -> int:
+        """Return the position that a receipt, its text, or a bare position asks for. `Diverged` for a receipt of another history."""
+        if since is None:
+            return 0
+        if isinstance(since, str):
+            since = Receipt.parse(since)
+        if isinstance(since, Receipt):
+            if since.log != self.identity.id or since.epoch > self.identity.epoch:
+                raise Diverged(
+                    "the receipt is of another log than this one", receipt=str(since), log=self.identity.id, epoch=self.identity.epoch
+                )
+            return since.position
+        return since
+
+    # --- verifying
+
+    def verify(self, progress: Progress = lambda _done, _all: None) -> "Verified":
+        """Read the whole log: positions dense, times never falling, the chain unbroken, every record readable, every name recorded, every cause there.
+
+        Returns what was counted; `Broken` with the first bad position. Cost: about 10 µs a row.
+        """
+        before, position, at = START.digest, 0, 0
+        rows_seen = 0
+        kinds: dict[str, int] = {}
+        head = self.head
+        for rows in self.engine.read(until=head):
+            self.reader.learn(rows)
+            for row in rows:
+                if row.position != position + 1:
+                    raise Broken(f"after position {position} comes {row.position}", position=position + 1)
+                if row.at < at:
+                    raise Broken(f"the recorded time falls at position {row.position}", position=row.position)
+                count = 0
+                for record in self.reader.records(row):
+                    count += 1
+                    kinds[record.kind] = kinds.get(record.kind, 0) + 1
+                if count != row.count or len(row.salts) != 16 * count:
+                    raise Broken(f"the row at position {row.position} says {row.count} records and has {count}", position=row.position)
+                if digest_of(before, row) != row.digest:
+                    raise Broken(
+                        f"the row at position {row.position} was changed after it was recorded: its digest differs", position=row.position
+                    )
+                before, position, at = row.digest, row.last, row.at
+                rows_seen += 1
+            progress(position, head)
+        if position != head:
+            raise Broken(f"the log ends at position {position}, not at {head}", position=position)
+        return Verified(position, rows_seen, kinds, before.hex())
+
+    # --- within
+
+    def describe(self, event: Any) -> tuple[str, Sequence[str]]:
+        """Return the name and the terms of an event."""
+        typed = self.typed[type(event)]
+        return typed.wish.name, typed.terms(event)
+
+    def condition(self, batch: Batch, unless: Boundary) -> None:
+        """Raise `Conflict` if the batch's log holds, after the boundary's position, an event that its query asks for."""
+        self._recent.check(batch, unless)
+
+    def committed(self, row: Row, facts: Sequence[tuple[str, Sequence[str]]]) -> None:
+        """A row of facts is durable."""
+        self._recent.add(row, facts)
+
+    def numbers(self, names: Iterable[str]) -> list[int]:
+        """Return the numbers of all versions of these names of events; one that matches nothing where there are none."""
+        wanted = set(names)
+        return [name.number for name in list(self.names.by_number.values()) if name.what == "event" and name.name in wanted] or [-1]
+
+    def fold_numbers(self, fold: Fold) -> list[int]:
+        """Return the numbers of the names that a fold reads."""
+        return [number for number in list(self.names.by_number) if self.reader.class_of(number) in fold.readings] or [-1]
+
+    def _identify(self, app: str) -> Identity:
+        found: list[Identity] = []
+
+        def decide(unseen: Unseen) -> Commit:
+            body = unseen.notes(IDENTITY_NOTE).get(IDENTITY_NOTE)
+            if body is None:
+                found.append(Identity(self.source.new_id().split("-")[0], 1, FORMAT, app))
+                return Commit(notes={IDENTITY_NOTE: encode(found[0]).decode()})
+            found.append(msgspec.json.decode(body, type=Identity))
+            self.names.learn(unseen.notes)
+            return Commit()
+
+        self.engine.append(decide, _EVERYTHING_SEEN)
+        [identity] = found
+        if identity.format > FORMAT:
+            raise Incompatible(
+                f"this log has format {identity.format}, this release reads up to {FORMAT}: use a newer release of `happened`",
+                format=identity.format,
+            )
+        if app and identity.app and identity.app != app:
+            raise Diverged(f"this is a log of the app `{identity.app}`, not of `{app}`", log=identity.app, app=app)
+        return identity
+
+    def _check_claimed(self, ignores: Iterable[str]) -> None:
+        unclaimed = self.reader.unclaimed(ignores)
+        if unclaimed:
+            listed = ", ".join(f"{name.what} `{name.name}` version {name.version}" for name in unclaimed)
+            raise Incompatible(
+                f"the log has records of {listed}, which no class of this app claims: list the class, or say `ignores=[...]`",
+                names=[name.name for name in unclaimed],
+            )
+
+    def _job(self, facts: Sequence[Fact] | Fact, unless: Boundary | None, id: str | None, actor: str, correlation: str | None) -> "Facts":
+        listed = [facts] if isinstance(facts, Event | Loose | Message) else list(facts)
+        if not listed:
+            raise Invalid("nothing to record: `append` needs at least one event")
+        return Facts(self, [self.written(fact) for fact in listed], id, actor=actor, correlation=correlation, unless=unless)
+
+    def written(self, fact: Any) -> "Recording":
+        """Check and encode one fact."""
+        extra = Extra()
+        if isinstance(fact, Message):
+            extra = Extra(id=fact.id, occurred=occurred_us(fact))
+            fact = fact.body
+        if isinstance(fact, Loose):
+            try:
+                body = encode(fact.body)
+            except (TypeError, msgspec.MsgspecError) as error:
+                raise Invalid(f"the body of `{fact.name}` is no JSON data: {error}", name=fact.name) from error
+            tags = tuple((tag, str(value)) for tag, value in fact.tags)
+            return Recording(
+                None,
+                Wish("event", fact.name, fact.version, ""),
+                body,
+                None,
+                [term(*tag) for tag in tags],
+                msgspec.structs.replace(extra, tags=tags),
+            )
+        typed = self.typed.get(type(fact))
+        if typed is None or typed.what != "event":
+            raise Invalid(
+                f"`{type(fact).__name__}` can't be recorded: "
+                + ("a command is dispatched" if isinstance(fact, Command) else "list its class in the app's `records`"),
+                type=type(fact).__name__,
+            )
+        body, event = typed.checked(fact)
+        return Recording(typed, typed.wish, body, event, typed.terms(event), extra)
+
+    def _receipt(self, job: "Facts") -> Receipt:
+        if job.row is not None:
+            events = tuple(recording.event for recording in job.recordings if recording.event is not None)
+            return self.receipt_of(job.row, repeated=False, events=events)
+        return self.receipt_of(job.result, repeated=True)
+
+    def _wanted(self, names: Iterable[str], tags: Iterable[tuple[str, str]]) -> Wanted:
+        return Wanted([term(*tag) for tag in tags], self.numbers(names) if names else ())
+
+    def _asked_for(self, query: Query, record: Record) -> bool:
+        if record.kind not in (INPUT, INTERNAL) or isinstance(record.body, Command) or not self._is_event(record):
+            return False
+        return query.matches(record.name, [term(*tag) for tag in record.tags])
+
+    def _is_event(self, record: Record) -> bool:
+        return any(name.what == "event" and name.name == record.name for name in list(self.names.by_number.values()))
+
+
+_EVERYTHING_SEEN = 1 << 62
+
+
+class Verified(msgspec.Struct, frozen=True):
+    """What `verify` has counted: the last position, rows, records by kind, and the digest of the whole log."""
+
+    position: int
+    rows: int
+    kinds: Mapping[str, int]
+    digest: str
+
+
+class Recording(msgspec.Struct, frozen=True, gc=False):
+    """A fact, checked and encoded."""
+
+    typed: Typed | None
+    wish: Wish
+    body: bytes
+    event: Any
+    terms: Sequence[str]
+    extra: Extra
+
+
+class Facts(Job):
+    """Facts that are to be recorded together."""
+
+    __slots__ = ("actor", "causation", "correlation", "declare", "given", "log", "occurred", "recordings", "unless")
+
+    def __init__(
+        self,
+        log: Log,
+        recordings: Sequence[Recording],
+        id: str | None,
+        *,
+        actor: str = "",
+        correlation: str | None = None,
+        causation: str | None = None,
+        occurred: int | None = None,
+        unless: Boundary | None = None,
+        declare: Callable[[Batch], None] | None = None,
+    ) -> None:
+        super().__init__(id if id is not None else log.source.new_id())
+        self.log = log
+        self.recordings = recordings
+        self.given = id is not None
+        self.actor = actor
+        self.correlation = correlation
+        self.causation = causation
+        self.occurred = occurred
+        self.unless = unless
+        self.declare = declare
+
+    def draft(self, batch: Batch) -> Draft | None:
+        """Record them, unless the id is known or the condition does not hold."""
+        if self.given:
+            row = batch.row_with(self.id)
+            if row is not None:
+                self._same(row)
+                self.result = row
+                return None
+        if self.unless is not None:
+            self.log.condition(batch, self.unless)
+        if self.declare is not None:
+            self.declare(batch)
+        records: list[Written] = []
+        events: list[tuple[int, Any]] = []
+        names: list[int] = []
+        tags: Sequence[str] = ()
+        for recording in self.recordings:
+            number = recording.typed.number(batch) if recording.typed is not None else batch.number(recording.wish)
+            extra = recording.extra
+            if recording.event is not None:
+                events.append((len(records), recording.event))
+            records.append(Written(number, recording.body, encode(extra) if extra != _PLAIN else b""))
+            if number not in names:
+                names.append(number)
+            if recording.terms:
+                tags = recording.terms if not tags else list(dict.fromkeys([*tags, *recording.terms]))
+        header = Header(id=self.id, actor=self.actor, correlation=self.correlation, causation=self.causation, occurred=self.occurred)
+        facts = [(recording.wish.name, recording.terms) for recording in self.recordings]
+        return Draft(header, None, records, events, tags, names, {}, facts)
+
+    def _same(self, row: Row) -> None:
+        from happened.core.errors import IdReused  # lazy: replaced below
+
+        recorded = [record for _, record in taken_apart(row)]
+        same = len(recorded) == len(self.recordings) and all(
+            bytes(one.body) in (other.body, b"null") for one, other in zip(recorded, self.recordings, strict=True)
+        )
+        names = self.log.names.by_number
+        versions = any(
+            names.get(one.number) is None or names[one.number].fingerprint != other.wish.fingerprint
+            for one, other in zip(recorded, self.recordings, strict=False)
+        )
+        if not same and not (
+            versions
+            and len(recorded) == len(self.recordings)
+            and all(names[one.number].name == other.wish.name for one, other in zip(recorded, self.recordings, strict=True))
+        ):
+            raise IdReused(f"the id `{self.id}` was used for something else, at position {row.position}", id=self.id, position=row.position)
+
+
+_PLAIN = Extra()
+
+
+class Recent:
+    """The tags of the latest events, for the conditions of `append` by hand. Exact: it is made of the rows themselves, under the lock."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._start = self._position = log.opened_at
+        self._events: list[tuple[int, str, Sequence[str]]] = []
+        self._last: dict[str, int] = {}
+        """Term, or name, -> the last position that has it."""
+
+    def add(self, row: Row, facts: Sequence[tuple[str, Sequence[str]]]) -> None:
+        """Take in a row of facts that follows on what is known."""
+        if row.position != self._position + 1:
+            return
+        last = self._last
+        position = row.position
+        for name, terms in facts:
+            self._events.append((position, name, terms))
+            last["\x1f" + name] = position
+            for found in terms:
+                last[found] = position
+            position += 1
+        self._position = row.last
+        if len(self._events) > 2 * RECENT_MAX:
+            self._start = self._events[-RECENT_MAX][0] - 1
+            self._events = self._events[-RECENT_MAX:]
+            self._last = {key: at for key, at in last.items() if at > self._start}
+
+    def check(self, batch: Batch, unless: Boundary) -> None:
+        """Raise `Conflict` if an event after the boundary's position is asked for."""
+        durable = batch.added[0][0].position - 1 if batch.added else batch.head.position
+        self._catch_up(durable)
+        query, after = unless.query, unless.after
+        if after < self._start:
+            for record in self._log.read(query, after=after, until=min(self._start, durable), limit=1):
+                raise _conflict(unless, record.position, record.name)
+        if self._may_match(query, after):
+            for position, name, terms in reversed(self._events):
+                if position <= after:
+                    break
+                if query.matches(name, terms):
+                    raise _conflict(unless, position, name)
+        for row, draft in batch.added:
+            if row.last > after:
+                for name, terms in draft.facts or [self._log.describe(event) for _, event in draft.events]:
+                    if query.matches(name, terms):
+                        raise _conflict(unless, row.position, name)
+
+    def _may_match(self, query: Query, after: int) -> bool:
+        last = self._last
+        if not query.items:
+            return self._position > after
+        return any(
+            all(last.get(term(*tag), 0) > after for tag in item.tags)
+            and (not item.names or any(last.get("\x1f" + name, 0) > after for name in item.names))
+            for item in query.items
+        )
+
+    def _catch_up(self, until: int) -> None:
+        if self._position >= until:
+            return
+        for rows in self._log.engine.read(self._position, until):
+            self._log.reader.learn(rows)
+            for row in rows:
+                found = [(record.name, [term(*tag) for tag in record.tags]) for record in self._log.reader.records(row) if _is_fact(record)]
+                self.add(row, found)
+
+
+def _is_fact(record: Record) -> bool:
+    return record.kind in (INPUT, INTERNAL) and not isinstance(record.body, Command)
+
+
+def _conflict(unless: Boundary, position: int, name: str) -> Conflict:
+    return Conflict(
+        f"decided after position {unless.after}, but the `{name}` at {position} is inside the boundary",
+        after=unless.after,
+        found=position,
+        name=name,
+    )
+
+
+def occurred_us(message: Message) -> int | None:
+    """Return when a message says it happened, in microseconds. `Invalid` without a zone."""
+    if message.occurred is None:
+        return None
+    if message.occurred.tzinfo is None:
+        raise Invalid(f"`occurred` needs a zone: {message.occurred!r}", occurred=str(message.occurred))
+    return microseconds(message.occurred)
+
+
+__all__ = ["BUILT_IN", "Fact", "Facts", "Identity", "Log", "Loose", "Recording", "Terms", "Verified", "decode_extra", "kind_of"]

@@ -1,0 +1,111 @@
+"""Names: which number in the rows stands for which class or function, as recorded in the log itself.
+
+Every name that a row uses is first recorded as a `schema` record (kind system): number, what it is, name, version, a fingerprint, and for data the JSON
+schema and where its tags lie. So the types of every past position are known, and a log can be read without the code that wrote it. One number stands
+for one (what, name, version, fingerprint): a class that changed its fields has a new one, so each record says exactly which shape it was written in.
+
+Numbers are given under the store's lock. A note of the store (`name/NUMBER`) repeats each record, so that opening a log need not search for them.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple  # Any: JSON schemas are JSON
+
+import msgspec
+
+from happened.core.messages import name_of
+from happened.core.tags import outline, scope_of
+from happened.log.row import FIRST_NUMBER, Written, encode
+
+NOTE = "name/"
+
+
+class Name(msgspec.Struct, frozen=True):
+    """One recorded name."""
+
+    number: int
+    what: str
+    """`event`, `command`, or what kind of handler."""
+    name: str
+    version: int
+    fingerprint: str
+    tags: Any = None
+    """Where the tags lie, as `core.tags.outline` says it."""
+
+
+class Wish(NamedTuple):
+    """A name that is to be recorded, without its number."""
+
+    what: str
+    name: str
+    version: int
+    fingerprint: str
+    tags: Any = None
+    schema: Any = None
+
+
+def wish_for(cls: type, what: str) -> Wish:
+    """Return what is to be recorded of a class of data: its JSON schema, where its tags lie, and a fingerprint of both."""
+    name, version = name_of(cls)
+    try:
+        _, components = msgspec.json.schema_components([cls], ref_template="#/{name}")
+        schema: Any = components
+    except TypeError:  # a type that JSON schema has no word for; its fields still tell it from others
+        schema = {field.name: repr(field.type) for field in msgspec.structs.fields(cls)}
+    tags = outline(scope_of(cls))
+    text = encode([schema, tags])
+    return Wish(what, name, version, hashlib.sha256(text).hexdigest()[:16], tags, schema)
+
+
+class Names:
+    """The names of one log that this process has seen, and in a batch those it is about to add."""
+
+    def __init__(self) -> None:
+        self.by_number: dict[int, Name] = {}
+        self._numbers: dict[tuple[str, str, int, str], int] = {}
+        self._added: list[Name] = []
+        self.changes = 0
+        """Goes up with each name, so that what was derived from the names knows when to look again."""
+
+    def learn(self, notes: Callable[[str], Mapping[str, str]]) -> None:
+        """Take in the names that are noted in the log and not known yet."""
+        for body in notes(NOTE).values():
+            name = msgspec.json.decode(body, type=Name)
+            if name.number not in self.by_number:
+                self._keep(name)
+
+    def learn_record(self, body: bytes) -> None:
+        """Take in a name from its schema record, which stands in the log before the first use of the number."""
+        name = msgspec.json.decode(body, type=Name)
+        if name.number not in self.by_number:
+            self._keep(name)
+
+    def number(self, wish: Wish) -> int | None:
+        """Return the number of a name, or `None` if it has none yet."""
+        return self._numbers.get(wish[:4])
+
+    def add(self, wish: Wish) -> tuple[int, Written, str, str]:
+        """Give a name its number, for the batch that is being written; return it with its record and its note's key and body."""
+        number = max(self.by_number, default=FIRST_NUMBER - 1) + 1
+        name = Name(number, *wish[:5])
+        self._keep(name)
+        self._added.append(name)
+        body = encode({"number": number, **{key: value for key, value in wish._asdict().items() if value is not None}})
+        return number, Written(0, body), f"{NOTE}{number}", encode(name).decode()
+
+    def kept(self) -> None:
+        """The batch was committed."""
+        self._added.clear()
+
+    def dropped(self) -> None:
+        """The batch was not committed: forget what it added."""
+        for name in self._added:
+            del self.by_number[name.number]
+            del self._numbers[name.what, name.name, name.version, name.fingerprint]
+            self.changes += 1
+        self._added.clear()
+
+    def _keep(self, name: Name) -> None:
+        self.by_number[name.number] = name
+        self._numbers[name.what, name.name, name.version, name.fingerprint] = name.number
+        self.changes += 1

@@ -1,0 +1,35 @@
+"""Receipts: proof that something was recorded, which log it is in, and where."""
+
+from typing import Any  # Any: events of any class
+
+import msgspec
+
+from happened.core.errors import Invalid
+
+
+class Receipt(msgspec.Struct, frozen=True, gc=False):
+    """What a caller gets: on disk, at `position` of the log `log` in its `epoch`, with the digest of the commit there.
+
+    `events` are what was decided or recorded; `repeated` says that the id was known, and this is the first receipt. `str(receipt)` crosses HTTP and
+    processes, and `since=` takes either.
+    """
+
+    log: str
+    epoch: int
+    position: int
+    digest: str
+    id: str = ""
+    events: tuple[Any, ...] = ()
+    repeated: bool = False
+
+    def __str__(self) -> str:
+        """Return it as `log:epoch:position:digest`."""
+        return f"{self.log}:{self.epoch}:{self.position}:{self.digest}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Receipt":
+        """Return the receipt that a text stands for; `Invalid` if it is none. Events are not in the text."""
+        parts = text.split(":")
+        if len(parts) != 4 or not (parts[1].isdecimal() and parts[2].isdecimal()):  # noqa: PLR2004 - log:epoch:position:digest
+            raise Invalid(f"`{text}` is no receipt: it looks like log:epoch:position:digest", receipt=text)
+        return cls(parts[0], int(parts[1]), int(parts[2]), parts[3])

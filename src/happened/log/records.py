@@ -1,0 +1,286 @@
+"""Records: rows, read with today's classes.
+
+Two ways to read. `Pages` decodes a page of rows in one call, as a union tagged by the name's number, and skips what nobody asked for: that is how states
+and views fold. `Reader.record` gives one record whole, with its envelope: that is how people and tools look.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from typing import Any  # Any: bodies are of any class
+
+import msgspec
+
+from happened.core.errors import Broken, Incompatible
+from happened.core.messages import Command, Event, Recorded, name_of
+from happened.core.store import Row, Terms
+from happened.core.tags import Terms as TermsOf
+from happened.core.tags import scope_of, terms_by_outline, terms_of
+from happened.core.world import moment
+from happened.log.names import Name, Names
+from happened.log.row import ANSWER, BUILT_IN, REFUSAL, SCHEDULE, SCHEMA, Extra, Header, decode_extra, decode_header, taken_apart
+
+SYSTEM = {0, 1, 2}
+INPUT, INTERNAL, ANSWERED, OUTPUT, SYSTEMIC = "input", "internal", "answer", "output", "system"
+
+
+class Record(msgspec.Struct, frozen=True, gc=False):
+    """One record of a log, whole: where it stands, what it says, and why it is there."""
+
+    position: int
+    id: str
+    kind: str
+    """`input`, `internal`, `answer`, `output` or `system`."""
+    name: str
+    version: int
+    body: Any
+    """An instance of today's class where there is one, else plain data; `None` where it was erased."""
+    tags: tuple[tuple[str, str], ...]
+    time: datetime
+    occurred: datetime
+    causation: str | None
+    correlation: str | None
+    actor: str
+    handler: str | None
+    fingerprint: str
+    """Of the record's schema, or of the handler's code where it has no schema."""
+    traceparent: str | None
+    row: int
+    """Position of the first record of the same command."""
+
+
+class Reader:
+    """Reads the rows of one log with the classes of one app."""
+
+    def __init__(self, names: Names, classes: Iterable[type]) -> None:
+        self.names = names
+        self.classes: dict[tuple[str, str, int], type] = {}
+        for cls in classes:
+            self.classes["event" if issubclass(cls, Event) else "command", *name_of(cls)] = cls
+        self._decoders: dict[int, Any] = {}
+        self._terms: dict[int, TermsOf] = {}
+        self._changes = 0
+        self._pages: dict[frozenset[type], Pages] = {}
+
+    def class_of(self, number: int) -> type | None:
+        """Return today's class of a name, or `None` if the app has none."""
+        name = self.names.by_number.get(number)
+        return self.classes.get((name.what, name.name, name.version)) if name is not None else None
+
+    def unclaimed(self, ignores: Iterable[str]) -> list[Name]:
+        """Return the recorded names of data that no class claims."""
+        ignored = set(ignores)
+        return [
+            name
+            for name in list(self.names.by_number.values())
+            if name.fingerprint
+            and name.what in ("event", "command")
+            and name.name not in ignored
+            and (name.what, name.name, name.version) not in self.classes
+        ]
+
+    def body(self, number: int, raw: msgspec.Raw | bytes, position: int) -> Any:
+        """Decode a body with today's class, or as plain data where there is none."""
+        self._look_again()
+        if number not in self._decoders:
+            cls = self.class_of(number)
+            self._decoders[number] = msgspec.json.Decoder(cls | None if cls is not None else Any)
+        try:
+            return self._decoders[number].decode(raw)
+        except msgspec.MsgspecError as error:
+            name = self.names.by_number[number]
+            raise Incompatible(
+                f"`{name.name}` version {name.version} at position {position} can't be read by today's class: {error}. "
+                "Give the class a new version and an upcast, or a default to the new field",
+                name=name.name,
+                version=name.version,
+                position=position,
+            ) from error
+
+    def terms(self, number: int, body: Any) -> Sequence[str]:
+        """Return the terms of a decoded body."""
+        self._look_again()
+        if number not in self._terms:
+            cls = self.class_of(number)
+            name = self.names.by_number.get(number)
+            self._terms[number] = (
+                terms_of(scope_of(cls))
+                if cls is not None
+                else terms_by_outline(name.tags or [[], []])
+                if name is not None
+                else lambda _: ()
+            )
+        return self._terms[number](body)
+
+    def reading(self) -> dict[int, str]:
+        """Return how each name's tags are read today, as a text to compare: what an index is valid for."""
+        read = {}
+        for number, name in list(self.names.by_number.items()):
+            if name.what == "event":
+                cls = self.class_of(number)
+                read[number] = repr(_plain(scope_of(cls))) if cls is not None else repr(_outlined(name.tags or [[], []]))
+        return read
+
+    def row_terms(self, row: Row) -> Terms:
+        """Return what a row is found by, as read today."""
+        header = decode_header(row.head)
+        tags: dict[str, None] = {}
+        names: dict[int, None] = {}
+        position = row.position
+        for asked, raw in taken_apart(row):
+            if raw.number == SCHEMA:
+                self.names.learn_record(bytes(raw.body))
+            elif not asked and raw.number in self.names.by_number:
+                names[raw.number] = None
+                tags.update(dict.fromkeys(self.terms(raw.number, self.body(raw.number, raw.body, position))))
+                if bytes(raw.extra):
+                    tags.update((f"{tag}\x1f{value}", None) for tag, value in decode_extra(raw.extra).tags)
+            position += 1
+        return Terms(tuple(tags), header.id or header.decides, tuple(names))
+
+    def records(self, row: Row) -> Iterator[Record]:
+        """Yield the records of a row, whole, in order."""
+        header = decode_header(row.head)
+        handler = self.names.by_number.get(header.handler) if header.handler is not None else None
+        at = moment(row.at)
+        decided = header.decides is not None
+        for ordinal, (asked, raw) in enumerate(taken_apart(row)):
+            extra = decode_extra(raw.extra) if bytes(raw.extra) else Extra()
+            position = row.position + ordinal
+            name = self.names.by_number.get(raw.number)
+            if name is None and raw.number not in BUILT_IN:
+                raise Broken(
+                    f"the record at position {position} has a name that the log does not know: number {raw.number}", position=position
+                )
+            body = self.body(raw.number, raw.body, position) if name is not None else msgspec.json.decode(raw.body)
+            kind = kind_of(raw.number, asked=asked, fact=row.input is None and not decided)
+            own = header.id if header.id is not None else header.decides
+            occurred = extra.occurred if extra.occurred is not None else header.occurred
+            first = asked or (kind == INPUT and ordinal == 0)
+            yield Record(
+                position=position,
+                id=extra.id or (str(own) if first else f"{own or row.position}#{ordinal}"),
+                kind=kind,
+                name=name.name if name is not None else BUILT_IN[raw.number],
+                version=name.version if name is not None else 1,
+                body=body,
+                tags=self._pairs(raw.number, body, extra) if name is not None and body is not None else (),
+                time=at,
+                occurred=moment(occurred) if occurred is not None else at,
+                causation=header.causation if kind in (INPUT, SYSTEMIC) else own,
+                correlation=header.correlation or own,
+                actor=header.actor,
+                handler=handler.name if handler is not None and not asked else None,
+                fingerprint=name.fingerprint if name is not None else handler.fingerprint if handler is not None else "",
+                traceparent=header.traceparent,
+                row=row.position,
+            )
+
+    def _pairs(self, number: int, body: Any, extra: Extra) -> tuple[tuple[str, str], ...]:
+        pairs = [tuple(found.split("\x1f", 1)) for found in self.terms(number, body)]
+        return tuple(dict.fromkeys([*extra.tags, *((tag, value) for tag, value in pairs)]))
+
+    def learn(self, rows: Iterable[Row]) -> bool:
+        """Take in the names that these rows record; return whether any was new."""
+        before = self.names.changes
+        for row in rows:
+            if row.records.startswith("[[0,"):
+                for _, raw in taken_apart(row):
+                    if raw.number == SCHEMA:
+                        self.names.learn_record(bytes(raw.body))
+        return self.names.changes != before
+
+    def pages(self, classes: frozenset[type]) -> "Pages":
+        """Return the decoder of pages that gives events of these classes and skips all else."""
+        if classes not in self._pages:
+            self._pages[classes] = Pages(self, classes)
+        return self._pages[classes]
+
+    def _look_again(self) -> None:
+        if self._changes != self.names.changes:
+            self._changes = self.names.changes
+            self._decoders = {}
+            self._terms = {}
+
+
+def kind_of(number: int, *, asked: bool, fact: bool) -> str:
+    """Return the kind of a record from its name's number and its place in the row."""
+    if number in SYSTEM:
+        return SYSTEMIC
+    if number == ANSWER:
+        return ANSWERED
+    if number in (REFUSAL, SCHEDULE):
+        return OUTPUT
+    return INPUT if asked or fact else INTERNAL
+
+
+class Pages:
+    """Decodes pages of rows in one call each: for every row its records, as structs with `body`: an event, or `None` for what was not asked for."""
+
+    def __init__(self, reader: Reader, classes: frozenset[type]) -> None:
+        self._reader = reader
+        self._classes = classes
+        self._changes = -1
+        self._decode: Any = None
+        self.numbers: list[int] = []
+
+    def __call__(self, rows: Sequence[Row]) -> list[list[Any]]:
+        """Decode these rows. Cost: about 1 µs for an event that is asked for, a fifth of it for one that is not."""
+        if self._changes != self._reader.names.changes:
+            self._build()
+        text = "[" + ",".join([row.records for row in rows]) + "]"
+        try:
+            found: list[list[Any]] = self._decode(text)
+        except msgspec.MsgspecError:
+            if self._reader.learn(rows):  # others have recorded new names since
+                return self(rows)
+            for row in rows:  # one of them can't be read: say which
+                for ordinal, (asked, raw) in enumerate(taken_apart(row)):
+                    if not asked and raw.number in self._reader.names.by_number:
+                        self._reader.body(raw.number, raw.body, row.position + ordinal)
+            raise
+        return found
+
+    def _build(self) -> None:
+        names = self._reader.names
+        shapes: list[Any] = []
+        self.numbers = []
+        for number in (*BUILT_IN, *list(names.by_number)):
+            cls = self._reader.class_of(number)
+            if cls is not None and cls in self._classes:
+                self.numbers.append(number)
+                fields: list[Any] = [("body", cls | None), ("extra", Extra | None, None)]
+                shapes.append(msgspec.defstruct(f"Number{number}", fields, array_like=True, tag=number, frozen=True, gc=False))
+            else:
+                skipped = {"body": None, "extra": None}
+                shapes.append(
+                    msgspec.defstruct(f"Number{number}", [], array_like=True, tag=number, namespace=skipped, frozen=True, gc=False)
+                )
+        union: Any = shapes[0]
+        for shape in shapes[1:]:
+            union = union | shape
+        self._decode = msgspec.json.Decoder(list[list[union]]).decode
+        self._changes = names.changes
+
+
+def recorded(row_at: int, header: Header, id: str, occurred: int | None) -> Recorded:
+    """Make the envelope that `evolve` and `key_of` may ask for."""
+    at = moment(row_at)
+    us = occurred if occurred is not None else header.occurred
+    return Recorded(id, at, moment(us) if us is not None else at, header.actor)
+
+
+def _plain(scope: Any) -> Any:
+    return [
+        sorted((tagged.encoded, tagged.tag, tagged.holds) for tagged in scope.tags),
+        sorted((below.encoded, below.holds, _plain(below.scope)) for below in scope.parts if below.scope.all_tags()),
+    ]
+
+
+def _outlined(node: Any) -> Any:
+    return [
+        sorted((field, tag, holds) for field, tag, holds in node[0]),
+        sorted((field, holds, _outlined(below)) for field, holds, below in node[1]),
+    ]
+
+
+__all__ = ["Command", "Pages", "Reader", "Record", "kind_of", "recorded"]

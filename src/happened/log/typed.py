@@ -1,0 +1,76 @@
+"""Typed: one class of data, ready for the log: checked, encoded, its tags found, its number looked up."""
+
+import datetime as dt
+from typing import TYPE_CHECKING, Any  # Any: instances of the class
+
+import msgspec
+
+from happened.core.errors import Invalid
+from happened.core.messages import Command, Event
+from happened.core.tags import hints_of, scope_of, terms_of
+from happened.log.names import Names, Wish, wish_for
+from happened.log.row import encode
+
+if TYPE_CHECKING:
+    from happened.log.writer import Batch
+
+
+class Typed:
+    """One event or command class. Made once for each log that is opened."""
+
+    __slots__ = ("_changes", "_decode", "_names", "_number", "cls", "terms", "what", "wish")
+
+    def __init__(self, cls: type, names: Names) -> None:
+        if not (isinstance(cls, type) and issubclass(cls, Event | Command)) or cls in (Event, Command):
+            raise Invalid(f"`{cls!r}` is neither an event nor a command: subclass `Event` or `Command`", type=str(cls))
+        hints_of(cls)
+        self.cls = cls
+        self.what = "event" if issubclass(cls, Event) else "command"
+        self.wish: Wish = wish_for(cls, self.what)
+        self.terms = terms_of(scope_of(cls))
+        try:
+            self._decode = msgspec.json.Decoder(cls).decode
+        except TypeError as error:
+            raise Invalid(f"`{cls.__name__}` has a field that can't be stored as JSON: {error}", type=cls.__name__) from error
+        self._names = names
+        self._number = 0
+        self._changes = -1
+
+    def checked(self, body: Any) -> tuple[bytes, Any]:
+        """Return the body's bytes, and the body as it will be read again. `Invalid` for a wrong type; nothing else checks what a constructor was given."""
+        try:
+            encoded = encode(body)
+            again = self._decode(encoded)
+        except (msgspec.MsgspecError, TypeError, OverflowError, UnicodeEncodeError, RecursionError) as error:
+            raise Invalid(f"`{self.cls.__name__}` is not valid: {error}", type=self.cls.__name__) from error
+        if again != body:
+            self._say_why(body, again)
+        return encoded, again
+
+    def number(self, batch: "Batch") -> int:
+        """Return the number of the class's name; recorded in this batch if it is new."""
+        if self._changes != self._names.changes:
+            self._number = batch.number(self.wish)
+            self._changes = self._names.changes
+        return self._number
+
+    def _say_why(self, body: Any, again: Any) -> None:
+        """Refuse what is not the same when it is read again: a time without a zone, a float that is no number, a subclass of a field's class."""
+        for field in msgspec.structs.fields(self.cls):
+            before, after = getattr(body, field.name), getattr(again, field.name)
+            if before != after:
+                hint = " (give it a zone)" if isinstance(before, dt.datetime) and before.tzinfo is None else ""
+                raise Invalid(
+                    f"`{self.cls.__name__}.{field.name}` would be read back as {after!r}, not {before!r}{hint}",
+                    type=self.cls.__name__,
+                    field=field.name,
+                )
+
+
+def naive(body: Any) -> str | None:
+    """Return the first field that holds a time without a zone."""
+    for field in msgspec.structs.fields(body):
+        value = getattr(body, field.name)
+        if isinstance(value, dt.datetime) and value.tzinfo is None:
+            return field.name
+    return None

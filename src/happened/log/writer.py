@@ -1,0 +1,517 @@
+"""The writer: takes all that waits, decides it in order under the store's lock, commits it once, then answers every caller (group commit).
+
+Who leads a batch depends on who waits. A lone caller commits in its own thread. Tasks of an event loop are committed at the end of the loop's turn, in the
+loop. When callers pile up, a thread of the writer takes over and leads until the queue is empty. A hand-over between threads costs tens of microseconds
+in CPython, so it happens only where somebody would wait anyway.
+
+A batch is decided on an overlay of the durable image. After the sync the overlay is merged; on failure it is dropped. Only the writer sees it.
+"""
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, Protocol  # Any: events and results are of the caller's types
+
+import msgspec
+
+from happened.core.errors import Closed, Error, OutcomeUnknown, Overloaded
+from happened.core.store import Commit, Engine, Head, Row, Terms, Unseen
+from happened.core.world import Source
+from happened.log.names import Names, Wish
+from happened.log.records import Reader
+from happened.log.row import SALT_BYTES, Header, Written, decode_header, seal
+
+QUEUE_MAX = 10_000
+"""Commands that may wait. Beyond, a caller hears `Overloaded` at once, and nothing is recorded."""
+BATCH_MAX = 1_000
+LOOP_SYNC_SECONDS_MAX = 0.0005
+"""An event loop commits by itself only while a sync takes less; else the writer's thread does."""
+
+
+class Draft(NamedTuple):
+    """What a job wants to record: one row's worth, without place and time."""
+
+    header: Header
+    asked: Written | None
+    records: Sequence[Written]
+    events: Sequence[tuple[int, Any]]
+    """(ordinal in the row, event) for the memory image."""
+    tags: Sequence[str]
+    names: Sequence[int]
+    notes: dict[str, str | None]
+    facts: Sequence[tuple[str, Sequence[str]]] = ()
+    """(name, terms) of each record of a row of facts, for the conditions of those that come later in the batch."""
+
+
+class Overlay(Protocol):
+    """What the memory image knows of the batch that is being decided."""
+
+    def apply(self, row: Row, header: Header, events: Sequence[tuple[int, Any]]) -> None:
+        """Let these events have happened, on the overlay."""
+        ...
+
+    def merge(self, position: int) -> None:
+        """The batch is durable up to this position."""
+        ...
+
+    def copy(self) -> "Overlay":
+        """Return an overlay that has come to the same, and goes its own way from here."""
+        ...
+
+
+class Memory(Protocol):
+    """The memory image, as the writer sees it."""
+
+    def begin(self) -> Overlay:
+        """Start a batch."""
+        ...
+
+    def catch_up(self, rows: Sequence[Row]) -> None:
+        """Take in rows that others have recorded."""
+        ...
+
+
+_local = threading.local()
+
+
+def inside_decider() -> bool:
+    """Say whether this thread is running a decider, from which nothing can be dispatched."""
+    return getattr(_local, "deciding", False)
+
+
+@contextlib.contextmanager
+def deciding() -> Iterator[None]:
+    """Mark this thread as running a decider."""
+    _local.deciding = True
+    try:
+        yield
+    finally:
+        _local.deciding = False
+
+
+class Job:
+    """Something that waits to be recorded. A subclass says what, in `draft`; the writer sets `position` and `row` or `error`."""
+
+    __slots__ = ("_future", "_lock", "_loop", "error", "id", "result", "row", "state", "taken_at")
+
+    WAITING, TAKEN, DONE, WITHDRAWN = range(4)
+
+    def __init__(self, id: str) -> None:
+        self.id = id
+        self.state = Job.WAITING
+        self.row: Row | None = None
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self.taken_at = 0.0
+        self._lock: threading.Lock | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._future: asyncio.Future[None] | None = None
+
+    def again(self) -> None:
+        """Make it a job that waits anew."""
+        self.state = Job.WAITING
+        self.row = self.result = self.error = self._lock = self._loop = self._future = None
+
+    def draft(self, batch: "Batch") -> Draft | None:
+        """Say what to record, on what the batch has come to; `None`: nothing, `result` says why. What it raises is the caller's answer."""
+        raise NotImplementedError
+
+
+class Batch:
+    """What is being decided and recorded together, in one commit."""
+
+    def __init__(self, writer: "Writer", unseen: Unseen, overlay: Overlay) -> None:
+        self.overlay = overlay
+        self.names = writer.names
+        self.source = writer.source
+        self.engine = writer.engine
+        self.notes_of = unseen.notes
+        self.head = unseen.head
+        self.at = max(writer.source.now_us(), unseen.head.at)
+        self.rows: list[Row] = []
+        self.terms: list[Terms] = []
+        self.notes: dict[str, str | None] = {}
+        self.ids: dict[str, Row] = {}
+        self.added: list[tuple[Row, Draft]] = []
+
+    @property
+    def position(self) -> int:
+        """The position that the next record will have."""
+        return self.head.position + 1
+
+    def row_with(self, id: str) -> Row | None:
+        """Return the row that uses an id, in the log or in this batch."""
+        if id in self.ids:
+            return self.ids[id]
+        for position in self.engine.find_id(id):
+            for rows in self.engine.read(position - 1, rows_max=1):
+                if rows[0].position == position and decode_header(rows[0].head).id == id:
+                    return rows[0]
+                break
+        return None
+
+    def number(self, wish: Wish) -> int:
+        """Return the number of a name; a new one is recorded in this batch, before what uses it."""
+        number = self.names.number(wish)
+        return self.declare([wish])[0] if number is None else number
+
+    def declare(self, wishes: Sequence[Wish], *more: Written) -> list[int]:
+        """Record names that are new, and other system records, in a row of their own; return the numbers of all."""
+        records: list[Written] = []
+        numbers: list[int] = []
+        for wish in wishes:
+            number = self.names.number(wish)
+            if number is None:
+                number, record, key, body = self.names.add(wish)
+                records.append(record)
+                self.notes[key] = body
+            numbers.append(number)
+        if records or more:
+            self.add(Draft(Header(), None, [*records, *more], (), (), (), {}))
+        return numbers
+
+    def add(self, draft: Draft) -> Row:
+        """Put a draft at the end of the batch, and let its events have happened."""
+        head = self.head
+        count = len(draft.records) + (draft.asked is not None)
+        row = seal(head.digest, head.position + 1, self.at, draft.header, draft.asked, draft.records, self.source.salt(SALT_BYTES * count))
+        self.rows.append(row)
+        self.added.append((row, draft))
+        self.terms.append(Terms(draft.tags, draft.header.id or draft.header.decides, draft.names))
+        if draft.notes:
+            self.notes.update(draft.notes)
+        self.head = Head(row.last, row.at, row.digest)
+        if draft.header.id is not None:
+            self.ids[draft.header.id] = row
+        if draft.events:
+            self.overlay.apply(row, draft.header, draft.events)
+        return row
+
+    def mark(self) -> tuple[Any, ...]:
+        """Return where the batch stands, to come back to. Costs a copy of what the batch has changed."""
+        return len(self.rows), self.head, dict(self.notes), dict(self.ids), self.overlay.copy()
+
+    def back_to(self, mark: tuple[Any, ...]) -> None:
+        """Forget what came after a mark. No name may have been given since."""
+        count, self.head, self.notes, self.ids, self.overlay = mark
+        del self.rows[count:], self.terms[count:], self.added[count:]
+
+    def commit(self) -> Commit:
+        """Return what there is to commit."""
+        return Commit(self.rows, self.terms, self.notes)
+
+
+class Writer:
+    """One for each process and log."""
+
+    def __init__(self, engine: Engine, names: Names, reader: Reader, source: Source, memory: Memory, seen: int) -> None:
+        self.engine = engine
+        self.names = names
+        self.source = source
+        self.seen = seen
+        self._reader = reader
+        self._memory = memory
+        self._queue: deque[Job] = deque()
+        self._mutex = threading.Lock()
+        self._leading = self._scheduled = self._closed = False
+        self._wake = threading.Semaphore(0)
+        self._thread: threading.Thread | None = None
+        self._indexed_names = names.changes
+        self.commits = 0
+        self.commands = 0
+
+    # --- callers
+
+    def submit(self, job: Job, wait_seconds_max: float) -> None:
+        """Have a job decided and committed, and wait for it. Its `error` is raised.
+
+        `Overloaded` if it was not taken in time: then it is withdrawn. `OutcomeUnknown` if it was taken and the time ran out.
+        """
+        with self._mutex:
+            self._check(1)
+            job.taken_at = time.perf_counter()
+            self._queue.append(job)
+            lead = not self._leading
+            if lead:
+                self._leading = True
+            else:
+                job._lock = threading.Lock()
+                job._lock.acquire()
+        if lead:
+            self._lead(wait_seconds_max)
+        elif not job._lock.acquire(timeout=wait_seconds_max):  # type: ignore[union-attr]
+            self._give_up(job, wait_seconds_max)
+        if job.error is not None:
+            raise job.error
+
+    def submit_all(self, jobs: Sequence[Job], wait_seconds_max: float) -> None:
+        """Have jobs decided in their order, in as few commits as may be, and wait for all. Errors stay with each job."""
+        with self._mutex:
+            self._check(0)
+            self._queue.extend(jobs)
+            lead = not self._leading
+            last = jobs[-1]
+            if lead:
+                self._leading = True
+            else:
+                last._lock = threading.Lock()
+                last._lock.acquire()
+        if lead:
+            while last.state < Job.DONE:
+                self._commit_next(wait_seconds_max)
+            self._pass_on()
+        elif not last._lock.acquire(timeout=wait_seconds_max):  # type: ignore[union-attr]
+            for job in jobs:
+                if job.state == Job.TAKEN or not self._withdraw(job):
+                    job.error = job.error or _unknown(job, "the time to wait is over")
+
+    async def asubmit(self, job: Job, wait_seconds_max: float) -> None:
+        """Have a job decided and committed at the end of the loop's turn, and await it. Cancellation withdraws it if it was not taken."""
+        loop = asyncio.get_running_loop()
+        job._loop = loop
+        job._future = future = loop.create_future()
+        job.taken_at = time.perf_counter()
+        with self._mutex:
+            self._check(1)
+            self._queue.append(job)
+            if not self._leading and not self._scheduled:
+                self._scheduled = True
+                loop.call_soon(self._turn_ended, loop)
+        timer = loop.call_later(wait_seconds_max, self._time_out, job, wait_seconds_max) if wait_seconds_max < 60 else None  # noqa: PLR2004 - a long wait needs no timer of its own
+        try:
+            await future
+        except asyncio.CancelledError:
+            self._withdraw(job)
+            raise
+        finally:
+            if timer is not None:
+                timer.cancel()
+        if job.error is not None:
+            raise job.error
+
+    def catch_up(self) -> None:
+        """Take in what other processes have recorded."""
+
+        def take_in(unseen: Unseen) -> Commit:
+            self._take_in(unseen)
+            return Commit()
+
+        self.engine.append(take_in, self.seen)
+
+    def rehearse(self, job: Job) -> None:
+        """Let a job draft what it would record, under the lock, and record nothing. What it raises is raised."""
+
+        def decide(unseen: Unseen) -> Commit:
+            self._take_in(unseen)
+            batch = Batch(self, unseen, self._memory.begin())
+            with deciding():
+                job.draft(batch)
+            return Commit()
+
+        try:
+            self.engine.append(decide, self.seen)
+        finally:
+            self.names.dropped()
+
+    def close(self) -> None:
+        """Refuse what comes from now on, and answer what waits: what was taken by its outcome, the rest with `Closed`."""
+        with self._mutex:
+            self._closed = True
+            waiting, self._queue = list(self._queue), deque()
+        for job in waiting:
+            if job.state == Job.WAITING:
+                job.state, job.error = Job.DONE, Closed("the log was closed before the command was taken", id=job.id)
+        self._answer(waiting)
+        if self._thread is not None:
+            self._wake.release()
+            self._thread.join()
+
+    # --- leading
+
+    def _check(self, more: int) -> None:
+        if self._closed:
+            raise Closed("the log is closed")
+        if more and len(self._queue) >= QUEUE_MAX:
+            raise Overloaded(f"{QUEUE_MAX:,} commands are waiting already; nothing was recorded", waiting=len(self._queue))
+
+    def _lead(self, wait_seconds_max: float) -> None:
+        try:
+            self._commit_next(wait_seconds_max)
+        finally:
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        """Let the writer's thread lead if somebody waits, else nobody."""
+        with self._mutex:
+            if not self._queue:
+                self._leading = False
+                return
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="happened-writer", daemon=True)
+                self._thread.start()
+        self._wake.release()
+
+    def _run(self) -> None:
+        while True:
+            self._wake.acquire()
+            while True:
+                with self._mutex:
+                    if not self._queue:
+                        self._leading = False
+                        break
+                self._commit_next(10.0)
+            if self._closed:
+                return
+
+    def _turn_ended(self, loop: asyncio.AbstractEventLoop) -> None:
+        with self._mutex:
+            self._scheduled = False
+            if self._leading or not self._queue:
+                return
+            self._leading = True
+        if self.engine.sync_seconds > LOOP_SYNC_SECONDS_MAX:
+            self._pass_on()
+            return
+        try:
+            self._commit_next(0.0, give_back=True)
+        finally:
+            with self._mutex:
+                again = bool(self._queue)
+                if not again:
+                    self._leading = False
+            if again:
+                self._pass_on()
+
+    def _commit_next(self, wait_seconds_max: float, *, give_back: bool = False) -> None:
+        with self._mutex:
+            jobs: list[Job] = []
+            while self._queue and len(jobs) < BATCH_MAX:
+                job = self._queue.popleft()
+                if job.state == Job.WAITING:
+                    job.state = Job.TAKEN
+                    jobs.append(job)
+        if not jobs:
+            return
+        try:
+            self._commit(jobs, wait_seconds_max)
+        except Overloaded as error:
+            if give_back:  # another process holds the lock: an event loop must not wait for it, the thread may
+                with self._mutex:
+                    for job in reversed(jobs):
+                        job.state = Job.WAITING
+                        self._queue.appendleft(job)
+                return
+            self._fail(jobs, error)
+        self._answer(jobs)
+
+    def _commit(self, jobs: Sequence[Job], wait_seconds_max: float) -> None:
+        began: list[Overlay] = []
+        drafted: list[tuple[Job, Row]] = []
+
+        def decide(unseen: Unseen) -> Commit:
+            self._take_in(unseen)
+            batch = Batch(self, unseen, self._memory.begin())
+            with deciding():
+                for job in jobs:
+                    try:
+                        draft = job.draft(batch)
+                        if draft is not None:
+                            drafted.append((job, batch.add(draft)))
+                    except Exception as error:  # noqa: BLE001 - it is the answer to this caller, and no other's trouble
+                        job.error = error
+            began.append(batch.overlay)
+            return batch.commit()
+
+        try:
+            head = self.engine.append(decide, self.seen, wait_seconds_max=wait_seconds_max)
+        except BaseException as error:
+            self.names.dropped()
+            if isinstance(error, Overloaded) and not began:
+                raise
+            self._fail(jobs, error)
+            if not isinstance(error, Exception):
+                self._answer(jobs)
+                raise
+            return
+        self.names.kept()
+        if self._indexed_names != self.names.changes:
+            self._indexed_names = self.names.changes
+            self.engine.index(self._reader.reading(), self._reader.row_terms, lambda _done, _all: None)
+        began[0].merge(head.position)
+        self.seen = head.position
+        self.commits += 1
+        self.commands += len(drafted)
+        for job, row in drafted:
+            job.row = row
+
+    def _take_in(self, unseen: Unseen) -> None:
+        if unseen.rows:
+            self._reader.learn(unseen.rows)
+            self._memory.catch_up(unseen.rows)
+        self.seen = unseen.head.position
+
+    def _fail(self, jobs: Sequence[Job], error: BaseException) -> None:
+        for job in jobs:
+            if job.error is None:
+                job.error = _unknown(job, str(error)) if isinstance(error, OutcomeUnknown) else error
+            job.result = None
+
+    # --- answering
+
+    def _answer(self, jobs: Sequence[Job]) -> None:
+        here: asyncio.AbstractEventLoop | None = None
+        with contextlib.suppress(RuntimeError):  # no loop runs in this thread
+            here = asyncio.get_running_loop()
+        elsewhere: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
+        for job in jobs:
+            job.state = Job.DONE
+            if job._future is not None:
+                loop = job._loop
+                if loop is here:
+                    _wake([job._future])
+                elif loop is not None:
+                    elsewhere.setdefault(loop, []).append(job._future)
+            elif job._lock is not None:
+                job._lock.release()
+        for loop, futures in elsewhere.items():
+            with contextlib.suppress(RuntimeError):  # that loop is closed: nobody waits there any more
+                loop.call_soon_threadsafe(_wake, futures)
+
+    def _withdraw(self, job: Job) -> bool:
+        with self._mutex:
+            if job.state != Job.WAITING:
+                return False
+            job.state = Job.WITHDRAWN
+            job.error = Overloaded("the command was withdrawn before it was taken; nothing was recorded", id=job.id)
+            return True
+
+    def _give_up(self, job: Job, waited_seconds: float) -> None:
+        if not self._withdraw(job) and job.state != Job.DONE:
+            raise _unknown(job, f"it was taken, and not answered within {waited_seconds:g} s")
+
+    def _time_out(self, job: Job, waited_seconds: float) -> None:
+        future = job._future
+        if future is None or future.done():
+            return
+        if self._withdraw(job):
+            future.set_result(None)
+        else:
+            future.set_exception(_unknown(job, f"it was taken, and not answered within {waited_seconds:g} s"))
+
+
+def _wake(futures: Sequence["asyncio.Future[None]"]) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_result(None)
+
+
+def _unknown(job: Job, why: str) -> Error:
+    return OutcomeUnknown(
+        f"whether the command `{job.id}` was recorded is not known: {why}. Dispatching the same id again is safe", id=job.id
+    )
+
+
+__all__ = ["Batch", "Draft", "Job", "Memory", "Overlay", "Writer", "msgspec"]

@@ -1,0 +1,263 @@
+"""Gateways: the outside, asked through the `World`, with every answer recorded.
+
+A decider that asks is first run under the lock like any other; its first question moves it outside, where it is started again in a worker thread, and
+each question is answered as it comes. Then it is decided under the lock, with those answers. A new question sends it out once more, five rounds at most.
+An answer is keyed by gateway, arguments and how often the same was asked before. What the decider hears is the answer as it will be read again.
+"""
+
+import asyncio
+import hashlib
+import inspect
+import threading
+import time
+import typing
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple  # Any: answers are of any type
+
+import msgspec
+
+from happened.core.annotations import label, parameters_of, returned_by
+from happened.core.errors import GatewayFailed, Invalid
+from happened.core.messages import CallId, name_of
+from happened.core.tags import bare
+from happened.log.row import encode
+
+THREADS_MAX = 32
+ROUNDS_MAX = 5
+
+
+class Gateway:
+    """A table entry for a gateway where the defaults don't do: how long one attempt may take, and how many attempts there are."""
+
+    def __init__(self, call: Callable[..., Any], *, wait_seconds_max: float = 10, attempts_max: int = 1) -> None:
+        if wait_seconds_max <= 0 or attempts_max < 1:
+            raise Invalid(
+                f"gateway `{label(call)}` needs time and at least one attempt", wait_seconds_max=wait_seconds_max, attempts_max=attempts_max
+            )
+        self.call = call
+        self.name = name_of(call)[0]
+        self.wait_seconds_max = wait_seconds_max
+        self.attempts_max = attempts_max
+        annotation = returned_by(call)
+        if typing.get_origin(annotation) in (Awaitable, Coroutine):
+            annotation = typing.get_args(annotation)[-1]
+        try:
+            self.decode = msgspec.json.Decoder(bare(annotation)[0]).decode
+        except (TypeError, ValueError) as error:
+            raise Invalid(
+                f"the answer of gateway `{label(call)}` can't be recorded and read again: {error}. Annotate it with plain data",
+                gateway=self.name,
+            ) from error
+        self.key_parameter = next((parameter.name for parameter in parameters_of(call) if parameter.annotation is CallId), None)
+
+
+class Answer(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """What was asked, and what came back: an answer, or an error."""
+
+    gateway: str
+    arguments: msgspec.Raw
+    nth: int = 0
+    answer: msgspec.Raw = msgspec.Raw(b"")
+    error: str = ""
+    us: int = 0
+    attempt: int = 1
+
+
+Question = tuple[str, bytes, int]
+
+
+class Answers:
+    """The answers got for one command."""
+
+    def __init__(self, known: Iterable[Answer] = ()) -> None:
+        self.known: dict[Question, Answer] = {}
+        for answer in known:
+            self.put(answer)
+
+    def put(self, answer: Answer) -> None:
+        """Keep an answer."""
+        self.known[answer.gateway, bytes(answer.arguments), answer.nth] = answer
+
+
+class NeedsOutside(BaseException):
+    """A question has no answer yet. Not an `Exception`, so that a decider's own handlers let it pass."""
+
+
+class Wanted(NamedTuple):
+    """One question."""
+
+    gateway: Gateway
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    question: Question
+
+
+class Outside:
+    """Where gateways run: sync ones in threads, async ones on the loop that called, or on one of its own."""
+
+    def __init__(self, gateways: Iterable[Gateway], instead: Mapping[Callable[..., Any], Callable[..., Any]]) -> None:
+        self.gateways = {gateway.call: gateway for gateway in gateways}
+        for stub in instead:
+            if stub not in self.gateways:
+                raise Invalid(f"`{label(stub)}` is not among the app's gateways", gateway=label(stub))
+        self.instead = dict(instead)
+        self._lock = threading.Lock()
+        self._pool: ThreadPoolExecutor | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    def gateway(self, call: Callable[..., Any]) -> Gateway:
+        """Return the entry of a gateway; `Invalid` if it is not in the app's table."""
+        found = self.gateways.get(call)
+        if found is None:
+            raise Invalid(f"`{label(call)}` is not among the app's gateways: add it to `gateways=[...]`", gateway=label(call))
+        return found
+
+    def answer(self, wanted: Sequence[Wanted], command: str, loop: asyncio.AbstractEventLoop | None) -> list[Answer]:
+        """Ask these questions at once, and return the answers in their order. Errors are answers too."""
+        waiting = [self._start(one, command, loop) for one in wanted]
+        return [future.result() for future in waiting]
+
+    def close(self) -> None:
+        """Let the threads go."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+
+    def pool(self) -> ThreadPoolExecutor:
+        """Return the threads that sync gateways and first runs of deciders use."""
+        with self._lock:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="happened-outside")
+            return self._pool
+
+    def _start(self, one: Wanted, command: str, loop: asyncio.AbstractEventLoop | None) -> "Future[Answer]":
+        call = self.instead.get(one.gateway.call, one.gateway.call)
+        kwargs = dict(one.kwargs)
+        if one.gateway.key_parameter is not None and one.gateway.key_parameter not in kwargs:
+            kwargs[one.gateway.key_parameter] = CallId(
+                f"{command}:{one.gateway.name}:{hashlib.sha256(one.question[1]).hexdigest()[:16]}:{one.question[2]}"
+            )
+        if inspect.iscoroutinefunction(call):
+            return asyncio.run_coroutine_threadsafe(self._ask_async(one, call, kwargs), loop or self._own_loop())
+        return _Attempts(one, call, kwargs).future
+
+    async def _ask_async(self, one: Wanted, call: Callable[..., Awaitable[Any]], kwargs: Mapping[str, Any]) -> Answer:
+        gateway = one.gateway
+        error: Exception = TimeoutError()
+        started = time.perf_counter()
+        for attempt in range(1, gateway.attempts_max + 1):
+            started = time.perf_counter()
+            try:
+                got = await asyncio.wait_for(call(*one.args, **kwargs), gateway.wait_seconds_max)
+            except Exception as failed:  # noqa: BLE001 - whatever the outside raises is recorded as its answer
+                error = failed
+            else:
+                return _answered(one, got, started, attempt)
+        return _failed(one, error, started, gateway.attempts_max)
+
+    def _own_loop(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                self._thread = threading.Thread(target=self._loop.run_forever, name="happened-gateways", daemon=True)
+                self._thread.start()
+            return self._loop
+
+
+class _Attempts:
+    """A question to a sync gateway: each attempt in a daemon thread, since a call that hangs can't be stopped, only left behind."""
+
+    def __init__(self, one: Wanted, call: Callable[..., Any], kwargs: Mapping[str, Any]) -> None:
+        self.future: Future[Answer] = Future()
+        threading.Thread(target=self._run, args=(one, call, kwargs), name="happened-ask", daemon=True).start()
+
+    def _run(self, one: Wanted, call: Callable[..., Any], kwargs: Mapping[str, Any]) -> None:
+        gateway = one.gateway
+        error: BaseException = TimeoutError()
+        started = time.perf_counter()
+        for attempt in range(1, gateway.attempts_max + 1):
+            started = time.perf_counter()
+            done: Future[Any] = Future()
+            threading.Thread(target=_call, args=(done, call, one.args, kwargs), name="happened-gateway", daemon=True).start()
+            try:
+                got = done.result(timeout=gateway.wait_seconds_max)
+            except Exception as failed:  # noqa: BLE001 - whatever the outside raises is recorded as its answer
+                error = failed
+            else:
+                self.future.set_result(_answered(one, got, started, attempt))
+                return
+        self.future.set_result(_failed(one, error, started, gateway.attempts_max))
+
+
+def _call(done: "Future[Any]", call: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    try:
+        done.set_result(call(*args, **kwargs))
+    except BaseException as error:  # noqa: BLE001 - handed to the thread that waits
+        done.set_exception(error)
+
+
+def _answered(one: Wanted, got: Any, started: float, attempt: int) -> Answer:
+    gateway, arguments, nth = one.question
+    try:
+        body = encode(got)
+        one.gateway.decode(body)
+    except (msgspec.MsgspecError, TypeError) as error:
+        return _failed(one, TypeError(f"the answer {got!r} is not what the gateway says it returns: {error}"), started, attempt)
+    return Answer(gateway, msgspec.Raw(arguments), nth, msgspec.Raw(body), us=_us(started), attempt=attempt)
+
+
+def _failed(one: Wanted, error: BaseException, started: float, attempt: int) -> Answer:
+    gateway, arguments, nth = one.question
+    return Answer(gateway, msgspec.Raw(arguments), nth, error=f"{type(error).__name__}: {error}", us=_us(started), attempt=attempt)
+
+
+def _us(started: float) -> int:
+    return int((time.perf_counter() - started) * 1e6)
+
+
+class Asking:
+    """The questions of one run: knows the answers so far, and asks the rest if it may."""
+
+    def __init__(self, outside: Outside, answers: Answers, command: str, loop: asyncio.AbstractEventLoop | None, *, may_ask: bool) -> None:
+        self._outside = outside
+        self._answers = answers
+        self._command = command
+        self._loop = loop
+        self._may_ask = may_ask
+        self._asked: dict[tuple[str, bytes], int] = {}
+
+    def ask(self, call: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Return one answer."""
+        return self.ask_all(call, [(args, kwargs)])[0]
+
+    def ask_all(self, call: Callable[..., Any], questions: Iterable[tuple[tuple[Any, ...], Mapping[str, Any]]]) -> list[Any]:
+        """Return the answers, in the order of the questions."""
+        gateway = self._outside.gateway(call)
+        wanted = [Wanted(gateway, args, kwargs, self._question(gateway, args, kwargs)) for args, kwargs in questions]
+        missing = [one for one in wanted if one.question not in self._answers.known]
+        if missing:
+            if not self._may_ask:
+                raise NeedsOutside
+            for answer in self._outside.answer(missing, self._command, self._loop):
+                self._answers.put(answer)
+        return [_heard(gateway, self._answers.known[one.question]) for one in wanted]
+
+    def _question(self, gateway: Gateway, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Question:
+        try:
+            arguments = encode([*args, *([dict(kwargs)] if kwargs else ())])
+        except TypeError as error:
+            raise Invalid(f"the arguments of gateway `{gateway.name}` can't be recorded: {error}", gateway=gateway.name) from error
+        nth = self._asked.get((gateway.name, arguments), 0)
+        self._asked[gateway.name, arguments] = nth + 1
+        return gateway.name, arguments, nth
+
+
+def _heard(gateway: Gateway, answer: Answer) -> Any:
+    if answer.error:
+        raise GatewayFailed(
+            f"gateway `{gateway.name}` failed: {answer.error}", gateway=gateway.name, error=answer.error, attempts=answer.attempt
+        )
+    return gateway.decode(answer.answer)

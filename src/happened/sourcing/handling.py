@@ -1,0 +1,438 @@
+"""Handling: one command, from what it says to what is recorded.
+
+A `Handler` is a decider read once: what fills its parameters, what it may yield. A `Decision` is a job for the writer: it looks whether the id is known,
+fills the states from the batch's overlay, runs the decider, and drafts the row: what was asked, the answers of the outside, and what was decided or refused.
+Everything that the decider yields is encoded and read back, so that what is recorded is what a replay will see.
+"""
+
+import asyncio
+import inspect
+import time
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple  # Any: commands and events of any class
+
+import msgspec
+
+from happened.core.annotations import label, parameters_of, yielded_by
+from happened.core.errors import Error, IdReused, Invalid, Refused
+from happened.core.filling import Fill, fill_for, state_in
+from happened.core.messages import Command, Event, Recorded, name_of
+from happened.core.state import Fold, Key, State, fold_of
+from happened.core.store import Row
+from happened.core.world import Chance, World, moment
+from happened.log.names import Wish
+from happened.log.row import ANSWER, REFUSAL, Header, Written, decode_header, encode, taken_apart
+from happened.log.typed import Typed
+from happened.log.writer import Batch, Draft, Job
+from happened.sourcing.gateway import Answer, Answers, Asking, NeedsOutside, Outside
+from happened.sourcing.memory_image import MemoryImage
+
+ANSWERS_NOTE = "answers/"
+PENDING_NOTE = "pending/"
+STUCK_NOTE = "stuck/"
+
+_decode_answers = msgspec.json.Decoder(list[Answer]).decode
+
+
+class Handler:
+    """A decider, read once."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self.name, self.version = name_of(function)
+        parameters = parameters_of(function)
+        if not parameters:
+            raise Invalid(f"`{label(function)}` is no decider: its first parameter must be a command", function=label(function))
+        command = parameters[0].annotation
+        if not (isinstance(command, type) and issubclass(command, Command)) or command is Command:
+            raise Invalid(
+                f"`{label(function)}` is no decider: its first parameter must be a command, not `{command}`", function=label(function)
+            )
+        self.command: type[Command] = command
+        self.yields = frozenset(self._events(function))
+        self.fills: list[Fill] = []
+        self.slots: list[int | str] = []
+        """For each parameter after the command: the place of its fill, or `world`."""
+        for parameter in parameters[1:]:
+            if parameter.annotation is World:
+                self.slots.append("world")
+            elif state_in(parameter.annotation) is not None:
+                fill = fill_for(function, command, parameter, self.fills)
+                if fill.fold.evolve is None:
+                    raise Invalid(
+                        f"`{fill.fold.state.__name__}` has no `evolve`, so `{label(function)}` can't decide on it",
+                        state=fill.fold.state.__name__,
+                    )
+                if fill.fold.joins:
+                    raise Invalid(
+                        f"`{fill.fold.state.__name__}` asks for other states in `evolve` or `key_of`, so no boundary follows from it: "
+                        "a state that decides may ask for `Recorded` only",
+                        state=fill.fold.state.__name__,
+                    )
+                self.slots.append(len(self.fills))
+                self.fills.append(fill)
+            elif parameter.annotation is Recorded:
+                raise Invalid(f"`{label(function)}` asks for `Recorded`: a command is not recorded yet when it is decided; use `World`")
+            elif not parameter.default:
+                raise Invalid(
+                    f"parameter `{parameter.name}` of `{label(function)}` can't be filled: a decider may ask for states and the `World`",
+                    parameter=parameter.name,
+                )
+        self.wants_world = "world" in self.slots
+        self.states = [fill.fold for fill in self.fills]
+        self.number = 0
+        self.wish = Wish("decider", self.name, self.version, "")
+
+    @staticmethod
+    def _events(function: Callable[..., Any]) -> Iterable[type]:
+        events = yielded_by(function)
+        for event in events:
+            if not (isinstance(event, type) and issubclass(event, Event)) or event is Event:
+                raise Invalid(
+                    f"`{label(function)}` yields `{event}`, which is no event of its own: name the events", function=label(function)
+                )
+        return events
+
+
+class Refusal(NamedTuple):
+    """What a refused command hears, the first time and every time after."""
+
+    text: str
+    facts: dict[str, Any]
+
+    def error(self) -> Refused:
+        """Return it as the error that it is to the caller."""
+        return Refused(self.text, **self.facts)
+
+
+class Known(NamedTuple):
+    """The id was known: the row that used it."""
+
+    row: Row
+
+
+class DecidingWorld:
+    """The `World` of one run of a decider."""
+
+    def __init__(self, now: int, id: str, asking: Asking, entry: Callable[[Fold, Key], Any], reads: list[Any]) -> None:
+        self.now = moment(now)
+        self._chance = Chance(id)
+        self._asking = asking
+        self._entry = entry
+        self._reads = reads
+
+    def new_id(self) -> Any:
+        """Return the next id of this command."""
+        return self._chance.new_id()
+
+    def random(self) -> float:
+        """Return the next number of this command."""
+        return self._chance.random()
+
+    def state(self, state: type[State], /, *key: Any, **named: Any) -> Any:
+        """Return a state by its key, at the position of the decision."""
+        fold = fold_of(state)
+        found = key_from(fold, key, named)
+        entry = self._entry(fold, found)
+        self._reads.append((fold.name, found, entry.version))
+        return entry.state if entry.state is not None else fold.initial(found)
+
+    def ask(self, gateway: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Ask the outside."""
+        return self._asking.ask(gateway, args, kwargs)
+
+    def ask_all(self, gateway: Callable[..., Any], questions: Iterable[tuple[Any, ...]], /) -> list[Any]:
+        """Ask the outside many questions at once."""
+        return self._asking.ask_all(gateway, [(tuple(args), {}) for args in questions])
+
+
+def key_from(fold: Fold, key: tuple[Any, ...], named: Mapping[str, Any]) -> Key:
+    """Return a key given by position or by name. `Invalid` for missing or unknown fields."""
+    if named:
+        key = (*key, *[named[field] for field in fold.key[len(key) :] if field in named])
+    if len(key) != len(fold.key) or not set(named) <= set(fold.key):
+        raise Invalid(
+            f"the key of `{fold.name}` is ({', '.join(fold.key)}); got {', '.join(map(repr, key)) or 'nothing'}"
+            + (f" and {', '.join(sorted(set(named) - set(fold.key)))}" if set(named) - set(fold.key) else ""),
+            key=list(fold.key),
+        )
+    return key
+
+
+class Decision(Job):
+    """One command that is to be decided."""
+
+    __slots__ = (
+        "actor", "answers", "asked_bytes", "asked_typed", "causation", "command", "correlation", "decides", "events", "given", "handler", "handling",
+        "needs_outside", "now", "occurred", "rounds", "store_input", "traceparent",
+    )  # fmt: skip
+
+    def __init__(
+        self, handling: "Handling", handler: Handler, typed: Typed, command: Any, body: bytes, id: str, now: int, *, given: bool
+    ) -> None:
+        super().__init__(id)
+        self.handling = handling
+        self.handler = handler
+        self.asked_typed = typed
+        self.command = command
+        self.asked_bytes = body
+        self.now = now
+        self.given = given
+        self.actor = ""
+        self.correlation: str | None = None
+        self.causation: str | None = None
+        self.occurred: int | None = None
+        self.traceparent: str | None = None
+        self.answers: Answers | None = None
+        self.events: tuple[Any, ...] = ()
+        self.needs_outside = False
+        self.rounds = 0
+        self.decides: str | None = None
+        """The note of the pending input that this decides."""
+
+    def draft(self, batch: Batch) -> Draft | None:
+        """Decide, on what the batch has come to."""
+        self.needs_outside = False
+        if self.given and self.decides is None:
+            row = batch.row_with(self.id)
+            if row is not None:
+                self.result = Known(self._same(batch, row))
+                return None
+        handling, handler = self.handling, self.handler
+        handling.declare(batch)
+        if self.given and self.answers is None and handler.wants_world and handling.outside.gateways:
+            kept = batch.notes_of(ANSWERS_NOTE + self.id).get(ANSWERS_NOTE + self.id)
+            if kept is not None:
+                self.answers = Answers(_decode_answers(kept))
+        started = time.perf_counter()
+        reads: list[Any] = []
+        overlay: Any = batch.overlay
+        refusal: Refusal | None = None
+        try:
+            decided = self.run(overlay.get, reads, may_ask=False)
+        except NeedsOutside:
+            self.needs_outside = True
+            return None
+        except Refused as refused:
+            decided, refusal = [], Refusal(str(refused), refused.facts)
+        except Exception as error:
+            ran = int((time.perf_counter() - started) * 1e6)
+            batch.engine.sample(handler.name, "failed", ran, f"{self.id}: {''.join(traceback.format_exception(error))[-2000:]}")
+            if self.answers is not None and self.answers.known:
+                batch.notes[ANSWERS_NOTE + self.id] = encode(list(self.answers.known.values())).decode()
+            raise
+        return self._drafted(batch, decided, refusal, reads, started)
+
+    def run(
+        self, entry: Callable[[Fold, Key], Any], reads: list[Any], *, may_ask: bool, loop: asyncio.AbstractEventLoop | None = None
+    ) -> list[Any]:
+        """Run the decider on these states and return what it yields."""
+        handler, command = self.handler, self.command
+        filled: list[Any] = []
+        for fill in handler.fills:
+            key = fill.find(command, filled)
+            if fill.many:
+                entries = {one: entry(fill.fold, one) for one in key}
+                single = len(fill.fold.key) == 1
+                states = {(one[0] if single else one): found.state or fill.fold.initial(one) for one, found in entries.items()}
+                reads.append([found.version for found in entries.values()])
+                filled.append(states)
+            elif key is None:
+                if not fill.optional:
+                    raise Invalid(f"`{type(command).__name__}` has no value for the key of `{fill.parameter}`", parameter=fill.parameter)
+                reads.append(0)
+                filled.append(None)
+            else:
+                found = entry(fill.fold, key)
+                reads.append(found.version)
+                filled.append(found.state if found.state is not None or fill.optional else fill.fold.initial(key))
+        if handler.wants_world:
+            if self.answers is None:
+                self.answers = Answers()
+            asking = Asking(self.handling.outside, self.answers, self.id, loop, may_ask=may_ask)
+            world = DecidingWorld(self.now, self.id, asking, entry, reads)
+            arguments = [world if slot == "world" else filled[slot] for slot in handler.slots]  # type: ignore[index]  # a slot is a place or `world`
+        else:
+            arguments = filled
+        yielded = handler.function(command, *arguments)
+        return list(yielded) if yielded is not None else []
+
+    def refusal(self) -> Refusal | None:
+        """Return the refusal, if that is what came of it."""
+        return self.result if isinstance(self.result, Refusal) else None
+
+    def _drafted(self, batch: Batch, decided: Sequence[Any], refusal: Refusal | None, reads: Sequence[Any], started: float) -> Draft:
+        handling, handler = self.handling, self.handler
+        records: list[Written] = []
+        events: list[tuple[int, Any]] = []
+        names: list[int] = []
+        tags: Sequence[str] = ()
+        first = self.decides is None
+        answers = self.answers.known.values() if self.answers is not None else ()
+        for answer in answers:
+            records.append(Written(ANSWER, encode(answer)))
+        for event in decided:
+            typed = handling.yielded(handler, event)
+            body, event = typed.checked(event)  # noqa: PLW2901 - from here on it is the event as it will be read again
+            number = typed.number(batch)
+            events.append((len(records) + first, event))
+            records.append(Written(number, body))
+            if number not in names:
+                names.append(number)
+            found = typed.terms(event)
+            if found:
+                tags = found if not tags or tags == found else list(dict.fromkeys([*tags, *found]))
+        notes: dict[str, str | None] = {}
+        if refusal is not None:
+            records.append(Written(REFUSAL, encode({"text": refusal.text, "facts": refusal.facts})))
+            self.result = refusal
+        self.events = tuple([event for _, event in events])
+        if self.given and answers:
+            notes[ANSWERS_NOTE + self.id] = None
+        if self.decides is not None:
+            notes[self.decides] = None
+        header = Header(
+            id=self.id if first else None,
+            actor=self.actor,
+            correlation=self.correlation,
+            causation=self.causation,
+            occurred=self.occurred,
+            now=self.now if handler.wants_world else None,
+            traceparent=self.traceparent,
+            outcome="accepted" if refusal is None else "refused",
+            decides=None if first else self.id,
+            handler=handler.number,
+            waited=int((started - self.taken_at) * 1e6),
+            ran=int((time.perf_counter() - started) * 1e6),
+            attempt=self.rounds + 1,
+            reads=tuple(reads),
+        )
+        asked = Written(self.asked_typed.number(batch), self.asked_bytes) if first else None
+        return Draft(header, asked, records, events, tags, names, notes)
+
+    def _same(self, batch: Batch, row: Row) -> Row:
+        """Return the row if it holds the same command; `IdReused` if it holds another one."""
+        same_as(self.id, row, self.asked_typed, self.asked_bytes, batch)
+        return row
+
+
+def same_as(id: str, row: Row, typed: Typed, body: bytes, batch: Batch) -> None:
+    """Raise `IdReused` unless this row holds this body under the id. Bodies of another version, or erased, are taken for the same."""
+    recorded = next(record for _, record in taken_apart(row))
+    name = batch.names.by_number.get(recorded.number)
+    if name is None or name.name != typed.wish.name or name.what != typed.what:
+        raise IdReused(
+            f"the id `{id}` was used by `{name.name if name else '?'}`, not by `{typed.wish.name}`", id=id, position=row.position
+        )
+    if name.fingerprint == typed.wish.fingerprint and bytes(recorded.body) not in (body, b"null"):
+        raise IdReused(
+            f"the id `{id}` was used by a `{name.name}` with another body; a new intention needs a new id", id=id, position=row.position
+        )
+
+
+class Pending(Job):
+    """A command that is to be kept now and decided later."""
+
+    __slots__ = ("decision",)
+
+    def __init__(self, decision: Decision) -> None:
+        super().__init__(decision.id)
+        self.decision = decision
+
+    def draft(self, batch: Batch) -> Draft | None:
+        """Keep the input."""
+        decision = self.decision
+        if decision.given:
+            row = batch.row_with(self.id)
+            if row is not None:
+                same_as(self.id, row, decision.asked_typed, decision.asked_bytes, batch)
+                self.result = Known(row)
+                return None
+        decision.handling.declare(batch)
+        asked = Written(decision.asked_typed.number(batch), decision.asked_bytes)
+        note = f"{PENDING_NOTE}{batch.position:020d}"
+        header = Header(
+            id=self.id,
+            actor=decision.actor,
+            correlation=decision.correlation,
+            causation=decision.causation,
+            occurred=decision.occurred,
+            now=decision.now,
+            traceparent=decision.traceparent,
+            outcome="pending",
+        )
+        return Draft(header, asked, (), (), (), (), {note: self.id})
+
+
+class Handling:
+    """All deciders of an app, over one log."""
+
+    def __init__(
+        self,
+        handlers: Mapping[type, Handler],
+        typed: Mapping[type, Typed],
+        image: MemoryImage,
+        outside: Outside,
+        declare: Callable[[Batch], None],
+    ) -> None:
+        self.handlers = handlers
+        self.typed = typed
+        self.image = image
+        self.outside = outside
+        self.declare = declare
+
+    def handler(self, command: Any) -> Handler:
+        """Return the decider of a command. `Invalid` where there is none."""
+        found = self.handlers.get(type(command))
+        if found is None:
+            if not isinstance(command, Command):
+                raise Invalid(f"`{type(command).__name__}` is no command; facts are recorded by `record`", type=type(command).__name__)
+            raise Invalid(f"no decider takes `{type(command).__name__}`: add one to `deciders=[...]`", type=type(command).__name__)
+        return found
+
+    def yielded(self, handler: Handler, event: Any) -> Typed:
+        """Return how to record what a decider yielded. `Invalid` where its annotation does not name it."""
+        if type(event) not in handler.yields:
+            raise Invalid(
+                f"`{label(handler.function)}` yields a `{type(event).__name__}`, which its annotation does not name",
+                function=label(handler.function),
+            )
+        return self.typed[type(event)]
+
+    def collect(self, decision: Decision, loop: asyncio.AbstractEventLoop | None) -> None:
+        """Run the decider on the durable image, outside the lock, and let it ask. What it decides is thrown away: only the answers are kept."""
+        try:
+            decision.run(self.image.get, [], may_ask=True, loop=loop)
+        except Error:
+            return  # refused, or failed on an answer: the run under the lock says so, with the same answers
+        except Exception:  # noqa: BLE001 - the run under the lock raises it, or the state has moved on and it does not
+            return
+
+    def preload(self, decision: Decision) -> None:
+        """Load what the decider reads and is not in memory, in the caller's thread, so that the writer need not wait for the disk."""
+        for fill in decision.handler.fills:
+            kept = self.image.kept[fill.fold]
+            if kept.complete:
+                continue
+            try:
+                key = fill.find(decision.command, ())
+            except IndexError:  # its key comes from a state left of it: loaded when that is known
+                return
+            missing = [one for one in (key if fill.many else [key]) if one is not None and one not in kept.entries]
+            if missing:
+                self.image.load(kept, missing)
+
+
+def outcome_of(rows: Sequence[Row]) -> tuple[Row, Header] | None:
+    """Return the row that says what came of a command, of those that use its id."""
+    for row in rows:
+        header = decode_header(row.head)
+        if header.outcome != "pending":
+            return row, header
+    return None
+
+
+def is_generator(function: Callable[..., Any]) -> bool:
+    """Say whether a function is a generator function."""
+    return inspect.isgeneratorfunction(function)

@@ -1,0 +1,112 @@
+"""Pending: commands that were kept, and are decided in the background by whoever holds the lease.
+
+Two that share a tag are decided in their order; one without tags comes after all before it. One whose decider fails stops those that share a tag with
+it, and is seen: `outcome` raises `Stuck`. It is tried again at the next open, or when the lease changes hands.
+"""
+
+import threading
+from collections.abc import Callable
+
+import msgspec
+
+from happened.core.errors import Closed, Error
+from happened.core.store import Commit, Unseen
+from happened.log.lease import Leases
+from happened.log.log import Log
+from happened.log.row import decode_header, taken_apart
+from happened.sourcing.handling import PENDING_NOTE, Decision, Handling
+
+LEASE = "pending"
+_ALL_SEEN = 1 << 62
+
+
+class PendingWorker:
+    """Decides what is pending, in a thread, while it holds the lease."""
+
+    def __init__(self, log: Log, handling: Handling, decide: Callable[[Decision], None]) -> None:
+        self._log = log
+        self._handling = handling
+        self._decide = decide
+        self.leases = Leases(log.engine, log.source, [LEASE])
+        self._stuck: dict[str, str] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="happened-pending", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self.leases.start()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End after the command that is being decided."""
+        self._stop.set()
+        self._thread.join()
+        self.leases.close()
+
+    def stuck(self, id: str) -> str | None:
+        """Return why a command can't be decided, if it is so."""
+        return self._stuck.get(id)
+
+    def _run(self) -> None:
+        position = -1
+        while not self._stop.is_set():
+            if self.leases.epoch(LEASE) is None:
+                self.leases.changed.wait(0.1)
+                continue
+            head = self._log.wait(position, 0.1)
+            if head <= position:
+                continue
+            position = head
+            try:
+                self._decide_all()
+            except Closed:
+                return
+            except Error:  # the log's lock is busy: again with the next look
+                position = -1
+
+    def _decide_all(self) -> None:
+        blocked: set[str] = set()
+        for note, id in sorted(self._noted().items()):
+            if self._stop.is_set():
+                return
+            decision, tags = self._read(note, id)
+            if id in self._stuck or (blocked and (not tags or tags & blocked)):
+                blocked |= tags or {""}
+                continue
+            if "" in blocked:
+                continue
+            try:
+                self._decide(decision)
+            except Closed:
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever the decider raises stops its key, and is seen
+                self._stuck[id] = f"{type(error).__name__}: {error}"
+                blocked |= tags or {""}
+
+    def _noted(self) -> dict[str, str]:
+        found: dict[str, str] = {}
+
+        def look(unseen: Unseen) -> Commit:
+            found.update(unseen.notes(PENDING_NOTE))
+            return Commit()
+
+        self._log.engine.append(look, _ALL_SEEN)
+        return found
+
+    def _read(self, note: str, id: str) -> tuple[Decision, set[str]]:
+        """Return the decision that a note stands for, and the tags of its command."""
+        position = int(note.removeprefix(PENDING_NOTE))
+        row = self._log.row_at(position)
+        assert row is not None, "a pending note points to its input"
+        header = decode_header(row.head)
+        [(_, raw)] = list(taken_apart(row))
+        command = self._log.reader.body(raw.number, msgspec.Raw(bytes(raw.body)), position)
+        handler = self._handling.handler(command)
+        typed = self._log.typed[type(command)]
+        decision = Decision(
+            self._handling, handler, typed, command, bytes(raw.body), id, header.now if header.now is not None else row.at, given=True
+        )
+        decision.actor, decision.correlation, decision.occurred = header.actor, header.correlation, header.occurred
+        decision.traceparent = header.traceparent
+        decision.decides = note
+        return decision, set(typed.terms(command))

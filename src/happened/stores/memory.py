@@ -1,0 +1,141 @@
+"""A log in memory: for tests and for trying things out. It keeps the promises of a store but durability, and its index is never wrong nor stale."""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from happened.core.errors import Closed, Overloaded
+from happened.core.store import START, Commit, Head, Row, Terms, Unseen, Wanted
+from happened.stores.samples import Samples
+
+
+class MemoryStore:
+    """Keeps one log in this process. Gone when the process ends."""
+
+    sync_seconds = 0.0
+
+    def __init__(self) -> None:
+        self._rows: list[Row] = []
+        self._at: dict[int, int] = {}
+        """Position of a row's first record -> its place in `_rows`."""
+        self._notes: dict[str, str] = {}
+        self._tags: dict[str, list[int]] = {}
+        self._names: dict[int, list[int]] = {}
+        self._ids: dict[str, list[int]] = {}
+        self._lock = threading.Lock()
+        self._grown = threading.Condition()
+        self._samples = Samples()
+        self._closed = False
+
+    def append(self, decide: Callable[[Unseen], Commit], seen: int, *, wait_seconds_max: float = 10.0) -> Head:
+        """Take the lock, hand over what is unseen, keep what comes back."""
+        if not self._lock.acquire(timeout=wait_seconds_max):
+            raise Overloaded(
+                f"the log's lock was not free within {wait_seconds_max:g} s; nothing was recorded", wait_seconds=wait_seconds_max
+            )
+        try:
+            if self._closed:
+                raise Closed("the log is closed")
+            commit = decide(Unseen(self._rows[self._place(seen) :], self._head(), self._noted))
+            for row, terms in zip(commit.rows, commit.terms, strict=True):
+                self._at[row.position] = len(self._rows)
+                self._rows.append(row)
+                self._file(row, terms)
+            for key, body in commit.notes.items():
+                if body is None:
+                    self._notes.pop(key, None)
+                else:
+                    self._notes[key] = body
+            head = self._head()
+        finally:
+            self._lock.release()
+        if commit.rows:
+            with self._grown:
+                self._grown.notify_all()
+        return head
+
+    def read(
+        self,
+        after: int = 0,
+        until: int | None = None,
+        *,
+        wanted: Sequence[Wanted] | None = None,
+        backwards: bool = False,
+        rows_max: int = 1000,
+    ) -> Iterator[Sequence[Row]]:
+        """Yield pages of rows."""
+        head = self._head().position
+        last = head if until is None else min(until, head)
+        places = range(self._place(after), self._place(last)) if wanted is None else self._found(after, last, wanted)
+        ordered = places[::-1] if backwards else places
+        for start in range(0, len(ordered), rows_max):
+            yield [self._rows[place] for place in ordered[start : start + rows_max]]
+
+    def wait(self, after: int, wait_seconds_max: float) -> int:
+        """Wait until something lies after this position."""
+        with self._grown:
+            self._grown.wait_for(lambda: self._closed or self._head().position > after, wait_seconds_max)
+        return self._head().position
+
+    def close(self) -> None:
+        """Refuse what comes from now on."""
+        with self._lock:
+            self._closed = True
+        with self._grown:
+            self._grown.notify_all()
+
+    def index(self, reading: Mapping[int, str], terms_of: Callable[[Row], Terms], progress: Callable[[int, int], None]) -> None:
+        """Find the terms of all rows anew: a log in memory is as short-lived as its index."""
+        self._tags, self._names, self._ids = {}, {}, {}
+        for done, row in enumerate(self._rows):
+            self._file(row, terms_of(row))
+            progress(done + 1, len(self._rows))
+
+    def find_id(self, id: str) -> Sequence[int]:
+        """Return the position of the row that uses this id, if there is one."""
+        return self._ids.get(id, ())
+
+    def sample(self, handler: str, outcome: str, ran_us: int, what: str) -> None:
+        """Count an execution that committed nothing."""
+        self._samples.add(handler, outcome, ran_us, what)
+
+    def samples(self) -> Sequence[tuple[str, str, int, int, str]]:
+        """Return what was counted."""
+        return self._samples.all()
+
+    def _head(self) -> Head:
+        if not self._rows:
+            return START
+        last = self._rows[-1]
+        return Head(last.last, last.at, last.digest)
+
+    def _place(self, seen: int) -> int:
+        """Return the place of the first row that does not end at or before this position."""
+        low, high = 0, len(self._rows)
+        while low < high:
+            middle = (low + high) // 2
+            if self._rows[middle].last <= seen:
+                low = middle + 1
+            else:
+                high = middle
+        return low
+
+    def _found(self, after: int, last: int, wanted: Sequence[Wanted]) -> Sequence[int]:
+        positions: set[int] = set()
+        for item in wanted:
+            ways = [set(self._tags.get(term, ())) for term in item.terms]
+            if item.names:
+                ways.append({position for name in item.names for position in self._names.get(name, ())})
+            positions |= set.intersection(*ways) if ways else set(self._at)
+        places = sorted(self._at[position] for position in positions)
+        return [place for place in places if self._rows[place].last > after and self._rows[place].last <= last]
+
+    def _file(self, row: Row, terms: Terms) -> None:
+        for term in terms.tags:
+            self._tags.setdefault(term, []).append(row.position)
+        for name in terms.names:
+            self._names.setdefault(name, []).append(row.position)
+        if terms.id is not None:
+            self._ids.setdefault(terms.id, []).append(row.position)
+
+    def _noted(self, start: str) -> Mapping[str, str]:
+        return {key: body for key, body in self._notes.items() if key.startswith(start)}

@@ -1,0 +1,29 @@
+"""Samples: exact counts of executions that committed nothing, and what was said of the latest of each kind."""
+
+import threading
+from collections.abc import Sequence
+
+
+class Samples:
+    """Counts by handler and outcome. Bounded by the number of handlers."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counted: dict[tuple[str, str], tuple[int, int, str]] = {}
+
+    def add(self, handler: str, outcome: str, ran_us: int, what: str) -> None:
+        """Count one."""
+        with self._lock:
+            count, ran, _ = self._counted.get((handler, outcome), (0, 0, ""))
+            self._counted[handler, outcome] = (count + 1, ran + ran_us, what)
+
+    def taken(self) -> dict[tuple[str, str], tuple[int, int, str]]:
+        """Return what was counted, and begin at zero."""
+        with self._lock:
+            counted, self._counted = self._counted, {}
+        return counted
+
+    def all(self) -> Sequence[tuple[str, str, int, int, str]]:
+        """Return (handler, outcome, count, microseconds in all, the latest)."""
+        with self._lock:
+            return [(*key, *counted) for key, counted in self._counted.items()]

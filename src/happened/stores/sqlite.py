@@ -1,0 +1,636 @@
+"""A log in one SQLite file: WAL, `synchronous=FULL`, the standard library's `sqlite3`.
+
+Table `log` has one row for each command; `note` is small and transactional; `run`, `covered`, `block`, `shelf` and `sample` are the shelf: they can be
+dropped without loss. The SQL view `record` unfolds the rows, so that anyone can look with plain `sqlite3` (filter it by `row` where speed matters).
+
+One connection writes, under a lock of this process and SQLite's own; readers take one from a pool, for a page at a time, and never wait. The WAL is grown
+ahead of the writer and kept, since growing a file costs a sync twice, and a checkpoint runs in a thread of its own, outside of any commit.
+"""
+
+import contextlib
+import os
+import sqlite3
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from happened.core.errors import Broken, Closed, Diverged, Forked, Incompatible, Invalid, OutcomeUnknown, Overloaded, StoreFailed
+from happened.core.store import START, Commit, Head, Row, Terms, Unseen, Wanted
+from happened.stores import runs
+from happened.stores.samples import Samples
+
+Connect = Callable[[str], sqlite3.Connection]
+
+COLUMNS = "position, count, at, head, input, records, salts, digest"
+DDL = (
+    """create table if not exists log(
+    position integer primary key,
+    count    integer not null,
+    at       integer not null,
+    head     text not null,
+    input    text,
+    records  text not null,
+    salts    blob not null,
+    digest   blob not null)""",
+    "create table if not exists note(key text primary key, body text not null) without rowid",
+    """create view if not exists record as
+    with part(row, at, head, decided, asked, ordinal, record) as (
+        select position, at, head, head ->> '$.d', 1, 0, input from log where input is not null
+        union all
+        select position, at, log.head, log.head ->> '$.d', input is not null and 0, each.key + (input is not null), each.value
+        from log, json_each(log.records) as each)
+    select part.row + ordinal as position, part.row as row,
+        case when record ->> 0 in (0, 1, 2) then 'system' when record ->> 0 = 4 then 'answer' when record ->> 0 in (3, 5) then 'output'
+             when asked or (decided is null and not exists(select 1 from log where log.position = part.row and input is not null)) then 'input'
+             else 'internal' end as kind,
+        coalesce(name.body ->> 'name',
+            case record ->> 0 when 0 then 'schema' when 1 then 'topology' when 2 then 'epoch' when 3 then 'refusal' when 4 then 'answer'
+            when 5 then 'schedule' end) as name,
+        coalesce(name.body ->> 'version', 1) as version, record -> 1 as body,
+        coalesce(record ->> '$[2].i', case when ordinal = 0 then coalesce(part.head ->> '$.i', decided)
+            else coalesce(part.head ->> '$.i', decided, part.row) || '#' || ordinal end) as id,
+        strftime('%Y-%m-%dT%H:%M:%f', at / 1000000.0, 'unixepoch') as recorded,
+        part.head ->> '$.c' as causation, coalesce(part.head ->> '$.g', part.head ->> '$.i', decided) as correlation,
+        coalesce(part.head ->> '$.a', '') as actor, handler.body ->> 'name' as handler
+    from part left join note as name on name.key = 'name/' || (record ->> 0)
+    left join note as handler on handler.key = 'name/' || (part.head ->> '$.h')""",
+    *runs.DDL,
+    "create table if not exists sample(handler text not null, outcome text not null, count integer not null, ran integer not null, what text not null, "
+    "primary key(handler, outcome)) without rowid",
+)
+
+BUSY_SECONDS = 0.0005
+"""How long to sleep before asking for another process's lock again: a commit here takes 0.2 to 2 ms."""
+POLL_SECONDS = 0.005
+"""How often a waiting reader looks for commits of other processes."""
+PAGE_BYTES = 4096
+CHECKPOINT_PAGES = 12_000
+"""A checkpoint starts when the WAL has about so many pages (48 MB)."""
+GROW_BYTES = 4 * 1024 * 1024
+WAL_BYTES_MAX = 64 * 1024 * 1024
+GROW_FROM_PAGES = 400
+"""A WAL is grown ahead only once a log is busy: a script of forty lines leaves no large file behind."""
+SETTLE_SECONDS = 5.0
+"""How long to try to learn the outcome of a commit that failed."""
+
+
+def connect(path: str) -> sqlite3.Connection:
+    """Open a file as the store wants it: no implicit transactions, no waiting inside SQLite."""
+    return sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=64)
+
+
+class SqliteStore:
+    """Keeps one log in one SQLite file. Several processes may open the same file; each opens it after its fork."""
+
+    def __init__(self, path: str, *, connect: Connect = connect) -> None:
+        if not path:
+            raise Invalid("a SQLite log needs a path: sqlite:///shop.db")
+        if not Path(path).absolute().parent.is_dir():
+            raise Invalid(f"there is no folder {Path(path).absolute().parent} to open {path} in", path=path)
+        self.path = path
+        self._connect = connect
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._index_lock = threading.RLock()
+        self._grown = threading.Condition()
+        self._readers: deque[sqlite3.Connection] = deque()
+        self._closed = False
+        self._runs = runs.Runs()
+        self._terms_of: Callable[[Row], Terms] | None = None
+        self._reading: dict[int, str] = {}
+        self._reading_stored: dict[int, str] = {}
+        self._samples = Samples()
+        self._owner = 0
+        """The thread that holds the lock, while it decides."""
+        self._head = START
+        self._head_row = 0
+        self._last_seen = 0
+        self.sync_seconds = 0.0
+        self._pages = 0
+        self._wal_bytes = 0
+        self._checkpoint_due = threading.Event()
+        self._rest_due = False
+        self._checkpointer: threading.Thread | None = None
+        self._writer = self._open()
+
+    # --- the seam
+
+    def append(self, decide: Callable[[Unseen], Commit], seen: int, *, wait_seconds_max: float = 10.0) -> Head:
+        """Take the lock, hand over what is unseen, store what comes back, sync."""
+        deadline = time.monotonic() + wait_seconds_max
+        if not self._lock.acquire(timeout=wait_seconds_max):
+            raise Overloaded(
+                f"the log's lock was not free within {wait_seconds_max:g} s; nothing was recorded", wait_seconds=wait_seconds_max
+            )
+        try:
+            self._check_usable()
+            self._begin(deadline)
+            try:
+                unseen = self._unseen(seen)
+                self._owner = threading.get_ident()
+                try:
+                    commit = decide(Unseen(unseen, self._head, self._noted))
+                finally:
+                    self._owner = 0
+                if not commit.rows and not commit.notes:
+                    self._writer.execute("rollback")
+                    return self._head
+                flushed = self._write(commit)
+            except sqlite3.Error as error:
+                self._rolled_back()
+                raise _failed(error) from error
+            except BaseException:
+                self._rolled_back()
+                raise
+            head = self._commit(commit)
+            self._settled(commit, flushed, head)
+        finally:
+            self._lock.release()
+        if commit.rows:
+            with self._grown:
+                self._grown.notify_all()
+        return head
+
+    def read(
+        self,
+        after: int = 0,
+        until: int | None = None,
+        *,
+        wanted: Sequence[Wanted] | None = None,
+        backwards: bool = False,
+        rows_max: int = 1000,
+    ) -> Iterator[Sequence[Row]]:
+        """Yield pages of rows."""
+        self._check_usable()
+        if wanted is not None:
+            yield from self._read_found(after, until, wanted, backwards=backwards, rows_max=rows_max)
+            return
+        with self._reader() as reader:
+            [(last,)] = reader.execute(
+                "select coalesce(max(position + count - 1), 0) from (select * from log order by position desc limit 1)"
+            )
+            [(first,)] = reader.execute("select coalesce(max(position), 0) from log where position <= ?", (after,))
+            if first:
+                [(count,)] = reader.execute("select count from log where position = ?", (first,))
+                first = first + 1 if first + count - 1 <= after else first
+        last = last if until is None else min(last, until)
+        yield from self._scan(first, last, backwards=backwards, rows_max=rows_max)
+
+    def wait(self, after: int, wait_seconds_max: float) -> int:
+        """Wait until something lies after this position."""
+        deadline = time.monotonic() + wait_seconds_max
+        with self._reader() as reader:
+            while True:
+                last = self._last(reader)
+                left = deadline - time.monotonic()
+                if last > after or left <= 0 or self._closed:
+                    return last
+                with self._grown:
+                    self._grown.wait_for(lambda: self._closed or self._last_seen > after, min(POLL_SECONDS, left))
+
+    def close(self) -> None:
+        """Write the index's tail and the samples, let the WAL be taken into the file, close all connections."""
+        with self._lock:
+            if self._closed:
+                return
+            if self._pid == os.getpid():
+                self._flush_all()
+            self._closed = True
+            self._checkpoint_due.set()
+        with self._grown:
+            self._grown.notify_all()
+        if self._checkpointer is not None and self._pid == os.getpid():
+            self._checkpointer.join()
+        if self._pid == os.getpid():
+            while self._readers:
+                self._readers.pop().close()
+            self._writer.close()
+
+    # --- the shelf
+
+    def index(self, reading: Mapping[int, str], terms_of: Callable[[Row], Terms], progress: Callable[[int, int], None]) -> None:
+        """Use the index where it was made by the same reading, else make it anew."""
+        with self._index_lock:
+            self._terms_of = terms_of
+            self._reading = dict(reading)
+            if self._runs.indexed == 0:
+                with self._reader() as reader:
+                    self._load_index(reader)
+            differs = {name for name, how in reading.items() if self._reading_stored.get(name, how) != how}
+        if differs:
+            self._rebuild(progress)
+        with self._reader() as reader:
+            self._catch_up_index(reader)
+
+    def find_id(self, id: str) -> Sequence[int]:
+        """Return the positions of the rows that may use this id. Called under the lock, it sees what `append` has handed over."""
+        with self._index_lock:
+            if self._owner == threading.get_ident():
+                return self._runs.find(self._writer, runs.IDS, id)
+            with self._reader() as reader:
+                self._catch_up_index(reader)
+                return self._runs.find(reader, runs.IDS, id)
+
+    def sample(self, handler: str, outcome: str, ran_us: int, what: str) -> None:
+        """Count an execution that committed nothing; written with the next flush of the index, or at close."""
+        self._samples.add(handler, outcome, ran_us, what)
+
+    def samples(self) -> Sequence[tuple[str, str, int, int, str]]:
+        """Return what was counted, of all processes that have flushed, and this one."""
+        with self._reader() as reader:
+            counted = {
+                (handler, outcome): (count, ran, what) for handler, outcome, count, ran, what in reader.execute("select * from sample")
+            }
+        for handler, outcome, count, ran, what in self._samples.all():
+            before = counted.get((handler, outcome), (0, 0, ""))
+            counted[handler, outcome] = (before[0] + count, before[1] + ran, what)
+        return [(*key, *values) for key, values in counted.items()]
+
+    # --- writing
+
+    def _open(self) -> sqlite3.Connection:
+        try:
+            connection = self._connect(self.path)
+            deadline = time.monotonic() + 10
+            self._until_free(lambda: connection.execute("pragma journal_mode=wal").fetchall(), deadline)
+            connection.execute("pragma synchronous=full")
+            connection.execute("pragma wal_autocheckpoint=0")
+            if not connection.execute("select 1 from sqlite_master where name = 'sample'").fetchone():
+                self._until_free(lambda: connection.execute("begin immediate"), deadline)
+                for statement in DDL:
+                    connection.execute(statement)
+                connection.execute("commit")
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError):
+                raise Invalid(f"{self.path} can't be opened as a log: {error}", path=self.path) from error
+            raise Broken(f"{self.path} is no SQLite file, or a damaged one: {error}", path=self.path) from error
+        return connection
+
+    def _until_free(self, attempt: Callable[[], object], deadline: float) -> None:
+        while True:
+            try:
+                attempt()
+            except sqlite3.OperationalError as error:
+                if not _is_busy(error):
+                    raise
+                if time.monotonic() > deadline:
+                    raise Overloaded("another process holds the log's lock; nothing was recorded", path=self.path) from error
+                time.sleep(BUSY_SECONDS)
+            else:
+                return
+
+    def _check_usable(self) -> None:
+        if self._pid != os.getpid():
+            raise Forked("this log was opened before a fork: open it in the child process", path=self.path)
+        if self._closed:
+            raise Closed("the log is closed", path=self.path)
+
+    def _begin(self, deadline: float) -> None:
+        try:
+            self._writer.execute("begin immediate")
+        except sqlite3.OperationalError as error:
+            if not _is_busy(error):
+                raise
+            self._until_free(lambda: self._writer.execute("begin immediate"), deadline)
+
+    def _unseen(self, seen: int) -> Sequence[Row]:
+        """Return the rows after a position, and learn where the log stands. The last row this process knows must still be there, unchanged."""
+        found = self._writer.execute(
+            "select position, count, at, digest from log where position >= ? order by position", (self._head_row,)
+        ).fetchall()
+        if self._head_row and (not found or found[0][0] != self._head_row or found[0][3] != self._head.digest):
+            raise Diverged(
+                f"the log no longer has what it had at position {self._head.position}: another file was put in its place",
+                path=self.path,
+                position=self._head.position,
+            )
+        if found:
+            position, count, at, digest = found[-1]
+            self._head, self._head_row = Head(position + count - 1, at, digest), position
+        if seen >= self._head.position and self._runs.indexed >= self._head.position:
+            return ()
+        rows = self._rows(self._writer, "where position > ? order by position", (seen,))
+        with self._index_lock:
+            self._catch_up_index(self._writer)
+        return rows
+
+    def _write(self, commit: Commit) -> runs.Flushed | None:
+        writer = self._writer
+        if commit.rows:
+            writer.executemany(f"insert into log({COLUMNS}) values(?, ?, ?, ?, ?, ?, ?, ?)", [_values(row) for row in commit.rows])
+        for key, body in commit.notes.items():
+            if body is None:
+                writer.execute("delete from note where key = ?", (key,))
+            else:
+                writer.execute("insert or replace into note(key, body) values(?, ?)", (key, body))
+        flushed = None
+        if self._runs.due() and self._terms_of is not None:
+            with self._index_lock:
+                flushed = self._runs.flush_next(writer)
+            self._write_shelf(writer)
+            self._pages += 6
+        self._pages += (
+            2 + len(commit.notes) + sum(len(row.records) + len(row.head) + len(row.input or "") + 128 for row in commit.rows) // 3800
+        )
+        self._grow_wal()
+        return flushed
+
+    def _commit(self, commit: Commit) -> Head:
+        started = time.perf_counter()
+        try:
+            self._writer.execute("commit")
+            self.sync_seconds += (time.perf_counter() - started - self.sync_seconds) / 16
+        except sqlite3.Error as error:
+            if _is_busy(error) and self._writer.in_transaction:
+                self._rolled_back()
+                raise _failed(error) from error
+            self._settle(commit, error)
+        if commit.rows:
+            last = commit.rows[-1]
+            return Head(last.last, last.at, last.digest)
+        return self._head
+
+    def _settled(self, commit: Commit, flushed: runs.Flushed | None, head: Head) -> None:
+        if commit.rows:
+            self._head, self._head_row = head, commit.rows[-1].position
+            self._last_seen = head.position
+            with self._index_lock:
+                if flushed is not None:
+                    self._runs.applied(flushed)
+                for row, terms in zip(commit.rows, commit.terms, strict=True):
+                    self._runs.add(row.position, row.last, terms.tags, terms.id, terms.names)
+        self._maybe_checkpoint()
+
+    def _rolled_back(self) -> None:
+        with contextlib.suppress(sqlite3.Error):  # SQLite may have rolled back by itself; a broken connection is seen at the next begin
+            if self._writer.in_transaction:
+                self._writer.execute("rollback")
+
+    def _settle(self, commit: Commit, error: sqlite3.Error) -> None:
+        """Learn whether a commit that failed took place: returns if it did, raises `error` if not, `OutcomeUnknown` if it can't be learned.
+
+        After a failed sync the frames may lie in the WAL where no connection sees them, and come back after a crash. A checkpoint that succeeds
+        and truncates the WAL leaves only what is in the file: then looking tells.
+        """
+        first = commit.rows[0] if commit.rows else None
+        deadline = time.monotonic() + SETTLE_SECONDS
+        with contextlib.suppress(sqlite3.Error):
+            self._writer.close()
+        while True:
+            try:
+                while self._readers:
+                    self._readers.pop().close()
+                self._writer = self._open()
+                [(busy, _, _)] = self._writer.execute("pragma wal_checkpoint(truncate)")
+                if not busy:
+                    found = (
+                        first is not None
+                        and self._writer.execute("select digest from log where position = ?", (first.position,)).fetchone()
+                    )
+                    break
+            except (sqlite3.Error, Invalid, Broken, Overloaded):
+                pass  # tried again until the deadline, then the outcome is unknown
+            if time.monotonic() > deadline:
+                self._closed = True
+                raise OutcomeUnknown(
+                    "a commit failed, and whether it took place can't be learned; the log is closed here. Open it again and dispatch the same id",
+                    path=self.path,
+                ) from error
+            time.sleep(0.05)
+        self._pages = self._wal_bytes = 0
+        if not (found and first is not None and found[0] == first.digest):
+            raise _failed(error) from error
+
+    # --- the write-ahead log
+
+    def _grow_wal(self) -> None:
+        """Write zeros behind the WAL's end, under SQLite's write lock: a sync of a file that doesn't grow is a third faster."""
+        if self._pages < GROW_FROM_PAGES or self._wal_bytes >= WAL_BYTES_MAX or (self._pages + 256) * (PAGE_BYTES + 24) < self._wal_bytes:
+            return
+        try:
+            with open(self.path + "-wal", "ab") as wal:  # noqa: PTH123 - Path.open is the same with more steps, on the way of every commit
+                self._wal_bytes = wal.tell()
+                if self._wal_bytes < WAL_BYTES_MAX and (self._pages + 256) * (PAGE_BYTES + 24) >= self._wal_bytes:
+                    wal.write(bytes(GROW_BYTES))
+                    self._wal_bytes += GROW_BYTES
+        except OSError:
+            self._wal_bytes = WAL_BYTES_MAX  # no room ahead: SQLite grows the file as it goes, and says so where it can't
+
+    def _maybe_checkpoint(self) -> None:
+        if self._rest_due:
+            self._rest_due = False
+            [(busy, pages, done)] = self._writer.execute("pragma wal_checkpoint(passive)")
+            self._pages = 0 if not busy and pages == done else pages
+        elif self._pages > CHECKPOINT_PAGES and not self._checkpoint_due.is_set():
+            self._checkpoint_due.set()
+            if self._checkpointer is None:
+                self._checkpointer = threading.Thread(target=self._checkpoint, name="happened-checkpoint", daemon=True)
+                self._checkpointer.start()
+
+    def _checkpoint(self) -> None:
+        """Take most of the WAL into the file, beside the writer; the writer takes the few pages that came meanwhile, and begins it anew."""
+        connection = self._connect(self.path)
+        try:
+            while True:
+                self._checkpoint_due.wait()
+                if self._closed:
+                    return
+                try:
+                    connection.execute("pragma wal_checkpoint(passive)").fetchall()
+                except sqlite3.Error as error:
+                    self._samples.add("checkpoint", "failed", 0, str(error))
+                self._pages = min(self._pages, CHECKPOINT_PAGES // 2)
+                self._rest_due = True
+                self._checkpoint_due.clear()
+        finally:
+            connection.close()
+
+    # --- the index
+
+    def _load_index(self, connection: sqlite3.Connection) -> None:
+        self._runs.load(connection)
+        row = connection.execute("select body from shelf where key = 'reading'").fetchone()
+        self._reading_stored = _reading(row[0]) if row is not None else {}
+
+    def _catch_up_index(self, connection: sqlite3.Connection) -> None:
+        if self._terms_of is None:
+            return
+        with self._index_lock:
+            while rows := self._rows(connection, "where position > ? order by position limit 1000", (self._runs.indexed,)):
+                for row in rows:
+                    self._runs.add(row.position, row.last, *self._terms_of(row))
+
+    def _rebuild(self, progress: Callable[[int, int], None]) -> None:
+        with self._lock, self._index_lock:
+            self._begin(time.monotonic() + 10)
+            try:
+                for table in ("run", "covered", "block"):
+                    self._writer.execute(f"delete from {table}")
+                self._runs.load(self._writer)
+                self._reading_stored = {}
+                last = self._last(self._writer)
+                while rows := self._rows(self._writer, "where position > ? order by position limit 1000", (self._runs.indexed,)):
+                    for row in rows:
+                        assert self._terms_of is not None, "an index is rebuilt by a reading"
+                        self._runs.add(row.position, row.last, *self._terms_of(row))
+                    progress(self._runs.indexed, last)
+                    if self._runs.indexed % (64 * runs.FLUSH_RECORDS) < len(rows):
+                        self._runs.applied(self._runs.flush_all(self._writer))
+                flushed = self._runs.flush_all(self._writer)
+                self._write_shelf(self._writer)
+                self._writer.execute("commit")
+            except BaseException:
+                self._rolled_back()
+                self._runs.load(self._writer)
+                raise
+            self._runs.applied(flushed)
+
+    def _write_shelf(self, writer: sqlite3.Connection) -> None:
+        row = writer.execute("select body from shelf where key = 'reading'").fetchone()
+        stored = _reading(row[0]) if row is not None else {}
+        clash = [name for name, how in self._reading.items() if stored.get(name, how) != how]
+        if clash:
+            raise Incompatible(
+                "another process reads the tags of this log otherwise: run the same code in all of them", names=clash, path=self.path
+            )
+        if any(name not in stored for name in self._reading):
+            stored.update(self._reading)
+            body = "\n".join(f"{name}\t{how}" for name, how in stored.items())
+            writer.execute("insert or replace into shelf(key, body) values('reading', ?)", (body,))
+        self._reading_stored = stored
+        for (handler, outcome), (count, ran, what) in self._samples.taken().items():
+            writer.execute(
+                "insert into sample(handler, outcome, count, ran, what) values(?, ?, ?, ?, ?) on conflict(handler, outcome) do update set "
+                "count = count + excluded.count, ran = ran + excluded.ran, what = excluded.what",
+                (handler, outcome, count, ran, what),
+            )
+
+    def _flush_all(self) -> None:
+        """Write the index's tail, so that the next open has nothing to find again. Left undone where another process holds the lock."""
+        try:
+            self._begin(time.monotonic() + 1)
+        except (sqlite3.Error, Overloaded):
+            return  # the tail is found again in the rows
+        try:
+            with self._index_lock:
+                self._catch_up_index(self._writer)
+                if self._terms_of is not None:
+                    self._runs.flush_all(self._writer)
+                self._write_shelf(self._writer)
+            self._writer.execute("commit")
+        except (sqlite3.Error, Incompatible):
+            self._rolled_back()
+
+    # --- reading
+
+    def _read_found(
+        self, after: int, until: int | None, wanted: Sequence[Wanted], *, backwards: bool, rows_max: int
+    ) -> Iterator[Sequence[Row]]:
+        with self._index_lock, self._reader() as reader:
+            self._catch_up_index(reader)
+            last = self._runs.indexed if until is None else min(until, self._runs.indexed)
+            positions: set[int] = set()
+            ranges: list[tuple[int, int]] = []
+            for item in wanted:
+                if item.terms:
+                    positions |= set.intersection(*(set(self._runs.find(reader, runs.TAGS, term)) for term in item.terms))
+                elif item.names:
+                    ranges += self._runs.blocks(item.names)
+                else:
+                    ranges.append((0, last))
+        if ranges:
+            if positions:
+                ranges += [(position, position) for position in positions]
+            yield from self._read_ranges(_merged(ranges), after, last, backwards=backwards, rows_max=rows_max)
+            return
+        ordered = sorted(positions, reverse=backwards)
+        for start in range(0, len(ordered), rows_max):
+            page = ordered[start : start + rows_max]
+            with self._reader() as reader:
+                rows = self._rows(reader, f"where position in ({','.join(map(str, page))}) order by position{' desc' * backwards}", ())
+            kept = [row for row in rows if row.last > after and row.last <= last]
+            if kept:
+                yield kept
+
+    def _read_ranges(
+        self, ranges: Sequence[tuple[int, int]], after: int, until: int, *, backwards: bool, rows_max: int
+    ) -> Iterator[Sequence[Row]]:
+        for first, last in reversed(ranges) if backwards else ranges:
+            if last > after and first <= until:
+                for rows in self._scan(max(first, 1), min(last, until), backwards=backwards, rows_max=rows_max):
+                    kept = [row for row in rows if row.last > after and row.last <= until]
+                    if kept:
+                        yield kept
+
+    def _scan(self, first: int, last: int, *, backwards: bool, rows_max: int) -> Iterator[Sequence[Row]]:
+        while first <= last:
+            with self._reader() as reader:
+                if backwards:
+                    where, values = "where position between ? and ? order by position desc limit ?", (first, last, rows_max)
+                else:
+                    where, values = "where position between ? and ? order by position limit ?", (first, last, rows_max)
+                rows = self._rows(reader, where, values)
+            if not rows:
+                return
+            kept = [row for row in rows if row.last <= last] if not backwards else rows
+            if kept:
+                yield kept
+            if backwards:
+                last = rows[-1].position - 1
+            else:
+                first = rows[-1].last + 1
+
+    def _rows(self, connection: sqlite3.Connection, where: str, values: tuple[int, ...]) -> list[Row]:
+        return [Row(*found) for found in connection.execute(f"select {COLUMNS} from log {where}", values)]
+
+    @contextlib.contextmanager
+    def _reader(self) -> Iterator[sqlite3.Connection]:
+        self._check_usable()
+        try:
+            reader = self._readers.pop()
+        except IndexError:
+            reader = self._connect(self.path)
+            reader.execute("pragma query_only=on")
+        try:
+            yield reader
+        finally:
+            if self._closed:
+                reader.close()
+            else:
+                self._readers.append(reader)
+
+    def _last(self, connection: sqlite3.Connection) -> int:
+        row = connection.execute("select position + count - 1 from log order by position desc limit 1").fetchone()
+        return row[0] if row is not None else 0
+
+    def _noted(self, start: str) -> Mapping[str, str]:
+        end = start + "\U0010ffff"
+        return dict(self._writer.execute("select key, body from note where key >= ? and key < ?", (start, end)).fetchall())
+
+
+def _values(row: Row) -> tuple[object, ...]:
+    return (row.position, row.count, row.at, row.head, row.input, row.records, row.salts, row.digest)
+
+
+def _failed(error: sqlite3.Error) -> StoreFailed:
+    return StoreFailed(f"the log could not be written, and nothing was recorded: {error}", error=str(error))
+
+
+def _is_busy(error: sqlite3.Error) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def _reading(body: str) -> dict[int, str]:
+    return {int(name): how for name, _, how in (line.partition("\t") for line in body.split("\n") if line)}
+
+
+def _merged(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    merged: list[tuple[int, int]] = []
+    for first, last in sorted(ranges):
+        if merged and first <= merged[-1][1] + 1:
+            merged[-1] = (merged[-1][0], max(last, merged[-1][1]))
+        else:
+            merged.append((first, last))
+    return merged

@@ -1,0 +1,149 @@
+"""Write docs/reference/api.md from the source: one section for each public name, as its signature and docstring say.
+
+`--check` writes nothing, and exits with 1 if the page is stale.
+"""
+
+import argparse
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from inspect import cleandoc
+
+from tools import house
+
+PAGE = house.ROOT / "docs" / "reference" / "api.md"
+
+GROUPS: dict[str, list[str]] = {
+    "Data": ["Event", "Command", "Value", "State", "Tag", "Index", "Places", "Part", "Recorded", "Message", "Later", "Replica", "Loose"],
+    "Names": ["named", "Position", "CallId", "Data"],
+    "The outside": ["World", "Gateway"],
+    "Wiring": ["App", "Decider", "Reaction", "Publication", "Upcast", "UpcastEntry", "Retired"],
+    "At work": ["Running", "Receipt", "View", "Rows", "Past"],
+    "Other histories": ["Branch", "Change", "Drop", "Insert", "Answer", "Difference"],
+}
+"""The order of the page. What the table does not name follows: errors under "Errors", the rest under "More"."""
+
+LINE_MAX = 100
+"""Characters of a signature on one line: what a page shows without scrolling."""
+
+
+def main() -> int:
+    """Write or check the page; return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if the page is stale")
+    check = parser.parse_args().check
+
+    page = written()
+
+    if check and (not PAGE.exists() or PAGE.read_text(encoding="utf-8") != page):
+        print(f"{PAGE.relative_to(house.ROOT)} is stale: make reference", file=sys.stderr)
+        return 1
+    if not check:
+        PAGE.parent.mkdir(parents=True, exist_ok=True)
+        PAGE.write_text(page, encoding="utf-8")
+    return 0
+
+
+def written() -> str:
+    """Return the whole page."""
+    package = {module.name: module for module in house.modules()}
+    groups = grouped(house.public_names(list(package.values())), list(house.errors(list(package.values()))))
+    table = ["| group | names |", "| --- | --- |"]
+    table += [f"| {group} | {', '.join(f'[`{name}`](#{name.lower()})' for name in names)} |" for group, names in groups.items()]
+    sections = [section(name, package) for names in groups.values() for name in names]
+    return "\n\n".join(["# The public names", "Written by `make reference` from the docstrings.", "\n".join(table), *sections]) + "\n"
+
+
+def grouped(names: list[str], errors: list[str]) -> dict[str, list[str]]:
+    """Put the public names in the order of the page."""
+    groups = {group: [name for name in order if name in names] for group, order in GROUPS.items()}
+    placed = {name for order in groups.values() for name in order}
+    groups["Errors"] = [name for name in errors if name in names]
+    groups["More"] = [name for name in names if name not in placed and name not in errors]
+    return {group: order for group, order in groups.items() if order}
+
+
+def section(name: str, package: dict[str, house.Module]) -> str:
+    """Return the section of one name, with a smaller one for each method."""
+    definition, docstring = found(name, package["happened"], package)
+    parts = [f"## `{name}`", block(definition), shown(docstring)]
+    if isinstance(definition, ast.ClassDef):
+        for method in methods(definition):
+            parts += [f"### `{name}.{method.name}`", block(method), shown(ast.get_docstring(method) or "")]
+    return "\n\n".join(part for part in parts if part)
+
+
+def block(node: ast.stmt) -> str:
+    """Return a signature as a block that is shown, not run."""
+    lines = [re.sub(r"'([^'\"\\]*)'", r'"\1"', line) for line in signature(node)]
+    return "\n".join(["```py", *lines, "```"])
+
+
+def found(name: str, module: house.Module, package: dict[str, house.Module]) -> tuple[ast.stmt, str]:
+    """Return where a name is defined, and its docstring; imports are followed."""
+    for node, after in zip(module.tree.body, [*module.tree.body[1:], None], strict=True):
+        match node:
+            case ast.ImportFrom(module=str(source)) if source in package:
+                for alias in node.names:
+                    if name == (alias.asname or alias.name):
+                        return found(alias.name, package[source], package)
+            case ast.ClassDef() | ast.FunctionDef() | ast.AsyncFunctionDef() if node.name == name:
+                return node, ast.get_docstring(node) or ""
+            case ast.Assign(targets=[ast.Name(id=target)]) | ast.AnnAssign(target=ast.Name(id=target)) if target == name:
+                match after:
+                    case ast.Expr(value=ast.Constant(value=str(docstring))):
+                        return node, cleandoc(docstring)
+                    case _:
+                        return node, ""
+            case _:
+                pass
+    raise SystemExit(f"{name} is in happened.__all__, but {module.name} does not define it")
+
+
+def methods(node: ast.ClassDef) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    """Go through the public methods that have something to say."""
+    return (part for part in node.body if isinstance(part, house.Function) and not part.name.startswith("_") and ast.get_docstring(part))
+
+
+def signature(node: ast.stmt) -> Iterator[str]:
+    """Give the lines of a signature: with fields for a class, without bodies."""
+    match node:
+        case ast.FunctionDef() | ast.AsyncFunctionDef():
+            yield from (
+                f"@{text}" for each in node.decorator_list if (text := ast.unparse(each)) in {"property", "staticmethod", "classmethod"}
+            )
+            start = f"{'async ' if isinstance(node, ast.AsyncFunctionDef) else ''}def {node.name}"
+            end = f" -> {ast.unparse(node.returns)}" if node.returns else ""
+            yield from folded(start, ast.unparse(node.args), end)
+        case ast.ClassDef():
+            bases = ", ".join(ast.unparse(base) for base in node.bases)
+            yield f"class {node.name}({bases})" if bases else f"class {node.name}"
+            for part in node.body:
+                if isinstance(part, ast.AnnAssign) and not ast.unparse(part.target).startswith("_"):
+                    yield "    " + ast.unparse(part)
+                elif isinstance(part, ast.FunctionDef) and part.name == "__init__":
+                    yield from ("    " + line for line in signature(part))
+        case _:
+            yield ast.unparse(node)
+
+
+def folded(start: str, arguments: str, end: str) -> list[str]:
+    """Return a signature on one line, or with one argument a line where that is too long."""
+    parts, depth = [""], 0
+    for character in arguments:
+        depth += (character in "([{") - (character in ")]}")
+        parts += [""] if character == "," and depth == 0 else []
+        parts[-1] += character
+    parts = [re.sub(r"^(\w+: .*?)=(?!=)", r"\1 = ", part.strip(" ,")) for part in parts]
+    line = f"{start}({', '.join(parts)}){end}"
+    return [line] if len(line) <= LINE_MAX else [f"{start}(", *(f"    {part}," for part in parts), f"){end}"]
+
+
+def shown(docstring: str) -> str:
+    """Return a docstring as Markdown: its examples as blocks."""
+    return re.sub(r"^>>> .*(?:\n.+)*", r"```pycon\n\g<0>\n```", docstring, flags=re.MULTILINE)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
