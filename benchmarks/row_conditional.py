@@ -14,7 +14,6 @@ from benchmarks.callers import in_tasks, in_threads
 from benchmarks.ledger import Entry
 from benchmarks.measure import Run, Variant
 from benchmarks.plan import Context, Goal, Row, ratio
-from happened.core.boundary import Boundary, query
 
 CROWDS = (8, 64)
 _FILL_PAGE = 1_000
@@ -61,12 +60,12 @@ class Appender:
 
     def __init__(self, running: h.Running, account: int) -> None:
         self._log = running.log
-        self._boundary = query(account=ours.account_no(account), branch=ours.branch_no(account))
-        self._after: int = self._log.head()
+        self._boundary = h.query(account=ours.account_no(account), branch=ours.branch_no(account))
+        self._after: int = self._log.head
 
     async def append(self, entry: Entry) -> None:
         """Append one event, or raise `Conflict` where somebody else was faster."""
-        receipt = await self._log.aappend([ours.event(entry)], unless=Boundary(self._boundary, self._after))
+        receipt = await self._log.aappend([ours.event(entry)], unless=h.Boundary(self._boundary, self._after))
         self._after = receipt.position
 
 

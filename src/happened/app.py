@@ -18,7 +18,7 @@ from happened.core.errors import Closed, Error, Invalid, Late, OutcomeUnknown, R
 from happened.core.messages import Command, Event, Message, Position, name_of
 from happened.core.state import Fold, State, fold_of
 from happened.core.store import Engine, Row
-from happened.core.tags import scope_of
+from happened.core.tags import is_a, scope_of
 from happened.core.world import Source
 from happened.cqrs.ask import View
 from happened.cqrs.follower import Followers
@@ -38,6 +38,7 @@ from happened.stores.memory import MemoryStore
 from happened.stores.sqlite import SqliteStore
 
 S = TypeVar("S", bound=State)
+D = TypeVar("D", Command, Event)
 
 Decider = Callable[..., Iterable[Event]]
 """A function from a command, states and the `World` to the events that it decides. It may raise `Refused`."""
@@ -155,7 +156,7 @@ class App:
     def _events(self) -> dict[type, None]:
         events: dict[type, None] = {}
         for event in self.records:
-            if not (isinstance(event, type) and issubclass(event, Event)) or event is Event:
+            if not is_a(event, Event):
                 raise Invalid(
                     f"`records` lists `{event}`, which is no event; a command is dispatched, a state goes to `views`", entry=str(event)
                 )
@@ -163,7 +164,7 @@ class App:
         for handler in self.handlers.values():
             events.update(dict.fromkeys(handler.yields))
         for view in self.views:
-            if not (isinstance(view, type) and issubclass(view, State)):
+            if not is_a(view, State):
                 raise Invalid(f"`views` lists `{view}`, which is no State", entry=str(view))
             if fold_of(view).evolve is None:
                 raise Invalid(f"the view `{view.__name__}` has no `evolve`", state=view.__name__)
@@ -193,7 +194,7 @@ class App:
                     scope_of(thing)
 
 
-def strict(cls: type[Any], data: Mapping[str, Any]) -> Any:
+def strict(cls: type[D], data: Mapping[str, Any]) -> D:
     """Make an instance of plain data, refusing fields that are missing, surplus or of a wrong type."""
     fields = {field.encode_name for field in msgspec.structs.fields(cls)}
     surplus = sorted(set(data) - fields)
@@ -304,20 +305,18 @@ class Running:
             self._next_round(decision)
             await loop.run_in_executor(self._outside.pool(), self._handling.collect, decision, loop)
 
-    def dispatch_all(self, commands: Iterable[Command | Message]) -> Iterator[Receipt | Refused]:
-        """Have commands decided in their order, group-committed, and yield for each its receipt or its refusal.
+    def dispatch_all(self, messages: Iterable[Command | Event | Message]) -> Iterator[Receipt | Refused]:
+        """Have commands decided, and facts recorded between them, in their order, group-committed; yield for each its receipt or its refusal.
 
-        Iterate over it: it works as it is iterated. A refusal doesn't stop the rest. An error that is no refusal is raised where its command stands; up
-        to 499 commands after it may have been recorded. Dispatching all again with the same ids is always safe.
+        Iterate over it: it works as it is iterated. A refusal doesn't stop the rest. An error that is no refusal is raised where its message stands; up
+        to 499 messages after it may have been recorded. Sending all again with the same ids is always safe.
         """
-        batch: list[Decision] = []
-        for given in commands:
+        batch: list[Decision | Facts] = []
+        for given in messages:
             message = given if isinstance(given, Message) else Message(given)
-            decision = self._decision(message.body, message.id, message.actor, message.correlation)
-            decision.causation = message.causation
-            decision.occurred = occurred_us(message)
-            asks = decision.handler.wants_world and bool(self._outside.gateways)
-            batch.append(decision)
+            job = self._fact(message) if isinstance(message.body, Event) else self._message(message)
+            batch.append(job)
+            asks = isinstance(job, Decision) and job.handler.wants_world and bool(self._outside.gateways)
             if asks or len(batch) >= LOOK_AHEAD:
                 yield from self._all(batch)
                 batch = []
@@ -331,10 +330,7 @@ class Running:
         """
         decisions = []
         for given in commands:
-            message = given if isinstance(given, Message) else Message(given)
-            decision = self._decision(message.body, message.id, message.actor, message.correlation)
-            decision.causation, decision.occurred = message.causation, occurred_us(message)
-            decisions.append(decision)
+            decisions.append(self._message(given if isinstance(given, Message) else Message(given)))
         if not decisions:
             return []
         together = Together(decisions)
@@ -537,6 +533,11 @@ class Running:
         decision.correlation = correlation if correlation != decision.id else None
         return decision
 
+    def _message(self, message: Message) -> Decision:
+        decision = self._decision(message.body, message.id, message.actor, message.correlation)
+        decision.causation, decision.occurred = message.causation, occurred_us(message)
+        return decision
+
     def _fact(self, message: Message) -> Facts:
         if inside_decider():
             raise Invalid("a fact can't be recorded from inside a decider or `evolve`: yield the event")
@@ -568,19 +569,19 @@ class Running:
                 raise job.error
         return batch[-1]
 
-    def _all(self, batch: Sequence[Decision]) -> Iterator[Receipt | Refused]:
+    def _all(self, batch: Sequence[Decision | Facts]) -> Iterator[Receipt | Refused]:
         self._writer.submit_all(batch, 60)
-        for decision in batch:
+        for job in batch:
             deadline = time.monotonic() + 60
-            while decision.needs_outside and decision.error is None:
-                self._next_round(decision)
-                self._handling.collect(decision, None)
+            while isinstance(job, Decision) and job.needs_outside and job.error is None:
+                self._next_round(job)
+                self._handling.collect(job, None)
                 with contextlib.suppress(Exception):  # it is in `error`, and raised below
-                    self._writer.submit(decision, _left(deadline))
-            if decision.error is not None:
-                raise decision.error
+                    self._writer.submit(job, _left(deadline))
+            if job.error is not None:
+                raise job.error
             try:
-                receipt = self._answer(decision, deadline)
+                receipt = self._recorded(job) if isinstance(job, Facts) else self._answer(job, deadline)
             except Refused as refused:
                 yield refused
             else:

@@ -9,6 +9,7 @@ memory image, views, replicas and replay all fold through it.
 """
 
 import inspect
+import operator
 import typing
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, dataclass_transform  # Any: keys and events of any class
@@ -18,7 +19,7 @@ import msgspec
 from happened.core.annotations import Parameter, label, parameters_of, union_of, yielded_by
 from happened.core.errors import Invalid
 from happened.core.messages import Event, Part, Recorded, Tag, name_of
-from happened.core.tags import bare, hints_of, keys_of, parts_of, scope_of
+from happened.core.tags import bare, hints_of, is_a, keys_of, parts_of, plain_fields, scope_of
 
 RESERVED = ("but", "evolve", "key_of")
 
@@ -52,10 +53,8 @@ class Join(NamedTuple):
     optional: bool
 
 
-class Reading(NamedTuple):
-    """How one event class reaches a state: a function from event (and envelope, and joined states) to (key, message) pairs."""
-
-    touched: Callable[..., Iterable[tuple[Key, Any]]]
+Reading = Callable[..., Iterable[tuple[Key, Any]]]
+"""How one event class reaches a state: a function from event and envelope (and joined states) to (key, message) pairs."""
 
 
 class Fold:
@@ -97,10 +96,11 @@ class Fold:
 
     def touched(self, event: Any, record: Recorded | None = None) -> Iterable[tuple[Key, Any]]:
         """Return the (key, message) pairs of an event: which states it changes, and what `evolve` is given. For folds without joins."""
-        reading = self.readings.get(type(event))
-        if reading is None:
-            reading = self._late(type(event))
-        return reading.touched(event, record)
+        return self.reading(type(event))(event, record)
+
+    def reading(self, event: type) -> Reading:
+        """Return how events of this class reach the state; a function that finds nothing where they don't."""
+        return self.readings.get(event) or self._late(event)
 
     def step(self, state: State | None, key: Key, message: Any, extra: tuple[Any, ...] = ()) -> State | None:
         """Return the next state: `evolve` on the state so far, or on the initial one where there is none.
@@ -115,7 +115,7 @@ class Fold:
         if self.everything and issubclass(event, Event):
             self.readings[event] = self._reading(event, None)
         else:
-            self.readings[event] = Reading(lambda _event, _record: ())
+            return lambda _event, _record: ()
         return self.readings[event]
 
     def _read(self, evolve: Callable[..., Any]) -> None:
@@ -131,7 +131,7 @@ class Fold:
         joins: dict[str, Join] = {}
         for parameter in (*self.key_parameters, *self.evolve_parameters):
             if parameter.annotation is not Recorded:
-                if not (isinstance(parameter.annotation, type) and issubclass(parameter.annotation, State)):
+                if not is_a(parameter.annotation, State):
                     raise Invalid(
                         f"parameter `{parameter.name}` of `{name}` can't be filled: `evolve` and `key_of` may ask for `Recorded` and for states",
                         state=name,
@@ -148,17 +148,18 @@ class Fold:
             event = member
             if typing.get_origin(member) is Part:
                 event, part = typing.get_args(member)
-            if not (isinstance(event, type) and issubclass(event, Event)):
+            if not is_a(event, Event):
                 raise Invalid(f"`{name}.evolve` names `{event}`, which is no event", state=name)
-            self.readings[event] = self._reading(event, part)
+            reading = self._reading(event, part)
+            self.readings[event] = reading if event not in self.readings else _both(self.readings[event], reading)
         if not self.readings and not self.everything:
             raise Invalid(f"`{name}.evolve` names no event", state=name)
 
     def _reading(self, event: type, part: type | None) -> Reading:
         if self.key_of is not None:
-            return Reading(self._computed(self.key_of))
+            return self._computed(self.key_of)
         if not self.key:
-            return Reading(lambda event, _record: (((), event),))
+            return lambda event, _record: (((), event),)
         scope = scope_of(event)
         tags = tuple(tag for tag in self.tags if tag is not None)
         plain = [field for field, tag in zip(self.key, self.tags, strict=True) if tag is None]
@@ -175,13 +176,16 @@ class Fold:
                     event=event.__name__,
                 )
         if part is not None:
-            return Reading(self._of_parts(event, part, tags, plain))
+            return self._of_parts(event, part, tags, plain)
         tagged = keys_of(scope, tags)
+        direct = plain_fields(scope, tags)
+        if not plain and direct is not None and len(direct) == 1:
+            return _by_field(direct[0])
         if not plain:
-            return Reading(lambda event, _record: [(key, event) for key in tagged(event)])
+            return lambda event, _record: [(key, event) for key in tagged(event)]
         if not tags:
-            return Reading(lambda event, _record: ((tuple([getattr(event, field) for field in plain]), event),))
-        return Reading(lambda event, _record: [(self._mixed(key, event), event) for key in tagged(event)])
+            return lambda event, _record: ((tuple([getattr(event, field) for field in plain]), event),)
+        return lambda event, _record: [(self._mixed(key, event), event) for key in tagged(event)]
 
     def _of_parts(self, event: type, part: type, tags: tuple[str, ...], plain: list[str]) -> Callable[..., Iterable[tuple[Key, Any]]]:
         found = parts_of(scope_of(event), part, tags)
@@ -221,6 +225,22 @@ class Fold:
         return computed
 
 
+def _both(first: Reading, second: Reading) -> Reading:
+    """An event that is named as a whole and by its parts reaches the state both ways, in the order of the union."""
+    return lambda event, record: [*first(event, record), *second(event, record)]
+
+
+def _by_field(field: str) -> Reading:
+    """The common case, kept short since every event takes it: one tag, in one plain field."""
+    value_of = operator.attrgetter(field)
+
+    def by_field(event: Any, _record: Recorded | None) -> Iterable[tuple[Key, Any]]:
+        value = value_of(event)
+        return (((value,), event),) if value is not None else ()
+
+    return by_field
+
+
 def _yields(key_of: Callable[..., Any]) -> bool:
     try:
         yielded_by(key_of)
@@ -238,7 +258,7 @@ _folds: dict[type, Fold] = {}
 def fold_of(state: type[State]) -> Fold:
     """Return the fold of a state class, read once. `Invalid`, with what to mend, where the class can't be folded."""
     if state not in _folds:
-        if not (isinstance(state, type) and issubclass(state, State)):
+        if not is_a(state, State):
             raise Invalid(f"`{state!r}` is no State", state=str(state))
         _folds[state] = Fold(state)
     return _folds[state]

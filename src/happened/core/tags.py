@@ -96,6 +96,11 @@ def members(annotation: Any) -> list[Any]:
     return [annotation]
 
 
+def is_a(cls: Any, base: type) -> bool:
+    """Say whether something that a user wrote into a table or an annotation is a subclass of a base, and not the base itself."""
+    return isinstance(cls, type) and issubclass(cls, base) and cls is not base
+
+
 def is_struct(cls: Any) -> bool:
     """Say whether this is a class of typed data."""
     return isinstance(cls, type) and issubclass(cls, msgspec.Struct)
@@ -225,6 +230,19 @@ def held(value: Any, holds: str) -> Iterable[Any]:
     return [member for member in value if member is not None]
 
 
+def plain_fields(scope: Scope, tags: tuple[str, ...]) -> list[str] | None:
+    """Return the fields that carry these tags, where each is one plain field of the message itself; `None` where it takes a walk."""
+    wanted = set(tags)
+    here = [tagged for tagged in scope.tags if tagged.tag in wanted]
+    plain = (
+        len(here) == len(tags) == len(wanted)
+        and all(tagged.holds == ONE for tagged in here)
+        and not any(below.scope.all_tags() & wanted for below in scope.parts)
+    )
+    by_tag = {tagged.tag: tagged.field for tagged in here}
+    return [by_tag[tag] for tag in tags] if plain else None
+
+
 Keys = Callable[[Any], Iterable[tuple[Any, ...]]]
 Parts = Callable[[Any], Iterable[tuple[tuple[Any, ...], Any]]]
 
@@ -235,23 +253,8 @@ def keys_of(scope: Scope, tags: tuple[str, ...]) -> Keys:
     Cost: an attribute read per tag where they are plain fields; a walk over all parts else.
     """
     wanted = set(tags)
-    here = [tagged for tagged in scope.tags if tagged.tag in wanted]
-    plain = (
-        len(here) == len(tags) == len(wanted)
-        and all(tagged.holds == ONE for tagged in here)
-        and not any(below.scope.all_tags() & wanted for below in scope.parts)
-    )
-    if plain:
-        by_tag = {tagged.tag: tagged.field for tagged in here}
-        fields = [by_tag[tag] for tag in tags]
-        if len(fields) == 1:
-            only = fields[0]
-
-            def one_key(message: Any) -> Iterable[tuple[Any, ...]]:
-                value = getattr(message, only)
-                return ((value,),) if value is not None else ()
-
-            return one_key
+    fields = plain_fields(scope, tags)
+    if fields is not None:
 
         def plain_key(message: Any) -> Iterable[tuple[Any, ...]]:
             key = tuple([getattr(message, field) for field in fields])
@@ -260,7 +263,7 @@ def keys_of(scope: Scope, tags: tuple[str, ...]) -> Keys:
         return plain_key
 
     def walked(message: Any) -> Iterable[tuple[Any, ...]]:
-        return dict.fromkeys(key for _, _, key in _together(scope, message, tags, wanted, {}) if key is not None)
+        return list(dict.fromkeys(key for _, _, key in _together(scope, message, tags, wanted, {}) if key is not None))
 
     return walked
 

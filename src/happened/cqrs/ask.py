@@ -17,6 +17,7 @@ from happened.log.log import Log
 from happened.log.receipt import Receipt
 
 S = TypeVar("S", bound=State)
+A = TypeVar("A")
 
 POLL_SECONDS = 0.01
 
@@ -51,14 +52,14 @@ class Rows(Sequence[S]):
         return f"Rows({list(self._rows)!r}, position={self.position}, age={self.age})"
 
 
-class ViewState:
+class ViewState(Generic[S]):
     """One view of an open app, as its readers share it."""
 
     def __init__(
         self,
         log: Log,
         file: ViewsFile,
-        build: ViewBuild,
+        build: ViewBuild[S],
         moved: threading.Condition,
         holder: Callable[[str], str | None],
         failure: Callable[[], str | None],
@@ -156,7 +157,7 @@ class ViewState:
 class View(Generic[S]):
     """A view to ask. `where` and `order_by` narrow it; `get`, `find` and `rows` answer."""
 
-    def __init__(self, of: ViewState, condition: tuple[str, tuple[Any, ...]] = ("", ()), order: str = "") -> None:
+    def __init__(self, of: ViewState[S], condition: tuple[str, tuple[Any, ...]] = ("", ()), order: str = "") -> None:
         self.of = of
         self._condition = condition
         self._order = order
@@ -267,5 +268,5 @@ class View(Generic[S]):
         return whole
 
 
-async def _in_thread(answer: Callable[[], Any]) -> Any:
+async def _in_thread(answer: Callable[[], A]) -> A:
     return await asyncio.get_running_loop().run_in_executor(None, answer)

@@ -7,7 +7,7 @@ switched to when it has caught up. Until a view has once reached the head it is 
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar  # Any: states of any class
 
 from happened.core.errors import Closed, Error, Invalid, StoreFailed
@@ -16,7 +16,7 @@ from happened.core.store import Row
 from happened.core.world import Source
 from happened.cqrs.ask import View, ViewState
 from happened.cqrs.rows import ViewsFile
-from happened.cqrs.view import ViewBuild, check_history, key_text
+from happened.cqrs.view import ViewBuild, check_history
 from happened.log.lease import Leases
 from happened.log.log import Log, Progress
 from happened.log.records import Pages
@@ -40,8 +40,8 @@ class Followers:
         self._run = run
         self._states = {state: fold_of(state) for state in views}
         self._file = ViewsFile(url) if self._states else None
-        self._views: dict[type[State], ViewState] = {}
-        self._building: list[ViewBuild] = []
+        self._views: dict[type[State], ViewState[Any]] = {}
+        self._building: list[ViewBuild[Any]] = []
         self._stop = threading.Event()
         self._moved = threading.Condition()
         self.failure: str | None = None
@@ -122,13 +122,13 @@ class Followers:
                 self._stop.wait(RETRY_SECONDS)
                 self._reload()
 
-    def _mine(self) -> list[ViewBuild]:
+    def _mine(self) -> list[ViewBuild[Any]]:
         """Return the tables that this process may write, those that are at work."""
         with self._moved:
             builds = [view.build for view in self._views.values()] + self._building
         return [build for build in builds if self._leases.epoch(f"view/{build.name}") is not None and build.broken is None]
 
-    def _advance(self, builds: Sequence[ViewBuild]) -> None:
+    def _advance(self, builds: Sequence[ViewBuild[Any]]) -> None:
         """Fold what lies after the position that these share: one transaction, or many while far behind."""
         decode = self._decoder(builds)
         head = self._log.head
@@ -153,7 +153,7 @@ class Followers:
             if not build.ready and build.broken is None and build.position >= head:
                 self._switch(build)
 
-    def _commit(self, builds: Sequence[ViewBuild], pages: Sequence[tuple[Sequence[Row], Sequence[Sequence[Any]]]]) -> None:
+    def _commit(self, builds: Sequence[ViewBuild[Any]], pages: Sequence[tuple[Sequence[Row], Sequence[Sequence[Any]]]]) -> None:
         assert self._file is not None, "views have a file"
         last = pages[-1][0][-1]
         with self._file.transaction() as connection:
@@ -169,7 +169,7 @@ class Followers:
                 build.position, build.digest = last.last, last.digest
         self._announce()
 
-    def _set_checkpoint(self, connection: sqlite3.Connection, build: ViewBuild, last: Row) -> None:
+    def _set_checkpoint(self, connection: sqlite3.Connection, build: ViewBuild[Any], last: Row) -> None:
         """Move the checkpoint: a compare-and-set on position and owner's epoch."""
         epoch = self._leases.epoch(f"view/{build.name}")
         done = connection.execute(
@@ -180,7 +180,7 @@ class Followers:
         if epoch is None or done != 1:
             raise StoreFailed(f"the view `{build.name}` is followed by another process now", view=build.name)
 
-    def _switch(self, build: ViewBuild) -> None:
+    def _switch(self, build: ViewBuild[Any]) -> None:
         """Answer from this table from now on, and drop those before it."""
         assert self._file is not None, "views have a file"
         with self._file.transaction() as connection:
@@ -198,7 +198,7 @@ class Followers:
             self._views[build.fold.state].build = build
         self._announce()
 
-    def _drop_older(self, connection: sqlite3.Connection, build: ViewBuild) -> None:
+    def _drop_older(self, connection: sqlite3.Connection, build: ViewBuild[Any]) -> None:
         older = connection.execute(
             "select fingerprint, generation from _view where name = ? and not (fingerprint = ? and generation = ?)",
             (build.name, build.fingerprint, build.generation),
@@ -216,12 +216,12 @@ class Followers:
             connection.execute("delete from _view where name = ? and fingerprint = ? and generation = ?", where)
             connection.execute("delete from _stuck where name = ? and fingerprint = ? and generation = ?", where)
 
-    def _at_head(self, builds: Sequence[ViewBuild]) -> None:
+    def _at_head(self, builds: Sequence[ViewBuild[Any]]) -> None:
         """Nothing is new: what stands at the head is as fresh as can be."""
         for build in builds:
             self._views[build.fold.state].fresh_at = time.monotonic()
 
-    def _decoder(self, builds: Sequence[ViewBuild]) -> Pages:
+    def _decoder(self, builds: Sequence[ViewBuild[Any]]) -> Pages:
         if any(build.everything for build in builds):
             return self._log.reader.pages(frozenset(self._log.reader.classes.values()))
         return self._log.reader.pages(frozenset().union(*(build.classes for build in builds)))
@@ -232,7 +232,7 @@ class Followers:
 
     # --- opening
 
-    def _opened(self, state: type[State]) -> ViewState:
+    def _opened(self, state: type[State]) -> ViewState[Any]:
         """Find the table of a view that today's code reads, or make one."""
         assert self._file is not None, "views have a file"
         fingerprint = ViewBuild(state, 0).fingerprint
@@ -248,7 +248,7 @@ class Followers:
             self._load(connection, build)
         return ViewState(self._log, self._file, build, self._moved, self._holder, lambda: self.failure)
 
-    def _make(self, build: ViewBuild) -> None:
+    def _make(self, build: ViewBuild[Any]) -> None:
         """Make the tables of a build, empty."""
         assert self._file is not None, "views have a file"
         with self._file.transaction() as connection:
@@ -261,7 +261,7 @@ class Followers:
                 (build.name, build.fingerprint, build.generation, self._log.identity.id, self._log.identity.epoch, build.digest),
             )
 
-    def _load(self, connection: sqlite3.Connection, build: ViewBuild) -> None:
+    def _load(self, connection: sqlite3.Connection, build: ViewBuild[Any]) -> None:
         """Read the checkpoint of a table, and hold it against the log."""
         build.forget()
         where = (build.name, build.fingerprint, build.generation)
@@ -282,6 +282,3 @@ class Followers:
 
     def _holder(self, name: str) -> str | None:
         return self._leases.holder(f"view/{name}")
-
-
-__all__ = ["Callable", "Followers", "key_text"]

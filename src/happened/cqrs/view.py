@@ -9,7 +9,7 @@ found, the whole view stops there.
 
 import sqlite3
 from collections.abc import Iterator, Sequence
-from typing import Any  # Any: keys, states and events of any class
+from typing import Any, Generic, TypeVar  # Any: keys, states and events of any class
 
 import msgspec
 
@@ -24,6 +24,8 @@ from happened.log.fingerprint import fingerprint_of
 from happened.log.records import recorded
 from happened.log.row import decode_header
 
+S = TypeVar("S", bound=State)
+
 STATES_MAX = 300_000
 """States of a view kept in memory between pages."""
 
@@ -31,12 +33,12 @@ Touch = tuple[Key, Any, tuple[Any, ...], int]
 """A key, what `evolve` is given of the event, what it is given beside, and the position."""
 
 
-class Folded:
+class Folded(Generic[S]):
     """The rows of one fold: a table, and the part of it that is in memory."""
 
-    def __init__(self, fold: Fold, fingerprint: str) -> None:
-        self.fold = fold
-        self.table = Table(fold.state, fingerprint)
+    def __init__(self, state: type[S], fingerprint: str) -> None:
+        self.fold = fold_of(state)
+        self.table = Table(state, fingerprint)
         self.states: dict[Key, State | None] = {}
         self.changed: dict[Key, int] = {}
         self.complete = False
@@ -86,17 +88,17 @@ class Folded:
             self.complete = False
 
 
-class ViewBuild:
+class ViewBuild(Generic[S]):
     """One table of a view: a state class, by the code of a fingerprint, in a generation (a rebuild is a new one)."""
 
-    def __init__(self, state: type[State], generation: int) -> None:
+    def __init__(self, state: type[S], generation: int) -> None:
         self.fold = fold_of(state)
         self.name = self.fold.name
         self.fingerprint = view_fingerprint(self.fold)
         self.generation = generation
         tagged = f"{self.fingerprint[:6]}{generation % 100:02d}"
-        self.own = Folded(self.fold, tagged)
-        self.joined = [Folded(fold_of(join.state), tagged) for join in self.fold.joins]
+        self.own = Folded(state, tagged)
+        self.joined = [Folded(join.state, tagged) for join in self.fold.joins]
         self.position = 0
         self.digest = bytes(32)
         self.ready = False
@@ -178,7 +180,7 @@ class ViewBuild:
                 if not simple:
                     header = header or decode_header(row.head)
                     envelope = self._envelope(row, header, at, record.extra)
-                extra = (envelope,) if self.fold.wants_record else ()
+                extra: tuple[Any, ...] = (envelope,) if self.fold.wants_record else ()
                 try:
                     found = touched(event, envelope)
                 except Exception as error:  # noqa: BLE001 - no key: the view stops here, and is seen
@@ -197,16 +199,16 @@ class ViewBuild:
             envelope = self._envelope(row, header, at, record.extra)
             try:
                 for folded in self.joined:
-                    extra = (envelope,) if folded.fold.wants_record else ()
+                    beside: tuple[Any, ...] = (envelope,) if folded.fold.wants_record else ()
                     for key, message in folded.fold.touched(event, envelope):
                         folded.load(connection, [key])
-                        folded.states[key] = folded.fold.step(folded.states.get(key), key, message, extra)
+                        folded.states[key] = folded.fold.step(folded.states.get(key), key, message, beside)
                         folded.changed[key] = at
                 if type(event) not in self.fold.readings and not self.fold.everything:
                     continue
                 joined = self._joined(connection, event)
                 if self.fold.key_of is not None:
-                    found = self.fold.readings[type(event)].touched(event, envelope, joined)
+                    found = self.fold.reading(type(event))(event, envelope, joined)
                 else:
                     found = self.fold.touched(event, envelope)
                 extra = tuple([envelope if p.annotation is Recorded else joined[p.name] for p in self.fold.evolve_parameters])
@@ -268,7 +270,7 @@ def key_text(key: Key) -> str:
     return msgspec.json.encode([text_of(value) for value in key]).decode()
 
 
-def check_history(build: ViewBuild, log: str, epoch: int, found_log: str, found_epoch: int, digest_there: bytes | None) -> None:
+def check_history(build: ViewBuild[Any], log: str, epoch: int, found_log: str, found_epoch: int, digest_there: bytes | None) -> None:
     """Raise `Diverged` unless a checkpoint belongs to this log's history."""
     same = found_log == log and found_epoch <= epoch and (build.position == 0 or digest_there == build.digest)
     if not same:

@@ -7,7 +7,7 @@ import msgspec
 
 from happened.core.errors import Invalid
 from happened.core.messages import Command, Event
-from happened.core.tags import hints_of, scope_of, terms_of
+from happened.core.tags import hints_of, is_a, scope_of, terms_of
 from happened.log.names import Names, Wish, wish_for
 from happened.log.row import encode
 
@@ -21,7 +21,7 @@ class Typed:
     __slots__ = ("_changes", "_decode", "_names", "_number", "cls", "terms", "what", "wish")
 
     def __init__(self, cls: type, names: Names) -> None:
-        if not (isinstance(cls, type) and issubclass(cls, Event | Command)) or cls in (Event, Command):
+        if not (is_a(cls, Event) or is_a(cls, Command)):
             raise Invalid(f"`{cls!r}` is neither an event nor a command: subclass `Event` or `Command`", type=str(cls))
         hints_of(cls)
         self.cls = cls
@@ -65,12 +65,3 @@ class Typed:
                     type=self.cls.__name__,
                     field=field.name,
                 )
-
-
-def naive(body: Any) -> str | None:
-    """Return the first field that holds a time without a zone."""
-    for field in msgspec.structs.fields(body):
-        value = getattr(body, field.name)
-        if isinstance(value, dt.datetime) and value.tzinfo is None:
-            return field.name
-    return None

@@ -136,6 +136,7 @@ class Batch:
         self.notes: dict[str, str | None] = {}
         self.ids: dict[str, Row] = {}
         self.added: list[tuple[Row, Draft]] = []
+        self._salts = b""
 
     @property
     def position(self) -> int:
@@ -177,7 +178,11 @@ class Batch:
         """Put a draft at the end of the batch, and let its events have happened."""
         head = self.head
         count = len(draft.records) + (draft.asked is not None)
-        row = seal(head.digest, head.position + 1, self.at, draft.header, draft.asked, draft.records, self.source.salt(SALT_BYTES * count))
+        size = SALT_BYTES * count
+        if len(self._salts) < size:
+            self._salts = self.source.salt(max(size, 64 * SALT_BYTES))
+        salts, self._salts = self._salts[:size], self._salts[size:]
+        row = seal(head.digest, head.position + 1, self.at, draft.header, draft.asked, draft.records, salts)
         self.rows.append(row)
         self.added.append((row, draft))
         self.terms.append(Terms(draft.tags, draft.header.id or draft.header.decides, draft.names))

@@ -6,7 +6,6 @@ Everything that the decider yields is encoded and read back, so that what is rec
 """
 
 import asyncio
-import inspect
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,6 +19,7 @@ from happened.core.filling import Fill, fill_for, state_in
 from happened.core.messages import Command, Event, Recorded, name_of
 from happened.core.state import Fold, Key, State, fold_of
 from happened.core.store import Row
+from happened.core.tags import is_a
 from happened.core.world import Chance, World, moment
 from happened.log.names import Wish
 from happened.log.row import ANSWER, REFUSAL, Header, Written, decode_header, encode, taken_apart
@@ -45,7 +45,7 @@ class Handler:
         if not parameters:
             raise Invalid(f"`{label(function)}` is no decider: its first parameter must be a command", function=label(function))
         command = parameters[0].annotation
-        if not (isinstance(command, type) and issubclass(command, Command)) or command is Command:
+        if not is_a(command, Command):
             raise Invalid(
                 f"`{label(function)}` is no decider: its first parameter must be a command, not `{command}`", function=label(function)
             )
@@ -88,7 +88,7 @@ class Handler:
     def _events(function: Callable[..., Any]) -> Iterable[type]:
         events = yielded_by(function)
         for event in events:
-            if not (isinstance(event, type) and issubclass(event, Event)) or event is Event:
+            if not is_a(event, Event):
                 raise Invalid(
                     f"`{label(function)}` yields `{event}`, which is no event of its own: name the events", function=label(function)
                 )
@@ -431,8 +431,3 @@ def outcome_of(rows: Sequence[Row]) -> tuple[Row, Header] | None:
         if header.outcome != "pending":
             return row, header
     return None
-
-
-def is_generator(function: Callable[..., Any]) -> bool:
-    """Say whether a function is a generator function."""
-    return inspect.isgeneratorfunction(function)

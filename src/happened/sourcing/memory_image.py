@@ -11,8 +11,10 @@ import threading
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple  # Any: events and keys of any class
 
+import msgspec
+
 from happened.core.messages import Recorded
-from happened.core.state import Fold, Key, State
+from happened.core.state import Fold, Key, Reading, State
 from happened.core.store import Row, Store, Wanted
 from happened.core.tags import term, text_of
 from happened.log.records import Reader, recorded
@@ -22,7 +24,7 @@ STATES_MAX = 1_000_000
 """States kept before the longest unchanged make room; about 0.4 kB each."""
 
 
-class Entry(NamedTuple):
+class Entry(msgspec.Struct, frozen=True, gc=False):
     """A state as of a version: the position of the event that last changed it. `None`: it never happened, or is gone."""
 
     state: State | None
@@ -43,11 +45,13 @@ class Coming(NamedTuple):
 class Kept:
     """The entries of one fold."""
 
-    __slots__ = ("complete", "entries", "fold", "loading")
+    __slots__ = ("complete", "entries", "fold", "loading", "simple")
 
     def __init__(self, fold: Fold, *, complete: bool) -> None:
         self.fold = fold
         self.complete = complete
+        self.simple = not fold.wants_record and fold.key_of is None
+        """No envelope is needed to fold."""
         self.entries: dict[Key, Entry] = {}
         self.loading: dict[Key, list[list[Coming]]] = {}
 
@@ -62,11 +66,9 @@ class MemoryImage:
         self._states_max = states_max
         self.position = position
         self.kept: dict[Fold, Kept] = {}
-        self._by_event: dict[type, tuple[Kept, ...]] = {}
-        self._everything: tuple[Kept, ...] = ()
+        self._by_event: dict[type, tuple[tuple[Kept, Reading], ...]] = {}
         self._classes: frozenset[type] = frozenset()
         self.hits = self.misses = self.evictions = 0
-        self._began_empty = position == 0
         for fold in folds:
             self.follow(fold)
 
@@ -76,8 +78,6 @@ class MemoryImage:
             if fold not in self.kept:
                 kept = Kept(fold, complete=self.position == 0)
                 self.kept[fold] = kept
-                if fold.everything:
-                    self._everything += (kept,)
                 self._by_event = {}
                 self._classes |= set(fold.readings)
             return self.kept[fold]
@@ -149,11 +149,13 @@ class MemoryImage:
             "evictions": self.evictions,
         }
 
-    def followers(self, event: type) -> tuple[Kept, ...]:
-        """Return the folds that evolve from an event of this class."""
+    def followers(self, event: type) -> tuple[tuple[Kept, Reading], ...]:
+        """Return the folds that evolve from events of this class, with how they are reached."""
         found = self._by_event.get(event)
         if found is None:
-            found = tuple(kept for kept in self.kept.values() if event in kept.fold.readings or kept in self._everything)
+            found = tuple(
+                (kept, kept.fold.reading(event)) for kept in self.kept.values() if event in kept.fold.readings or kept.fold.everything
+            )
             self._by_event[event] = found
         return found
 
@@ -243,17 +245,17 @@ class ImageOverlay:
     def apply(self, row: Row, header: Header, events: Sequence[tuple[int, Any]]) -> None:
         """Let these events have happened."""
         for ordinal, event in events:
-            for kept in self._image.followers(type(event)):
-                self._apply_to(kept, row, header, ordinal, event)
+            for kept, reading in self._image.followers(type(event)):
+                self._apply_to(kept, reading, row, header, ordinal, event)
 
-    def _apply_to(self, kept: Kept, row: Row, header: Header, ordinal: int, event: Any) -> None:
+    def _apply_to(self, kept: Kept, reading: Reading, row: Row, header: Header, ordinal: int, event: Any) -> None:
         fold = kept.fold
-        envelope, extra = (None, ()) if not fold.wants_record and fold.key_of is None else _envelope(fold, row, header, ordinal, None)
+        envelope, extra = (None, ()) if kept.simple else _envelope(fold, row, header, ordinal, None)
         changed = self._changed.get(kept)
         if changed is None:
             changed = self._changed[kept] = {}
         coming = self._coming.get(kept)
-        for key, message in fold.touched(event, envelope):
+        for key, message in reading(event, envelope):
             before = changed.get(key)
             if before is None:
                 before = kept.entries.get(key) if not coming or key not in coming else None

@@ -16,6 +16,8 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import msgspec
+
 from happened.core.errors import Broken, Closed, Diverged, Forked, Incompatible, Invalid, OutcomeUnknown, Overloaded, StoreFailed
 from happened.core.store import START, Commit, Head, Row, Terms, Unseen, Wanted
 from happened.stores import runs
@@ -23,7 +25,7 @@ from happened.stores.samples import Samples
 
 Connect = Callable[[str], sqlite3.Connection]
 
-COLUMNS = "position, count, at, head, input, records, salts, digest"
+COLUMNS = ", ".join(Row.__struct_fields__)
 DDL = (
     """create table if not exists log(
     position integer primary key,
@@ -319,7 +321,9 @@ class SqliteStore:
     def _write(self, commit: Commit) -> runs.Flushed | None:
         writer = self._writer
         if commit.rows:
-            writer.executemany(f"insert into log({COLUMNS}) values(?, ?, ?, ?, ?, ?, ?, ?)", [_values(row) for row in commit.rows])
+            writer.executemany(
+                f"insert into log({COLUMNS}) values(?, ?, ?, ?, ?, ?, ?, ?)", [msgspec.structs.astuple(row) for row in commit.rows]
+            )
         for key, body in commit.notes.items():
             if body is None:
                 writer.execute("delete from note where key = ?", (key,))
@@ -608,10 +612,6 @@ class SqliteStore:
     def _noted(self, start: str) -> Mapping[str, str]:
         end = start + "\U0010ffff"
         return dict(self._writer.execute("select key, body from note where key >= ? and key < ?", (start, end)).fetchall())
-
-
-def _values(row: Row) -> tuple[object, ...]:
-    return (row.position, row.count, row.at, row.head, row.input, row.records, row.salts, row.digest)
 
 
 def _failed(error: sqlite3.Error) -> StoreFailed:

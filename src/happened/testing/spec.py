@@ -1,0 +1,246 @@
+"""Given, when, then: what an app decides and shows, told as events.
+
+    spec(shop).given(StockReceived("widget", 3)).when(Order("o-1", "widget", 5)).then_refused("only 3 left")
+
+It runs on a real log in memory, with the real engine and a clock that is set; `given` is recorded, `when` is done once, each `then` looks at what came
+of it. Every call of `given` and `when` begins from what was said so far and changes none of it, so a common beginning can be kept in a variable.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple  # Any: answers, keys and fields of any class
+
+import msgspec
+
+from happened.app import App, Running
+from happened.core.errors import Error, Invalid, Refused, Unanswered
+from happened.core.messages import Command, Event, Message, Recorded
+from happened.core.state import Fold, Key, State, fold_of
+from happened.log.records import INTERNAL, Record
+from happened.testing.world import START, Clock
+
+Gateways = Mapping[Callable[..., Any], Any]
+
+WAIT_SECONDS_MAX = 10.0
+"""How long a view may take to show what was recorded."""
+ROWS_MAX = 1_000_000
+
+
+def spec(app: App, *, now: datetime = START, answers: Gateways | None = None) -> "Spec":
+    """Begin to tell what an app does, with the clock at `now`.
+
+    `answers` says for each gateway what it answers: a function that is called in its place, an exception that it raises, or the answer itself. A gateway
+    that is asked without one raises `Unanswered`: nothing is asked outside.
+    """
+    return Spec(app, now, answers or {}, ())
+
+
+class Spec:
+    """What was given so far."""
+
+    def __init__(self, app: App, now: datetime, answers: Gateways, given: "Sequence[Event | Message | timedelta]") -> None:
+        self._app = app
+        self._now = now
+        self._answers = answers
+        self._given = tuple(given)
+
+    def given(self, *history: "Event | Message | timedelta") -> "Spec":
+        """Say what has happened, in order: events of any class of the app, also those that only deciders yield; a `timedelta` moves the clock.
+
+        A `Message` gives an event an id or the time it happened.
+        """
+        return Spec(self._app, self._now, self._answers, (*self._given, *history))
+
+    def when(self, act: "Command | Event | Message | timedelta") -> "Outcome":
+        """Do one thing: dispatch a command, record an event, or move the clock. What is raised, but a refusal, is raised here."""
+        return self._run([act])
+
+    def then_state(self, state: State) -> "Outcome":
+        """Look at a state after what was given."""
+        return self._run([]).then_state(state)
+
+    def then_view(self, state: State) -> "Outcome":
+        """Look at the row of a view after what was given."""
+        return self._run([]).then_view(state)
+
+    def _run(self, acts: "Sequence[Command | Event | Message | timedelta]") -> "Outcome":
+        clock = Clock(self._now)
+        missing: list[str] = []
+        gateways = {gateway.call: _unanswered(gateway.name, missing) for gateway in self._app.gateways}
+        gateways |= {gateway: _answer(given) for gateway, given in self._answers.items()}
+        with self._app.open("memory:", run=bool(self._app.views), gateways=gateways, source=clock) as running:
+            for given in self._given:
+                if isinstance(given, Command):
+                    raise Invalid(f"`{type(given).__name__}` is a command: `given` takes events, a command is what `when` does")
+                _do(running, clock, given)
+            before, refused = running.log.head, None
+            try:
+                for act in acts:
+                    _do(running, clock, act)
+            except Refused as refusal:
+                refused = refusal
+            except Error:
+                _check_answered(missing)
+                raise
+            _check_answered(missing)
+            history = [record for record in running.log.read() if isinstance(record.body, Event)]
+            views = {view: _rows(running, view) for view in self._app.views}
+        return Outcome([record.body for record in history if record.position > before and record.kind == INTERNAL], refused, history, views)
+
+
+class Outcome:
+    """What came of it. Each `then` looks at one side, raises `AssertionError` with what was expected and what is there, and can be followed by more."""
+
+    def __init__(
+        self, events: Sequence[Event], refused: Refused | None, history: Sequence[Record], views: "Mapping[type[State], Shown]"
+    ) -> None:
+        self.events = tuple(events)
+        self.refused = refused
+        self._history = history
+        self._views = views
+
+    def then(self, *events: Event) -> "Outcome":
+        """Exactly these events were decided, in this order."""
+        self._not_refused(f"{len(events)} event{'s' * (len(events) != 1)}: {', '.join(map(repr, events))}" if events else "nothing")
+        if self.events != events:
+            raise AssertionError(_listed(events, self.events))
+        return self
+
+    def then_nothing(self) -> "Outcome":
+        """Nothing was decided, and nothing was refused."""
+        return self.then()
+
+    def then_refused(self, text: str, /, **facts: Any) -> "Outcome":
+        """It was refused with this text, and with these facts where any are named."""
+        if self.refused is None:
+            raise AssertionError(f"expected a refusal: {text!r}\n     got {_shown(self.events)}")
+        if str(self.refused) != text:
+            raise AssertionError(f"the refusal differs\nexpected {text!r}\n     got {str(self.refused)!r}")
+        different = [
+            f"  {name}: expected {value!r}, got {self.refused.facts.get(name, '(no such fact)')!r}"
+            for name, value in facts.items()
+            if name not in self.refused.facts or self.refused.facts[name] != value
+        ]
+        if different:
+            raise AssertionError("\n".join([f"the facts of the refusal {text!r} differ", *different]))
+        return self
+
+    def then_state(self, state: State) -> "Outcome":
+        """The state of this key is now exactly so, as deciders see it."""
+        fold = fold_of(type(state))
+        states = dict(_folded(fold, self._history))
+        self._look("state", state, fold, states)
+        return self
+
+    def then_view(self, state: State) -> "Outcome":
+        """The view's row of this key is exactly so. What the view raised is raised here."""
+        shown = self._views.get(type(state))
+        if shown is None:
+            raise Invalid(f"`{type(state).__name__}` is not among the app's views: use `then_state`, or list it in `views`")
+        if shown.error is not None:
+            raise shown.error
+        fold = fold_of(type(state))
+        self._look("view", state, fold, {_key(fold, row): row for row in shown.rows})
+        return self
+
+    def _look(self, what: str, state: State, fold: Fold, there: Mapping[Key, State]) -> None:
+        found = there.get(_key(fold, state))
+        if found is None:
+            keys = ", ".join(repr(key[0] if len(key) == 1 else key) for key in there) or "none"
+            raise AssertionError(f"the {what} is not there\nexpected {state!r}\n     got nothing under this key; there are: {keys}")
+        if found != state:
+            raise AssertionError("\n".join([f"the {what} differs", f"expected {state!r}", f"     got {found!r}", *_fields(state, found)]))
+
+    def _not_refused(self, expected: str) -> None:
+        if self.refused is not None:
+            raise AssertionError(f"expected {expected}\n     got a refusal: {str(self.refused)!r} {self.refused.facts or ''}".rstrip())
+
+
+class Shown(NamedTuple):
+    """What a view showed at the end, or why it could not."""
+
+    rows: Sequence[State]
+    error: Error | None
+
+
+def _do(running: Running, clock: Clock, act: "Command | Event | Message | timedelta") -> None:
+    if isinstance(act, timedelta):
+        clock.move(act)
+    elif isinstance(act, Command):
+        running.dispatch(act)
+    else:
+        running.log.append(act)
+
+
+def _answer(given: Any) -> Callable[..., Any]:
+    if isinstance(given, BaseException):
+
+        def fail(*_args: Any, **_kwargs: Any) -> Any:
+            raise given
+
+        return fail
+    return given if callable(given) else lambda *_args, **_kwargs: given
+
+
+def _unanswered(name: str, missing: list[str]) -> Callable[..., Any]:
+    def ask(*args: Any, **_kwargs: Any) -> Any:
+        missing.append(f"`{name}` is asked {args!r}")
+        raise Unanswered(missing[-1])
+
+    return ask
+
+
+def _check_answered(missing: Sequence[str]) -> None:
+    if missing:
+        raise Unanswered(f"{missing[0]}, and has no answer: give one with spec(app, answers={{the gateway: its answer}})")
+
+
+def _rows(running: Running, view: type[State]) -> Shown:
+    try:
+        return Shown(running.view(view).rows(limit=ROWS_MAX, since=running.log.head, wait_seconds_max=WAIT_SECONDS_MAX), None)
+    except Error as error:
+        return Shown((), error)
+
+
+def _folded(fold: Fold, history: Sequence[Record]) -> Iterator[tuple[Key, State]]:
+    states: dict[Key, State | None] = {}
+    for record in history:
+        envelope = Recorded(record.id, record.time, record.occurred, record.actor)
+        for key, message in fold.touched(record.body, envelope):
+            states[key] = fold.step(states.get(key), key, message, (envelope,) if fold.wants_record else ())
+    for key, state in states.items():
+        if state is not None:
+            yield key, state
+
+
+def _key(fold: Fold, state: State) -> Key:
+    return tuple(getattr(state, field) for field in fold.key)
+
+
+def _listed(expected: Sequence[Event], actual: Sequence[Event]) -> str:
+    lines = ["the events differ", f"expected {_shown(expected)}", f"     got {_shown(actual)}"]
+    for place in range(max(len(expected), len(actual))):
+        wanted = expected[place] if place < len(expected) else None
+        found = actual[place] if place < len(actual) else None
+        if wanted == found:
+            continue
+        if type(wanted) is type(found):
+            lines += [f"event {place + 1}, {type(wanted).__name__}", *_fields(wanted, found)]
+        else:
+            lines.append(f"event {place + 1}: expected {_one(wanted)}, got {_one(found)}")
+    return "\n".join(lines)
+
+
+def _fields(expected: Any, actual: Any) -> Iterator[str]:
+    for field in msgspec.structs.fields(expected):
+        wanted, found = getattr(expected, field.name), getattr(actual, field.name)
+        if wanted != found:
+            yield f"  {field.name}: expected {wanted!r}, got {found!r}"
+
+
+def _one(message: Any) -> str:
+    return "nothing" if message is None else repr(message)
+
+
+def _shown(events: Sequence[Event]) -> str:
+    return ", ".join(map(repr, events)) or "nothing"
