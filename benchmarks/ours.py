@@ -5,6 +5,7 @@ What is special about an account is said by its types; there is nothing here tha
 
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
@@ -14,6 +15,7 @@ from uuid import UUID
 import happened as h
 from benchmarks import ledger
 from benchmarks.ledger import Entry
+from benchmarks.measure import Timer
 
 CATCH_UP_SECONDS_MAX = 600
 """How long a view may take until it holds all that the log does."""
@@ -226,8 +228,13 @@ def record_facts(running: h.Running, facts: Iterable[h.Event]) -> None:
 
 
 def append(running: h.Running, facts: Sequence[h.Event]) -> None:
-    """Record facts: so few go into one commit."""
+    """Record facts, each in a row and under an id of its own: so few go into one commit."""
     record_facts(running, facts)
+
+
+def append_together(running: h.Running, facts: Sequence[h.Event]) -> None:
+    """Record facts in one row, all or none."""
+    running.log.append(facts)
 
 
 def fill(path: Path, entries: Iterable[Entry]) -> None:
@@ -270,10 +277,13 @@ def fold_by_hand(running: h.Running) -> Decimal:
     return sum((account.balance for account in accounts.values()), Decimal(0))
 
 
-def catch_up(path: Path) -> None:
-    """Open the bank with its view and wait until the view holds all that the log does."""
-    with open_bank(path, VIEWED) as running:
-        running.view(Account).rows(limit=1, since=running.log.head, wait_seconds_max=CATCH_UP_SECONDS_MAX)
+def catch_up(path: Path) -> Timer:
+    """Open the bank with its view and wait until the view holds all that the log does; returns how long that took, without the close."""
+    with ExitStack() as exits:
+        with Timer() as timer:
+            running = exits.enter_context(open_bank(path, VIEWED))
+            running.view(Account).rows(limit=1, since=running.log.head, wait_seconds_max=CATCH_UP_SECONDS_MAX)
+        return timer
 
 
 def held(path: Path) -> Decimal:

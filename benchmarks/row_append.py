@@ -1,5 +1,6 @@
 """Appends of 100 events per commit on random keys, with many records present, and what their tags cost.
 
+`happened` records each event in a row and under an id of its own; "in one row" is `log.append`, all or none under one id.
 The peer is driven below its own layers: events encoded beforehand and handed to its store, which is its best. `umadb`
 gets its bytes encoded beforehand, too. `happened` is handed typed facts, checks them, and encodes them in the measured time.
 """
@@ -99,10 +100,16 @@ def _uma_event(number: int, accounts: int, tags: int) -> tuple[bytes, list[str]]
 
 
 def _ours(context: Context) -> list[Variant]:
-    return [_our_variant(context, tags, _present(context), f"happened, {_say(tags)}", PEER) for tags in (0, 2, 5)]
+    present = _present(context)
+    return [
+        *(_our_variant(context, tags, present, f"happened, {_say(tags)}", PEER) for tags in (0, 2, 5)),
+        _our_variant(context, 2, present, "happened, 2 tags, in one row", PEER, ours.append_together),
+    ]
 
 
-def _our_variant(context: Context, tags: int, present: int, name: str, base: str) -> Variant:
+def _our_variant(
+    context: Context, tags: int, present: int, name: str, base: str, append: Callable[[h.Running, list[h.Event]], None] = ours.append
+) -> Variant:
     accounts = max(present // 100, 100)
     numbers = count()
     path = context.fresh("ours.db")
@@ -113,7 +120,7 @@ def _our_variant(context: Context, tags: int, present: int, name: str, base: str
     def batch() -> list[h.Event]:
         return [ours.fact(next(numbers), accounts, VALUES, tags) for _ in range(BATCH)]
 
-    return Variant(name, "happened", _timed(batch, lambda facts: ours.append(running, facts), _commits(context)), base)
+    return Variant(name, "happened", _timed(batch, lambda facts: append(running, facts), _commits(context)), base)
 
 
 def _timed(batch: Callable[[], B], append: Callable[[B], object], commits: int) -> Callable[[], Run]:

@@ -51,10 +51,9 @@ def _plain(context: Context) -> list[Variant]:
 
 def _shop(context: Context) -> list[Variant]:
     data = _data(context)
-    program = Path(sys.executable).with_name("happened")
 
     def command() -> list[str]:
-        return [str(program), "demo", "--data", str(data), "--log", f"sqlite:///{context.fresh('shop.db')}", "--json"]
+        return [sys.executable, "-m", "examples.shop", "--data", str(data), "--log", f"sqlite:///{context.fresh('shop.db')}", "--json"]
 
     return [_variant(SHOP, "happened", PLAIN, command, _expected(data))]
 

@@ -3,15 +3,18 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from time import perf_counter
 
 from benchmarks.measure import SECONDS, Run, Side, Timer, Variant
-from benchmarks.plan import Context, Goal, Results, Row
+from benchmarks.plan import Context, Goal, Results, Row, say
 
 BARE = "python, importing nothing"
 IMPORT = "import happened"
 HELP = "happened --help"
+PROGRAM = "happened.edge.main"
+"""The module behind the command."""
 
 
 def _variant(context: Context, name: str, side: Side, *command: str | Path) -> Variant:
@@ -37,10 +40,12 @@ def _peer(context: Context) -> list[Variant]:
 
 
 def _ours(context: Context) -> list[Variant]:
-    return [
-        _variant(context, IMPORT, "happened", sys.executable, "-c", IMPORT),
-        _variant(context, HELP, "happened", Path(sys.executable).with_name("happened"), "--help"),
-    ]
+    variants = [_variant(context, IMPORT, "happened", sys.executable, "-c", IMPORT)]
+    if find_spec(PROGRAM) is None:
+        say(f"  there is no {PROGRAM}: without `{HELP}`")
+    else:
+        variants.append(_variant(context, HELP, "happened", Path(sys.executable).with_name("happened"), "--help"))
+    return variants
 
 
 def _seconds(name: str, less: str | None = None) -> Callable[[Results], str]:

@@ -68,9 +68,7 @@ def _live(context: Context) -> Variant:
 
     def run() -> Run:
         behind()
-        with Timer() as timer:
-            ours.catch_up(path)
-        return timer.run(count)
+        return ours.catch_up(path).run(count)
 
     return Variant("happened, live", "happened", run, PEER)
 
@@ -82,8 +80,7 @@ def _rebuild(context: Context) -> Variant:
 
     def run() -> Run:
         ours.forget_views(path)
-        with Timer() as timer:
-            ours.catch_up(path)
+        timer = ours.catch_up(path)
         assert ours.held(path) == total, "the view comes to the ledger's total"
         return timer.run(size.events)
 

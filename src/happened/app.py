@@ -344,6 +344,8 @@ class Running:
         decision = self._decision(command, id, actor, correlation)
         pending = Pending(decision)
         self._writer.submit(pending, wait_seconds_max)
+        if self._pending is not None:
+            self._pending.wake()
         if pending.row is not None:
             return self.log.receipt_of(pending.row, repeated=False, events=())
         return self.log.receipt_of(pending.result.row, repeated=True)
@@ -374,6 +376,8 @@ class Running:
         """Decide a command and return what it would yield; record nothing. `Refused` if it would be refused. Gateways can't be asked here."""
         decision = self._decision(command, None, "", None)
         self._writer.rehearse(decision)
+        if decision.needs_outside:
+            raise Invalid(f"`{decision.handler.name}` asks the outside before it decides, and `would` asks nobody", handler=decision.handler.name)
         refusal = decision.refusal()
         if refusal is not None:
             raise refusal.error()
@@ -486,12 +490,13 @@ class Running:
 
     def close(self) -> None:
         """Answer every caller, stop what runs, give the log back. Bounded: what was taken is finished, what was not hears `Closed`."""
-        if self._pending is not None:
-            self._pending.stop()
-        self._writer.close()
-        self._followers.close()
-        self._outside.close()
-        self._engine.close()
+        with contextlib.ExitStack() as last_first:
+            last_first.callback(self._engine.close)
+            last_first.callback(self._outside.close)
+            last_first.callback(self._followers.close)
+            last_first.callback(self._writer.close)
+            if self._pending is not None:
+                last_first.callback(self._pending.stop)
 
     def __enter__(self) -> Self:
         """Return itself."""

@@ -87,6 +87,7 @@ class Fold:
         self.key_parameters: tuple[Parameter, ...] = ()
         self.evolve_parameters: tuple[Parameter, ...] = ()
         self.readings: dict[type, Reading] = {}
+        self._reached: dict[type, Reading] = {}
         if self.evolve is not None:
             self._read(self.evolve)
 
@@ -100,7 +101,11 @@ class Fold:
 
     def reading(self, event: type) -> Reading:
         """Return how events of this class reach the state; a function that finds nothing where they don't."""
-        return self.readings.get(event) or self._late(event)
+        return self._reached.get(event) or self._late(event)
+
+    def follows(self, event: type) -> bool:
+        """Say whether events of this class can reach the state."""
+        return self.reading(event) is not _nothing
 
     def step(self, state: State | None, key: Key, message: Any, extra: tuple[Any, ...] = ()) -> State | None:
         """Return the next state: `evolve` on the state so far, or on the initial one where there is none.
@@ -112,11 +117,12 @@ class Fold:
         return after
 
     def _late(self, event: type) -> Reading:
-        if self.everything and issubclass(event, Event):
-            self.readings[event] = self._reading(event, None)
-        else:
-            return lambda _event, _record: ()
-        return self.readings[event]
+        """Find how a class is reached that is met for the first time: one of the union, a narrow kind of one, or any event at all."""
+        found = next((self.readings[base] for base in event.__mro__ if base in self.readings), None)
+        if found is None:
+            found = self._reading(event, None) if self.everything and is_a(event, Event) else _nothing
+        self._reached[event] = found
+        return found
 
     def _read(self, evolve: Callable[..., Any]) -> None:
         name = self.state.__name__
@@ -223,6 +229,10 @@ class Fold:
             return [(key if isinstance(key, tuple) else (key,), event) for key in (found if several else (found,))]
 
         return computed
+
+
+def _nothing(_event: Any, _record: Recorded | None) -> Iterable[tuple[Key, Any]]:
+    return ()
 
 
 def _both(first: Reading, second: Reading) -> Reading:

@@ -108,6 +108,10 @@ class Store(Protocol):
         """
         ...
 
+    def notes(self, start: str) -> Mapping[str, str]:
+        """Return the durable notes whose key starts with a text, without taking the lock."""
+        ...
+
     def wait(self, after: int, wait_seconds_max: float) -> int:
         """Wait until something lies after this position, or the time is over; return the last position. Wakes for commits of any process."""
         ...

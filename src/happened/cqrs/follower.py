@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar  # Any: states of any class
 
-from happened.core.errors import Closed, Error, Invalid, StoreFailed
+from happened.core.errors import Closed, Diverged, Error, Invalid, StoreFailed
 from happened.core.state import State, fold_of
 from happened.core.store import Row
 from happened.core.world import Source
@@ -117,8 +117,6 @@ class Followers:
                 return
             except (Error, sqlite3.Error) as error:
                 self.failure = f"{type(error).__name__}: {error}"
-                for build in self._mine():
-                    build.forget()
                 self._stop.wait(RETRY_SECONDS)
                 self._reload()
 
@@ -222,9 +220,7 @@ class Followers:
             self._views[build.fold.state].fresh_at = time.monotonic()
 
     def _decoder(self, builds: Sequence[ViewBuild[Any]]) -> Pages:
-        if any(build.everything for build in builds):
-            return self._log.reader.pages(frozenset(self._log.reader.classes.values()))
-        return self._log.reader.pages(frozenset().union(*(build.classes for build in builds)))
+        return self._log.reader.pages_for([folded.fold for build in builds for folded in (build.own, *build.joined)])
 
     def _announce(self) -> None:
         with self._moved:
@@ -265,9 +261,12 @@ class Followers:
         """Read the checkpoint of a table, and hold it against the log."""
         build.forget()
         where = (build.name, build.fingerprint, build.generation)
-        log, epoch, build.position, build.digest, ready = connection.execute(
+        found = connection.execute(
             "select log, epoch, position, digest, ready from _view where name = ? and fingerprint = ? and generation = ?", where
         ).fetchone()
+        if found is None:
+            raise Diverged(f"the table of the view `{build.name}` was dropped: other code, or a rebuild, has replaced it. Open the app again", view=build.name)
+        log, epoch, build.position, build.digest, ready = found
         build.ready = bool(ready)
         row = self._log.row_at(build.position) if build.position else None
         there = row.digest if row is not None and row.last == build.position else None
@@ -276,9 +275,12 @@ class Followers:
     def _reload(self) -> None:
         if self._file is None or self._stop.is_set():
             return
-        with self._file.transaction() as connection:
-            for build in [view.build for view in self._views.values()]:
-                self._load(connection, build)
+        for build in [*(view.build for view in self._views.values()), *self._building]:
+            try:
+                with self._file.reader() as connection:
+                    self._load(connection, build)
+            except (Error, sqlite3.Error) as error:
+                build.broken = f"and can't go on: {error}"
 
     def _holder(self, name: str) -> str | None:
         return self._leases.holder(f"view/{name}")

@@ -21,7 +21,7 @@ from happened.core.store import Row
 from happened.core.tags import text_of
 from happened.cqrs.tables import Table
 from happened.log.fingerprint import fingerprint_of
-from happened.log.records import recorded
+from happened.log.records import envelope_of
 from happened.log.row import decode_header
 
 S = TypeVar("S", bound=State)
@@ -109,13 +109,6 @@ class ViewBuild(Generic[S]):
         self._fills: dict[type, list[Fill]] = {}
         self.wants_record = self.fold.wants_record or any(p.annotation is Recorded for p in self.fold.key_parameters)
         self.wants_record = self.wants_record or any(joined.fold.wants_record or joined.fold.key_of is not None for joined in self.joined)
-        self.everything = any(folded.fold.everything for folded in (self.own, *self.joined))
-
-    @property
-    def classes(self) -> frozenset[type]:
-        """The event classes that this view reads."""
-        return frozenset(event for folded in (self.own, *self.joined) for event in folded.fold.readings)
-
     def create(self, connection: sqlite3.Connection) -> None:
         """Make the tables."""
         for folded in (self.own, *self.joined):
@@ -179,7 +172,7 @@ class ViewBuild(Generic[S]):
                 envelope: Recorded | None = None
                 if not simple:
                     header = header or decode_header(row.head)
-                    envelope = self._envelope(row, header, at, record.extra)
+                    envelope = envelope_of(row, header, at - row.position, record.extra)
                 extra: tuple[Any, ...] = (envelope,) if self.fold.wants_record else ()
                 try:
                     found = touched(event, envelope)
@@ -196,7 +189,7 @@ class ViewBuild(Generic[S]):
             event = record.body
             if event is None:
                 continue
-            envelope = self._envelope(row, header, at, record.extra)
+            envelope = envelope_of(row, header, at - row.position, record.extra)
             try:
                 for folded in self.joined:
                     beside: tuple[Any, ...] = (envelope,) if folded.fold.wants_record else ()
@@ -204,7 +197,7 @@ class ViewBuild(Generic[S]):
                         folded.load(connection, [key])
                         folded.states[key] = folded.fold.step(folded.states.get(key), key, message, beside)
                         folded.changed[key] = at
-                if type(event) not in self.fold.readings and not self.fold.everything:
+                if not self.fold.follows(type(event)):
                     continue
                 joined = self._joined(connection, event)
                 if self.fold.key_of is not None:
@@ -246,12 +239,6 @@ class ViewBuild(Generic[S]):
             state = folded.states.get(key)
             filled.append(state if state is not None or fill.optional else fill.fold.initial(key))
         return {fill.parameter: state for fill, state in zip(fills, filled, strict=True)}
-
-    def _envelope(self, row: Row, header: Any, at: int, beside: Any) -> Recorded:
-        ordinal = at - row.position
-        own = header.id or header.decides or str(row.position)
-        id = (beside.id if beside else None) or (own if ordinal == 0 else f"{own}#{ordinal}")
-        return recorded(row.at, header, id, beside.occurred if beside else None)
 
     def _stick(self, key: Key, position: int, error: Exception) -> None:
         self.stuck[key] = self._new_stuck[key] = (position, f"{type(error).__name__}: {error}")

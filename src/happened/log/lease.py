@@ -4,6 +4,7 @@ A lease is a note of the log, changed under its lock. It says who may work, and 
 compare-and-set as the checkpoint, so that a paused and revived owner can't write. A lease that ran out, or whose process is gone, is free.
 """
 
+import contextlib
 import threading
 from collections.abc import Mapping, Sequence
 
@@ -68,7 +69,8 @@ class Leases:
             self._thread.join()
         if self._epochs:
             held, self._epochs = self._epochs, {}
-            self._store.append(lambda unseen: self._given_back(unseen, held), _ALL_SEEN)
+            with contextlib.suppress(Error):  # the lock is busy: the leases run out by themselves, or are free once this process is gone
+                self._store.append(lambda unseen: self._given_back(unseen, held), _ALL_SEEN, wait_seconds_max=1)
 
     def _renew_again(self) -> None:
         while not self._stop.wait(LEASE_SECONDS / 3):

@@ -4,7 +4,7 @@ Two ways to read. `Pages` decodes a page of rows in one call, as a union tagged 
 and views fold. `Reader.record` gives one record whole, with its envelope: that is how people and tools look.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any  # Any: bodies are of any class
 
@@ -12,10 +12,12 @@ import msgspec
 
 from happened.core.errors import Broken, Incompatible
 from happened.core.messages import Command, Event, Recorded, name_of
+from happened.core.state import Fold
 from happened.core.store import Row, Terms
 from happened.core.tags import Terms as TermsOf
 from happened.core.tags import scope_of, terms_by_outline, terms_of
 from happened.core.world import moment
+from happened.log.narrow import Fields, fields_read, narrowed
 from happened.log.names import Name, Names
 from happened.log.row import ANSWER, BUILT_IN, REFUSAL, SCHEDULE, SCHEMA, Extra, Header, decode_extra, decode_header, taken_apart
 
@@ -59,7 +61,7 @@ class Reader:
         self._decoders: dict[int, Any] = {}
         self._terms: dict[int, TermsOf] = {}
         self._changes = 0
-        self._pages: dict[frozenset[type], Pages] = {}
+        self._pages: dict[frozenset[tuple[type, Fields]], Pages] = {}
 
     def class_of(self, number: int) -> type | None:
         """Return today's class of a name, or `None` if the app has none."""
@@ -155,10 +157,9 @@ class Reader:
             kind = kind_of(raw.number, asked=asked, fact=row.input is None and not decided)
             own = header.id if header.id is not None else header.decides
             occurred = extra.occurred if extra.occurred is not None else header.occurred
-            first = asked or (kind == INPUT and ordinal == 0)
             yield Record(
                 position=position,
-                id=extra.id or (str(own) if first else f"{own or row.position}#{ordinal}"),
+                id=id_of(row, header, ordinal, extra),
                 kind=kind,
                 name=name.name if name is not None else BUILT_IN[raw.number],
                 version=name.version if name is not None else 1,
@@ -189,11 +190,27 @@ class Reader:
                         self.names.learn_record(bytes(raw.body))
         return self.names.changes != before
 
-    def pages(self, classes: frozenset[type]) -> "Pages":
-        """Return the decoder of pages that gives events of these classes and skips all else."""
-        if classes not in self._pages:
-            self._pages[classes] = Pages(self, classes)
-        return self._pages[classes]
+    def pages(self, classes: Iterable[type]) -> "Pages":
+        """Return the decoder of pages that gives events of these classes, whole, and skips all else."""
+        return self._pages_of(dict.fromkeys(classes))
+
+    def pages_for(self, folds: Sequence[Fold]) -> "Pages":
+        """Return the decoder of pages that gives what these folds read: of each event the fields that any of them looks at."""
+        if any(fold.everything for fold in folds):
+            return self.pages(self.classes.values())
+        needed: dict[type, Fields] = {}
+        for fold in folds:
+            for event in fold.readings:
+                fields = fields_read(fold, event)
+                before = needed.get(event, frozenset())
+                needed[event] = None if fields is None or before is None else before | fields
+        return self._pages_of(needed)
+
+    def _pages_of(self, needed: Mapping[type, Fields]) -> "Pages":
+        key = frozenset(needed.items())
+        if key not in self._pages:
+            self._pages[key] = Pages(self, dict(needed))
+        return self._pages[key]
 
     def _look_again(self) -> None:
         if self._changes != self.names.changes:
@@ -216,9 +233,9 @@ def kind_of(number: int, *, asked: bool, fact: bool) -> str:
 class Pages:
     """Decodes pages of rows in one call each: for every row its records, as structs with `body`: an event, or `None` for what was not asked for."""
 
-    def __init__(self, reader: Reader, classes: frozenset[type]) -> None:
+    def __init__(self, reader: Reader, needed: Mapping[type, Fields]) -> None:
         self._reader = reader
-        self._classes = classes
+        self._needed = needed
         self._changes = -1
         self._decode: Any = None
         self.numbers: list[int] = []
@@ -246,9 +263,9 @@ class Pages:
         self.numbers = []
         for number in (*BUILT_IN, *list(names.by_number)):
             cls = self._reader.class_of(number)
-            if cls is not None and cls in self._classes:
+            if cls is not None and cls in self._needed:
                 self.numbers.append(number)
-                fields: list[Any] = [("body", cls | None), ("extra", Extra | None, None)]
+                fields: list[Any] = [("body", narrowed(cls, self._needed[cls]) | None), ("extra", Extra | None, None)]
                 shapes.append(msgspec.defstruct(f"Number{number}", fields, array_like=True, tag=number, frozen=True, gc=False))
             else:
                 skipped = {"body": None, "extra": None}
@@ -262,11 +279,22 @@ class Pages:
         self._changes = names.changes
 
 
-def recorded(row_at: int, header: Header, id: str, occurred: int | None) -> Recorded:
+def id_of(row: Row, header: Header, ordinal: int, extra: Extra | None) -> str:
+    """Return the id of a record: what was asked has the command's own, all else that and an ordinal, which counts on from an input that was enqueued."""
+    if extra is not None and extra.id is not None:
+        return extra.id
+    if header.decides is not None:
+        return f"{header.decides}#{ordinal + 1}"
+    if header.id is None:
+        return f"{row.position}#{ordinal}"
+    return header.id if ordinal == 0 else f"{header.id}#{ordinal}"
+
+
+def envelope_of(row: Row, header: Header, ordinal: int, extra: Extra | None) -> Recorded:
     """Make the envelope that `evolve` and `key_of` may ask for."""
-    at = moment(row_at)
-    us = occurred if occurred is not None else header.occurred
-    return Recorded(id, at, moment(us) if us is not None else at, header.actor)
+    at = moment(row.at)
+    us = extra.occurred if extra is not None and extra.occurred is not None else header.occurred
+    return Recorded(id_of(row, header, ordinal, extra), at, moment(us) if us is not None else at, header.actor)
 
 
 def _plain(scope: Any) -> Any:
@@ -283,4 +311,4 @@ def _outlined(node: Any) -> Any:
     ]
 
 
-__all__ = ["Command", "Pages", "Reader", "Record", "kind_of", "recorded"]
+__all__ = ["Command", "Pages", "Reader", "Record", "kind_of"]

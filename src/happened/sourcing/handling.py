@@ -235,7 +235,9 @@ class Decision(Job):
             if fill.many:
                 entries = {one: entry(fill.fold, one) for one in key}
                 single = len(fill.fold.key) == 1
-                states = {(one[0] if single else one): found.state or fill.fold.initial(one) for one, found in entries.items()}
+                states = {
+                    (one[0] if single else one): found.state if found.state is not None else fill.fold.initial(one) for one, found in entries.items()
+                }
                 reads.append([found.version for found in entries.values()])
                 filled.append(states)
             elif key is None:

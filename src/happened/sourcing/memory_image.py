@@ -17,8 +17,8 @@ from happened.core.messages import Recorded
 from happened.core.state import Fold, Key, Reading, State
 from happened.core.store import Row, Store, Wanted
 from happened.core.tags import term, text_of
-from happened.log.records import Reader, recorded
-from happened.log.row import Header, decode_header
+from happened.log.records import Reader, envelope_of
+from happened.log.row import Extra, Header, decode_header
 
 STATES_MAX = 1_000_000
 """States kept before the longest unchanged make room; about 0.4 kB each."""
@@ -135,9 +135,27 @@ class MemoryImage:
 
     def states(self, fold: Fold) -> dict[Key, State]:
         """Fold the whole log into the states of one class: every key that is there now. Reads the log once, keeps nothing."""
-        found: dict[Key, Entry] = {}
-        self._fold_rows(fold, None, self.position, found)
-        return {key: entry.state for key, entry in found.items() if entry.state is not None}
+        if fold.wants_record or fold.key_of is not None:
+            entries: dict[Key, Entry] = {}
+            self._fold_rows(fold, None, self.position, entries)
+            return {key: entry.state for key, entry in entries.items() if entry.state is not None}
+        decode = self._reader.pages_for([fold])
+        found: dict[Key, State] = {}
+        get, step, initial = found.get, fold.evolve, fold.state
+        for rows in self._store.read(until=self.position):
+            for records in decode(rows):
+                for record in records:
+                    event = record.body
+                    if event is None:
+                        continue
+                    for key, message in fold.reading(type(event))(event, None):
+                        before = get(key)
+                        after = step(initial(*key) if before is None else before, message)
+                        if after is not None:
+                            found[key] = after
+                        else:
+                            found.pop(key, None)
+        return found
 
     def statistics(self) -> dict[str, Any]:
         """Return how many states are kept of each class, hits, misses (loads), evictions, and up to which position."""
@@ -173,8 +191,7 @@ class MemoryImage:
         return [number for number in names if self._reader.class_of(number) in fold.readings] or [-1]
 
     def _fold_rows(self, fold: Fold, wanted: Sequence[Wanted] | None, until: int, found: dict[Key, Entry]) -> None:
-        classes = frozenset(self._reader.classes.values()) if fold.everything else frozenset(fold.readings)
-        decode = self._reader.pages(classes)
+        decode = self._reader.pages_for([fold])
         only = wanted is not None
         step, touched = fold.step, fold.touched
         simple = not fold.wants_record and fold.key_of is None
@@ -301,10 +318,6 @@ def _caught_up(fold: Fold, key: Key, entry: Entry, coming: Sequence[Coming]) -> 
     return entry
 
 
-def _envelope(fold: Fold, row: Row, header: Header, ordinal: int, beside: Any) -> tuple[Recorded, tuple[Any, ...]]:
-    own = header.id or header.decides or str(row.position)
-    first = ordinal == 0
-    envelope = recorded(
-        row.at, header, (beside.id if beside else None) or (own if first else f"{own}#{ordinal}"), beside.occurred if beside else None
-    )
+def _envelope(fold: Fold, row: Row, header: Header, ordinal: int, extra: Extra | None) -> tuple[Recorded, tuple[Any, ...]]:
+    envelope = envelope_of(row, header, ordinal, extra)
     return envelope, (envelope,) if fold.wants_record else ()

@@ -10,14 +10,14 @@ from collections.abc import Callable
 import msgspec
 
 from happened.core.errors import Closed, Error
-from happened.core.store import Commit, Unseen
 from happened.log.lease import Leases
 from happened.log.log import Log
 from happened.log.row import decode_header, taken_apart
 from happened.sourcing.handling import PENDING_NOTE, Decision, Handling
 
 LEASE = "pending"
-_ALL_SEEN = 1 << 62
+LOOK_SECONDS = 0.05
+"""How often to look for what other processes have kept; what this one keeps is decided at once."""
 
 
 class PendingWorker:
@@ -30,6 +30,7 @@ class PendingWorker:
         self.leases = Leases(log.engine, log.source, [LEASE])
         self._stuck: dict[str, str] = {}
         self._stop = threading.Event()
+        self._wake = threading.Event()
         self._thread = threading.Thread(target=self._run, name="happened-pending", daemon=True)
 
     def start(self) -> None:
@@ -37,9 +38,14 @@ class PendingWorker:
         self.leases.start()
         self._thread.start()
 
+    def wake(self) -> None:
+        """Look now."""
+        self._wake.set()
+
     def stop(self) -> None:
         """End after the command that is being decided."""
         self._stop.set()
+        self._wake.set()
         self._thread.join()
         self.leases.close()
 
@@ -53,7 +59,9 @@ class PendingWorker:
             if self.leases.epoch(LEASE) is None:
                 self.leases.changed.wait(0.1)
                 continue
-            head = self._log.wait(position, 0.1)
+            self._wake.wait(LOOK_SECONDS)
+            self._wake.clear()
+            head = self._log.head
             if head <= position:
                 continue
             position = head
@@ -66,7 +74,7 @@ class PendingWorker:
 
     def _decide_all(self) -> None:
         blocked: set[str] = set()
-        for note, id in sorted(self._noted().items()):
+        for note, id in sorted(self._log.engine.notes(PENDING_NOTE).items()):
             if self._stop.is_set():
                 return
             decision, tags = self._read(note, id)
@@ -82,16 +90,6 @@ class PendingWorker:
             except Exception as error:  # noqa: BLE001 - whatever the decider raises stops its key, and is seen
                 self._stuck[id] = f"{type(error).__name__}: {error}"
                 blocked |= tags or {""}
-
-    def _noted(self) -> dict[str, str]:
-        found: dict[str, str] = {}
-
-        def look(unseen: Unseen) -> Commit:
-            found.update(unseen.notes(PENDING_NOTE))
-            return Commit()
-
-        self._log.engine.append(look, _ALL_SEEN)
-        return found
 
     def _read(self, note: str, id: str) -> tuple[Decision, set[str]]:
         """Return the decision that a note stands for, and the tags of its command."""

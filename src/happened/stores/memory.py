@@ -70,6 +70,10 @@ class MemoryStore:
         for start in range(0, len(ordered), rows_max):
             yield [self._rows[place] for place in ordered[start : start + rows_max]]
 
+    def notes(self, start: str) -> Mapping[str, str]:
+        """Return the notes whose key starts with a text."""
+        return self._noted(start)
+
     def wait(self, after: int, wait_seconds_max: float) -> int:
         """Wait until something lies after this position."""
         with self._grown:
@@ -138,4 +142,4 @@ class MemoryStore:
             self._ids.setdefault(terms.id, []).append(row.position)
 
     def _noted(self, start: str) -> Mapping[str, str]:
-        return {key: body for key, body in self._notes.items() if key.startswith(start)}
+        return {key: body for key, body in list(self._notes.items()) if key.startswith(start)}

@@ -8,6 +8,7 @@ ahead of the writer and kept, since growing a file costs a sync twice, and a che
 """
 
 import contextlib
+import functools
 import os
 import sqlite3
 import threading
@@ -51,8 +52,8 @@ DDL = (
             case record ->> 0 when 0 then 'schema' when 1 then 'topology' when 2 then 'epoch' when 3 then 'refusal' when 4 then 'answer'
             when 5 then 'schedule' end) as name,
         coalesce(name.body ->> 'version', 1) as version, record -> 1 as body,
-        coalesce(record ->> '$[2].i', case when ordinal = 0 then coalesce(part.head ->> '$.i', decided)
-            else coalesce(part.head ->> '$.i', decided, part.row) || '#' || ordinal end) as id,
+        coalesce(record ->> '$[2].i', case when ordinal = 0 and part.head ->> '$.i' is not null then part.head ->> '$.i'
+            else coalesce(part.head ->> '$.i', decided, part.row) || '#' || (ordinal + (decided is not null)) end) as id,
         strftime('%Y-%m-%dT%H:%M:%f', at / 1000000.0, 'unixepoch') as recorded,
         part.head ->> '$.c' as causation, coalesce(part.head ->> '$.g', part.head ->> '$.i', decided) as correlation,
         coalesce(part.head ->> '$.a', '') as actor, handler.body ->> 'name' as handler
@@ -133,7 +134,7 @@ class SqliteStore:
                 unseen = self._unseen(seen)
                 self._owner = threading.get_ident()
                 try:
-                    commit = decide(Unseen(unseen, self._head, self._noted))
+                    commit = decide(Unseen(unseen, self._head, functools.partial(_noted, self._writer)))
                 finally:
                     self._owner = 0
                 if not commit.rows and not commit.notes:
@@ -179,6 +180,11 @@ class SqliteStore:
                 first = first + 1 if first + count - 1 <= after else first
         last = last if until is None else min(last, until)
         yield from self._scan(first, last, backwards=backwards, rows_max=rows_max)
+
+    def notes(self, start: str) -> Mapping[str, str]:
+        """Return the durable notes whose key starts with a text."""
+        with self._reader() as reader:
+            return _noted(reader, start)
 
     def wait(self, after: int, wait_seconds_max: float) -> int:
         """Wait until something lies after this position."""
@@ -609,9 +615,10 @@ class SqliteStore:
         row = connection.execute("select position + count - 1 from log order by position desc limit 1").fetchone()
         return row[0] if row is not None else 0
 
-    def _noted(self, start: str) -> Mapping[str, str]:
-        end = start + "\U0010ffff"
-        return dict(self._writer.execute("select key, body from note where key >= ? and key < ?", (start, end)).fetchall())
+
+def _noted(connection: sqlite3.Connection, start: str) -> Mapping[str, str]:
+    end = start + "\U0010ffff"
+    return dict(connection.execute("select key, body from note where key >= ? and key < ?", (start, end)).fetchall())
 
 
 def _failed(error: sqlite3.Error) -> StoreFailed:

@@ -56,11 +56,11 @@ class Spec:
         return self._run([act])
 
     def then_state(self, state: State) -> "Outcome":
-        """Look at a state after what was given."""
+        """Check a state after what was given."""
         return self._run([]).then_state(state)
 
     def then_view(self, state: State) -> "Outcome":
-        """Look at the row of a view after what was given."""
+        """Check the row of a view after what was given."""
         return self._run([]).then_view(state)
 
     def _run(self, acts: "Sequence[Command | Event | Message | timedelta]") -> "Outcome":
@@ -100,18 +100,18 @@ class Outcome:
         self._views = views
 
     def then(self, *events: Event) -> "Outcome":
-        """Exactly these events were decided, in this order."""
+        """Check that exactly these events were decided, in this order."""
         self._not_refused(f"{len(events)} event{'s' * (len(events) != 1)}: {', '.join(map(repr, events))}" if events else "nothing")
         if self.events != events:
             raise AssertionError(_listed(events, self.events))
         return self
 
     def then_nothing(self) -> "Outcome":
-        """Nothing was decided, and nothing was refused."""
+        """Check that nothing was decided, and nothing refused."""
         return self.then()
 
     def then_refused(self, text: str, /, **facts: Any) -> "Outcome":
-        """It was refused with this text, and with these facts where any are named."""
+        """Check that it was refused with this text, and with these facts where any are named."""
         if self.refused is None:
             raise AssertionError(f"expected a refusal: {text!r}\n     got {_shown(self.events)}")
         if str(self.refused) != text:
@@ -126,14 +126,14 @@ class Outcome:
         return self
 
     def then_state(self, state: State) -> "Outcome":
-        """The state of this key is now exactly so, as deciders see it."""
+        """Check that the state of this key is now exactly so, as deciders see it."""
         fold = fold_of(type(state))
         states = dict(_folded(fold, self._history))
         self._look("state", state, fold, states)
         return self
 
     def then_view(self, state: State) -> "Outcome":
-        """The view's row of this key is exactly so. What the view raised is raised here."""
+        """Check that the view's row of this key is exactly so. What the view raised is raised here."""
         shown = self._views.get(type(state))
         if shown is None:
             raise Invalid(f"`{type(state).__name__}` is not among the app's views: use `then_state`, or list it in `views`")

@@ -1,0 +1,139 @@
+"""Rows for tests of stores: sealed as the log seals them, small, and each different from every other.
+
+A `Scribe` appends as a log's writer does: it knows what it has seen, takes in what it has not, and puts its rows behind that.
+"""
+
+import hashlib
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple  # Any: bodies are JSON
+
+import msgspec
+
+from happened.core.store import START, Commit, Engine, Head, Row, Terms, Unseen, Wanted
+from happened.log.row import SALT_BYTES, Header, Written, decode_header, digest_of, encode, seal, taken_apart
+
+INTRUDER = "intruder"
+"""The actor in the rows of another process."""
+NAMES = (16, 17, 18)
+"""Numbers of names that rows of tests have."""
+
+
+class Fact(NamedTuple):
+    """What one row is to say: the tags, the name and the number of its records, the id it uses, and a text beside."""
+
+    tags: tuple[str, ...] = ()
+    name: int = 16
+    count: int = 1
+    id: str | None = None
+    text: str = ""
+
+
+class Body(msgspec.Struct, frozen=True):
+    """The body of a record of a test: what is found by the index stands in it, so that an index can be made of the rows."""
+
+    tags: tuple[str, ...]
+    text: str
+
+
+def terms_of(row: Row) -> Terms:
+    """Find the terms of a row, as a log's reader does."""
+    records = [(record.number, msgspec.json.decode(record.body, type=Body)) for _, record in taken_apart(row)]
+    return Terms(
+        list(dict.fromkeys(tag for _, body in records for tag in body.tags)),
+        decode_header(row.head).id,
+        list(dict.fromkeys(number for number, _ in records)),
+    )
+
+
+def other_terms_of(row: Row) -> Terms:
+    """Find the terms of a row by another reading of the same bytes: tags are in capitals."""
+    terms = terms_of(row)
+    return terms._replace(tags=[tag.upper() for tag in terms.tags])
+
+
+def read_by(fingerprint: str) -> Mapping[int, str]:
+    """Return the reading of all names, under a fingerprint."""
+    return dict.fromkeys(NAMES, fingerprint)
+
+
+def matches(row: Row, wanted: Sequence[Wanted], terms_of: Callable[[Row], Terms] = terms_of) -> bool:
+    """Say whether a row is wanted: exactly, not as an index finds it."""
+    terms = terms_of(row)
+    return any(set(item.terms) <= set(terms.tags) and (not item.names or bool(set(item.names) & set(terms.names))) for item in wanted)
+
+
+def ours(rows: Iterable[Row]) -> list[Row]:
+    """Return the rows that this process wrote."""
+    return [row for row in rows if decode_header(row.head).actor != INTRUDER]
+
+
+def flat(pages: Iterable[Sequence[Row]]) -> list[Row]:
+    """Return the rows of all pages."""
+    return [row for page in pages for row in page]
+
+
+def check_whole(rows: Sequence[Row]) -> None:
+    """Fail unless these rows are a whole log: from position 1 without a gap, in time, and bound by the chain."""
+    head = START
+    for row in rows:
+        assert row.position == head.position + 1, f"positions are dense: {row.position} follows {head.position}"
+        assert row.at >= head.at, f"recorded time never falls: at position {row.position}"
+        assert row.digest == digest_of(head.digest, row), f"the chain holds: broken at position {row.position}"
+        head = head_of(row)
+
+
+def head_of(row: Row) -> Head:
+    """Return where a log stands whose last row this is."""
+    return Head(row.last, row.at, row.digest)
+
+
+class Scribe:
+    """Appends to a store, by one thread at a time."""
+
+    def __init__(self, store: Engine, *, actor: str = "", seen: int = 0) -> None:
+        self.store = store
+        self.actor = actor
+        self.seen = seen
+        self.taken_in: list[Row] = []
+        """All rows that `append` handed over, in order."""
+        self._next = itertools.count(1)
+
+    def append(self, *facts: Fact, notes: Mapping[str, str | None] | None = None, wait_seconds_max: float = 10.0) -> list[Row]:
+        """Append a row for each fact, in one commit, and return them."""
+        rows: list[Row] = []
+
+        def decide(unseen: Unseen) -> Commit:
+            self.taken_in += unseen.rows
+            head = unseen.head
+            for fact in facts:
+                rows.append(self.row_after(head, fact))
+                head = head_of(rows[-1])
+            return Commit(rows, [terms_of(row) for row in rows], notes or {})
+
+        head = self.store.append(decide, self.seen, wait_seconds_max=wait_seconds_max)
+        self.seen = head.position
+        return rows
+
+    def row_after(self, head: Head, fact: Fact) -> Row:
+        """Make the row that says a fact, behind a head."""
+        seed = f"{self.actor} {next(self._next)} {head.position}".encode()
+        records = [Written(fact.name, _encoded(Body(fact.tags, f"{fact.text}{n}"))) for n in range(fact.count)]
+        asked = records.pop(0) if fact.id is not None and fact.count > 1 else None
+        salts = hashlib.shake_128(seed).digest(SALT_BYTES * fact.count)
+        return seal(head.digest, head.position + 1, head.at + 1, Header(id=fact.id, actor=self.actor), asked, records, salts)
+
+    def notes(self, start: str = "") -> dict[str, str]:
+        """Return the notes whose key starts with a text, as `append` hands them out."""
+        found: dict[str, str] = {}
+
+        def look(unseen: Unseen) -> Commit:
+            found.update(unseen.notes(start))
+            return Commit()
+
+        self.store.append(look, self.seen)
+        return found
+
+
+def _encoded(body: Any) -> bytes:
+    return encode(body)

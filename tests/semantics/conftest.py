@@ -1,0 +1,19 @@
+"""What every test here starts from: a new log's URL, and connections that can be made to fail."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.semantics.faults import Faults, install
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    """Return the URL of a log that is not there yet."""
+    return f"sqlite:///{tmp_path}/log.db"
+
+
+@pytest.fixture
+def faults(monkeypatch: pytest.MonkeyPatch) -> Faults:
+    """Return what the connections of this test do."""
+    return install(monkeypatch)

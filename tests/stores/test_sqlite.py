@@ -1,0 +1,351 @@
+"""What is SQLite's own: its file, its pragmas, forks, crashes, and the view that anyone can read with plain SQL."""
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import pytest
+
+import happened as h
+from happened.core.store import Commit, Engine, Wanted
+from happened.stores.sqlite import SqliteStore, connect
+from happened.testing import Clock
+from happened.testing.rows import Fact, Scribe, check_whole, flat, matches, read_by, terms_of
+
+Sku = Annotated[str, h.Tag("sku")]
+
+WRITER = """
+import sys
+from happened.stores.sqlite import SqliteStore
+from happened.testing.rows import Fact, Scribe, read_by, terms_of
+
+store = SqliteStore(sys.argv[1])
+store.index(read_by("today"), terms_of, lambda _done, _all: None)
+scribe = Scribe(store)
+n = 0
+while True:
+    rows = scribe.append(*(Fact((f"n={n}", f"m={n % 5}"), 16 + n % 3, 1 + n % 2, f"id-{n}-{part}") for part in range(20)))
+    n += 1
+    print(rows[-1].last, flush=True)
+"""
+"""A program that appends until it is killed, and says how far it came."""
+
+
+class Received(h.Event):
+    sku: Sku
+    count: int
+
+
+class Sold(h.Event):
+    sku: Sku
+    count: int
+
+
+class Low(h.Event):
+    sku: Sku
+
+
+class Sell(h.Command):
+    sku: Sku
+    count: int
+
+
+class Stock(h.State):
+    sku: Sku
+    left: int = 0
+
+    def evolve(self, event: Received | Sold) -> "Stock":
+        match event:
+            case Received():
+                return self.but(left=self.left + event.count)
+            case Sold():
+                return self.but(left=self.left - event.count)
+
+
+def sell(command: Sell, stock: Stock) -> Iterator[Sold | Low]:
+    if command.count > stock.left:
+        raise h.Refused("too few", left=stock.left)
+    yield Sold(command.sku, command.count)
+    yield Low(command.sku)
+
+
+shop = h.App("shop", records=[Received], deciders=[sell])
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Say where the log is."""
+    return tmp_path / "log.db"
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[SqliteStore]:
+    """Open a store, and close it."""
+    store = indexed(SqliteStore(str(path)))
+    yield store
+    store.close()
+
+
+def indexed(store: SqliteStore) -> SqliteStore:
+    store.index(read_by("today"), terms_of, lambda _done, _all: None)
+    return store
+
+
+def test_every_commit_is_synced(path: Path) -> None:
+    """The log is written ahead, and each connection that writes it syncs fully: what was acknowledged is there after the power failed."""
+    opened: list[sqlite3.Connection] = []
+
+    def watched(file: str) -> sqlite3.Connection:
+        opened.append(connect(file))
+        return opened[-1]
+
+    store = SqliteStore(str(path), connect=watched)
+
+    [(journal,)], [(synchronous,)] = opened[0].execute("pragma journal_mode").fetchall(), opened[0].execute("pragma synchronous").fetchall()
+    store.close()
+    assert (journal, synchronous) == ("wal", 2)
+
+
+def test_readers_can_not_write(path: Path) -> None:
+    """A connection that only reads says no to everything else."""
+    opened: list[sqlite3.Connection] = []
+
+    def watched(file: str) -> sqlite3.Connection:
+        opened.append(connect(file))
+        return opened[-1]
+
+    store = indexed(SqliteStore(str(path), connect=watched))
+    Scribe(store).append(Fact())
+    flat(store.read())
+
+    assert len(opened) > 1
+    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        opened[-1].execute("delete from log")
+    store.close()
+
+
+def test_a_file_of_another_kind_is_named(path: Path) -> None:
+    """What is no database is left as it is, and the error names the file."""
+    path.write_text("Dear diary, today nothing happened. " * 100)
+    before = path.read_bytes()
+
+    with pytest.raises(h.Broken, match=r"log\.db is no SQLite file"):
+        SqliteStore(str(path))
+
+    assert path.read_bytes() == before
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    """No folder is made by the way: a typing mistake would make a new, empty log."""
+    with pytest.raises(h.Invalid, match="there is no folder .*nowhere"):
+        SqliteStore(str(tmp_path / "nowhere" / "log.db"))
+
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_folder_is_no_log(tmp_path: Path) -> None:
+    """The path of a folder can't be opened, and the error says so; an empty path neither."""
+    with pytest.raises(h.Invalid, match="can't be opened as a log"):
+        SqliteStore(str(tmp_path))
+    with pytest.raises(h.Invalid, match="needs a path"):
+        SqliteStore("")
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_fork_can_not_use_its_parents_handle(store: SqliteStore) -> None:
+    """In a child process everything raises `Forked`, closing does no harm, and the parent goes on."""
+    scribe = Scribe(store)
+    scribe.append(Fact())
+    read_end, write_end = os.pipe()
+
+    child = os.fork()
+    if child == 0:
+        said = [raised(lambda: scribe.append(Fact())), raised(lambda: flat(store.read())), raised(lambda: store.wait(0, 0))]
+        store.close()
+        os.write(write_end, " ".join(said).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+
+    with os.fdopen(read_end) as pipe:
+        os.close(write_end)
+        assert pipe.read() == "Forked Forked Forked"
+    scribe.append(Fact())
+    rows = flat(store.read())
+    check_whole(rows)
+    assert len(rows) == 2
+
+
+def raised(act: object) -> str:
+    """Return the name of what a call raises."""
+    assert callable(act), "a call"
+    try:
+        act()
+    except Exception as error:
+        return type(error).__name__
+    return "nothing"
+
+
+def test_a_file_put_in_the_place_of_an_open_log_is_noticed(tmp_path: Path) -> None:
+    """A log that no longer has what it had takes nothing: a restored backup must not be written on by who knows more."""
+    path, old = tmp_path / "log.db", tmp_path / "old.db"
+    writer = indexed(SqliteStore(str(path)))
+    scribe = Scribe(writer)
+    scribe.append(Fact())
+    with closing(connect(str(path))) as source, closing(connect(str(old))) as copy:
+        source.backup(copy)
+    scribe.append(Fact(), Fact())
+
+    with closing(connect(str(old))) as source, closing(connect(str(path))) as target:
+        source.backup(target)
+
+    with pytest.raises(h.Diverged, match="no longer has what it had at position 3"):
+        scribe.append(Fact())
+    writer.close()
+    with closing(SqliteStore(str(path))) as store:
+        assert len(flat(store.read())) == 1
+
+
+def test_another_history_of_the_same_length_is_noticed(tmp_path: Path) -> None:
+    """Positions are not enough: the digest of the last row tells the histories apart."""
+    path, other = tmp_path / "log.db", tmp_path / "other.db"
+    store = indexed(SqliteStore(str(path)))
+    scribe = Scribe(store)
+    scribe.append(Fact(), Fact())
+    with closing(indexed(SqliteStore(str(other)))) as stranger:
+        Scribe(stranger, actor="stranger").append(Fact(), Fact())
+
+    with closing(connect(str(other))) as source, closing(connect(str(path))) as target:
+        source.backup(target)
+
+    with pytest.raises(h.Diverged):
+        scribe.append(Fact())
+    store.close()
+
+
+def test_a_file_moved_over_an_open_log_is_noticed(tmp_path: Path) -> None:
+    """A new file under the old name is not what this process has open: nothing may be acknowledged into a file that has no name any more."""
+    path, old = tmp_path / "log.db", tmp_path / "old.db"
+    store = indexed(SqliteStore(str(path)))
+    scribe = Scribe(store)
+    scribe.append(Fact())
+    with closing(connect(str(path))) as source, closing(connect(str(old))) as copy:
+        source.backup(copy)
+    scribe.append(Fact())
+
+    shutil.move(old, path)
+
+    with pytest.raises(h.Diverged):
+        scribe.append(Fact())
+    store.close()
+
+
+def test_a_position_is_taken_once(store: SqliteStore) -> None:
+    """A row on a place that is taken fails, with all notes of its commit."""
+    scribe = Scribe(store)
+    [row] = scribe.append(Fact(), notes={"a": "1"})
+
+    with pytest.raises(h.StoreFailed, match="nothing was recorded"):
+        store.append(lambda _: Commit([row], [terms_of(row)], {"a": "2"}), scribe.seen)
+
+    assert flat(store.read()) == [row]
+    assert scribe.notes() == {"a": "1"}
+
+
+def test_the_index_after_a_kill_equals_a_scan(path: Path) -> None:
+    """A process that was killed leaves a log that is whole, has all that was acknowledged, and is found by index as by scan."""
+    for commits in (3, 40):
+        with subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True) as writer:
+            assert writer.stdout is not None
+            acknowledged = [int(writer.stdout.readline()) for _ in range(commits)][-1]
+            writer.kill()
+
+        with closing(indexed(SqliteStore(str(path)))) as store:
+            rows = flat(store.read())
+            check_whole(rows)
+            assert rows[-1].last >= acknowledged
+            for wanted in ([Wanted((f"m={n}",))] for n in range(5)):
+                assert found(store, wanted) == [row for row in rows if matches(row, wanted)]
+            for wanted in ([Wanted(("n=2",), (18,))], [Wanted((), (17,))], [Wanted(("n=0",))]):
+                assert found(store, wanted) == [row for row in rows if matches(row, wanted)]
+            last = rows[-1]
+            assert last.position in store.find_id(terms_of(last).id or "")
+
+
+def found(store: Engine, wanted: list[Wanted]) -> list[object]:
+    """Return what is wanted, by the index."""
+    return [row for row in flat(store.read(wanted=wanted)) if matches(row, wanted)]
+
+
+def test_the_index_without_its_shelf_is_made_anew(path: Path) -> None:
+    """What lies on the shelf can be deleted without loss."""
+    with closing(indexed(SqliteStore(str(path)))) as store:
+        rows = Scribe(store).append(*(Fact((f"n={n}",), id=f"id-{n}") for n in range(600)))
+    with closing(connect(str(path))) as file:
+        for table in ("run", "covered", "block", "shelf", "sample"):
+            file.execute(f"delete from {table}")
+
+    with closing(indexed(SqliteStore(str(path)))) as store:
+        assert found(store, [Wanted(("n=77",))]) == [rows[77]]
+        assert rows[599].position in store.find_id("id-599")
+
+
+def test_an_open_waits_for_one_that_makes_the_file(path: Path) -> None:
+    """Several that open a new log at once all succeed, and make one."""
+    errors: list[Exception] = []
+
+    def open_it() -> None:
+        try:
+            store = indexed(SqliteStore(str(path)))
+            Scribe(store).append(Fact())
+            store.close()
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=open_it) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert errors == []
+    with closing(SqliteStore(str(path))) as store:
+        assert len(flat(store.read())) == 6
+
+
+def test_anyone_can_look_with_plain_sql(path: Path) -> None:
+    """The view `record` has each record with its kind, name, id, cause and body, without any code of ours."""
+    clock = Clock(datetime(2026, 3, 1, 12, tzinfo=UTC))
+    with shop.open(f"sqlite:///{path}", source=clock) as running:
+        running.record(Received("w", 5), id="delivery-1", actor="dock")
+        running.dispatch(Sell("w", 3), id="sale-1", actor="anna")
+        with pytest.raises(h.Refused):
+            running.dispatch(Sell("w", 3), id="sale-2")
+        waiting = running.enqueue(Sell("w", 1), id="sale-3")
+        running.outcome(waiting)
+        records = {record.position: record for record in running.log.read()}
+
+    with closing(sqlite3.connect(path)) as plain:
+        shown = plain.execute("select kind, name, id, actor, body, recorded from record where kind <> 'system' order by position").fetchall()
+        everything = plain.execute("select position, kind, name, id from record order by position").fetchall()
+
+    noon = "2026-03-01T12:00:00.000"
+    assert shown == [
+        ("input", "Received", "delivery-1", "dock", '{"sku":"w","count":5}', noon),
+        ("input", "Sell", "sale-1", "anna", '{"sku":"w","count":3}', noon),
+        ("internal", "Sold", "sale-1#1", "anna", '{"sku":"w","count":3}', noon),
+        ("internal", "Low", "sale-1#2", "anna", '{"sku":"w"}', noon),
+        ("input", "Sell", "sale-2", "", '{"sku":"w","count":3}', noon),
+        ("output", "refusal", "sale-2#1", "", '{"text":"too few","facts":{"left":2}}', noon),
+        ("input", "Sell", "sale-3", "", '{"sku":"w","count":1}', noon),
+        ("internal", "Sold", "sale-3#1", "", '{"sku":"w","count":1}', noon),
+        ("internal", "Low", "sale-3#2", "", '{"sku":"w"}', noon),
+    ]
+    assert everything == [(position, record.kind, record.name, record.id) for position, record in records.items()]
