@@ -3,18 +3,18 @@
 import subprocess
 import sys
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from time import perf_counter
 
+import happened
 from benchmarks.measure import SECONDS, Run, Side, Timer, Variant
 from benchmarks.plan import Context, Goal, Results, Row, say
 
 BARE = "python, importing nothing"
 IMPORT = "import happened"
 HELP = "happened --help"
-PROGRAM = "happened.edge.main"
-"""The module behind the command."""
+PROGRAM = Path(happened.__file__).parent / "edge" / "main.py"
+"""What is behind the command."""
 
 
 def _variant(context: Context, name: str, side: Side, *command: str | Path) -> Variant:
@@ -41,10 +41,10 @@ def _peer(context: Context) -> list[Variant]:
 
 def _ours(context: Context) -> list[Variant]:
     variants = [_variant(context, IMPORT, "happened", sys.executable, "-c", IMPORT)]
-    if find_spec(PROGRAM) is None:
-        say(f"  there is no {PROGRAM}: without `{HELP}`")
-    else:
+    if PROGRAM.exists():
         variants.append(_variant(context, HELP, "happened", Path(sys.executable).with_name("happened"), "--help"))
+    else:
+        say(f"  there is no {PROGRAM}: without `{HELP}`")
     return variants
 
 

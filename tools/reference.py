@@ -15,11 +15,12 @@ from tools import house
 PAGE = house.ROOT / "docs" / "reference" / "api.md"
 
 GROUPS: dict[str, list[str]] = {
-    "Data": ["Event", "Command", "Value", "State", "Tag", "Index", "Places", "Part", "Recorded", "Message", "Later", "Replica", "Loose"],
+    "Data": ["Event", "Command", "Value", "State", "Tag", "Index", "Places", "Part", "Recorded", "Message", "Loose", "Later", "Replica"],
     "Names": ["named", "Position", "CallId", "Data"],
     "The outside": ["World", "Gateway"],
     "Wiring": ["App", "Decider", "Reaction", "Publication", "Upcast", "UpcastEntry", "Retired"],
     "At work": ["Running", "Receipt", "View", "Rows", "Past"],
+    "The log": ["open_log", "Log", "Record", "Boundary", "Query", "Item", "query"],
     "Other histories": ["Branch", "Change", "Drop", "Insert", "Answer", "Difference"],
 }
 """The order of the page. What the table does not name follows: errors under "Errors", the rest under "More"."""

@@ -33,9 +33,6 @@ CATCH_UP_SECONDS_MAX = 600
 
 LINES_BETWEEN_PROGRESS = 1000
 
-ROUND_LINES = 5000
-"""Enough that a commit's costs don't count, few enough to hold."""
-
 TOP = 20
 """How many customers and items a summary names."""
 
@@ -88,32 +85,17 @@ def fill(log: str, data: Path | None, progress: Progress | None = None) -> None:
 
 
 def load(running: h.Running, lines: Iterable[Line]) -> None:
-    """Put lines into the log, thousands in a commit. A refusal is a result here, like any other, and stops nothing."""
-    for facts, commands in rounds(lines):
-        running.record_all(facts)
-        for _ in running.dispatch_all(commands):
-            pass  # the views count what came of it
+    """Put lines into the log in their order, hundreds in a commit. A refusal is a result here, like any other, and stops nothing."""
+    for _ in running.dispatch_all(messages(lines)):
+        pass  # the views count what came of it
 
 
-def rounds(lines: Iterable[Line]) -> Iterator[tuple[list[h.Message], list[h.Message]]]:
-    """Cut lines into rounds, of each of which one may record all facts first and decide on its commands then.
-
-    A cancellation depends on one customer and one item. It may wait for facts about others, but it must not see a sale of this item to this customer
-    that stands after it: before such a sale, the round ends.
-    """
-    facts: list[h.Message] = []
-    commands: list[h.Message] = []
-    waiting: set[tuple[str | None, str]] = set()
+def messages(lines: Iterable[Line]) -> Iterator[h.Message]:
+    """Make of each line a fact, and of a credited one that names its customer a command too, which sees all facts before it and none after."""
     for line in lines:
-        about = (line.customer, line.sku)
-        if len(facts) == ROUND_LINES or (about in waiting and not line.credited):
-            yield facts, commands
-            facts, commands, waiting = [], [], set()
-        facts.append(fact(line))
+        yield fact(line)
         if line.credited and line.customer:
-            commands.append(h.Message(CancelLine(line.customer, line.sku, -line.units), id=f"cancel-{line.number}"))
-            waiting.add(about)
-    yield facts, commands
+            yield h.Message(CancelLine(line.customer, line.sku, -line.units), id=f"cancel-{line.number}")
 
 
 def fact(line: Line) -> h.Message:

@@ -1,4 +1,4 @@
-"""happened: event-driven systems in Python, as typed data and pure functions over one log."""
+"""`happened`: event-driven systems in Python, as typed data and pure functions over one log."""
 
 from happened.app import App, Decider, Running, open_log
 from happened.core.boundary import Boundary, Item, Query, query

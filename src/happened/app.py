@@ -7,14 +7,14 @@ import asyncio
 import contextlib
 import hashlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar  # Any: commands, events and keys of any class
 
 import msgspec
 
 from happened.core.annotations import label
-from happened.core.errors import Closed, Error, Invalid, Late, OutcomeUnknown, Refused, Stuck
+from happened.core.errors import Invalid, Late, OutcomeUnknown, Refused, Stuck
 from happened.core.messages import Command, Event, Message, Position, name_of
 from happened.core.state import Fold, State, fold_of
 from happened.core.store import Engine, Row
@@ -23,7 +23,7 @@ from happened.core.world import Source
 from happened.cqrs.ask import View
 from happened.cqrs.follower import Followers
 from happened.log.fingerprint import fingerprint_of
-from happened.log.log import Fact, Facts, Log, Progress, occurred_us
+from happened.log.log import Facts, Log, Progress, occurred_us
 from happened.log.names import Wish
 from happened.log.receipt import Receipt
 from happened.log.row import REFUSAL, TOPOLOGY, Written, decode_header, encode, taken_apart
@@ -176,12 +176,13 @@ class App:
 
     def _check_names(self) -> None:
         seen: dict[tuple[str, str, int], Any] = {}
-        for kind, things in (
-            ("data", [*self.events, *self.handlers]),
-            ("state", list(dict.fromkeys([*(fold.state for fold in self.folds), *self.views]))),
-            ("decider", [handler.function for handler in self.handlers.values()]),
-            ("gateway", [gateway.call for gateway in self.gateways]),
-        ):
+        kinds: dict[str, list[Any]] = {
+            "data": [*self.events, *self.handlers],
+            "state": list(dict.fromkeys([*(fold.state for fold in self.folds), *self.views])),
+            "decider": [handler.function for handler in self.handlers.values()],
+            "gateway": [gateway.call for gateway in self.gateways],
+        }
+        for kind, things in kinds.items():
             for thing in things:
                 key = (kind, *name_of(thing))
                 if seen.setdefault(key, thing) is not thing:
@@ -328,9 +329,7 @@ class Running:
 
         Later ones see what earlier ones decided. Gateways can't be asked here.
         """
-        decisions = []
-        for given in commands:
-            decisions.append(self._message(given if isinstance(given, Message) else Message(given)))
+        decisions = [self._message(given if isinstance(given, Message) else Message(given)) for given in commands]
         if not decisions:
             return []
         together = Together(decisions)
@@ -358,18 +357,18 @@ class Running:
         if row is None:
             raise Invalid(f"there is nothing at position {position}", position=position)
         header = decode_header(row.head)
-        id = header.id or header.decides or ""
+        own = header.id or header.decides or ""
         while True:
             seen = self.log.head
-            found = outcome_of(self.log.find(id))
+            found = outcome_of(self.log.find(own))
             if found is not None:
                 self._raise_refusal(found[0])
                 return self.log.receipt_of(found[0], repeated=False)
-            stuck = self._pending.stuck(id) if self._pending is not None else None
+            stuck = self._pending.stuck(own) if self._pending is not None else None
             if stuck is not None:
-                raise Stuck(f"the command `{id}` can't be decided: {stuck}", id=id, position=row.position, error=stuck)
+                raise Stuck(f"the command `{own}` can't be decided: {stuck}", id=own, position=row.position, error=stuck)
             if time.monotonic() >= deadline:
-                raise Late(f"the command `{id}` is kept, and not decided within {wait_seconds_max:g} s", id=id, position=row.position)
+                raise Late(f"the command `{own}` is kept, and not decided within {wait_seconds_max:g} s", id=own, position=row.position)
             self.log.wait(seen, min(0.25, _left(deadline)))
 
     def would(self, command: Command) -> tuple[Event, ...]:
@@ -377,7 +376,9 @@ class Running:
         decision = self._decision(command, None, "", None)
         self._writer.rehearse(decision)
         if decision.needs_outside:
-            raise Invalid(f"`{decision.handler.name}` asks the outside before it decides, and `would` asks nobody", handler=decision.handler.name)
+            raise Invalid(
+                f"`{decision.handler.name}` asks the outside before it decides, and `would` asks nobody", handler=decision.handler.name
+            )
         refusal = decision.refusal()
         if refusal is not None:
             raise refusal.error()
@@ -447,8 +448,8 @@ class Running:
         fold = fold_of(state)
         if since is not None:
             self.catch_up(since, wait_seconds_max=wait_seconds_max)
-        found = self._image.get(fold, key if len(key) == len(fold.key) and not named else key_from(fold, key, named)).state
-        return found  # type: ignore[return-value]  # entries of a fold are of its class
+        whole = key if len(key) == len(fold.key) and not named else key_from(fold, key, named)
+        return self._image.get(fold, whole).state  # type: ignore[return-value]  # entries of a fold are of its class
 
     def states(self, state: type[S]) -> dict[tuple[Any, ...], S]:
         """Fold the whole log into all states of a class, by key. Reads the log once; memory holds the result."""
@@ -665,6 +666,3 @@ def _beside(url: str) -> str:
         return "memory:"
     path = url.removeprefix("sqlite:///")
     return f"sqlite:///{path.removesuffix('.db')}.views.db"
-
-
-__all__ = ["App", "AsyncIterator", "Closed", "Error", "Fact", "Running", "open_log"]

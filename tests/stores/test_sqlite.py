@@ -145,7 +145,7 @@ def test_a_file_of_another_kind_is_named(path: Path) -> None:
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     """No folder is made by the way: a typing mistake would make a new, empty log."""
-    with pytest.raises(h.Invalid, match="there is no folder .*nowhere"):
+    with pytest.raises(h.Invalid, match=r"there is no folder .*nowhere"):
         SqliteStore(str(tmp_path / "nowhere" / "log.db"))
 
     assert not (tmp_path / "nowhere").exists()
@@ -188,7 +188,7 @@ def raised(act: object) -> str:
     assert callable(act), "a call"
     try:
         act()
-    except Exception as error:
+    except h.Error as error:
         return type(error).__name__
     return "nothing"
 
@@ -306,7 +306,7 @@ def test_an_open_waits_for_one_that_makes_the_file(path: Path) -> None:
             store = indexed(SqliteStore(str(path)))
             Scribe(store).append(Fact())
             store.close()
-        except Exception as error:
+        except h.Error as error:
             errors.append(error)
 
     threads = [threading.Thread(target=open_it) for _ in range(6)]
@@ -333,7 +333,9 @@ def test_anyone_can_look_with_plain_sql(path: Path) -> None:
         records = {record.position: record for record in running.log.read()}
 
     with closing(sqlite3.connect(path)) as plain:
-        shown = plain.execute("select kind, name, id, actor, body, recorded from record where kind <> 'system' order by position").fetchall()
+        shown = plain.execute(
+            "select kind, name, id, actor, body, recorded from record where kind <> 'system' order by position"
+        ).fetchall()
         everything = plain.execute("select position, kind, name, id from record order by position").fetchall()
 
     noon = "2026-03-01T12:00:00.000"

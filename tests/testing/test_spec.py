@@ -181,6 +181,15 @@ def test_what_is_raised_comes_through() -> None:
         priced.when(Break("w"))
 
 
+def test_a_message_gives_a_command_its_envelope() -> None:
+    """A command that is repeated under its id is the same command."""
+    sold = priced.given(StockReceived("w", 5)).when(h.Message(Order("w", 3), id="o-1", actor="anna"))
+
+    sold.then(Ordered("w", 3, NOON, 7), Parcelled("w"))
+    with pytest.raises(h.Invalid, match="`Order` is a command"):
+        priced.given(h.Message(Order("w", 3), id="o-1")).when(timedelta(1))
+
+
 def test_a_command_can_not_be_given() -> None:
     """What happened is given; what is asked for is done."""
     with pytest.raises(h.Invalid, match="`Clear` is a command"):
@@ -205,7 +214,9 @@ def test_another_state_is_shown_field_by_field() -> None:
     given = priced.given(StockReceived("w", 5))
 
     for then in (given.then_state, given.then_view):
-        with pytest.raises(AssertionError, match=r"(?s)differs\nexpected Stock.*left=6.*\n     got Stock.*left=5.*\n  left: expected 6, got 5$"):
+        with pytest.raises(
+            AssertionError, match=r"(?s)differs\nexpected Stock.*left=6.*\n     got Stock.*left=5.*\n  left: expected 6, got 5$"
+        ):
             then(Stock("w", 6))
 
 

@@ -22,7 +22,7 @@ class Parameter(NamedTuple):
     default: bool
 
 
-def unwrapped(function: Callable[..., Any]) -> Callable[..., Any]:
+def unwrapped(function: Any) -> Callable[..., Any]:
     """Return the function under `partial`, wrappers and bound methods."""
     while True:
         if hasattr(function, "func"):
@@ -32,7 +32,9 @@ def unwrapped(function: Callable[..., Any]) -> Callable[..., Any]:
         elif inspect.ismethod(function):
             function = function.__func__
         else:
-            return function
+            break
+    found: Callable[..., Any] = function
+    return found
 
 
 def parameters_of(function: Callable[..., Any]) -> list[Parameter]:

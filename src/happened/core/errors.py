@@ -96,7 +96,7 @@ class Diverged(Error):
 
 
 class Forked(Error):
-    """This handle was opened before a fork. Open the log in the child process, and leave the parent's handle alone."""
+    """The handle was opened before a fork. Open the log in the child process, and leave the parent's handle alone."""
 
 
 class Incompatible(Error):

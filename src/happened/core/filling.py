@@ -6,13 +6,13 @@ The key of a state is looked for (a) in the field of the message with the parame
 
 import collections.abc
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple  # Any: keys and messages of any class
 
 from happened.core.annotations import Parameter, label
 from happened.core.errors import Invalid
 from happened.core.state import Fold, Key, State, fold_of
-from happened.core.tags import ONE, Scope, Tagged, keys_of, scope_of
+from happened.core.tags import ONE, Keys, Scope, keys_of, scope_of
 
 Find = Callable[[Any, Sequence[Any]], Any]
 """From the message and what was filled before: a key, `None` for no key, or for a mapping all keys."""
@@ -48,7 +48,7 @@ def fill_for(function: Callable[..., Any], message: type, parameter: Parameter, 
     if many and parameter.optional:
         raise Invalid(f"parameter `{parameter.name}` of `{label(function)}`: a Mapping is never None; it has no entries then")
     if not fold.key:
-        return Fill(parameter.name, fold, parameter.optional, many, lambda _message, _before: [()] if many else ())
+        return Fill(parameter.name, fold, parameter.optional, many, _each_without_key if many else _without_key)
     for field, tag in zip(fold.key, fold.tags, strict=True):
         if tag is None or fold.key_of is not None:
             raise Invalid(
@@ -63,7 +63,7 @@ def fill_for(function: Callable[..., Any], message: type, parameter: Parameter, 
         if not set(tags) <= scope.all_tags():
             raise _nowhere(function, parameter, state, tags, message)
         found = keys_of(scope, tags)
-        return Fill(parameter.name, fold, optional=False, many=True, find=lambda body, _before: list(found(body)))
+        return Fill(parameter.name, fold, optional=False, many=True, find=_each(found))
     ways = [_way(function, message, scope, parameter, state, tag, before) for tag in tags]
     if any(optional for _, optional in ways) and not parameter.optional:
         raise Invalid(
@@ -71,17 +71,39 @@ def fill_for(function: Callable[..., Any], message: type, parameter: Parameter, 
             parameter=parameter.name,
             state=state.__name__,
         )
+    return Fill(parameter.name, fold, parameter.optional, many=False, find=_together([way for way, _ in ways]))
+
+
+def _without_key(_message: Any, _before: Sequence[Any]) -> Key:
+    return ()
+
+
+def _each_without_key(_message: Any, _before: Sequence[Any]) -> list[Key]:
+    return [()]
+
+
+def _each(found: Keys) -> Find:
+    def each(message: Any, _before: Sequence[Any]) -> list[Key]:
+        return list(found(message))
+
+    return each
+
+
+def _together(ways: Sequence[Find]) -> Find:
     if len(ways) == 1:
-        [(one, _)] = ways
-        return Fill(parameter.name, fold, parameter.optional, many=False, find=lambda body, states: _key((one(body, states),)))
-    finds = [way for way, _ in ways]
-    return Fill(
-        parameter.name, fold, parameter.optional, many=False, find=lambda body, states: _key(tuple([way(body, states) for way in finds]))
-    )
+        [way] = ways
 
+        def one(message: Any, before: Sequence[Any]) -> Key | None:
+            value = way(message, before)
+            return (value,) if value is not None else None
 
-def _key(key: Key) -> Key | None:
-    return None if None in key else key
+        return one
+
+    def several(message: Any, before: Sequence[Any]) -> Key | None:
+        key = tuple([way(message, before) for way in ways])
+        return None if None in key else key
+
+    return several
 
 
 def _way(
@@ -115,9 +137,8 @@ def _way(
     return (lambda _body, states: getattr(states[place], field) if states[place] is not None else None), fill.optional
 
 
-def _paths(scope: Scope, tag: str, above: tuple[str, ...], *, single: bool = True) -> Any:
+def _paths(scope: Scope, tag: str, above: tuple[str, ...], *, single: bool = True) -> Iterator[tuple[tuple[str, ...], bool]]:
     """Yield (path, whether it holds at most one value) for each place where a tag lies."""
-    tagged: Tagged
     for tagged in scope.tags:
         if tagged.tag == tag:
             yield (*above, tagged.field), single and tagged.holds == ONE

@@ -6,7 +6,7 @@ All are frozen `msgspec.Struct`s: plain typed data that a type checker understan
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any, Generic, NewType, TypeVar, dataclass_transform  # Any: Data is JSON before it has a type
+from typing import Any, Generic, NewType, TypeGuard, TypeVar, dataclass_transform  # Any: Data is JSON before it has a type
 
 import msgspec
 
@@ -106,11 +106,21 @@ def named(name: str, *, version: int = 1) -> Callable[[Thing], Thing]:
     return name_it
 
 
+def is_data(body: Any) -> TypeGuard[Data]:
+    """Say whether a body is plain data: no class of today's reads it."""
+    return isinstance(body, dict)
+
+
 def name_of(thing: Any) -> tuple[str, int]:  # Any: classes and functions alike
     """Return the name and version of a class or function: what `named` said, else its own name and 1."""
-    given = vars(thing).get(NAME) if hasattr(thing, "__dict__") else None
+    given = _given(thing)
     if given is None:
         while hasattr(thing, "func"):  # functools.partial
             thing = thing.func
-            given = vars(thing).get(NAME)
+            given = _given(thing)
     return given or (thing.__name__, 1)
+
+
+def _given(thing: Any) -> tuple[str, int] | None:
+    given: tuple[str, int] | None = getattr(thing, "__dict__", {}).get(NAME)  # its own, not a base's
+    return given

@@ -11,15 +11,15 @@ memory image, views, replicas and replay all fold through it.
 import inspect
 import operator
 import typing
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, dataclass_transform  # Any: keys and events of any class
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeGuard, dataclass_transform  # Any: keys and events of any class
 
 import msgspec
 
 from happened.core.annotations import Parameter, label, parameters_of, union_of, yielded_by
 from happened.core.errors import Invalid
 from happened.core.messages import Event, Part, Recorded, Tag, name_of
-from happened.core.tags import bare, hints_of, is_a, keys_of, parts_of, plain_fields, scope_of
+from happened.core.tags import Keys, bare, hints_of, is_a, keys_of, parts_of, plain_fields, scope_of
 
 RESERVED = ("but", "evolve", "key_of")
 
@@ -95,7 +95,7 @@ class Fold:
         """Return the state before anything happened."""
         return self.state(*key)
 
-    def touched(self, event: Any, record: Recorded | None = None) -> Iterable[tuple[Key, Any]]:
+    def touched(self, event: object, record: Recorded | None = None) -> Iterable[tuple[Key, Any]]:
         """Return the (key, message) pairs of an event: which states it changes, and what `evolve` is given. For folds without joins."""
         return self.reading(type(event))(event, record)
 
@@ -165,7 +165,7 @@ class Fold:
         if self.key_of is not None:
             return self._computed(self.key_of)
         if not self.key:
-            return lambda event, _record: (((), event),)
+            return _whole
         scope = scope_of(event)
         tags = tuple(tag for tag in self.tags if tag is not None)
         plain = [field for field, tag in zip(self.key, self.tags, strict=True) if tag is None]
@@ -188,15 +188,23 @@ class Fold:
         if not plain and direct is not None and len(direct) == 1:
             return _by_field(direct[0])
         if not plain:
-            return lambda event, _record: [(key, event) for key in tagged(event)]
+            return _by_tags(tagged)
         if not tags:
-            return lambda event, _record: ((tuple([getattr(event, field) for field in plain]), event),)
-        return lambda event, _record: [(self._mixed(key, event), event) for key in tagged(event)]
+            return _by_fields(plain)
+
+        def mixed(event: Any, _record: Recorded | None) -> Iterable[tuple[Key, Any]]:
+            return [(self._mixed(key, event), event) for key in tagged(event)]
+
+        return mixed
 
     def _of_parts(self, event: type, part: type, tags: tuple[str, ...], plain: list[str]) -> Callable[..., Iterable[tuple[Key, Any]]]:
         found = parts_of(scope_of(event), part, tags)
         if not plain:
-            return lambda event, _record: [(key, Part(event, at)) for key, at in found(event)]
+
+            def with_tags(event: Any, _record: Recorded | None) -> Iterable[tuple[Key, Any]]:
+                return [(key, Part(event, at)) for key, at in found(event)]
+
+            return with_tags
         inside = {field.name for field in msgspec.structs.fields(part)}
 
         def with_fields(event: Any, _record: Recorded | None) -> Iterable[tuple[Key, Any]]:
@@ -226,22 +234,49 @@ class Fold:
             found = key_of(event, *[record if name is None else (joined or {})[name] for name in wants])
             if found is None:
                 return ()
-            return [(key if isinstance(key, tuple) else (key,), event) for key in (found if several else (found,))]
+            keys: Iterable[Any] = found if several else (found,)
+            return [(key if _is_key(key) else (key,), event) for key in keys]
 
         return computed
+
+
+def _is_key(found: Any) -> TypeGuard[Key]:
+    return isinstance(found, tuple)
 
 
 def _nothing(_event: Any, _record: Recorded | None) -> Iterable[tuple[Key, Any]]:
     return ()
 
 
+def _whole(event: Any, _record: Recorded | None) -> Iterable[tuple[Key, Any]]:
+    return (((), event),)
+
+
+def _by_tags(tagged: Keys) -> Reading:
+    def by_tags(event: Any, _record: Recorded | None) -> Iterable[tuple[Key, Any]]:
+        return [(key, event) for key in tagged(event)]
+
+    return by_tags
+
+
+def _by_fields(fields: Sequence[str]) -> Reading:
+    def by_fields(event: Any, _record: Recorded | None) -> Iterable[tuple[Key, Any]]:
+        return ((tuple([getattr(event, field) for field in fields]), event),)
+
+    return by_fields
+
+
 def _both(first: Reading, second: Reading) -> Reading:
-    """An event that is named as a whole and by its parts reaches the state both ways, in the order of the union."""
-    return lambda event, record: [*first(event, record), *second(event, record)]
+    """Reach the state both ways with an event that is named as a whole and by its parts, in the order of the union."""
+
+    def both(event: Any, record: Recorded | None) -> Iterable[tuple[Key, Any]]:
+        return [*first(event, record), *second(event, record)]
+
+    return both
 
 
 def _by_field(field: str) -> Reading:
-    """The common case, kept short since every event takes it: one tag, in one plain field."""
+    """Read the common case, kept short since every event takes it: one tag, in one plain field."""
     value_of = operator.attrgetter(field)
 
     def by_field(event: Any, _record: Recorded | None) -> Iterable[tuple[Key, Any]]:

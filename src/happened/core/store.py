@@ -47,7 +47,7 @@ START = Head(0, 0, bytes(32))
 """Where an empty log stands."""
 
 
-class Terms(NamedTuple):
+class Terms(msgspec.Struct, frozen=True, gc=False):
     """What a row is found by: (tag, value) terms, the id that it uses up, and the numbers of the names of its events."""
 
     tags: Sequence[str]
@@ -104,7 +104,8 @@ class Store(Protocol):
     ) -> Iterator[Sequence[Row]]:
         """Yield pages of whole rows that lie after one position and up to another, in order; `wanted` narrows them by the index.
 
-        A page is never split inside a row, and no transaction outlives a page. Memory: one page.
+        A page is never split inside a row, and no transaction outlives a page. Memory: one page. `lean` rows may leave `salts` and the text of `input`
+        empty: a fold needs neither.
         """
         ...
 

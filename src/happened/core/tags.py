@@ -17,7 +17,7 @@ from typing import Any, NamedTuple  # Any: annotations and values of any type pa
 import msgspec
 
 from happened.core.errors import Invalid
-from happened.core.messages import Tag, Value
+from happened.core.messages import Tag, Value, is_data
 
 MUTABLE = (list, dict, set, bytearray)
 MANY = (tuple, frozenset, collections.abc.Sequence, collections.abc.Set, collections.abc.Collection, list, set)
@@ -196,7 +196,7 @@ def terms_of(scope: Scope) -> Terms:
             return one_term
 
         def flat_terms(message: Any) -> Sequence[str]:
-            found = []
+            found: list[str] = []
             for field, prefix in fields:
                 value = getattr(message, field)
                 if value is not None:
@@ -226,7 +226,8 @@ def held(value: Any, holds: str) -> Iterable[Any]:
     if holds == ONE:
         return (value,)
     if holds == "values":
-        return value.values()
+        values: Iterable[Any] = value.values()
+        return values
     return [member for member in value if member is not None]
 
 
@@ -315,7 +316,7 @@ def terms_by_outline(outlined: Sequence[Any]) -> Terms:
     """Return the function that finds every (tag, value) in a body of plain data, by an outline."""
 
     def walk(node: Sequence[Any], body: Any) -> Iterator[str]:
-        if not isinstance(body, dict):
+        if not is_data(body):
             return
         for field, tag, holds in node[0]:
             for value in held(body.get(field), holds):

@@ -26,7 +26,7 @@ S = TypeVar("S", bound=State)
 PAGE_ROWS = 1_000
 BUILD_ROWS = 50_000
 """Rows of the log in one transaction while a view is far behind; then it is as fast as it gets, and shows progress some times a second."""
-IDLE_SECONDS = 0.25
+IDLE_SECONDS = 0.05
 RETRY_SECONDS = 0.5
 PROGRESS_SECONDS = 0.5
 
@@ -137,7 +137,7 @@ class Followers:
             if build.position == 0 and not build.own.states:
                 for folded in (build.own, *build.joined):
                     folded.complete = True
-        for rows in self._log.engine.read(builds[0].position, rows_max=PAGE_ROWS):
+        for rows in self._log.engine.read(builds[0].position, rows_max=PAGE_ROWS, lean=True):
             gathered.append((rows, decode(rows)))
             count += len(rows)
             if not far or count >= BUILD_ROWS:
@@ -265,7 +265,10 @@ class Followers:
             "select log, epoch, position, digest, ready from _view where name = ? and fingerprint = ? and generation = ?", where
         ).fetchone()
         if found is None:
-            raise Diverged(f"the table of the view `{build.name}` was dropped: other code, or a rebuild, has replaced it. Open the app again", view=build.name)
+            raise Diverged(
+                f"the table of the view `{build.name}` was dropped: other code, or a rebuild, has replaced it. Open the app again",
+                view=build.name,
+            )
         log, epoch, build.position, build.digest, ready = found
         build.ready = bool(ready)
         row = self._log.row_at(build.position) if build.position else None

@@ -8,7 +8,7 @@ import os
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 
 from happened.core.errors import Closed, Forked, Invalid
 
@@ -41,7 +41,7 @@ class ViewsFile:
         self.writer.execute("commit")
 
     @contextlib.contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
+    def transaction(self) -> Generator[sqlite3.Connection]:
         """Write in one transaction, or not at all."""
         with self._lock:
             self._check()
@@ -55,7 +55,7 @@ class ViewsFile:
                 raise
 
     @contextlib.contextmanager
-    def reader(self) -> Iterator[sqlite3.Connection]:
+    def reader(self) -> Generator[sqlite3.Connection]:
         """Read on a connection that can't write."""
         self._check()
         if self.path is None:

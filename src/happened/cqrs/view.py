@@ -39,7 +39,7 @@ class Folded(Generic[S]):
     def __init__(self, state: type[S], fingerprint: str) -> None:
         self.fold = fold_of(state)
         self.table = Table(state, fingerprint)
-        self.states: dict[Key, State | None] = {}
+        self.states: dict[Key, Any] = {}
         self.changed: dict[Key, int] = {}
         self.complete = False
         """Nothing is in the table that isn't in memory."""
@@ -68,7 +68,8 @@ class Folded(Generic[S]):
         if not self.changed:
             return
         encode, states = self.table.encode, self.states
-        rows, gone = [], []
+        rows: list[Sequence[Any]] = []
+        gone: list[Sequence[Any]] = []
         for key, position in self.changed.items():
             state = states.get(key)
             if state is None:
@@ -98,7 +99,7 @@ class ViewBuild(Generic[S]):
         self.generation = generation
         tagged = f"{self.fingerprint[:6]}{generation % 100:02d}"
         self.own = Folded(state, tagged)
-        self.joined = [Folded(join.state, tagged) for join in self.fold.joins]
+        self.joined: list[Folded[Any]] = [Folded(join.state, tagged) for join in self.fold.joins]
         self.position = 0
         self.digest = bytes(32)
         self.ready = False
@@ -109,6 +110,7 @@ class ViewBuild(Generic[S]):
         self._fills: dict[type, list[Fill]] = {}
         self.wants_record = self.fold.wants_record or any(p.annotation is Recorded for p in self.fold.key_parameters)
         self.wants_record = self.wants_record or any(joined.fold.wants_record or joined.fold.key_of is not None for joined in self.joined)
+
     def create(self, connection: sqlite3.Connection) -> None:
         """Make the tables."""
         for folded in (self.own, *self.joined):
@@ -154,7 +156,7 @@ class ViewBuild(Generic[S]):
             )
 
     def written(self) -> None:
-        """The transaction was committed."""
+        """Take what was written for committed."""
         self._new_stuck = {}
         for folded in (self.own, *self.joined):
             folded.make_room()
@@ -186,7 +188,7 @@ class ViewBuild(Generic[S]):
         position = row.position if row.input is None else row.position + 1
         header = decode_header(row.head)
         for at, record in enumerate(records, position):
-            event = record.body
+            event: object = record.body
             if event is None:
                 continue
             envelope = envelope_of(row, header, at - row.position, record.extra)
@@ -218,7 +220,7 @@ class ViewBuild(Generic[S]):
                 except Exception as error:  # noqa: BLE001 - it stops its key, and is seen
                     self._stick(key, at, error)
 
-    def _joined(self, connection: sqlite3.Connection, event: Any) -> dict[str, Any]:
+    def _joined(self, connection: sqlite3.Connection, event: object) -> dict[str, Any]:
         """Return the joined states for an event, as of its position."""
         fills = self._fills.get(type(event))
         if fills is None:

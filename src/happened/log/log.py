@@ -5,21 +5,21 @@ any process commits; `verify` proves that nothing was changed or lost. Deciders 
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any  # Any: bodies are of any class
+from types import TracebackType
+from typing import Any, Self  # Any: bodies are of any class
 
 import msgspec
 
 from happened.core.boundary import Boundary, Query
-from happened.core.errors import Broken, Conflict, Diverged, Incompatible, Invalid
-from happened.core.messages import Command, Event, Message
-from happened.core.state import Fold
-from happened.core.store import START, Commit, Engine, Row, Terms, Unseen, Wanted
+from happened.core.errors import Broken, Conflict, Diverged, IdReused, Incompatible, Invalid
+from happened.core.messages import Command, Event, Message, is_data
+from happened.core.store import START, Commit, Engine, Row, Unseen, Wanted
 from happened.core.tags import term
 from happened.core.world import Source, microseconds
 from happened.log.names import Names, Wish
 from happened.log.receipt import Receipt
-from happened.log.records import INPUT, INTERNAL, Reader, Record, kind_of
-from happened.log.row import BUILT_IN, FORMAT, Extra, Header, Written, decode_extra, decode_header, digest_of, encode, taken_apart
+from happened.log.records import INPUT, INTERNAL, Reader, Record
+from happened.log.row import FORMAT, Extra, Header, RawRecord, Written, decode_header, digest_of, encode, taken_apart
 from happened.log.typed import Typed
 from happened.log.writer import Batch, Draft, Job, Memory, Writer
 
@@ -69,7 +69,6 @@ class Log:
         self.names = Names()
         self.reader = Reader(self.names, classes)
         self.identity = self._identify(app)
-        self.reader_names_known()
         if ignores is not None:
             self._check_claimed(ignores)
         engine.index(self.reader.reading(), self.reader.row_terms, progress)
@@ -78,13 +77,23 @@ class Log:
         self._recent = Recent(self)
         self.writer: Writer
 
-    def reader_names_known(self) -> None:
-        """Nothing more to learn: the names came with the identity."""
-
     def write_with(self, memory: Memory) -> Writer:
         """Make the writer, over this memory image."""
         self.writer = Writer(self.engine, self.names, self.reader, self.source, memory, self.opened_at)
         return self.writer
+
+    def close(self) -> None:
+        """Answer every caller and give the store back. For a log of `open_log`; an app closes its own."""
+        self.writer.close()
+        self.engine.close()
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Close."""
+        self.close()
 
     # --- writing by hand
 
@@ -182,7 +191,7 @@ class Log:
             events = tuple(
                 record.body
                 for record in self.reader.records(row)
-                if record.kind in (INTERNAL, INPUT) and isinstance(record.body, Event | dict)
+                if record.kind in (INTERNAL, INPUT) and (isinstance(record.body, Event) or is_data(record.body))
             )
         return Receipt(
             self.identity.id, self.identity.epoch, row.last, row.digest[:16].hex(), header.id or header.decides or "", events, repeated
@@ -249,17 +258,13 @@ class Log:
         self._recent.check(batch, unless)
 
     def committed(self, row: Row, facts: Sequence[tuple[str, Sequence[str]]]) -> None:
-        """A row of facts is durable."""
+        """Take a row of facts for durable."""
         self._recent.add(row, facts)
 
     def numbers(self, names: Iterable[str]) -> list[int]:
         """Return the numbers of all versions of these names of events; one that matches nothing where there are none."""
         wanted = set(names)
         return [name.number for name in list(self.names.by_number.values()) if name.what == "event" and name.name in wanted] or [-1]
-
-    def fold_numbers(self, fold: Fold) -> list[int]:
-        """Return the numbers of the names that a fold reads."""
-        return [number for number in list(self.names.by_number) if self.reader.class_of(number) in fold.readings] or [-1]
 
     def _identify(self, app: str) -> Identity:
         found: list[Identity] = []
@@ -299,7 +304,7 @@ class Log:
             raise Invalid("nothing to record: `append` needs at least one event")
         return Facts(self, [self.written(fact) for fact in listed], id, actor=actor, correlation=correlation, unless=unless)
 
-    def written(self, fact: Any) -> "Recording":
+    def written(self, fact: object) -> "Recording":
         """Check and encode one fact."""
         extra = Extra()
         if isinstance(fact, Message):
@@ -399,6 +404,11 @@ class Facts(Job):
         self.unless = unless
         self.declare = declare
 
+    def recorded(self, row: Row) -> None:
+        """Let later conditions know of these facts without reading them again."""
+        if self.unless is not None:
+            self.log.committed(row, [(recording.wish.name, recording.terms) for recording in self.recordings])
+
     def draft(self, batch: Batch) -> Draft | None:
         """Record them, unless the id is known or the condition does not hold."""
         if self.given:
@@ -414,7 +424,7 @@ class Facts(Job):
         records: list[Written] = []
         events: list[tuple[int, Any]] = []
         names: list[int] = []
-        tags: Sequence[str] = ()
+        tags: dict[str, None] = {}
         for recording in self.recordings:
             number = recording.typed.number(batch) if recording.typed is not None else batch.number(recording.wish)
             extra = recording.extra
@@ -424,29 +434,22 @@ class Facts(Job):
             if number not in names:
                 names.append(number)
             if recording.terms:
-                tags = recording.terms if not tags else list(dict.fromkeys([*tags, *recording.terms]))
+                tags.update(dict.fromkeys(recording.terms))
         header = Header(id=self.id, actor=self.actor, correlation=self.correlation, causation=self.causation, occurred=self.occurred)
         facts = [(recording.wish.name, recording.terms) for recording in self.recordings]
-        return Draft(header, None, records, events, tags, names, {}, facts)
+        return Draft(header, None, records, events, list(tags), names, {}, facts)
 
     def _same(self, row: Row) -> None:
-        from happened.core.errors import IdReused  # lazy: replaced below
-
+        """Raise `IdReused` unless this row holds these facts. Bodies of another version, or erased, are taken for the same."""
         recorded = [record for _, record in taken_apart(row)]
-        same = len(recorded) == len(self.recordings) and all(
-            bytes(one.body) in (other.body, b"null") for one, other in zip(recorded, self.recordings, strict=True)
-        )
-        names = self.log.names.by_number
-        versions = any(
-            names.get(one.number) is None or names[one.number].fingerprint != other.wish.fingerprint
-            for one, other in zip(recorded, self.recordings, strict=False)
-        )
-        if not same and not (
-            versions
-            and len(recorded) == len(self.recordings)
-            and all(names[one.number].name == other.wish.name for one, other in zip(recorded, self.recordings, strict=True))
-        ):
+        if len(recorded) != len(self.recordings) or not all(map(self._is_same, recorded, self.recordings)):
             raise IdReused(f"the id `{self.id}` was used for something else, at position {row.position}", id=self.id, position=row.position)
+
+    def _is_same(self, record: RawRecord, recording: Recording) -> bool:
+        name = self.log.names.by_number.get(record.number)
+        if name is None or (name.what, name.name) != (recording.wish.what, recording.wish.name):
+            return False
+        return name.fingerprint != recording.wish.fingerprint or bytes(record.body) in (recording.body, b"null")
 
 
 _PLAIN = Extra()
@@ -461,6 +464,10 @@ class Recent:
         self._events: list[tuple[int, str, Sequence[str]]] = []
         self._last: dict[str, int] = {}
         """Term, or name, -> the last position that has it."""
+        self._batch: Batch | None = None
+        self._batch_rows = 0
+        self._batch_events: list[tuple[int, str, Sequence[str]]] = []
+        self._batch_last: dict[str, int] = {}
 
     def add(self, row: Row, facts: Sequence[tuple[str, Sequence[str]]]) -> None:
         """Take in a row of facts that follows on what is known."""
@@ -488,27 +495,30 @@ class Recent:
         if after < self._start:
             for record in self._log.read(query, after=after, until=min(self._start, durable), limit=1):
                 raise _conflict(unless, record.position, record.name)
-        if self._may_match(query, after):
+        if _may_match(query, after, self._last):
             for position, name, terms in reversed(self._events):
                 if position <= after:
                     break
                 if query.matches(name, terms):
                     raise _conflict(unless, position, name)
-        for row, draft in batch.added:
-            if row.last > after:
-                for name, terms in draft.facts or [self._log.describe(event) for _, event in draft.events]:
-                    if query.matches(name, terms):
-                        raise _conflict(unless, row.position, name)
+        events, last = self._of_batch(batch)
+        if _may_match(query, after, last):
+            for position, name, terms in events:
+                if position > after and query.matches(name, terms):
+                    raise _conflict(unless, position, name)
 
-    def _may_match(self, query: Query, after: int) -> bool:
-        last = self._last
-        if not query.items:
-            return self._position > after
-        return any(
-            all(last.get(term(*tag), 0) > after for tag in item.tags)
-            and (not item.names or any(last.get("\x1f" + name, 0) > after for name in item.names))
-            for item in query.items
-        )
+    def _of_batch(self, batch: Batch) -> tuple[list[tuple[int, str, Sequence[str]]], dict[str, int]]:
+        """Return what the batch has added so far, found once for each row."""
+        if self._batch is not batch:
+            self._batch, self._batch_rows, self._batch_events, self._batch_last = batch, 0, [], {}
+        for row, draft in batch.added[self._batch_rows :]:
+            facts = draft.facts or [self._log.describe(event) for _, event in draft.events]
+            for name, terms in facts:
+                self._batch_events.append((row.last, name, terms))
+                self._batch_last["\x1f" + name] = row.last
+                self._batch_last.update(dict.fromkeys(terms, row.last))
+        self._batch_rows = len(batch.added)
+        return self._batch_events, self._batch_last
 
     def _catch_up(self, until: int) -> None:
         if self._position >= until:
@@ -518,6 +528,17 @@ class Recent:
             for row in rows:
                 found = [(record.name, [term(*tag) for tag in record.tags]) for record in self._log.reader.records(row) if _is_fact(record)]
                 self.add(row, found)
+
+
+def _may_match(query: Query, after: int, last: dict[str, int]) -> bool:
+    """Say whether an event after a position can be asked for, from the last position of each term and name: false is certain."""
+    if not query.items:
+        return any(position > after for position in last.values())
+    return any(
+        all(last.get(term(*tag), 0) > after for tag in item.tags)
+        and (not item.names or any(last.get("\x1f" + name, 0) > after for name in item.names))
+        for item in query.items
+    )
 
 
 def _is_fact(record: Record) -> bool:
@@ -540,6 +561,3 @@ def occurred_us(message: Message) -> int | None:
     if message.occurred.tzinfo is None:
         raise Invalid(f"`occurred` needs a zone: {message.occurred!r}", occurred=str(message.occurred))
     return microseconds(message.occurred)
-
-
-__all__ = ["BUILT_IN", "Fact", "Facts", "Identity", "Log", "Loose", "Recording", "Terms", "Verified", "decode_extra", "kind_of"]

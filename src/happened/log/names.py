@@ -94,11 +94,11 @@ class Names:
         return number, Written(0, body), f"{NOTE}{number}", encode(name).decode()
 
     def kept(self) -> None:
-        """The batch was committed."""
+        """Keep what the batch added: it was committed."""
         self._added.clear()
 
     def dropped(self) -> None:
-        """The batch was not committed: forget what it added."""
+        """Forget what the batch added: it was not committed."""
         for name in self._added:
             del self.by_number[name.number]
             del self._numbers[name.what, name.name, name.version, name.fingerprint]

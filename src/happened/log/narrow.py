@@ -29,11 +29,14 @@ def fields_read(fold: Fold, event: type) -> Fields:
         _read[fold] = _in_source(fold)
     read = _read[fold]
     own = {field.name for field in msgspec.structs.fields(event)}
+    read = _through_properties(read, event, own)
     if read is None or not read <= own | _fields_elsewhere(fold, event):
         return None
     scope = scope_of(event)
     wanted = {tag for tag in fold.tags if tag is not None}
-    keys = {tagged.field for tagged in scope.tags if tagged.tag in wanted} | {below.field for below in scope.parts if below.scope.all_tags() & wanted}
+    keys = {tagged.field for tagged in scope.tags if tagged.tag in wanted} | {
+        below.field for below in scope.parts if below.scope.all_tags() & wanted
+    }
     plain = {field for field, tag in zip(fold.key, fold.tags, strict=True) if tag is None}
     return frozenset((read | keys | plain) & own)
 
@@ -42,12 +45,37 @@ def narrowed(event: type[Any], fields: Fields) -> type[Any]:
     """Return a subclass of an event class that decodes these fields only; the class itself where there is nothing to leave out."""
     config = event.__struct_config__
     left_out = [field for field in msgspec.structs.fields(event) if fields is not None and field.name not in fields]
-    if fields is None or not left_out or config.forbid_unknown_fields or config.array_like or config.tag is not None or hasattr(event, "__post_init__"):
+    if (
+        fields is None
+        or not left_out
+        or config.forbid_unknown_fields
+        or config.array_like
+        or config.tag is not None
+        or hasattr(event, "__post_init__")
+    ):
         return event
     if (event, fields) not in _classes:
-        definitions: list[Any] = [(field.name, Any, msgspec.field(default=msgspec.UNSET, name=f"\N{EMPTY SET}{field.name}")) for field in left_out]
+        definitions: list[Any] = [
+            (field.name, Any, msgspec.field(default=msgspec.UNSET, name=f"\N{EMPTY SET}{field.name}")) for field in left_out
+        ]
         _classes[event, fields] = msgspec.defstruct(event.__name__, definitions, bases=(event,), kw_only=True, frozen=True, gc=False)
     return _classes[event, fields]
+
+
+def _through_properties(read: Fields, event: type, own: set[str]) -> Fields:
+    """Put in the place of each property of the event what that reads of it."""
+    if read is None:
+        return None
+    found = set(read)
+    for name in read - own:
+        attribute = getattr(event, name, None)
+        if isinstance(attribute, property) and attribute.fget is not None:
+            behind = _in_function(attribute.fget, 0)
+            behind = _through_properties(behind, event, own) if name not in (behind or ()) else None
+            if behind is None:
+                return None
+            found = found - {name} | behind
+    return frozenset(found)
 
 
 def _fields_elsewhere(fold: Fold, event: type) -> set[str]:
@@ -58,16 +86,23 @@ def _fields_elsewhere(fold: Fold, event: type) -> set[str]:
 def _in_source(fold: Fold) -> Fields:
     """Return the attributes of the event that `evolve` reads, or `None` where it can't be said."""
     evolve: Callable[..., Any] | None = fold.evolve
-    if evolve is None or not inspect.isfunction(evolve) or hasattr(evolve, "__wrapped__") or fold.key_of is not None or fold.joins or fold.everything:
+    if evolve is None or fold.key_of is not None or fold.joins or fold.everything:
+        return None
+    return _in_function(evolve, 1)
+
+
+def _in_function(function: Callable[..., Any], place: int) -> Fields:
+    """Return the attributes that a function reads of its argument at a place, or `None` where it does more with it."""
+    if not inspect.isfunction(function) or hasattr(function, "__wrapped__"):
         return None
     try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(evolve)))
+        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     except (OSError, TypeError, SyntaxError):
         return None
-    [function] = tree.body if len(tree.body) == 1 else [None]
-    if not isinstance(function, ast.FunctionDef) or len(function.args.args) < 2:  # noqa: PLR2004 - self and the event
+    definition = tree.body[0]
+    if not isinstance(definition, ast.FunctionDef) or len(definition.args.args) <= place:
         return None
-    return _attributes(function, function.args.args[1].arg)
+    return _attributes(definition, definition.args.args[place].arg)
 
 
 def _attributes(function: ast.FunctionDef, name: str) -> Fields:
@@ -94,7 +129,7 @@ def _pattern(pattern: ast.pattern) -> set[str] | None:
         return set(pattern.kwd_attrs)
     if isinstance(pattern, ast.MatchOr):
         found = [_pattern(one) for one in pattern.patterns]
-        return None if None in found else set().union(*(one for one in found if one is not None))
+        return None if None in found else set[str]().union(*(one for one in found if one is not None))
     if isinstance(pattern, ast.MatchAs) and pattern.pattern is None and pattern.name is None:
         return set()
     return None

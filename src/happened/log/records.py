@@ -11,14 +11,14 @@ from typing import Any  # Any: bodies are of any class
 import msgspec
 
 from happened.core.errors import Broken, Incompatible
-from happened.core.messages import Command, Event, Recorded, name_of
+from happened.core.messages import Event, Recorded, name_of
 from happened.core.state import Fold
 from happened.core.store import Row, Terms
 from happened.core.tags import Terms as TermsOf
 from happened.core.tags import scope_of, terms_by_outline, terms_of
 from happened.core.world import moment
-from happened.log.narrow import Fields, fields_read, narrowed
 from happened.log.names import Name, Names
+from happened.log.narrow import Fields, fields_read, narrowed
 from happened.log.row import ANSWER, BUILT_IN, REFUSAL, SCHEDULE, SCHEMA, Extra, Header, decode_extra, decode_header, taken_apart
 
 SYSTEM = {0, 1, 2}
@@ -115,7 +115,7 @@ class Reader:
 
     def reading(self) -> dict[int, str]:
         """Return how each name's tags are read today, as a text to compare: what an index is valid for."""
-        read = {}
+        read: dict[int, str] = {}
         for number, name in list(self.names.by_number.items()):
             if name.what == "event":
                 cls = self.class_of(number)
@@ -309,6 +309,3 @@ def _outlined(node: Any) -> Any:
         sorted((field, tag, holds) for field, tag, holds in node[0]),
         sorted((field, holds, _outlined(below)) for field, holds, below in node[1]),
     ]
-
-
-__all__ = ["Command", "Pages", "Reader", "Record", "kind_of"]

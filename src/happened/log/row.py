@@ -5,12 +5,13 @@ derived. The header says once what all records of the command share. What can be
 ordinal, its causation the command, its kind follows from name and header, its tags from body and recorded schema.
 
 The chain: digest = SHA-256(previous digest, recorded time, count, header, and for each record its number, extra and SHA-256(salt, body)). So a body can be
-erased later, its salt with it, and the chain still holds. A record's bytes never change after commit; where they lie and how they are packed may.
+erased later, its salt with it, and the chain still holds. What has no fixed length stands behind its length, so no two rows
+have one link. A record's bytes never change after commit; where they lie and how they are packed may.
 """
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple  # Any: bodies are JSON
+from typing import Any  # Any: bodies are JSON
 
 import msgspec
 
@@ -66,7 +67,7 @@ class Extra(msgspec.Struct, omit_defaults=True, frozen=True, gc=False):
     """The digest of the body that was here, in hex."""
 
 
-class Written(NamedTuple):
+class Written(msgspec.Struct, frozen=True, gc=False):
     """A record ready to be put into a row."""
 
     number: int
@@ -75,7 +76,7 @@ class Written(NamedTuple):
 
     def text(self) -> bytes:
         """Return the record as it stands in the row."""
-        return b"[%d,%b,%b]" % self if self.extra else b"[%d,%b]" % self[:2]
+        return b"[%d,%b,%b]" % (self.number, self.body, self.extra) if self.extra else b"[%d,%b]" % (self.number, self.body)
 
 
 class RawRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -102,14 +103,15 @@ def seal(before: bytes, position: int, at: int, header: Header, asked: Written |
     if count > RECORDS_MAX:
         raise Invalid(f"a command may have {RECORDS_MAX:,} records, this one has {count:,}: split it", records=count)
     head = encode(header)
-    link = b"%b%d %d %b" % (before, at, count, head)
+    link = b"%b%d %d %d %b" % (before, at, count, len(head), head)
     start = 0
-    for number, body, extra in everything:
+    for record in everything:
+        body, extra = record.body, record.extra
         if len(body) > RECORD_BYTES_MAX:
             raise Invalid(
                 f"a record may have {RECORD_BYTES_MAX:,} bytes, this one has {len(body):,}: keep large things outside", bytes=len(body)
             )
-        link += b"%d%b%b" % (number, extra, _sha256(salts[start : start + SALT_BYTES] + body).digest())
+        link += b"%d %d %b%b" % (record.number, len(extra), extra, _sha256(salts[start : start + SALT_BYTES] + body).digest())
         start += SALT_BYTES
     return Row(
         position,
@@ -117,7 +119,7 @@ def seal(before: bytes, position: int, at: int, header: Header, asked: Written |
         at,
         head.decode(),
         asked.text().decode() if asked is not None else None,
-        "[" + b",".join([b"[%d,%b,%b]" % r if r[2] else b"[%d,%b]" % r[:2] for r in records]).decode() + "]",
+        "[" + b",".join([record.text() for record in records]).decode() + "]",
         salts[:start],
         _sha256(link).digest(),
     )
@@ -136,7 +138,8 @@ def taken_apart(row: Row) -> Iterator[tuple[bool, RawRecord]]:
 
 def digest_of(before: bytes, row: Row) -> bytes:
     """Compute the digest that a row must have after the one with digest `before`."""
-    link = b"%b%d %d %b" % (before, row.at, row.count, row.head.encode())
+    head = row.head.encode()
+    link = b"%b%d %d %d %b" % (before, row.at, row.count, len(head), head)
     start = 0
     for _, record in taken_apart(row):
         extra = bytes(record.extra)
@@ -148,6 +151,6 @@ def digest_of(before: bytes, row: Row) -> bytes:
             body = bytes.fromhex(erased)
         else:
             body = _sha256(row.salts[start : start + SALT_BYTES] + bytes(record.body)).digest()
-        link += b"%d%b%b" % (record.number, extra, body)
+        link += b"%d %d %b%b" % (record.number, len(extra), extra, body)
         start += SALT_BYTES
     return _sha256(link).digest()

@@ -1,6 +1,7 @@
 """Typed: one class of data, ready for the log: checked, encoded, its tags found, its number looked up."""
 
 import datetime as dt
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any  # Any: instances of the class
 
 import msgspec
@@ -25,11 +26,11 @@ class Typed:
             raise Invalid(f"`{cls!r}` is neither an event nor a command: subclass `Event` or `Command`", type=str(cls))
         hints_of(cls)
         self.cls = cls
-        self.what = "event" if issubclass(cls, Event) else "command"
+        self.what = "event" if is_a(cls, Event) else "command"
         self.wish: Wish = wish_for(cls, self.what)
         self.terms = terms_of(scope_of(cls))
         try:
-            self._decode = msgspec.json.Decoder(cls).decode
+            self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(cls).decode
         except TypeError as error:
             raise Invalid(f"`{cls.__name__}` has a field that can't be stored as JSON: {error}", type=cls.__name__) from error
         self._names = names

@@ -12,8 +12,8 @@ import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, Protocol  # Any: events and results are of the caller's types
+from collections.abc import Generator, Sequence
+from typing import Any, Protocol  # Any: events and results are of the caller's types
 
 import msgspec
 
@@ -31,7 +31,7 @@ LOOP_SYNC_SECONDS_MAX = 0.0005
 """An event loop commits by itself only while a sync takes less; else the writer's thread does."""
 
 
-class Draft(NamedTuple):
+class Draft(msgspec.Struct, frozen=True, gc=False):
     """What a job wants to record: one row's worth, without place and time."""
 
     header: Header
@@ -54,7 +54,7 @@ class Overlay(Protocol):
         ...
 
     def merge(self, position: int) -> None:
-        """The batch is durable up to this position."""
+        """Take the batch for durable, up to this position."""
         ...
 
     def copy(self) -> "Overlay":
@@ -83,7 +83,7 @@ def inside_decider() -> bool:
 
 
 @contextlib.contextmanager
-def deciding() -> Iterator[None]:
+def deciding() -> Generator[None]:
     """Mark this thread as running a decider."""
     _local.deciding = True
     try:
@@ -114,6 +114,9 @@ class Job:
         """Make it a job that waits anew."""
         self.state = Job.WAITING
         self.row = self.result = self.error = self._lock = self._loop = self._future = None
+
+    def recorded(self, row: Row) -> None:
+        """Hear that the row is durable, in the order of rows, before any later batch is decided."""
 
     def draft(self, batch: "Batch") -> Draft | None:
         """Say what to record, on what the batch has come to; `None`: nothing, `result` says why. What it raises is the caller's answer."""
@@ -247,7 +250,7 @@ class Writer:
                 job._lock.acquire()
         if lead:
             self._lead(wait_seconds_max)
-        elif not job._lock.acquire(timeout=wait_seconds_max):  # type: ignore[union-attr]
+        elif not job._lock.acquire(timeout=wait_seconds_max):  # type: ignore[union-attr]  # who does not lead has a lock
             self._give_up(job, wait_seconds_max)
         if job.error is not None:
             raise job.error
@@ -268,7 +271,7 @@ class Writer:
             while last.state < Job.DONE:
                 self._commit_next(wait_seconds_max)
             self._pass_on()
-        elif not last._lock.acquire(timeout=wait_seconds_max):  # type: ignore[union-attr]
+        elif not last._lock.acquire(timeout=wait_seconds_max):  # type: ignore[union-attr]  # who does not lead has a lock
             for job in jobs:
                 if job.state == Job.TAKEN or not self._withdraw(job):
                     job.error = job.error or _unknown(job, "the time to wait is over")
@@ -451,6 +454,7 @@ class Writer:
         self.commands += len(drafted)
         for job, row in drafted:
             job.row = row
+            job.recorded(row)
 
     def _take_in(self, unseen: Unseen) -> None:
         if unseen.rows:
@@ -517,6 +521,3 @@ def _unknown(job: Job, why: str) -> Error:
     return OutcomeUnknown(
         f"whether the command `{job.id}` was recorded is not known: {why}. Dispatching the same id again is safe", id=job.id
     )
-
-
-__all__ = ["Batch", "Draft", "Job", "Memory", "Overlay", "Writer", "msgspec"]

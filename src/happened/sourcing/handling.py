@@ -236,7 +236,8 @@ class Decision(Job):
                 entries = {one: entry(fill.fold, one) for one in key}
                 single = len(fill.fold.key) == 1
                 states = {
-                    (one[0] if single else one): found.state if found.state is not None else fill.fold.initial(one) for one, found in entries.items()
+                    (one[0] if single else one): found.state if found.state is not None else fill.fold.initial(one)
+                    for one, found in entries.items()
                 }
                 reads.append([found.version for found in entries.values()])
                 filled.append(states)
@@ -272,8 +273,7 @@ class Decision(Job):
         tags: Sequence[str] = ()
         first = self.decides is None
         answers = self.answers.known.values() if self.answers is not None else ()
-        for answer in answers:
-            records.append(Written(ANSWER, encode(answer)))
+        records += [Written(ANSWER, encode(answer)) for answer in answers]
         for event in decided:
             typed = handling.yielded(handler, event)
             body, event = typed.checked(event)  # noqa: PLW2901 - from here on it is the event as it will be read again
@@ -384,7 +384,7 @@ class Handling:
         self.outside = outside
         self.declare = declare
 
-    def handler(self, command: Any) -> Handler:
+    def handler(self, command: object) -> Handler:
         """Return the decider of a command. `Invalid` where there is none."""
         found = self.handlers.get(type(command))
         if found is None:

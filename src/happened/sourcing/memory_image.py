@@ -142,10 +142,12 @@ class MemoryImage:
         decode = self._reader.pages_for([fold])
         found: dict[Key, State] = {}
         get, step, initial = found.get, fold.evolve, fold.state
-        for rows in self._store.read(until=self.position):
+        if step is None:  # a state that nothing changes
+            return found
+        for rows in self._store.read(until=self.position, lean=True):
             for records in decode(rows):
                 for record in records:
-                    event = record.body
+                    event: object = record.body
                     if event is None:
                         continue
                     for key, message in fold.reading(type(event))(event, None):
@@ -196,7 +198,7 @@ class MemoryImage:
         step, touched = fold.step, fold.touched
         simple = not fold.wants_record and fold.key_of is None
         get = found.get
-        for rows in self._store.read(until=until, wanted=wanted):
+        for rows in self._store.read(until=until, wanted=wanted, lean=True):
             for row, records in zip(rows, decode(rows), strict=True):
                 position = row.position if row.input is None else row.position + 1
                 for at, record in enumerate(records, position):
@@ -259,7 +261,7 @@ class ImageOverlay:
             self._changed.setdefault(kept, {})[key] = entry
         return entry
 
-    def apply(self, row: Row, header: Header, events: Sequence[tuple[int, Any]]) -> None:
+    def apply(self, row: Row, header: Header, events: Sequence[tuple[int, object]]) -> None:
         """Let these events have happened."""
         for ordinal, event in events:
             for kept, reading in self._image.followers(type(event)):
@@ -292,7 +294,7 @@ class ImageOverlay:
         return other
 
     def merge(self, position: int) -> None:
-        """The batch is durable: so is what it has come to."""
+        """Make what the batch has come to durable, as the batch is."""
         image = self._image
         with image._lock:
             image.position = position
@@ -307,7 +309,7 @@ class ImageOverlay:
                     if key in kept.entries:  # loaded while the batch was decided, as of before it
                         kept.entries[key] = _caught_up(kept.fold, key, kept.entries[key], events)
                     for aside in kept.loading.get(key, ()):
-                        aside += events
+                        aside.extend(events)
         if sum(len(kept.entries) for kept in image.kept.values()) > image._states_max:
             image._make_room()
 

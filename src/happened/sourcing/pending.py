@@ -74,11 +74,11 @@ class PendingWorker:
 
     def _decide_all(self) -> None:
         blocked: set[str] = set()
-        for note, id in sorted(self._log.engine.notes(PENDING_NOTE).items()):
+        for note, known in sorted(self._log.engine.notes(PENDING_NOTE).items()):
             if self._stop.is_set():
                 return
-            decision, tags = self._read(note, id)
-            if id in self._stuck or (blocked and (not tags or tags & blocked)):
+            decision, tags = self._read(note, known)
+            if known in self._stuck or (blocked and (not tags or tags & blocked)):
                 blocked |= tags or {""}
                 continue
             if "" in blocked:
@@ -88,7 +88,7 @@ class PendingWorker:
             except Closed:
                 raise
             except Exception as error:  # noqa: BLE001 - whatever the decider raises stops its key, and is seen
-                self._stuck[id] = f"{type(error).__name__}: {error}"
+                self._stuck[known] = f"{type(error).__name__}: {error}"
                 blocked |= tags or {""}
 
     def _read(self, note: str, id: str) -> tuple[Decision, set[str]]:

@@ -129,7 +129,7 @@ class MemoryStore:
             ways = [set(self._tags.get(term, ())) for term in item.terms]
             if item.names:
                 ways.append({position for name in item.names for position in self._names.get(name, ())})
-            positions |= set.intersection(*ways) if ways else set(self._at)
+            positions |= set[int].intersection(*ways) if ways else set(self._at)
         places = sorted(self._at[position] for position in positions)
         return [place for place in places if self._rows[place].last > after and self._rows[place].last <= last]
 

@@ -27,8 +27,10 @@ BLOCK_BITS = 12
 TAGS, IDS = 0, 1
 
 DDL = (
-    "create table if not exists run(part integer not null, kind integer not null, last integer not null, level integer not null, entries blob not null, "
-    "primary key(part, kind, last)) without rowid",
+    (
+        "create table if not exists run(part integer not null, kind integer not null, last integer not null, level integer not null, "
+        "entries blob not null, primary key(part, kind, last)) without rowid"
+    ),
     "create table if not exists covered(part integer primary key, last integer not null)",
     "create table if not exists block(block integer primary key, names text not null)",
     "create table if not exists shelf(key text primary key, body text not null) without rowid",
@@ -55,7 +57,7 @@ class Runs:
     def __init__(self) -> None:
         self.indexed = 0
         """All rows up to this position are found."""
-        self._tail: list[tuple[dict[int, list[int]], dict[int, list[int]]]] = [({}, {}) for _ in range(PARTS)]
+        self._tail: list[tuple[dict[int, int | list[int]], dict[int, int | list[int]]]] = [({}, {}) for _ in range(PARTS)]
         self._covered = [0] * PARTS
         self._runs: list[tuple[list[Run], list[Run]]] = [([], []) for _ in range(PARTS)]
         self._cache: dict[tuple[int, int, int, int], memoryview] = {}
@@ -85,12 +87,12 @@ class Runs:
             hashed = zlib.crc32(text.encode())
             part = hashed >> 26
             if position > self._covered[part]:
-                self._tail[part][TAGS].setdefault(hashed, []).append(position)
+                _put(self._tail[part][TAGS], hashed, position)
         if id is not None:
             hashed = zlib.crc32(id.encode())
             part = hashed >> 26
             if position > self._covered[part]:
-                self._tail[part][IDS].setdefault(hashed, []).append(position)
+                _put(self._tail[part][IDS], hashed, position)
         block = position >> BLOCK_BITS
         open_block = self._open_blocks.get(block)
         if open_block is None:
@@ -116,13 +118,13 @@ class Runs:
             while place < len(entries) and entries[place] < high:
                 found.append(entries[place] & 0xFFFFFFFF)
                 place += 1
-        found += self._tail[part][kind].get(hashed, ())
+        found += _all(self._tail[part][kind].get(hashed))
         return sorted(set(found)) if len(found) > 1 else found
 
     def blocks(self, names: Sequence[int]) -> list[tuple[int, int]]:
         """Return the ranges (first, last position) in which any of these names occurs, in order."""
         ranges: list[tuple[int, int]] = []
-        for block in sorted(set().union(*(self._blocks.get(name, set()) for name in names))):
+        for block in sorted(set[int]().union(*(self._blocks.get(name, ()) for name in names))):
             first, last = block << BLOCK_BITS, ((block + 1) << BLOCK_BITS) - 1
             if ranges and ranges[-1][1] == first - 1:
                 ranges[-1] = (ranges[-1][0], last)
@@ -149,7 +151,7 @@ class Runs:
             self._runs[part] = runs
             for kind in (TAGS, IDS):
                 tail = self._tail[part][kind]
-                for hashed in [hashed for hashed, rows in tail.items() if rows[-1] <= covered]:
+                for hashed in [hashed for hashed, rows in tail.items() if (rows if isinstance(rows, int) else rows[-1]) <= covered]:
                     del tail[hashed]
         for block in flushed.blocks:
             self._open_blocks.pop(block, None)
@@ -166,7 +168,10 @@ class Runs:
             entries = array(
                 "Q",
                 sorted(
-                    hashed << 32 | position for hashed, rows in self._tail[part][kind].items() for position in rows if position > covered
+                    hashed << 32 | position
+                    for hashed, rows in self._tail[part][kind].items()
+                    for position in _all(rows)
+                    if position > covered
                 ),
             )
             if entries:
@@ -193,7 +198,7 @@ class Runs:
 
     def _insert(self, connection: sqlite3.Connection, part: int, kind: int, run: Run, entries: "array[int]") -> None:
         connection.execute("insert into run(part, kind, last, level, entries) values(?, ?, ?, ?, ?)", (part, kind, *run, entries.tobytes()))
-        self._remember((part, kind, *run), memoryview(entries.tobytes()).cast("Q"))
+        self._remember((part, kind, run.last, run.level), memoryview(entries.tobytes()).cast("Q"))
 
     def _write_blocks(self, connection: sqlite3.Connection) -> list[int]:
         full = [block for block in self._open_blocks if (block + 1) << BLOCK_BITS <= self.indexed]
@@ -206,11 +211,11 @@ class Runs:
     def _load_part(self, connection: sqlite3.Connection, part: int) -> None:
         runs: tuple[list[Run], list[Run]] = ([], [])
         for kind, last, level in connection.execute("select kind, last, level from run where part = ? order by last", (part,)):
-            runs[kind].append(Run(last, level))
+            (runs[TAGS] if kind == TAGS else runs[IDS]).append(Run(last, level))
         self._runs[part] = runs
 
     def _entries(self, connection: sqlite3.Connection, part: int, kind: int, run: Run) -> memoryview | None:
-        key = (part, kind, *run)
+        key = (part, kind, run.last, run.level)
         entries = self._cache.get(key)
         if entries is None:
             row = connection.execute(
@@ -227,6 +232,21 @@ class Runs:
         self._cache[key] = entries
         self._cached_bytes += entries.nbytes
         return entries
+
+
+def _put(tail: dict[int, int | list[int]], hashed: int, position: int) -> None:
+    """Add an entry. Most have one position, kept bare: a hundred thousand lists are a hundred thousand things for the garbage collector to visit."""
+    before = tail.get(hashed)
+    if before is None:
+        tail[hashed] = position
+    elif isinstance(before, int):
+        tail[hashed] = [before, position]
+    else:
+        before.append(position)
+
+
+def _all(positions: int | list[int] | None) -> Sequence[int]:
+    return () if positions is None else (positions,) if isinstance(positions, int) else positions
 
 
 class Flushed(NamedTuple):

@@ -14,7 +14,7 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -27,6 +27,9 @@ from happened.stores.samples import Samples
 Connect = Callable[[str], sqlite3.Connection]
 
 COLUMNS = ", ".join(Row.__struct_fields__)
+LEAN = COLUMNS.replace("input", "case when input is null then null else '' end").replace("salts", "x''")
+"""What a fold needs: not what was asked, nor salts."""
+
 DDL = (
     """create table if not exists log(
     position integer primary key,
@@ -60,8 +63,10 @@ DDL = (
     from part left join note as name on name.key = 'name/' || (record ->> 0)
     left join note as handler on handler.key = 'name/' || (part.head ->> '$.h')""",
     *runs.DDL,
-    "create table if not exists sample(handler text not null, outcome text not null, count integer not null, ran integer not null, what text not null, "
-    "primary key(handler, outcome)) without rowid",
+    (
+        "create table if not exists sample(handler text not null, outcome text not null, count integer not null, ran integer not null, "
+        "what text not null, primary key(handler, outcome)) without rowid"
+    ),
 )
 
 BUSY_SECONDS = 0.0005
@@ -179,7 +184,7 @@ class SqliteStore:
                 [(count,)] = reader.execute("select count from log where position = ?", (first,))
                 first = first + 1 if first + count - 1 <= after else first
         last = last if until is None else min(last, until)
-        yield from self._scan(first, last, backwards=backwards, rows_max=rows_max)
+        yield from self._read_ranges([(first, last)], after, last, columns, backwards=backwards, rows_max=rows_max)
 
     def notes(self, start: str) -> Mapping[str, str]:
         """Return the durable notes whose key starts with a text."""
@@ -305,9 +310,8 @@ class SqliteStore:
 
     def _unseen(self, seen: int) -> Sequence[Row]:
         """Return the rows after a position, and learn where the log stands. The last row this process knows must still be there, unchanged."""
-        found = self._writer.execute(
-            "select position, count, at, digest from log where position >= ? order by position", (self._head_row,)
-        ).fetchall()
+        which = "where position >= ? order by position" if self._head_row else "where position > ? order by position desc limit 1"
+        found = self._writer.execute(f"select position, count, at, digest from log {which}", (self._head_row,)).fetchall()
         if self._head_row and (not found or found[0][0] != self._head_row or found[0][3] != self._head.digest):
             raise Diverged(
                 f"the log no longer has what it had at position {self._head.position}: another file was put in its place",
@@ -470,7 +474,8 @@ class SqliteStore:
         with self._index_lock:
             while rows := self._rows(connection, "where position > ? order by position limit 1000", (self._runs.indexed,)):
                 for row in rows:
-                    self._runs.add(row.position, row.last, *self._terms_of(row))
+                    terms = self._terms_of(row)
+                    self._runs.add(row.position, row.last, terms.tags, terms.id, terms.names)
 
     def _rebuild(self, progress: Callable[[int, int], None]) -> None:
         with self._lock, self._index_lock:
@@ -484,7 +489,8 @@ class SqliteStore:
                 while rows := self._rows(self._writer, "where position > ? order by position limit 1000", (self._runs.indexed,)):
                     for row in rows:
                         assert self._terms_of is not None, "an index is rebuilt by a reading"
-                        self._runs.add(row.position, row.last, *self._terms_of(row))
+                        terms = self._terms_of(row)
+                        self._runs.add(row.position, row.last, terms.tags, terms.id, terms.names)
                     progress(self._runs.indexed, last)
                     if self._runs.indexed % (64 * runs.FLUSH_RECORDS) < len(rows):
                         self._runs.applied(self._runs.flush_all(self._writer))
@@ -536,7 +542,7 @@ class SqliteStore:
     # --- reading
 
     def _read_found(
-        self, after: int, until: int | None, wanted: Sequence[Wanted], *, backwards: bool, rows_max: int
+        self, after: int, until: int | None, wanted: Sequence[Wanted], columns: str, *, backwards: bool, rows_max: int
     ) -> Iterator[Sequence[Row]]:
         with self._index_lock, self._reader() as reader:
             self._catch_up_index(reader)
@@ -545,7 +551,7 @@ class SqliteStore:
             ranges: list[tuple[int, int]] = []
             for item in wanted:
                 if item.terms:
-                    positions |= set.intersection(*(set(self._runs.find(reader, runs.TAGS, term)) for term in item.terms))
+                    positions |= set[int].intersection(*[set(self._runs.find(reader, runs.TAGS, term)) for term in item.terms])
                 elif item.names:
                     ranges += self._runs.blocks(item.names)
                 else:
@@ -553,50 +559,48 @@ class SqliteStore:
         if ranges:
             if positions:
                 ranges += [(position, position) for position in positions]
-            yield from self._read_ranges(_merged(ranges), after, last, backwards=backwards, rows_max=rows_max)
+            yield from self._read_ranges(_merged(ranges), after, last, columns, backwards=backwards, rows_max=rows_max)
             return
         ordered = sorted(positions, reverse=backwards)
         for start in range(0, len(ordered), rows_max):
             page = ordered[start : start + rows_max]
             with self._reader() as reader:
-                rows = self._rows(reader, f"where position in ({','.join(map(str, page))}) order by position{' desc' * backwards}", ())
+                rows = self._rows(reader, f"where position in ({','.join(map(str, page))}) order by position{' desc' * backwards}", (), columns)
             kept = [row for row in rows if row.last > after and row.last <= last]
             if kept:
                 yield kept
 
     def _read_ranges(
-        self, ranges: Sequence[tuple[int, int]], after: int, until: int, *, backwards: bool, rows_max: int
+        self, ranges: Sequence[tuple[int, int]], after: int, until: int, columns: str, *, backwards: bool, rows_max: int
     ) -> Iterator[Sequence[Row]]:
         for first, last in reversed(ranges) if backwards else ranges:
             if last > after and first <= until:
-                for rows in self._scan(max(first, 1), min(last, until), backwards=backwards, rows_max=rows_max):
+                for rows in self._scan(max(first, 1), min(last, until), columns, backwards=backwards, rows_max=rows_max):
                     kept = [row for row in rows if row.last > after and row.last <= until]
                     if kept:
                         yield kept
 
-    def _scan(self, first: int, last: int, *, backwards: bool, rows_max: int) -> Iterator[Sequence[Row]]:
+    def _scan(self, first: int, last: int, columns: str, *, backwards: bool, rows_max: int) -> Iterator[Sequence[Row]]:
         while first <= last:
             with self._reader() as reader:
                 if backwards:
                     where, values = "where position between ? and ? order by position desc limit ?", (first, last, rows_max)
                 else:
                     where, values = "where position between ? and ? order by position limit ?", (first, last, rows_max)
-                rows = self._rows(reader, where, values)
+                rows = self._rows(reader, where, values, columns)
             if not rows:
                 return
-            kept = [row for row in rows if row.last <= last] if not backwards else rows
-            if kept:
-                yield kept
+            yield rows
             if backwards:
                 last = rows[-1].position - 1
             else:
                 first = rows[-1].last + 1
 
-    def _rows(self, connection: sqlite3.Connection, where: str, values: tuple[int, ...]) -> list[Row]:
-        return [Row(*found) for found in connection.execute(f"select {COLUMNS} from log {where}", values)]
+    def _rows(self, connection: sqlite3.Connection, where: str, values: tuple[int, ...], columns: str = COLUMNS) -> list[Row]:
+        return [Row(*found) for found in connection.execute(f"select {columns} from log {where}", values)]
 
     @contextlib.contextmanager
-    def _reader(self) -> Iterator[sqlite3.Connection]:
+    def _reader(self) -> Generator[sqlite3.Connection]:
         self._check_usable()
         try:
             reader = self._readers.pop()

@@ -4,9 +4,8 @@ A `Scribe` appends as a log's writer does: it knows what it has seen, takes in w
 """
 
 import hashlib
-import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple  # Any: bodies are JSON
+from typing import NamedTuple
 
 import msgspec
 
@@ -20,11 +19,11 @@ NAMES = (16, 17, 18)
 
 
 class Fact(NamedTuple):
-    """What one row is to say: the tags, the name and the number of its records, the id it uses, and a text beside."""
+    """What one row is to say: the tags and the name of its records, how many there are, the id it uses, and a text beside."""
 
     tags: tuple[str, ...] = ()
     name: int = 16
-    count: int = 1
+    records: int = 1
     id: str | None = None
     text: str = ""
 
@@ -49,7 +48,7 @@ def terms_of(row: Row) -> Terms:
 def other_terms_of(row: Row) -> Terms:
     """Find the terms of a row by another reading of the same bytes: tags are in capitals."""
     terms = terms_of(row)
-    return terms._replace(tags=[tag.upper() for tag in terms.tags])
+    return Terms([tag.upper() for tag in terms.tags], terms.id, terms.names)
 
 
 def read_by(fingerprint: str) -> Mapping[int, str]:
@@ -97,7 +96,6 @@ class Scribe:
         self.seen = seen
         self.taken_in: list[Row] = []
         """All rows that `append` handed over, in order."""
-        self._next = itertools.count(1)
 
     def append(self, *facts: Fact, notes: Mapping[str, str | None] | None = None, wait_seconds_max: float = 10.0) -> list[Row]:
         """Append a row for each fact, in one commit, and return them."""
@@ -117,10 +115,10 @@ class Scribe:
 
     def row_after(self, head: Head, fact: Fact) -> Row:
         """Make the row that says a fact, behind a head."""
-        seed = f"{self.actor} {next(self._next)} {head.position}".encode()
-        records = [Written(fact.name, _encoded(Body(fact.tags, f"{fact.text}{n}"))) for n in range(fact.count)]
-        asked = records.pop(0) if fact.id is not None and fact.count > 1 else None
-        salts = hashlib.shake_128(seed).digest(SALT_BYTES * fact.count)
+        seed = f"{self.actor} {head.position}".encode()
+        records = [Written(fact.name, encode(Body(fact.tags, f"{fact.text}{n}"))) for n in range(fact.records)]
+        asked = records.pop(0) if fact.id is not None and fact.records > 1 else None
+        salts = hashlib.shake_128(seed).digest(SALT_BYTES * fact.records)
         return seal(head.digest, head.position + 1, head.at + 1, Header(id=fact.id, actor=self.actor), asked, records, salts)
 
     def notes(self, start: str = "") -> dict[str, str]:
@@ -133,7 +131,3 @@ class Scribe:
 
         self.store.append(look, self.seen)
         return found
-
-
-def _encoded(body: Any) -> bytes:
-    return encode(body)

@@ -52,7 +52,10 @@ class Spec:
         return Spec(self._app, self._now, self._answers, (*self._given, *history))
 
     def when(self, act: "Command | Event | Message | timedelta") -> "Outcome":
-        """Do one thing: dispatch a command, record an event, or move the clock. What is raised, but a refusal, is raised here."""
+        """Do one thing: dispatch a command, record an event, or move the clock; a `Message` gives an id or an actor.
+
+        What is raised, but a refusal, is raised here.
+        """
         return self._run([act])
 
     def then_state(self, state: State) -> "Outcome":
@@ -70,8 +73,9 @@ class Spec:
         gateways |= {gateway: _answer(given) for gateway, given in self._answers.items()}
         with self._app.open("memory:", run=bool(self._app.views), gateways=gateways, source=clock) as running:
             for given in self._given:
-                if isinstance(given, Command):
-                    raise Invalid(f"`{type(given).__name__}` is a command: `given` takes events, a command is what `when` does")
+                body = given.body if isinstance(given, Message) else given
+                if isinstance(body, Command):
+                    raise Invalid(f"`{type(body).__name__}` is a command: `given` takes events, a command is what `when` does")
                 _do(running, clock, given)
             before, refused = running.log.head, None
             try:
@@ -166,6 +170,8 @@ class Shown(NamedTuple):
 def _do(running: Running, clock: Clock, act: "Command | Event | Message | timedelta") -> None:
     if isinstance(act, timedelta):
         clock.move(act)
+    elif isinstance(act, Message) and isinstance(act.body, Command):
+        running.dispatch(act.body, id=act.id, actor=act.actor, correlation=act.correlation)
     elif isinstance(act, Command):
         running.dispatch(act)
     else:

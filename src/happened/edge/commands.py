@@ -1,0 +1,364 @@
+"""What each command does: open what it needs, ask, print as lines or as JSON, return the exit code.
+
+None of them decides anything. Those that need an app open it without its deciders: a view may be brought up to date by the command line, but a pending
+command is left to the process that has the gateways for it.
+"""
+
+import argparse
+import importlib
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any  # Any: keys, rows and bodies are of any type
+
+import msgspec
+
+from happened.app import App, Running, open_log
+from happened.core.errors import Invalid, Late, NotThere
+from happened.core.messages import name_of
+from happened.core.state import State, fold_of
+from happened.edge.progress import bar
+from happened.edge.settings import log_url, the_app
+from happened.log.log import Log
+from happened.log.records import Record
+
+FOLLOW_SECONDS = 1.0
+"""How long `tail -f` waits before it waits again: so it hears an interrupt."""
+
+ASK_SECONDS = 0.2
+"""How often a bar moves while a view catches up."""
+
+BODY_CHARACTERS_MAX = 100
+
+
+# --- of the log alone
+
+
+def tail(asked: argparse.Namespace) -> int:
+    """Show the last records, and follow."""
+    with _log(asked) as log:
+        last = log.head
+        records = list(log.read(until=last, backwards=True, limit=asked.count)) if asked.count else []
+        _print_records(reversed(records), as_json=asked.json)
+        while asked.follow:
+            sys.stdout.flush()
+            head = log.wait(last, FOLLOW_SECONDS)
+            if head > last:
+                _print_records(log.read(after=last, until=head), as_json=asked.json)
+                last = head
+    return 0
+
+
+def show(asked: argparse.Namespace) -> int:
+    """Show a record, or all of a message."""
+    with _log(asked) as log:
+        records = _found(log, asked.what)
+    if not records:
+        raise NotThere(f"the log has no position and no id `{asked.what}`", what=asked.what)
+    if asked.json:
+        _print_json(records)
+        return 0
+    for number, record in enumerate(records):
+        if number:
+            print()
+        fields = msgspec.to_builtins(record)
+        width = max(map(len, fields))
+        for field, value in fields.items():
+            print(f"{field:<{width}}  {_text(value)}")
+    return 0
+
+
+def verify(asked: argparse.Namespace) -> int:
+    """Prove that nothing was changed or lost."""
+    with bar("opening") as progress, _log(asked, progress) as log, bar("verifying") as verifying:
+        verified = log.verify(verifying)
+    if asked.json:
+        _print_json(verified)
+    else:
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in verified.kinds.items())
+        print(f"verified: {verified.position:,} records in {verified.rows:,} rows ({kinds or 'none'})")
+        print(f"digest: {verified.digest}")
+    return 0
+
+
+def stats(asked: argparse.Namespace) -> int:
+    """Tell who the log is, how long, how large, and what it knows."""
+    with _log(asked) as log:
+        head = log.head
+        path = Path(log_url(asked.log).removeprefix("sqlite:///"))
+        ends = [*log.read(limit=1), *log.read(backwards=True, limit=1)]
+        told: dict[str, Any] = {
+            "log": msgspec.to_builtins(log.identity),
+            "head": head,
+            "bytes": sum(file.stat().st_size for file in (path, Path(f"{path}-wal")) if file.is_file()),
+            "first": ends[0].time if ends else None,
+            "last": ends[-1].time if ends else None,
+            "names": [{"what": name.what, "name": name.name, "version": name.version} for name in list(log.names.by_number.values())],
+            "executions": [
+                {"handler": handler, "outcome": outcome, "count": count, "ran_us": ran, "latest": latest}
+                for handler, outcome, count, ran, latest in log.engine.samples()
+            ],
+        }
+        if asked.count:
+            told["counts"] = _counts(log, head)
+    if asked.json:
+        _print_json(told)
+        return 0
+    for key in ("head", "bytes", "first", "last"):
+        print(f"{key:<10}{_text(told[key])}")
+    for key, value in told["log"].items():
+        print(f"{key if key != 'id' else 'log':<10}{value}")
+    for title in ("names", "executions", "counts"):
+        if told.get(title):
+            print(f"\n{title}:")
+            _print_table(told[title])
+    return 0
+
+
+# --- of an app on its log
+
+
+def state(asked: argparse.Namespace) -> int:
+    """Show a state, or all of a name."""
+    app = the_app(asked.app)
+    cls = _named(asked.name, [*(fold.state for fold in app.folds), *app.views], "state")
+    key = _key(cls, asked.key)
+    with _running(app, asked, views=()) as running:
+        if not asked.key and fold_of(cls).key:
+            rows = list(running.states(cls).values())
+            _print_rows(rows, {"position": running.log.head}, as_json=asked.json)
+            return 0
+        found = running.state(cls, *key)
+    if found is None:
+        raise NotThere(f"there is no `{asked.name}` of {', '.join(asked.key)} (never happened, or gone)", state=asked.name, key=asked.key)
+    _print_row(found, as_json=asked.json)
+    return 0
+
+
+def views(asked: argparse.Namespace) -> int:
+    """List the views."""
+    app = the_app(asked.app)
+    with _running(app, asked, views=app.views) as running:
+        told = running.statistics()["views"]
+    if asked.json:
+        _print_json(told)
+        return 0
+    _print_table(
+        [
+            {
+                "view": one["view"],
+                "position": one["position"],
+                "lag": one["lag"],
+                "ready": "yes" if one["ready"] else "no",
+                "followed by": one["owner"] or "nobody",
+                "stuck": len(one["stuck"]) or one["broken"] or "",
+            }
+            for one in told
+        ]
+    )
+    return 0
+
+
+def view(asked: argparse.Namespace) -> int:
+    """Show rows of a view."""
+    app = the_app(asked.app)
+    cls = _named(asked.name, app.views, "view")
+    key = _key(cls, asked.key)
+    if asked.key and (asked.where or asked.order):
+        raise Invalid("a key names one row: --where and --order go without it")
+    with _running(app, asked, views=[cls], run=True) as running:
+        of = running.view(cls).where(asked.where) if asked.where else running.view(cls)
+        of = of.order_by(*asked.order) if asked.order else of
+        head = running.log.head
+        deadline = time.monotonic() + asked.wait
+        with bar(f"{asked.name} catches up") as progress:
+            while True:
+                left = deadline - time.monotonic()
+                try:
+                    if asked.key or not fold_of(cls).key:
+                        _print_row(of.get(*key, since=head, wait_seconds_max=min(ASK_SECONDS, max(0, left))), as_json=asked.json)
+                        return 0
+                    rows = of.rows(limit=asked.limit, since=head, wait_seconds_max=min(ASK_SECONDS, max(0, left)))
+                    break
+                except Late:
+                    if left <= 0:
+                        raise
+                    progress(of.position, head)
+    _print_rows(rows, {"position": rows.position, "age_seconds": rows.age.total_seconds()}, as_json=asked.json)
+    return 0
+
+
+def rebuild(asked: argparse.Namespace) -> int:
+    """Build a view anew, and switch to it."""
+    app = the_app(asked.app)
+    cls = _named(asked.name, app.views, "view")
+    with _running(app, asked, views=[cls], run=True) as running, bar(f"rebuilding {asked.name}") as progress:
+        running.rebuild(cls, progress=progress)
+        [told] = running.statistics()["views"]
+    if asked.json:
+        _print_json(told)
+    else:
+        print(f"rebuilt {told['view']} up to position {told['position']:,}")
+    return 0
+
+
+# --- a whole system
+
+
+def demo(asked: argparse.Namespace) -> int:
+    """Run the shop: of the wheel, where it lies inside the package, else of the checkout."""
+    root = Path(__file__).parents[3]
+    if (root / "examples" / "shop" / "demo.py").is_file():
+        sys.path.insert(0, str(root))
+        package = "examples"
+    else:
+        package = "happened.examples"
+    run: Callable[..., int] = importlib.import_module(f"{package}.shop.demo").demo
+    bad_file: type[Exception] = importlib.import_module(f"{package}.shop.read").BadFile
+    try:
+        with bar("the shop's lines") as progress:
+            return run(asked.data, asked.log, json=asked.json, progress=progress if sys.stderr.isatty() else None)
+    except bad_file as error:
+        raise Invalid(str(error), data=str(asked.data)) from error
+
+
+COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
+    "demo": demo,
+    "tail": tail,
+    "show": show,
+    "state": state,
+    "views": views,
+    "view": view,
+    "rebuild": rebuild,
+    "verify": verify,
+    "stats": stats,
+}
+
+
+# --- opening
+
+
+@contextmanager
+def _log(asked: argparse.Namespace, progress: Callable[[int, int], None] = lambda _done, _all: None) -> Iterator[Log]:
+    log = open_log(log_url(asked.log), progress=progress)
+    try:
+        yield log
+    finally:
+        log.engine.close()
+
+
+@contextmanager
+def _running(app: App, asked: argparse.Namespace, *, views: Iterable[type[State]], run: bool = False) -> Iterator[Running]:
+    """Open an app without its deciders, and with these of its views only."""
+    commands = [name_of(command)[0] for command in app.handlers]
+    only = App(app.name, records=app.events, views=views, ignores=[*app.ignores, *commands])
+    with bar("opening") as progress, only.open(log_url(asked.log), run=run, progress=progress) as running:
+        yield running
+
+
+def _named(name: str, states: Iterable[type[State]], what: str) -> type[State]:
+    """Return the state of this name, or of a class of this name."""
+    listed = list(dict.fromkeys(states))
+    for one in listed:
+        if name in (fold_of(one).name, one.__name__):
+            return one
+    known = ", ".join(sorted(fold_of(one).name for one in listed)) or "none"
+    raise Invalid(f"the app has no {what} called `{name}`; it has: {known}", name=name)
+
+
+def _key(cls: type[State], texts: Sequence[str]) -> tuple[Any, ...]:
+    """Read a key from words, each as its field's type says."""
+    fields = [field for field in msgspec.structs.fields(cls) if field.required]
+    if texts and len(texts) != len(fields):
+        listed = " ".join(field.name.upper() for field in fields)
+        raise Invalid(f"the key of `{fold_of(cls).name}` is: {listed or 'nothing, there is only one'}", key=list(texts))
+    key: list[Any] = []
+    for field, text in zip(fields, texts, strict=False):
+        try:
+            key.append(msgspec.convert(text, field.type, strict=False))
+        except msgspec.ValidationError as error:
+            raise Invalid(f"`{text}` can't be the `{field.name}` of a `{fold_of(cls).name}`: {error}", field=field.name) from error
+    return tuple(key)
+
+
+def _found(log: Log, what: str) -> list[Record]:
+    """Return the record at a position, or of an id; or all records of the message with this id."""
+    if what.isdecimal():
+        row = log.row_at(int(what))
+        records = list(log.reader.records(row)) if row is not None else []
+        found = [record for record in records if record.position == int(what)]
+        if found:
+            return found
+    of_message = [record for row in log.find(what) for record in log.reader.records(row)]
+    if of_message:
+        return of_message
+    rows = log.find(what.rpartition("#")[0])
+    return [record for row in rows for record in log.reader.records(row) if record.id == what]
+
+
+def _counts(log: Log, head: int) -> list[dict[str, Any]]:
+    counts: dict[tuple[str, str], int] = {}
+    with bar("counting") as progress:
+        for record in log.read(until=head):
+            counts[record.kind, record.name] = counts.get((record.kind, record.name), 0) + 1
+            if record.position % 1000 == 0:
+                progress(record.position, head)
+    return [{"kind": kind, "name": name, "count": count} for (kind, name), count in sorted(counts.items())]
+
+
+# --- printing
+
+
+def _print_json(value: Any) -> None:
+    print(msgspec.json.encode(value).decode())
+
+
+def _print_records(records: Iterable[Record], *, as_json: bool) -> None:
+    for record in records:
+        if as_json:
+            _print_json(record)
+            continue
+        body = _text(msgspec.to_builtins(record.body))
+        if len(body) > BODY_CHARACTERS_MAX:
+            body = body[: BODY_CHARACTERS_MAX - 1] + "…"
+        print(f"{record.position:>7}  {record.time:%Y-%m-%d %H:%M:%S.%f}  {record.kind:<8}  {record.name:<20}  {record.id}  {body}")
+
+
+def _print_row(row: State, *, as_json: bool) -> None:
+    if as_json:
+        _print_json(row)
+        return
+    fields: dict[str, Any] = msgspec.to_builtins(row)
+    width = max(map(len, fields), default=0)
+    for field, value in fields.items():
+        print(f"{field:<{width}}  {_text(value)}")
+
+
+def _print_rows(rows: Sequence[State], about: Mapping[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        _print_json({**about, "rows": list(rows)})
+    else:
+        _print_table([msgspec.to_builtins(row) for row in rows])
+
+
+def _print_table(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print rows of the same fields in columns, numbers to the right."""
+    if not rows:
+        return
+    cells = [list(rows[0]), *([_text(value) for value in row.values()] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    numbers = [isinstance(value, int | float) for value in rows[0].values()]
+    for line in cells:
+        aligned = [cell.rjust(width) if number else cell.ljust(width) for cell, width, number in zip(line, widths, numbers, strict=True)]
+        print("  ".join(aligned).rstrip())
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if value is None:
+        return "-"
+    return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, dict | list | tuple | bool) else str(value)

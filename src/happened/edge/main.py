@@ -1,0 +1,120 @@
+"""The command line: what can be asked for, and how an answer or an error leaves the process.
+
+What the commands do stands in `commands.py`, which is imported only when one is run: `happened --help` is read more often than any of them.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from happened.core.errors import Diverged, Error, Incompatible, Invalid
+
+FINE, FOUND, BAD, INTERRUPTED = 0, 1, 2, 130
+
+BAD_INPUT = (Invalid, Incompatible, Diverged)
+"""What the caller gave does not hold together: arguments, app and log. All other errors were found on the way."""
+
+EPILOG = """\
+exit codes:
+  0    done
+  1    found something wrong, not there, refused, or not in time
+  2    bad arguments, app, log or file; nothing was done
+  130  interrupted
+
+An error is one line on stderr; with --json it is an object with `error`, `text` and `facts` on stdout.
+Without --app and --log they are read from the nearest pyproject.toml:
+
+  [tool.happened]
+  app = "shop.main:app"
+  log = "sqlite:///shop.db"     # relative to that file
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what the arguments say; return the exit code: 0 done, 1 found something wrong, 2 bad arguments or input, 130 interrupted."""
+    try:
+        asked = the_parser().parse_args(arguments)
+        from happened.edge import commands  # lazy: help and bad arguments need none of it
+
+        code = commands.COMMANDS[asked.command](asked)
+        sys.stdout.flush()
+    except Error as error:
+        return told(error, as_json=asked.json)
+    except BrokenPipeError:  # whoever read has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FINE
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return code
+
+
+def told(error: Error, *, as_json: bool) -> int:
+    """Say what went wrong; return the exit code."""
+    if as_json:
+        print(json.dumps({"error": type(error).__name__, "text": str(error), "facts": error.facts}, default=str))
+    else:
+        print(f"error: {error}", file=sys.stderr)
+    return BAD if isinstance(error, BAD_INPUT) else FOUND
+
+
+def the_parser() -> argparse.ArgumentParser:
+    """Say what can be asked for."""
+    parser = argparse.ArgumentParser(
+        prog="happened",
+        description="Look into a log, its states and its views.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"happened {version('happened')}")
+    parser.set_defaults(json=False, log=None, app=None)
+    for_all = argparse.ArgumentParser(add_help=False)
+    for_all.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON")
+    of_a_log = argparse.ArgumentParser(add_help=False)
+    of_a_log.add_argument("--log", metavar="URL", default=argparse.SUPPRESS, help="the log, such as sqlite:///shop.db")
+    of_an_app = argparse.ArgumentParser(add_help=False)
+    of_an_app.add_argument("--app", metavar="MODULE:APP", default=argparse.SUPPRESS, help="the app, such as shop.main:app")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def add(name: str, about: str, *, app: bool = False) -> argparse.ArgumentParser:
+        parents = [for_all, of_a_log, *([of_an_app] if app else [])]
+        return commands.add_parser(name, help=about, description=f"{about[0].upper()}{about[1:]}.", parents=parents, allow_abbrev=False)
+
+    demo = add("demo", "run a whole system, a shop, and show what happened in it")
+    demo.add_argument("--data", type=Path, metavar="FILE", help="Online Retail as CSV, also compressed by gzip; by default a small sample")
+    tail = add("tail", "show the last records, one on each line")
+    tail.add_argument("-n", type=counted, default=20, metavar="COUNT", dest="count", help="how many (20)")
+    tail.add_argument("-f", "--follow", action="store_true", help="go on with what is recorded from now on, until interrupted")
+    show = add("show", "show a record whole, or all records of a message")
+    show.add_argument("what", metavar="POSITION|ID", help="a position, or the id of a message or record")
+    state = add("state", "show a state as the log says now", app=True)
+    state.add_argument("name", metavar="NAME", help="the state's name")
+    state.add_argument("key", metavar="KEY", nargs="*", help="the values of its key; without them all states of this name")
+    add("views", "list the views: how far each is, who runs it, what stands still", app=True)
+    view = add("view", "show rows of a view, as of all that is in the log", app=True)
+    view.add_argument("name", metavar="NAME", help="the view's name")
+    view.add_argument("key", metavar="KEY", nargs="*", help="the values of its key; without them many rows")
+    view.add_argument("--where", metavar="SQL", default="", help="a condition in the names of the fields, such as 'units > 5'")
+    view.add_argument(
+        "--order", metavar="FIELD", action="append", default=[], help="order by this field; --order=-FIELD from the largest down"
+    )
+    view.add_argument("--limit", type=counted, default=1000, metavar="COUNT", help="rows at most (1000)")
+    view.add_argument("--wait", type=float, default=60, metavar="SECONDS", help="how long the view may take to catch up (60)")
+    rebuild = add("rebuild", "build a view anew beside the old one, and switch to it", app=True)
+    rebuild.add_argument("name", metavar="NAME", help="the view's name")
+    add("verify", "read the whole log and prove that nothing was changed or lost")
+    stats = add("stats", "tell who the log is, how long, how large, and what it knows")
+    stats.add_argument("--count", action="store_true", help="also count records by kind and name: reads the whole log")
+    return parser
+
+
+def counted(text: str) -> int:
+    """Read a number that is not negative."""
+    count = int(text)
+    if count < 0:
+        raise argparse.ArgumentTypeError(f"{count} is less than nothing")
+    return count

@@ -1,0 +1,80 @@
+"""Which app and which log: from the arguments, else from `[tool.happened]` in the nearest pyproject.toml."""
+
+import importlib
+import sqlite3
+import sys
+import tomllib
+from contextlib import closing
+from pathlib import Path
+from typing import Any  # Any: a TOML file holds anything
+
+from happened.app import App
+from happened.core.errors import Invalid
+
+SQLITE = "sqlite:///"
+
+
+def log_url(given: str | None) -> str:
+    """Return the URL of a log that exists. `Invalid` if none is named or it is not there: to look at a log never makes one."""
+    url = given or _log_set()
+    if url is None:
+        raise Invalid('which log? give --log URL, or write `log = "sqlite:///..."` under [tool.happened] in pyproject.toml')
+    if not url.startswith(SQLITE):
+        raise Invalid(f"`{url}` is no log that another process can look at: write sqlite:///path", url=url)
+    path = Path(url.removeprefix(SQLITE))
+    if not path.is_file():
+        raise Invalid(f"there is no log at {path}", url=url)
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+            found = connection.execute("select 1 from sqlite_master where type = 'table' and name = 'log'").fetchone()
+    except sqlite3.Error as error:
+        raise Invalid(f"the file {path} can't be read as a log: {error}", url=url) from error
+    if found is None:
+        raise Invalid(f"the file {path} is no log", url=url)
+    return url
+
+
+def the_app(given: str | None) -> App:
+    """Import the app. `Invalid` if none is named, or the module can't be imported or has no such app."""
+    folder, table = _settings()
+    named = given or table.get("app")
+    if named is None:
+        raise Invalid('which app? give --app module:app, or write `app = "module:app"` under [tool.happened] in pyproject.toml')
+    module_name, _, name = str(named).partition(":")
+    if not module_name or not name:
+        raise Invalid(f"`{named}` names no app: write module:app", app=named)
+    for place in (Path.cwd(), folder):
+        if str(place) not in sys.path:
+            sys.path.insert(0, str(place))
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        raise Invalid(f"the module `{module_name}` can't be imported: {type(error).__name__}: {error}", app=named) from error
+    app = getattr(module, name, None)
+    if not isinstance(app, App):
+        raise Invalid(f"the module `{module_name}` has no app called `{name}`", app=named)
+    return app
+
+
+def _log_set() -> str | None:
+    folder, table = _settings()
+    url = table.get("log")
+    if not isinstance(url, str) or not url.startswith(SQLITE):
+        return url
+    return f"{SQLITE}{folder / url.removeprefix(SQLITE)}"
+
+
+def _settings() -> tuple[Path, dict[str, Any]]:
+    """Return the folder of the nearest pyproject.toml and what it says about us."""
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        path = folder / "pyproject.toml"
+        if path.is_file():
+            try:
+                table = tomllib.loads(path.read_text(encoding="utf-8")).get("tool", {}).get("happened", {})
+            except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+                raise Invalid(f"{path} can't be read: {error}", path=str(path)) from error
+            if not isinstance(table, dict) or any(not isinstance(table.get(key, ""), str) for key in ("app", "log")):
+                raise Invalid(f"[tool.happened] in {path} needs `app` and `log` as texts", path=str(path))
+            return folder, table
+    return here, {}

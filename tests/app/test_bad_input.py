@@ -1,0 +1,503 @@
+"""Bad input and failing code: a clear error that says what to do, and nothing recorded."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any
+
+import pytest
+
+import happened as h
+from tests.programs import p02_order
+from tests.programs.p02_order import Wish
+
+Sku = Annotated[str, h.Tag("sku")]
+
+
+class Received(h.Event):
+    sku: Sku
+    units: int
+    best_before: datetime | None = None
+
+
+class Sold(h.Event):
+    sku: Sku
+    units: int
+    price: Decimal = Decimal(1)
+
+
+class Undeclared(h.Event):
+    sku: Sku
+
+
+class Sell(h.Command):
+    sku: Sku
+    units: int
+    price: Decimal = Decimal(1)
+
+
+class Break(h.Command):
+    sku: Sku
+    what: str = ""
+
+
+class Unclaimed(h.Command):
+    sku: Sku
+
+
+class Stock(h.State):
+    sku: Sku
+    units: int = 0
+
+    def evolve(self, event: Received | Sold) -> "Stock":
+        match event:
+            case Received():
+                return self.but(units=self.units + event.units)
+            case Sold():
+                return self.but(units=self.units - event.units)
+
+
+class Faults:
+    """What the decider of `Break` does; a test sets it."""
+
+    def __init__(self) -> None:
+        self.fault: Callable[[Break], Any] = lambda _: None
+
+
+def sell(command: Sell, stock: Stock | None) -> Iterator[Sold]:
+    if stock is None or command.units > stock.units:
+        raise h.Refused("not enough", left=stock.units if stock else 0)
+    yield Sold(command.sku, command.units, command.price)
+
+
+def made(faults: Faults) -> h.App:
+    def breaks(command: Break, stock: Stock) -> Iterator[Sold]:
+        yield Sold(command.sku, 1)
+        found = faults.fault(command)
+        if isinstance(found, h.Event):
+            yield found  # type: ignore[misc]  # a wrong event is a mistake that is planted
+
+    return h.App("shop", records=[Received], deciders=[sell, breaks], views=[Stock])
+
+
+@pytest.fixture
+def faults() -> Faults:
+    return Faults()
+
+
+@pytest.fixture
+def running(faults: Faults) -> Iterator[h.Running]:
+    """Open a shop that had ten nuts, and on whose log the names of all it records are."""
+    with made(faults).open() as opened:
+        opened.record(Received("nut", 10), id="r-1")
+        opened.dispatch(Break("nut"), id="b-0")
+        yield opened
+
+
+def head(running: h.Running) -> int:
+    found: int = running.statistics()["head"]
+    return found
+
+
+def nothing_recorded(running: h.Running, attempt: Callable[[], object], kind: type[Exception], match: str) -> Any:
+    """Check that an attempt raises this error, leaves no record and changes no state, and return the error."""
+    before, stock, rows = head(running), running.state(Stock, "nut"), running.states(Stock)
+    with pytest.raises(kind, match=match) as found:
+        attempt()
+    assert (head(running), running.state(Stock, "nut"), running.states(Stock)) == (before, stock, rows)
+    running.log.verify()
+    return found.value
+
+
+# --- plain data from outside ------------------------------------------------------------------------------------------------
+
+
+def test_a_command_is_made_of_its_name_and_plain_data() -> None:
+    """Text becomes what the fields say; a field with a default may be left out."""
+    app = made(Faults())
+
+    assert app.command("Sell", {"sku": "nut", "units": 2, "price": "2.50"}) == Sell("nut", 2, Decimal("2.50"))
+    assert app.command("Sell", {"sku": "nut", "units": 2}) == Sell("nut", 2)
+    assert app.event("Received", {"sku": "nut", "units": 2, "best_before": "2026-01-01T00:00:00Z"}) == Received(
+        "nut", 2, datetime(2026, 1, 1, tzinfo=UTC)
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "match"),
+    [
+        ("Sel", {"sku": "nut", "units": 1}, r"no decider.*`Sel`.*Break, Sell"),
+        ("Unclaimed", {"sku": "nut"}, r"no decider.*`Unclaimed`"),
+        ("", {}, r"no decider"),
+        ("Sell", {"sku": "nut"}, r"`Sell`.*`units`"),
+        ("Sell", {}, r"`Sell`.*`sku`"),
+        ("Sell", {"sku": "nut", "units": 1, "colour": "red"}, r"`Sell`.*colour.*price, sku, units"),
+        ("Sell", {"sku": "nut", "units": "1"}, r"`Sell`.*`int`.*units"),
+        ("Sell", {"sku": "nut", "units": 1.5}, r"`Sell`.*`int`.*units"),
+        ("Sell", {"sku": None, "units": 1}, r"`Sell`.*`str`.*sku"),
+        ("Sell", {"sku": 7, "units": 1}, r"`Sell`.*`str`.*sku"),
+        ("Sell", {"sku": "nut", "units": True}, r"`Sell`.*`int`.*units"),
+        ("Sell", {"sku": "nut", "units": 1, "price": "cheap"}, r"`Sell`.*price"),
+    ],
+)
+def test_a_command_that_is_not_as_its_class_says_is_invalid(name: str, data: dict[str, Any], match: str) -> None:
+    """The error names the command and the field, and for unknown names those that there are."""
+    with pytest.raises(h.Invalid, match=match):
+        made(Faults()).command(name, data)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "match"),
+    [
+        ("Sold", {"sku": "nut", "units": 1}, r"records no event.*`Sold`.*Received"),
+        ("Received", {"sku": "nut"}, r"`Received`.*`units`"),
+        ("Received", {"sku": "nut", "units": 1, "colour": "red"}, r"`Received`.*colour"),
+        ("Received", {"sku": "nut", "units": 1, "best_before": "soon"}, r"`Received`.*best_before"),
+    ],
+)
+def test_an_event_that_is_not_as_its_class_says_is_invalid(name: str, data: dict[str, Any], match: str) -> None:
+    """What is decided can't be recorded as a fact, also not by its name."""
+    with pytest.raises(h.Invalid, match=match):
+        made(Faults()).event(name, data)
+
+
+@pytest.mark.parametrize("lines", [[{"sku": "nut", "units": 1, "colour": "red"}], [{"sku": "nut"}], [{"sku": "nut", "units": "1"}], "nut"])
+def test_nested_data_is_as_strict_as_what_is_around_it(lines: Any) -> None:
+    """A missing, surplus or mistyped field of a part is no better than one of the command."""
+    with pytest.raises(h.Invalid, match=r"PlaceOrder|Wish"):
+        p02_order.shop.command("PlaceOrder", {"order": "o-1", "customer": "c-1", "wishes": lines})
+
+
+def test_nested_data_becomes_its_classes() -> None:
+    """Lists of plain data become tuples of values."""
+    data = {"order": "o-1", "customer": "c-1", "wishes": [{"sku": "nut", "units": 1}]}
+
+    assert p02_order.shop.command("PlaceOrder", data) == p02_order.PlaceOrder("o-1", "c-1", (Wish("nut", 1),))
+
+
+# --- objects ----------------------------------------------------------------------------------------------------------------
+
+WRONG: Any = "x"
+
+WRONG_COMMANDS: list[tuple[Any, str]] = [
+    (Sell("nut", WRONG), r"`Sell`.*`int`.*units"),
+    (Sell(7, 1), r"`Sell`.*`str`.*sku"),  # type: ignore[arg-type]  # the mistake that is planted
+    (Sell("nut", 1, object()), r"`Sell`"),  # type: ignore[arg-type]  # the mistake that is planted
+    (Sell("nut", 1, 0.1), r"`Sell\b.*price"),  # type: ignore[arg-type]  # the mistake that is planted
+    (Sell("nut", 1, Decimal("NaN")), r"`Sell\b.*price"),
+    (Sell("nut\ud800", 1), r"`Sell`"),
+]
+
+
+@pytest.mark.parametrize(
+    ("command", "match"), WRONG_COMMANDS, ids=["text for units", "number for sku", "object", "float", "no number", "half a letter"]
+)
+def test_a_command_of_wrong_types_is_not_taken(running: h.Running, command: Any, match: str) -> None:
+    """Constructors check nothing, `dispatch` does; and the id stays free."""
+    nothing_recorded(running, lambda: running.dispatch(command, id="s-1"), h.Invalid, match)
+
+    assert not running.dispatch(Sell("nut", 1), id="s-1").repeated
+
+
+@pytest.mark.parametrize(
+    ("event", "match"),
+    [
+        (Received("nut", WRONG), r"`Received`.*`int`.*units"),
+        (Received("nut", 1, datetime(2026, 1, 1)), r"`Received`.*best_before.*(zone|tzinfo)"),  # noqa: DTZ001 - the mistake that is planted
+        (Received("nut", 1, WRONG), r"`Received`.*best_before"),
+    ],
+)
+def test_a_fact_of_wrong_types_is_not_taken(running: h.Running, event: Any, match: str) -> None:
+    """A time without a zone could be any of two dozen moments."""
+    nothing_recorded(running, lambda: running.record(event, id="r-2"), h.Invalid, match)
+
+    assert not running.record(Received("nut", 1), id="r-2").repeated
+
+
+@pytest.mark.parametrize("occurred", [datetime(2026, 1, 1), "2026-01-01", 5])  # noqa: DTZ001 - the mistake that is planted
+def test_when_it_happened_needs_a_zone(running: h.Running, occurred: Any) -> None:
+    """`occurred` is a moment."""
+    nothing_recorded(running, lambda: running.record(Received("nut", 1), occurred=occurred), h.Invalid, "zone")
+
+
+def test_a_command_that_nobody_takes_is_named(running: h.Running) -> None:
+    """The error says which table is meant."""
+    nothing_recorded(running, lambda: running.dispatch(Unclaimed("nut")), h.Invalid, r"no decider.*`Unclaimed`.*deciders")
+
+
+def test_events_are_recorded_and_commands_dispatched(running: h.Running) -> None:
+    """Each says where the other belongs."""
+    event: Any = Received("nut", 1)
+    command: Any = Sell("nut", 1)
+
+    nothing_recorded(running, lambda: running.dispatch(event), h.Invalid, r"`Received`.*no command.*`record`")
+    nothing_recorded(running, lambda: running.enqueue(event), h.Invalid, r"`Received`.*no command")
+    nothing_recorded(running, lambda: running.record(command), h.Invalid, r"`Sell`.*dispatched")
+    nothing_recorded(running, lambda: running.dispatch(WRONG), h.Invalid, r"`str`.*no command")
+    nothing_recorded(running, lambda: running.record(WRONG), h.Invalid, r"`str`")
+    nothing_recorded(running, lambda: running.dispatch(Sell), h.Invalid, r"no command")  # type: ignore[arg-type]  # a class, not a command
+
+
+def test_what_is_decided_is_no_fact(running: h.Running) -> None:
+    """Only the classes in `records` are taken from outside."""
+    nothing_recorded(running, lambda: running.record(Sold("nut", 1)), h.Invalid, r"`Sold`.*`records`")
+
+
+def test_a_view_that_is_not_listed_is_named(running: h.Running) -> None:
+    """The error says which table is meant; a key that is not the view's says what the key is."""
+    nothing_recorded(running, lambda: running.view(p02_order.Stock), h.Invalid, r"Stock.*views")
+    nothing_recorded(running, lambda: running.view(Stock).get(skew="nut"), h.Invalid, r"sku")
+    nothing_recorded(running, lambda: running.state(Stock), h.Invalid, r"sku")
+
+
+# --- ids --------------------------------------------------------------------------------------------------------------------
+
+
+def test_an_empty_id_is_no_id(running: h.Running) -> None:
+    """Without an id one is made; an empty one is a mistake."""
+    for attempt in (
+        lambda: running.dispatch(Sell("nut", 1), id=""),
+        lambda: running.enqueue(Sell("nut", 1), id=""),
+        lambda: running.record(Received("nut", 1), id=""),
+        lambda: running.record_all([h.Message(Received("nut", 1), id="")]),
+        lambda: list(running.dispatch_all([h.Message(Sell("nut", 1), id="")])),
+    ):
+        nothing_recorded(running, attempt, h.Invalid, "id must not be empty")
+
+
+def test_a_known_id_with_another_body_is_reused(running: h.Running) -> None:
+    """Every intention has its own id, whatever kind it is of."""
+    running.dispatch(Sell("nut", 1), id="s-1")
+
+    nothing_recorded(running, lambda: running.dispatch(Sell("nut", 2), id="s-1"), h.IdReused, "`s-1`.*Sell.*new id")
+    nothing_recorded(running, lambda: running.dispatch(Break("nut"), id="s-1"), h.IdReused, "`s-1`")
+    nothing_recorded(running, lambda: running.record(Received("nut", 1), id="s-1"), h.IdReused, "`s-1`")
+    nothing_recorded(running, lambda: running.record(Received("nut", 11), id="r-1"), h.IdReused, "`r-1`")
+    nothing_recorded(running, lambda: running.dispatch(Sell("nut", 1), id="r-1"), h.IdReused, "`r-1`")
+    assert running.dispatch(Sell("nut", 1), id="s-1").repeated
+    assert running.record(Received("nut", 10), id="r-1").repeated
+
+
+def test_a_refused_id_with_another_body_is_reused(running: h.Running) -> None:
+    """A refusal uses the id, too."""
+    with pytest.raises(h.Refused):
+        running.dispatch(Sell("nut", 1000), id="s-1")
+
+    nothing_recorded(running, lambda: running.dispatch(Sell("nut", 1), id="s-1"), h.IdReused, "`s-1`")
+
+
+def test_an_id_is_known_to_whoever_opens_the_log_next(tmp_path: Path, faults: Faults) -> None:
+    """Ids are judged for the life of the log."""
+    log = f"sqlite:///{tmp_path}/shop.db"
+    with made(faults).open(log) as running:
+        running.record(Received("nut", 10))
+        first = running.dispatch(Sell("nut", 1), id="s-1")
+
+    with made(faults).open(log) as running:
+        with pytest.raises(h.IdReused, match="s-1"):
+            running.dispatch(Sell("nut", 2), id="s-1")
+        again = running.dispatch(Sell("nut", 1), id="s-1")
+
+    assert (str(again), again.repeated) == (str(first), True)
+
+
+# --- code that fails --------------------------------------------------------------------------------------------------------
+
+
+def samples(running: h.Running) -> dict[tuple[str, str], Any]:
+    return {(sample["handler"], sample["outcome"]): sample for sample in running.statistics()["executions"]}
+
+
+def raise_value_error(_: Break) -> None:
+    raise ValueError("the code is wrong")
+
+
+def test_what_a_decider_raises_is_raised_and_nothing_is_recorded(running: h.Running, faults: Faults) -> None:
+    """What it had yielded is forgotten, the id stays free, and the failure is counted with its traceback."""
+    faults.fault = raise_value_error
+
+    nothing_recorded(running, lambda: running.dispatch(Break("nut"), id="b-1"), ValueError, "the code is wrong")
+    nothing_recorded(running, lambda: running.dispatch(Break("nut"), id="b-1"), ValueError, "the code is wrong")
+    failed = samples(running)["breaks", "failed"]
+    faults.fault = lambda _: None
+    receipt = running.dispatch(Break("nut"), id="b-1")
+
+    assert failed["count"] == 2
+    assert "b-1" in failed["latest"]
+    assert "the code is wrong" in failed["latest"]
+    assert (receipt.repeated, receipt.events) == (False, (Sold("nut", 1),))
+
+
+def test_a_command_that_fails_first_of_all_leaves_an_empty_log(faults: Faults) -> None:
+    """Names and wiring are recorded with the first command that is, not with one that fails."""
+    faults.fault = raise_value_error
+    with made(faults).open() as running:
+        nothing_recorded(running, lambda: running.dispatch(Break("nut"), id="b-1"), ValueError, "the code is wrong")
+
+
+def test_a_command_that_fails_takes_no_other_with_it(running: h.Running, faults: Faults) -> None:
+    """Commands that share a commit share no failure."""
+    faults.fault = raise_value_error
+
+    async def both() -> list[Any]:
+        attempts = [running.adispatch(command) for command in (Sell("nut", 1), Break("nut"), Sell("nut", 2))]
+        return await asyncio.gather(*attempts, return_exceptions=True)
+
+    first, failed, second = asyncio.run(both())
+
+    assert (first.events, second.events) == ((Sold("nut", 1),), (Sold("nut", 2),))
+    assert isinstance(failed, ValueError)
+    assert running.state(Stock, "nut") == Stock("nut", 6)
+
+
+def test_an_event_that_the_decider_did_not_declare_is_not_recorded(running: h.Running, faults: Faults) -> None:
+    """The error names the decider and the event; the id stays free."""
+    faults.fault = lambda command: Undeclared(command.sku)
+
+    nothing_recorded(running, lambda: running.dispatch(Break("nut"), id="b-1"), h.Invalid, "breaks.*`Undeclared`")
+    faults.fault = lambda command: Received(command.sku, 1)
+    nothing_recorded(running, lambda: running.dispatch(Break("nut"), id="b-1"), h.Invalid, "breaks.*`Received`")
+    faults.fault = lambda _: None
+    assert not running.dispatch(Break("nut"), id="b-1").repeated
+
+
+def test_an_event_of_wrong_types_is_not_recorded(running: h.Running, faults: Faults) -> None:
+    """What is yielded is checked as what comes from outside is, and it is the decider's failure."""
+    faults.fault = lambda command: Sold(command.sku, WRONG)
+
+    nothing_recorded(running, lambda: running.dispatch(Break("nut"), id="b-1"), h.Invalid, "`Sold`.*`int`.*units")
+    assert samples(running)["breaks", "failed"]["count"] == 1
+    faults.fault = lambda _: None
+    assert not running.dispatch(Break("nut"), id="b-1").repeated
+
+
+def test_a_decider_can_not_dispatch(running: h.Running, faults: Faults) -> None:
+    """It would wait for itself; the error says what to do instead."""
+    other = made(Faults()).open()
+
+    faults.fault = lambda command: running.dispatch(Sell(command.sku, 1))
+    nothing_recorded(running, lambda: running.dispatch(Break("nut"), id="b-1"), h.Invalid, "inside a decider.*yield")
+    faults.fault = lambda command: running.record(Received(command.sku, 1))
+    nothing_recorded(running, lambda: running.dispatch(Break("nut"), id="b-1"), h.Invalid, "inside a decider.*yield")
+    faults.fault = lambda command: running.enqueue(Sell(command.sku, 1))
+    nothing_recorded(running, lambda: running.dispatch(Break("nut"), id="b-1"), h.Invalid, "inside a decider.*yield")
+    faults.fault = lambda command: other.record(Received(command.sku, 1))
+    with other:
+        nothing_recorded(running, lambda: running.dispatch(Break("nut"), id="b-1"), h.Invalid, "inside a decider.*yield")
+        assert head(other) == 0
+
+
+def test_a_refusal_after_a_yield_withdraws_what_was_yielded(running: h.Running, faults: Faults) -> None:
+    """A refused command is recorded, with no event."""
+
+    def refuse(_: Break) -> None:
+        raise h.Refused("no", why="rule", missing=Decimal("0.10"))
+
+    faults.fault = refuse
+    before, stock = head(running), running.state(Stock, "nut")
+
+    with pytest.raises(h.Refused, match=r"^no$") as refused:
+        running.dispatch(Break("nut"), id="b-1")
+
+    assert refused.value.facts["why"] == "rule"
+    assert head(running) > before
+    assert running.state(Stock, "nut") == stock
+
+
+def test_facts_that_are_no_data_are_the_deciders_failure(running: h.Running, faults: Faults) -> None:
+    """A refusal is recorded with its facts, so they must be data; the id stays free."""
+
+    def refuse(_: Break) -> None:
+        raise h.Refused("no", lock=threading.Lock())
+
+    faults.fault = refuse
+
+    nothing_recorded(running, lambda: running.dispatch(Break("nut"), id="b-1"), h.Invalid, "lock|facts")
+    faults.fault = lambda _: None
+    assert not running.dispatch(Break("nut"), id="b-1").repeated
+
+
+# --- limits -----------------------------------------------------------------------------------------------------------------
+
+MEBIBYTE = 1 << 20
+
+
+def test_a_record_has_a_limit(running: h.Running, faults: Faults) -> None:
+    """What is larger than a mebibyte belongs elsewhere, whether it is asked, recorded or decided."""
+    large = "x" * MEBIBYTE
+    faults.fault = lambda command: Sold(large, 1) if command.what else None
+
+    nothing_recorded(running, lambda: running.dispatch(Break("nut", large), id="b-1"), h.Invalid, "1,048,576.*outside")
+    nothing_recorded(running, lambda: running.record(Received(large, 1), id="r-2"), h.Invalid, "1,048,576.*outside")
+    nothing_recorded(running, lambda: running.dispatch(Break("nut", "large"), id="b-1"), h.Invalid, "1,048,576.*outside")
+    assert not running.dispatch(Break("nut"), id="b-1").repeated
+    assert not running.record(Received("nut", 1), id="r-2").repeated
+
+
+def test_a_record_just_below_the_limit_is_kept(running: h.Running) -> None:
+    """The limit is one of bytes as they are recorded."""
+    receipt = running.record(Received("x" * (MEBIBYTE - 100), 1))
+
+    assert len(receipt.events) == 1
+
+
+def test_a_command_has_a_limit(running: h.Running) -> None:
+    """Ten thousand records are one command's most."""
+
+    class Many(h.Command):
+        count: int
+
+    def many(command: Many) -> Iterator[Sold]:
+        for number in range(command.count):
+            yield Sold(f"s-{number}", 1)
+
+    with h.App("many", deciders=[many]).open() as opened:
+        assert len(opened.dispatch(Many(9_000)).events) == 9_000
+        before = head(opened)
+        with pytest.raises(h.Invalid, match=r"10,000 records.*split"):
+            opened.dispatch(Many(10_001))
+        assert head(opened) == before
+
+
+# --- bulk -------------------------------------------------------------------------------------------------------------------
+
+
+def test_all_or_none_is_none_when_one_fails(running: h.Running, faults: Faults) -> None:
+    """What is dispatched together is recorded together: a refusal or a failure of one is that of all."""
+    faults.fault = raise_value_error
+
+    nothing_recorded(running, lambda: running.dispatch_together([Sell("nut", 1), Sell("nut", 100)]), h.Refused, "not enough")
+    nothing_recorded(running, lambda: running.dispatch_together([Sell("nut", 1), Break("nut")]), ValueError, "the code is wrong")
+    nothing_recorded(running, lambda: running.dispatch_together([Sell("nut", 1), Sell("nut", WRONG)]), h.Invalid, "units")
+
+
+def test_a_rehearsal_records_nothing(running: h.Running) -> None:
+    """`would` says what would be decided, or refused."""
+    before = head(running)
+
+    would = running.would(Sell("nut", 1))
+
+    assert would == (Sold("nut", 1),)
+    nothing_recorded(running, lambda: running.would(Sell("nut", 100)), h.Refused, "not enough")
+    assert (head(running), running.state(Stock, "nut")) == (before, Stock("nut", 9))
+
+
+def test_a_closed_log_takes_nothing(faults: Faults) -> None:
+    """The error says that it is closed."""
+    running = made(faults).open()
+    running.close()
+
+    with pytest.raises(h.Closed, match="closed"):
+        running.dispatch(Sell("nut", 1))
+    with pytest.raises(h.Closed, match="closed"):
+        running.record(Received("nut", 1))
+
+
+@pytest.mark.parametrize("url", ["shop.db", "sqlite:shop.db", "postgres://somewhere", ""])
+def test_an_address_that_names_no_log_is_invalid(url: str) -> None:
+    """The error says how an address looks."""
+    with pytest.raises(h.Invalid, match="sqlite:///path"):
+        made(Faults()).open(url)

@@ -1,0 +1,584 @@
+"""What is wired wrongly is said when `App(...)` is made: which name is meant, and what to do."""
+
+import functools
+import re
+from collections.abc import Callable, Iterator, Mapping
+from decimal import Decimal
+from typing import Annotated, Any
+
+import pytest
+
+import happened as h
+from tests.app import future
+
+Sku = Annotated[str, h.Tag("sku")]
+OrderNo = Annotated[str, h.Tag("order")]
+CustomerNo = Annotated[str, h.Tag("customer")]
+
+
+class Sold(h.Event):
+    sku: Sku
+    units: int
+
+
+class Counted(h.Event):
+    units: int
+
+
+class Moved(h.Event):
+    source: Sku
+    target: Sku
+
+
+class Sell(h.Command):
+    sku: Sku
+    units: int
+
+
+class Move(h.Command):
+    source: Sku
+    target: Sku
+
+
+class Count(h.Command):
+    units: int
+
+
+class Stock(h.State):
+    sku: Sku
+    units: int = 0
+
+    def evolve(self, event: Sold) -> "Stock":
+        return self.but(units=self.units - event.units)
+
+
+def sell(command: Sell, stock: Stock) -> Iterator[Sold]:
+    yield Sold(command.sku, command.units)
+
+
+def refused(*words: str, **tables: Any) -> h.Invalid:
+    """Make an app of these tables, and check that it is refused with each of these words."""
+    with pytest.raises(h.Invalid) as found:
+        h.App("wrong", **tables)
+    missing = [word for word in words if not re.search(word, str(found.value))]
+    assert not missing, f"{missing} not said in: {found.value}"
+    return found.value
+
+
+def test_what_is_wired_rightly_is_taken() -> None:
+    """The tables that the others bend are right by themselves."""
+    app = h.App("right", deciders=[sell], views=[Stock])
+
+    assert app.topology()["deciders"][0]["yields"] == ["Sold"]
+
+
+# --- deciders ---------------------------------------------------------------------------------------------------------------
+
+
+def test_two_deciders_for_one_command_are_named() -> None:
+    """A command is decided once."""
+
+    def sell_dear(command: Sell) -> Iterator[Sold]:
+        yield Sold(command.sku, command.units)
+
+    refused("`Sell`", "`sell`", "sell_dear", deciders=[sell, sell_dear])
+
+
+def test_a_decider_must_say_what_it_yields() -> None:
+    """A bare `Iterator` says nothing about the events."""
+
+    def bare(command: Sell) -> Iterator:  # type: ignore[type-arg]  # the mistake that is planted
+        yield Sold(command.sku, command.units)
+
+    def silent(command: Sell):  # type: ignore[no-untyped-def]  # the mistake that is planted
+        yield Sold(command.sku, command.units)
+
+    refused("bare", "yields", "Iterator", deciders=[bare])
+    refused("silent", "annotate", deciders=[silent])
+
+
+def test_a_decider_that_yields_no_event_is_named() -> None:
+    """What is decided is events: neither commands nor plain data, nor whatever event there is."""
+
+    def again(command: Sell) -> Iterator[Sell]:
+        yield command
+
+    def plain(command: Sell) -> Iterator[int]:
+        yield 1
+
+    def whatever(command: Sell) -> Iterator[h.Event]:
+        yield Sold(command.sku, command.units)
+
+    refused("again", "Sell", "no event", deciders=[again])
+    refused("plain", "int", "no event", deciders=[plain])
+    refused("whatever", "Event", "name the events", deciders=[whatever])
+
+
+def test_a_union_of_event_and_something_else_is_no_union_of_events() -> None:
+    """Every member counts."""
+
+    def mixed(command: Sell) -> Iterator[Sold | Sell]:
+        yield command
+
+    refused("mixed", "Sell", "no event", deciders=[mixed])
+
+
+def test_a_decider_takes_a_command_first() -> None:
+    """A function of events is listed elsewhere, and one without parameters nowhere."""
+
+    def react(event: Sold) -> Iterator[Counted]:
+        yield Counted(event.units)
+
+    def nothing() -> Iterator[Counted]:
+        yield Counted(1)
+
+    def untyped(command) -> Iterator[Counted]:  # type: ignore[no-untyped-def]  # the mistake that is planted
+        yield Counted(1)
+
+    def all_of_them(command: h.Command) -> Iterator[Counted]:
+        yield Counted(1)
+
+    refused("react", "command", "Sold", deciders=[react])
+    refused("nothing", "first parameter", "command", deciders=[nothing])
+    refused("untyped", "`command`", "annotation", deciders=[untyped])
+    refused("all_of_them", "command", deciders=[all_of_them])
+
+
+def test_a_parameter_of_no_known_kind_is_named() -> None:
+    """A decider may ask for states and the `World`."""
+
+    def limited(command: Sell, limit: int) -> Iterator[Sold]:
+        yield Sold(command.sku, limit)
+
+    def recorded(command: Sell, record: h.Recorded) -> Iterator[Sold]:
+        yield Sold(command.sku, 1)
+
+    refused("`limit`", "limited", "states", deciders=[limited])
+    refused("recorded", "Recorded", "World", deciders=[recorded])
+
+
+def test_what_partial_has_filled_needs_no_source() -> None:
+    """A limit given by `partial` is no mistake."""
+
+    def limited(command: Sell, stock: Stock, limit: int) -> Iterator[Sold]:
+        yield Sold(command.sku, limit)
+
+    app = h.App("right", deciders=[functools.partial(limited, limit=1)])
+
+    with app.open() as running:
+        assert running.dispatch(Sell("nut", 5)).events == (Sold("nut", 1),)
+
+
+# --- keys of parameters -----------------------------------------------------------------------------------------------------
+
+
+def test_a_parameter_without_a_source_for_its_key_is_named() -> None:
+    """Neither the command nor a state before it has the tag."""
+
+    def count(command: Count, stock: Stock) -> Iterator[Counted]:
+        yield Counted(stock.units)
+
+    def count_all(command: Count, stock: Mapping[str, Stock]) -> Iterator[Counted]:
+        yield Counted(len(stock))
+
+    refused("`stock`", "count", "`Stock`", "`sku`", "`Count`", "[Aa]dd|to the left", deciders=[count])
+    refused("`stock`", "count_all", "`Stock`", "`sku`", "`Count`", deciders=[count_all])
+
+
+def test_a_parameter_with_two_sources_for_its_key_is_named() -> None:
+    """The name of the parameter says which one is meant, or a Mapping takes both."""
+
+    def move(command: Move, stock: Stock) -> Iterator[Moved]:
+        yield Moved(command.source, command.target)
+
+    refused("`stock`", "move", "`Move`", "`sku`", "Mapping", "call the parameter like the field", deciders=[move])
+
+
+def test_a_collection_of_tags_needs_a_mapping() -> None:
+    """Any number of values is more than one."""
+
+    class Clear(h.Command):
+        skus: tuple[Sku, ...]
+
+    def clear(command: Clear, stock: Stock) -> Iterator[Counted]:
+        yield Counted(stock.units)
+
+    refused("`stock`", "clear", "`sku`", "Mapping", deciders=[clear])
+
+
+class Order(h.State):
+    order: OrderNo
+    customer: CustomerNo = ""
+
+    def evolve(self, event: "Ordered") -> "Order":
+        return self.but(customer=event.customer)
+
+
+class Customer(h.State):
+    customer: CustomerNo
+    blocked: bool = False
+
+    def evolve(self, event: "Ordered") -> "Customer":
+        return self
+
+
+class Ordered(h.Event):
+    order: OrderNo
+    customer: CustomerNo
+
+
+class Pay(h.Command):
+    order: OrderNo
+
+
+def test_a_state_that_leads_on_stands_to_the_left() -> None:
+    """The order of the parameters matters, and the error says so."""
+
+    def pay(command: Pay, customer: Customer, order: Order) -> Iterator[Ordered]:
+        yield Ordered(command.order, customer.customer)
+
+    refused("`customer`", "pay", "left", deciders=[pay])
+
+
+def test_a_state_reached_through_one_that_may_be_missing_may_be_missing() -> None:
+    """Without the order there is no customer."""
+
+    def pay(command: Pay, order: Order | None, customer: Customer) -> Iterator[Ordered]:
+        yield Ordered(command.order, customer.customer)
+
+    refused("`customer`", "pay", re.escape("`Customer | None`"), deciders=[pay])
+
+
+def test_two_states_that_lead_on_to_the_same_tag_are_named() -> None:
+    """The customer of the order may be another than that of the bill."""
+
+    class Bill(h.State):
+        order: OrderNo
+        customer: CustomerNo = ""
+
+        def evolve(self, event: Ordered) -> "Bill":
+            return self
+
+    def pay(command: Pay, order: Order, bill: Bill, customer: Customer) -> Iterator[Ordered]:
+        yield Ordered(command.order, customer.customer)
+
+    refused("`customer`", "pay", "order", "bill", deciders=[pay])
+
+
+def test_an_untagged_key_can_not_decide() -> None:
+    """No boundary follows from it; a view may have it."""
+
+    class Size(h.State):
+        units: int
+        count: int = 0
+
+        def evolve(self, event: Sold) -> "Size":
+            return self.but(count=self.count + 1)
+
+    def sell_size(command: Sell, size: Size) -> Iterator[Sold]:
+        yield Sold(command.sku, command.units)
+
+    refused("`Size`", "sell_size", "`units`", "[Gg]ive `units` a tag", deciders=[sell_size])
+    assert h.App("right", records=[Sold], views=[Size])
+
+
+def test_a_computed_key_can_not_decide() -> None:
+    """What `key_of` computes is no tag."""
+
+    class Half(h.State):
+        sku: Sku
+        count: int = 0
+
+        @staticmethod
+        def key_of(event: Sold) -> str:
+            return event.sku[:1]
+
+        def evolve(self, event: Sold) -> "Half":
+            return self.but(count=self.count + 1)
+
+    def sell_half(command: Sell, half: Half) -> Iterator[Sold]:
+        yield Sold(command.sku, command.units)
+
+    refused("`Half`", "sell_half", "key_of", deciders=[sell_half])
+
+
+def test_a_state_that_asks_for_others_can_not_decide() -> None:
+    """Its boundary would not be known before it is read."""
+
+    class Joined(h.State):
+        sku: Sku
+        count: int = 0
+
+        def evolve(self, event: Sold, stock: Stock) -> "Joined":
+            return self.but(count=stock.units)
+
+    def sell_joined(command: Sell, joined: Joined) -> Iterator[Sold]:
+        yield Sold(command.sku, command.units)
+
+    refused("`Joined`", "Recorded", deciders=[sell_joined])
+
+
+# --- states -----------------------------------------------------------------------------------------------------------------
+
+
+class Still(h.State):
+    sku: Sku
+    units: int = 0
+
+
+def test_a_state_without_evolve_can_neither_decide_nor_be_a_view() -> None:
+    """Nothing ever happens to it."""
+
+    def sell_still(command: Sell, still: Still) -> Iterator[Sold]:
+        yield Sold(command.sku, command.units)
+
+    refused("`Still`", "sell_still", "`evolve`", deciders=[sell_still])
+    refused("`Still`", "`evolve`", views=[Still])
+
+
+def test_a_key_that_an_event_does_not_have_names_the_event() -> None:
+    """A field without a default is the key; the event that has neither tag nor field of that name is named, not the one that has."""
+
+    class Units(h.State):
+        sku: Sku
+        units: int = 0
+
+        def evolve(self, event: Sold | Counted) -> "Units":
+            return self
+
+    class Place(h.State):
+        town: str
+        units: int = 0
+
+        def evolve(self, event: Sold) -> "Place":
+            return self
+
+    def sell_units(command: Sell, units: Units) -> Iterator[Sold]:
+        yield Sold(command.sku, command.units)
+
+    for tables in ({"views": [Units]}, {"deciders": [sell_units]}):
+        found = refused("`Units`", "`Counted`", "`sku`", "default", "key_of", **tables)
+        assert found.facts["event"] == "Counted"
+    refused("`Place`", "`Sold`", "`town`", "default", views=[Place])
+
+
+@pytest.mark.parametrize("name", ["but", "evolve", "key_of"])
+def test_a_reserved_name_is_no_field(name: str) -> None:
+    """These are names of a state's own; a key or another field called so would hide them."""
+    key = type("Key", (h.State,), {"__annotations__": {name: str}})
+    rest = type("Rest", (h.State,), {"__annotations__": {"sku": Sku, name: int}, name: 0})
+
+    refused("`Key`", f"`{name}`", views=[key])
+    refused("`Rest`", f"`{name}`", views=[rest])
+
+
+def test_evolve_must_take_events() -> None:
+    """Neither nothing, nor a command, nor something unannotated."""
+
+    class Nothing(h.State):
+        sku: Sku
+
+        def evolve(self) -> "Nothing":
+            return self
+
+    class Commanded(h.State):
+        sku: Sku
+
+        def evolve(self, event: Sell) -> "Commanded":
+            return self
+
+    class Untyped(h.State):
+        sku: Sku
+
+        def evolve(self, event) -> "Untyped":  # type: ignore[no-untyped-def]  # the mistake that is planted
+            return self
+
+    class Limited(h.State):
+        sku: Sku
+
+        def evolve(self, event: Sold, limit: int) -> "Limited":
+            return self
+
+    refused("Nothing", "no event", "def evolve", views=[Nothing])
+    refused("Commanded", "Sell", "no event", views=[Commanded])
+    refused("Untyped", "`event`", "annotation", views=[Untyped])
+    refused("Limited", "`limit`", "Recorded", views=[Limited])
+
+
+def test_a_command_is_no_view_and_a_command_is_no_fact() -> None:
+    """Each table lists its own kind."""
+    refused("Sell", "views", "State", views=[Sell])
+    refused("Sell", "records", "dispatched", records=[Sell])
+    refused("Stock", "records", "views", records=[Stock])
+    refused("Event", "records", records=[h.Event])
+
+
+# --- data -------------------------------------------------------------------------------------------------------------------
+
+
+class Bag(h.Value):
+    items: list[str]
+
+
+MUTABLE: list[tuple[str, Any]] = [
+    ("list", list[str]),
+    ("dict", dict[str, int]),
+    ("set", set[str]),
+    ("bytearray", bytearray),
+    ("list", tuple[list[str], ...]),
+    ("list", list[str] | None),
+    ("list", Annotated[list[Sku], "some"]),
+    ("list", Mapping[str, list[str]]),
+    ("list", Bag),
+    ("list", tuple[Bag, ...]),
+]
+
+
+@pytest.mark.parametrize(("kind", "annotation"), MUTABLE, ids=[str(annotation) for _, annotation in MUTABLE])
+def test_what_can_be_changed_after_the_fact_is_no_field(kind: str, annotation: Any) -> None:
+    """Versions of a state share their fields, and an event says what was: however deep it lies, the kind is named and what to use instead."""
+    event = type("Packed", (h.Event,), {"__annotations__": {"sku": Sku, "items": annotation}})
+    command = type("Pack", (h.Command,), {"__annotations__": {"sku": Sku, "items": annotation}})
+    state = type("Pile", (h.State,), {"__annotations__": {"sku": Sku, "items": annotation}, "items": None, "evolve": Stock.evolve})
+
+    def pack(command: Any) -> Iterator[Sold]:
+        yield from ()
+
+    pack.__annotations__["command"] = command
+
+    refused(kind, "items", "tuple", "Mapping", "frozenset", records=[event])
+    refused(kind, "items", "tuple", deciders=[pack])
+    refused(kind, "items", "tuple", views=[state])
+
+
+def test_two_things_of_one_name_are_named() -> None:
+    """The log knows things by name: one of the two needs another."""
+
+    @h.named("Sold")
+    class SoldToo(h.Event):
+        sku: Sku
+
+    @h.named("Stock")
+    class StockToo(h.State):
+        sku: Sku
+
+        def evolve(self, event: Sold) -> "StockToo":
+            return self
+
+    @h.named("sell")
+    def count(command: Count) -> Iterator[Counted]:
+        yield Counted(command.units)
+
+    refused("Sold", "SoldToo", r"@named", records=[Sold, SoldToo])
+    refused("Stock", "StockToo", r"@named", deciders=[sell], views=[StockToo])
+    refused("sell", "count", r"@named", deciders=[sell, count])
+
+
+def test_a_subclass_does_not_inherit_the_name() -> None:
+    """A name belongs to the class that it was given to."""
+
+    @h.named("Bought")
+    class First(h.Event):
+        sku: Sku
+
+    class Second(First):
+        units: int = 0
+
+    assert h.App("right", records=[First, Second]).topology()["records"] == ["Bought", "Second"]
+
+
+def test_two_versions_of_one_name_are_two() -> None:
+    """A version is part of what the log knows a thing by."""
+
+    @h.named("Sold", version=2)
+    class SoldNow(h.Event):
+        sku: Sku
+
+    assert h.App("right", records=[Sold, SoldNow])
+
+
+# --- gateways ---------------------------------------------------------------------------------------------------------------
+
+
+def test_an_answer_that_can_not_be_read_again_is_refused() -> None:
+    """An answer is recorded, so its type must be data; the gateway is named."""
+
+    class Handle:
+        pass
+
+    def handle(sku: str) -> Handle:
+        return Handle()
+
+    def function(sku: str) -> Callable[[], int]:
+        return lambda: 1
+
+    def silent(sku: str):  # type: ignore[no-untyped-def]  # the mistake that is planted
+        return 1
+
+    refused("handle", "[Aa]nnotate", "data", gateways=[handle])
+    refused("function", "data", gateways=[function])
+    refused("silent", "returns", gateways=[silent])
+
+
+def test_two_gateways_of_one_name_are_named() -> None:
+    """Answers are recorded under the gateway's name."""
+
+    def price(sku: str) -> Decimal:
+        return Decimal(1)
+
+    @h.named("price")
+    def cost(sku: str) -> Decimal:
+        return Decimal(2)
+
+    refused("price", "cost", r"@named", gateways=[price, cost])
+
+
+def test_a_gateway_that_is_not_in_the_table_is_named_when_it_is_asked_or_replaced() -> None:
+    """Asking is seen when it is done; a replacement for what is not there when the app is opened. Nothing is recorded."""
+
+    def price(sku: str) -> Decimal:
+        return Decimal(1)
+
+    def sell_dear(command: Sell, world: h.World) -> Iterator[Sold]:
+        yield Sold(command.sku, int(world.ask(price, command.sku)))
+
+    app = h.App("wrong", deciders=[sell_dear])
+    with app.open() as running:
+        before = running.statistics()["head"]
+        with pytest.raises(h.Invalid, match=r"price.*gateways=\[") as asked:
+            running.dispatch(Sell("nut", 1))
+        assert running.statistics()["head"] == before
+    with pytest.raises(h.Invalid, match=r"price.*gateways") as replaced:
+        app.open(gateways={price: price})
+
+    assert "price" in asked.value.facts["gateway"]
+    assert "price" in replaced.value.facts["gateway"]
+
+
+# --- annotations that can't be read -----------------------------------------------------------------------------------------
+
+
+def test_a_local_class_that_can_not_be_seen_is_named() -> None:
+    """Under `from __future__ import annotations` a class of a function's body is seen only where the code, too, names it."""
+    hint = "define it at module level.*TYPE_CHECKING.*from __future__ import annotations"
+
+    refused("`Local`", "decide", hint, deciders=[future.decider_of_a_local_command()])
+    refused("`LocalSold`", "decide", hint, deciders=[future.decider_of_a_local_event()])
+    refused("`LocalSold`", "evolve", hint, views=[future.state_of_a_local_event()])
+    refused("`LocalLine`", "LocalOrder", hint, records=[future.event_with_a_local_part()])
+    refused("`Hidden`", "ask", hint, gateways=[future.ask_for_a_hidden_answer])
+
+
+def test_a_local_class_that_the_code_names_is_seen() -> None:
+    """`match` puts the events into the closure."""
+    app = h.App("right", views=[future.state_that_matches()])
+
+    assert [event.__name__ for event in app.events] == ["Seen"]
+
+
+def test_all_other_annotations_are_read_under_the_future_import() -> None:
+    """Text is as good as the class, where the class can be seen."""
+    with h.App("right", deciders=[future.decide_at_module_level], views=[future.Pile]).open() as running:
+        receipt = running.dispatch(future.Pack("nut"))
+
+        assert running.view(future.Pile).get("nut", since=receipt).packed == 1

@@ -1,0 +1,226 @@
+"""Questions to the outside: asked outside the lock, recorded, heard again."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+import happened as h
+from tests.semantics.model import Account, Balance, Deposit, Deposited, deposit
+
+
+class Buy(h.Command):
+    account: Account
+
+
+class Bought(h.Event):
+    account: Account
+    price: int
+    balance: int
+
+
+class Draw(h.Command):
+    account: Account
+
+
+class Drawn(h.Event):
+    account: Account
+    id: str
+    number: float
+
+
+def price(account: str, balance: int) -> int:
+    """Stand for the outside."""
+    raise NotImplementedError
+
+
+async def later(account: str, balance: int) -> int:
+    """Answer on a loop."""
+    await asyncio.sleep(0)
+    return balance + 1
+
+
+class Fragile:
+    """What makes a decider fail until it is mended."""
+
+    def __init__(self) -> None:
+        self.broken = False
+
+
+def shop(fragile: Fragile | None = None) -> h.App:
+    """Return an app whose decider asks."""
+
+    def buy(command: Buy, balance: Balance, world: h.World) -> Iterator[Bought]:
+        asked = world.ask(price, command.account, balance.amount)
+        if fragile is not None and fragile.broken:
+            raise ValueError("the code failed after it had asked")
+        if asked < 0:
+            raise h.Refused("too cheap")
+        yield Bought(command.account, asked, balance.amount)
+
+    def draw(command: Draw, world: h.World) -> Iterator[Drawn]:
+        yield Drawn(command.account, f"{world.new_id()} {world.now.isoformat()}", world.random())
+
+    return h.App("shop", deciders=[buy, draw, deposit], gateways=[price])
+
+
+def test_a_gateway_is_asked_outside_the_lock_and_a_moved_state_is_asked_anew(url: str) -> None:
+    """While the outside thinks others commit, also to the state that was asked by: then it is asked once more, and both answers are recorded."""
+    questions: list[int] = []
+
+    def answer(account: str, balance: int) -> int:
+        questions.append(balance)
+        if len(questions) == 1:
+            running.dispatch(Deposit(account, 5))
+        return balance * 2
+
+    with shop().open(url, run=False, gateways={price: answer}) as running:
+        receipt = running.dispatch(Buy("a"), id="x")
+
+        assert questions == [0, 5]
+        assert receipt.events == (Bought("a", 10, 5),)
+        assert len([record for record in running.log.read() if record.kind == "answer"]) == 2
+
+
+def test_a_retry_of_an_id_hears_the_answer_that_was_kept(url: str) -> None:
+    """The decider fails after it has asked: nothing is recorded, the answer is kept across a reopen, and the retry does not ask again."""
+    fragile, asked = Fragile(), list[int]()
+
+    def answer(account: str, balance: int) -> int:
+        asked.append(balance)
+        return 40 + len(asked)
+
+    fragile.broken = True
+    with shop(fragile).open(url, run=False, gateways={price: answer}) as running:
+        with pytest.raises(ValueError, match="failed after"):
+            running.dispatch(Buy("a"), id="x")
+
+        assert running.log.find("x") == []
+    fragile.broken = False
+    with shop(fragile).open(url, run=False, gateways={price: answer}) as running:
+        receipt = running.dispatch(Buy("a"), id="x")
+
+        assert receipt.events == (Bought("a", 41, 0),)
+        assert running.dispatch(Buy("a"), id="x").repeated
+        assert len(asked) == 1
+
+
+def test_an_answer_is_recorded_also_when_the_command_is_refused(url: str) -> None:
+    """A refusal after a question: the answer stands in the log, and the same id hears the refusal without asking."""
+    asked: list[str] = []
+
+    def answer(account: str, balance: int) -> int:
+        asked.append(account)
+        return -1
+
+    with shop().open(url, run=False, gateways={price: answer}) as running:
+        for _ in range(2):
+            with pytest.raises(h.Refused):
+                running.dispatch(Buy("a"), id="x")
+
+        assert asked == ["a"]
+        assert [record.kind for record in running.log.read() if record.kind != "system"] == ["input", "answer", "output"]
+
+
+def test_a_gateway_that_fails_fails_the_command_and_the_id_stays_free(url: str) -> None:
+    """`GatewayFailed` live; the retry of the same id hears the kept failure or an answer, but never records twice."""
+
+    def answer(account: str, balance: int) -> int:
+        raise ConnectionError("no way out")
+
+    with shop().open(url, run=False, gateways={price: answer}) as running:
+        with pytest.raises(h.GatewayFailed) as failed:
+            running.dispatch(Buy("a"), id="x")
+
+        assert failed.value.recorded is False
+        assert running.log.find("x") == []
+
+
+@pytest.mark.parametrize("how", ["dispatch", "adispatch", "enqueue"])
+def test_an_async_gateway_answers_whoever_asks(url: str, how: str) -> None:
+    """On the caller's loop with `adispatch`, on one of its own otherwise."""
+    with shop().open(url, gateways={price: later}) as running:
+        ways: dict[str, Callable[[], h.Receipt]] = {
+            "dispatch": lambda: running.dispatch(Buy("a")),
+            "adispatch": lambda: asyncio.run(running.adispatch(Buy("a"))),
+            "enqueue": lambda: running.outcome(running.enqueue(Buy("a"))),
+        }
+
+        assert ways[how]().events == (Bought("a", 1, 0),)
+
+
+def test_an_adispatch_that_asks_does_not_block_the_loop(url: str) -> None:
+    """A sync gateway hangs in a thread: other tasks of the loop run, and are committed."""
+    go = threading.Event()
+
+    def answer(account: str, balance: int) -> int:
+        assert go.wait(5)
+        return 1
+
+    async def main() -> None:
+        async with shop().open(url, run=False, gateways={price: answer}) as running:
+            asking = asyncio.create_task(running.adispatch(Buy("a")))
+            for _ in range(5):
+                await running.adispatch(Deposit("b", 1))
+            assert not asking.done()
+            go.set()
+            assert (await asking).events == (Bought("a", 1, 0),)
+
+    asyncio.run(main())
+
+
+def test_chance_ids_and_time_are_the_same_for_the_same_id(url: str) -> None:
+    """What a `World` hands out follows from the id: pending or direct, in one log or another; `now` is kept."""
+    with shop().open(url) as running, shop().open("memory:") as other:
+        first = running.dispatch(Draw("a"), id="x").events[0]
+        second = other.outcome(other.enqueue(Draw("a"), id="x")).events[0]
+
+        assert first.number == second.number
+        assert first.id.split()[0] == second.id.split()[0]
+
+
+def test_together_is_all_or_none_and_would_is_nothing(url: str) -> None:
+    """The last of several is refused, fails, or asks: nothing of any is recorded, ids stay free; `would` leaves no trace."""
+    from tests.semantics.model import Take, Transfer, bank
+
+    with bank.open(url, run=False) as running:
+        running.dispatch(Deposit("a", 10))
+        head, states = running.log.head, running.states(Balance)
+
+        with pytest.raises(h.Refused):
+            running.dispatch_together([h.Message(Take("1", "me"), id="t"), Deposit("b", 5), Transfer("b", "a", 6)])
+        assert running.would(Transfer("a", "b", 4))
+        with pytest.raises(h.Refused):
+            running.would(Transfer("a", "b", 40))
+
+        assert (running.log.head, running.states(Balance)) == (head, states)
+        assert running.state(Balance, "b") is None
+        assert running.log.find("t") == []
+        receipts = running.dispatch_together([h.Message(Take("1", "me"), id="t"), Deposit("b", 5), Transfer("b", "a", 5)])
+        assert [receipt.repeated for receipt in receipts] == [False] * 3
+        assert running.state(Balance, "a") == running.states(Balance)["a",] == Balance("a", 15, 2)
+
+
+def test_what_would_be_decided_does_not_disturb_who_is_deciding(url: str) -> None:
+    """`would` in threads beside commands that bring new names: numbers of names stay what the log says."""
+    with shop().open(url, run=False, gateways={price: later}) as running:
+        stop = threading.Event()
+
+        def again() -> None:
+            while not stop.is_set():
+                running.would(Deposit("a", 1))
+
+        threads = [threading.Thread(target=again) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for number in range(30):
+            running.log.append(h.Loose(f"New{number}", {"n": number}))
+            running.dispatch(Deposit("a", 1))
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+        names = [record.name for record in running.log.read() if record.name.startswith("New")]
+        assert names == [f"New{number}" for number in range(30)]
+        assert len([record for record in running.log.read() if isinstance(record.body, Deposited)]) == 30

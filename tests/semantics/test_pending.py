@@ -1,0 +1,164 @@
+"""Commands that were enqueued: kept, decided once, in order, and seen where they can't be."""
+
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+import happened as h
+from happened.stores.machine import Machine
+from tests.semantics.faults import Faults, full
+from tests.semantics.model import Account, Balance, Deposit, Deposited, Transfer, bank, deposit
+
+
+class Jumping(Machine):
+    """A clock that can be set on or back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ahead_us = 0
+
+    def now_us(self) -> int:
+        return super().now_us() + self.ahead_us
+
+
+class Fail(h.Command):
+    account: Account
+
+
+class Gone(h.Command):
+    account: Account
+
+
+def fail(command: Fail) -> Iterator[Deposited]:
+    """Raise what is no refusal."""
+    if command.account:
+        raise ValueError("can't be decided")
+    yield Deposited(command.account, 1)
+
+
+def gone(command: Gone) -> Iterator[Deposited]:
+    """Decide something that later code knows nothing of."""
+    yield Deposited(command.account, 1)
+
+
+def test_two_that_share_a_tag_are_decided_in_their_order(url: str) -> None:
+    """Deposits and transfers of one account were kept before anybody ran: they are decided in the order they were kept in."""
+    with bank.open(url, run=False) as running:
+        kept = [running.enqueue(command) for _ in range(10) for command in (Deposit("a", 5), Transfer("a", "b", 5))]
+    with bank.open(url) as running:
+        assert all(len(running.outcome(receipt).events) == 1 + number % 2 for number, receipt in enumerate(kept))
+        running.catch_up()
+        assert running.state(Balance, "a") == Balance("a", 0, 20)
+        running.log.verify()
+
+
+def test_one_that_fails_is_stuck_stops_its_key_and_no_other(url: str) -> None:
+    """What shares its tag waits behind it, what does not is decided."""
+    app = h.App("failing", deciders=[deposit, fail])
+    with app.open(url) as running:
+        failing = running.enqueue(Fail("a"))
+        behind = running.enqueue(Deposit("a", 1))
+        other = running.enqueue(Deposit("b", 1))
+
+        assert running.outcome(other).events == (Deposited("b", 1),)
+        with pytest.raises(h.Stuck):
+            running.outcome(failing)
+        with pytest.raises((h.Late, h.Stuck)):
+            running.outcome(behind, wait_seconds_max=0.3)
+
+
+def test_a_full_disk_makes_a_pending_command_wait_not_stuck(url: str, faults: Faults) -> None:
+    """The store fails once while it is decided: nothing is wrong with the command, so it is decided with the next try."""
+
+    def hook(_connection: sqlite3.Connection, sql: str, run: Callable[[], sqlite3.Cursor]) -> sqlite3.Cursor:
+        if sql.startswith("insert into log") and threading.current_thread().name == "happened-pending":
+            faults.hook = None
+            raise full()
+        return run()
+
+    with bank.open(url) as running:
+        faults.hook = hook
+
+        kept = running.enqueue(Deposit("a", 1))
+
+        assert running.outcome(kept, wait_seconds_max=5).events == (Deposited("a", 1),)
+
+
+def test_a_pending_command_that_no_decider_takes_any_more_does_not_stop_the_others(url: str) -> None:
+    """A decider was removed while a command for it was pending: that one is stuck and seen, others are decided."""
+    with h.App("removed", deciders=[deposit, gone]).open(url, run=False) as running:
+        orphan = running.enqueue(Gone("a"))
+        other = running.enqueue(Deposit("b", 1))
+    with h.App("removed", deciders=[deposit], ignores=["Gone", "gone"]).open(url) as running:
+        assert running.outcome(other, wait_seconds_max=3).events == (Deposited("b", 1),)
+        with pytest.raises(h.Stuck):
+            running.outcome(orphan, wait_seconds_max=3)
+
+
+class Ask(h.Command):
+    number: int
+
+
+class Answered(h.Event):
+    number: int
+
+
+class Slow:
+    """A gateway that holds up whoever asks first."""
+
+    def __init__(self) -> None:
+        self.entered, self.go = threading.Event(), threading.Event()
+
+    def __call__(self, number: int) -> int:
+        if not self.entered.is_set():
+            self.entered.set()
+            assert self.go.wait(10)
+        return number
+
+
+def outside(number: int) -> int:
+    """Stand for the outside."""
+    raise NotImplementedError
+
+
+def ask(command: Ask, world: h.World) -> Iterator[Answered]:
+    """Ask before deciding."""
+    yield Answered(world.ask(outside, command.number))
+
+
+def test_a_paused_owner_does_not_decide_what_its_successor_has_decided(url: str) -> None:
+    """An owner hangs in a gateway, its lease runs out, another process decides; when the first comes back it must not decide again."""
+    slow = Slow()
+    app = h.App("asking", deciders=[ask], gateways=[outside])
+    later = Jumping()
+    later.ahead_us = 60_000_000
+    with app.open(url, gateways={outside: slow}) as first:
+        kept = first.enqueue(Ask(1), id="once")
+        assert slow.entered.wait(5)
+        with app.open(url, gateways={outside: slow}, source=later) as second:
+            assert second.outcome(kept, wait_seconds_max=10).events == (Answered(1),)
+
+            slow.go.set()
+            second.enqueue(Ask(2), id="next")
+            first.close()
+
+            decided = [record for record in second.log.read() if record.name == "Answered" and record.causation == "once"]
+            assert len(decided) == 1
+
+
+def test_the_recorded_time_never_falls_when_the_clock_jumps_back(url: str) -> None:
+    """The clock goes an hour back, within one process and across a reopen: recorded times stay in order, and positions by time too."""
+    clock = Jumping()
+    with bank.open(url, run=False, source=clock) as running:
+        for ahead in (0, -3_600_000_000, 5_000_000, -1):
+            clock.ahead_us = ahead
+            running.dispatch(Deposit("a", 1))
+    clock.ahead_us = -7_200_000_000
+    with bank.open(url, run=False, source=clock) as running:
+        running.dispatch(Deposit("a", 1))
+
+        times = [record.time for record in running.log.read()]
+        assert times == sorted(times)
+        running.log.verify()

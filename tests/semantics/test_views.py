@@ -1,0 +1,184 @@
+"""Views: equal to the states, as new as is asked for, never part of their rows, never of another history."""
+
+import itertools
+import shutil
+import threading
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+import happened as h
+from tests.semantics.model import Account, Balance, Deposit, Deposited, Transfer, bank, deposit
+
+
+def file_of(url: str) -> Path:
+    """Return the path in a URL."""
+    return Path(url.removeprefix("sqlite:///"))
+
+
+def test_a_view_equals_the_states_also_after_its_file_was_deleted(url: str) -> None:
+    """Rows are made anew from the log, and come out the same."""
+    for _ in range(2):
+        with bank.open(url) as running:
+            for number in range(50):
+                running.dispatch(Deposit(f"a{number % 7}", number))
+            running.dispatch(Transfer("a1", "b", 1))
+
+            rows = running.view(Balance).rows(since=running.log.head)
+
+            assert {(row.account,): row for row in rows} == running.states(Balance)
+        file_of(url).with_name("log.views.db").unlink()
+
+
+def older_copy(url: str) -> h.Receipt:
+    """Put an older copy in the log's place; return a receipt of what that copy does not have."""
+    log = file_of(url)
+    with bank.open(url) as running:
+        receipt = running.dispatch(Deposit("a", 1))
+        running.view(Balance).get("a", since=receipt)
+    shutil.copy(log, log.with_suffix(".old"))
+    with bank.open(url) as running:
+        receipt = running.dispatch(Deposit("a", 100))
+        running.view(Balance).get("a", since=receipt)
+    shutil.copy(log.with_suffix(".old"), log)
+    return receipt
+
+
+def test_an_older_log_under_newer_views_is_diverged(url: str) -> None:
+    """The views know more than the log: that is said at open, not folded over."""
+    older_copy(url)
+
+    with pytest.raises(h.Diverged):
+        bank.open(url).close()
+
+
+def test_a_receipt_of_a_history_that_was_replaced_is_diverged(url: str) -> None:
+    """An older copy of the log has gone another way past a receipt's position: the digest says that it is not its history."""
+    receipt = older_copy(url)
+    file_of(url).with_name("log.views.db").unlink()
+    with bank.open(url) as running:
+        while running.log.head <= receipt.position:
+            running.dispatch(Deposit("a", 7))
+
+        with pytest.raises(h.Diverged):
+            running.state(Balance, "a", since=receipt)
+        with pytest.raises(h.Diverged):
+            running.view(Balance).find("a", since=str(receipt))
+
+
+def test_the_age_of_an_idle_log_is_nothing_and_of_one_left_behind_is_since_then(url: str) -> None:
+    """At the head the age is 0 however long nothing happens; a view that nobody follows is as old as when it was last at the head."""
+    with bank.open(url) as running:
+        receipt = running.dispatch(Deposit("a", 1))
+        running.view(Balance).get("a", since=receipt)
+        time.sleep(0.3)
+
+        assert running.view(Balance).rows().age == timedelta(0)
+    time.sleep(0.3)
+    with bank.open(url, run=False) as running:
+        running.dispatch(Deposit("a", 1))
+
+        assert running.view(Balance).rows().age >= timedelta(seconds=0.3)
+
+
+def test_a_receipt_always_reads_its_own_write(url: str) -> None:
+    """Threads write and read with `since=`, in the image and in the view: each finds its own write, every time."""
+    wrong: list[object] = []
+    with bank.open(url) as running, bank.open(url, run=False) as other:
+
+        def work(name: str) -> None:
+            for number in range(1, 41):
+                receipt = running.dispatch(Deposit(name, 1))
+                seen = [
+                    running.state(Balance, name, since=receipt),
+                    other.state(Balance, name, since=str(receipt)),
+                    running.view(Balance).get(name, since=receipt),
+                    other.view(Balance).get(name, since=receipt),
+                ]
+                wrong.extend((number, one) for one in seen if one != Balance(name, number, number))
+
+        threads = [threading.Thread(target=work, args=(f"t{number}",)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+        assert wrong[:3] == []
+
+
+def test_a_rebuild_is_not_noticed_by_readers(url: str) -> None:
+    """Readers loop while a view is rebuilt: always all rows, no error."""
+    stop = threading.Event()
+    answers: set[str] = set()
+    with bank.open(url) as running:
+        receipt = running.record_all([Deposited(f"a{number}", 1) for number in range(500)])
+        running.view(Balance).rows(since=receipt)
+
+        def look() -> None:
+            while not stop.is_set():
+                try:
+                    answers.add(str(len(running.view(Balance).rows())))
+                    answers.add(str(500 if running.view(Balance).find("a7") else None))
+                except Exception as error:  # noqa: BLE001 - whatever it is, a reader must not see it
+                    answers.add(repr(error))
+
+        threads = [threading.Thread(target=look) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for _ in range(5):
+            running.rebuild(Balance)
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+        assert answers == {"500"}
+
+
+class Brittle(h.State):
+    account: Account
+    amount: int = 0
+
+    def evolve(self, event: Deposited) -> "Brittle":
+        if event.amount < 0:
+            raise ValueError("negative")
+        return self.but(amount=self.amount + event.amount)
+
+
+def test_a_key_that_stops_is_said_and_others_go_on(url: str) -> None:
+    """`evolve` raises for one key: its row stands still and raises `Stuck`, also after a reopen, and other rows go on."""
+    app = h.App("brittle", records=[Deposited], deciders=[deposit], views=[Brittle])
+    for opened in range(1, 3):
+        with app.open(url) as running:
+            running.record(Deposited("a", -1))
+            receipt = running.record(Deposited("b", 1))
+
+            assert running.view(Brittle).get("b", since=receipt) == Brittle("b", opened)
+            with pytest.raises(h.Stuck):
+                running.view(Brittle).get("a", since=receipt)
+            assert running.view(Brittle).rows().stuck == 1
+
+
+def test_a_page_never_ends_inside_a_command(url: str) -> None:
+    """Pages of one row, forwards and backwards, from within a command too: never half a transfer; backwards is forwards reversed."""
+    with bank.open(url, run=False) as running:
+        running.dispatch(Deposit("a", 100))
+        for _ in range(20):
+            running.dispatch(Transfer("a", "b", 1))
+        engine = running.log.engine
+        for after in range(running.log.head):
+            forwards = list(engine.read(after, rows_max=1))
+            backwards = list(engine.read(after, backwards=True, rows_max=1))
+
+            assert all(len(rows) == 1 for rows in forwards)
+            assert [rows[0] for rows in backwards] == [rows[0] for rows in forwards][::-1]
+            assert all(before[0].last + 1 == rows[0].position for before, rows in itertools.pairwise(forwards))
+
+        whole = list(running.log.read())
+        assert list(running.log.read(backwards=True)) == whole[::-1]
+        for query in (h.query(account="a"), h.query(names=["Withdrawn"]), h.query(names=["Deposited"], account="b")):
+            found = list(running.log.read(query))
+            assert found
+            assert list(running.log.read(query, backwards=True)) == found[::-1]
+            assert list(running.log.read(query, limit=3)) == found[:3]

@@ -1,0 +1,257 @@
+"""Callers: each is answered, once, with what is so."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+import happened as h
+from tests.semantics.model import Account, Balance, Deposit, Deposited, bank, deposit
+
+
+class Pause(h.Command):
+    account: Account
+
+
+class Leave(h.Command):
+    account: Account
+
+
+class Gate:
+    """Holds a decider up, and with it the lock."""
+
+    def __init__(self) -> None:
+        self.entered, self.go = threading.Event(), threading.Event()
+
+
+def leave(command: Leave) -> Iterator[Deposited]:
+    """Raise what is no `Exception`."""
+    if command.account:
+        raise SystemExit(1)
+    yield Deposited(command.account, 1)
+
+
+def paused(gate: Gate) -> h.App:
+    """Return an app one of whose deciders waits."""
+
+    def pause(command: Pause) -> Iterator[Deposited]:
+        gate.entered.set()
+        assert gate.go.wait(10)
+        yield Deposited(command.account, 100)
+
+    return h.App("paused", deciders=[deposit, pause, leave])
+
+
+def in_thread(call: Callable[[], object]) -> tuple[threading.Thread, list[object]]:
+    """Call in a thread; what comes back or is raised is put into the list."""
+    answer: list[object] = []
+
+    def run() -> None:
+        try:
+            answer.append(call())
+        except BaseException as error:  # noqa: BLE001 - it is the answer
+            answer.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread, answer
+
+
+def test_one_id_several_times_in_one_batch_is_one_input(url: str) -> None:
+    """Tasks of one turn dispatch the same id: one is handled, the others hear its receipt."""
+
+    async def main() -> list[h.Receipt]:
+        async with bank.open(url, run=False) as running:
+            receipts = await asyncio.gather(*[running.adispatch(Deposit("a", 1), id="x") for _ in range(5)])
+            assert running.state(Balance, "a") == Balance("a", 1, 1)
+            return receipts
+
+    receipts = asyncio.run(main())
+
+    assert sorted(receipt.repeated for receipt in receipts) == [False, True, True, True, True]
+    assert len({str(receipt) for receipt in receipts}) == 1
+
+
+def test_the_cancelled_leader_of_a_batch_does_not_take_the_others_with_it(url: str) -> None:
+    """The first task of a turn is cancelled: it is withdrawn, all others get receipts."""
+
+    async def main() -> None:
+        async with bank.open(url, run=False) as running:
+            tasks = [asyncio.create_task(running.adispatch(Deposit("a", 1), id=f"x{number}")) for number in range(4)]
+            await asyncio.sleep(0)
+            tasks[0].cancel()
+
+            answers = await asyncio.gather(*tasks, return_exceptions=True)
+
+            assert isinstance(answers[0], asyncio.CancelledError)
+            assert all(isinstance(answer, h.Receipt) for answer in answers[1:])
+            assert running.log.find("x0") == []
+            assert running.state(Balance, "a") == Balance("a", 3, 3)
+
+    asyncio.run(main())
+
+
+def test_a_time_out_withdraws_what_was_not_taken_and_is_unknown_for_what_was(url: str) -> None:
+    """Behind a slow decider: a command in the queue is withdrawn and never recorded."""
+    gate = Gate()
+    with paused(gate).open(url, run=False) as running:
+        leader, _ = in_thread(lambda: running.dispatch(Pause("a")))
+        assert gate.entered.wait(5)
+
+        with pytest.raises(h.Overloaded) as late:
+            running.dispatch(Deposit("a", 1), id="x", wait_seconds_max=0.05)
+        gate.go.set()
+        leader.join()
+
+        assert late.value.recorded is False
+        running.dispatch(Deposit("a", 1))
+        assert running.log.find("x") == []
+
+
+def test_a_full_queue_is_said_at_once_and_nothing_is_recorded(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With as many waiting as may wait, one more hears `Overloaded`, and the others get receipts."""
+    monkeypatch.setattr("happened.log.writer.QUEUE_MAX", 3)
+    gate = Gate()
+    with paused(gate).open(url, run=False) as running:
+        leader, _ = in_thread(lambda: running.dispatch(Pause("a")))
+        assert gate.entered.wait(5)
+        waiting = [in_thread(lambda: running.dispatch(Deposit("a", 1))) for _ in range(3)]
+        while len(running._writer._queue) < 3:
+            pass
+
+        with pytest.raises(h.Overloaded) as over:
+            running.dispatch(Deposit("a", 1), id="x")
+        gate.go.set()
+        for thread, _ in [(leader, None), *waiting]:
+            thread.join()
+
+        assert over.value.recorded is False
+        assert running.log.find("x") == []
+        assert all(isinstance(answer[0], h.Receipt) for _, answer in waiting)
+
+
+def test_close_answers_every_caller(url: str) -> None:
+    """One command is being decided, others wait: the first gets its receipt, the others `Closed`, and what they heard is so."""
+    gate = Gate()
+    running = paused(gate).open(url, run=False)
+    leader = in_thread(lambda: running.dispatch(Pause("a"), id="lead"))
+    assert gate.entered.wait(5)
+    waiting = [in_thread(lambda number=number: running.dispatch(Deposit("a", 1), id=f"x{number}")) for number in range(3)]  # type: ignore[misc]  # bound now
+    while len(running._writer._queue) < 3:
+        pass
+
+    closing, _ = in_thread(running.close)
+    for thread, answer in waiting:
+        thread.join(5)
+        assert isinstance(answer[0], h.Closed)
+    gate.go.set()
+    leader[0].join(5)
+    closing.join(5)
+
+    assert not closing.is_alive()
+    with paused(Gate()).open(url, run=False) as again:
+        recorded = bool(again.log.find("lead"))
+        assert isinstance(leader[1][0], h.Receipt) == recorded
+        assert [again.log.find(f"x{number}") for number in range(3)] == [[], [], []]
+
+
+@pytest.mark.parametrize("how", ["dispatch", "dispatch_all", "thread", "loop"])
+def test_a_decider_that_leaves_does_not_stop_the_log(url: str, how: str) -> None:
+    """A decider raises `SystemExit`: whoever led the batch, the next command is decided."""
+    gate = Gate()
+    with paused(gate).open(url, run=False) as running:
+        running.dispatch(Deposit("a", 1))
+        match how:
+            case "dispatch":
+                with pytest.raises(BaseException, match="1"):
+                    running.dispatch(Leave("a"))
+            case "dispatch_all":
+                with pytest.raises(BaseException, match="1"):
+                    list(running.dispatch_all([Leave("a")]))
+            case "thread":
+                leader, _ = in_thread(lambda: running.dispatch(Pause("a")))
+                assert gate.entered.wait(5)
+                follower, _ = in_thread(lambda: running.dispatch(Leave("a"), wait_seconds_max=5))
+                while not running._writer._queue:
+                    pass
+                gate.go.set()
+                leader.join()
+                follower.join()
+            case _:
+
+                async def main() -> None:
+                    await running.adispatch(Leave("a"))
+
+                with pytest.raises(BaseException, match="1"):
+                    asyncio.run(main())
+
+        assert running.dispatch(Deposit("a", 1), wait_seconds_max=2).events
+
+
+def test_a_loop_that_is_busy_does_not_hold_up_another_loop(url: str) -> None:
+    """A task has dispatched in a loop that then computes for long: dispatches of another loop are committed meanwhile."""
+    with bank.open(url, run=False) as running:
+        running.dispatch(Deposit("a", 1))
+        busy, answered = threading.Event(), threading.Event()
+        in_time: list[bool] = []
+
+        async def compute() -> None:
+            task = asyncio.ensure_future(running.adispatch(Deposit("a", 1)))
+
+            def block() -> None:
+                busy.set()
+                in_time.append(answered.wait(2))
+
+            asyncio.get_running_loop().call_soon(block)
+            await task
+
+        def other() -> None:
+            assert busy.wait(5)
+            asyncio.run(running.adispatch(Deposit("b", 1), wait_seconds_max=1))
+            answered.set()
+
+        first, _ = in_thread(lambda: asyncio.run(compute()))
+        second, _ = in_thread(other)
+        first.join()
+        second.join()
+
+        assert in_time == [True]
+
+
+def test_a_known_id_hears_its_first_answer_across_a_reopen(url: str) -> None:
+    """Receipts and refusals are kept for the life of the log; another body under the id, or another name, is `IdReused`."""
+    from tests.semantics.model import Take
+
+    for repeated in (False, True):
+        with bank.open(url, run=False) as running:
+            receipt = running.dispatch(Deposit("a", 1), id="x")
+            running.dispatch(Take("1", "me"), id="s")
+            with pytest.raises(h.Refused) as refused:
+                running.dispatch(Take("1", "you"), id="y")
+
+            assert receipt.repeated is repeated
+            assert refused.value.facts == {"by": "me"}
+            with pytest.raises(h.IdReused):
+                running.dispatch(Deposit("a", 2), id="x")
+            with pytest.raises(h.IdReused):
+                running.dispatch(Take("1", "me"), id="x")
+            with pytest.raises(h.IdReused):
+                running.record(Deposited("a", 1), id="x")
+
+
+class Opened(h.Event):
+    account: Account
+
+
+class Shut(h.Event):
+    account: Account
+
+
+def test_a_fact_of_another_name_and_the_same_body_is_another_fact(url: str) -> None:
+    """An id was used for one event; another event whose fields look the same is `IdReused`, not the first one again."""
+    with h.App("doors", records=[Opened, Shut]).open(url, run=False) as running:
+        running.record(Opened("a"), id="x")
+
+        with pytest.raises(h.IdReused):
+            running.record(Shut("a"), id="x")
