@@ -279,7 +279,7 @@ def test_an_untagged_key_can_not_decide() -> None:
         yield Sold(command.sku, command.units)
 
     refused("`Size`", "sell_size", "`units`", "[Gg]ive `units` a tag", deciders=[sell_size])
-    assert h.App("right", records=[Sold], views=[Size])
+    assert h.App("right", records=[Sold], views=[Size]).views == (Size,)
 
 
 def test_a_computed_key_can_not_decide() -> None:
@@ -494,7 +494,7 @@ def test_two_versions_of_one_name_are_two() -> None:
     class SoldNow(h.Event):
         sku: Sku
 
-    assert h.App("right", records=[Sold, SoldNow])
+    assert h.App("right", records=[Sold, SoldNow]).topology()["records"] == ["Sold", "Sold"]
 
 
 # --- gateways ---------------------------------------------------------------------------------------------------------------

@@ -70,7 +70,14 @@ class ViewState(Generic[S]):
         self.moved = moved
         self.holder = holder
         self.failure = failure
-        self.fresh_at = time.monotonic()
+        with file.reader() as reader:
+            fresh = reader.execute(
+                "select fresh from _view where name = ? and fingerprint = ? and generation = ?",
+                (build.name, build.fingerprint, build.generation),
+            ).fetchone()
+        us = log.source.now_us()
+        self.fresh_at = time.monotonic() - (max(0, us - fresh[0]) / 1e6 if fresh is not None and fresh[0] else 0)
+        """When it was last at the head, by the monotonic clock."""
 
     def position(self, connection: sqlite3.Connection) -> tuple[int, bool]:
         """Return how far the table is, in this read transaction, and whether it may be answered from."""

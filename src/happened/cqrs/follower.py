@@ -188,12 +188,13 @@ class Followers:
             )
             for statement in build.own.table.view_ddl():
                 connection.execute(statement)
-            self._drop_older(connection, build)
         build.ready = True
         with self._moved:
             if build in self._building:
                 self._building.remove(build)
             self._views[build.fold.state].build = build
+        with self._file.transaction() as connection:
+            self._drop_older(connection, build)
         self._announce()
 
     def _drop_older(self, connection: sqlite3.Connection, build: ViewBuild[Any]) -> None:

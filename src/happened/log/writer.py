@@ -49,8 +49,8 @@ class Draft(msgspec.Struct, frozen=True, gc=False):
 class Overlay(Protocol):
     """What the memory image knows of the batch that is being decided."""
 
-    def apply(self, row: Row, header: Header, events: Sequence[tuple[int, Any]]) -> None:
-        """Let these events have happened, on the overlay."""
+    def apply(self, row: Row, header: Header, events: Sequence[tuple[int, Any]], *, strict: bool) -> None:
+        """Let these events have happened, on the overlay. `strict`: what `evolve` raises is passed on, and none has happened."""
         ...
 
     def merge(self, position: int) -> None:
@@ -64,6 +64,9 @@ class Overlay(Protocol):
 
 class Memory(Protocol):
     """The memory image, as the writer sees it."""
+
+    guard: threading.RLock
+    """Held from the first look at the log until the batch is merged."""
 
     def begin(self) -> Overlay:
         """Start a batch."""
@@ -186,6 +189,8 @@ class Batch:
             self._salts = self.source.salt(max(size, 64 * SALT_BYTES))
         salts, self._salts = self._salts[:size], self._salts[size:]
         row = seal(head.digest, head.position + 1, self.at, draft.header, draft.asked, draft.records, salts)
+        if draft.events:  # a fact has happened whatever `evolve` makes of it; what was decided must be such that it can be taken
+            self.overlay.apply(row, draft.header, draft.events, strict=not draft.facts)
         self.rows.append(row)
         self.added.append((row, draft))
         self.terms.append(Terms(draft.tags, draft.header.id or draft.header.decides, draft.names))
@@ -194,8 +199,6 @@ class Batch:
         self.head = Head(row.last, row.at, row.digest)
         if draft.header.id is not None:
             self.ids[draft.header.id] = row
-        if draft.events:
-            self.overlay.apply(row, draft.header, draft.events)
         return row
 
     def mark(self) -> tuple[Any, ...]:
@@ -224,7 +227,9 @@ class Writer:
         self._memory = memory
         self._queue: deque[Job] = deque()
         self._mutex = threading.Lock()
-        self._leading = self._scheduled = self._closed = False
+        self._leading = self._closed = False
+        self._scheduled: set[asyncio.AbstractEventLoop] = set()
+        """Loops that commit at the end of their turn."""
         self._wake = threading.Semaphore(0)
         self._thread: threading.Thread | None = None
         self._indexed_names = names.changes
@@ -268,12 +273,14 @@ class Writer:
                 last._lock = threading.Lock()
                 last._lock.acquire()
         if lead:
-            while last.state < Job.DONE:
-                self._commit_next(wait_seconds_max)
-            self._pass_on()
+            try:
+                while last.state < Job.DONE:
+                    self._commit_next(wait_seconds_max)
+            finally:
+                self._pass_on()
         elif not last._lock.acquire(timeout=wait_seconds_max):  # type: ignore[union-attr]  # who does not lead has a lock
             for job in jobs:
-                if job.state == Job.TAKEN or not self._withdraw(job):
+                if not self._withdraw(job) and job.state != Job.DONE:
                     job.error = job.error or _unknown(job, "the time to wait is over")
 
     async def asubmit(self, job: Job, wait_seconds_max: float) -> None:
@@ -285,8 +292,8 @@ class Writer:
         with self._mutex:
             self._check(1)
             self._queue.append(job)
-            if not self._leading and not self._scheduled:
-                self._scheduled = True
+            if not self._leading and loop not in self._scheduled:
+                self._scheduled.add(loop)
                 loop.call_soon(self._turn_ended, loop)
         timer = loop.call_later(wait_seconds_max, self._time_out, job, wait_seconds_max) if wait_seconds_max < 60 else None  # noqa: PLR2004 - a long wait needs no timer of its own
         try:
@@ -307,7 +314,8 @@ class Writer:
             self._take_in(unseen)
             return Commit()
 
-        self.engine.append(take_in, self.seen)
+        with self._memory.guard:
+            self.engine.append(take_in, self.seen)
 
     def rehearse(self, job: Job) -> None:
         """Let a job draft what it would record, under the lock, and record nothing. What it raises is raised."""
@@ -319,10 +327,11 @@ class Writer:
                 job.draft(batch)
             return Commit()
 
-        try:
-            self.engine.append(decide, self.seen)
-        finally:
-            self.names.dropped()
+        with self._memory.guard:
+            try:
+                self.engine.append(decide, self.seen)
+            finally:
+                self.names.dropped()
 
     def close(self) -> None:
         """Refuse what comes from now on, and answer what waits: what was taken by its outcome, the rest with `Closed`."""
@@ -376,7 +385,7 @@ class Writer:
 
     def _turn_ended(self, loop: asyncio.AbstractEventLoop) -> None:
         with self._mutex:
-            self._scheduled = False
+            self._scheduled.discard(loop)
             if self._leading or not self._queue:
                 return
             self._leading = True
@@ -398,7 +407,7 @@ class Writer:
             jobs: list[Job] = []
             while self._queue and len(jobs) < BATCH_MAX:
                 job = self._queue.popleft()
-                if job.state == Job.WAITING:
+                if job.state == Job.WAITING and (job._future is None or not job._future.cancelled()):
                     job.state = Job.TAKEN
                     jobs.append(job)
         if not jobs:
@@ -413,9 +422,21 @@ class Writer:
                         self._queue.appendleft(job)
                 return
             self._fail(jobs, error)
+        except BaseException as error:
+            self._fail(jobs, error)
+            self._answer(jobs)
+            raise
         self._answer(jobs)
 
     def _commit(self, jobs: Sequence[Job], wait_seconds_max: float) -> None:
+        if not self._memory.guard.acquire(timeout=wait_seconds_max or 0.05):
+            raise Overloaded("the log is busy in this process; nothing was recorded")
+        try:
+            self._commit_guarded(jobs, wait_seconds_max)
+        finally:
+            self._memory.guard.release()
+
+    def _commit_guarded(self, jobs: Sequence[Job], wait_seconds_max: float) -> None:
         began: list[Overlay] = []
         drafted: list[tuple[Job, Row]] = []
 
@@ -428,26 +449,25 @@ class Writer:
                         draft = job.draft(batch)
                         if draft is not None:
                             drafted.append((job, batch.add(draft)))
-                    except Exception as error:  # noqa: BLE001 - it is the answer to this caller, and no other's trouble
+                    except KeyboardInterrupt:
+                        raise
+                    except BaseException as error:  # noqa: BLE001 - it is the answer to this caller, and no other's trouble
                         job.error = error
             began.append(batch.overlay)
             return batch.commit()
 
         try:
             head = self.engine.append(decide, self.seen, wait_seconds_max=wait_seconds_max)
-        except BaseException as error:
+        except Exception as error:
             self.names.dropped()
             if isinstance(error, Overloaded) and not began:
                 raise
             self._fail(jobs, error)
-            if not isinstance(error, Exception):
-                self._answer(jobs)
-                raise
             return
+        except BaseException:
+            self.names.dropped()
+            raise
         self.names.kept()
-        if self._indexed_names != self.names.changes:
-            self._indexed_names = self.names.changes
-            self.engine.index(self._reader.reading(), self._reader.row_terms, lambda _done, _all: None)
         began[0].merge(head.position)
         self.seen = head.position
         self.commits += 1
@@ -455,6 +475,19 @@ class Writer:
         for job, row in drafted:
             job.row = row
             job.recorded(row)
+        self._index_names()
+
+    def _index_names(self) -> None:
+        """Say how new names are read. The commit has taken place: what goes wrong here is counted, and tried again with the next one."""
+        if self._indexed_names == self.names.changes:
+            return
+        changes = self.names.changes
+        try:
+            self.engine.index(self._reader.reading(), self._reader.row_terms, lambda _done, _all: None)
+        except Exception as error:  # noqa: BLE001 - no caller may hear of it: theirs is recorded
+            self.engine.sample("index", "failed", 0, f"{type(error).__name__}: {error}")
+        else:
+            self._indexed_names = changes
 
     def _take_in(self, unseen: Unseen) -> None:
         if unseen.rows:

@@ -123,8 +123,11 @@ class Outside:
         """Let the threads go."""
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
-        if self._loop is not None:
+        if self._loop is not None and self._thread is not None:
             self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+            self._loop = None
 
     def pool(self) -> ThreadPoolExecutor:
         """Return the threads that sync gateways and first runs of deciders use."""

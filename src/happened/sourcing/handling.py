@@ -199,6 +199,8 @@ class Decision(Job):
             if row is not None:
                 self.result = Known(self._same(batch, row))
                 return None
+        if self.decides is not None and (self.decides in batch.notes or self.decides not in batch.notes_of(self.decides)):
+            return None  # another owner has decided it meanwhile
         handling, handler = self.handling, self.handler
         handling.declare(batch)
         if self.given and self.answers is None and handler.wants_world and handling.outside.gateways:

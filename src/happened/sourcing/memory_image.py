@@ -13,6 +13,7 @@ from typing import Any, NamedTuple  # Any: events and keys of any class
 
 import msgspec
 
+from happened.core.errors import Stuck
 from happened.core.messages import Recorded
 from happened.core.state import Fold, Key, Reading, State
 from happened.core.store import Row, Store, Wanted
@@ -29,6 +30,8 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
 
     state: State | None
     version: int
+    stuck: str = ""
+    """Why `evolve` could not take an event; the state stands still since, and nothing is decided on it."""
 
 
 NEVER = Entry(None, 0)
@@ -69,12 +72,14 @@ class MemoryImage:
         self._by_event: dict[type, tuple[tuple[Kept, Reading], ...]] = {}
         self._classes: frozenset[type] = frozenset()
         self.hits = self.misses = self.evictions = 0
+        self.guard = threading.RLock()
+        """Held by the writer from the first look at the log until the batch is merged; a class is first met under it."""
         for fold in folds:
             self.follow(fold)
 
     def follow(self, fold: Fold) -> Kept:
         """Keep the states of this fold from now on."""
-        with self._lock:
+        with self.guard, self._lock:
             if fold not in self.kept:
                 kept = Kept(fold, complete=self.position == 0)
                 self.kept[fold] = kept
@@ -85,13 +90,15 @@ class MemoryImage:
     def get(self, fold: Fold, key: Key) -> Entry:
         """Return a durable state; loads it where it is not in memory (about 1 ms for a hundred events)."""
         kept = self.kept.get(fold) or self.follow(fold)
+        complete = kept.complete  # read before the entries: who makes room says so before taking them away
         entry = kept.entries.get(key)
         if entry is not None:
             self.hits += 1
-            return entry
-        if kept.complete:
-            return NEVER
-        return self.load(kept, [key])[key]
+        else:
+            entry = NEVER if complete else self.load(kept, [key])[key]
+        if entry.stuck:
+            raise _stuck(fold, key, entry)
+        return entry
 
     def load(self, kept: Kept, keys: Sequence[Key]) -> dict[Key, Entry]:
         """Fold these keys from the log, in one query, and keep them."""
@@ -130,7 +137,7 @@ class MemoryImage:
         for row, records in zip(rows, self._reader.pages(self._classes)(rows), strict=True):
             events = [(ordinal + (row.input is not None), found.body) for ordinal, found in enumerate(records) if found.body is not None]
             if events:
-                overlay.apply(row, decode_header(row.head), events)
+                overlay.apply(row, decode_header(row.head), events, strict=False)
         overlay.merge(rows[-1].last)
 
     def states(self, fold: Fold) -> dict[Key, State]:
@@ -171,12 +178,15 @@ class MemoryImage:
 
     def followers(self, event: type) -> tuple[tuple[Kept, Reading], ...]:
         """Return the folds that evolve from events of this class, with how they are reached."""
-        found = self._by_event.get(event)
+        cache = self._by_event
+        found = cache.get(event)
         if found is None:
             found = tuple(
-                (kept, kept.fold.reading(event)) for kept in self.kept.values() if event in kept.fold.readings or kept.fold.everything
+                (kept, kept.fold.reading(event)) for kept in list(self.kept.values()) if event in kept.fold.readings or kept.fold.everything
             )
-            self._by_event[event] = found
+            with self._lock:
+                if self._by_event is cache:
+                    cache[event] = found
         return found
 
     def _wanted(self, fold: Fold, keys: Sequence[Key]) -> list[Wanted]:
@@ -195,7 +205,7 @@ class MemoryImage:
     def _fold_rows(self, fold: Fold, wanted: Sequence[Wanted] | None, until: int, found: dict[Key, Entry]) -> None:
         decode = self._reader.pages_for([fold])
         only = wanted is not None
-        step, touched = fold.step, fold.touched
+        touched = fold.touched
         simple = not fold.wants_record and fold.key_of is None
         get = found.get
         for rows in self._store.read(until=until, wanted=wanted, lean=True):
@@ -214,7 +224,7 @@ class MemoryImage:
                             if only:
                                 continue
                             before = NEVER
-                        found[key] = Entry(step(before.state, key, message, extra), at)
+                        found[key] = _stepped(fold, key, before, message, extra, at)
 
     def _make_room(self) -> None:
         with self._lock:
@@ -225,9 +235,9 @@ class MemoryImage:
                 surplus = min(len(kept.entries), count - self._states_max * 9 // 10)
                 if surplus <= 0:
                     return
+                kept.complete = False
                 for key in list(kept.entries)[:surplus]:
                     del kept.entries[key]
-                kept.complete = False
                 self.evictions += surplus
                 count -= surplus
 
@@ -235,39 +245,78 @@ class MemoryImage:
 class ImageOverlay:
     """What a batch has come to so far, over the durable image."""
 
-    __slots__ = ("_changed", "_coming", "_image")
+    __slots__ = ("_applied", "_changed", "_coming", "_image")
 
     def __init__(self, image: MemoryImage) -> None:
         self._image = image
         self._changed: dict[Kept, dict[Key, Entry]] = {}
         self._coming: dict[Kept, dict[Key, list[Coming]]] = {}
+        self._applied: list[tuple[Row, Header, Sequence[tuple[int, object]]]] = []
 
     def get(self, fold: Fold, key: Key) -> Entry:
-        """Return a state as of here in the batch."""
-        kept = self._image.kept.get(fold) or self._image.follow(fold)
+        """Return a state as of here in the batch. `Stuck` if it stands still."""
+        kept = self._image.kept.get(fold) or self._meet(fold)
+        entry = self._found(kept, key)
+        if entry.stuck:
+            raise _stuck(fold, key, entry)
+        return entry
+
+    def apply(self, row: Row, header: Header, events: Sequence[tuple[int, object]], *, strict: bool) -> None:
+        """Let these events have happened. `strict`: if `evolve` can't take one, that is raised and none has; else its key stands still."""
+        undo: list[tuple[dict[Key, Entry], Key, Entry | None]] = []
+        try:
+            for ordinal, event in events:
+                for kept, reading in self._image.followers(type(event)):
+                    self._apply_to(kept, reading, row, header, ordinal, event, undo if strict else None)
+        except BaseException:
+            for changed, key, before in reversed(undo):
+                if before is None:
+                    del changed[key]
+                else:
+                    changed[key] = before
+            for coming in self._coming.values():
+                for waiting in coming.values():
+                    waiting[:] = [one for one in waiting if one.version < row.position]
+            raise
+        self._applied.append((row, header, events))
+
+    def _meet(self, fold: Fold) -> Kept:
+        """Begin to keep a class that was not kept before, and let it see what the batch has come to."""
+        kept = self._image.follow(fold)
+        for row, header, events in self._applied:
+            for ordinal, event in events:
+                if fold.follows(type(event)):
+                    self._apply_to(kept, fold.reading(type(event)), row, header, ordinal, event, None)
+        return kept
+
+    def _found(self, kept: Kept, key: Key) -> Entry:
         changed = self._changed.get(kept)
         if changed is not None:
             entry = changed.get(key)
             if entry is not None:
                 return entry
+        complete = kept.complete
         entry = kept.entries.get(key)
         if entry is not None:
             self._image.hits += 1
         else:
-            entry = NEVER if kept.complete else self._image.load(kept, [key])[key]
+            entry = NEVER if complete else self._image.load(kept, [key])[key]
         coming = self._coming.get(kept)
         if coming and key in coming:
-            entry = _caught_up(fold, key, entry, coming.pop(key))
+            entry = _caught_up(kept.fold, key, entry, coming.pop(key))
             self._changed.setdefault(kept, {})[key] = entry
         return entry
 
-    def apply(self, row: Row, header: Header, events: Sequence[tuple[int, object]]) -> None:
-        """Let these events have happened."""
-        for ordinal, event in events:
-            for kept, reading in self._image.followers(type(event)):
-                self._apply_to(kept, reading, row, header, ordinal, event)
-
-    def _apply_to(self, kept: Kept, reading: Reading, row: Row, header: Header, ordinal: int, event: Any) -> None:
+    def _apply_to(
+        self,
+        kept: Kept,
+        reading: Reading,
+        row: Row,
+        header: Header,
+        ordinal: int,
+        event: Any,
+        undo: list[tuple[dict[Key, Entry], Key, Entry | None]] | None,
+    ) -> None:
         fold = kept.fold
         envelope, extra = (None, ()) if kept.simple else _envelope(fold, row, header, ordinal, None)
         changed = self._changed.get(kept)
@@ -275,22 +324,30 @@ class ImageOverlay:
             changed = self._changed[kept] = {}
         coming = self._coming.get(kept)
         for key, message in reading(event, envelope):
-            before = changed.get(key)
+            own = before = changed.get(key)
             if before is None:
+                complete = kept.complete
                 before = kept.entries.get(key) if not coming or key not in coming else None
                 if before is None:
-                    if not kept.complete:
+                    if not complete or (coming and key in coming):
                         coming = self._coming.setdefault(kept, {})
                         coming.setdefault(key, []).append(Coming(row.position + ordinal, message, extra))
                         continue
                     before = NEVER
-            changed[key] = Entry(fold.step(before.state, key, message, extra), row.position + ordinal)
+            if undo is None:
+                changed[key] = _stepped(fold, key, before, message, extra, row.position + ordinal)
+            elif before.stuck:
+                changed[key] = before
+            else:
+                changed[key] = Entry(fold.step(before.state, key, message, extra), row.position + ordinal)
+                undo.append((changed, key, own))
 
     def copy(self) -> "ImageOverlay":
         """Return an overlay that has come to the same, and goes its own way from here."""
         other = ImageOverlay(self._image)
         other._changed = {kept: dict(changed) for kept, changed in self._changed.items()}
         other._coming = {kept: {key: list(events) for key, events in coming.items()} for kept, coming in self._coming.items()}
+        other._applied = list(self._applied)
         return other
 
     def merge(self, position: int) -> None:
@@ -314,10 +371,30 @@ class ImageOverlay:
             image._make_room()
 
 
+def _stepped(fold: Fold, key: Key, before: Entry, message: Any, extra: tuple[Any, ...], version: int) -> Entry:
+    """Return the next entry; where `evolve` can't take the message the state stands still, and says why."""
+    if before.stuck:
+        return before
+    try:
+        return Entry(fold.step(before.state, key, message, extra), version)
+    except Exception as error:  # noqa: BLE001 - it stops this key, not the others, and is raised to whoever asks for it
+        return Entry(before.state, version, f"{type(error).__name__}: {error}")
+
+
 def _caught_up(fold: Fold, key: Key, entry: Entry, coming: Sequence[Coming]) -> Entry:
     for version, message, extra in coming:
-        entry = message if isinstance(message, Entry) else Entry(fold.step(entry.state, key, message, extra), version)
+        entry = message if isinstance(message, Entry) else _stepped(fold, key, entry, message, extra, version)
     return entry
+
+
+def _stuck(fold: Fold, key: Key, entry: Entry) -> Stuck:
+    return Stuck(
+        f"`{fold.name}` of {key!r} can't be folded past position {entry.version}: {entry.stuck}. Mend `evolve`, then open the log again",
+        state=fold.name,
+        key=[str(value) for value in key],
+        position=entry.version,
+        error=entry.stuck,
+    )
 
 
 def _envelope(fold: Fold, row: Row, header: Header, ordinal: int, extra: Extra | None) -> tuple[Recorded, tuple[Any, ...]]:

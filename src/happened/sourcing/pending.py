@@ -9,13 +9,15 @@ from collections.abc import Callable
 
 import msgspec
 
-from happened.core.errors import Closed, Error
+from happened.core.errors import Closed, OutcomeUnknown, Overloaded, StoreFailed
 from happened.log.lease import Leases
 from happened.log.log import Log
 from happened.log.row import decode_header, taken_apart
 from happened.sourcing.handling import PENDING_NOTE, Decision, Handling
 
 LEASE = "pending"
+TROUBLE = (Closed, Overloaded, OutcomeUnknown, StoreFailed)
+RETRY_SECONDS = 0.5
 LOOK_SECONDS = 0.05
 """How often to look for what other processes have kept; what this one keeps is decided at once."""
 
@@ -69,27 +71,28 @@ class PendingWorker:
                 self._decide_all()
             except Closed:
                 return
-            except Error:  # the log's lock is busy: again with the next look
-                position = -1
+            except TROUBLE:
+                position = -1  # again with the next look
+                self._stop.wait(RETRY_SECONDS)
 
     def _decide_all(self) -> None:
         blocked: set[str] = set()
+        everything = False
         for note, known in sorted(self._log.engine.notes(PENDING_NOTE).items()):
-            if self._stop.is_set():
+            if self._stop.is_set() or everything:
                 return
-            decision, tags = self._read(note, known)
-            if known in self._stuck or (blocked and (not tags or tags & blocked)):
-                blocked |= tags or {""}
-                continue
-            if "" in blocked:
-                continue
+            tags: set[str] = set()
             try:
-                self._decide(decision)
-            except Closed:
-                raise
+                decision, tags = self._read(note, known)
+                if known not in self._stuck and not (blocked and (not tags or tags & blocked)):
+                    self._decide(decision)
+                    continue
+            except TROUBLE:
+                raise  # of the world, not of this command: tried again
             except Exception as error:  # noqa: BLE001 - whatever the decider raises stops its key, and is seen
                 self._stuck[known] = f"{type(error).__name__}: {error}"
-                blocked |= tags or {""}
+            blocked |= tags
+            everything = not tags
 
     def _read(self, note: str, id: str) -> tuple[Decision, set[str]]:
         """Return the decision that a note stands for, and the tags of its command."""

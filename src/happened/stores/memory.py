@@ -1,9 +1,10 @@
 """A log in memory: for tests and for trying things out. It keeps the promises of a store but durability, and its index is never wrong nor stale."""
 
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from happened.core.errors import Closed, Overloaded
+from happened.core.errors import Closed, Forked, Overloaded
 from happened.core.store import START, Commit, Head, Row, Terms, Unseen, Wanted
 from happened.stores.samples import Samples
 
@@ -21,10 +22,12 @@ class MemoryStore:
         self._tags: dict[str, list[int]] = {}
         self._names: dict[int, list[int]] = {}
         self._ids: dict[str, list[int]] = {}
+        self._reading: dict[int, str] | None = None
         self._lock = threading.Lock()
         self._grown = threading.Condition()
         self._samples = Samples()
         self._closed = False
+        self._pid = os.getpid()
 
     def append(self, decide: Callable[[Unseen], Commit], seen: int, *, wait_seconds_max: float = 10.0) -> Head:
         """Take the lock, hand over what is unseen, keep what comes back."""
@@ -33,13 +36,15 @@ class MemoryStore:
                 f"the log's lock was not free within {wait_seconds_max:g} s; nothing was recorded", wait_seconds=wait_seconds_max
             )
         try:
+            if self._pid != os.getpid():
+                raise Forked("this log was opened before a fork, and lives in the parent's memory")
             if self._closed:
                 raise Closed("the log is closed")
             commit = decide(Unseen(self._rows[self._place(seen) :], self._head(), self._noted))
             for row, terms in zip(commit.rows, commit.terms, strict=True):
                 self._at[row.position] = len(self._rows)
                 self._rows.append(row)
-                self._file(row, terms)
+                _file((self._tags, self._names, self._ids), row, terms)
             for key, body in commit.notes.items():
                 if body is None:
                     self._notes.pop(key, None)
@@ -61,6 +66,7 @@ class MemoryStore:
         wanted: Sequence[Wanted] | None = None,
         backwards: bool = False,
         rows_max: int = 1000,
+        lean: bool = False,
     ) -> Iterator[Sequence[Row]]:
         """Yield pages of rows."""
         head = self._head().position
@@ -89,10 +95,15 @@ class MemoryStore:
 
     def index(self, reading: Mapping[int, str], terms_of: Callable[[Row], Terms], progress: Callable[[int, int], None]) -> None:
         """Find the terms of all rows anew: a log in memory is as short-lived as its index."""
-        self._tags, self._names, self._ids = {}, {}, {}
-        for done, row in enumerate(self._rows):
-            self._file(row, terms_of(row))
-            progress(done + 1, len(self._rows))
+        if dict(reading) == self._reading:
+            return
+        with self._lock:
+            fresh: tuple[dict[str, list[int]], dict[int, list[int]], dict[str, list[int]]] = ({}, {}, {})
+            for done, row in enumerate(self._rows):
+                _file(fresh, row, terms_of(row))
+                progress(done + 1, len(self._rows))
+            self._tags, self._names, self._ids = fresh
+            self._reading = dict(reading)
 
     def find_id(self, id: str) -> Sequence[int]:
         """Return the position of the row that uses this id, if there is one."""
@@ -133,13 +144,15 @@ class MemoryStore:
         places = sorted(self._at[position] for position in positions)
         return [place for place in places if self._rows[place].last > after and self._rows[place].last <= last]
 
-    def _file(self, row: Row, terms: Terms) -> None:
-        for term in terms.tags:
-            self._tags.setdefault(term, []).append(row.position)
-        for name in terms.names:
-            self._names.setdefault(name, []).append(row.position)
-        if terms.id is not None:
-            self._ids.setdefault(terms.id, []).append(row.position)
-
     def _noted(self, start: str) -> Mapping[str, str]:
         return {key: body for key, body in list(self._notes.items()) if key.startswith(start)}
+
+
+def _file(index: tuple[dict[str, list[int]], dict[int, list[int]], dict[str, list[int]]], row: Row, terms: Terms) -> None:
+    tags, names, ids = index
+    for term in terms.tags:
+        tags.setdefault(term, []).append(row.position)
+    for name in terms.names:
+        names.setdefault(name, []).append(row.position)
+    if terms.id is not None:
+        ids.setdefault(terms.id, []).append(row.position)

@@ -201,12 +201,13 @@ class Runs:
         self._remember((part, kind, run.last, run.level), memoryview(entries.tobytes()).cast("Q"))
 
     def _write_blocks(self, connection: sqlite3.Connection) -> list[int]:
-        full = [block for block in self._open_blocks if (block + 1) << BLOCK_BITS <= self.indexed]
-        for block in full:
-            if self._open_blocks[block]:
-                names = ",".join(map(str, sorted(self._open_blocks[block])))
-                connection.execute("insert or replace into block(block, names) values(?, ?)", (block, names))
-        return full
+        """Write the blocks that have grown, also the one that isn't full yet; return those that are full."""
+        for block, names in self._open_blocks.items():
+            stored = connection.execute("select names from block where block = ?", (block,)).fetchone()
+            known = names | {int(name) for name in stored[0].split(",")} if stored is not None else names
+            if known:
+                connection.execute("insert or replace into block(block, names) values(?, ?)", (block, ",".join(map(str, sorted(known)))))
+        return [block for block in self._open_blocks if (block + 1) << BLOCK_BITS <= self.indexed]
 
     def _load_part(self, connection: sqlite3.Connection, part: int) -> None:
         runs: tuple[list[Run], list[Run]] = ([], [])

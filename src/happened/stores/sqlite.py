@@ -71,6 +71,8 @@ DDL = (
 
 BUSY_SECONDS = 0.0005
 """How long to sleep before asking for another process's lock again: a commit here takes 0.2 to 2 ms."""
+RECORDS_MAX = 10_000
+"""No row is longer (a command has at most so many records), so one that ends after a position begins not far before it."""
 POLL_SECONDS = 0.005
 """How often a waiting reader looks for commits of other processes."""
 PAGE_BYTES = 4096
@@ -134,8 +136,8 @@ class SqliteStore:
             )
         try:
             self._check_usable()
-            self._begin(deadline)
             try:
+                self._begin(deadline)
                 unseen = self._unseen(seen)
                 self._owner = threading.get_ident()
                 try:
@@ -169,11 +171,13 @@ class SqliteStore:
         wanted: Sequence[Wanted] | None = None,
         backwards: bool = False,
         rows_max: int = 1000,
+        lean: bool = False,
     ) -> Iterator[Sequence[Row]]:
         """Yield pages of rows."""
         self._check_usable()
+        columns = LEAN if lean else COLUMNS
         if wanted is not None:
-            yield from self._read_found(after, until, wanted, backwards=backwards, rows_max=rows_max)
+            yield from self._read_found(after, until, wanted, columns, backwards=backwards, rows_max=rows_max)
             return
         with self._reader() as reader:
             [(last,)] = reader.execute(
@@ -375,7 +379,10 @@ class SqliteStore:
                     self._runs.applied(flushed)
                 for row, terms in zip(commit.rows, commit.terms, strict=True):
                     self._runs.add(row.position, row.last, terms.tags, terms.id, terms.names)
-        self._maybe_checkpoint()
+        try:
+            self._maybe_checkpoint()
+        except sqlite3.Error as error:  # the commit has taken place: a checkpoint comes again
+            self._samples.add("checkpoint", "failed", 0, str(error))
 
     def _rolled_back(self) -> None:
         with contextlib.suppress(sqlite3.Error):  # SQLite may have rolled back by itself; a broken connection is seen at the next begin
@@ -481,7 +488,7 @@ class SqliteStore:
         with self._lock, self._index_lock:
             self._begin(time.monotonic() + 10)
             try:
-                for table in ("run", "covered", "block"):
+                for table in ("run", "covered", "block", "shelf"):
                     self._writer.execute(f"delete from {table}")
                 self._runs.load(self._writer)
                 self._reading_stored = {}
@@ -565,7 +572,9 @@ class SqliteStore:
         for start in range(0, len(ordered), rows_max):
             page = ordered[start : start + rows_max]
             with self._reader() as reader:
-                rows = self._rows(reader, f"where position in ({','.join(map(str, page))}) order by position{' desc' * backwards}", (), columns)
+                rows = self._rows(
+                    reader, f"where position in ({','.join(map(str, page))}) order by position{' desc' * backwards}", (), columns
+                )
             kept = [row for row in rows if row.last > after and row.last <= last]
             if kept:
                 yield kept
@@ -574,8 +583,10 @@ class SqliteStore:
         self, ranges: Sequence[tuple[int, int]], after: int, until: int, columns: str, *, backwards: bool, rows_max: int
     ) -> Iterator[Sequence[Row]]:
         for first, last in reversed(ranges) if backwards else ranges:
-            if last > after and first <= until:
-                for rows in self._scan(max(first, 1), min(last, until), columns, backwards=backwards, rows_max=rows_max):
+            if first <= until:
+                for rows in self._scan(
+                    max(first, after - RECORDS_MAX, 1), min(last, until), columns, backwards=backwards, rows_max=rows_max
+                ):
                     kept = [row for row in rows if row.last > after and row.last <= until]
                     if kept:
                         yield kept
@@ -597,7 +608,12 @@ class SqliteStore:
                 first = rows[-1].last + 1
 
     def _rows(self, connection: sqlite3.Connection, where: str, values: tuple[int, ...], columns: str = COLUMNS) -> list[Row]:
-        return [Row(*found) for found in connection.execute(f"select {columns} from log {where}", values)]
+        try:
+            return [Row(*found) for found in connection.execute(f"select {columns} from log {where}", values)]
+        except sqlite3.DatabaseError as error:
+            if "decode" in str(error) or "malformed" in str(error):
+                raise Broken(f"{self.path} is damaged: {error}", path=self.path) from error
+            raise
 
     @contextlib.contextmanager
     def _reader(self) -> Generator[sqlite3.Connection]:
