@@ -9,7 +9,7 @@ import importlib
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any  # Any: keys, rows and bodies are of any type
@@ -242,7 +242,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
 
 
 @contextmanager
-def _log(asked: argparse.Namespace, progress: Callable[[int, int], None] = lambda _done, _all: None) -> Iterator[Log]:
+def _log(asked: argparse.Namespace, progress: Callable[[int, int], None] = lambda _done, _all: None) -> Generator[Log, None, None]:
     log = open_log(log_url(asked.log), progress=progress)
     try:
         yield log
@@ -251,7 +251,7 @@ def _log(asked: argparse.Namespace, progress: Callable[[int, int], None] = lambd
 
 
 @contextmanager
-def _running(app: App, asked: argparse.Namespace, *, views: Iterable[type[State]], run: bool = False) -> Iterator[Running]:
+def _running(app: App, asked: argparse.Namespace, *, views: Iterable[type[State]], run: bool = False) -> Generator[Running, None, None]:
     """Open an app without its deciders, and with these of its views only."""
     commands = [name_of(command)[0] for command in app.handlers]
     only = App(app.name, records=app.events, views=views, ignores=[*app.ignores, *commands])

@@ -36,8 +36,8 @@ Without --app and --log they are read from the nearest pyproject.toml:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the arguments say; return the exit code: 0 done, 1 found something wrong, 2 bad arguments or input, 130 interrupted."""
+    asked = the_parser().parse_args(arguments)
     try:
-        asked = the_parser().parse_args(arguments)
         from happened.edge import commands  # lazy: help and bad arguments need none of it
 
         code = commands.COMMANDS[asked.command](asked)

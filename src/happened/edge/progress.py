@@ -1,12 +1,12 @@
 """A bar for long work: on stderr, only on a terminal, and only where rich is installed (`pip install happened[cli]`)."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 
 @contextmanager
-def bar(title: str) -> Iterator[Callable[[int, int | None], None]]:
+def bar(title: str) -> Generator[Callable[[int, int | None], None], None, None]:
     """Give a function that is told how much is done, and of how much where that is known. The bar appears with the first call."""
     if not sys.stderr.isatty():
         yield lambda _done, _all: None

@@ -8,6 +8,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any  # Any: a TOML file holds anything
 
+import msgspec
+
 from happened.app import App
 from happened.core.errors import Invalid
 
@@ -64,17 +66,18 @@ def _log_set() -> str | None:
     return f"{SQLITE}{folder / url.removeprefix(SQLITE)}"
 
 
-def _settings() -> tuple[Path, dict[str, Any]]:
+def _settings() -> tuple[Path, dict[str, str]]:
     """Return the folder of the nearest pyproject.toml and what it says about us."""
     here = Path.cwd()
     for folder in (here, *here.parents):
         path = folder / "pyproject.toml"
         if path.is_file():
             try:
-                table = tomllib.loads(path.read_text(encoding="utf-8")).get("tool", {}).get("happened", {})
+                table: Any = tomllib.loads(path.read_text(encoding="utf-8")).get("tool", {}).get("happened", {})
             except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
                 raise Invalid(f"{path} can't be read: {error}", path=str(path)) from error
-            if not isinstance(table, dict) or any(not isinstance(table.get(key, ""), str) for key in ("app", "log")):
-                raise Invalid(f"[tool.happened] in {path} needs `app` and `log` as texts", path=str(path))
-            return folder, table
+            try:
+                return folder, msgspec.convert(table, dict[str, str])
+            except msgspec.ValidationError as error:
+                raise Invalid(f"[tool.happened] in {path} holds texts, `app` and `log`: {error}", path=str(path)) from error
     return here, {}

@@ -71,6 +71,7 @@ class MemoryImage:
         self.kept: dict[Fold, Kept] = {}
         self._by_event: dict[type, tuple[tuple[Kept, Reading], ...]] = {}
         self._classes: frozenset[type] = frozenset()
+        self._making_room = False
         self.hits = self.misses = self.evictions = 0
         self.guard = threading.RLock()
         """Held by the writer from the first look at the log until the batch is merged; a class is first met under it."""
@@ -89,16 +90,29 @@ class MemoryImage:
 
     def get(self, fold: Fold, key: Key) -> Entry:
         """Return a durable state; loads it where it is not in memory (about 1 ms for a hundred events)."""
-        kept = self.kept.get(fold) or self.follow(fold)
-        complete = kept.complete  # read before the entries: who makes room says so before taking them away
-        entry = kept.entries.get(key)
-        if entry is not None:
-            self.hits += 1
+        kept = self.kept.get(fold) or self._met(fold)
+        if kept is None:
+            found = {key: NEVER}
+            self._fold_rows(fold, self._wanted(fold, [key]), self.position, found)
+            entry = found[key]
         else:
-            entry = NEVER if complete else self.load(kept, [key])[key]
+            complete = kept.complete  # read before the entries: who makes room says so before taking them away
+            known = kept.entries.get(key)
+            if known is not None:
+                self.hits += 1
+            entry = known if known is not None else NEVER if complete else self.load(kept, [key])[key]
         if entry.stuck:
             raise _stuck(fold, key, entry)
         return entry
+
+    def _met(self, fold: Fold) -> Kept | None:
+        """Begin to keep a class, or not while a batch is being decided: a reader must not wait for the writer, and reads the log instead."""
+        if not self.guard.acquire(blocking=False):
+            return None
+        try:
+            return self.follow(fold)
+        finally:
+            self.guard.release()
 
     def load(self, kept: Kept, keys: Sequence[Key]) -> dict[Key, Entry]:
         """Fold these keys from the log, in one query, and keep them."""
@@ -229,17 +243,24 @@ class MemoryImage:
     def _make_room(self) -> None:
         with self._lock:
             count = sum(len(kept.entries) for kept in self.kept.values())
-            if count <= self._states_max:
+            if count <= self._states_max or self._making_room:
                 return
-            for kept in sorted(self.kept.values(), key=lambda kept: len(kept.entries), reverse=True):
-                surplus = min(len(kept.entries), count - self._states_max * 9 // 10)
-                if surplus <= 0:
-                    return
-                kept.complete = False
-                for key in list(kept.entries)[:surplus]:
-                    del kept.entries[key]
-                self.evictions += surplus
-                count -= surplus
+            self._making_room = True
+            try:
+                self._let_go(count)
+            finally:
+                self._making_room = False
+
+    def _let_go(self, count: int) -> None:
+        for kept in sorted(self.kept.values(), key=lambda kept: len(kept.entries), reverse=True):
+            surplus = min(len(kept.entries), count - self._states_max * 9 // 10)
+            if surplus <= 0:
+                return
+            kept.complete = False
+            for key in list(kept.entries)[:surplus]:
+                del kept.entries[key]
+            self.evictions += surplus
+            count -= surplus
 
 
 class ImageOverlay:

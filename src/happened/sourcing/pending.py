@@ -6,10 +6,10 @@ it, and is seen: `outcome` raises `Stuck`. It is tried again at the next open, o
 
 import threading
 from collections.abc import Callable
-
-import msgspec
+from typing import Any  # Any: commands of any class
 
 from happened.core.errors import Closed, OutcomeUnknown, Overloaded, StoreFailed
+from happened.core.store import Row
 from happened.log.lease import Leases
 from happened.log.log import Log
 from happened.log.row import decode_header, taken_apart
@@ -81,11 +81,14 @@ class PendingWorker:
         for note, known in sorted(self._log.engine.notes(PENDING_NOTE).items()):
             if self._stop.is_set() or everything:
                 return
-            tags: set[str] = set()
+            row = self._log.row_at(int(note.removeprefix(PENDING_NOTE)))
+            assert row is not None, "a pending note points to its input"
+            [(_, raw)] = list(taken_apart(row))
+            command = self._log.reader.body(raw.number, raw.body, row.position)
+            tags = set(self._log.reader.terms(raw.number, command))
             try:
-                decision, tags = self._read(note, known)
                 if known not in self._stuck and not (blocked and (not tags or tags & blocked)):
-                    self._decide(decision)
+                    self._decide(self._decision(note, known, row, command, bytes(raw.body)))
                     continue
             except TROUBLE:
                 raise  # of the world, not of this command: tried again
@@ -94,20 +97,13 @@ class PendingWorker:
             blocked |= tags
             everything = not tags
 
-    def _read(self, note: str, id: str) -> tuple[Decision, set[str]]:
-        """Return the decision that a note stands for, and the tags of its command."""
-        position = int(note.removeprefix(PENDING_NOTE))
-        row = self._log.row_at(position)
-        assert row is not None, "a pending note points to its input"
+    def _decision(self, note: str, known: str, row: Row, command: Any, body: bytes) -> Decision:
+        """Return the decision that a note stands for. `Invalid` if no decider takes the command any more."""
         header = decode_header(row.head)
-        [(_, raw)] = list(taken_apart(row))
-        command = self._log.reader.body(raw.number, msgspec.Raw(bytes(raw.body)), position)
         handler = self._handling.handler(command)
-        typed = self._log.typed[type(command)]
-        decision = Decision(
-            self._handling, handler, typed, command, bytes(raw.body), id, header.now if header.now is not None else row.at, given=True
-        )
+        now = header.now if header.now is not None else row.at
+        decision = Decision(self._handling, handler, self._log.typed[type(command)], command, body, known, now, given=True)
         decision.actor, decision.correlation, decision.occurred = header.actor, header.correlation, header.occurred
         decision.traceparent = header.traceparent
         decision.decides = note
-        return decision, set(typed.terms(command))
+        return decision

@@ -625,6 +625,8 @@ class SqliteStore:
             reader.execute("pragma query_only=on")
         try:
             yield reader
+        except sqlite3.Error as error:
+            raise StoreFailed(f"the log could not be read: {error}", error=str(error), path=self.path) from error
         finally:
             if self._closed:
                 reader.close()
@@ -638,7 +640,10 @@ class SqliteStore:
 
 def _noted(connection: sqlite3.Connection, start: str) -> Mapping[str, str]:
     end = start + "\U0010ffff"
-    return dict(connection.execute("select key, body from note where key >= ? and key < ?", (start, end)).fetchall())
+    try:
+        return dict(connection.execute("select key, body from note where key >= ? and key < ?", (start, end)).fetchall())
+    except sqlite3.Error as error:
+        raise _failed(error) from error
 
 
 def _failed(error: sqlite3.Error) -> StoreFailed:
