@@ -300,11 +300,6 @@ def forget_views(path: Path) -> None:
             beside.unlink()
 
 
-def files_bytes(path: Path) -> int:
-    """Return the size of the log on disk. The write-ahead file is scratch space and doesn't count."""
-    return path.stat().st_size
-
-
 def event_share(path: Path) -> float:
     """Return which part of the rows is what was decided; the rest is what was asked."""
     connection = sqlite3.connect(path)

@@ -66,7 +66,7 @@ class Bank(Application[UUID]):
 
     def account(self, number: int) -> Account:
         """Load an account."""
-        return cast("Account", self.repository.get(account_id(number)))
+        return cast("Account", self.repository.get(account_id(number)))  # its repository gives any aggregate
 
     def deposit(self, number: int, payment: Payment) -> None:
         """Load, decide, append."""
@@ -134,7 +134,8 @@ def _rows(bank: Bank, entries: Iterable[Entry]) -> Iterator[tuple[str, int, str,
     encoder = Encoder(bank)
     for entry in entries:
         event = encoder.stored(entry)
-        yield cast("UUID", event.originator_id).hex, event.originator_version, event.topic, event.state
+        number = cast("UUID", event.originator_id)  # it may be text elsewhere, not here
+        yield number.hex, event.originator_version, event.topic, event.state
 
 
 def _event(entry: Entry, branch: str) -> Any:  # its event classes are made by the decorator
@@ -177,7 +178,7 @@ def open_view(path: Path) -> BalanceView:
     """Open a view in its own file."""
     settings = {"PERSISTENCE_MODULE": "eventsourcing.sqlite", "SQLITE_DBNAME": str(path)}
     factory = InfrastructureFactory.construct(Environment("balances", settings))
-    return cast("BalanceView", factory.tracking_recorder(BalanceView))
+    return cast("BalanceView", factory.tracking_recorder(BalanceView))  # it makes what it is given
 
 
 class Balances(Projection[BalanceView]):

@@ -16,6 +16,7 @@ import msgspec
 from happened.core.annotations import label
 from happened.core.errors import Invalid, Late, OutcomeUnknown, Refused, Stuck
 from happened.core.messages import Command, Event, Message, Position, name_of
+from happened.core.plain import surplus_in
 from happened.core.state import Fold, State, fold_of
 from happened.core.store import Engine, Row
 from happened.core.tags import is_a, scope_of
@@ -197,12 +198,10 @@ class App:
 
 def strict(cls: type[D], data: Mapping[str, Any]) -> D:
     """Make an instance of plain data, refusing fields that are missing, surplus or of a wrong type."""
-    fields = {field.encode_name for field in msgspec.structs.fields(cls)}
-    surplus = sorted(set(data) - fields)
+    surplus = sorted(surplus_in(cls, data))
     if surplus:
-        raise Invalid(
-            f"`{cls.__name__}` has no field {', '.join(surplus)}; it has {', '.join(sorted(fields))}", type=cls.__name__, fields=surplus
-        )
+        fields = sorted(field.encode_name for field in msgspec.structs.fields(cls))
+        raise Invalid(f"`{cls.__name__}` has no field {', '.join(surplus)}; it has {', '.join(fields)}", type=cls.__name__, fields=surplus)
     try:
         return msgspec.convert(data, cls)
     except msgspec.ValidationError as error:

@@ -65,6 +65,11 @@ def run(folder: Path, *arguments: str) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
+def named(value: object) -> str:
+    """Name a case by its words."""
+    return str(value).strip("[]").replace("'", "").replace(",", "")
+
+
 def answer(folder: Path, *arguments: str) -> tuple[int, Any]:  # Any: see above
     """Run the command with `--json`; return exit code and what it said."""
     code, output, _ = run(folder, *arguments, "--json")
@@ -83,7 +88,7 @@ def answer(folder: Path, *arguments: str) -> tuple[int, Any]:  # Any: see above
         (["verify"], "verified"),
         (["stats"], "store"),
     ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+    ids=named,
 )
 def test_each_command_answers_in_text_and_in_json(folder: Path, command: list[str], said: str) -> None:
     """What it prints is for people, or with `--json` for programs; both are exit code 0."""
@@ -134,7 +139,7 @@ def test_rows_of_a_view_come_with_their_position(folder: Path) -> None:
         (["views", "--app", "model:nothing"], 2, "Invalid"),
         (["verify", "--log", "sqlite:///pyproject.toml"], 2, "Invalid"),
     ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+    ids=named,
 )
 def test_an_error_has_its_code_and_its_class(folder: Path, command: list[str], code: int, error: str) -> None:
     """1 for what is not there, 2 for what can't be asked; as JSON with class, text and facts."""

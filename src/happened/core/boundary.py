@@ -45,8 +45,9 @@ def query(*items: Collection[str] | Item, names: Collection[str] = (), **tags: s
 
     `Invalid` for names given as one text.
     """
-    if isinstance(names, str):
-        raise Invalid("names must be a collection of names, not one text", names=names)
+    for given in (names, *items):
+        if isinstance(given, str):
+            raise Invalid(f"names must be a collection of names, not one text: query(names=[{given!r}])", names=given)
     made = [item if isinstance(item, Item) else Item(names=frozenset(item)) for item in items]
     if names or tags:
         made.append(Item(frozenset(names), frozenset((tag, str(value)) for tag, value in tags.items())))

@@ -50,7 +50,14 @@ def fill_for(function: Callable[..., Any], message: type, parameter: Parameter, 
     if not fold.key:
         return Fill(parameter.name, fold, parameter.optional, many, _each_without_key if many else _without_key)
     for field, tag in zip(fold.key, fold.tags, strict=True):
-        if tag is None or fold.key_of is not None:
+        if fold.key_of is not None:
+            raise Invalid(
+                f"`{state.__name__}` can't be a parameter of `{label(function)}`: its key is computed by `key_of`, so no boundary follows from it. "
+                "A state that decides has its key from tags alone",
+                state=state.__name__,
+                field=field,
+            )
+        if tag is None:
             raise Invalid(
                 f"`{state.__name__}` can't be a parameter of `{label(function)}`: its key `{field}` has no tag, so no boundary follows from it. "
                 f'Give `{field}` a tag: `Annotated[str, Tag("{field}")]`',

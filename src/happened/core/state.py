@@ -63,10 +63,10 @@ class Fold:
     def __init__(self, state: type[State]) -> None:
         self.state = state
         self.name, self.version = name_of(state)
+        scope = scope_of(state)  # first, since it says what can't be seen
         fields = msgspec.structs.fields(state)
         self.fields = tuple(field.name for field in fields)
         self.key = tuple(field.name for field in fields if field.required)
-        scope = scope_of(state)
         marks = {
             field: next((extra.name for extra in bare(hint)[1] if isinstance(extra, Tag)), None) for field, hint in hints_of(state).items()
         }
@@ -87,6 +87,8 @@ class Fold:
         self.key_parameters: tuple[Parameter, ...] = ()
         self.evolve_parameters: tuple[Parameter, ...] = ()
         self.readings: dict[type, Reading] = {}
+        self.in_parts: set[type] = set()
+        """Events that are read by their parts."""
         self._reached: dict[type, Reading] = {}
         if self.evolve is not None:
             self._read(self.evolve)
@@ -157,6 +159,8 @@ class Fold:
             if not is_a(event, Event):
                 raise Invalid(f"`{name}.evolve` names `{event}`, which is no event", state=name)
             reading = self._reading(event, part)
+            if part is not None:
+                self.in_parts.add(event)
             self.readings[event] = reading if event not in self.readings else _both(self.readings[event], reading)
         if not self.readings and not self.everything:
             raise Invalid(f"`{name}.evolve` names no event", state=name)

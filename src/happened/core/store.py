@@ -101,6 +101,7 @@ class Store(Protocol):
         wanted: Sequence[Wanted] | None = None,
         backwards: bool = False,
         rows_max: int = 1000,
+        lean: bool = False,
     ) -> Iterator[Sequence[Row]]:
         """Yield pages of whole rows that lie after one position and up to another, in order; `wanted` narrows them by the index.
 

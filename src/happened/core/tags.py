@@ -116,10 +116,11 @@ def scope_of(cls: type) -> Scope:
 def _build(cls: type, above: tuple[type, ...]) -> Scope:
     if cls in above:
         raise Invalid(f"`{cls.__name__}` holds itself: tags can't be found in data without an end", type=cls.__name__)
+    hints = hints_of(cls)  # first, since it says what can't be seen
     encoded = {field.name: field.encode_name for field in msgspec.structs.fields(cls)}
     tags: list[Tagged] = []
     parts: list[Below] = []
-    for field, annotation in hints_of(cls).items():
+    for field, annotation in hints.items():
         if field not in encoded:
             continue
         for holds, tag, part in _found(cls, field, annotation, ONE):

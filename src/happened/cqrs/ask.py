@@ -63,6 +63,7 @@ class ViewState(Generic[S]):
         moved: threading.Condition,
         holder: Callable[[str], str | None],
         failure: Callable[[], str | None],
+        renew: Callable[[ViewBuild[S]], None],
     ) -> None:
         self.log = log
         self.file = file
@@ -70,6 +71,7 @@ class ViewState(Generic[S]):
         self.moved = moved
         self.holder = holder
         self.failure = failure
+        self._renew = renew
         with file.reader() as reader:
             fresh = reader.execute(
                 "select fresh from _view where name = ? and fingerprint = ? and generation = ?",
@@ -79,18 +81,25 @@ class ViewState(Generic[S]):
         self.fresh_at = time.monotonic() - (max(0, us - fresh[0]) / 1e6 if fresh is not None and fresh[0] else 0)
         """When it was last at the head, by the monotonic clock."""
 
-    def position(self, connection: sqlite3.Connection) -> tuple[int, bool]:
-        """Return how far the table is, in this read transaction, and whether it may be answered from."""
-        build = self.build
-        row = connection.execute(
-            "select position, ready from _view where name = ? and fingerprint = ? and generation = ?",
-            (build.name, build.fingerprint, build.generation),
-        ).fetchone()
-        return (row[0], bool(row[1])) if row is not None else (0, False)
+    def answer(self, ask: Callable[[sqlite3.Connection, ViewBuild[S], int, bool], A]) -> A:
+        """Let a function read the table of today, in one read transaction; it is told how far that is, and whether it may be answered from.
 
-    def stuck(self, connection: sqlite3.Connection) -> dict[str, tuple[int, str]]:
+        A rebuild, of whichever process, may replace the table between two calls, never within one.
+        """
+        while True:
+            build = self.build
+            with self.file.snapshot() as reader:
+                row = reader.execute(
+                    "select position, ready from _view where name = ? and fingerprint = ? and generation = ?",
+                    (build.name, build.fingerprint, build.generation),
+                ).fetchone()
+                if row is not None:
+                    return ask(reader, build, row[0], bool(row[1]))
+            if self.build is build:
+                self._renew(build)
+
+    def stuck(self, connection: sqlite3.Connection, build: ViewBuild[S]) -> dict[str, tuple[int, str]]:
         """Return the keys that stand still, with position and error."""
-        build = self.build
         found = connection.execute(
             "select key, position, error from _stuck where name = ? and fingerprint = ? and generation = ?",
             (build.name, build.fingerprint, build.generation),
@@ -108,8 +117,7 @@ class ViewState(Generic[S]):
         """Wait until the table may be answered from and is at least at this position."""
         deadline = time.monotonic() + wait_seconds_max
         while True:
-            with self.file.reader() as reader:
-                position, ready = self.position(reader)
+            position, ready = self.answer(_standing)
             if ready and position >= since:
                 return
             if self.build.broken is not None:
@@ -127,9 +135,7 @@ class ViewState(Generic[S]):
 
     def statistics(self) -> dict[str, Any]:
         """Return position, lag, owner, and what is stuck."""
-        with self.file.reader() as reader:
-            position, ready = self.position(reader)
-            stuck = self.stuck(reader)
+        position, ready, stuck = self.answer(lambda reader, build, position, ready: (position, ready, self.stuck(reader, build)))
         head = self.log.head
         return {
             "view": self.build.name,
@@ -180,11 +186,14 @@ class View(Generic[S]):
     def find(self, /, *key: Any, since: Receipt | str | int | None = None, wait_seconds_max: float = 10, **named: Any) -> S | None:
         """Return the row of a key, or `None`."""
         self.of.wait(self.of.log.since(since), wait_seconds_max)
-        table = self.of.build.own.table
         whole = self._key(key, named)
-        with self.of.file.reader() as reader:
+
+        def look(reader: sqlite3.Connection, build: ViewBuild[S], _position: int, _ready: bool) -> tuple[S | None, tuple[int, str] | None]:
+            table = build.own.table
             row = reader.execute(table.get, table.encode_key(whole)).fetchone()
-            stuck = self.of.stuck(reader).get(key_text(whole))
+            return table.decode(row) if row is not None else None, self.of.stuck(reader, build).get(key_text(whole))
+
+        state, stuck = self.of.answer(look)
         if stuck is not None:
             position, error = stuck
             raise Stuck(
@@ -194,7 +203,7 @@ class View(Generic[S]):
                 position=position,
                 error=error,
             )
-        return table.decode(row) if row is not None else None
+        return state
 
     async def aget(self, /, *key: Any, since: Receipt | str | int | None = None, wait_seconds_max: float = 10, **named: Any) -> S:
         """Do what `get` does, awaited."""
@@ -217,23 +226,23 @@ class View(Generic[S]):
     def rows(self, *, limit: int = 1000, since: Receipt | str | int | None = None, wait_seconds_max: float = 10) -> Rows[S]:
         """Return up to `limit` rows, with their position and age. `Stuck` with `since=` where any key stands still."""
         self.of.wait(self.of.log.since(since), wait_seconds_max)
-        table = self.of.build.own.table
         condition, params = self._condition
-        with self.of.file.reader() as reader:
-            reader.execute("savepoint asked") if self.of.file.path is None else reader.execute("begin")
-            try:
-                position, _ = self.of.position(reader)
-                stuck = self.of.stuck(reader)
-                found = reader.execute(table.select(condition, self._order, limit=True), (*params, limit)).fetchall()
-            finally:
-                reader.execute("release asked") if self.of.file.path is None else reader.execute("rollback")
+
+        def look(
+            reader: sqlite3.Connection, build: ViewBuild[S], position: int, _ready: bool
+        ) -> tuple[list[S], int, dict[str, tuple[int, str]]]:
+            table = build.own.table
+            found = reader.execute(table.select(condition, self._order, limit=True), (*params, limit)).fetchall()
+            return [table.decode(row) for row in found], position, self.of.stuck(reader, build)
+
+        found, position, stuck = self.of.answer(look)
         if stuck and since is not None:
             key, (at, error) = next(iter(stuck.items()))
             raise Stuck(
                 f"{len(stuck)} rows of `{self.of.build.name}` stand still, the first ({key}) at position {at}: {error}",
                 view=self.of.build.name,
             )
-        return Rows([table.decode(row) for row in found], position, self.of.age(position), len(stuck))
+        return Rows(found, position, self.of.age(position), len(stuck))
 
     async def arows(self, *, limit: int = 1000, since: Receipt | str | int | None = None, wait_seconds_max: float = 10) -> Rows[S]:
         """Do what `rows` does, awaited."""
@@ -264,8 +273,7 @@ class View(Generic[S]):
     @property
     def position(self) -> int:
         """The position that the view is as of."""
-        with self.of.file.reader() as reader:
-            return self.of.position(reader)[0]
+        return self.of.answer(_standing)[0]
 
     def _key(self, key: tuple[Any, ...], named: dict[str, Any]) -> Key:
         fields = self.of.build.fold.key
@@ -273,6 +281,10 @@ class View(Generic[S]):
         if len(whole) != len(fields) or not set(named) <= set(fields):
             raise Invalid(f"the key of `{self.of.build.name}` is ({', '.join(fields)})", view=self.of.build.name, key=list(fields))
         return whole
+
+
+def _standing(_reader: sqlite3.Connection, _build: ViewBuild[Any], position: int, ready: bool) -> tuple[int, bool]:
+    return position, ready
 
 
 async def _in_thread(answer: Callable[[], A]) -> A:

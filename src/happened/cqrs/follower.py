@@ -115,7 +115,7 @@ class Followers:
                 self.failure = None
             except Closed:
                 return
-            except (Error, sqlite3.Error) as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is must be seen by those who wait, and may pass
                 self.failure = f"{type(error).__name__}: {error}"
                 self._stop.wait(RETRY_SECONDS)
                 self._reload()
@@ -158,12 +158,14 @@ class Followers:
             for build in builds:
                 for rows, records in pages:
                     build.fold_page(connection, rows, records)
-                if build.broken is None:
-                    self._set_checkpoint(connection, build, last)
+                if build.broken is not None:
+                    build.forget()  # of this page too: no row may be newer than the checkpoint
+                    continue
+                self._set_checkpoint(connection, build, last)
                 build.write(connection)
         for build in builds:
-            build.written()
             if build.broken is None:
+                build.written()
                 build.position, build.digest = last.last, last.digest
         self._announce()
 
@@ -232,18 +234,36 @@ class Followers:
     def _opened(self, state: type[State]) -> ViewState[Any]:
         """Find the table of a view that today's code reads, or make one."""
         assert self._file is not None, "views have a file"
-        fingerprint = ViewBuild(state, 0).fingerprint
-        with self._file.transaction() as connection:
-            found = connection.execute(
-                "select generation from _view where name = ? and fingerprint = ? order by ready desc, generation desc limit 1",
-                (fold_of(state).name, fingerprint),
-            ).fetchone()
-        build = ViewBuild(state, found[0] if found is not None else 1)
-        if found is None:
+        build = self._found(state)
+        if build is None:
+            build = ViewBuild(state, 1)
             self._make(build)
         with self._file.transaction() as connection:
             self._load(connection, build)
-        return ViewState(self._log, self._file, build, self._moved, self._holder, lambda: self.failure)
+        return ViewState(self._log, self._file, build, self._moved, self._holder, lambda: self.failure, self._renew)
+
+    def _found(self, state: type[State]) -> ViewBuild[Any] | None:
+        """Return the latest table of a view that today's code reads; one that may be answered from where there is one."""
+        assert self._file is not None, "views have a file"
+        with self._file.reader() as connection:
+            found = connection.execute(
+                "select generation from _view where name = ? and fingerprint = ? order by ready desc, generation desc limit 1",
+                (fold_of(state).name, ViewBuild(state, 0).fingerprint),
+            ).fetchone()
+        return ViewBuild(state, found[0]) if found is not None else None
+
+    def _renew(self, gone: ViewBuild[Any]) -> None:
+        """Answer from the table that another process has switched to. `Diverged` where other code has replaced this one's."""
+        assert self._file is not None, "views have a file"
+        build = self._found(gone.fold.state)
+        if build is None:
+            raise _replaced(gone)
+        with self._file.reader() as connection:
+            self._load(connection, build)
+        with self._moved:
+            view = self._views[gone.fold.state]
+            if view.build is gone:
+                view.build = build
 
     def _make(self, build: ViewBuild[Any]) -> None:
         """Make the tables of a build, empty."""
@@ -266,10 +286,7 @@ class Followers:
             "select log, epoch, position, digest, ready from _view where name = ? and fingerprint = ? and generation = ?", where
         ).fetchone()
         if found is None:
-            raise Diverged(
-                f"the table of the view `{build.name}` was dropped: other code, or a rebuild, has replaced it. Open the app again",
-                view=build.name,
-            )
+            raise _replaced(build)
         log, epoch, build.position, build.digest, ready = found
         build.ready = bool(ready)
         row = self._log.row_at(build.position) if build.position else None
@@ -288,3 +305,7 @@ class Followers:
 
     def _holder(self, name: str) -> str | None:
         return self._leases.holder(f"view/{name}")
+
+
+def _replaced(build: ViewBuild[Any]) -> Diverged:
+    return Diverged(f"the table of the view `{build.name}` was dropped: other code has replaced it. Open the app again", view=build.name)

@@ -75,6 +75,16 @@ class ViewsFile:
             else:
                 self._readers.append(reader)
 
+    @contextlib.contextmanager
+    def snapshot(self) -> Generator[sqlite3.Connection]:
+        """Read in one transaction: whatever is asked is as of one moment."""
+        with self.reader() as reader:
+            reader.execute("savepoint asked")
+            try:
+                yield reader
+            finally:
+                reader.execute("release asked")
+
     def close(self) -> None:
         """Give the file back."""
         with self._lock:

@@ -247,7 +247,7 @@ def _log(asked: argparse.Namespace, progress: Callable[[int, int], None] = lambd
     try:
         yield log
     finally:
-        log.engine.close()
+        log.close()
 
 
 @contextmanager

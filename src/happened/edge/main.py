@@ -70,7 +70,7 @@ def the_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"happened {version('happened')}")
+    parser.add_argument("--version", action=Version, nargs=0, help="print the version and exit")
     parser.set_defaults(json=False, log=None, app=None)
     for_all = argparse.ArgumentParser(add_help=False)
     for_all.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON")
@@ -110,6 +110,15 @@ def the_parser() -> argparse.ArgumentParser:
     stats = add("stats", "tell who the log is, how long, how large, and what it knows")
     stats.add_argument("--count", action="store_true", help="also count records by kind and name: reads the whole log")
     return parser
+
+
+class Version(argparse.Action):
+    """Print the version: looked up only when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        """Print it and leave."""
+        print(f"happened {version('happened')}")
+        parser.exit()
 
 
 def counted(text: str) -> int:

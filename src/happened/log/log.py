@@ -5,6 +5,7 @@ any process commits; `verify` proves that nothing was changed or lost. Deciders 
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Self  # Any: bodies are of any class
 
@@ -571,8 +572,11 @@ def _conflict(unless: Boundary, position: int, name: str) -> Conflict:
 
 def occurred_us(message: Message) -> int | None:
     """Return when a message says it happened, in microseconds. `Invalid` without a zone."""
-    if message.occurred is None:
-        return None
-    if message.occurred.tzinfo is None:
-        raise Invalid(f"`occurred` needs a zone: {message.occurred!r}", occurred=str(message.occurred))
-    return microseconds(message.occurred)
+    return None if message.occurred is None else microseconds(_with_zone(message.occurred))
+
+
+def _with_zone(given: object) -> datetime:
+    """Return it if it is a time with a zone: a caller without a type checker may give anything."""
+    if not isinstance(given, datetime) or given.tzinfo is None:
+        raise Invalid(f"`occurred` must be a time with a zone, not {given!r}", occurred=str(given))
+    return given

@@ -25,6 +25,8 @@ _classes: dict[tuple[type, frozenset[str]], type] = {}
 
 def fields_read(fold: Fold, event: type) -> Fields:
     """Return the fields of an event class that a fold reads, for its key and in its `evolve`."""
+    if event in fold.in_parts:
+        return None
     if fold not in _read:
         _read[fold] = _in_source(fold)
     read = _read[fold]

@@ -1,6 +1,5 @@
 """Typed: one class of data, ready for the log: checked, encoded, its tags found, its number looked up."""
 
-import datetime as dt
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any  # Any: instances of the class
 
@@ -8,6 +7,7 @@ import msgspec
 
 from happened.core.errors import Invalid
 from happened.core.messages import Command, Event
+from happened.core.plain import strange_in, zoneless_in
 from happened.core.tags import hints_of, is_a, scope_of, terms_of
 from happened.log.names import Names, Wish, wish_for
 from happened.log.row import encode
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Typed:
     """One event or command class. Made once for each log that is opened."""
 
-    __slots__ = ("_changes", "_decode", "_names", "_number", "cls", "terms", "what", "wish")
+    __slots__ = ("_changes", "_decode", "_names", "_number", "_zoneless", "cls", "terms", "what", "wish")
 
     def __init__(self, cls: type, names: Names) -> None:
         if not (is_a(cls, Event) or is_a(cls, Command)):
@@ -33,6 +33,12 @@ class Typed:
             self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(cls).decode
         except TypeError as error:
             raise Invalid(f"`{cls.__name__}` has a field that can't be stored as JSON: {error}", type=cls.__name__) from error
+        strange = strange_in(cls)
+        if strange:
+            raise Invalid(
+                f"`{cls.__name__}` has a field of type `{strange}`, which can't be read from JSON again: use plain data", type=cls.__name__
+            )
+        self._zoneless = zoneless_in(cls)
         self._names = names
         self._number = 0
         self._changes = -1
@@ -46,6 +52,8 @@ class Typed:
             raise Invalid(f"`{self.cls.__name__}` is not valid: {error}", type=self.cls.__name__) from error
         if again != body:
             self._say_why(body, again)
+        if self._zoneless is not None and (path := self._zoneless(again)):
+            raise Invalid(f"`{self.cls.__name__}` is not valid: the time `{path}` has no zone", type=self.cls.__name__, field=path)
         return encoded, again
 
     def number(self, batch: "Batch") -> int:
@@ -56,13 +64,12 @@ class Typed:
         return self._number
 
     def _say_why(self, body: Any, again: Any) -> None:
-        """Refuse what is not the same when it is read again: a time without a zone, a float that is no number, a subclass of a field's class."""
+        """Refuse what is not the same when it is read again: a float that is no number, a subclass of a field's class."""
         for field in msgspec.structs.fields(self.cls):
             before, after = getattr(body, field.name), getattr(again, field.name)
             if before != after:
-                hint = " (give it a zone)" if isinstance(before, dt.datetime) and before.tzinfo is None else ""
                 raise Invalid(
-                    f"`{self.cls.__name__}.{field.name}` would be read back as {after!r}, not {before!r}{hint}",
+                    f"`{self.cls.__name__}.{field.name}` would be read back as {after!r}, not {before!r}",
                     type=self.cls.__name__,
                     field=field.name,
                 )

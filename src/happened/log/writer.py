@@ -140,6 +140,8 @@ class Batch:
         self.rows: list[Row] = []
         self.terms: list[Terms] = []
         self.notes: dict[str, str | None] = {}
+        self.kept: dict[str, str | None] = {}
+        """Notes that are kept whether anything is recorded or not."""
         self.ids: dict[str, Row] = {}
         self.added: list[tuple[Row, Draft]] = []
         self._salts = b""
@@ -212,7 +214,7 @@ class Batch:
 
     def commit(self) -> Commit:
         """Return what there is to commit."""
-        return Commit(self.rows, self.terms, self.notes)
+        return Commit(self.rows, self.terms, {**self.notes, **self.kept})
 
 
 class Writer:
@@ -454,6 +456,9 @@ class Writer:
                     except BaseException as error:  # noqa: BLE001 - it is the answer to this caller, and no other's trouble
                         job.error = error
             began.append(batch.overlay)
+            if not any(draft.header.id or draft.header.decides for _, draft in batch.added):
+                self.names.dropped()  # nothing needs the names that were declared
+                return Commit(notes=batch.kept)
             return batch.commit()
 
         try:

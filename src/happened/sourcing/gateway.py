@@ -20,6 +20,7 @@ import msgspec
 from happened.core.annotations import label, parameters_of, returned_by
 from happened.core.errors import GatewayFailed, Invalid
 from happened.core.messages import CallId, name_of
+from happened.core.plain import strange_in
 from happened.core.tags import bare
 from happened.log.row import encode
 
@@ -44,6 +45,9 @@ class Gateway:
             annotation = typing.get_args(annotation)[-1]
         try:
             self.decode = msgspec.json.Decoder(bare(annotation)[0]).decode
+            strange = strange_in(bare(annotation)[0])
+            if strange:
+                raise TypeError(f"`{strange}` is no data")
         except (TypeError, ValueError) as error:
             raise Invalid(
                 f"the answer of gateway `{label(call)}` can't be recorded and read again: {error}. Annotate it with plain data",

@@ -212,19 +212,20 @@ class Decision(Job):
         overlay: Any = batch.overlay
         refusal: Refusal | None = None
         try:
-            decided = self.run(overlay.get, reads, may_ask=False)
+            try:
+                decided = self.run(overlay.get, reads, may_ask=False)
+            except Refused as refused:
+                decided, refusal = [], Refusal(str(refused), refused.facts)
+            return self._drafted(batch, decided, refusal, reads, started)
         except NeedsOutside:
             self.needs_outside = True
             return None
-        except Refused as refused:
-            decided, refusal = [], Refusal(str(refused), refused.facts)
         except Exception as error:
             ran = int((time.perf_counter() - started) * 1e6)
             batch.engine.sample(handler.name, "failed", ran, f"{self.id}: {''.join(traceback.format_exception(error))[-2000:]}")
             if self.answers is not None and self.answers.known:
-                batch.notes[ANSWERS_NOTE + self.id] = encode(list(self.answers.known.values())).decode()
+                batch.kept[ANSWERS_NOTE + self.id] = encode(list(self.answers.known.values())).decode()
             raise
-        return self._drafted(batch, decided, refusal, reads, started)
 
     def run(
         self, entry: Callable[[Fold, Key], Any], reads: list[Any], *, may_ask: bool, loop: asyncio.AbstractEventLoop | None = None
@@ -289,7 +290,7 @@ class Decision(Job):
                 tags = found if not tags or tags == found else list(dict.fromkeys([*tags, *found]))
         notes: dict[str, str | None] = {}
         if refusal is not None:
-            records.append(Written(REFUSAL, encode({"text": refusal.text, "facts": refusal.facts})))
+            records.append(Written(REFUSAL, self._encoded(refusal)))
             self.result = refusal
         self.events = tuple([event for _, event in events])
         if self.given and answers:
@@ -314,6 +315,15 @@ class Decision(Job):
         )
         asked = Written(self.asked_typed.number(batch), self.asked_bytes) if first else None
         return Draft(header, asked, records, events, tags, names, notes)
+
+    def _encoded(self, refusal: Refusal) -> bytes:
+        try:
+            return encode(refusal._asdict())
+        except (TypeError, msgspec.MsgspecError) as error:
+            raise Invalid(
+                f"`{label(self.handler.function)}` refused with facts that can't be recorded: {error}. Give plain data",
+                function=label(self.handler.function),
+            ) from error
 
     def _same(self, batch: Batch, row: Row) -> Row:
         """Return the row if it holds the same command; `IdReused` if it holds another one."""

@@ -114,6 +114,8 @@ class SqliteStore:
         self._samples = Samples()
         self._owner = 0
         """The thread that holds the lock, while it decides."""
+        self._file = (0, 0)
+        """Device and number of the file that is open, to notice when another is put in its place."""
         self._head = START
         self._head_row = 0
         self._last_seen = 0
@@ -279,6 +281,7 @@ class SqliteStore:
                 for statement in DDL:
                     connection.execute(statement)
                 connection.execute("commit")
+            self._file = _file_at(self.path)
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.OperationalError):
                 raise Invalid(f"{self.path} can't be opened as a log: {error}", path=self.path) from error
@@ -314,6 +317,8 @@ class SqliteStore:
 
     def _unseen(self, seen: int) -> Sequence[Row]:
         """Return the rows after a position, and learn where the log stands. The last row this process knows must still be there, unchanged."""
+        if _file_at(self.path) != self._file:
+            raise Diverged(f"{self.path} is not the file that was opened: it was moved, deleted, or replaced", path=self.path)
         which = "where position >= ? order by position" if self._head_row else "where position > ? order by position desc limit 1"
         found = self._writer.execute(f"select position, count, at, digest from log {which}", (self._head_row,)).fetchall()
         if self._head_row and (not found or found[0][0] != self._head_row or found[0][3] != self._head.digest):
@@ -648,6 +653,14 @@ def _noted(connection: sqlite3.Connection, start: str) -> Mapping[str, str]:
 
 def _failed(error: sqlite3.Error) -> StoreFailed:
     return StoreFailed(f"the log could not be written, and nothing was recorded: {error}", error=str(error))
+
+
+def _file_at(path: str) -> tuple[int, int]:
+    try:
+        found = os.stat(path)  # noqa: PTH116 - Path.stat is the same with more steps, on the way of every commit
+    except FileNotFoundError:
+        return 0, 0
+    return found.st_dev, found.st_ino
 
 
 def _is_busy(error: sqlite3.Error) -> bool:

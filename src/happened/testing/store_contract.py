@@ -68,10 +68,11 @@ class Accompanied:
         wanted: Sequence[Wanted] | None = None,
         backwards: bool = False,
         rows_max: int = 1000,
+        lean: bool = False,
     ) -> Iterator[Sequence[Row]]:
         """Read, with a step before each page."""
         self._step()
-        for page in self.alone.read(after, until, wanted=wanted, backwards=backwards, rows_max=rows_max):
+        for page in self.alone.read(after, until, wanted=wanted, backwards=backwards, rows_max=rows_max, lean=lean):
             yield page
             self._step()
 

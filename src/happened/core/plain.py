@@ -1,0 +1,147 @@
+"""Plain data: what a type holds beyond what JSON keeps, seen once from its annotations.
+
+`msgspec` lets three things through that a log must not take: a class of any kind, which could be written and not read again; a time without a zone,
+which could be any of two dozen moments; and a surplus field of a nested part.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any, TypeGuard  # Any: values and annotations of any type pass through here
+
+import msgspec
+from msgspec import inspect
+
+Zoneless = Callable[[Any], str]
+"""Returns the path of the first time without a zone in a message, or nothing."""
+
+
+def strange_in(annotation: Any) -> str:
+    """Return the name of a class within a type that can't be read from JSON, or nothing where all can."""
+    return next((info.cls.__name__ for info in _within(inspect.type_info(annotation)) if isinstance(info, inspect.CustomType)), "")
+
+
+def zoneless_in(cls: type) -> Zoneless | None:
+    """Return the function that finds times without a zone in a message of this class; `None` where it holds no times.
+
+    Cost: an attribute read for each field that is a time; a walk over the parts that hold times.
+    """
+    direct: list[str] = []
+    deep: list[str] = []
+    for field in msgspec.structs.fields(cls):
+        kinds = inspect.type_info(field.type)
+        members = kinds.types if isinstance(kinds, inspect.UnionType) else (kinds,)
+        times = any(isinstance(info, inspect.DateTimeType) for info in members)
+        if times and all(isinstance(info, inspect.DateTimeType | inspect.NoneType) for info in members):
+            direct.append(field.name)
+        elif any(isinstance(info, inspect.DateTimeType | inspect.AnyType) for info in _within(kinds)):
+            deep.append(field.name)
+    if not direct and not deep:
+        return None
+
+    def zoneless(message: Any) -> str:
+        for name in direct:
+            time = getattr(message, name)
+            if time is not None and time.tzinfo is None:
+                return name
+        for name in deep:
+            for path in _zoneless(getattr(message, name), name):
+                return path
+        return ""
+
+    return zoneless
+
+
+def surplus_in(cls: type, data: Any) -> list[str]:
+    """Return the paths of all fields in plain data that the class, or a part of it, does not have."""
+    return list(_surplus(inspect.type_info(cls), data, ""))
+
+
+def _within(info: inspect.Type, seen: frozenset[type] = frozenset()) -> Iterator[inspect.Type]:
+    """Yield a type and all types that it is made of."""
+    yield info
+    if isinstance(info, inspect.StructType | inspect.DataclassType | inspect.TypedDictType | inspect.NamedTupleType):
+        if info.cls in seen:
+            return
+        seen |= {info.cls}
+        for field in info.fields:
+            yield from _within(field.type, seen)
+    for below in _parts(info):
+        yield from _within(below, seen)
+
+
+def _parts(info: inspect.Type) -> Sequence[inspect.Type]:
+    match info:
+        case inspect.UnionType():
+            return info.types
+        case inspect.DictType():
+            return (info.key_type, info.value_type)
+        case inspect.TupleType():
+            return info.item_types
+        case inspect.CollectionType():
+            return (info.item_type,)
+        case _:
+            return ()
+
+
+def _zoneless(value: Any, path: str) -> Iterator[str]:
+    match value:
+        case datetime():
+            if value.tzinfo is None:
+                yield path
+        case msgspec.Struct():
+            for name in value.__struct_fields__:
+                yield from _zoneless(getattr(value, name), f"{path}.{name}")
+        case _ if _is_mapping(value):
+            for key, below in value.items():
+                yield from _zoneless(key, path)
+                yield from _zoneless(below, f"{path}[{key!r}]")
+        case _ if _is_many(value):
+            for place, below in enumerate(value):
+                yield from _zoneless(below, f"{path}[{place}]")
+        case _:
+            return
+
+
+def _surplus(info: inspect.Type, data: Any, path: str) -> Iterator[str]:
+    match info:
+        case inspect.StructType() if _is_mapping(data):
+            given = dict(data.items())
+            fields = {field.encode_name: field.type for field in info.fields}
+            tag = info.tag_field
+            for name, value in given.items():
+                here = f"{path}.{name}" if path else str(name)
+                if name in fields:
+                    yield from _surplus(fields[name], value, here)
+                elif name != tag:
+                    yield here
+        case inspect.UnionType():
+            structs = [one for one in info.types if isinstance(one, inspect.StructType)]
+            found = [list(_surplus(one, data, path)) for one in (_tagged(structs, data) if structs else info.types)]
+            yield from min(found, key=len) if found else ()
+        case inspect.DictType() if _is_mapping(data):
+            for key, value in data.items():
+                yield from _surplus(info.value_type, value, f"{path}[{key!r}]")
+        case inspect.TupleType() if _is_many(data):
+            for place, (one, value) in enumerate(zip(info.item_types, data, strict=False)):
+                yield from _surplus(one, value, f"{path}[{place}]")
+        case inspect.CollectionType() if _is_many(data):
+            for place, value in enumerate(data):
+                yield from _surplus(info.item_type, value, f"{path}[{place}]")
+        case _:
+            return
+
+
+def _tagged(structs: Sequence[inspect.StructType], data: Any) -> Sequence[inspect.StructType]:
+    """Return the classes of a union that the data may be of: by its tag, where they have one."""
+    if not _is_mapping(data):
+        return ()
+    given = dict(data.items())
+    return [one for one in structs if one.tag_field is None or given.get(one.tag_field) == one.tag]
+
+
+def _is_mapping(data: Any) -> TypeGuard[Mapping[Any, Any]]:
+    return isinstance(data, Mapping)
+
+
+def _is_many(data: Any) -> TypeGuard[Collection[Any]]:
+    return isinstance(data, list | tuple | set | frozenset)
