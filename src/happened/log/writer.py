@@ -27,7 +27,7 @@ from happened.log.row import SALT_BYTES, Header, Written, decode_header, seal
 QUEUE_MAX = 10_000
 """Commands that may wait. Beyond, a caller hears `Overloaded` at once, and nothing is recorded."""
 BATCH_MAX = 1_000
-LOOP_SYNC_SECONDS_MAX = 0.0005
+LOOP_SYNC_SECONDS_MAX = 0.005
 """An event loop commits by itself only while a sync takes less; else the writer's thread does."""
 
 

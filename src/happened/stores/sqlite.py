@@ -470,6 +470,8 @@ class SqliteStore:
                 self._pages = min(self._pages, CHECKPOINT_PAGES // 2)
                 self._rest_due = True
                 self._checkpoint_due.clear()
+                if self._closed:  # `close` may have called just before that
+                    return
         finally:
             connection.close()
 
