@@ -9,13 +9,16 @@ Ids are entries of their own kind, beside the terms.
 """
 
 import sqlite3
-import zlib
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
+from zlib import crc32
 
 PARTS = 64
+PART_SHIFT = 26
+"""The top 6 of the 32 bits of a hash say the part."""
+POSITION = 0xFFFFFFFF
 FLUSH_RECORDS = 500
 """One part is flushed each time so many records came: at most 32,000 records are to be found again after a crash, about 0.1 s."""
 MERGE_RUNS = 8
@@ -47,8 +50,43 @@ class Run(NamedTuple):
 
 def part_of(text: str) -> tuple[int, int]:
     """Return the hash of a term or id, and the part it belongs to."""
-    hashed = zlib.crc32(text.encode())
-    return hashed, hashed >> 26
+    hashed = crc32(text.encode())
+    return hashed, hashed >> PART_SHIFT
+
+
+class Tail:
+    """The entries of one part that are in no run yet, in order of position. They are looked through only when somebody asks: most never are."""
+
+    __slots__ = ("_looked_through", "_places", "entries")
+
+    def __init__(self, entries: Iterable[int] = ()) -> None:
+        self.entries = list(entries)
+        self._looked_through = 0
+        self._places: dict[int, int | list[int]] = {}
+        """Hash -> positions. Most have one, kept bare: a hundred thousand lists are a hundred thousand things for the garbage collector to visit."""
+
+    def find(self, hashed: int) -> Sequence[int]:
+        """Return the positions that have this hash."""
+        places = self._places
+        if self._looked_through < len(self.entries):
+            for entry in self.entries[self._looked_through :]:
+                before = places.get(entry >> 32)
+                if before is None:
+                    places[entry >> 32] = entry & POSITION
+                elif isinstance(before, int):
+                    places[entry >> 32] = [before, entry & POSITION]
+                else:
+                    before.append(entry & POSITION)
+            self._looked_through = len(self.entries)
+        found = places.get(hashed)
+        return () if found is None else (found,) if isinstance(found, int) else found
+
+    def after(self, position: int) -> list[int]:
+        """Return the entries that lie after a position."""
+        entries = self.entries
+        if not entries or entries[0] & POSITION > position:
+            return entries
+        return [entry for entry in entries if entry & POSITION > position] if entries[-1] & POSITION > position else []
 
 
 class Runs:
@@ -57,7 +95,8 @@ class Runs:
     def __init__(self) -> None:
         self.indexed = 0
         """All rows up to this position are found."""
-        self._tail: list[tuple[dict[int, int | list[int]], dict[int, int | list[int]]]] = [({}, {}) for _ in range(PARTS)]
+        self._tail: tuple[list[Tail], list[Tail]] = ([Tail() for _ in range(PARTS)], [Tail() for _ in range(PARTS)])
+        """For tags and for ids: what is in memory, by part."""
         self._covered = [0] * PARTS
         self._runs: list[tuple[list[Run], list[Run]]] = [([], []) for _ in range(PARTS)]
         self._cache: dict[tuple[int, int, int, int], memoryview] = {}
@@ -83,16 +122,13 @@ class Runs:
 
     def add(self, position: int, last: int, tags: Iterable[str], id: str | None, names: Iterable[int]) -> None:
         """Take in one row, in order of position."""
+        of_tags, of_ids = self._tail
         for text in tags:
-            hashed = zlib.crc32(text.encode())
-            part = hashed >> 26
-            if position > self._covered[part]:
-                _put(self._tail[part][TAGS], hashed, position)
+            hashed = crc32(text.encode())
+            of_tags[hashed >> PART_SHIFT].entries.append(hashed << 32 | position)
         if id is not None:
-            hashed = zlib.crc32(id.encode())
-            part = hashed >> 26
-            if position > self._covered[part]:
-                _put(self._tail[part][IDS], hashed, position)
+            hashed = crc32(id.encode())
+            of_ids[hashed >> PART_SHIFT].entries.append(hashed << 32 | position)
         block = position >> BLOCK_BITS
         open_block = self._open_blocks.get(block)
         if open_block is None:
@@ -116,9 +152,9 @@ class Runs:
                 return self.find(connection, kind, text)
             place = bisect_left(entries, low)
             while place < len(entries) and entries[place] < high:
-                found.append(entries[place] & 0xFFFFFFFF)
+                found.append(entries[place] & POSITION)
                 place += 1
-        found += _all(self._tail[part][kind].get(hashed))
+        found += self._tail[kind][part].find(hashed)
         return sorted(set(found)) if len(found) > 1 else found
 
     def blocks(self, names: Sequence[int]) -> list[tuple[int, int]]:
@@ -150,9 +186,7 @@ class Runs:
             self._covered[part] = covered
             self._runs[part] = runs
             for kind in (TAGS, IDS):
-                tail = self._tail[part][kind]
-                for hashed in [hashed for hashed, rows in tail.items() if (rows if isinstance(rows, int) else rows[-1]) <= covered]:
-                    del tail[hashed]
+                self._tail[kind][part] = Tail(self._tail[kind][part].after(covered))
         for block in flushed.blocks:
             self._open_blocks.pop(block, None)
         self._next = (self._next + 1) % PARTS
@@ -165,15 +199,7 @@ class Runs:
             self._load_part(connection, part)
         kept = (list(self._runs[part][TAGS]), list(self._runs[part][IDS]))
         for kind in (TAGS, IDS):
-            entries = array(
-                "Q",
-                sorted(
-                    hashed << 32 | position
-                    for hashed, rows in self._tail[part][kind].items()
-                    for position in _all(rows)
-                    if position > covered
-                ),
-            )
+            entries = array("Q", sorted(self._tail[kind][part].after(covered)))
             if entries:
                 self._insert(connection, part, kind, Run(self.indexed, 0), entries)
                 kept[kind].append(Run(self.indexed, 0))
@@ -233,21 +259,6 @@ class Runs:
         self._cache[key] = entries
         self._cached_bytes += entries.nbytes
         return entries
-
-
-def _put(tail: dict[int, int | list[int]], hashed: int, position: int) -> None:
-    """Add an entry. Most have one position, kept bare: a hundred thousand lists are a hundred thousand things for the garbage collector to visit."""
-    before = tail.get(hashed)
-    if before is None:
-        tail[hashed] = position
-    elif isinstance(before, int):
-        tail[hashed] = [before, position]
-    else:
-        before.append(position)
-
-
-def _all(positions: int | list[int] | None) -> Sequence[int]:
-    return () if positions is None else (positions,) if isinstance(positions, int) else positions
 
 
 class Flushed(NamedTuple):

@@ -78,6 +78,8 @@ POLL_SECONDS = 0.005
 PAGE_BYTES = 4096
 CHECKPOINT_PAGES = 12_000
 """A checkpoint starts when the WAL has about so many pages (48 MB)."""
+PAGE_SECONDS = 0.00001
+"""What a page costs in a commit beside the sync itself: measured 8 to 12 µs."""
 GROW_BYTES = 4 * 1024 * 1024
 WAL_BYTES_MAX = 64 * 1024 * 1024
 GROW_FROM_PAGES = 400
@@ -116,6 +118,8 @@ class SqliteStore:
         """The thread that holds the lock, while it decides."""
         self._file = (0, 0)
         """Device and number of the file that is open, to notice when another is put in its place."""
+        self._changes = -1
+        """What `data_version` was when the head was last looked for."""
         self._head = START
         self._head_row = 0
         self._last_seen = 0
@@ -149,6 +153,7 @@ class SqliteStore:
                 if not commit.rows and not commit.notes:
                     self._writer.execute("rollback")
                     return self._head
+                pages = self._pages
                 flushed = self._write(commit)
             except sqlite3.Error as error:
                 self._rolled_back()
@@ -156,7 +161,7 @@ class SqliteStore:
             except BaseException:
                 self._rolled_back()
                 raise
-            head = self._commit(commit)
+            head = self._commit(commit, self._pages - pages)
             self._settled(commit, flushed, head)
         finally:
             self._lock.release()
@@ -319,6 +324,9 @@ class SqliteStore:
         """Return the rows after a position, and learn where the log stands. The last row this process knows must still be there, unchanged."""
         if _file_at(self.path) != self._file:
             raise Diverged(f"{self.path} is not the file that was opened: it was moved, deleted, or replaced", path=self.path)
+        [(changes,)] = self._writer.execute("pragma data_version")
+        if changes == self._changes and seen >= self._head.position and self._runs.indexed >= self._head.position:
+            return ()  # no other connection has committed since
         which = "where position >= ? order by position" if self._head_row else "where position > ? order by position desc limit 1"
         found = self._writer.execute(f"select position, count, at, digest from log {which}", (self._head_row,)).fetchall()
         if self._head_row and (not found or found[0][0] != self._head_row or found[0][3] != self._head.digest):
@@ -330,6 +338,7 @@ class SqliteStore:
         if found:
             position, count, at, digest = found[-1]
             self._head, self._head_row = Head(position + count - 1, at, digest), position
+        self._changes = changes
         if seen >= self._head.position and self._runs.indexed >= self._head.position:
             return ()
         rows = self._rows(self._writer, "where position > ? order by position", (seen,))
@@ -360,11 +369,12 @@ class SqliteStore:
         self._grow_wal()
         return flushed
 
-    def _commit(self, commit: Commit) -> Head:
+    def _commit(self, commit: Commit, pages: int) -> Head:
         started = time.perf_counter()
         try:
             self._writer.execute("commit")
-            self.sync_seconds += (time.perf_counter() - started - self.sync_seconds) / 16
+            seconds = time.perf_counter() - started - pages * PAGE_SECONDS
+            self.sync_seconds += (max(seconds, 0.0) - self.sync_seconds) / 16
         except sqlite3.Error as error:
             if _is_busy(error) and self._writer.in_transaction:
                 self._rolled_back()
@@ -409,6 +419,7 @@ class SqliteStore:
                 while self._readers:
                     self._readers.pop().close()
                 self._writer = self._open()
+                self._changes = -1
                 [(busy, _, _)] = self._writer.execute("pragma wal_checkpoint(truncate)")
                 if not busy:
                     found = (
