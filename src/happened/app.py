@@ -14,7 +14,7 @@ from typing import Any, Self, TypeVar  # Any: commands, events and keys of any c
 import msgspec
 
 from happened.core.annotations import label
-from happened.core.errors import Invalid, Late, OutcomeUnknown, Refused, Stuck
+from happened.core.errors import Error, Invalid, Late, OutcomeUnknown, Refused, Stuck
 from happened.core.messages import Command, Event, Message, Position, name_of
 from happened.core.plain import surplus_in
 from happened.core.state import Fold, State, fold_of
@@ -30,7 +30,7 @@ from happened.log.receipt import Receipt
 from happened.log.row import REFUSAL, TOPOLOGY, Written, decode_header, encode, taken_apart
 from happened.log.writer import Batch, inside_decider
 from happened.sourcing.gateway import ROUNDS_MAX, Gateway, Outside
-from happened.sourcing.handling import Decision, Handler, Handling, Known, Pending, Refusal, key_from, outcome_of
+from happened.sourcing.handling import PENDING_NOTE, STUCK_NOTE, Decision, Handler, Handling, Known, Pending, Refusal, key_from, outcome_of
 from happened.sourcing.memory_image import STATES_MAX, MemoryImage
 from happened.sourcing.pending import PendingWorker
 from happened.sourcing.together import Together
@@ -286,7 +286,7 @@ class Running:
             if not decision.needs_outside:
                 return self._answer(decision, deadline)
             self._next_round(decision)
-            self._handling.collect(decision, None)
+            self._handling.collect(decision, None, deadline)
 
     async def adispatch(
         self, command: Command, *, id: str | None = None, actor: str = "", correlation: str | None = None, wait_seconds_max: float = 10
@@ -303,7 +303,7 @@ class Running:
                     return await loop.run_in_executor(self._outside.pool(), self._answer, decision, deadline)
                 return self._answer(decision, deadline)
             self._next_round(decision)
-            await loop.run_in_executor(self._outside.pool(), self._handling.collect, decision, loop)
+            await loop.run_in_executor(self._outside.pool(), self._handling.collect, decision, loop, deadline)
 
     def dispatch_all(self, messages: Iterable[Command | Event | Message]) -> Iterator[Receipt | Refused]:
         """Have commands decided, and facts recorded between them, in their order, group-committed; yield for each its receipt or its refusal.
@@ -314,7 +314,12 @@ class Running:
         batch: list[Decision | Facts] = []
         for given in messages:
             message = given if isinstance(given, Message) else Message(given)
-            job = self._fact(message) if isinstance(message.body, Event) else self._message(message)
+            try:
+                job = self._fact(message) if isinstance(message.body, Event) else self._message(message)
+            except Error:
+                if batch:  # what stands before it is not its trouble
+                    yield from self._all(batch)
+                raise
             batch.append(job)
             asks = isinstance(job, Decision) and job.handler.wants_world and bool(self._outside.gateways)
             if asks or len(batch) >= LOOK_AHEAD:
@@ -363,11 +368,17 @@ class Running:
             if found is not None:
                 self._raise_refusal(found[0])
                 return self.log.receipt_of(found[0], repeated=False)
-            stuck = self._pending.stuck(own) if self._pending is not None else None
+            stuck = self._engine.notes(STUCK_NOTE + own).get(STUCK_NOTE + own)
             if stuck is not None:
-                raise Stuck(f"the command `{own}` can't be decided: {stuck}", id=own, position=row.position, error=stuck)
+                error: Error = Stuck(
+                    f"the command `{own}` is kept, and can't be decided: {stuck}", id=own, position=row.position, error=stuck
+                )
+                error.recorded = True
+                raise error
             if time.monotonic() >= deadline:
-                raise Late(f"the command `{own}` is kept, and not decided within {wait_seconds_max:g} s", id=own, position=row.position)
+                error = Late(f"the command `{own}` is kept, and not decided within {wait_seconds_max:.3g} s", id=own, position=row.position)
+                error.recorded = True
+                raise error
             self.log.wait(seen, min(0.25, _left(deadline)))
 
     def would(self, command: Command) -> tuple[Event, ...]:
@@ -427,7 +438,12 @@ class Running:
         last: Facts | None = None
         batch: list[Facts] = []
         for given in events:
-            batch.append(self._fact(given if isinstance(given, Message) else Message(given)))
+            try:
+                batch.append(self._fact(given if isinstance(given, Message) else Message(given)))
+            except Error:
+                if batch:  # what stands before it is not its trouble
+                    self._record_batch(batch)
+                raise
             if len(batch) >= 2 * LOOK_AHEAD:
                 last = self._record_batch(batch)
                 batch = []
@@ -479,6 +495,8 @@ class Running:
             "commits": self._writer.commits,
             "commands": self._writer.commands,
             "image": self._image.statistics(),
+            "pending": len(self._engine.notes(PENDING_NOTE)),
+            "stuck": {note.removeprefix(STUCK_NOTE): error for note, error in self._engine.notes(STUCK_NOTE).items()},
             "views": self._followers.statistics(),
             "executions": [
                 {"handler": handler, "outcome": outcome, "count": count, "ran_us": ran, "latest": latest}
@@ -580,7 +598,7 @@ class Running:
             deadline = time.monotonic() + 60
             while isinstance(job, Decision) and job.needs_outside and job.error is None:
                 self._next_round(job)
-                self._handling.collect(job, None)
+                self._handling.collect(job, None, deadline)
                 with contextlib.suppress(Exception):  # it is in `error`, and raised below
                     self._writer.submit(job, _left(deadline))
             if job.error is not None:
@@ -604,7 +622,7 @@ class Running:
             raise result.error()
         if decision.row is None:
             raise OutcomeUnknown(f"whether the command `{decision.id}` was recorded is not known", id=decision.id)
-        return self.log.receipt_of(decision.row, repeated=False, events=decision.events)
+        return self.log.receipt(decision.row, decision.id, decision.events)
 
     def _raise_refusal(self, row: Row) -> None:
         if decode_header(row.head).outcome == "refused":
@@ -631,7 +649,7 @@ class Running:
             if not decision.needs_outside:
                 return
             self._next_round(decision)
-            self._handling.collect(decision, None)
+            self._handling.collect(decision, None, deadline)
 
     def _make_wishes(self) -> list[Wish]:
         wishes = [typed.wish for typed in self.log.typed.values()]
@@ -652,7 +670,7 @@ class Running:
         else:
             batch.declare(self._wishes)
         for handler in self.app.handlers.values():
-            handler.number = batch.number(handler.wish)
+            self._handling.numbers[handler] = batch.number(handler.wish)
 
 
 def _left(deadline: float) -> float:

@@ -35,7 +35,7 @@ class Row(msgspec.Struct, frozen=True, gc=False):
         return self.position + self.count - 1
 
 
-class Head(NamedTuple):
+class Head(msgspec.Struct, frozen=True, gc=False):
     """Where a log stands: the position of its last record, when that was recorded, and the last row's digest."""
 
     position: int

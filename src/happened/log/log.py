@@ -22,7 +22,7 @@ from happened.log.receipt import Receipt
 from happened.log.records import INPUT, INTERNAL, Reader, Record
 from happened.log.row import FORMAT, SALT_BYTES, Extra, Header, RawRecord, Written, decode_header, digest_of, encode, taken_apart
 from happened.log.typed import Typed
-from happened.log.writer import Batch, Draft, Job, Memory, Writer
+from happened.log.writer import Batch, Draft, Job, Memory, Writer, inside_decider
 
 IDENTITY_NOTE = "log"
 RECENT_MAX = 20_000
@@ -74,7 +74,7 @@ class Log:
             self._check_claimed(ignores)
         engine.index(self.reader.reading(), self.reader.row_terms, progress)
         self.typed = {cls: Typed(cls, self.names) for cls in self.reader.classes.values()}
-        self.opened_at = engine.append(lambda _: Commit(), _EVERYTHING_SEEN).position
+        self.opened_at = engine.append(lambda _: Commit(), EVERYTHING_SEEN).position
         self._recent = Recent(self)
         self.writer: Writer
 
@@ -137,7 +137,7 @@ class Log:
     @property
     def head(self) -> int:
         """The position of the last record that is durable, of any process."""
-        return self.engine.wait(_EVERYTHING_SEEN, 0)
+        return self.engine.wait(EVERYTHING_SEEN, 0)
 
     def read(
         self, query: Query | None = None, *, after: int = 0, until: int | None = None, backwards: bool = False, limit: int | None = None
@@ -197,6 +197,11 @@ class Log:
         return Receipt(
             self.identity.id, self.identity.epoch, row.last, row.digest[:16].hex(), header.id or header.decides or "", events, repeated
         )
+
+    def receipt(self, row: Row, id: str, events: tuple[Any, ...]) -> Receipt:
+        """Return the receipt of a row that was recorded just now under this id."""
+        identity = self.identity
+        return Receipt(identity.id, identity.epoch, row.last, row.digest[:16].hex(), id, events)
 
     def since(self, since: "Receipt | str | int | None") -> int:
         """Return the position that a receipt, its text, or a bare position asks for. `Diverged` for a receipt of another history."""
@@ -286,7 +291,7 @@ class Log:
             self.names.learn(unseen.notes)
             return Commit()
 
-        self.engine.append(decide, _EVERYTHING_SEEN)
+        self.engine.append(decide, EVERYTHING_SEEN)
         [identity] = found
         if identity.format > FORMAT:
             raise Incompatible(
@@ -307,6 +312,8 @@ class Log:
             )
 
     def _job(self, facts: Sequence[Fact] | Fact, unless: Boundary | None, id: str | None, actor: str, correlation: str | None) -> "Facts":
+        if inside_decider():
+            raise Invalid("a fact can't be appended from inside a decider or `evolve`: yield the event")
         listed = [facts] if isinstance(facts, Event | Loose | Message) else list(facts)
         if not listed:
             raise Invalid("nothing to record: `append` needs at least one event")
@@ -360,7 +367,7 @@ class Log:
         return any(name.what == "event" and name.name == record.name for name in list(self.names.by_number.values()))
 
 
-_EVERYTHING_SEEN = 1 << 62
+EVERYTHING_SEEN = 1 << 62
 
 
 class Verified(msgspec.Struct, frozen=True):
@@ -385,8 +392,6 @@ class Recording(msgspec.Struct, frozen=True, gc=False):
 
 class Facts(Job):
     """Facts that are to be recorded together."""
-
-    __slots__ = ("actor", "causation", "correlation", "declare", "given", "log", "occurred", "recordings", "unless")
 
     def __init__(
         self,

@@ -74,10 +74,6 @@ class Written(msgspec.Struct, frozen=True, gc=False):
     body: bytes
     extra: bytes = b""
 
-    def text(self) -> bytes:
-        """Return the record as it stands in the row."""
-        return b"[%d,%b,%b]" % (self.number, self.body, self.extra) if self.extra else b"[%d,%b]" % (self.number, self.body)
-
 
 class RawRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """A record taken apart, with its body's bytes as they are."""
@@ -96,6 +92,15 @@ _decode_all = msgspec.json.Decoder(list[RawRecord]).decode
 _sha256 = hashlib.sha256
 
 
+_spelled: dict[int, tuple[bytes, bytes]] = {}
+"""For each number of a name: how a record of it begins, and what the chain says of it where it has no extra."""
+
+
+def _spell(number: int) -> tuple[bytes, bytes]:
+    _spelled[number] = spelled = b"[%d," % number, b"%d 0 " % number
+    return spelled
+
+
 def seal(before: bytes, position: int, at: int, header: Header, asked: Written | None, records: Sequence[Written], salts: bytes) -> Row:
     """Make the row that follows the one with digest `before`. `Invalid` where a limit is passed; then nothing may be recorded."""
     everything = (asked, *records) if asked is not None else records
@@ -103,7 +108,8 @@ def seal(before: bytes, position: int, at: int, header: Header, asked: Written |
     if count > RECORDS_MAX:
         raise Invalid(f"a command may have {RECORDS_MAX:,} records, this one has {count:,}: split it", records=count)
     head = encode(header)
-    link = b"%b%d %d %d %b" % (before, at, count, len(head), head)
+    link = [before, b"%d %d %d " % (at, count, len(head)), head]
+    texts: list[bytes] = []
     start = 0
     for record in everything:
         body, extra = record.body, record.extra
@@ -111,18 +117,13 @@ def seal(before: bytes, position: int, at: int, header: Header, asked: Written |
             raise Invalid(
                 f"a record may have {RECORD_BYTES_MAX:,} bytes, this one has {len(body):,}: keep large things outside", bytes=len(body)
             )
-        link += b"%d %d %b%b" % (record.number, len(extra), extra, _sha256(salts[start : start + SALT_BYTES] + body).digest())
-        start += SALT_BYTES
-    return Row(
-        position,
-        count,
-        at,
-        head.decode(),
-        asked.text().decode() if asked is not None else None,
-        "[" + b",".join([record.text() for record in records]).decode() + "]",
-        salts[:start],
-        _sha256(link).digest(),
-    )
+        opening, said = _spelled.get(record.number) or _spell(record.number)
+        end = start + SALT_BYTES
+        link += (said if not extra else b"%d %d %b" % (record.number, len(extra), extra), _sha256(salts[start:end] + body).digest())
+        texts.append(opening + body + b"]" if not extra else b"%b%b,%b]" % (opening, body, extra))
+        start = end
+    text = texts.pop(0).decode() if asked is not None else None
+    return Row(position, count, at, head.decode(), text, "[" + b",".join(texts).decode() + "]", salts, _sha256(b"".join(link)).digest())
 
 
 def taken_apart(row: Row) -> Iterator[tuple[bool, RawRecord]]:

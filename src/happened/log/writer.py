@@ -9,25 +9,31 @@ A batch is decided on an overlay of the durable image. After the sync the overla
 
 import asyncio
 import contextlib
+import os
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Generator, Sequence
 from typing import Any, Protocol  # Any: events and results are of the caller's types
 
 import msgspec
 
-from happened.core.errors import Closed, Error, OutcomeUnknown, Overloaded
+from happened.core.errors import Closed, Error, Forked, OutcomeUnknown, Overloaded
 from happened.core.store import Commit, Engine, Head, Row, Terms, Unseen
 from happened.core.world import Source
 from happened.log.names import Names, Wish
 from happened.log.records import Reader
 from happened.log.row import SALT_BYTES, Header, Written, decode_header, seal
 
+WATCH_SECONDS = 0.25
+"""How often an event loop looks for callers whose time is over; a wait that is shorter has a timer of its own."""
 QUEUE_MAX = 10_000
 """Commands that may wait. Beyond, a caller hears `Overloaded` at once, and nothing is recorded."""
 BATCH_MAX = 1_000
-LOOP_SYNC_SECONDS_MAX = 0.005
+CLOSE_SECONDS_MAX = 10.0
+"""How long `close` waits for a decision that has been taken."""
+LOOP_SYNC_SECONDS_MAX = 0.0005
 """An event loop commits by itself only while a sync takes less; else the writer's thread does."""
 
 
@@ -68,6 +74,10 @@ class Memory(Protocol):
     guard: threading.RLock
     """Held from the first look at the log until the batch is merged."""
 
+    def forget(self) -> None:
+        """Let go of all states: it is not known whether what a batch came to was merged."""
+        ...
+
     def begin(self) -> Overlay:
         """Start a batch."""
         ...
@@ -88,30 +98,32 @@ def inside_decider() -> bool:
 @contextlib.contextmanager
 def deciding() -> Generator[None]:
     """Mark this thread as running a decider."""
+    before = inside_decider()
     _local.deciding = True
     try:
         yield
     finally:
-        _local.deciding = False
+        _local.deciding = before
 
 
 class Job:
     """Something that waits to be recorded. A subclass says what, in `draft`; the writer sets `position` and `row` or `error`."""
 
-    __slots__ = ("_future", "_lock", "_loop", "error", "id", "result", "row", "state", "taken_at")
-
     WAITING, TAKEN, DONE, WITHDRAWN = range(4)
+
+    state = WAITING
+    row: Row | None = None
+    result: Any = None
+    error: BaseException | None = None
+    taken_at = 0.0
+    deadline = 0.0
+    """By `perf_counter`, as `taken_at` is."""
+    _lock: "threading.Lock | None" = None
+    _loop: asyncio.AbstractEventLoop | None = None
+    _future: "asyncio.Future[None] | None" = None
 
     def __init__(self, id: str) -> None:
         self.id = id
-        self.state = Job.WAITING
-        self.row: Row | None = None
-        self.result: Any = None
-        self.error: BaseException | None = None
-        self.taken_at = 0.0
-        self._lock: threading.Lock | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._future: asyncio.Future[None] | None = None
 
     def again(self) -> None:
         """Make it a job that waits anew."""
@@ -145,6 +157,8 @@ class Batch:
         self.ids: dict[str, Row] = {}
         self.added: list[tuple[Row, Draft]] = []
         self._salts = b""
+        self._salted = 0
+        """How many of them are used up."""
 
     @property
     def position(self) -> int:
@@ -184,23 +198,24 @@ class Batch:
 
     def add(self, draft: Draft) -> Row:
         """Put a draft at the end of the batch, and let its events have happened."""
-        head = self.head
-        count = len(draft.records) + (draft.asked is not None)
+        head, header, asked = self.head, draft.header, draft.asked
+        count = len(draft.records) + (asked is not None)
         size = SALT_BYTES * count
-        if len(self._salts) < size:
-            self._salts = self.source.salt(max(size, 64 * SALT_BYTES))
-        salts, self._salts = self._salts[:size], self._salts[size:]
-        row = seal(head.digest, head.position + 1, self.at, draft.header, draft.asked, draft.records, salts)
+        if self._salted + size > len(self._salts):
+            self._salts, self._salted = self.source.salt(max(size, 256 * SALT_BYTES)), 0
+        start, self._salted = self._salted, self._salted + size
+        row = seal(head.digest, head.position + 1, self.at, header, asked, draft.records, self._salts[start : start + size])
         if draft.events:  # a fact has happened whatever `evolve` makes of it; what was decided must be such that it can be taken
-            self.overlay.apply(row, draft.header, draft.events, strict=not draft.facts)
+            self.overlay.apply(row, header, draft.events, strict=not draft.facts)
         self.rows.append(row)
         self.added.append((row, draft))
-        self.terms.append(Terms(draft.tags, draft.header.id or draft.header.decides, draft.names))
+        used = header.id
+        self.terms.append(Terms(draft.tags, used or header.decides, draft.names))
         if draft.notes:
             self.notes.update(draft.notes)
-        self.head = Head(row.last, row.at, row.digest)
-        if draft.header.id is not None:
-            self.ids[draft.header.id] = row
+        self.head = Head(head.position + count, self.at, row.digest)
+        if used is not None:
+            self.ids[used] = row
         return row
 
     def mark(self) -> tuple[Any, ...]:
@@ -230,8 +245,13 @@ class Writer:
         self._queue: deque[Job] = deque()
         self._mutex = threading.Lock()
         self._leading = self._closed = False
-        self._scheduled: set[asyncio.AbstractEventLoop] = set()
+        self._pid = os.getpid()
+        self._taken: Sequence[Job] = ()
+        """The batch that is being decided and committed."""
+        self._scheduled = weakref.WeakSet[asyncio.AbstractEventLoop]()
         """Loops that commit at the end of their turn."""
+        self._watched = weakref.WeakSet[asyncio.AbstractEventLoop]()
+        """Loops that look now and then whether somebody has waited too long."""
         self._wake = threading.Semaphore(0)
         self._thread: threading.Thread | None = None
         self._indexed_names = names.changes
@@ -245,9 +265,11 @@ class Writer:
 
         `Overloaded` if it was not taken in time: then it is withdrawn. `OutcomeUnknown` if it was taken and the time ran out.
         """
+        self._check_process()
+        job.taken_at = now = time.perf_counter()
+        job.deadline = now + wait_seconds_max
         with self._mutex:
             self._check(1)
-            job.taken_at = time.perf_counter()
             self._queue.append(job)
             lead = not self._leading
             if lead:
@@ -256,7 +278,7 @@ class Writer:
                 job._lock = threading.Lock()
                 job._lock.acquire()
         if lead:
-            self._lead(wait_seconds_max)
+            self._lead(job)
         elif not job._lock.acquire(timeout=wait_seconds_max):  # type: ignore[union-attr]  # who does not lead has a lock
             self._give_up(job, wait_seconds_max)
         if job.error is not None:
@@ -264,8 +286,13 @@ class Writer:
 
     def submit_all(self, jobs: Sequence[Job], wait_seconds_max: float) -> None:
         """Have jobs decided in their order, in as few commits as may be, and wait for all. Errors stay with each job."""
+        self._check_process()
+        now = time.perf_counter()
+        for job in jobs:
+            job.taken_at = now
+            job.deadline = now + wait_seconds_max
         with self._mutex:
-            self._check(0)
+            self._check(len(jobs))
             self._queue.extend(jobs)
             lead = not self._leading
             last = jobs[-1]
@@ -275,11 +302,7 @@ class Writer:
                 last._lock = threading.Lock()
                 last._lock.acquire()
         if lead:
-            try:
-                while last.state < Job.DONE:
-                    self._commit_next(wait_seconds_max)
-            finally:
-                self._pass_on()
+            self._lead(last)
         elif not last._lock.acquire(timeout=wait_seconds_max):  # type: ignore[union-attr]  # who does not lead has a lock
             for job in jobs:
                 if not self._withdraw(job) and job.state != Job.DONE:
@@ -287,25 +310,28 @@ class Writer:
 
     async def asubmit(self, job: Job, wait_seconds_max: float) -> None:
         """Have a job decided and committed at the end of the loop's turn, and await it. Cancellation withdraws it if it was not taken."""
+        self._check_process()
         loop = asyncio.get_running_loop()
         job._loop = loop
         job._future = future = loop.create_future()
-        job.taken_at = time.perf_counter()
+        job.taken_at = now = time.perf_counter()
+        job.deadline = now + wait_seconds_max
         with self._mutex:
             self._check(1)
             self._queue.append(job)
             if not self._leading and loop not in self._scheduled:
                 self._scheduled.add(loop)
                 loop.call_soon(self._turn_ended, loop)
-        timer = loop.call_later(wait_seconds_max, self._time_out, job, wait_seconds_max) if wait_seconds_max < 60 else None  # noqa: PLR2004 - a long wait needs no timer of its own
+        if wait_seconds_max < WATCH_SECONDS:
+            loop.call_later(wait_seconds_max, self._time_out, job)
+        elif loop not in self._watched:
+            self._watched.add(loop)
+            loop.call_later(WATCH_SECONDS, self._watch, loop)
         try:
             await future
         except asyncio.CancelledError:
             self._withdraw(job)
             raise
-        finally:
-            if timer is not None:
-                timer.cancel()
         if job.error is not None:
             raise job.error
 
@@ -346,19 +372,29 @@ class Writer:
         self._answer(waiting)
         if self._thread is not None:
             self._wake.release()
-            self._thread.join()
+            self._thread.join(CLOSE_SECONDS_MAX)
+            if self._thread.is_alive():  # a decider does not come to an end
+                stuck = [job for job in self._taken if job.state == Job.TAKEN]
+                self._fail(stuck, OutcomeUnknown(f"the log was closed, and its decision did not end within {CLOSE_SECONDS_MAX:g} s"))
+                self._answer(stuck)
 
     # --- leading
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._pid:
+            raise Forked("this log was opened before a fork: open it in the child process")
 
     def _check(self, more: int) -> None:
         if self._closed:
             raise Closed("the log is closed")
-        if more and len(self._queue) >= QUEUE_MAX:
+        if len(self._queue) + more > QUEUE_MAX:
             raise Overloaded(f"{QUEUE_MAX:,} commands are waiting already; nothing was recorded", waiting=len(self._queue))
 
-    def _lead(self, wait_seconds_max: float) -> None:
+    def _lead(self, last: Job) -> None:
+        """Commit until this job is done, the caller's own."""
         try:
-            self._commit_next(wait_seconds_max)
+            while last.state < Job.DONE:
+                self._commit_next(last.deadline)
         finally:
             self._pass_on()
 
@@ -381,7 +417,7 @@ class Writer:
                     if not self._queue:
                         self._leading = False
                         break
-                self._commit_next(10.0)
+                self._commit_next(None)
             if self._closed:
                 return
 
@@ -395,7 +431,7 @@ class Writer:
             self._pass_on()
             return
         try:
-            self._commit_next(0.0, give_back=True)
+            self._commit_next(0.0)
         finally:
             with self._mutex:
                 again = bool(self._queue)
@@ -404,7 +440,11 @@ class Writer:
             if again:
                 self._pass_on()
 
-    def _commit_next(self, wait_seconds_max: float, *, give_back: bool = False) -> None:
+    def _commit_next(self, deadline: float | None) -> None:
+        """Decide and commit what waits. It waits for the lock until a deadline, by default that of the most impatient.
+
+        Whose own time is not over then goes back into the queue: nobody hears of another's hurry. An event loop does not wait at all, since it must not.
+        """
         with self._mutex:
             jobs: list[Job] = []
             while self._queue and len(jobs) < BATCH_MAX:
@@ -414,17 +454,23 @@ class Writer:
                     jobs.append(job)
         if not jobs:
             return
+        self._taken = jobs
+        until = min(job.deadline for job in jobs) if deadline is None else deadline
         try:
-            self._commit(jobs, wait_seconds_max)
+            self._commit(jobs, max(until - time.perf_counter(), 0.0))
         except Overloaded as error:
-            if give_back:  # another process holds the lock: an event loop must not wait for it, the thread may
-                with self._mutex:
-                    for job in reversed(jobs):
+            now = time.perf_counter()
+            with self._mutex:
+                for job in reversed(jobs):
+                    if job.deadline > now and not self._closed:
                         job.state = Job.WAITING
                         self._queue.appendleft(job)
-                return
+            jobs = [job for job in jobs if job.state != Job.WAITING]
             self._fail(jobs, error)
         except BaseException as error:
+            if not isinstance(error, Exception):  # an interrupt: of this thread, and of no other caller
+                self._memory.forget()
+                self._fail(jobs, OutcomeUnknown(f"the thread that committed it was interrupted ({type(error).__name__})"))
             self._fail(jobs, error)
             self._answer(jobs)
             raise
@@ -539,10 +585,26 @@ class Writer:
         if not self._withdraw(job) and job.state != Job.DONE:
             raise _unknown(job, f"it was taken, and not answered within {waited_seconds:g} s")
 
-    def _time_out(self, job: Job, waited_seconds: float) -> None:
+    def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Look for those of a loop whose time is over: one timer for all costs a command nothing, where one for each costs 4 µs."""
+        with self._mutex:
+            waiting = [
+                job for job in (*self._queue, *self._taken) if job._loop is loop and job._future is not None and not job._future.done()
+            ]
+        now = time.perf_counter()
+        for job in waiting:
+            if job.deadline <= now:
+                self._time_out(job)
+        if waiting:
+            loop.call_later(WATCH_SECONDS, self._watch, loop)
+        else:
+            self._watched.discard(loop)
+
+    def _time_out(self, job: Job) -> None:
         future = job._future
         if future is None or future.done():
             return
+        waited_seconds = job.deadline - job.taken_at
         if self._withdraw(job):
             future.set_result(None)
         else:

@@ -84,6 +84,10 @@ class Answers:
         self.known[answer.gateway, bytes(answer.arguments), answer.nth] = answer
 
 
+class TimeOver(BaseException):
+    """The caller's time is over, and an answer has not come. Not an `Exception`, so that a decider's own handlers let it pass."""
+
+
 class NeedsOutside(BaseException):
     """A question has no answer yet. Not an `Exception`, so that a decider's own handlers let it pass."""
 
@@ -118,10 +122,13 @@ class Outside:
             raise Invalid(f"`{label(call)}` is not among the app's gateways: add it to `gateways=[...]`", gateway=label(call))
         return found
 
-    def answer(self, wanted: Sequence[Wanted], command: str, loop: asyncio.AbstractEventLoop | None) -> list[Answer]:
-        """Ask these questions at once, and return the answers in their order. Errors are answers too."""
+    def answer(self, wanted: Sequence[Wanted], command: str, loop: asyncio.AbstractEventLoop | None, deadline: float) -> list[Answer]:
+        """Ask these questions at once, and return the answers in their order. Errors are answers too. `TimeOver` where they have not come in time."""
         waiting = [self._start(one, command, loop) for one in wanted]
-        return [future.result() for future in waiting]
+        try:
+            return [future.result(max(deadline - time.monotonic(), 0.0)) for future in waiting]
+        except TimeoutError as error:
+            raise TimeOver from error
 
     def close(self) -> None:
         """Let the threads go."""
@@ -228,7 +235,17 @@ def _us(started: float) -> int:
 class Asking:
     """The questions of one run: knows the answers so far, and asks the rest if it may."""
 
-    def __init__(self, outside: Outside, answers: Answers, command: str, loop: asyncio.AbstractEventLoop | None, *, may_ask: bool) -> None:
+    def __init__(
+        self,
+        outside: Outside,
+        answers: Answers,
+        command: str,
+        loop: asyncio.AbstractEventLoop | None,
+        *,
+        may_ask: bool,
+        deadline: float = 0.0,
+    ) -> None:
+        self._deadline = deadline
         self._outside = outside
         self._answers = answers
         self._command = command
@@ -248,7 +265,7 @@ class Asking:
         if missing:
             if not self._may_ask:
                 raise NeedsOutside
-            for answer in self._outside.answer(missing, self._command, self._loop):
+            for answer in self._outside.answer(missing, self._command, self._loop, self._deadline):
                 self._answers.put(answer)
         return [_heard(gateway, self._answers.known[one.question]) for one in wanted]
 

@@ -9,12 +9,12 @@ import asyncio
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple  # Any: commands and events of any class
+from typing import Any, NamedTuple, NoReturn  # Any: commands and events of any class
 
 import msgspec
 
 from happened.core.annotations import label, parameters_of, yielded_by
-from happened.core.errors import Error, IdReused, Invalid, Refused
+from happened.core.errors import Error, IdReused, Invalid, Overloaded, Refused
 from happened.core.filling import Fill, fill_for, state_in
 from happened.core.messages import Command, Event, Recorded, name_of
 from happened.core.state import Fold, Key, State, fold_of
@@ -24,8 +24,8 @@ from happened.core.world import Chance, World, moment
 from happened.log.names import Wish
 from happened.log.row import ANSWER, REFUSAL, Header, Written, decode_header, encode, taken_apart
 from happened.log.typed import Typed
-from happened.log.writer import Batch, Draft, Job
-from happened.sourcing.gateway import Answer, Answers, Asking, NeedsOutside, Outside
+from happened.log.writer import Batch, Draft, Job, deciding
+from happened.sourcing.gateway import Answer, Answers, Asking, NeedsOutside, Outside, TimeOver
 from happened.sourcing.memory_image import MemoryImage
 
 ANSWERS_NOTE = "answers/"
@@ -81,7 +81,6 @@ class Handler:
                 )
         self.wants_world = "world" in self.slots
         self.states = [fill.fold for fill in self.fills]
-        self.number = 0
         self.wish = Wish("decider", self.name, self.version, "")
 
     @staticmethod
@@ -163,10 +162,19 @@ def key_from(fold: Fold, key: tuple[Any, ...], named: Mapping[str, Any]) -> Key:
 class Decision(Job):
     """One command that is to be decided."""
 
-    __slots__ = (
-        "actor", "answers", "asked_bytes", "asked_typed", "causation", "command", "correlation", "decides", "events", "given", "handler", "handling",
-        "needs_outside", "now", "occurred", "rounds", "store_input", "traceparent",
-    )  # fmt: skip
+    actor = ""
+    correlation: str | None = None
+    causation: str | None = None
+    occurred: int | None = None
+    traceparent: str | None = None
+    answers: Answers | None = None
+    events: tuple[Any, ...] = ()
+    needs_outside = False
+    rounds = 0
+    decides: str | None = None
+    """The note of the pending input that this decides."""
+    keys: Sequence[Any] = ()
+    """Of the states that the decider reads, as far as the command alone says them."""
 
     def __init__(
         self, handling: "Handling", handler: Handler, typed: Typed, command: Any, body: bytes, id: str, now: int, *, given: bool
@@ -179,17 +187,6 @@ class Decision(Job):
         self.asked_bytes = body
         self.now = now
         self.given = given
-        self.actor = ""
-        self.correlation: str | None = None
-        self.causation: str | None = None
-        self.occurred: int | None = None
-        self.traceparent: str | None = None
-        self.answers: Answers | None = None
-        self.events: tuple[Any, ...] = ()
-        self.needs_outside = False
-        self.rounds = 0
-        self.decides: str | None = None
-        """The note of the pending input that this decides."""
 
     def draft(self, batch: Batch) -> Draft | None:
         """Decide, on what the batch has come to."""
@@ -223,18 +220,29 @@ class Decision(Job):
         except Exception as error:
             ran = int((time.perf_counter() - started) * 1e6)
             batch.engine.sample(handler.name, "failed", ran, f"{self.id}: {''.join(traceback.format_exception(error))[-2000:]}")
-            if self.answers is not None and self.answers.known:
-                batch.kept[ANSWERS_NOTE + self.id] = encode(list(self.answers.known.values())).decode()
+            heard = (
+                [answer for answer in self.answers.known.values() if not answer.error] if self.answers is not None and self.given else []
+            )
+            if heard:  # for a retry of the same id; what failed is asked again then
+                batch.kept[ANSWERS_NOTE + self.id] = encode(heard).decode()
             raise
 
     def run(
-        self, entry: Callable[[Fold, Key], Any], reads: list[Any], *, may_ask: bool, loop: asyncio.AbstractEventLoop | None = None
+        self,
+        entry: Callable[[Fold, Key], Any],
+        reads: list[Any],
+        *,
+        may_ask: bool,
+        loop: asyncio.AbstractEventLoop | None = None,
+        deadline: float = 0.0,
     ) -> list[Any]:
         """Run the decider on these states and return what it yields."""
         handler, command = self.handler, self.command
         filled: list[Any] = []
-        for fill in handler.fills:
-            key = fill.find(command, filled)
+        keys = self.keys
+        known = len(keys)
+        for place, fill in enumerate(handler.fills):
+            key = keys[place] if place < known else fill.find(command, filled)
             if fill.many:
                 entries = {one: entry(fill.fold, one) for one in key}
                 single = len(fill.fold.key) == 1
@@ -256,7 +264,7 @@ class Decision(Job):
         if handler.wants_world:
             if self.answers is None:
                 self.answers = Answers()
-            asking = Asking(self.handling.outside, self.answers, self.id, loop, may_ask=may_ask)
+            asking = Asking(self.handling.outside, self.answers, self.id, loop, may_ask=may_ask, deadline=deadline)
             world = DecidingWorld(self.now, self.id, asking, entry, reads)
             arguments = [world if slot == "world" else filled[slot] for slot in handler.slots]  # type: ignore[index]  # a slot is a place or `world`
         else:
@@ -276,9 +284,10 @@ class Decision(Job):
         tags: Sequence[str] = ()
         first = self.decides is None
         answers = self.answers.known.values() if self.answers is not None else ()
-        records += [Written(ANSWER, encode(answer)) for answer in answers]
+        if answers:
+            records += [Written(ANSWER, encode(answer)) for answer in answers]
         for event in decided:
-            typed = handling.yielded(handler, event)
+            typed = handling.typed[type(event)] if type(event) in handler.yields else handling.undeclared(handler, event)
             body, event = typed.checked(event)  # noqa: PLW2901 - from here on it is the event as it will be read again
             number = typed.number(batch)
             events.append((len(records) + first, event))
@@ -297,6 +306,7 @@ class Decision(Job):
             notes[ANSWERS_NOTE + self.id] = None
         if self.decides is not None:
             notes[self.decides] = None
+            notes[STUCK_NOTE + self.id] = None
         header = Header(
             id=self.id if first else None,
             actor=self.actor,
@@ -307,7 +317,7 @@ class Decision(Job):
             traceparent=self.traceparent,
             outcome="accepted" if refusal is None else "refused",
             decides=None if first else self.id,
-            handler=handler.number,
+            handler=handling.numbers[handler],
             waited=int((started - self.taken_at) * 1e6),
             ran=int((time.perf_counter() - started) * 1e6),
             attempt=self.rounds + 1,
@@ -347,8 +357,6 @@ def same_as(id: str, row: Row, typed: Typed, body: bytes, batch: Batch) -> None:
 
 class Pending(Job):
     """A command that is to be kept now and decided later."""
-
-    __slots__ = ("decision",)
 
     def __init__(self, decision: Decision) -> None:
         super().__init__(decision.id)
@@ -395,6 +403,8 @@ class Handling:
         self.image = image
         self.outside = outside
         self.declare = declare
+        self.numbers: dict[Handler, int] = {}
+        """What stands for each decider in this log, from the first declaration on."""
 
     def handler(self, command: object) -> Handler:
         """Return the decider of a command. `Invalid` where there is none."""
@@ -405,19 +415,25 @@ class Handling:
             raise Invalid(f"no decider takes `{type(command).__name__}`: add one to `deciders=[...]`", type=type(command).__name__)
         return found
 
-    def yielded(self, handler: Handler, event: Any) -> Typed:
-        """Return how to record what a decider yielded. `Invalid` where its annotation does not name it."""
-        if type(event) not in handler.yields:
-            raise Invalid(
-                f"`{label(handler.function)}` yields a `{type(event).__name__}`, which its annotation does not name",
-                function=label(handler.function),
-            )
-        return self.typed[type(event)]
+    def undeclared(self, handler: Handler, event: Any) -> NoReturn:
+        """Raise `Invalid`: a decider yielded what its annotation does not name."""
+        raise Invalid(
+            f"`{label(handler.function)}` yields a `{type(event).__name__}`, which its annotation does not name",
+            function=label(handler.function),
+        )
 
-    def collect(self, decision: Decision, loop: asyncio.AbstractEventLoop | None) -> None:
-        """Run the decider on the durable image, outside the lock, and let it ask. What it decides is thrown away: only the answers are kept."""
+    def collect(self, decision: Decision, loop: asyncio.AbstractEventLoop | None, deadline: float) -> None:
+        """Run the decider on the durable image, outside the lock, and let it ask. What it decides is thrown away: only the answers are kept.
+
+        `Overloaded` if an answer has not come by the deadline, by the monotonic clock: nothing was recorded.
+        """
         try:
-            decision.run(self.image.get, [], may_ask=True, loop=loop)
+            with deciding():
+                decision.run(self.image.get, [], may_ask=True, loop=loop, deadline=deadline)
+        except TimeOver:
+            raise Overloaded(
+                f"the outside did not answer `{decision.handler.name}` in the time allowed; nothing was recorded", id=decision.id
+            ) from None
         except Error:
             return  # refused, or failed on an answer: the run under the lock says so, with the same answers
         except Exception:  # noqa: BLE001 - the run under the lock raises it, or the state has moved on and it does not
@@ -425,15 +441,17 @@ class Handling:
 
     def preload(self, decision: Decision) -> None:
         """Load what the decider reads and is not in memory, in the caller's thread, so that the writer need not wait for the disk."""
+        decision.keys = keys = list[Any]()
         for fill in decision.handler.fills:
-            kept = self.image.kept[fill.fold]
-            if kept.complete:
-                continue
             try:
                 key = fill.find(decision.command, ())
             except IndexError:  # its key comes from a state left of it: loaded when that is known
                 return
-            missing = [one for one in (key if fill.many else [key]) if one is not None and one not in kept.entries]
+            keys.append(key)
+            kept = self.image.kept[fill.fold]
+            if kept.complete or (not fill.many and (key is None or key in kept.entries)):
+                continue
+            missing = [one for one in (key if fill.many else [key]) if one not in kept.entries]
             if missing:
                 self.image.load(kept, missing)
 

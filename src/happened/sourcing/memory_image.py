@@ -20,6 +20,7 @@ from happened.core.store import Row, Store, Wanted
 from happened.core.tags import term, text_of
 from happened.log.records import Reader, envelope_of
 from happened.log.row import Extra, Header, decode_header
+from happened.log.writer import deciding
 
 STATES_MAX = 1_000_000
 """States kept before the longest unchanged make room; about 0.4 kB each."""
@@ -154,6 +155,13 @@ class MemoryImage:
                 overlay.apply(row, decode_header(row.head), events, strict=False)
         overlay.merge(rows[-1].last)
 
+    def forget(self) -> None:
+        """Let go of all states; they are loaded again when they are asked for."""
+        with self._lock:
+            for kept in self.kept.values():
+                kept.complete = False
+                kept.entries.clear()
+
     def states(self, fold: Fold) -> dict[Key, State]:
         """Fold the whole log into the states of one class: every key that is there now. Reads the log once, keeps nothing."""
         if fold.wants_record or fold.key_of is not None:
@@ -217,6 +225,10 @@ class MemoryImage:
         return [number for number in names if self._reader.class_of(number) in fold.readings] or [-1]
 
     def _fold_rows(self, fold: Fold, wanted: Sequence[Wanted] | None, until: int, found: dict[Key, Entry]) -> None:
+        with deciding():  # `evolve` may no more dispatch than a decider may
+            self._fold_page_by_page(fold, wanted, until, found)
+
+    def _fold_page_by_page(self, fold: Fold, wanted: Sequence[Wanted] | None, until: int, found: dict[Key, Entry]) -> None:
         decode = self._reader.pages_for([fold])
         only = wanted is not None
         touched = fold.touched
@@ -270,14 +282,22 @@ class ImageOverlay:
 
     def __init__(self, image: MemoryImage) -> None:
         self._image = image
-        self._changed: dict[Kept, dict[Key, Entry]] = {}
+        self._changed: dict[Kept, dict[Key, Entry]] = {kept: {} for kept in image.kept.values()}
         self._coming: dict[Kept, dict[Key, list[Coming]]] = {}
         self._applied: list[tuple[Row, Header, Sequence[tuple[int, object]]]] = []
 
     def get(self, fold: Fold, key: Key) -> Entry:
         """Return a state as of here in the batch. `Stuck` if it stands still."""
-        kept = self._image.kept.get(fold) or self._meet(fold)
-        entry = self._found(kept, key)
+        kept = self._image.kept.get(fold)
+        if kept is None or kept not in self._changed:
+            kept = self._meet(fold)
+        entry = self._changed[kept].get(key)
+        if entry is None:
+            entry = kept.entries.get(key)
+            if entry is None or self._coming:
+                entry = self._found(kept, key)
+            else:
+                self._image.hits += 1
         if entry.stuck:
             raise _stuck(fold, key, entry)
         return entry
@@ -288,7 +308,10 @@ class ImageOverlay:
         try:
             for ordinal, event in events:
                 for kept, reading in self._image.followers(type(event)):
-                    self._apply_to(kept, reading, row, header, ordinal, event, undo if strict else None)
+                    if kept.simple and strict and not self._coming and kept in self._changed:
+                        self._apply_simply(kept, reading, row.position + ordinal, event, undo)
+                    else:
+                        self._apply_to(kept, reading, row, header, ordinal, event, undo if strict else None)
         except BaseException:
             for changed, key, before in reversed(undo):
                 if before is None:
@@ -301,9 +324,29 @@ class ImageOverlay:
             raise
         self._applied.append((row, header, events))
 
+    def _apply_simply(
+        self, kept: Kept, reading: Reading, version: int, event: object, undo: list[tuple[dict[Key, Entry], Key, Entry | None]]
+    ) -> None:
+        """Do what `_apply_to` does, in the case that nearly every command is: no envelope is asked for, and the states are in memory."""
+        changed, entries, step = self._changed[kept], kept.entries, kept.fold.step
+        for key, message in reading(event, None):
+            own = changed.get(key)
+            before = own or entries.get(key)
+            if before is None:
+                if not kept.complete:
+                    self._coming.setdefault(kept, {}).setdefault(key, []).append(Coming(version, message, ()))
+                    continue
+                before = NEVER
+            if before.stuck:
+                changed[key] = before
+            else:
+                changed[key] = Entry(step(before.state, key, message), version)
+                undo.append((changed, key, own))
+
     def _meet(self, fold: Fold) -> Kept:
         """Begin to keep a class that was not kept before, and let it see what the batch has come to."""
         kept = self._image.follow(fold)
+        self._changed.setdefault(kept, {})
         for row, header, events in self._applied:
             for ordinal, event in events:
                 if fold.follows(type(event)):
@@ -311,11 +354,9 @@ class ImageOverlay:
         return kept
 
     def _found(self, kept: Kept, key: Key) -> Entry:
-        changed = self._changed.get(kept)
-        if changed is not None:
-            entry = changed.get(key)
-            if entry is not None:
-                return entry
+        entry = self._changed[kept].get(key)
+        if entry is not None:
+            return entry
         complete = kept.complete
         entry = kept.entries.get(key)
         if entry is not None:
@@ -325,7 +366,7 @@ class ImageOverlay:
         coming = self._coming.get(kept)
         if coming and key in coming:
             entry = _caught_up(kept.fold, key, entry, coming.pop(key))
-            self._changed.setdefault(kept, {})[key] = entry
+            self._changed[kept][key] = entry
         return entry
 
     def _apply_to(
@@ -340,9 +381,7 @@ class ImageOverlay:
     ) -> None:
         fold = kept.fold
         envelope, extra = (None, ()) if kept.simple else _envelope(fold, row, header, ordinal, None)
-        changed = self._changed.get(kept)
-        if changed is None:
-            changed = self._changed[kept] = {}
+        changed = self._changed.setdefault(kept, {})
         coming = self._coming.get(kept)
         for key, message in reading(event, envelope):
             own = before = changed.get(key)

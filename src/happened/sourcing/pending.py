@@ -8,15 +8,16 @@ import threading
 from collections.abc import Callable
 from typing import Any  # Any: commands of any class
 
-from happened.core.errors import Closed, OutcomeUnknown, Overloaded, StoreFailed
-from happened.core.store import Row
+from happened.core.errors import Closed, Diverged, OutcomeUnknown, Overloaded, StoreFailed
+from happened.core.store import Commit, Row
 from happened.log.lease import Leases
-from happened.log.log import Log
+from happened.log.log import EVERYTHING_SEEN, Log
 from happened.log.row import decode_header, taken_apart
-from happened.sourcing.handling import PENDING_NOTE, Decision, Handling
+from happened.log.writer import CLOSE_SECONDS_MAX
+from happened.sourcing.handling import PENDING_NOTE, STUCK_NOTE, Decision, Handling
 
 LEASE = "pending"
-TROUBLE = (Closed, Overloaded, OutcomeUnknown, StoreFailed)
+TROUBLE = (Closed, Diverged, Overloaded, OutcomeUnknown, StoreFailed)
 RETRY_SECONDS = 0.5
 LOOK_SECONDS = 0.05
 """How often to look for what other processes have kept; what this one keeps is decided at once."""
@@ -30,7 +31,8 @@ class PendingWorker:
         self._handling = handling
         self._decide = decide
         self.leases = Leases(log.engine, log.source, [LEASE])
-        self._stuck: dict[str, str] = {}
+        self._stuck: set[str] = set()
+        """What this process has tried; it tries once."""
         self._stop = threading.Event()
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._run, name="happened-pending", daemon=True)
@@ -48,12 +50,8 @@ class PendingWorker:
         """End after the command that is being decided."""
         self._stop.set()
         self._wake.set()
-        self._thread.join()
+        self._thread.join(CLOSE_SECONDS_MAX)
         self.leases.close()
-
-    def stuck(self, id: str) -> str | None:
-        """Return why a command can't be decided, if it is so."""
-        return self._stuck.get(id)
 
     def _run(self) -> None:
         position = -1
@@ -84,18 +82,25 @@ class PendingWorker:
             row = self._log.row_at(int(note.removeprefix(PENDING_NOTE)))
             assert row is not None, "a pending note points to its input"
             [(_, raw)] = list(taken_apart(row))
-            command = self._log.reader.body(raw.number, raw.body, row.position)
-            tags = set(self._log.reader.terms(raw.number, command))
+            tags = set[str]()  # of a command that can't be read: all after it wait
             try:
+                command = self._log.reader.body(raw.number, raw.body, row.position)
+                tags = set(self._log.reader.terms(raw.number, command))
                 if known not in self._stuck and not (blocked and (not tags or tags & blocked)):
                     self._decide(self._decision(note, known, row, command, bytes(raw.body)))
                     continue
             except TROUBLE:
                 raise  # of the world, not of this command: tried again
             except Exception as error:  # noqa: BLE001 - whatever the decider raises stops its key, and is seen
-                self._stuck[known] = f"{type(error).__name__}: {error}"
+                self._stop_at(known, error)
             blocked |= tags
             everything = not tags
+
+    def _stop_at(self, id: str, error: Exception) -> None:
+        """Say in the log, where everybody can see it, that this command can't be decided."""
+        self._stuck.add(id)
+        said = f"{type(error).__name__}: {error}"
+        self._log.engine.append(lambda _: Commit(notes={STUCK_NOTE + id: said}), EVERYTHING_SEEN)
 
     def _decision(self, note: str, known: str, row: Row, command: Any, body: bytes) -> Decision:
         """Return the decision that a note stands for. `Invalid` if no decider takes the command any more."""

@@ -10,8 +10,6 @@ from happened.sourcing.handling import Decision, Known
 class Together(Job):
     """Decisions of one batch, of which either all are recorded or none."""
 
-    __slots__ = ("decisions",)
-
     def __init__(self, decisions: Sequence[Decision]) -> None:
         super().__init__(decisions[0].id)
         self.decisions = decisions

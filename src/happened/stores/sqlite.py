@@ -84,6 +84,7 @@ GROW_BYTES = 4 * 1024 * 1024
 WAL_BYTES_MAX = 64 * 1024 * 1024
 GROW_FROM_PAGES = 400
 """A WAL is grown ahead only once a log is busy: a script of forty lines leaves no large file behind."""
+CLOSE_SECONDS_MAX = 10.0
 SETTLE_SECONDS = 5.0
 """How long to try to learn the outcome of a commit that failed."""
 
@@ -216,21 +217,24 @@ class SqliteStore:
 
     def close(self) -> None:
         """Write the index's tail and the samples, let the WAL be taken into the file, close all connections."""
-        with self._lock:
+        if self._pid != os.getpid() or not self._lock.acquire(timeout=CLOSE_SECONDS_MAX):
+            self._closed = True  # after a fork, or beside a decider that does not end: what is open is left to the process's end
+            return
+        try:
             if self._closed:
                 return
-            if self._pid == os.getpid():
-                self._flush_all()
+            self._flush_all()
             self._closed = True
             self._checkpoint_due.set()
+        finally:
+            self._lock.release()
         with self._grown:
             self._grown.notify_all()
-        if self._checkpointer is not None and self._pid == os.getpid():
+        if self._checkpointer is not None:
             self._checkpointer.join()
-        if self._pid == os.getpid():
-            while self._readers:
-                self._readers.pop().close()
-            self._writer.close()
+        while self._readers:
+            self._readers.pop().close()
+        self._writer.close()
 
     # --- the shelf
 
@@ -363,9 +367,8 @@ class SqliteStore:
                 flushed = self._runs.flush_next(writer)
             self._write_shelf(writer)
             self._pages += 6
-        self._pages += (
-            2 + len(commit.notes) + sum(len(row.records) + len(row.head) + len(row.input or "") + 128 for row in commit.rows) // 3800
-        )
+        written = sum([len(row.records) + len(row.head) + len(row.input or "") for row in commit.rows]) + 128 * len(commit.rows)
+        self._pages += 2 + len(commit.notes) + written // 3800
         self._grow_wal()
         return flushed
 
@@ -392,8 +395,9 @@ class SqliteStore:
             with self._index_lock:
                 if flushed is not None:
                     self._runs.applied(flushed)
+                add = self._runs.add
                 for row, terms in zip(commit.rows, commit.terms, strict=True):
-                    self._runs.add(row.position, row.last, terms.tags, terms.id, terms.names)
+                    add(row.position, row.position + row.count - 1, terms.tags, terms.id, terms.names)
         try:
             self._maybe_checkpoint()
         except sqlite3.Error as error:  # the commit has taken place: a checkpoint comes again
@@ -466,13 +470,16 @@ class SqliteStore:
                 self._checkpointer = threading.Thread(target=self._checkpoint, name="happened-checkpoint", daemon=True)
                 self._checkpointer.start()
 
+    def _ending(self) -> bool:
+        return self._closed
+
     def _checkpoint(self) -> None:
         """Take most of the WAL into the file, beside the writer; the writer takes the few pages that came meanwhile, and begins it anew."""
         connection = self._connect(self.path)
         try:
             while True:
                 self._checkpoint_due.wait()
-                if self._closed:
+                if self._ending():
                     return
                 try:
                     connection.execute("pragma wal_checkpoint(passive)").fetchall()
@@ -481,7 +488,7 @@ class SqliteStore:
                 self._pages = min(self._pages, CHECKPOINT_PAGES // 2)
                 self._rest_due = True
                 self._checkpoint_due.clear()
-                if self._closed:  # `close` may have called just before that
+                if self._ending():  # `close` may have called just before that
                     return
         finally:
             connection.close()

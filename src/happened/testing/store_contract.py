@@ -210,7 +210,7 @@ class StoreContract:
 
         assert scribe.seen == row.last
         assert head == seen[0]
-        assert head in [(row.last, row.at, row.digest) for row in flat(store.read())]
+        assert head in [Head(row.last, row.at, row.digest) for row in flat(store.read())]
 
     def test_append_hands_over_exactly_what_is_unseen(self, open_store: Open) -> None:
         """Who says what it has seen is given all rows behind that, once, in order; who has seen nothing is given the whole log."""
