@@ -26,6 +26,7 @@ from happened.log.names import Names, Wish
 from happened.log.records import Reader
 from happened.log.row import SALT_BYTES, Header, Written, decode_header, seal
 
+SALTS_AHEAD = 256
 WATCH_SECONDS = 0.25
 """How often an event loop looks for callers whose time is over; a wait that is shorter has a timer of its own."""
 QUEUE_MAX = 10_000
@@ -156,9 +157,7 @@ class Batch:
         """Notes that are kept whether anything is recorded or not."""
         self.ids: dict[str, Row] = {}
         self.added: list[tuple[Row, Draft]] = []
-        self._salts = b""
-        self._salted = 0
-        """How many of them are used up."""
+        self.salt = writer.salt
 
     @property
     def position(self) -> int:
@@ -200,11 +199,7 @@ class Batch:
         """Put a draft at the end of the batch, and let its events have happened."""
         head, header, asked = self.head, draft.header, draft.asked
         count = len(draft.records) + (asked is not None)
-        size = SALT_BYTES * count
-        if self._salted + size > len(self._salts):
-            self._salts, self._salted = self.source.salt(max(size, 256 * SALT_BYTES)), 0
-        start, self._salted = self._salted, self._salted + size
-        row = seal(head.digest, head.position + 1, self.at, header, asked, draft.records, self._salts[start : start + size])
+        row = seal(head.digest, head.position + 1, self.at, header, asked, draft.records, self.salt(count))
         if draft.events:  # a fact has happened whatever `evolve` makes of it; what was decided must be such that it can be taken
             self.overlay.apply(row, header, draft.events, strict=not draft.facts)
         self.rows.append(row)
@@ -252,6 +247,9 @@ class Writer:
         """Loops that commit at the end of their turn."""
         self._watched = weakref.WeakSet[asyncio.AbstractEventLoop]()
         """Loops that look now and then whether somebody has waited too long."""
+        self._salts = b""
+        self._salted = 0
+        """How many of them are used up."""
         self._wake = threading.Semaphore(0)
         self._thread: threading.Thread | None = None
         self._indexed_names = names.changes
@@ -334,6 +332,14 @@ class Writer:
             raise
         if job.error is not None:
             raise job.error
+
+    def salt(self, count: int) -> bytes:
+        """Return unpredictable bytes for so many records. Called under the lock; drawn ahead, since asking the machine costs as much as a hundred of them."""
+        size = SALT_BYTES * count
+        if self._salted + size > len(self._salts):
+            self._salts, self._salted = self.source.salt(max(size, SALTS_AHEAD * SALT_BYTES)), 0
+        start, self._salted = self._salted, self._salted + size
+        return self._salts[start : self._salted]
 
     def catch_up(self) -> None:
         """Take in what other processes have recorded."""
