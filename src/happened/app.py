@@ -27,10 +27,22 @@ from happened.log.fingerprint import fingerprint_of
 from happened.log.log import Facts, Log, Progress, occurred_us
 from happened.log.names import Wish
 from happened.log.receipt import Receipt
-from happened.log.row import REFUSAL, TOPOLOGY, Written, decode_header, encode, taken_apart
+from happened.log.row import TOPOLOGY, Written, decode_header, encode
 from happened.log.writer import Batch, inside_decider
 from happened.sourcing.gateway import ROUNDS_MAX, Gateway, Outside
-from happened.sourcing.handling import PENDING_NOTE, STUCK_NOTE, Decision, Handler, Handling, Known, Pending, Refusal, key_from, outcome_of
+from happened.sourcing.handling import (
+    PENDING_NOTE,
+    STUCK_NOTE,
+    Decision,
+    Handler,
+    Handling,
+    Known,
+    Pending,
+    Refusal,
+    key_from,
+    outcome_of,
+    refusal_in,
+)
 from happened.sourcing.memory_image import STATES_MAX, MemoryImage
 from happened.sourcing.pending import PendingWorker
 from happened.sourcing.together import Together
@@ -263,9 +275,13 @@ class Running:
         except BaseException:
             self._engine.close()
             raise
-        self._followers.start()
-        if self._pending is not None:
-            self._pending.start()
+        try:
+            self._followers.start()
+            if self._pending is not None:
+                self._pending.start()
+        except BaseException:
+            self.close()
+            raise
 
     # --- commands
 
@@ -391,7 +407,7 @@ class Running:
             )
         refusal = decision.refusal()
         if refusal is not None:
-            raise refusal.error()
+            raise refusal.withdrawn()
         return decision.events
 
     # --- facts
@@ -460,6 +476,7 @@ class Running:
 
         It is as of what this process has seen; `since=` a receipt makes sure it is at least as new. Cost: under a microsecond in memory, else a load.
         """
+        self._writer.check_process()
         fold = fold_of(state)
         if since is not None:
             self.catch_up(since, wait_seconds_max=wait_seconds_max)
@@ -468,6 +485,7 @@ class Running:
 
     def states(self, state: type[S]) -> dict[tuple[Any, ...], S]:
         """Fold the whole log into all states of a class, by key. Reads the log once; memory holds the result."""
+        self._writer.check_process()
         return self._image.states(fold_of(state))  # type: ignore[return-value]  # states of a fold are of its class
 
     def view(self, state: type[S]) -> View[S]:
@@ -599,8 +617,10 @@ class Running:
             while isinstance(job, Decision) and job.needs_outside and job.error is None:
                 self._next_round(job)
                 self._handling.collect(job, None, deadline)
-                with contextlib.suppress(Exception):  # it is in `error`, and raised below
+                try:
                     self._writer.submit(job, _left(deadline))
+                except Exception as error:  # noqa: BLE001 - it is raised below, at this one's turn
+                    job.error = error
             if job.error is not None:
                 raise job.error
             try:
@@ -625,11 +645,9 @@ class Running:
         return self.log.receipt(decision.row, decision.id, decision.events)
 
     def _raise_refusal(self, row: Row) -> None:
-        if decode_header(row.head).outcome == "refused":
-            for _, record in taken_apart(row):
-                if record.number == REFUSAL:
-                    body = msgspec.json.decode(record.body)
-                    raise Refusal(body["text"], body["facts"]).error()
+        refusal = refusal_in(row)
+        if refusal is not None:
+            raise refusal.error()
 
     def _next_round(self, decision: Decision) -> None:
         decision.rounds += 1

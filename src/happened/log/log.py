@@ -435,14 +435,14 @@ class Facts(Job):
         if self.declare is not None:
             self.declare(batch)
         records: list[Written] = []
-        events: list[tuple[int, Any]] = []
+        events: list[tuple[int, Any, Any]] = []
         names: list[int] = []
         tags: dict[str, None] = {}
         for recording in self.recordings:
             number = recording.typed.number(batch) if recording.typed is not None else batch.number(recording.wish)
             extra = recording.extra
             if recording.event is not None:
-                events.append((len(records), recording.event))
+                events.append((len(records), recording.event, extra))
             records.append(Written(number, recording.body, encode(extra) if extra != _PLAIN else b""))
             if number not in names:
                 names.append(number)
@@ -525,7 +525,7 @@ class Recent:
         if self._batch is not batch:
             self._batch, self._batch_rows, self._batch_events, self._batch_last = batch, 0, [], {}
         for row, draft in batch.added[self._batch_rows :]:
-            facts = draft.facts or [self._log.describe(event) for _, event in draft.events]
+            facts = draft.facts or [self._log.describe(event) for _, event, _ in draft.events]
             for name, terms in facts:
                 self._batch_events.append((row.last, name, terms))
                 self._batch_last["\x1f" + name] = row.last

@@ -83,11 +83,13 @@ class Reader:
     def body(self, number: int, raw: msgspec.Raw | bytes, position: int) -> Any:
         """Decode a body with today's class, or as plain data where there is none."""
         self._look_again()
-        if number not in self._decoders:
+        decoders = self._decoders  # another thread may begin anew
+        found = decoders.get(number)
+        if found is None:
             cls = self.class_of(number)
-            self._decoders[number] = msgspec.json.Decoder(cls | None if cls is not None else Any)
+            decoders[number] = found = msgspec.json.Decoder(cls | None if cls is not None else Any)
         try:
-            return self._decoders[number].decode(raw)
+            return found.decode(raw)
         except msgspec.MsgspecError as error:
             name = self.names.by_number[number]
             raise Incompatible(
@@ -101,17 +103,14 @@ class Reader:
     def terms(self, number: int, body: Any) -> Sequence[str]:
         """Return the terms of a decoded body."""
         self._look_again()
-        if number not in self._terms:
+        known = self._terms  # another thread may begin anew
+        found = known.get(number)
+        if found is None:
             cls = self.class_of(number)
             name = self.names.by_number.get(number)
-            self._terms[number] = (
-                terms_of(scope_of(cls))
-                if cls is not None
-                else terms_by_outline(name.tags or [[], []])
-                if name is not None
-                else lambda _: ()
-            )
-        return self._terms[number](body)
+            outlined = name.tags if name is not None else None
+            known[number] = found = terms_of(scope_of(cls)) if cls is not None else terms_by_outline(outlined or [[], []])
+        return found(body)
 
     def reading(self) -> dict[int, str]:
         """Return how each name's tags are read today, as a text to compare: what an index is valid for."""
@@ -259,6 +258,7 @@ class Pages:
 
     def _build(self) -> None:
         names = self._reader.names
+        changes = names.changes  # before the names are listed: one that comes meanwhile is found again
         shapes: list[Any] = []
         self.numbers = []
         for number in (*BUILT_IN, *list(names.by_number)):
@@ -276,7 +276,7 @@ class Pages:
         for shape in shapes[1:]:
             union = union | shape
         self._decode = msgspec.json.Decoder(list[list[union]]).decode
-        self._changes = names.changes
+        self._changes = changes
 
 
 def id_of(row: Row, header: Header, ordinal: int, extra: Extra | None) -> str:

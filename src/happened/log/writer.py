@@ -27,6 +27,10 @@ from happened.log.records import Reader
 from happened.log.row import SALT_BYTES, Header, Written, decode_header, seal
 
 SALTS_AHEAD = 256
+WAIT_SECONDS_MAX = 1e6
+"""A longer wait is for ever, and what the machine can wait for has an end."""
+PATIENCE_SECONDS = 0.02
+"""The writer gives up on the store's lock so much earlier than its callers on the writer: then they hear what is known, that nothing was decided."""
 WATCH_SECONDS = 0.25
 """How often an event loop looks for callers whose time is over; a wait that is shorter has a timer of its own."""
 QUEUE_MAX = 10_000
@@ -44,8 +48,8 @@ class Draft(msgspec.Struct, frozen=True, gc=False):
     header: Header
     asked: Written | None
     records: Sequence[Written]
-    events: Sequence[tuple[int, Any]]
-    """(ordinal in the row, event) for the memory image."""
+    events: Sequence[tuple[int, Any, Any]]
+    """(ordinal in the row, event, what the record says beside it) for the memory image."""
     tags: Sequence[str]
     names: Sequence[int]
     notes: dict[str, str | None]
@@ -56,7 +60,7 @@ class Draft(msgspec.Struct, frozen=True, gc=False):
 class Overlay(Protocol):
     """What the memory image knows of the batch that is being decided."""
 
-    def apply(self, row: Row, header: Header, events: Sequence[tuple[int, Any]], *, strict: bool) -> None:
+    def apply(self, row: Row, header: Header, events: Sequence[tuple[int, Any, Any]], *, strict: bool) -> None:
         """Let these events have happened, on the overlay. `strict`: what `evolve` raises is passed on, and none has happened."""
         ...
 
@@ -100,8 +104,8 @@ def inside_decider() -> bool:
 def deciding() -> Generator[None]:
     """Mark this thread as running a decider."""
     before = inside_decider()
-    _local.deciding = True
     try:
+        _local.deciding = True
         yield
     finally:
         _local.deciding = before
@@ -184,6 +188,8 @@ class Batch:
         """Record names that are new, and other system records, in a row of their own; return the numbers of all."""
         records: list[Written] = []
         numbers: list[int] = []
+        if any(self.names.number(wish) is None for wish in wishes):
+            self.names.learn(self.notes_of)  # another process may have declared some that this one has not heard of
         for wish in wishes:
             number = self.names.number(wish)
             if number is None:
@@ -263,7 +269,8 @@ class Writer:
 
         `Overloaded` if it was not taken in time: then it is withdrawn. `OutcomeUnknown` if it was taken and the time ran out.
         """
-        self._check_process()
+        self.check_process()
+        wait_seconds_max = min(max(wait_seconds_max, 0.0), WAIT_SECONDS_MAX)
         job.taken_at = now = time.perf_counter()
         job.deadline = now + wait_seconds_max
         with self._mutex:
@@ -284,7 +291,8 @@ class Writer:
 
     def submit_all(self, jobs: Sequence[Job], wait_seconds_max: float) -> None:
         """Have jobs decided in their order, in as few commits as may be, and wait for all. Errors stay with each job."""
-        self._check_process()
+        self.check_process()
+        wait_seconds_max = min(max(wait_seconds_max, 0.0), WAIT_SECONDS_MAX)
         now = time.perf_counter()
         for job in jobs:
             job.taken_at = now
@@ -308,8 +316,9 @@ class Writer:
 
     async def asubmit(self, job: Job, wait_seconds_max: float) -> None:
         """Have a job decided and committed at the end of the loop's turn, and await it. Cancellation withdraws it if it was not taken."""
-        self._check_process()
+        self.check_process()
         loop = asyncio.get_running_loop()
+        wait_seconds_max = min(max(wait_seconds_max, 0.0), WAIT_SECONDS_MAX)
         job._loop = loop
         job._future = future = loop.create_future()
         job.taken_at = now = time.perf_counter()
@@ -343,6 +352,7 @@ class Writer:
 
     def catch_up(self) -> None:
         """Take in what other processes have recorded."""
+        self.check_process()
 
         def take_in(unseen: Unseen) -> Commit:
             self._take_in(unseen)
@@ -353,6 +363,7 @@ class Writer:
 
     def rehearse(self, job: Job) -> None:
         """Let a job draft what it would record, under the lock, and record nothing. What it raises is raised."""
+        self.check_process()
 
         def decide(unseen: Unseen) -> Commit:
             self._take_in(unseen)
@@ -374,7 +385,7 @@ class Writer:
             waiting, self._queue = list(self._queue), deque()
         for job in waiting:
             if job.state == Job.WAITING:
-                job.state, job.error = Job.DONE, Closed("the log was closed before the command was taken", id=job.id)
+                job.error = Closed("the log was closed before the command was taken", id=job.id)
         self._answer(waiting)
         if self._thread is not None:
             self._wake.release()
@@ -386,7 +397,8 @@ class Writer:
 
     # --- leading
 
-    def _check_process(self) -> None:
+    def check_process(self) -> None:
+        """Raise `Forked` in another process than the one that opened the log."""
         if os.getpid() != self._pid:
             raise Forked("this log was opened before a fork: open it in the child process")
 
@@ -399,6 +411,7 @@ class Writer:
     def _lead(self, last: Job) -> None:
         """Commit until this job is done, the caller's own."""
         try:
+            _local.deciding = False  # whoever waits here decides nothing
             while last.state < Job.DONE:
                 self._commit_next(last.deadline)
         finally:
@@ -411,8 +424,13 @@ class Writer:
                 self._leading = False
                 return
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="happened-writer", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="happened-writer", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:  # the machine has no thread left: the next caller leads, and takes what waits
+                    self._leading = False
+                    return
+                self._thread = thread
         self._wake.release()
 
     def _run(self) -> None:
@@ -423,7 +441,8 @@ class Writer:
                     if not self._queue:
                         self._leading = False
                         break
-                self._commit_next(None)
+                with contextlib.suppress(BaseException):  # its callers have been answered, and others wait
+                    self._commit_next(None)
             if self._closed:
                 return
 
@@ -451,36 +470,40 @@ class Writer:
 
         Whose own time is not over then goes back into the queue: nobody hears of another's hurry. An event loop does not wait at all, since it must not.
         """
-        with self._mutex:
-            jobs: list[Job] = []
-            while self._queue and len(jobs) < BATCH_MAX:
-                job = self._queue.popleft()
-                if job.state == Job.WAITING and (job._future is None or not job._future.cancelled()):
-                    job.state = Job.TAKEN
-                    jobs.append(job)
-        if not jobs:
-            return
-        self._taken = jobs
-        until = min(job.deadline for job in jobs) if deadline is None else deadline
+        jobs: list[Job] = []
         try:
-            self._commit(jobs, max(until - time.perf_counter(), 0.0))
-        except Overloaded as error:
-            now = time.perf_counter()
             with self._mutex:
-                for job in reversed(jobs):
-                    if job.deadline > now and not self._closed:
-                        job.state = Job.WAITING
-                        self._queue.appendleft(job)
-            jobs = [job for job in jobs if job.state != Job.WAITING]
+                self._taken = jobs
+                while self._queue and len(jobs) < BATCH_MAX:
+                    job = self._queue.popleft()
+                    if job.state == Job.WAITING and (job._future is None or not job._future.cancelled()):
+                        job.state = Job.TAKEN
+                        jobs.append(job)
+            if not jobs:
+                return
+            until = min([job.deadline for job in jobs]) if deadline is None else deadline
+            self._commit(jobs, max(until - PATIENCE_SECONDS - time.perf_counter(), 0.0))
+        except Overloaded as error:
+            jobs = self._given_back(jobs)
             self._fail(jobs, error)
-        except BaseException as error:
-            if not isinstance(error, Exception):  # an interrupt: of this thread, and of no other caller
-                self._memory.forget()
-                self._fail(jobs, OutcomeUnknown(f"the thread that committed it was interrupted ({type(error).__name__})"))
-            self._fail(jobs, error)
-            self._answer(jobs)
-            raise
+        except BaseException as error:  # an interrupt, of this thread and of no other caller, or trouble after the commit
+            self._memory.forget()
+            self._fail(jobs, OutcomeUnknown(f"the thread that committed it was interrupted ({type(error).__name__}: {error})"))
+            if not isinstance(error, Exception):
+                self._answer(jobs)
+                raise
         self._answer(jobs)
+
+    def _given_back(self, jobs: Sequence[Job]) -> list[Job]:
+        """Put those whose time is not over back into the queue; return the others."""
+        soon = time.perf_counter() + 2 * PATIENCE_SECONDS
+        with self._mutex:
+            late = [job for job in jobs if job.deadline <= soon or self._closed]
+            patient = [job for job in jobs if job.deadline > soon and not self._closed]
+            for job in patient:
+                job.state = Job.WAITING
+            self._queue.extendleft(reversed(patient))
+        return late
 
     def _commit(self, jobs: Sequence[Job], wait_seconds_max: float) -> None:
         if not self._memory.guard.acquire(timeout=wait_seconds_max or 0.05):
@@ -503,7 +526,7 @@ class Writer:
                         draft = job.draft(batch)
                         if draft is not None:
                             drafted.append((job, batch.add(draft)))
-                    except KeyboardInterrupt:
+                    except (KeyboardInterrupt, SystemExit):
                         raise
                     except BaseException as error:  # noqa: BLE001 - it is the answer to this caller, and no other's trouble
                         job.error = error
@@ -566,6 +589,8 @@ class Writer:
             here = asyncio.get_running_loop()
         elsewhere: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
         for job in jobs:
+            if job.state == Job.DONE:  # `close` has answered it, before its decision came to an end
+                continue
             job.state = Job.DONE
             if job._future is not None:
                 loop = job._loop
@@ -611,7 +636,7 @@ class Writer:
         if future is None or future.done():
             return
         waited_seconds = job.deadline - job.taken_at
-        if self._withdraw(job):
+        if self._withdraw(job) or job.state == Job.DONE:
             future.set_result(None)
         else:
             future.set_exception(_unknown(job, f"it was taken, and not answered within {waited_seconds:g} s"))

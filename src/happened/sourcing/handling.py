@@ -104,6 +104,12 @@ class Refusal(NamedTuple):
         """Return it as the error that it is to the caller."""
         return Refused(self.text, **self.facts)
 
+    def withdrawn(self) -> Refused:
+        """Return it as the error of what was only tried, or taken back: nothing was recorded."""
+        error = self.error()
+        error.recorded = False
+        return error
+
 
 class Known(NamedTuple):
     """The id was known: the row that used it."""
@@ -276,10 +282,14 @@ class Decision(Job):
         """Return the refusal, if that is what came of it."""
         return self.result if isinstance(self.result, Refusal) else None
 
+    def refused_before(self) -> Refusal | None:
+        """Return the refusal of the first time, if the id is known from then."""
+        return refusal_in(self.result.row) if isinstance(self.result, Known) else None
+
     def _drafted(self, batch: Batch, decided: Sequence[Any], refusal: Refusal | None, reads: Sequence[Any], started: float) -> Draft:
         handling, handler = self.handling, self.handler
         records: list[Written] = []
-        events: list[tuple[int, Any]] = []
+        events: list[tuple[int, Any, Any]] = []
         names: list[int] = []
         tags: Sequence[str] = ()
         first = self.decides is None
@@ -290,7 +300,7 @@ class Decision(Job):
             typed = handling.typed[type(event)] if type(event) in handler.yields else handling.undeclared(handler, event)
             body, event = typed.checked(event)  # noqa: PLW2901 - from here on it is the event as it will be read again
             number = typed.number(batch)
-            events.append((len(records) + first, event))
+            events.append((len(records) + first, event, None))
             records.append(Written(number, body))
             if number not in names:
                 names.append(number)
@@ -301,7 +311,7 @@ class Decision(Job):
         if refusal is not None:
             records.append(Written(REFUSAL, self._encoded(refusal)))
             self.result = refusal
-        self.events = tuple([event for _, event in events])
+        self.events = tuple([event for _, event, _ in events])
         if self.given and answers:
             notes[ANSWERS_NOTE + self.id] = None
         if self.decides is not None:
@@ -454,6 +464,17 @@ class Handling:
             missing = [one for one in (key if fill.many else [key]) if one not in kept.entries]
             if missing:
                 self.image.load(kept, missing)
+
+
+def refusal_in(row: Row) -> Refusal | None:
+    """Return the refusal that a row holds, if its command was refused."""
+    if decode_header(row.head).outcome != "refused":
+        return None
+    for _, record in taken_apart(row):
+        if record.number == REFUSAL:
+            body = msgspec.json.decode(record.body)
+            return Refusal(body["text"], body["facts"])
+    return None
 
 
 def outcome_of(rows: Sequence[Row]) -> tuple[Row, Header] | None:

@@ -49,7 +49,7 @@ class Coming(NamedTuple):
 class Kept:
     """The entries of one fold."""
 
-    __slots__ = ("complete", "entries", "fold", "loading", "simple")
+    __slots__ = ("complete", "entries", "fold", "loading", "simple", "stopped")
 
     def __init__(self, fold: Fold, *, complete: bool) -> None:
         self.fold = fold
@@ -58,6 +58,8 @@ class Kept:
         """No envelope is needed to fold."""
         self.entries: dict[Key, Entry] = {}
         self.loading: dict[Key, list[list[Coming]]] = {}
+        self.stopped = ""
+        """Why no state of this fold can be told: it could not be said which key an event is of."""
 
 
 class MemoryImage:
@@ -73,6 +75,8 @@ class MemoryImage:
         self._by_event: dict[type, tuple[tuple[Kept, Reading], ...]] = {}
         self._classes: frozenset[type] = frozenset()
         self._making_room = False
+        self._forgotten = 0
+        """How often all was let go."""
         self.hits = self.misses = self.evictions = 0
         self.guard = threading.RLock()
         """Held by the writer from the first look at the log until the batch is merged; a class is first met under it."""
@@ -97,8 +101,10 @@ class MemoryImage:
             self._fold_rows(fold, self._wanted(fold, [key]), self.position, found)
             entry = found[key]
         else:
-            complete = kept.complete  # read before the entries: who makes room says so before taking them away
+            if kept.stopped:
+                raise _stopped(kept)
             known = kept.entries.get(key)
+            complete = kept.complete  # read after the entry: who makes room says so before taking entries away
             if known is not None:
                 self.hits += 1
             entry = known if known is not None else NEVER if complete else self.load(kept, [key])[key]
@@ -117,11 +123,19 @@ class MemoryImage:
 
     def load(self, kept: Kept, keys: Sequence[Key]) -> dict[Key, Entry]:
         """Fold these keys from the log, in one query, and keep them."""
+        while True:
+            found = self._load(kept, keys)
+            if found is not None:
+                self._make_room()
+                return found
+
+    def _load(self, kept: Kept, keys: Sequence[Key]) -> dict[Key, Entry] | None:
+        """Load once; `None` if all was let go meanwhile, and what was kept aside can't be relied on."""
         fold = kept.fold
         aside: dict[Key, list[Coming]] = {}
         with self._lock:
             self.misses += len(keys)
-            until = self.position
+            until, forgotten = self.position, self._forgotten
             for key in keys:
                 aside[key] = []
                 kept.loading.setdefault(key, []).append(aside[key])
@@ -132,6 +146,7 @@ class MemoryImage:
             complete = True
         finally:
             with self._lock:
+                complete = complete and forgotten == self._forgotten
                 for key in keys:
                     waiting = kept.loading[key]
                     waiting[:] = [one for one in waiting if one is not aside[key]]
@@ -139,8 +154,7 @@ class MemoryImage:
                         del kept.loading[key]
                     if complete:
                         found[key] = kept.entries.setdefault(key, _caught_up(fold, key, found[key], aside[key]))
-        self._make_room()
-        return found
+        return found if complete else None
 
     def begin(self) -> "ImageOverlay":
         """Start a batch."""
@@ -148,9 +162,16 @@ class MemoryImage:
 
     def catch_up(self, rows: Sequence[Row]) -> None:
         """Take in rows that others have recorded."""
+        rows = [row for row in rows if row.last > self.position]
+        if not rows:
+            return
         overlay = self.begin()
         for row, records in zip(rows, self._reader.pages(self._classes)(rows), strict=True):
-            events = [(ordinal + (row.input is not None), found.body) for ordinal, found in enumerate(records) if found.body is not None]
+            events = [
+                (ordinal + (row.input is not None), found.body, found.extra)
+                for ordinal, found in enumerate(records)
+                if found.body is not None
+            ]
             if events:
                 overlay.apply(row, decode_header(row.head), events, strict=False)
         overlay.merge(rows[-1].last)
@@ -158,6 +179,7 @@ class MemoryImage:
     def forget(self) -> None:
         """Let go of all states; they are loaded again when they are asked for."""
         with self._lock:
+            self._forgotten += 1
             for kept in self.kept.values():
                 kept.complete = False
                 kept.entries.clear()
@@ -221,7 +243,7 @@ class MemoryImage:
         ]
 
     def _numbers(self, fold: Fold) -> list[int]:
-        names = self._reader.names.by_number
+        names = list(self._reader.names.by_number)  # a copy: another thread may be adding one
         return [number for number in names if self._reader.class_of(number) in fold.readings] or [-1]
 
     def _fold_rows(self, fold: Fold, wanted: Sequence[Wanted] | None, until: int, found: dict[Key, Entry]) -> None:
@@ -284,13 +306,15 @@ class ImageOverlay:
         self._image = image
         self._changed: dict[Kept, dict[Key, Entry]] = {kept: {} for kept in image.kept.values()}
         self._coming: dict[Kept, dict[Key, list[Coming]]] = {}
-        self._applied: list[tuple[Row, Header, Sequence[tuple[int, object]]]] = []
+        self._applied: list[tuple[Row, Header, Sequence[tuple[int, object, Any]]]] = []
 
     def get(self, fold: Fold, key: Key) -> Entry:
         """Return a state as of here in the batch. `Stuck` if it stands still."""
         kept = self._image.kept.get(fold)
         if kept is None or kept not in self._changed:
             kept = self._meet(fold)
+        if kept.stopped:
+            raise _stopped(kept)
         entry = self._changed[kept].get(key)
         if entry is None:
             entry = kept.entries.get(key)
@@ -302,16 +326,18 @@ class ImageOverlay:
             raise _stuck(fold, key, entry)
         return entry
 
-    def apply(self, row: Row, header: Header, events: Sequence[tuple[int, object]], *, strict: bool) -> None:
+    def apply(self, row: Row, header: Header, events: Sequence[tuple[int, object, Any]], *, strict: bool) -> None:
         """Let these events have happened. `strict`: if `evolve` can't take one, that is raised and none has; else its key stands still."""
         undo: list[tuple[dict[Key, Entry], Key, Entry | None]] = []
         try:
-            for ordinal, event in events:
+            for ordinal, event, extra in events:
                 for kept, reading in self._image.followers(type(event)):
-                    if kept.simple and strict and not self._coming and kept in self._changed:
+                    if kept not in self._changed:
+                        self._meet(kept.fold)
+                    if kept.simple and strict and not self._coming:
                         self._apply_simply(kept, reading, row.position + ordinal, event, undo)
                     else:
-                        self._apply_to(kept, reading, row, header, ordinal, event, undo if strict else None)
+                        self._apply_to(kept, reading, row, header, ordinal, event, extra, undo if strict else None)
         except BaseException:
             for changed, key, before in reversed(undo):
                 if before is None:
@@ -332,8 +358,8 @@ class ImageOverlay:
         for key, message in reading(event, None):
             own = changed.get(key)
             before = own or entries.get(key)
-            if before is None:
-                if not kept.complete:
+            if before is None or (self._coming and key in self._coming.get(kept, ())):
+                if before is not None or not kept.complete:
                     self._coming.setdefault(kept, {}).setdefault(key, []).append(Coming(version, message, ()))
                     continue
                 before = NEVER
@@ -348,17 +374,17 @@ class ImageOverlay:
         kept = self._image.follow(fold)
         self._changed.setdefault(kept, {})
         for row, header, events in self._applied:
-            for ordinal, event in events:
+            for ordinal, event, extra in events:
                 if fold.follows(type(event)):
-                    self._apply_to(kept, fold.reading(type(event)), row, header, ordinal, event, None)
+                    self._apply_to(kept, fold.reading(type(event)), row, header, ordinal, event, extra, None)
         return kept
 
     def _found(self, kept: Kept, key: Key) -> Entry:
         entry = self._changed[kept].get(key)
         if entry is not None:
             return entry
-        complete = kept.complete
         entry = kept.entries.get(key)
+        complete = kept.complete  # read after the entry, as in `MemoryImage.get`
         if entry is not None:
             self._image.hits += 1
         else:
@@ -377,17 +403,25 @@ class ImageOverlay:
         header: Header,
         ordinal: int,
         event: Any,
+        recorded_extra: Any,
         undo: list[tuple[dict[Key, Entry], Key, Entry | None]] | None,
     ) -> None:
         fold = kept.fold
-        envelope, extra = (None, ()) if kept.simple else _envelope(fold, row, header, ordinal, None)
-        changed = self._changed.setdefault(kept, {})
+        envelope, extra = (None, ()) if kept.simple else _envelope(fold, row, header, ordinal, recorded_extra)
+        changed = self._changed[kept]
         coming = self._coming.get(kept)
-        for key, message in reading(event, envelope):
+        try:
+            reached = list(reading(event, envelope))
+        except Exception as error:
+            if undo is not None:
+                raise
+            kept.stopped = f"at position {row.position + ordinal}: {type(error).__name__}: {error}"  # what has happened has happened
+            return
+        for key, message in reached:
             own = before = changed.get(key)
             if before is None:
-                complete = kept.complete
                 before = kept.entries.get(key) if not coming or key not in coming else None
+                complete = kept.complete  # read after the entry, as in `MemoryImage.get`
                 if before is None:
                     if not complete or (coming and key in coming):
                         coming = self._coming.setdefault(kept, {})
@@ -413,8 +447,19 @@ class ImageOverlay:
     def merge(self, position: int) -> None:
         """Make what the batch has come to durable, as the batch is."""
         image = self._image
+        for fold, kept in list(image.kept.items()):
+            if kept not in self._changed:  # met in the batch, by a command that was taken back
+                self._meet(fold)
+        try:
+            self._merge(image, position)
+        except BaseException:
+            image.forget()
+            raise
+        if sum(len(kept.entries) for kept in image.kept.values()) > image._states_max:
+            image._make_room()
+
+    def _merge(self, image: MemoryImage, position: int) -> None:
         with image._lock:
-            image.position = position
             for kept, changed in self._changed.items():
                 kept.entries.update(changed)
                 if kept.loading:
@@ -427,8 +472,7 @@ class ImageOverlay:
                         kept.entries[key] = _caught_up(kept.fold, key, kept.entries[key], events)
                     for aside in kept.loading.get(key, ()):
                         aside.extend(events)
-        if sum(len(kept.entries) for kept in image.kept.values()) > image._states_max:
-            image._make_room()
+            image.position = position  # last: an interrupt before it leaves a position whose rows are taken in again
 
 
 def _stepped(fold: Fold, key: Key, before: Entry, message: Any, extra: tuple[Any, ...], version: int) -> Entry:
@@ -454,6 +498,14 @@ def _stuck(fold: Fold, key: Key, entry: Entry) -> Stuck:
         key=[str(value) for value in key],
         position=entry.version,
         error=entry.stuck,
+    )
+
+
+def _stopped(kept: Kept) -> Stuck:
+    return Stuck(
+        f"`{kept.fold.name}` can't be told: its `key_of` failed {kept.stopped}. Mend it, then open the log again",
+        state=kept.fold.name,
+        error=kept.stopped,
     )
 
 

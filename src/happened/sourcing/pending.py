@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from typing import Any  # Any: commands of any class
 
-from happened.core.errors import Closed, Diverged, OutcomeUnknown, Overloaded, StoreFailed
+from happened.core.errors import Closed, Diverged, OutcomeUnknown, StoreFailed
 from happened.core.store import Commit, Row
 from happened.log.lease import Leases
 from happened.log.log import EVERYTHING_SEEN, Log
@@ -17,7 +17,7 @@ from happened.log.writer import CLOSE_SECONDS_MAX
 from happened.sourcing.handling import PENDING_NOTE, STUCK_NOTE, Decision, Handling
 
 LEASE = "pending"
-TROUBLE = (Closed, Diverged, Overloaded, OutcomeUnknown, StoreFailed)
+TROUBLE = (Closed, Diverged, OutcomeUnknown, StoreFailed)
 RETRY_SECONDS = 0.5
 LOOK_SECONDS = 0.05
 """How often to look for what other processes have kept; what this one keeps is decided at once."""
@@ -57,23 +57,27 @@ class PendingWorker:
         position = -1
         while not self._stop.is_set():
             if self.leases.epoch(LEASE) is None:
-                self.leases.changed.wait(0.1)
+                position = -1  # who wins the lease tries all anew
+                self._stuck.clear()
+                self.leases.changed.wait(LOOK_SECONDS)
+                self.leases.changed.clear()
                 continue
             self._wake.wait(LOOK_SECONDS)
             self._wake.clear()
-            head = self._log.head
-            if head <= position:
-                continue
-            position = head
             try:
-                self._decide_all()
+                head = self._log.head
+                if head > position:
+                    self._decide_all()
+                position = head
             except Closed:
                 return
-            except TROUBLE:
-                position = -1  # again with the next look
+            except Exception as error:  # noqa: BLE001 - of the world: counted, and all is tried again
+                self._log.engine.sample("pending", "failed", 0, f"{type(error).__name__}: {error}")
+                position = -1
                 self._stop.wait(RETRY_SECONDS)
 
     def _decide_all(self) -> None:
+        self._forget_stuck()
         blocked: set[str] = set()
         everything = False
         for note, known in sorted(self._log.engine.notes(PENDING_NOTE).items()):
@@ -96,11 +100,17 @@ class PendingWorker:
             blocked |= tags
             everything = not tags
 
+    def _forget_stuck(self) -> None:
+        """Take back what an owner before this one has said of commands that this one will try itself."""
+        said = [note for note in self._log.engine.notes(STUCK_NOTE) if note.removeprefix(STUCK_NOTE) not in self._stuck]
+        if said:
+            self._log.engine.append(lambda _: Commit(notes=dict.fromkeys(said)), EVERYTHING_SEEN)
+
     def _stop_at(self, id: str, error: Exception) -> None:
         """Say in the log, where everybody can see it, that this command can't be decided."""
-        self._stuck.add(id)
         said = f"{type(error).__name__}: {error}"
         self._log.engine.append(lambda _: Commit(notes={STUCK_NOTE + id: said}), EVERYTHING_SEEN)
+        self._stuck.add(id)
 
     def _decision(self, note: str, known: str, row: Row, command: Any, body: bytes) -> Decision:
         """Return the decision that a note stands for. `Invalid` if no decider takes the command any more."""

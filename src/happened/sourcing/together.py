@@ -26,9 +26,9 @@ class Together(Job):
                     raise Invalid(
                         f"`{decision.handler.name}` asks the outside, which can't be done together: dispatch it by itself", id=decision.id
                     )
-                refusal = decision.refusal()
+                refusal = decision.refusal() or decision.refused_before()
                 if refusal is not None:
-                    raise refusal.error()
+                    raise refusal.withdrawn()
                 if draft is not None:
                     decision.row = batch.add(draft)
                 elif not isinstance(decision.result, Known):

@@ -24,6 +24,8 @@ class MemoryStore:
         self._ids: dict[str, list[int]] = {}
         self._reading: dict[int, str] | None = None
         self._lock = threading.Lock()
+        self._showing = threading.Lock()
+        """Held for a moment, so that rows and notes of one commit are seen together."""
         self._grown = threading.Condition()
         self._samples = Samples()
         self._closed = False
@@ -41,15 +43,16 @@ class MemoryStore:
             if self._closed:
                 raise Closed("the log is closed")
             commit = decide(Unseen(self._rows[self._place(seen) :], self._head(), self._noted))
-            for row, terms in zip(commit.rows, commit.terms, strict=True):
-                self._at[row.position] = len(self._rows)
-                self._rows.append(row)
-                _file((self._tags, self._names, self._ids), row, terms)
-            for key, body in commit.notes.items():
-                if body is None:
-                    self._notes.pop(key, None)
-                else:
-                    self._notes[key] = body
+            with self._showing:
+                for row, terms in zip(commit.rows, commit.terms, strict=True):
+                    _file((self._tags, self._names, self._ids), row, terms)
+                    self._at[row.position] = len(self._rows)
+                    self._rows.append(row)
+                for key, body in commit.notes.items():
+                    if body is None:
+                        self._notes.pop(key, None)
+                    else:
+                        self._notes[key] = body
             head = self._head()
         finally:
             self._lock.release()
@@ -78,7 +81,8 @@ class MemoryStore:
 
     def notes(self, start: str) -> Mapping[str, str]:
         """Return the notes whose key starts with a text."""
-        return self._noted(start)
+        with self._showing:
+            return self._noted(start)
 
     def wait(self, after: int, wait_seconds_max: float) -> int:
         """Wait until something lies after this position."""

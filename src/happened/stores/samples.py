@@ -11,11 +11,11 @@ class Samples:
         self._lock = threading.Lock()
         self._counted: dict[tuple[str, str], tuple[int, int, str]] = {}
 
-    def add(self, handler: str, outcome: str, ran_us: int, what: str) -> None:
-        """Count one."""
+    def add(self, handler: str, outcome: str, ran_us: int, what: str, count: int = 1) -> None:
+        """Count one, or so many that were counted before."""
         with self._lock:
-            count, ran, _ = self._counted.get((handler, outcome), (0, 0, ""))
-            self._counted[handler, outcome] = (count + 1, ran + ran_us, what)
+            before, ran, _ = self._counted.get((handler, outcome), (0, 0, ""))
+            self._counted[handler, outcome] = (before + count, ran + ran_us, what)
 
     def taken(self) -> dict[tuple[str, str], tuple[int, int, str]]:
         """Return what was counted, and begin at zero."""

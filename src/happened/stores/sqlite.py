@@ -114,13 +114,19 @@ class SqliteStore:
         self._terms_of: Callable[[Row], Terms] | None = None
         self._reading: dict[int, str] = {}
         self._reading_stored: dict[int, str] = {}
+        self._generation = ""
+        """Which making of the index this is: a new one has other runs under the old names."""
         self._samples = Samples()
+        self._shown: dict[tuple[str, str], tuple[int, int, str]] = {}
+        """Counts that the open transaction writes: given back where it fails."""
         self._owner = 0
         """The thread that holds the lock, while it decides."""
         self._file = (0, 0)
         """Device and number of the file that is open, to notice when another is put in its place."""
         self._changes = -1
         """What `data_version` was when the head was last looked for."""
+        self._reopened = False
+        """The connection is another one since then."""
         self._head = START
         self._head_row = 0
         self._last_seen = 0
@@ -137,7 +143,7 @@ class SqliteStore:
     def append(self, decide: Callable[[Unseen], Commit], seen: int, *, wait_seconds_max: float = 10.0) -> Head:
         """Take the lock, hand over what is unseen, store what comes back, sync."""
         deadline = time.monotonic() + wait_seconds_max
-        if not self._lock.acquire(timeout=wait_seconds_max):
+        if not self._lock.acquire(timeout=max(wait_seconds_max, 0.0)):
             raise Overloaded(
                 f"the log's lock was not free within {wait_seconds_max:g} s; nothing was recorded", wait_seconds=wait_seconds_max
             )
@@ -162,8 +168,16 @@ class SqliteStore:
             except BaseException:
                 self._rolled_back()
                 raise
-            head = self._commit(commit, self._pages - pages)
-            self._settled(commit, flushed, head)
+            changes, self._changes = self._changes, -1  # until the commit is known here, the next one looks again
+            try:
+                head = self._commit(commit, self._pages - pages)
+                self._settled(commit, flushed, head)
+            except BaseException:
+                self._rolled_back()  # nothing is left to do where it was committed
+                raise
+            if not self._reopened:
+                self._changes = changes
+            self._reopened = False
         finally:
             self._lock.release()
         if commit.rows:
@@ -258,6 +272,7 @@ class SqliteStore:
             if self._owner == threading.get_ident():
                 return self._runs.find(self._writer, runs.IDS, id)
             with self._reader() as reader:
+                self._look_for_rebuild(reader)
                 self._catch_up_index(reader)
                 return self._runs.find(reader, runs.IDS, id)
 
@@ -347,11 +362,14 @@ class SqliteStore:
             return ()
         rows = self._rows(self._writer, "where position > ? order by position", (seen,))
         with self._index_lock:
+            self._look_for_rebuild(self._writer)
             self._catch_up_index(self._writer)
         return rows
 
     def _write(self, commit: Commit) -> runs.Flushed | None:
         writer = self._writer
+        if commit.rows and commit.rows[-1].last > runs.POSITION:
+            raise Invalid(f"a log has at most {runs.POSITION:,} records, and this one is full: go on in a new log", path=self.path)
         if commit.rows:
             writer.executemany(
                 f"insert into log({COLUMNS}) values(?, ?, ?, ?, ?, ?, ?, ?)", [msgspec.structs.astuple(row) for row in commit.rows]
@@ -389,21 +407,26 @@ class SqliteStore:
         return self._head
 
     def _settled(self, commit: Commit, flushed: runs.Flushed | None, head: Head) -> None:
+        self._shown.clear()
+        if flushed is not None:
+            with self._index_lock:
+                self._runs.applied(flushed)
         if commit.rows:
             self._head, self._head_row = head, commit.rows[-1].position
             self._last_seen = head.position
             with self._index_lock:
-                if flushed is not None:
-                    self._runs.applied(flushed)
                 add = self._runs.add
                 for row, terms in zip(commit.rows, commit.terms, strict=True):
                     add(row.position, row.position + row.count - 1, terms.tags, terms.id, terms.names)
         try:
             self._maybe_checkpoint()
-        except sqlite3.Error as error:  # the commit has taken place: a checkpoint comes again
+        except Exception as error:  # noqa: BLE001 - the commit has taken place: a checkpoint comes again
             self._samples.add("checkpoint", "failed", 0, str(error))
 
     def _rolled_back(self) -> None:
+        for (handler, outcome), (count, ran, what) in self._shown.items():
+            self._samples.add(handler, outcome, ran, what, count)
+        self._shown.clear()
         with contextlib.suppress(sqlite3.Error):  # SQLite may have rolled back by itself; a broken connection is seen at the next begin
             if self._writer.in_transaction:
                 self._writer.execute("rollback")
@@ -423,13 +446,14 @@ class SqliteStore:
                 while self._readers:
                     self._readers.pop().close()
                 self._writer = self._open()
-                self._changes = -1
+                self._reopened = True
                 [(busy, _, _)] = self._writer.execute("pragma wal_checkpoint(truncate)")
                 if not busy:
-                    found = (
-                        first is not None
-                        and self._writer.execute("select digest from log where position = ?", (first.position,)).fetchone()
-                    )
+                    if first is not None:
+                        row = self._writer.execute("select digest from log where position = ?", (first.position,)).fetchone()
+                        found = row is not None and row[0] == first.digest
+                    else:
+                        found = all(_noted(self._writer, key).get(key) == body for key, body in commit.notes.items())
                     break
             except (sqlite3.Error, Invalid, Broken, Overloaded):
                 pass  # tried again until the deadline, then the outcome is unknown
@@ -441,7 +465,7 @@ class SqliteStore:
                 ) from error
             time.sleep(0.05)
         self._pages = self._wal_bytes = 0
-        if not (found and first is not None and found[0] == first.digest):
+        if not found:
             raise _failed(error) from error
 
     # --- the write-ahead log
@@ -499,6 +523,20 @@ class SqliteStore:
         self._runs.load(connection)
         row = connection.execute("select body from shelf where key = 'reading'").fetchone()
         self._reading_stored = _reading(row[0]) if row is not None else {}
+        self._generation = _generation(connection)
+
+    def _look_for_rebuild(self, connection: sqlite3.Connection) -> None:
+        """Begin anew where another process has made the index anew: under the runs' old names lie others now."""
+        if self._terms_of is not None and _generation(connection) != self._generation:
+            self._load_index(connection)
+            self._check_reading(self._reading_stored)
+
+    def _check_reading(self, stored: Mapping[int, str]) -> None:
+        clash = [name for name, how in self._reading.items() if stored.get(name, how) != how]
+        if clash:
+            raise Incompatible(
+                "another process reads the tags of this log otherwise: run the same code in all of them", names=clash, path=self.path
+            )
 
     def _catch_up_index(self, connection: sqlite3.Connection) -> None:
         if self._terms_of is None:
@@ -528,6 +566,8 @@ class SqliteStore:
                         self._runs.applied(self._runs.flush_all(self._writer))
                 flushed = self._runs.flush_all(self._writer)
                 self._write_shelf(self._writer)
+                self._generation = os.urandom(8).hex()
+                self._writer.execute("insert into shelf(key, body) values('generation', ?)", (self._generation,))
                 self._writer.execute("commit")
             except BaseException:
                 self._rolled_back()
@@ -538,17 +578,14 @@ class SqliteStore:
     def _write_shelf(self, writer: sqlite3.Connection) -> None:
         row = writer.execute("select body from shelf where key = 'reading'").fetchone()
         stored = _reading(row[0]) if row is not None else {}
-        clash = [name for name, how in self._reading.items() if stored.get(name, how) != how]
-        if clash:
-            raise Incompatible(
-                "another process reads the tags of this log otherwise: run the same code in all of them", names=clash, path=self.path
-            )
+        self._check_reading(stored)
         if any(name not in stored for name in self._reading):
             stored.update(self._reading)
             body = "\n".join(f"{name}\t{how}" for name, how in stored.items())
             writer.execute("insert or replace into shelf(key, body) values('reading', ?)", (body,))
         self._reading_stored = stored
-        for (handler, outcome), (count, ran, what) in self._samples.taken().items():
+        self._shown.update(self._samples.taken())
+        for (handler, outcome), (count, ran, what) in self._shown.items():
             writer.execute(
                 "insert into sample(handler, outcome, count, ran, what) values(?, ?, ?, ?, ?) on conflict(handler, outcome) do update set "
                 "count = count + excluded.count, ran = ran + excluded.ran, what = excluded.what",
@@ -577,6 +614,7 @@ class SqliteStore:
         self, after: int, until: int | None, wanted: Sequence[Wanted], columns: str, *, backwards: bool, rows_max: int
     ) -> Iterator[Sequence[Row]]:
         with self._index_lock, self._reader() as reader:
+            self._look_for_rebuild(reader)
             self._catch_up_index(reader)
             last = self._runs.indexed if until is None else min(until, self._runs.indexed)
             positions: set[int] = set()
@@ -685,6 +723,11 @@ def _file_at(path: str) -> tuple[int, int]:
 
 def _is_busy(error: sqlite3.Error) -> bool:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def _generation(connection: sqlite3.Connection) -> str:
+    row = connection.execute("select body from shelf where key = 'generation'").fetchone()
+    return row[0] if row is not None else ""
 
 
 def _reading(body: str) -> dict[int, str]:
