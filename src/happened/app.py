@@ -24,7 +24,7 @@ from happened.core.world import Source
 from happened.cqrs.ask import View
 from happened.cqrs.follower import Followers
 from happened.log.fingerprint import fingerprint_of
-from happened.log.log import Facts, Log, Progress, occurred_us
+from happened.log.log import Facts, Log, Progress, check_envelope, occurred_us
 from happened.log.names import Wish
 from happened.log.receipt import Receipt
 from happened.log.row import REFUSAL, TOPOLOGY, Written, decode_header, encode, taken_apart
@@ -534,12 +534,11 @@ class Running:
 
     # --- within
 
-    def _decision(self, command: Any, id: str | None, actor: str, correlation: str | None) -> Decision:
+    def _decision(self, command: Any, id: str | None, actor: str, correlation: str | None, causation: str | None = None) -> Decision:
         if inside_decider():
             raise Invalid("a command can't be dispatched from inside a decider or `evolve`: yield an event, and let a reaction dispatch")
+        check_envelope(id, actor, correlation, causation)
         handler = self._handling.handler(command)
-        if id is not None and not id:
-            raise Invalid("an id must not be empty")
         typed = self.log.typed[type(command)]
         body, command = typed.checked(command)
         decision = Decision(
@@ -554,18 +553,18 @@ class Running:
         )
         decision.actor = actor
         decision.correlation = correlation if correlation != decision.id else None
+        decision.causation = causation
         return decision
 
     def _message(self, message: Message) -> Decision:
-        decision = self._decision(message.body, message.id, message.actor, message.correlation)
-        decision.causation, decision.occurred = message.causation, occurred_us(message)
+        decision = self._decision(message.body, message.id, message.actor, message.correlation, message.causation)
+        decision.occurred = occurred_us(message)
         return decision
 
     def _fact(self, message: Message) -> Facts:
         if inside_decider():
             raise Invalid("a fact can't be recorded from inside a decider or `evolve`: yield the event")
-        if message.id is not None and not message.id:
-            raise Invalid("an id must not be empty")
+        check_envelope(message.id, message.actor, message.correlation, message.causation)
         if type(message.body) not in self.app.records:
             kind = "a command is dispatched" if isinstance(message.body, Command) else "list it in the app's `records`"
             raise Invalid(f"`{type(message.body).__name__}` can't be recorded as a fact: {kind}", type=type(message.body).__name__)

@@ -19,6 +19,8 @@ import msgspec
 from happened.core.errors import Invalid
 from happened.core.messages import Tag, Value, is_data
 
+SEPARATOR = "\x1f"
+"""Stands between tag and value in a term; no tag has it."""
 MUTABLE = (list, dict, set, bytearray)
 MANY = (tuple, frozenset, collections.abc.Sequence, collections.abc.Set, collections.abc.Collection, list, set)
 ONE, EACH, KEYS = "one", "each", "keys"
@@ -174,7 +176,7 @@ def text_of(value: Any) -> str:
 
 def term(tag: str, text: str) -> str:
     """Return the (tag, value) pair as one text: what an index keeps."""
-    return f"{tag}\x1f{text}"
+    return f"{tag}{SEPARATOR}{text}"
 
 
 Terms = Callable[[Any], Sequence[str]]
@@ -186,7 +188,7 @@ def terms_of(scope: Scope) -> Terms:
         return lambda _: ()
     flat = all(tagged.holds == ONE for tagged in scope.tags) and not any(below.scope.all_tags() for below in scope.parts)
     if flat:
-        fields = [(tagged.field, f"{tagged.tag}\x1f") for tagged in scope.tags]
+        fields = [(tagged.field, f"{tagged.tag}{SEPARATOR}") for tagged in scope.tags]
         if len(fields) == 1:
             [(only, prefix)] = fields
 

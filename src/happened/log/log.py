@@ -15,20 +15,36 @@ from happened.core.boundary import Boundary, Query
 from happened.core.errors import Broken, Conflict, Diverged, IdReused, Incompatible, Invalid
 from happened.core.messages import Command, Event, Message, is_data
 from happened.core.store import START, Commit, Engine, Row, Unseen, Wanted
-from happened.core.tags import term
+from happened.core.tags import SEPARATOR, term, text_of
 from happened.core.world import Source, microseconds
 from happened.log.names import Names, Wish
 from happened.log.receipt import Receipt
 from happened.log.records import INPUT, INTERNAL, Reader, Record
-from happened.log.row import FORMAT, SALT_BYTES, Extra, Header, RawRecord, Written, decode_header, digest_of, encode, taken_apart
+from happened.log.row import (
+    FORMAT,
+    RECORD_BYTES_MAX,
+    SALT_BYTES,
+    Extra,
+    Header,
+    RawRecord,
+    Written,
+    decode_header,
+    digest_of,
+    encode,
+    taken_apart,
+)
 from happened.log.typed import Typed
 from happened.log.writer import Batch, Draft, Job, Memory, Writer, inside_decider
 
 IDENTITY_NOTE = "log"
+TEXT_CHARACTERS_MAX = 1_000
+"""Characters of an id, an actor, a correlation, a causation, a name: they stand in every index and every list."""
 RECENT_MAX = 20_000
 """Events whose tags are kept in memory for the conditions of `append`; a condition that reaches further back reads the log."""
 
 Progress = Callable[[int, int], None]
+
+_PLAIN = Extra()
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -111,7 +127,8 @@ class Log:
         """Record facts together, in one row: all of them become visible at once, or none.
 
         `Conflict` if an event that `unless` asks for lies after its position. With an id that is known nothing is recorded, and the first receipt comes
-        back. `Invalid` for what is not valid; then nothing is recorded.
+        back. `Invalid` for what is not valid; then nothing is recorded. What a `Message` says counts as if it was given here, and must be the same for
+        all; only `id` and `occurred` of several are each record's own, and such an id is kept, and not looked up.
         """
         job = self._job(facts, unless, id, actor, correlation)
         self.writer.submit(job, wait_seconds_max)
@@ -317,28 +334,29 @@ class Log:
         listed = [facts] if isinstance(facts, Event | Loose | Message) else list(facts)
         if not listed:
             raise Invalid("nothing to record: `append` needs at least one event")
-        return Facts(self, [self.written(fact) for fact in listed], id, actor=actor, correlation=correlation, unless=unless)
+        check_envelope(id, actor, correlation, None)
+        if not any(isinstance(fact, Message) for fact in listed):
+            return Facts(self, [self.written(fact) for fact in listed], id, actor=actor, correlation=correlation, unless=unless)
+        messages = [fact if isinstance(fact, Message) else Message(fact) for fact in listed]
+        for message in messages:
+            check_envelope(message.id, message.actor, message.correlation, message.causation)
+        who = _shared("actor", actor or None, [message.actor or None for message in messages])
+        correlation = _shared("correlation", correlation, [message.correlation for message in messages])
+        causation = _shared("causation", None, [message.causation for message in messages])
+        occurred: int | None = None
+        if len(messages) == 1:
+            [alone] = messages
+            id = _shared("id", id, [alone.id])  # noqa: A001 - as `append` calls it
+            occurred = occurred_us(alone)
+            recordings = [self.written(alone.body)]
+        else:
+            recordings = [self.written(message.body, Extra(id=message.id, occurred=occurred_us(message))) for message in messages]
+        return Facts(self, recordings, id, actor=who or "", correlation=correlation, causation=causation, occurred=occurred, unless=unless)
 
-    def written(self, fact: object) -> "Recording":
+    def written(self, fact: object, extra: Extra = _PLAIN) -> "Recording":
         """Check and encode one fact."""
-        extra = Extra()
-        if isinstance(fact, Message):
-            extra = Extra(id=fact.id, occurred=occurred_us(fact))
-            fact = fact.body
         if isinstance(fact, Loose):
-            try:
-                body = encode(fact.body)
-            except (TypeError, msgspec.MsgspecError) as error:
-                raise Invalid(f"the body of `{fact.name}` is no JSON data: {error}", name=fact.name) from error
-            tags = tuple((tag, str(value)) for tag, value in fact.tags)
-            return Recording(
-                None,
-                Wish("event", fact.name, fact.version, ""),
-                body,
-                None,
-                [term(*tag) for tag in tags],
-                msgspec.structs.replace(extra, tags=tags),
-            )
+            return _loose(fact, extra)
         typed = self.typed.get(type(fact))
         if typed is None or typed.what != "event":
             raise Invalid(
@@ -368,6 +386,78 @@ class Log:
 
 
 EVERYTHING_SEEN = 1 << 62
+
+
+def check_envelope(id: object, actor: object, correlation: object, causation: object) -> None:
+    """Raise `Invalid` unless these can stand in a header: texts that are UTF-8 and not too long. Cost: 0.1 µs; no call is made where all is well."""
+    if id is not None and (type(id) is not str or not id or not id.isascii() or len(id) > TEXT_CHARACTERS_MAX):
+        _check_text("id", id)
+    if type(actor) is not str or (actor and (not actor.isascii() or len(actor) > TEXT_CHARACTERS_MAX)):
+        _check_text("actor", actor, or_empty=True)
+    if correlation is not None and (type(correlation) is not str or not correlation.isascii() or len(correlation) > TEXT_CHARACTERS_MAX):
+        _check_text("correlation", correlation, or_empty=True)
+    if causation is not None and (type(causation) is not str or not causation.isascii() or len(causation) > TEXT_CHARACTERS_MAX):
+        _check_text("causation", causation, or_empty=True)
+
+
+def _check_text(what: str, given: object, *, or_empty: bool = False) -> None:
+    if type(given) is not str:
+        raise Invalid(f"`{what}` is text, not {given!r}: " + (f"write str({what})" if given is not None else "leave it out"), field=what)
+    if not given and not or_empty:
+        raise Invalid(f"`{what}` must not be empty", field=what)
+    if len(given) > TEXT_CHARACTERS_MAX:
+        raise Invalid(f"`{what}` may have {TEXT_CHARACTERS_MAX:,} characters, this one has {len(given):,}", field=what)
+    try:
+        given.encode()
+    except UnicodeEncodeError as error:
+        raise Invalid(f"`{what}` is {given!r}, which has half a character and is no valid text", field=what) from error
+
+
+def _shared(what: str, given: str | None, own: Sequence[str | None]) -> str | None:
+    """Return what a row of facts says once for all of them, from what was given for the whole and what each says. `Invalid` where two differ."""
+    found = dict.fromkeys(given if one is None else one for one in own)
+    if given is not None:
+        found[given] = None
+    if len(found) > 1:
+        listed = ", ".join(repr(one) if one is not None else "none" for one in found)
+        raise Invalid(f"facts that are recorded together have one {what}, not {listed}: append them one after the other", field=what)
+    return next(iter(found))
+
+
+def _loose(fact: Loose, extra: Extra) -> "Recording":
+    """Check and encode a fact without a class. Nothing else checks what it was given."""
+    name, version, given = fact.name, fact.version, fact.tags
+    _check_text("name", name)
+    if type(version) is not int or not 0 < version < 1 << 31:
+        raise Invalid(f"the version of `{name}` is {version!r}: it is a whole number from 1 on", name=name)
+    if not is_data(fact.body):
+        raise Invalid(f"the body of `{name}` is {fact.body!r}: it is a dict of JSON data", name=name)
+    try:
+        tags = tuple([(tag, text_of(value)) for tag, value in msgspec.convert(given, _Pairs)])
+    except msgspec.ValidationError as error:
+        raise Invalid(f"the tags of `{name}` are {given!r}: write pairs, as in (('sku', 'widget'),)", name=name) from error
+    for tag, _ in tags:
+        _check_text("tag", tag)
+        if SEPARATOR in tag:
+            raise Invalid(f"the tag {tag!r} of `{name}` has a control character that stands between tags and values", name=name)
+    extra = msgspec.structs.replace(extra, tags=tags)
+    try:
+        body = _encode_loose(fact.body)
+        size = len(body) + len(encode(extra))
+    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
+        raise Invalid(f"`{name}` is no JSON data: {error}", name=name) from error
+    if size > RECORD_BYTES_MAX:
+        raise Invalid(
+            f"a record may have {RECORD_BYTES_MAX:,} bytes, `{name}` with its tags has {size:,}: keep large things outside",
+            name=name,
+            bytes=size,
+        )
+    return Recording(None, Wish("event", name, version, ""), body, None, [term(*tag) for tag in tags], extra)
+
+
+_Pairs = tuple[tuple[str, Any], ...]
+_encode_loose = msgspec.json.Encoder(decimal_format="string", order="deterministic").encode
+"""What is equal has the same bytes, in every process: no class says how to compare two of them."""
 
 
 class Verified(msgspec.Struct, frozen=True):
@@ -463,9 +553,6 @@ class Facts(Job):
         if name is None or (name.what, name.name) != (recording.wish.what, recording.wish.name):
             return False
         return name.fingerprint != recording.wish.fingerprint or bytes(record.body) in (recording.body, b"null")
-
-
-_PLAIN = Extra()
 
 
 class Recent:

@@ -14,8 +14,8 @@ from happened.core.errors import Broken, Incompatible
 from happened.core.messages import Event, Recorded, name_of
 from happened.core.state import Fold
 from happened.core.store import Row, Terms
+from happened.core.tags import SEPARATOR, scope_of, term, terms_by_outline, terms_of
 from happened.core.tags import Terms as TermsOf
-from happened.core.tags import scope_of, terms_by_outline, terms_of
 from happened.core.world import moment
 from happened.log.names import Name, Names
 from happened.log.narrow import Fields, fields_read, narrowed
@@ -135,7 +135,7 @@ class Reader:
                 names[raw.number] = None
                 tags.update(dict.fromkeys(self.terms(raw.number, self.body(raw.number, raw.body, position))))
                 if bytes(raw.extra):
-                    tags.update((f"{tag}\x1f{value}", None) for tag, value in decode_extra(raw.extra).tags)
+                    tags.update((term(*pair), None) for pair in decode_extra(raw.extra).tags)
             position += 1
         return Terms(tuple(tags), header.id or header.decides, tuple(names))
 
@@ -177,7 +177,7 @@ class Reader:
             )
 
     def _pairs(self, number: int, body: Any, extra: Extra) -> tuple[tuple[str, str], ...]:
-        pairs = [tuple(found.split("\x1f", 1)) for found in self.terms(number, body)]
+        pairs = [tuple(found.split(SEPARATOR, 1)) for found in self.terms(number, body)]
         return tuple(dict.fromkeys([*extra.tags, *((tag, value) for tag, value in pairs)]))
 
     def learn(self, rows: Iterable[Row]) -> bool:
