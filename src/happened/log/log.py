@@ -552,7 +552,10 @@ class Facts(Job):
         name = self.log.names.by_number.get(record.number)
         if name is None or (name.what, name.name) != (recording.wish.what, recording.wish.name):
             return False
-        return name.fingerprint != recording.wish.fingerprint or bytes(record.body) in (recording.body, b"null")
+        if name.fingerprint != recording.wish.fingerprint:
+            return True
+        body = bytes(record.body)
+        return body in (recording.body, b"null") if recording.typed is None else recording.typed.same(body, recording.body)
 
 
 class Recent:

@@ -56,6 +56,10 @@ class Typed:
             raise Invalid(f"`{self.cls.__name__}` is not valid: the time `{path}` has no zone", type=self.cls.__name__, field=path)
         return encoded, again
 
+    def same(self, recorded: bytes, body: bytes) -> bool:
+        """Say whether a recorded body of this shape is the same as another, or erased. What is equal may have been written otherwise: `1.50`, a set."""
+        return recorded in (body, b"null") or bool(self._decode(recorded) == self._decode(body))
+
     def number(self, batch: "Batch") -> int:
         """Return the number of the class's name; recorded in this batch if it is new."""
         if self._changes != self._names.changes:

@@ -349,7 +349,7 @@ def same_as(id: str, row: Row, typed: Typed, body: bytes, batch: Batch) -> None:
         raise IdReused(
             f"the id `{id}` was used by `{name.name if name else '?'}`, not by `{typed.wish.name}`", id=id, position=row.position
         )
-    if name.fingerprint == typed.wish.fingerprint and bytes(recorded.body) not in (body, b"null"):
+    if name.fingerprint == typed.wish.fingerprint and not typed.same(bytes(recorded.body), body):
         raise IdReused(
             f"the id `{id}` was used by a `{name.name}` with another body; a new intention needs a new id", id=id, position=row.position
         )
