@@ -372,6 +372,18 @@ def test_a_reserved_name_is_no_field(name: str) -> None:
     refused("`Rest`", f"`{name}`", views=[rest])
 
 
+def test_evolve_must_say_what_it_returns() -> None:
+    """`None` means that a state is gone, so the annotation must say whether that may be."""
+
+    class Silent(h.State):
+        sku: Sku
+
+        def evolve(self, event: Sold):  # type: ignore[no-untyped-def]  # the mistake that is planted
+            return self
+
+    refused("`Silent.evolve`", "`-> Silent`", re.escape("`-> Silent | None`"), records=[Sold], views=[Silent])
+
+
 def test_evolve_must_take_events() -> None:
     """Neither nothing, nor a command, nor something unannotated."""
 
