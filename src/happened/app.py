@@ -19,7 +19,7 @@ from happened.core.messages import Command, Event, Message, Position, name_of
 from happened.core.plain import surplus_in
 from happened.core.state import Fold, State, fold_of
 from happened.core.store import Engine, Row
-from happened.core.tags import is_a, scope_of
+from happened.core.tags import check_tag_types, is_a
 from happened.core.world import Source
 from happened.cqrs.ask import View
 from happened.cqrs.follower import Followers
@@ -192,8 +192,9 @@ class App:
                         'with `@named("...")`',
                         name=key[1],
                     )
-                if kind in ("data", "state"):
-                    scope_of(thing)
+        check_tag_types(
+            dict.fromkeys([*kinds["data"], *kinds["state"], *(join.state for fold in map(fold_of, kinds["state"]) for join in fold.joins)])
+        )
 
 
 def strict(cls: type[D], data: Mapping[str, Any]) -> D:
@@ -463,7 +464,7 @@ class Running:
         fold = fold_of(state)
         if since is not None:
             self.catch_up(since, wait_seconds_max=wait_seconds_max)
-        whole = key if len(key) == len(fold.key) and not named else key_from(fold, key, named)
+        whole = fold.checked(key) if len(key) == len(fold.key) and not named else key_from(fold, key, named)
         return self._image.get(fold, whole).state  # type: ignore[return-value]  # entries of a fold are of its class
 
     def states(self, state: type[S]) -> dict[tuple[Any, ...], S]:

@@ -3,7 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any
@@ -182,6 +182,7 @@ def test_nested_data_becomes_its_classes() -> None:
 # --- objects ----------------------------------------------------------------------------------------------------------------
 
 WRONG: Any = "x"
+HALF = "half\ud800"
 
 WRONG_COMMANDS: list[tuple[Any, str]] = [
     (Sell("nut", WRONG), r"`Sell`.*`int`.*units"),
@@ -254,6 +255,75 @@ def test_a_view_that_is_not_listed_is_named(running: h.Running) -> None:
     nothing_recorded(running, lambda: running.state(Stock), h.Invalid, r"sku")
 
 
+class Visited(h.Event):
+    house: Annotated[UUID, h.Tag("house")]
+    day: date
+    floor: int
+
+
+class Visits(h.State):
+    house: Annotated[UUID, h.Tag("house")]
+    day: date
+    floor: int
+    count: int = 0
+
+    def evolve(self, event: Visited) -> "Visits":
+        return self.but(count=self.count + 1)
+
+
+HOUSE, DAY = UUID(int=1), date(2026, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("key", "match"),
+    [
+        ((str(HOUSE), DAY, 1), "key `house` of `Visits` is UUID, not '0000"),
+        ((HOUSE, "2026-01-01", 1), "key `day` of `Visits` is date, not '2026"),
+        ((HOUSE, datetime(2026, 1, 1, tzinfo=UTC), 1), "key `day` of `Visits` is date, not datetime"),
+        ((HOUSE, DAY, "1"), "key `floor` of `Visits` is int, not '1'"),
+        ((HOUSE, DAY, True), "key `floor` of `Visits` is int, not True"),
+        ((HOUSE, DAY, None), "key `floor` of `Visits` is int, not None"),
+    ],
+)
+def test_a_key_of_a_wrong_type_is_said(key: tuple[Any, ...], match: str) -> None:
+    """It would never be found: whoever asks with it is told what is wanted, instead of that there is nothing."""
+    with h.App("houses", records=[Visited], views=[Visits]).open() as running:
+        receipt = running.record(Visited(HOUSE, DAY, 1))
+        named = dict(zip(("house", "day", "floor"), key, strict=True))
+
+        assert running.state(Visits, HOUSE, DAY, 1) == running.view(Visits).get(HOUSE, DAY, 1, since=receipt) == Visits(HOUSE, DAY, 1, 1)
+        asks: list[Callable[[], object]] = [
+            lambda: running.state(Visits, *key),
+            lambda: running.state(Visits, **named),
+            lambda: running.view(Visits).find(*key),
+        ]
+        for ask in asks:
+            with pytest.raises(h.Invalid, match=match):
+                ask()
+
+
+def test_a_decider_that_asks_by_a_key_of_a_wrong_type_fails() -> None:
+    """The world says it, too."""
+
+    def look(command: Sell, world: h.World) -> Iterator[Sold]:
+        world.state(Stock, 7)
+        yield Sold(command.sku, command.units)
+
+    with h.App("shop", records=[Received], deciders=[look]).open() as running:
+        with pytest.raises(h.Invalid, match="key `sku` of `Stock` is str, not 7"):
+            running.dispatch(Sell("nut", 1))
+        assert head(running) == 0
+
+
+def test_half_a_character_is_no_key(running: h.Running) -> None:
+    """Nor is it an id, nor the value of a query: no record can have it."""
+    nothing_recorded(running, lambda: running.state(Stock, HALF), h.Invalid, "`sku`.*half a character")
+    nothing_recorded(running, lambda: running.view(Stock).find(HALF), h.Invalid, "`sku`.*half a character")
+    nothing_recorded(running, lambda: running.log.find(HALF), h.Invalid, "`id`.*half a character")
+    nothing_recorded(running, lambda: list(running.log.read(h.query(sku=HALF))), h.Invalid, "`sku`.*half a character")
+    nothing_recorded(running, lambda: list(running.log.read(h.query(names=[HALF]))), h.Invalid, "half a character")
+
+
 # --- ids --------------------------------------------------------------------------------------------------------------------
 
 
@@ -268,8 +338,6 @@ def test_an_empty_id_is_no_id(running: h.Running) -> None:
     ):
         nothing_recorded(running, attempt, h.Invalid, "`id` must not be empty")
 
-
-HALF = "half\ud800"
 
 WRONG_ENVELOPES: list[tuple[str, Any, str]] = [
     ("id", 7, r"`id` is text, not 7.*str\(id\)"),

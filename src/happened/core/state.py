@@ -15,14 +15,15 @@ import re
 import textwrap
 import typing
 from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeGuard, dataclass_transform  # Any: keys and events of any class
 
 import msgspec
 
 from happened.core.annotations import Parameter, label, parameters_of, returned_by, union_of, yielded_by
 from happened.core.errors import Invalid
-from happened.core.messages import Event, Part, Recorded, Tag, name_of
-from happened.core.tags import Keys, bare, hints_of, is_a, keys_of, parts_of, plain_fields, scope_of
+from happened.core.messages import Event, Part, Recorded, name_of
+from happened.core.tags import ONE, Keys, bare, hints_of, is_a, is_text, keys_of, names_of, parts_of, plain_fields, scope_of, types_of
 
 RESERVED = ("but", "evolve", "key_of")
 
@@ -71,11 +72,11 @@ class Fold:
         fields = msgspec.structs.fields(state)
         self.fields = tuple(field.name for field in fields)
         self.key = tuple(field.name for field in fields if field.required)
-        marks = {
-            field: next((extra.name for extra in bare(hint)[1] if isinstance(extra, Tag)), None) for field, hint in hints_of(state).items()
-        }
+        marks = {tagged.field: tagged.tag for tagged in scope.tags if tagged.holds == ONE}
         self.tags = tuple(marks.get(field) for field in self.key)
-        self.references = {tagged.tag: tagged.field for tagged in scope.tags if tagged.holds == "one"}
+        hints = hints_of(state)
+        self._key_types = tuple(types_of(hints[field]) for field in self.key)
+        self.references = {tagged.tag: tagged.field for tagged in scope.tags if tagged.holds == ONE}
         for name in RESERVED:
             if name in self.fields:
                 raise Invalid(
@@ -104,6 +105,19 @@ class Fold:
     def initial(self, key: Key) -> State:
         """Return the state before anything happened."""
         return self.state(*key)
+
+    def checked(self, key: Key) -> Key:
+        """Return a key that a caller gave; `Invalid` for values that are of another type than the key's fields, and so could never be found."""
+        for field, value, allowed in zip(self.key, key, self._key_types, strict=True):
+            if type(value) not in allowed and not any(_is_of(value, one) for one in allowed):
+                raise Invalid(
+                    f"the key `{field}` of `{self.state.__name__}` is {names_of(allowed)}, not {value!r}",
+                    state=self.state.__name__,
+                    field=field,
+                )
+            if type(value) is str and not value.isascii() and not is_text(value):
+                raise Invalid(f"the key `{field}` is {value!r}, which has half a character and is no valid text", field=field)
+        return key
 
     def touched(self, event: object, record: Recorded | None = None) -> Iterable[tuple[Key, Any]]:
         """Return the (key, message) pairs of an event: which states it changes, and what `evolve` is given. For folds without joins."""
@@ -335,6 +349,13 @@ def _is_same(value: ast.expr | None, own: str, key: Sequence[str]) -> bool:
 def _shown(message: Any) -> str:
     """Return the name of the event that a message is, or is a part of."""
     return type(operator.attrgetter("whole")(message) if isinstance(message, Part) else message).__name__
+
+
+def _is_of(value: Any, allowed: Any) -> bool:
+    """Say whether a value is of a type, or of a subclass that has the same text."""
+    if isinstance(value, bool | datetime):
+        return allowed is Any
+    return allowed is Any or not isinstance(allowed, type) or isinstance(value, allowed)
 
 
 def _is_key(found: Any) -> TypeGuard[Key]:

@@ -15,7 +15,7 @@ from happened.core.boundary import Boundary, Query
 from happened.core.errors import Broken, Conflict, Diverged, IdReused, Incompatible, Invalid
 from happened.core.messages import Command, Event, Message, is_data
 from happened.core.store import START, Commit, Engine, Row, Unseen, Wanted
-from happened.core.tags import SEPARATOR, term, text_of
+from happened.core.tags import SEPARATOR, is_text, term, text_of
 from happened.core.world import Source, microseconds
 from happened.log.names import Names, Wish
 from happened.log.receipt import Receipt
@@ -183,6 +183,7 @@ class Log:
 
     def find(self, id: str) -> list[Row]:
         """Return the rows that use an id: none, one, or for a command that was enqueued two."""
+        _check_text("id", id)
         found: list[Row] = []
         for position in self.engine.find_id(id):
             row = self.row_at(position)
@@ -407,10 +408,8 @@ def _check_text(what: str, given: object, *, or_empty: bool = False) -> None:
         raise Invalid(f"`{what}` must not be empty", field=what)
     if len(given) > TEXT_CHARACTERS_MAX:
         raise Invalid(f"`{what}` may have {TEXT_CHARACTERS_MAX:,} characters, this one has {len(given):,}", field=what)
-    try:
-        given.encode()
-    except UnicodeEncodeError as error:
-        raise Invalid(f"`{what}` is {given!r}, which has half a character and is no valid text", field=what) from error
+    if not is_text(given):
+        raise Invalid(f"`{what}` is {given!r}, which has half a character and is no valid text", field=what)
 
 
 def _shared(what: str, given: str | None, own: Sequence[str | None]) -> str | None:

@@ -147,7 +147,7 @@ class DecidingWorld:
 
 
 def key_from(fold: Fold, key: tuple[Any, ...], named: Mapping[str, Any]) -> Key:
-    """Return a key given by position or by name. `Invalid` for missing or unknown fields."""
+    """Return a key given by position or by name. `Invalid` for missing or unknown fields, and for values of a wrong type."""
     if named:
         key = (*key, *[named[field] for field in fold.key[len(key) :] if field in named])
     if len(key) != len(fold.key) or not set(named) <= set(fold.key):
@@ -156,7 +156,7 @@ def key_from(fold: Fold, key: tuple[Any, ...], named: Mapping[str, Any]) -> Key:
             + (f" and {', '.join(sorted(set(named) - set(fold.key)))}" if set(named) - set(fold.key) else ""),
             key=list(fold.key),
         )
-    return key
+    return fold.checked(key)
 
 
 class Decision(Job):
