@@ -66,7 +66,9 @@ class App:
         if not name:
             raise Invalid("an app needs a name: it is recorded in its log")
         self.name = name
-        self.ignores = tuple(ignores)
+        self.ignores: tuple[Any, ...] = (ignores,) if isinstance(ignores, str) else tuple(ignores)
+        if isinstance(ignores, str) or not all(isinstance(one, str) for one in self.ignores):
+            raise Invalid(f'`ignores` lists names as the log has them, not {ignores!r}: write ignores=["OrderSent"]')
         self.records = tuple(records)
         self.handlers: dict[type, Handler] = {}
         for function in deciders:
@@ -628,7 +630,7 @@ class Running:
         if decode_header(row.head).outcome == "refused":
             for _, record in taken_apart(row):
                 if record.number == REFUSAL:
-                    body = msgspec.json.decode(record.body)
+                    body: dict[str, Any] = msgspec.json.decode(record.body) or {"text": "it was refused, and why was erased", "facts": {}}
                     raise Refusal(body["text"], body["facts"]).error()
 
     def _next_round(self, decision: Decision) -> None:

@@ -4,7 +4,7 @@
 any process commits; `verify` proves that nothing was changed or lost. Deciders don't come this way: they are jobs of the same writer.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Self  # Any: bodies are of any class
@@ -12,31 +12,34 @@ from typing import Any, Self  # Any: bodies are of any class
 import msgspec
 
 from happened.core.boundary import Boundary, Query
-from happened.core.errors import Broken, Conflict, Diverged, IdReused, Incompatible, Invalid
+from happened.core.errors import Conflict, Diverged, IdReused, Incompatible, Invalid
 from happened.core.messages import Command, Event, Message, is_data
-from happened.core.store import START, Commit, Engine, Row, Unseen, Wanted
+from happened.core.store import Commit, Engine, Row, Unseen, Wanted
 from happened.core.tags import SEPARATOR, is_text, term, text_of
 from happened.core.world import Source, microseconds
 from happened.log.names import Names, Wish
 from happened.log.receipt import Receipt
 from happened.log.records import INPUT, INTERNAL, Reader, Record
 from happened.log.row import (
+    BUILT_IN,
+    ERASED,
     FORMAT,
     RECORD_BYTES_MAX,
-    SALT_BYTES,
     Extra,
     Header,
     RawRecord,
     Written,
     decode_header,
-    digest_of,
     encode,
     taken_apart,
 )
 from happened.log.typed import Typed
+from happened.log.verify import Verified, verified
 from happened.log.writer import Batch, Draft, Job, Memory, Writer, inside_decider
 
 IDENTITY_NOTE = "log"
+KIND_NOTE = "kind/"
+"""Before a number: the framework's own number of a kind that came later, with the release that reads it."""
 TEXT_CHARACTERS_MAX = 1_000
 """Characters of an id, an actor, a correlation, a causation, a name: they stand in every index and every list."""
 RECENT_MAX = 20_000
@@ -86,6 +89,7 @@ class Log:
         self.names = Names()
         self.reader = Reader(self.names, classes)
         self.identity = self._identify(app)
+        self._check_kinds()
         if ignores is not None:
             self._check_claimed(ignores)
         engine.index(self.reader.reading(), self.reader.row_terms, progress)
@@ -244,38 +248,14 @@ class Log:
 
     # --- verifying
 
-    def verify(self, progress: Progress = lambda _done, _all: None) -> "Verified":
-        """Read the whole log: positions dense, times never falling, the chain unbroken, every record readable, every name recorded, every cause there.
+    def verify(self, progress: Progress = lambda _done, _all: None) -> Verified:
+        """Read the whole log: positions dense, times never falling, the chain unbroken, every record readable, every name recorded before its use.
 
-        Returns what was counted; `Broken` with the first bad position. Cost: about 10 µs a row.
+        The names that the log is opened with must be those that it recorded. A causation that names a record of this log (`ID#3`, where the id `ID` is
+        in it) must stand before what it caused; one that names an id alone, or another log's, is a text that somebody gave. Returns what was counted;
+        `Broken` with the first bad position. Cost: about 10 µs a row, and 100 µs for one that names a record as its cause.
         """
-        before, position, at = START.digest, 0, 0
-        rows_seen = 0
-        kinds: dict[str, int] = {}
-        head = self.head
-        for rows in self.engine.read(until=head):
-            for row in rows:
-                if row.position != position + 1:
-                    raise Broken(f"after position {position} comes {row.position}", position=position + 1)
-                if row.at < at:
-                    raise Broken(f"the recorded time falls at position {row.position}", position=row.position)
-                if _digest(before, row) != row.digest:
-                    raise Broken(
-                        f"the row at position {row.position} was changed after it was recorded: its digest differs", position=row.position
-                    )
-                self.reader.learn([row])
-                count = 0
-                for record in self.reader.records(row):
-                    count += 1
-                    kinds[record.kind] = kinds.get(record.kind, 0) + 1
-                if count != row.count or len(row.salts) != SALT_BYTES * count:
-                    raise Broken(f"the row at position {row.position} says {row.count} records and has {count}", position=row.position)
-                before, position, at = row.digest, row.last, row.at
-                rows_seen += 1
-            progress(position, head)
-        if position != head:
-            raise Broken(f"the log ends at position {position}, not at {head}", position=position)
-        return Verified(position, rows_seen, kinds, before.hex())
+        return verified(self.engine, self.reader, self.find, progress)
 
     # --- within
 
@@ -320,13 +300,25 @@ class Log:
             raise Diverged(f"this is a log of the app `{identity.app}`, not of `{app}`", log=identity.app, app=app)
         return identity
 
+    def _check_kinds(self) -> None:
+        for note, release in self.engine.notes(KIND_NOTE).items():
+            number = note.removeprefix(KIND_NOTE)
+            if not number.isdecimal() or int(number) not in BUILT_IN:
+                raise Incompatible(
+                    f"this log has records of a kind that this release does not know (number {number}): it takes release {release} of `happened`",
+                    number=number,
+                    release=release,
+                )
+
     def _check_claimed(self, ignores: Iterable[str]) -> None:
         unclaimed = self.reader.unclaimed(ignores)
         if unclaimed:
+            names = list(dict.fromkeys(name.name for name in unclaimed))
             listed = ", ".join(f"{name.what} `{name.name}` version {name.version}" for name in unclaimed)
             raise Incompatible(
-                f"the log has records of {listed}, which no class of this app claims: list the class, or say `ignores=[...]`",
-                names=[name.name for name in unclaimed],
+                f"the log has records of {listed}, which no class of this app claims: list the class, or say "
+                f"`ignores=[{', '.join(encode(name).decode() for name in names)}]`",
+                names=names,
             )
 
     def _job(self, facts: Sequence[Fact] | Fact, unless: Boundary | None, id: str | None, actor: str, correlation: str | None) -> "Facts":
@@ -459,15 +451,6 @@ _encode_loose = msgspec.json.Encoder(decimal_format="string", order="determinist
 """What is equal has the same bytes, in every process: no class says how to compare two of them."""
 
 
-class Verified(msgspec.Struct, frozen=True):
-    """What `verify` has counted: the last position, rows, records by kind, and the digest of the whole log."""
-
-    position: int
-    rows: int
-    kinds: Mapping[str, int]
-    digest: str
-
-
 class Recording(msgspec.Struct, frozen=True, gc=False):
     """A fact, checked and encoded."""
 
@@ -554,7 +537,7 @@ class Facts(Job):
         if name.fingerprint != recording.wish.fingerprint:
             return True
         body = bytes(record.body)
-        return body in (recording.body, b"null") if recording.typed is None else recording.typed.same(body, recording.body)
+        return body in (recording.body, ERASED) if recording.typed is None else recording.typed.same(body, recording.body)
 
 
 class Recent:
@@ -630,14 +613,6 @@ class Recent:
             for row in rows:
                 found = [(record.name, [term(*tag) for tag in record.tags]) for record in self._log.reader.records(row) if _is_fact(record)]
                 self.add(row, found)
-
-
-def _digest(before: bytes, row: Row) -> bytes:
-    """Return the digest that a row must have; nothing, which no row has, where its bytes are not even JSON."""
-    try:
-        return digest_of(before, row)
-    except (msgspec.MsgspecError, ValueError, Broken):
-        return b""
 
 
 def _may_match(query: Query, after: int, last: dict[str, int]) -> bool:
