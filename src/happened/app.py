@@ -19,12 +19,12 @@ from happened.core.messages import Command, Event, Message, Position, name_of
 from happened.core.plain import surplus_in
 from happened.core.state import Fold, State, fold_of
 from happened.core.store import Engine, Row
-from happened.core.tags import is_a, scope_of
+from happened.core.tags import check_tag_types, is_a
 from happened.core.world import Source
 from happened.cqrs.ask import View
 from happened.cqrs.follower import Followers
 from happened.log.fingerprint import fingerprint_of
-from happened.log.log import Facts, Log, Progress, occurred_us
+from happened.log.log import Facts, Log, Progress, check_envelope, occurred_us
 from happened.log.names import Wish
 from happened.log.receipt import Receipt
 from happened.log.row import TOPOLOGY, Written, decode_header, encode
@@ -78,7 +78,9 @@ class App:
         if not name:
             raise Invalid("an app needs a name: it is recorded in its log")
         self.name = name
-        self.ignores = tuple(ignores)
+        self.ignores: tuple[Any, ...] = (ignores,) if isinstance(ignores, str) else tuple(ignores)
+        if isinstance(ignores, str) or not all(isinstance(one, str) for one in self.ignores):
+            raise Invalid(f'`ignores` lists names as the log has them, not {ignores!r}: write ignores=["OrderSent"]')
         self.records = tuple(records)
         self.handlers: dict[type, Handler] = {}
         for function in deciders:
@@ -204,8 +206,9 @@ class App:
                         'with `@named("...")`',
                         name=key[1],
                     )
-                if kind in ("data", "state"):
-                    scope_of(thing)
+        check_tag_types(
+            dict.fromkeys([*kinds["data"], *kinds["state"], *(join.state for fold in map(fold_of, kinds["state"]) for join in fold.joins)])
+        )
 
 
 def strict(cls: type[D], data: Mapping[str, Any]) -> D:
@@ -480,7 +483,7 @@ class Running:
         fold = fold_of(state)
         if since is not None:
             self.catch_up(since, wait_seconds_max=wait_seconds_max)
-        whole = key if len(key) == len(fold.key) and not named else key_from(fold, key, named)
+        whole = fold.checked(key) if len(key) == len(fold.key) and not named else key_from(fold, key, named)
         return self._image.get(fold, whole).state  # type: ignore[return-value]  # entries of a fold are of its class
 
     def states(self, state: type[S]) -> dict[tuple[Any, ...], S]:
@@ -552,12 +555,11 @@ class Running:
 
     # --- within
 
-    def _decision(self, command: Any, id: str | None, actor: str, correlation: str | None) -> Decision:
+    def _decision(self, command: Any, id: str | None, actor: str, correlation: str | None, causation: str | None = None) -> Decision:
         if inside_decider():
             raise Invalid("a command can't be dispatched from inside a decider or `evolve`: yield an event, and let a reaction dispatch")
+        check_envelope(id, actor, correlation, causation)
         handler = self._handling.handler(command)
-        if id is not None and not id:
-            raise Invalid("an id must not be empty")
         typed = self.log.typed[type(command)]
         body, command = typed.checked(command)
         decision = Decision(
@@ -572,18 +574,18 @@ class Running:
         )
         decision.actor = actor
         decision.correlation = correlation if correlation != decision.id else None
+        decision.causation = causation
         return decision
 
     def _message(self, message: Message) -> Decision:
-        decision = self._decision(message.body, message.id, message.actor, message.correlation)
-        decision.causation, decision.occurred = message.causation, occurred_us(message)
+        decision = self._decision(message.body, message.id, message.actor, message.correlation, message.causation)
+        decision.occurred = occurred_us(message)
         return decision
 
     def _fact(self, message: Message) -> Facts:
         if inside_decider():
             raise Invalid("a fact can't be recorded from inside a decider or `evolve`: yield the event")
-        if message.id is not None and not message.id:
-            raise Invalid("an id must not be empty")
+        check_envelope(message.id, message.actor, message.correlation, message.causation)
         if type(message.body) not in self.app.records:
             kind = "a command is dispatched" if isinstance(message.body, Command) else "list it in the app's `records`"
             raise Invalid(f"`{type(message.body).__name__}` can't be recorded as a fact: {kind}", type=type(message.body).__name__)

@@ -3,10 +3,11 @@
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any
+from uuid import UUID
 
 import pytest
 
@@ -181,6 +182,7 @@ def test_nested_data_becomes_its_classes() -> None:
 # --- objects ----------------------------------------------------------------------------------------------------------------
 
 WRONG: Any = "x"
+HALF = "half\ud800"
 
 WRONG_COMMANDS: list[tuple[Any, str]] = [
     (Sell("nut", WRONG), r"`Sell`.*`int`.*units"),
@@ -253,6 +255,75 @@ def test_a_view_that_is_not_listed_is_named(running: h.Running) -> None:
     nothing_recorded(running, lambda: running.state(Stock), h.Invalid, r"sku")
 
 
+class Visited(h.Event):
+    house: Annotated[UUID, h.Tag("house")]
+    day: date
+    floor: int
+
+
+class Visits(h.State):
+    house: Annotated[UUID, h.Tag("house")]
+    day: date
+    floor: int
+    count: int = 0
+
+    def evolve(self, event: Visited) -> "Visits":
+        return self.but(count=self.count + 1)
+
+
+HOUSE, DAY = UUID(int=1), date(2026, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("key", "match"),
+    [
+        ((str(HOUSE), DAY, 1), "key `house` of `Visits` is UUID, not '0000"),
+        ((HOUSE, "2026-01-01", 1), "key `day` of `Visits` is date, not '2026"),
+        ((HOUSE, datetime(2026, 1, 1, tzinfo=UTC), 1), "key `day` of `Visits` is date, not datetime"),
+        ((HOUSE, DAY, "1"), "key `floor` of `Visits` is int, not '1'"),
+        ((HOUSE, DAY, True), "key `floor` of `Visits` is int, not True"),
+        ((HOUSE, DAY, None), "key `floor` of `Visits` is int, not None"),
+    ],
+)
+def test_a_key_of_a_wrong_type_is_said(key: tuple[Any, ...], match: str) -> None:
+    """It would never be found: whoever asks with it is told what is wanted, instead of that there is nothing."""
+    with h.App("houses", records=[Visited], views=[Visits]).open() as running:
+        receipt = running.record(Visited(HOUSE, DAY, 1))
+        named = dict(zip(("house", "day", "floor"), key, strict=True))
+
+        assert running.state(Visits, HOUSE, DAY, 1) == running.view(Visits).get(HOUSE, DAY, 1, since=receipt) == Visits(HOUSE, DAY, 1, 1)
+        asks: list[Callable[[], object]] = [
+            lambda: running.state(Visits, *key),
+            lambda: running.state(Visits, **named),
+            lambda: running.view(Visits).find(*key),
+        ]
+        for ask in asks:
+            with pytest.raises(h.Invalid, match=match):
+                ask()
+
+
+def test_a_decider_that_asks_by_a_key_of_a_wrong_type_fails() -> None:
+    """The world says it, too."""
+
+    def look(command: Sell, world: h.World) -> Iterator[Sold]:
+        world.state(Stock, 7)
+        yield Sold(command.sku, command.units)
+
+    with h.App("shop", records=[Received], deciders=[look]).open() as running:
+        with pytest.raises(h.Invalid, match="key `sku` of `Stock` is str, not 7"):
+            running.dispatch(Sell("nut", 1))
+        assert head(running) == 0
+
+
+def test_half_a_character_is_no_key(running: h.Running) -> None:
+    """Nor is it an id, nor the value of a query: no record can have it."""
+    nothing_recorded(running, lambda: running.state(Stock, HALF), h.Invalid, "`sku`.*half a character")
+    nothing_recorded(running, lambda: running.view(Stock).find(HALF), h.Invalid, "`sku`.*half a character")
+    nothing_recorded(running, lambda: running.log.find(HALF), h.Invalid, "`id`.*half a character")
+    nothing_recorded(running, lambda: list(running.log.read(h.query(sku=HALF))), h.Invalid, "`sku`.*half a character")
+    nothing_recorded(running, lambda: list(running.log.read(h.query(names=[HALF]))), h.Invalid, "half a character")
+
+
 # --- ids --------------------------------------------------------------------------------------------------------------------
 
 
@@ -265,7 +336,126 @@ def test_an_empty_id_is_no_id(running: h.Running) -> None:
         lambda: running.record_all([h.Message(Received("nut", 1), id="")]),
         lambda: list(running.dispatch_all([h.Message(Sell("nut", 1), id="")])),
     ):
-        nothing_recorded(running, attempt, h.Invalid, "id must not be empty")
+        nothing_recorded(running, attempt, h.Invalid, "`id` must not be empty")
+
+
+WRONG_ENVELOPES: list[tuple[str, Any, str]] = [
+    ("id", 7, r"`id` is text, not 7.*str\(id\)"),
+    ("id", UUID(int=7), r"`id` is text, not UUID.*str\(id\)"),
+    ("id", HALF, r"`id`.*half a character"),
+    ("id", "x" * 1_001, r"`id`.*1,000.*1,001"),
+    ("actor", None, r"`actor` is text, not None.*leave it out"),
+    ("actor", 5, r"`actor` is text, not 5.*str\(actor\)"),
+    ("actor", HALF, r"`actor`.*half a character"),
+    ("actor", "\N{LATIN SMALL LETTER E WITH ACUTE}" * 1_001, r"`actor`.*1,000.*1,001"),
+    ("correlation", 5, r"`correlation` is text, not 5"),
+    ("correlation", HALF, r"`correlation`.*half a character"),
+    ("correlation", "x" * 1_001, r"`correlation`.*1,000"),
+    ("causation", 5, r"`causation` is text, not 5"),
+    ("causation", HALF, r"`causation`.*half a character"),
+    ("causation", "x" * 1_001, r"`causation`.*1,000"),
+]
+
+
+@pytest.mark.parametrize(("field", "value", "match"), WRONG_ENVELOPES)
+def test_what_is_said_beside_a_body_is_text(running: h.Running, field: str, value: Any, match: str) -> None:
+    """Id, actor, correlation and causation are texts of at most a thousand characters, by whichever way they come in: else nothing is recorded."""
+    beside: dict[str, Any] = {field: value}
+    command, fact = Sell("nut", 1), Received("nut", 1)
+    attempts: list[Callable[[], object]] = [
+        lambda: list(running.dispatch_all([h.Message(command, **beside)])),
+        lambda: running.dispatch_together([h.Message(command, **beside)]),
+        lambda: running.record_all([h.Message(fact, **beside)]),
+        lambda: running.log.append(h.Message(fact, **beside)),
+        lambda: running.log.append([fact, h.Message(fact, **beside)]),
+    ]
+    if field != "causation":
+        attempts += [
+            lambda: running.dispatch(command, **beside),
+            lambda: asyncio.run(running.adispatch(command, **beside)),
+            lambda: running.enqueue(command, **beside),
+            lambda: running.record(fact, **beside),
+            lambda: running.log.append(fact, **beside),
+        ]
+
+    for attempt in attempts:
+        nothing_recorded(running, attempt, h.Invalid, match)
+
+
+def test_letters_of_any_script_are_text(running: h.Running) -> None:
+    """A thousand characters are no thousand bytes."""
+    longest = "\N{CJK UNIFIED IDEOGRAPH-4E8B}" * 1_000
+
+    receipt = running.dispatch(Sell("nut", 1), id=longest, actor=longest, correlation=longest)
+
+    assert running.dispatch(Sell("nut", 1), id=longest).position == receipt.position
+    assert next(running.log.read(backwards=True)).actor == longest
+
+
+WRONG_FACTS: list[tuple[dict[str, Any], str]] = [
+    ({"name": 5}, r"`name` is text, not 5"),
+    ({"name": ""}, r"`name` must not be empty"),
+    ({"name": HALF}, r"`name`.*half a character"),
+    ({"version": "x"}, r"version of `Seen` is 'x'"),
+    ({"version": 0}, r"version of `Seen` is 0"),
+    ({"version": True}, r"version of `Seen` is True"),
+    ({"version": 1 << 70}, r"version of `Seen`"),
+    ({"body": None}, r"body of `Seen` is None"),
+    ({"body": [1]}, r"body of `Seen` is \[1\]"),
+    ({"body": {"at": object()}}, r"`Seen` is no JSON data"),
+    ({"body": {1: 2}}, r"`Seen` is no JSON data"),
+    ({"body": {"at": HALF}}, r"`Seen` is no JSON data"),
+    ({"tags": "sku"}, r"tags of `Seen` are 'sku'.*pairs"),
+    ({"tags": 5}, r"tags of `Seen` are 5.*pairs"),
+    ({"tags": (("sku",),)}, r"tags of `Seen`.*pairs"),
+    ({"tags": ((5, "nut"),)}, r"tags of `Seen`.*pairs"),
+    ({"tags": (("", "nut"),)}, r"`tag` must not be empty"),
+    ({"tags": (("s\x1fku", "nut"),)}, r"control character"),
+    ({"tags": (("sku", HALF),)}, r"`Seen` is no JSON data"),
+    ({"tags": tuple(("sku", f"{number:07}") for number in range(70_000))}, r"`Seen` with its tags.*outside"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "match"), WRONG_FACTS)
+def test_a_fact_without_a_class_is_checked_all_the_same(running: h.Running, wrong: dict[str, Any], match: str) -> None:
+    """Nothing but this check stands between a tool and a log that can't be read any more."""
+    given: dict[str, Any] = {"name": "Seen", "body": {}, **wrong}
+    fact = h.Loose(**given)
+
+    nothing_recorded(running, lambda: running.log.append(fact), h.Invalid, match)
+
+
+def test_a_fact_by_hand_keeps_what_its_message_says() -> None:
+    """One message's envelope is that of its row: it is read again as it was given, and its id is known."""
+    message = h.Message(Received("nut", 1), "r-2", "ann", datetime(2026, 1, 1, tzinfo=UTC), "c-1", "before")
+    with made(Faults()).open() as running:
+        first = running.log.append(message)
+
+        [record] = running.log.read(h.query(names=["Received"]))
+        assert (record.id, record.actor, record.correlation, record.causation) == ("r-2", "ann", "c-1", "before")
+        assert record.occurred == datetime(2026, 1, 1, tzinfo=UTC)
+        assert running.log.append(message).position == first.position
+        assert running.log.append(Received("nut", 1), id="r-2").repeated
+
+
+def test_facts_by_hand_share_who_and_why(running: h.Running) -> None:
+    """A row says actor, correlation and causation once: facts that differ in one of them are not recorded together."""
+    one, other = h.Message(Received("nut", 1), "m-1", "ann"), h.Message(Received("nut", 2), "m-2", "ann")
+    for facts, beside, match in (
+        ([one, h.Message(Received("nut", 2), actor="bob")], {}, "one actor, not 'ann', 'bob'"),
+        ([one, Received("nut", 2)], {}, "one actor, not 'ann', none"),
+        ([one], {"actor": "bob"}, "one actor"),
+        ([one], {"id": "m-3"}, "one id"),
+        ([one, h.Message(Received("nut", 2), actor="ann", correlation="c")], {}, "one correlation"),
+        ([one, h.Message(Received("nut", 2), actor="ann", causation="c")], {}, "one causation"),
+    ):
+        nothing_recorded(running, lambda facts=facts, beside=beside: running.log.append(facts, **beside), h.Invalid, match)  # type: ignore[misc]  # bound for this turn
+
+    running.log.append([one, other, Received("nut", 3)], actor="ann")
+
+    last = list(running.log.read(backwards=True, limit=3))[::-1]
+    assert [record.actor for record in last] == ["ann"] * 3
+    assert [record.id for record in last[:2]] == ["m-1", "m-2"]
 
 
 def test_a_known_id_with_another_body_is_reused(running: h.Running) -> None:

@@ -4,7 +4,8 @@ import functools
 import re
 from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
-from typing import Annotated, Any
+from typing import Annotated, Any, NewType
+from uuid import UUID
 
 import pytest
 
@@ -318,6 +319,82 @@ def test_a_state_that_asks_for_others_can_not_decide() -> None:
     refused("`Joined`", "Recorded", deciders=[sell_joined])
 
 
+# --- tags -------------------------------------------------------------------------------------------------------------------
+
+OrderUuid = NewType("OrderUuid", UUID)
+
+
+class Shipped(h.Event):
+    order: Annotated[OrderUuid, h.Tag("order")] | None = None
+
+
+class Packed(h.Event):
+    orders: tuple[Annotated[UUID, h.Tag("order")], ...]
+
+
+class Listed(h.Value):
+    order: Annotated[int, h.Tag("order")]
+
+
+class Printed(h.Event):
+    lists: tuple[Listed, ...]
+
+
+class Parcel(h.State):
+    order: Annotated[UUID, h.Tag("order")]
+
+    def evolve(self, event: Shipped | Packed) -> "Parcel":
+        return self
+
+
+class Letter(h.State):
+    order: OrderNo
+
+    def evolve(self, event: Shipped) -> "Letter":
+        return self
+
+
+def test_a_tag_has_one_type() -> None:
+    """A text and a UUID have one text and are not equal: a state keyed by one would never meet an event tagged with the other."""
+
+    class Ship(h.Command):
+        order: OrderNo
+
+    def ship(command: Ship) -> Iterator[Shipped]:
+        yield Shipped()
+
+    assert h.App("right", records=[Shipped, Packed], views=[Parcel]).views == (Parcel,)
+    refused("tag `order` is UUID in `Shipped.order` and str in `Ordered.order`: give it one type", records=[Shipped, Ordered])
+    refused("tag `order` is UUID in `Packed.orders` and str in `Ordered.order`", records=[Packed, Ordered])
+    refused("tag `order` is UUID in `Packed.orders` and int in `Listed.order`", records=[Packed, Printed])
+    refused("tag `order` is UUID in `Shipped.order` and str in `Letter.order`", records=[Shipped], views=[Letter])
+    refused("tag `order` is UUID in `Shipped.order` and str in `Ship.order`", deciders=[ship])
+
+
+def test_a_tag_is_on_values_not_on_collections() -> None:
+    """The text of a whole list is nobody's key; the error shows how it is written."""
+
+    class All(h.Event):
+        skus: Annotated[tuple[str, ...], h.Tag("sku")]
+
+    refused("`All.skus`", "`sku`", "members", re.escape('tuple[Annotated[str, Tag("sku")], ...]'), records=[All])
+
+
+@pytest.mark.parametrize(("mark", "written"), [(h.Tag, 'Tag("sku")'), (h.Index, "Index()"), (h.Places, "Places(2)")])
+def test_a_mark_is_an_instance(mark: Any, written: str) -> None:
+    """A class as a mark would say nothing, in silence."""
+    marked: Any = type("Marked", (h.Event,), {"__annotations__": {"sku": Annotated[str, mark]}})
+
+    refused("`Marked.sku`", re.escape(written), records=[marked])
+
+
+@pytest.mark.parametrize("name", ["", "s\x1fku", 5, None])
+def test_a_tag_has_a_name(name: Any) -> None:
+    """A name that could not be told from its value is refused where it is written."""
+    with pytest.raises(h.Invalid, match="no name of a tag"):
+        h.Tag(name)
+
+
 # --- states -----------------------------------------------------------------------------------------------------------------
 
 
@@ -370,6 +447,18 @@ def test_a_reserved_name_is_no_field(name: str) -> None:
 
     refused("`Key`", f"`{name}`", views=[key])
     refused("`Rest`", f"`{name}`", views=[rest])
+
+
+def test_evolve_must_say_what_it_returns() -> None:
+    """`None` means that a state is gone, so the annotation must say whether that may be."""
+
+    class Silent(h.State):
+        sku: Sku
+
+        def evolve(self, event: Sold):  # type: ignore[no-untyped-def]  # the mistake that is planted
+            return self
+
+    refused("`Silent.evolve`", "`-> Silent`", re.escape("`-> Silent | None`"), records=[Sold], views=[Silent])
 
 
 def test_evolve_must_take_events() -> None:

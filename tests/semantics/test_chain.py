@@ -5,7 +5,9 @@ import sqlite3
 import pytest
 
 import happened as h
-from tests.semantics.model import Deposit, Transfer, bank
+from happened.log.row import Written
+from tests.log.test_incompatible import put
+from tests.semantics.model import Deposit, Deposited, Transfer, bank
 
 CHANGES = (
     "delete from log where position = ?",
@@ -90,3 +92,65 @@ def test_swapped_digests_and_swapped_rows_are_found(url: str) -> None:
         connection.execute(update, (*one, first))
         connection.execute(update, (*two, second))
         connection.close()
+
+
+def renamed(url: str, change: str) -> None:
+    """Change the notes of a log that was filled, by SQL."""
+    filled(url)
+    with sqlite3.connect(url.removeprefix("sqlite:///")) as connection:
+        connection.execute(change)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        'update note set body = replace(body, \'"name":"Deposited"\', \'"name":"Withdrawn"\') where body like \'%"name":"Deposited"%\'',
+        'update note set body = replace(body, \'"account"\', \'"acount"\') where body like \'%"name":"Deposited"%\'',
+        "update note set body = '{}' where body like '%\"name\":\"Deposited\"%'",
+        'delete from note where body like \'%"name":"Deposited"%\'',
+        "insert into note(key, body) select 'name/99', replace(body, '\"number\":16', '\"number\":99') from note where key = 'name/16'",
+    ],
+    ids=["another name", "another tag", "no name", "taken out", "one too many"],
+)
+def test_a_changed_note_of_a_name_is_found(url: str, change: str) -> None:
+    """Events would be read under a wrong name, or not at all, and no link of the chain would tell."""
+    renamed(url, change)
+
+    broken(url)
+
+
+def test_a_name_that_is_recorded_while_the_log_is_verified_is_no_fault(url: str) -> None:
+    """Another process goes on: its names are noted in the same commit."""
+    filled(url)
+    with bank.open(url, run=False) as running, h.open_log(url) as other:
+
+        def meanwhile(_done: int, _all: int) -> None:
+            other.append(h.Loose("Later", {}), id="later")
+
+        running.log.verify(meanwhile)
+
+        running.log.verify()
+
+
+def test_a_cause_that_is_named_stands_before_what_it_caused(url: str) -> None:
+    """A record of this log that is named as a cause must be there, and before; any other text is left alone."""
+    with bank.open(url, run=False) as running:
+        running.dispatch(Deposit("a", 1), id="first")
+        running.enqueue(Deposit("a", 1), id="kept")
+        for cause in ("first", "first#1", "another-log#7", "free text", "#", "kept", "kept#0"):
+            running.record_all([h.Message(Deposited("a", 1), causation=cause)])
+        running.log.verify()
+
+        running.record_all([h.Message(Deposited("a", 1), causation="first#2")])
+
+        with pytest.raises(h.Broken, match="`first#2`"):
+            running.log.verify()
+
+
+def test_a_name_that_can_not_be_read_is_said(url: str) -> None:
+    """Whatever wrote it, the error is `Broken` and says where."""
+    with bank.open(url, run=False) as running:
+        running.dispatch(Deposit("a", 1))
+        put(running.log, Written(0, b'{"number":"x"}'))
+
+    broken(url)

@@ -169,3 +169,20 @@ def test_a_handle_is_of_no_use_after_a_fork(url: str, kind: str) -> None:
         assert running.dispatch(Deposit("a", 1)).events
         os.close(get)
         os.close(put)
+
+
+def test_a_repeated_value_is_the_same_however_it_is_written(url: str) -> None:
+    """A set in another order, `1.50` for `1.5`, one instant in two zones: what is equal repeats an id, and only what is not has reused it."""
+    printed = [
+        subprocess.run(
+            [sys.executable, "-m", "tests.semantics.repeating", url, how],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout.split()
+        for how, seed in (("one way", "1"), ("otherwise", "2"))
+    ]
+
+    assert printed == [["False", "False", "False", "another"], ["True", "True", "True", "another"]]

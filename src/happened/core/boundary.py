@@ -5,11 +5,12 @@ neither matches every event. Boundaries match events (internal, and facts record
 """
 
 from collections.abc import Collection
+from typing import Any  # Any: values of tags are of any type
 
 import msgspec
 
 from happened.core.errors import Invalid
-from happened.core.tags import term
+from happened.core.tags import is_text, term, text_of
 
 
 class Item(msgspec.Struct, frozen=True):
@@ -40,15 +41,28 @@ class Boundary(msgspec.Struct, frozen=True):
     after: int = 0
 
 
-def query(*items: Collection[str] | Item, names: Collection[str] = (), **tags: str | int) -> Query:
+def query(*items: Collection[str] | Item, names: Collection[str] = (), **tags: Any) -> Query:
     """Make a query of items, or of one item by `names=` and tags by name: `query(names=["OrderPlaced"], sku="widget")`.
 
-    `Invalid` for names given as one text.
+    A value that is no text is compared by the text that a tag of it has. `Invalid` for names given as one text, and for what no event can have.
     """
     for given in (names, *items):
         if isinstance(given, str):
             raise Invalid(f"names must be a collection of names, not one text: query(names=[{given!r}])", names=given)
     made = [item if isinstance(item, Item) else Item(names=frozenset(item)) for item in items]
     if names or tags:
-        made.append(Item(frozenset(names), frozenset((tag, str(value)) for tag, value in tags.items())))
+        made.append(Item(frozenset(names), frozenset((tag, _text(tag, value)) for tag, value in tags.items())))
+    for name in {name for item in made for name in item.names}:
+        _text("names", name)
     return Query(tuple(made))
+
+
+def _text(what: str, value: Any) -> str:
+    """Return a value as the text that events have. `Invalid` for what none can have."""
+    text = text_of(value)
+    if value is None or not is_text(text):
+        raise Invalid(
+            f"`{what}` is {value!r}, " + ("and no event has that" if value is None else "which has half a character and is no valid text"),
+            field=what,
+        )
+    return text

@@ -42,9 +42,19 @@ class Value(msgspec.Struct, frozen=True, gc=False):
 
 
 class Tag(msgspec.Struct, frozen=True):
-    """Says what a message is about: `Sku = Annotated[str, Tag("sku")]`. Values are compared as text, by code point; `None` is no tag."""
+    """Says what a message is about: `Sku = Annotated[str, Tag("sku")]`. Values are compared as text, by code point; `None` is no tag.
+
+    One tag has one type throughout an app.
+    """
 
     name: str
+
+    def __post_init__(self) -> None:
+        """Refuse a name that is none."""
+        if type(self.name) is not str or not self.name or "\x1f" in self.name:
+            raise Invalid(
+                f"{self.name!r} is no name of a tag: it is a text, not empty, without the control character \\x1f", tag=str(self.name)
+            )
 
 
 class Index(msgspec.Struct, frozen=True):

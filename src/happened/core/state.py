@@ -8,18 +8,22 @@ A `Fold` is a state class read once: which events it evolves from, and which key
 memory image, views, replicas and replay all fold through it.
 """
 
+import ast
 import inspect
 import operator
+import re
+import textwrap
 import typing
 from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeGuard, dataclass_transform  # Any: keys and events of any class
 
 import msgspec
 
-from happened.core.annotations import Parameter, label, parameters_of, union_of, yielded_by
+from happened.core.annotations import Parameter, label, parameters_of, returned_by, union_of, yielded_by
 from happened.core.errors import Invalid
-from happened.core.messages import Event, Part, Recorded, Tag, name_of
-from happened.core.tags import Keys, bare, hints_of, is_a, keys_of, parts_of, plain_fields, scope_of
+from happened.core.messages import Event, Part, Recorded, name_of
+from happened.core.tags import ONE, Keys, bare, hints_of, is_a, is_text, keys_of, names_of, parts_of, plain_fields, scope_of, types_of
 
 RESERVED = ("but", "evolve", "key_of")
 
@@ -29,10 +33,11 @@ Key = tuple[Any, ...]
 
 @dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
 class State(msgspec.Struct, frozen=True, gc=False):
-    """A fold by key: typed fields, those without a default being the key, and `evolve(self, event: A | B) -> Self | None`.
+    """A fold by key: typed fields, those without a default being the key, and `evolve(self, event: A | B) -> Self`.
 
-    `evolve` must be a pure function of its arguments; it may take a second parameter `record: Recorded`. An optional static `key_of(event, ...)`
-    computes the key: one value, a tuple, or an iterator of them (none: the event does not count).
+    `evolve` must be a pure function of its arguments, and leaves the key as it is; it may take a second parameter `record: Recorded`. Annotated
+    `-> Self | None` it may return `None`: the state is gone. An optional static `key_of(event, ...)` computes the key: one value, a tuple, or an
+    iterator of them (none: the event does not count).
     """
 
     if TYPE_CHECKING:
@@ -67,11 +72,11 @@ class Fold:
         fields = msgspec.structs.fields(state)
         self.fields = tuple(field.name for field in fields)
         self.key = tuple(field.name for field in fields if field.required)
-        marks = {
-            field: next((extra.name for extra in bare(hint)[1] if isinstance(extra, Tag)), None) for field, hint in hints_of(state).items()
-        }
+        marks = {tagged.field: tagged.tag for tagged in scope.tags if tagged.holds == ONE}
         self.tags = tuple(marks.get(field) for field in self.key)
-        self.references = {tagged.tag: tagged.field for tagged in scope.tags if tagged.holds == "one"}
+        hints = hints_of(state)
+        self._key_types = tuple(types_of(hints[field]) for field in self.key)
+        self.references = {tagged.tag: tagged.field for tagged in scope.tags if tagged.holds == ONE}
         for name in RESERVED:
             if name in self.fields:
                 raise Invalid(
@@ -83,6 +88,10 @@ class Fold:
         self.evolve: Callable[..., Any] | None = getattr(state, "evolve", None)
         self.wants_record = False
         self.everything = False
+        self.may_end = False
+        """`evolve` may return `None`: gone."""
+        self.may_move = False
+        """`evolve` may return what is no state of its key: it does more than `self.but(...)` with other fields."""
         self.joins: tuple[Join, ...] = ()
         self.key_parameters: tuple[Parameter, ...] = ()
         self.evolve_parameters: tuple[Parameter, ...] = ()
@@ -96,6 +105,19 @@ class Fold:
     def initial(self, key: Key) -> State:
         """Return the state before anything happened."""
         return self.state(*key)
+
+    def checked(self, key: Key) -> Key:
+        """Return a key that a caller gave; `Invalid` for values that are of another type than the key's fields, and so could never be found."""
+        for field, value, allowed in zip(self.key, key, self._key_types, strict=True):
+            if type(value) not in allowed and not any(_is_of(value, one) for one in allowed):
+                raise Invalid(
+                    f"the key `{field}` of `{self.state.__name__}` is {names_of(allowed)}, not {value!r}",
+                    state=self.state.__name__,
+                    field=field,
+                )
+            if type(value) is str and not value.isascii() and not is_text(value):
+                raise Invalid(f"the key `{field}` is {value!r}, which has half a character and is no valid text", field=field)
+        return key
 
     def touched(self, event: object, record: Recorded | None = None) -> Iterable[tuple[Key, Any]]:
         """Return the (key, message) pairs of an event: which states it changes, and what `evolve` is given. For folds without joins."""
@@ -112,11 +134,38 @@ class Fold:
     def step(self, state: State | None, key: Key, message: Any, extra: tuple[Any, ...] = ()) -> State | None:
         """Return the next state: `evolve` on the state so far, or on the initial one where there is none.
 
-        `extra` fills the parameters of `evolve` after the event, in their order.
+        `extra` fills the parameters of `evolve` after the event, in their order. `Invalid` for what is no next state of this key.
         """
         before: Any = self.state(*key) if state is None else state  # Any: `evolve` is the subclass's own, with its own types
         after: State | None = before.evolve(message, *extra)
+        if after is None or self.may_move:
+            self.check_next(key, message, after)
         return after
+
+    def check_next(self, key: Key, message: Any, after: State | None) -> None:
+        """Raise `Invalid` unless this can be what comes after a message: `None` only where the annotation says so, and a state with its own key."""
+        if after is None:
+            if not self.may_end:
+                raise Invalid(
+                    f"`{self.state.__name__}.evolve` returned None for `{_shown(message)}`: return the next state, or annotate "
+                    f"`-> {self.state.__name__} | None`, which means that it is gone",
+                    state=self.state.__name__,
+                )
+            return
+        if not isinstance(after, self.state):
+            raise Invalid(
+                f"`{self.state.__name__}.evolve` returned a `{type(after).__name__}` for `{_shown(message)}`: return the next state",
+                state=self.state.__name__,
+            )
+        for field, value in zip(self.key, key, strict=True):
+            found = getattr(after, field)
+            if found is not value and found != value:
+                raise Invalid(
+                    f"`{self.state.__name__}.evolve` changed the key `{field}` from {value!r} to {found!r} for `{_shown(message)}`: a state "
+                    "keeps its key; give that field a default if it is no key",
+                    state=self.state.__name__,
+                    field=field,
+                )
 
     def _late(self, event: type) -> Reading:
         """Find how a class is reached that is met for the first time: one of the union, a narrow kind of one, or any event at all."""
@@ -131,6 +180,8 @@ class Fold:
         parameters = list(inspect.signature(evolve).parameters.values())
         if len(parameters) < 2:  # noqa: PLR2004 - self and the event
             raise Invalid(f"`{name}.evolve` takes no event: write `def evolve(self, event: A | B) -> Self`", state=name)
+        self.may_end = _allows_none(evolve, name)
+        self.may_move = not _keeps_key(evolve, self.key)
         known = parameters_of(evolve)
         union = union_of(evolve, parameters[1].annotation)
         self.evolve_parameters = tuple(known[1:])
@@ -242,6 +293,69 @@ class Fold:
             return [(key if _is_key(key) else (key,), event) for key in keys]
 
         return computed
+
+
+def _allows_none(evolve: Callable[..., Any], name: str) -> bool:
+    """Say whether a function's annotation allows it to return `None`. `Invalid` where it has none."""
+    annotation = inspect.signature(evolve).return_annotation
+    if annotation is inspect.Signature.empty:
+        raise Invalid(f"`{name}.evolve` does not say what it returns: annotate it `-> {name}`, or `-> {name} | None`", state=name)
+    if isinstance(annotation, str):
+        text = re.split(r"\W+", annotation)
+        if "None" in text or "Optional" in text:  # the class itself may not be visible from a function, where it is a local one
+            return True
+        try:
+            annotation = returned_by(evolve)
+        except Invalid:
+            return False
+    annotation, _ = bare(annotation)
+    return annotation in (None, Any, type(None)) or type(None) in typing.get_args(annotation)
+
+
+def _keeps_key(evolve: Callable[..., Any], key: Sequence[str]) -> bool:
+    """Say whether it is certain from the source that a state keeps its key: all that is returned is `self`, or `self.but(...)` with other fields."""
+    try:
+        [definition] = ast.parse(textwrap.dedent(inspect.getsource(evolve))).body
+    except (OSError, TypeError, SyntaxError, ValueError):
+        return False
+    if not isinstance(definition, ast.FunctionDef) or definition.decorator_list or not definition.args.args:
+        return False
+    own = definition.args.args[0].arg
+    inside = [node for one in definition.body for node in ast.walk(one)]
+    bound = {node.id for node in inside if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load)}
+    captured = {node.name for node in inside if isinstance(node, ast.MatchAs | ast.MatchStar)}
+    if own in bound | captured:
+        return False
+    if any(isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) for node in inside):
+        return False
+    return all(_is_same(node.value, own, key) for node in inside if isinstance(node, ast.Return))
+
+
+def _is_same(value: ast.expr | None, own: str, key: Sequence[str]) -> bool:
+    """Say whether an expression is a state with the key of the one called `own`, or `None`."""
+    match value:
+        case None | ast.Constant(value=None):
+            return True
+        case ast.Name(id=name):
+            return name == own
+        case ast.IfExp(body=body, orelse=orelse):
+            return _is_same(body, own, key) and _is_same(orelse, own, key)
+        case ast.Call(func=ast.Attribute(value=ast.Name(id=name), attr="but"), args=[], keywords=changes):
+            return name == own and all(change.arg is not None and change.arg not in key for change in changes)
+        case _:
+            return False
+
+
+def _shown(message: Any) -> str:
+    """Return the name of the event that a message is, or is a part of."""
+    return type(operator.attrgetter("whole")(message) if isinstance(message, Part) else message).__name__
+
+
+def _is_of(value: Any, allowed: Any) -> bool:
+    """Say whether a value is of a type, or of a subclass that has the same text."""
+    if isinstance(value, bool | datetime):
+        return allowed is Any
+    return allowed is Any or not isinstance(allowed, type) or isinstance(value, allowed)
 
 
 def _is_key(found: Any) -> TypeGuard[Key]:

@@ -9,18 +9,22 @@ import collections.abc
 import datetime as dt
 import enum
 import itertools
-import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from types import NoneType, UnionType
 from typing import Any, NamedTuple  # Any: annotations and values of any type pass through here
 
 import msgspec
 
 from happened.core.errors import Invalid
-from happened.core.messages import Tag, Value, is_data
+from happened.core.messages import Index, Places, Tag, Value, is_data
 
+SEPARATOR = "\x1f"
+"""Stands between tag and value in a term; no tag has it."""
 MUTABLE = (list, dict, set, bytearray)
 MANY = (tuple, frozenset, collections.abc.Sequence, collections.abc.Set, collections.abc.Collection, list, set)
+MARKS = ((Tag, 'Tag("sku")'), (Index, "Index()"), (Places, "Places(2)"))
+"""What a field may be annotated with, and how that is written."""
 ONE, EACH, KEYS = "one", "each", "keys"
 """How a field holds values: itself, as members of a collection, as keys of a mapping."""
 
@@ -32,6 +36,7 @@ class Tagged(NamedTuple):
     encoded: str
     tag: str
     holds: str
+    types: frozenset[Any]
 
 
 class Below(NamedTuple):
@@ -91,8 +96,8 @@ def bare(annotation: Any) -> tuple[Any, tuple[Any, ...]]:
 def members(annotation: Any) -> list[Any]:
     """Return the members of a union, or the annotation alone, without `None`."""
     annotation = unalias(annotation)
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        return [one for arg in typing.get_args(annotation) for one in members(arg) if one is not types.NoneType]
+    if typing.get_origin(annotation) in (typing.Union, UnionType):
+        return [one for arg in typing.get_args(annotation) for one in members(arg) if one is not NoneType]
     return [annotation]
 
 
@@ -123,22 +128,38 @@ def _build(cls: type, above: tuple[type, ...]) -> Scope:
     for field, annotation in hints.items():
         if field not in encoded:
             continue
-        for holds, tag, part in _found(cls, field, annotation, ONE):
+        for holds, tag, found in _found(cls, field, annotation, ONE):
             if tag is not None:
-                tags.append(Tagged(field, encoded[field], tag, holds))
-            if part is not None:
+                tags.append(Tagged(field, encoded[field], tag, holds, types_of(found) - {NoneType}))
+            else:
+                part: type = found
                 scope = _build(part, (*above, cls))
                 if scope.tags or scope.parts or issubclass(part, Value):
                     parts.append(Below(field, encoded[field], holds, scope))
     return Scope(cls, tuple(tags), tuple(parts))
 
 
-def _found(cls: type, field: str, annotation: Any, holds: str) -> Iterator[tuple[str, str | None, type | None]]:
-    """Yield what lies in one field: (how it is held, its tag, None) or (how, None, the class of the part)."""
-    inner, extras = bare(annotation)
+def _found(cls: type, field: str, annotation: Any, holds: str) -> Iterator[tuple[str, str | None, Any]]:
+    """Yield what lies in one field: (how it is held, its tag, the type of its values) or (how, None, the class of the part)."""
+    inner, extras = _without_new_type(annotation)
+    for extra in extras:
+        for mark, said in MARKS:
+            if extra is mark:
+                raise Invalid(
+                    f"`{cls.__name__}.{field}` is annotated with the class `{mark.__name__}`, which says nothing: write `{said}`",
+                    type=cls.__name__,
+                    field=field,
+                )
     tag = next((extra.name for extra in extras if isinstance(extra, Tag)), None)
     if tag is not None:
-        yield holds, tag, None
+        if any((typing.get_origin(one) or one) in (*MANY, collections.abc.Mapping, dict) for one in members(inner)):
+            raise Invalid(
+                f"`{cls.__name__}.{field}` has the tag `{tag}` as a whole: give it to the members, as in "
+                f'`tuple[Annotated[str, Tag("{tag}")], ...]`',
+                type=cls.__name__,
+                field=field,
+            )
+        yield holds, tag, inner
         return
     for one in members(inner):
         if one is not inner:
@@ -163,6 +184,60 @@ def _found(cls: type, field: str, annotation: Any, holds: str) -> Iterator[tuple
                     yield from _found(cls, field, arg, EACH)
 
 
+def types_of(annotation: Any) -> frozenset[Any]:
+    """Return the classes that a type's values may be of: without `Annotated`, aliases and `NewType`, each member of a union, those of literal values."""
+    inner, _ = _without_new_type(annotation)
+    origin = typing.get_origin(inner)
+    if origin in (typing.Union, UnionType):
+        return frozenset[Any]().union(*map(types_of, typing.get_args(inner)))
+    if origin is typing.Literal:
+        values: tuple[object, ...] = typing.get_args(inner)
+        return frozenset(type(value) for value in values)
+    return frozenset([origin or (NoneType if inner is None else inner)])
+
+
+def _without_new_type(annotation: Any) -> tuple[Any, tuple[Any, ...]]:
+    inner, extras = bare(annotation)
+    while hasattr(inner, "__supertype__"):
+        inner, more = bare(inner.__supertype__)
+        extras += more
+    return inner, extras
+
+
+def check_tag_types(classes: Iterable[type]) -> None:
+    """Raise `Invalid` where one tag has two types in these classes: their values would not be equal, though their texts are."""
+    first: dict[str, tuple[frozenset[Any], str]] = {}
+    for cls in classes:
+        for where, tagged in _all_tagged(scope_of(cls)):
+            types, there = first.setdefault(tagged.tag, (tagged.types, where))
+            if types != tagged.types:
+                raise Invalid(
+                    f"the tag `{tagged.tag}` is {names_of(types)} in `{there}` and {names_of(tagged.types)} in `{where}`: give it one type",
+                    tag=tagged.tag,
+                )
+
+
+def _all_tagged(scope: Scope) -> Iterator[tuple[str, Tagged]]:
+    for tagged in scope.tags:
+        yield f"{scope.cls.__name__}.{tagged.field}", tagged
+    for below in scope.parts:
+        yield from _all_tagged(below.scope)
+
+
+def names_of(types: Iterable[Any]) -> str:
+    """Return the names of types, for a message to people."""
+    return " | ".join(sorted("None" if one is NoneType else getattr(one, "__name__", str(one)) for one in types))
+
+
+def is_text(value: str) -> bool:
+    """Say whether a text can be written as UTF-8: it has no half of a character."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def text_of(value: Any) -> str:
     """Return a tag's value as the text that is compared and indexed."""
     if isinstance(value, str) and not isinstance(value, enum.Enum):
@@ -174,7 +249,7 @@ def text_of(value: Any) -> str:
 
 def term(tag: str, text: str) -> str:
     """Return the (tag, value) pair as one text: what an index keeps."""
-    return f"{tag}\x1f{text}"
+    return f"{tag}{SEPARATOR}{text}"
 
 
 Terms = Callable[[Any], Sequence[str]]
@@ -186,7 +261,7 @@ def terms_of(scope: Scope) -> Terms:
         return lambda _: ()
     flat = all(tagged.holds == ONE for tagged in scope.tags) and not any(below.scope.all_tags() for below in scope.parts)
     if flat:
-        fields = [(tagged.field, f"{tagged.tag}\x1f") for tagged in scope.tags]
+        fields = [(tagged.field, f"{tagged.tag}{SEPARATOR}") for tagged in scope.tags]
         if len(fields) == 1:
             [(only, prefix)] = fields
 

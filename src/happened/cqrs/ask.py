@@ -280,7 +280,7 @@ class View(Generic[S]):
         whole = (*key, *[named[field] for field in fields[len(key) :] if field in named])
         if len(whole) != len(fields) or not set(named) <= set(fields):
             raise Invalid(f"the key of `{self.of.build.name}` is ({', '.join(fields)})", view=self.of.build.name, key=list(fields))
-        return whole
+        return self.of.build.fold.checked(whole)
 
 
 def _standing(_reader: sqlite3.Connection, _build: ViewBuild[Any], position: int, ready: bool) -> tuple[int, bool]:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple  # Any: JSON schemas are JSON
 
 import msgspec
 
+from happened.core.errors import Broken
 from happened.core.messages import name_of
 from happened.core.tags import outline, scope_of
 from happened.log.row import FIRST_NUMBER, Written, encode
@@ -70,13 +71,13 @@ class Names:
     def learn(self, notes: Callable[[str], Mapping[str, str]]) -> None:
         """Take in the names that are noted in the log and not known yet."""
         for body in notes(NOTE).values():
-            name = msgspec.json.decode(body, type=Name)
+            name = _read(body)
             if name.number not in self.by_number:
                 self._keep(name)
 
     def learn_record(self, body: bytes) -> None:
         """Take in a name from its schema record, which stands in the log before the first use of the number."""
-        name = msgspec.json.decode(body, type=Name)
+        name = _read(body)
         if name.number not in self.by_number:
             self._keep(name)
 
@@ -109,3 +110,10 @@ class Names:
         self.by_number[name.number] = name
         self._numbers[name.what, name.name, name.version, name.fingerprint] = name.number
         self.changes += 1
+
+
+def _read(body: bytes | str) -> Name:
+    try:
+        return msgspec.json.decode(body, type=Name)
+    except msgspec.MsgspecError as error:
+        raise Broken(f"the name {body!r} can't be read: {error}") from error

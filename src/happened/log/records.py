@@ -10,16 +10,28 @@ from typing import Any  # Any: bodies are of any class
 
 import msgspec
 
-from happened.core.errors import Broken, Incompatible
+from happened.core.errors import Broken, Error, Incompatible
 from happened.core.messages import Event, Recorded, name_of
 from happened.core.state import Fold
 from happened.core.store import Row, Terms
+from happened.core.tags import SEPARATOR, scope_of, term, terms_by_outline, terms_of
 from happened.core.tags import Terms as TermsOf
-from happened.core.tags import scope_of, terms_by_outline, terms_of
 from happened.core.world import moment
 from happened.log.names import Name, Names
 from happened.log.narrow import Fields, fields_read, narrowed
-from happened.log.row import ANSWER, BUILT_IN, REFUSAL, SCHEDULE, SCHEMA, Extra, Header, decode_extra, decode_header, taken_apart
+from happened.log.row import (
+    ANSWER,
+    BUILT_IN,
+    FIRST_NUMBER,
+    REFUSAL,
+    SCHEDULE,
+    SCHEMA,
+    Extra,
+    Header,
+    decode_extra,
+    decode_header,
+    taken_apart,
+)
 
 SYSTEM = {0, 1, 2}
 INPUT, INTERNAL, ANSWERED, OUTPUT, SYSTEMIC = "input", "internal", "answer", "output", "system"
@@ -35,7 +47,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     name: str
     version: int
     body: Any
-    """An instance of today's class where there is one, else plain data; `None` where it was erased."""
+    """An instance of today's class where there is one, else plain data; `None` where it was erased (of its tags those stay that were kept)."""
     tags: tuple[tuple[str, str], ...]
     time: datetime
     occurred: datetime
@@ -101,7 +113,9 @@ class Reader:
             ) from error
 
     def terms(self, number: int, body: Any) -> Sequence[str]:
-        """Return the terms of a decoded body."""
+        """Return the terms of a decoded body; none of one that was erased."""
+        if body is None:
+            return ()
         self._look_again()
         known = self._terms  # another thread may begin anew
         found = known.get(number)
@@ -134,7 +148,8 @@ class Reader:
                 names[raw.number] = None
                 tags.update(dict.fromkeys(self.terms(raw.number, self.body(raw.number, raw.body, position))))
                 if bytes(raw.extra):
-                    tags.update((f"{tag}\x1f{value}", None) for tag, value in decode_extra(raw.extra).tags)
+                    extra = decode_extra(raw.extra)
+                    tags.update((term(*pair), None) for pair in (*extra.tags, *extra.kept))
             position += 1
         return Terms(tuple(tags), header.id or header.decides, tuple(names))
 
@@ -149,9 +164,7 @@ class Reader:
             position = row.position + ordinal
             name = self.names.by_number.get(raw.number)
             if name is None and raw.number not in BUILT_IN:
-                raise Broken(
-                    f"the record at position {position} has a name that the log does not know: number {raw.number}", position=position
-                )
+                raise _unknown(raw.number, position)
             body = self.body(raw.number, raw.body, position) if name is not None else msgspec.json.decode(raw.body)
             kind = kind_of(raw.number, asked=asked, fact=row.input is None and not decided)
             own = header.id if header.id is not None else header.decides
@@ -163,7 +176,7 @@ class Reader:
                 name=name.name if name is not None else BUILT_IN[raw.number],
                 version=name.version if name is not None else 1,
                 body=body,
-                tags=self._pairs(raw.number, body, extra) if name is not None and body is not None else (),
+                tags=self._pairs(raw.number, body, extra) if name is not None else (),
                 time=at,
                 occurred=moment(occurred) if occurred is not None else at,
                 causation=header.causation if kind in (INPUT, SYSTEMIC) else own,
@@ -176,8 +189,8 @@ class Reader:
             )
 
     def _pairs(self, number: int, body: Any, extra: Extra) -> tuple[tuple[str, str], ...]:
-        pairs = [tuple(found.split("\x1f", 1)) for found in self.terms(number, body)]
-        return tuple(dict.fromkeys([*extra.tags, *((tag, value) for tag, value in pairs)]))
+        pairs = [tuple(found.split(SEPARATOR, 1)) for found in self.terms(number, body)]
+        return tuple(dict.fromkeys([*extra.tags, *extra.kept, *((tag, value) for tag, value in pairs)]))
 
     def learn(self, rows: Iterable[Row]) -> bool:
         """Take in the names that these rows record; return whether any was new."""
@@ -218,6 +231,17 @@ class Reader:
             self._terms = {}
 
 
+def _unknown(number: int, position: int) -> Error:
+    if number < FIRST_NUMBER:
+        return Incompatible(
+            f"the record at position {position} is of a kind that this release does not know (number {number}): read it with the release that "
+            "wrote it, or a newer one",
+            number=number,
+            position=position,
+        )
+    return Broken(f"the record at position {position} has a name that the log does not know: number {number}", position=position)
+
+
 def kind_of(number: int, *, asked: bool, fact: bool) -> str:
     """Return the kind of a record from its name's number and its place in the row."""
     if number in SYSTEM:
@@ -251,6 +275,8 @@ class Pages:
                 return self(rows)
             for row in rows:  # one of them can't be read: say which
                 for ordinal, (asked, raw) in enumerate(taken_apart(row)):
+                    if raw.number not in self._reader.names.by_number and raw.number not in BUILT_IN:
+                        raise _unknown(raw.number, row.position + ordinal) from None
                     if not asked and raw.number in self._reader.names.by_number:
                         self._reader.body(raw.number, raw.body, row.position + ordinal)
             raise

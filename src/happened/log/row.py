@@ -5,7 +5,7 @@ derived. The header says once what all records of the command share. What can be
 ordinal, its causation the command, its kind follows from name and header, its tags from body and recorded schema.
 
 The chain: digest = SHA-256(previous digest, recorded time, count, header, and for each record its number, extra and SHA-256(salt, body)). So a body can be
-erased later, its salt with it, and the chain still holds. What has no fixed length stands behind its length, so no two rows
+erased later, its salt with it, and the chain still holds: its digest then stands in the extra, and is left out of it where that is hashed. What has no fixed length stands behind its length, so no two rows
 have one link. A record's bytes never change after commit; where they lie and how they are packed may.
 """
 
@@ -30,6 +30,8 @@ FIRST_NUMBER = 16
 RECORD_BYTES_MAX = 1024 * 1024
 RECORDS_MAX = 10_000
 SALT_BYTES = 16
+ERASED = b"null"
+"""What stands in the place of a body that was erased."""
 
 
 class Header(msgspec.Struct, omit_defaults=True, frozen=True, gc=False):
@@ -65,6 +67,8 @@ class Extra(msgspec.Struct, omit_defaults=True, frozen=True, gc=False):
     occurred: int | None = msgspec.field(default=None, name="o")
     erased: str | None = msgspec.field(default=None, name="h")
     """The digest of the body that was here, in hex."""
+    kept: tuple[tuple[str, str], ...] = msgspec.field(default=(), name="e")
+    """Tags that were kept when the body was erased."""
 
 
 class Written(msgspec.Struct, frozen=True, gc=False):
@@ -144,11 +148,10 @@ def digest_of(before: bytes, row: Row) -> bytes:
     start = 0
     for _, record in taken_apart(row):
         extra = bytes(record.extra)
-        erased = decode_extra(extra).erased if b'"h"' in extra else None
+        erased = decode_extra(extra).erased if b'"h"' in extra and bytes(record.body) == ERASED else None
         if erased is not None:
-            without = msgspec.structs.replace(decode_extra(extra), erased=None)
-            kept = encode(without)
-            extra = b"" if kept == b"{}" else kept
+            without = encode(msgspec.structs.replace(decode_extra(extra), erased=None, kept=()))
+            extra = b"" if without == b"{}" else without
             body = bytes.fromhex(erased)
         else:
             body = _sha256(row.salts[start : start + SALT_BYTES] + bytes(record.body)).digest()

@@ -10,7 +10,7 @@ from happened.core.messages import Command, Event
 from happened.core.plain import strange_in, zoneless_in
 from happened.core.tags import hints_of, is_a, scope_of, terms_of
 from happened.log.names import Names, Wish, wish_for
-from happened.log.row import encode
+from happened.log.row import ERASED, encode
 
 if TYPE_CHECKING:
     from happened.log.writer import Batch
@@ -55,6 +55,10 @@ class Typed:
         if self._zoneless is not None and (path := self._zoneless(again)):
             raise Invalid(f"`{self.cls.__name__}` is not valid: the time `{path}` has no zone", type=self.cls.__name__, field=path)
         return encoded, again
+
+    def same(self, recorded: bytes, body: bytes) -> bool:
+        """Say whether a recorded body of this shape is the same as another, or erased. What is equal may have been written otherwise: `1.50`, a set."""
+        return recorded in (body, ERASED) or bool(self._decode(recorded) == self._decode(body))
 
     def number(self, batch: "Batch") -> int:
         """Return the number of the class's name; recorded in this batch if it is new."""

@@ -153,7 +153,7 @@ class DecidingWorld:
 
 
 def key_from(fold: Fold, key: tuple[Any, ...], named: Mapping[str, Any]) -> Key:
-    """Return a key given by position or by name. `Invalid` for missing or unknown fields."""
+    """Return a key given by position or by name. `Invalid` for missing or unknown fields, and for values of a wrong type."""
     if named:
         key = (*key, *[named[field] for field in fold.key[len(key) :] if field in named])
     if len(key) != len(fold.key) or not set(named) <= set(fold.key):
@@ -162,7 +162,7 @@ def key_from(fold: Fold, key: tuple[Any, ...], named: Mapping[str, Any]) -> Key:
             + (f" and {', '.join(sorted(set(named) - set(fold.key)))}" if set(named) - set(fold.key) else ""),
             key=list(fold.key),
         )
-    return key
+    return fold.checked(key)
 
 
 class Decision(Job):
@@ -359,7 +359,7 @@ def same_as(id: str, row: Row, typed: Typed, body: bytes, batch: Batch) -> None:
         raise IdReused(
             f"the id `{id}` was used by `{name.name if name else '?'}`, not by `{typed.wish.name}`", id=id, position=row.position
         )
-    if name.fingerprint == typed.wish.fingerprint and bytes(recorded.body) not in (body, b"null"):
+    if name.fingerprint == typed.wish.fingerprint and not typed.same(bytes(recorded.body), body):
         raise IdReused(
             f"the id `{id}` was used by a `{name.name}` with another body; a new intention needs a new id", id=id, position=row.position
         )
@@ -472,7 +472,7 @@ def refusal_in(row: Row) -> Refusal | None:
         return None
     for _, record in taken_apart(row):
         if record.number == REFUSAL:
-            body = msgspec.json.decode(record.body)
+            body: dict[str, Any] = msgspec.json.decode(record.body) or {"text": "it was refused, and why was erased", "facts": {}}
             return Refusal(body["text"], body["facts"])
     return None
 

@@ -192,7 +192,7 @@ class MemoryImage:
             return {key: entry.state for key, entry in entries.items() if entry.state is not None}
         decode = self._reader.pages_for([fold])
         found: dict[Key, State] = {}
-        get, step, initial = found.get, fold.evolve, fold.state
+        get, step, initial, checked = found.get, fold.evolve, fold.state, fold.may_move
         if step is None:  # a state that nothing changes
             return found
         for rows in self._store.read(until=self.position, lean=True):
@@ -204,6 +204,8 @@ class MemoryImage:
                     for key, message in fold.reading(type(event))(event, None):
                         before = get(key)
                         after = step(initial(*key) if before is None else before, message)
+                        if after is None or checked:
+                            fold.check_next(key, message, after)
                         if after is not None:
                             found[key] = after
                         else:
