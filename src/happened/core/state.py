@@ -313,6 +313,24 @@ def fold_of(state: type[State]) -> Fold:
     return _folds[state]
 
 
+_alone: dict[type, Fold] = {}
+
+
+def fold_alone_of(state: type[State]) -> Fold:
+    """Return the fold of a state that is folded by itself, as in memory. `Invalid` for one without `evolve`, and for one that joins others."""
+    if state not in _alone:
+        fold = fold_of(state)
+        if fold.evolve is None:
+            raise Invalid(f"`{state.__name__}` has no `evolve`: nothing ever happens to it", state=state.__name__)
+        if fold.joins:
+            raise Invalid(
+                f"`{state.__name__}` asks for other states in `evolve` or `key_of`, so it is a view: list it in `views` and ask with `running.view(...)`",
+                state=state.__name__,
+            )
+        _alone[state] = fold
+    return _alone[state]
+
+
 def describe(state: type[State]) -> str:
     """Return the name of a state's evolve, for messages to people."""
     return label(fold_of(state).evolve or state)
