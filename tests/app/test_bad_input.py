@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import pytest
 
 import happened as h
+from happened.testing import spec
 from tests.programs import p02_order
 from tests.programs.p02_order import Wish
 
@@ -593,3 +594,23 @@ def test_each_question_is_a_tuple_of_arguments() -> None:
         assert running.statistics()["head"] == 0
 
         assert running.dispatch(Sell("nut", 3)).events == (Sold("nut", 6),)
+
+
+def test_a_refusal_has_the_same_facts_whenever_it_is_heard() -> None:
+    """They are plain data from the first time on, so that code which reads them does not depend on who was first."""
+
+    def refuses(command: Sell) -> Iterator[Sold]:
+        yield Sold("nut", 1)
+        raise h.Refused("too dear", price=Decimal("1.50"), since=datetime(2026, 1, 1, tzinfo=UTC), skus=("nut", "bolt"))
+
+    app = h.App("refuses", deciders=[refuses])
+    heard: list[dict[str, Any]] = []
+    with app.open() as running:
+        for _ in range(2):
+            with pytest.raises(h.Refused) as refused:
+                running.dispatch(Sell("nut", 1), id="sell-1")
+            heard.append(refused.value.facts)
+
+    assert heard == [{"price": "1.50", "since": "2026-01-01T00:00:00Z", "skus": ["nut", "bolt"]}] * 2
+    spec(app).when(Sell("nut", 1)).then_refused("too dear", price=Decimal("1.50"), skus=("nut", "bolt"))
+    spec(app).when(Sell("nut", 1)).then_refused("too dear", price="1.50")

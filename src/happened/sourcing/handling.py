@@ -132,6 +132,12 @@ class Refusal(NamedTuple):
         return error
 
 
+def said_in(body: bytes | msgspec.Raw) -> Refusal:
+    """Return a refusal as it was recorded, its facts as plain data: so the first hearing and all repeated ones are the same."""
+    found: dict[str, Any] = msgspec.json.decode(body)
+    return Refusal(found["text"], found["facts"])
+
+
 class Known(NamedTuple):
     """The id was known: the row that used it."""
 
@@ -330,8 +336,9 @@ class Decision(Job):
                 tags = found if not tags or tags == found else list(dict.fromkeys([*tags, *found]))
         notes: dict[str, str | None] = {}
         if refusal is not None:
-            records.append(Written(REFUSAL, self._encoded(refusal)))
-            self.result = refusal
+            said = self._encoded(refusal)
+            records.append(Written(REFUSAL, said))
+            self.result = said_in(said)
         self.events = tuple([event for _, event, _ in events])
         if self.given and answers:
             notes[ANSWERS_NOTE + self.id] = None
@@ -496,8 +503,7 @@ def refusal_in(row: Row) -> Refusal | None:
         return None
     for _, record in taken_apart(row):
         if record.number == REFUSAL:
-            body = msgspec.json.decode(record.body)
-            return Refusal(body["text"], body["facts"])
+            return said_in(record.body)
     return None
 
 

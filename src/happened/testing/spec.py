@@ -17,6 +17,7 @@ from happened.core.errors import Error, Invalid, Refused, Unanswered
 from happened.core.messages import Command, Event, Message, Recorded, called
 from happened.core.state import Fold, Key, State, fold_of
 from happened.log.records import INTERNAL, Record
+from happened.log.row import encode
 from happened.testing.world import START, Answers, Clock, answering
 
 WAIT_SECONDS_MAX = 10.0
@@ -128,14 +129,14 @@ class Outcome:
         return self.then()
 
     def then_refused(self, text: str, /, **facts: Any) -> "Outcome":
-        """Check that it was refused with this text, and with these facts where any are named."""
+        """Check that it was refused with this text, and with these facts where any are named: as they are raised, or as plain data."""
         if self.refused is None:
             raise AssertionError(f"expected a refusal: {text!r}\n     got {_shown(self.events)}")
         if str(self.refused) != text:
             raise AssertionError(f"the refusal differs\nexpected {text!r}\n     got {str(self.refused)!r}")
         different = [
             f"  {name}: expected {value!r}, got {self.refused.facts.get(name, '(no such fact)')!r}"
-            for name, value in facts.items()
+            for name, value in _plain(facts).items()
             if name not in self.refused.facts or self.refused.facts[name] != value
         ]
         if different:
@@ -191,6 +192,12 @@ def _do(running: Running, clock: Clock, act: "Command | Event | Message | timede
         running.dispatch(act)
     else:
         running.log.append(act)
+
+
+def _plain(facts: dict[str, Any]) -> dict[str, Any]:
+    """Return facts as a caller hears them."""
+    plain: dict[str, Any] = msgspec.json.decode(encode(facts))
+    return plain
 
 
 def _is_app(given: object) -> bool:
