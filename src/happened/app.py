@@ -531,7 +531,10 @@ class Running:
         return Position(self._image.position)
 
     def statistics(self) -> dict[str, Any]:
-        """Return what this process counts: the log's head, commits and commands, the memory image, views, and executions that committed nothing."""
+        """Return what this process counts: the log's head, commits and commands, the memory image, views, deciders and how long they ran.
+
+        And what no row of the log tells: executions that committed nothing.
+        """
         return {
             "log": msgspec.to_builtins(self.log.identity),
             "head": self.log.head,
@@ -541,6 +544,15 @@ class Running:
             "pending": len(self._engine.notes(PENDING_NOTE)),
             "stuck": {note.removeprefix(STUCK_NOTE): error for note, error in self._engine.notes(STUCK_NOTE).items()},
             "views": self._followers.statistics(),
+            "deciders": [
+                {
+                    "decider": handler.name,
+                    "runs": handler.runs,
+                    "ran_us": int(handler.ran_seconds * 1e6),
+                    "longest_us": int(handler.longest_seconds * 1e6),
+                }
+                for handler in self.app.handlers.values()
+            ],
             "executions": [
                 {"handler": handler, "outcome": outcome, "count": count, "ran_us": ran, "latest": latest}
                 for handler, outcome, count, ran, latest in self._engine.samples()

@@ -209,6 +209,16 @@ def test_tail_shows_what_was_asked_for(folder: Path) -> None:
     assert shown("--name", "Nothing") == []
 
 
+def test_stats_count_what_is_in_the_log(folder: Path) -> None:
+    """Records by kind and name, and for each decider how often and how long it ran: the slow one is seen."""
+    _, told = answer(folder, "stats", "--count")
+
+    assert {"kind": "input", "name": "Received", "count": 3} in told["counts"]
+    [order] = told["deciders"]
+    assert (order["decider"], order["decided"]) == ("order", 1)
+    assert 0 < order["longest_us"] <= order["ran_us"]
+
+
 def test_nothing_to_show_is_said(folder: Path) -> None:
     """A person must not wonder whether the command ran; a program gets an empty list."""
     asked = ["view", "Stock", "--where", "units > 100"]

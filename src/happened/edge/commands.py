@@ -8,6 +8,7 @@ import argparse
 import importlib
 import itertools
 import json
+import operator
 import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
@@ -25,6 +26,7 @@ from happened.edge.progress import bar
 from happened.edge.settings import SQLITE, log_url, the_app
 from happened.log.log import Log
 from happened.log.records import SYSTEMIC, Record
+from happened.log.row import decode_header
 
 FOLLOW_SECONDS = 1.0
 """How long `tail -f` waits before it waits again: so it hears an interrupt."""
@@ -134,7 +136,7 @@ def stats(asked: argparse.Namespace) -> int:
             ],
         }
         if asked.count:
-            told["counts"] = _counts(log, head)
+            told |= _counted(log, head)
     if asked.json:
         _print_json(told)
         return 0
@@ -142,7 +144,7 @@ def stats(asked: argparse.Namespace) -> int:
         print(f"{key:<10}{_text(told[key])}")
     for key, value in told["log"].items():
         print(f"{key if key != 'id' else 'log':<10}{value}")
-    for title in ("names", "executions", "counts"):
+    for title in ("names", "executions", "counts", "deciders"):
         if told.get(title):
             print(f"\n{title}:")
             _print_table(told[title])
@@ -338,14 +340,28 @@ def _of_id(log: Log, id: str) -> list[Record]:
     return [record for row in rows for record in log.reader.records(row) if record.id == id]
 
 
-def _counts(log: Log, head: int) -> list[dict[str, Any]]:
+def _counted(log: Log, head: int) -> dict[str, Any]:
+    """Return records by kind and name, and how long each decider ran, as the log says. Reads the whole log."""
     counts: dict[tuple[str, str], int] = {}
+    ran: dict[int, list[int]] = {}
     with bar("counting") as progress:
-        for record in log.read(until=head):
-            counts[record.kind, record.name] = counts.get((record.kind, record.name), 0) + 1
-            if record.position % 1000 == 0:
-                progress(record.position, head)
-    return [{"kind": kind, "name": name, "count": count} for (kind, name), count in sorted(counts.items())]
+        for rows in log.engine.read(until=head):
+            log.reader.learn(rows)
+            for row in rows:
+                header = decode_header(row.head)
+                if header.handler:
+                    ran.setdefault(header.handler, []).append(header.ran)
+                for record in log.reader.records(row):
+                    counts[record.kind, record.name] = counts.get((record.kind, record.name), 0) + 1
+            progress(rows[-1].last, head)
+    deciders: list[dict[str, Any]] = [
+        {"decider": log.names.by_number[number].name, "decided": len(each), "ran_us": sum(each), "longest_us": max(each)}
+        for number, each in ran.items()
+    ]
+    return {
+        "counts": [{"kind": kind, "name": name, "count": count} for (kind, name), count in sorted(counts.items())],
+        "deciders": sorted(deciders, key=operator.itemgetter("longest_us"), reverse=True),
+    }
 
 
 # --- printing

@@ -140,7 +140,9 @@ def the_parser() -> argparse.ArgumentParser:
     rebuild.add_argument("name", metavar="NAME", help="the view's name")
     add("verify", "read the whole log and prove that nothing was changed or lost")
     stats = add("stats", "tell who the log is, how long, how large, and what it knows")
-    stats.add_argument("--count", action="store_true", help="also count records by kind and name: reads the whole log")
+    stats.add_argument(
+        "--count", action="store_true", help="also count records by kind and name, and how long deciders ran: reads the whole log"
+    )
     return parser
 
 

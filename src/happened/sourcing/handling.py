@@ -92,6 +92,16 @@ class Handler:
         self.wants_world = "world" in self.slots
         self.states = [fill.fold for fill in self.fills]
         self.wish = Wish("decider", self.name, self.version, "")
+        self.runs = 0
+        self.ran_seconds = self.longest_seconds = 0.0
+        """Of all runs under the lock in this process, those that came to nothing, too."""
+
+    def ran(self, seconds: float) -> int:
+        """Count a run; return how long it was in microseconds."""
+        self.runs += 1
+        self.ran_seconds += seconds
+        self.longest_seconds = max(self.longest_seconds, seconds)
+        return int(seconds * 1e6)
 
     def listed(self, returned: Any) -> list[Any]:
         """Return the events of a decider that is no generator. `Invalid` where it returned none, or one that is in no list."""
@@ -251,7 +261,7 @@ class Decision(Job):
             self.needs_outside = True
             return None
         except Exception as error:
-            ran = int((time.perf_counter() - started) * 1e6)
+            ran = handler.ran(time.perf_counter() - started)
             batch.engine.sample(handler.name, "failed", ran, f"{self.id}: {''.join(traceback.format_exception(error))[-2000:]}")
             heard = (
                 [answer for answer in self.answers.known.values() if not answer.error] if self.answers is not None and self.given else []
@@ -357,7 +367,7 @@ class Decision(Job):
             decides=None if first else self.id,
             handler=handling.numbers[handler],
             waited=int((started - self.taken_at) * 1e6),
-            ran=int((time.perf_counter() - started) * 1e6),
+            ran=handler.ran(time.perf_counter() - started),
             attempt=self.rounds + 1,
             reads=tuple(reads),
         )
