@@ -39,9 +39,12 @@ coverage: $(SET_UP) ## the tests, with the branches they do not take
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
-demo: $(SET_UP) ## a whole system on a sample, then on the git history of this clone
-	$(BIN)/happened demo
-	$(BIN)/python -m examples.history --repo .
+# Half a million lines, where somebody has put them beside the clone; else a sample. The history needs a clone that has one: without it (exit code 2) that is said.
+RETAIL := $(wildcard ../shared/data/online_retail.csv.gz)
+
+demo: $(SET_UP) ## a whole system on what is there, a year of a shop or a sample, then on the git history of this clone
+	$(BIN)/happened demo $(if $(RETAIL),--data $(RETAIL))
+	@$(BIN)/python -m examples.history --repo . || { test $$? -eq 2 && echo "make: so the history of this clone is left out" >&2; }
 
 bench: $(PEERS) ## benchmarks, side by side with the peers
 	$(BIN)/python -m benchmarks

@@ -85,6 +85,8 @@ def found(name: str, module: house.Module, package: dict[str, house.Module]) -> 
     """Return where a name is defined, and its docstring; imports are followed."""
     for node, after in zip(module.tree.body, [*module.tree.body[1:], None], strict=True):
         match node:
+            case ast.If(test=ast.Name(id="TYPE_CHECKING"), body=imports) if module.name == "happened":
+                return found(name, house.Module(module.path, "\n".join(map(ast.unparse, imports))), package)
             case ast.ImportFrom(module=str(source)) if source in package:
                 for alias in node.names:
                     if name == (alias.asname or alias.name):

@@ -66,7 +66,7 @@ def demo(data: Path | None = None, log: str | None = None, *, json: bool = False
         told = in_a_fresh_process(summary, url)
         delete_views(url)
         rebuilt = in_a_fresh_process(summary, url)
-    print(msgspec.json.encode(told).decode() if json else "\n".join(sentences(told)))
+    print(msgspec.json.encode(told).decode() if json else "\n".join([*sentences(told), *further(log)]))
     if rebuilt != told:
         print(f"error: the views were deleted and rebuilt, and now they say {rebuilt}", file=sys.stderr)
         return 1
@@ -162,6 +162,17 @@ def sentences(told: Summary) -> Iterator[str]:
     yield "\nItems that went most:"
     yield from (f"  {sku:<22}{units:>14}" for sku, units in told.top_items)
     yield "\nAll this was asked of views in a fresh process; then they were deleted, built again from the log, and asked again."
+
+
+def further(log: str | None) -> Iterator[str]:
+    """Say what to do next: look into the log, or keep one to look into."""
+    kept = log or "sqlite:///shop.db"
+    app = f"--app {__package__}.model:shop --log {kept}"
+    yield "\nThe log is kept, so look into it:\n" if log else f"\nKeep the log to look into it:\n\n  happened demo --log {kept}\n"
+    yield f"  happened tail --log {kept}"
+    yield f"  happened view {CountryRevenue.__name__} --order=-revenue {app}"
+    yield f"  happened views {app}"
+    yield f"  happened verify --log {kept}"
 
 
 def money(amount: Decimal) -> str:

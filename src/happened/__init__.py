@@ -1,35 +1,45 @@
-"""`happened`: event-driven systems in Python, as typed data and pure functions over one log."""
+"""`happened`: event-driven systems in Python, as typed data and pure functions over one log.
 
-from happened.app import App, Decider, Running, open_log
-from happened.core.boundary import Boundary, Item, Query, query
-from happened.core.errors import (
-    Broken,
-    Closed,
-    Conflict,
-    Diverged,
-    Error,
-    Forked,
-    GatewayFailed,
-    IdReused,
-    Incompatible,
-    Invalid,
-    Late,
-    NotThere,
-    OutcomeUnknown,
-    Overloaded,
-    Refused,
-    StoreFailed,
-    Stuck,
-    Unanswered,
-)
-from happened.core.messages import CallId, Command, Data, Event, Index, Message, Part, Places, Position, Recorded, Tag, Value, named
-from happened.core.state import State
-from happened.core.world import World
-from happened.cqrs.ask import Rows, View
-from happened.log.log import Log, Loose
-from happened.log.receipt import Receipt
-from happened.log.records import Record
-from happened.sourcing.gateway import Gateway
+A name is imported when it is first used: `happened --help` must not wait for what it does not need.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+__version__: str
+"""The version of the installed distribution."""
+
+if TYPE_CHECKING:
+    from happened.app import App, Decider, Running, open_log
+    from happened.core.boundary import Boundary, Item, Query, query
+    from happened.core.errors import (
+        Broken,
+        Closed,
+        Conflict,
+        Diverged,
+        Error,
+        Forked,
+        GatewayFailed,
+        IdReused,
+        Incompatible,
+        Invalid,
+        Late,
+        NotThere,
+        OutcomeUnknown,
+        Overloaded,
+        Refused,
+        StoreFailed,
+        Stuck,
+        Unanswered,
+    )
+    from happened.core.messages import CallId, Command, Data, Event, Index, Message, Part, Places, Position, Recorded, Tag, Value, named
+    from happened.core.state import State
+    from happened.core.world import World
+    from happened.cqrs.ask import Rows, View
+    from happened.log.log import Log, Loose
+    from happened.log.receipt import Receipt
+    from happened.log.records import Record
+    from happened.sourcing.gateway import Gateway
 
 __all__ = [
     "App",
@@ -81,3 +91,69 @@ __all__ = [
     "open_log",
     "query",
 ]
+
+_HOMES = {
+    "happened.app": ("App", "Decider", "Running", "open_log"),
+    "happened.core.boundary": ("Boundary", "Item", "Query", "query"),
+    "happened.core.errors": (
+        "Broken",
+        "Closed",
+        "Conflict",
+        "Diverged",
+        "Error",
+        "Forked",
+        "GatewayFailed",
+        "IdReused",
+        "Incompatible",
+        "Invalid",
+        "Late",
+        "NotThere",
+        "OutcomeUnknown",
+        "Overloaded",
+        "Refused",
+        "StoreFailed",
+        "Stuck",
+        "Unanswered",
+    ),
+    "happened.core.messages": (
+        "CallId",
+        "Command",
+        "Data",
+        "Event",
+        "Index",
+        "Message",
+        "Part",
+        "Places",
+        "Position",
+        "Recorded",
+        "Tag",
+        "Value",
+        "named",
+    ),
+    "happened.core.state": ("State",),
+    "happened.core.world": ("World",),
+    "happened.cqrs.ask": ("Rows", "View"),
+    "happened.log.log": ("Log", "Loose"),
+    "happened.log.receipt": ("Receipt",),
+    "happened.log.records": ("Record",),
+    "happened.sourcing.gateway": ("Gateway",),
+}
+"""Where each name is defined."""
+
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        """Import a public name, or look up the version of the installed distribution."""
+        if name == "__version__":
+            return importlib.import_module("importlib.metadata").version("happened")
+        if name not in _HOME_OF:
+            raise AttributeError(f"module `happened` has no `{name}`", name=name)
+        found = getattr(importlib.import_module(_HOME_OF[name]), name)
+        globals()[name] = found
+        return found
+
+    def __dir__() -> list[str]:
+        """List the public names, imported or not."""
+        return sorted({*globals(), *__all__, "__version__"})

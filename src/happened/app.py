@@ -15,19 +15,21 @@ import msgspec
 
 from happened.core.annotations import label
 from happened.core.errors import Error, Invalid, Late, OutcomeUnknown, Refused, Stuck
-from happened.core.messages import Command, Event, Message, Position, name_of
+from happened.core.messages import Command, Event, Message, Position, called, instead_of, is_text, name_of
 from happened.core.plain import surplus_in
-from happened.core.state import Fold, State, fold_of
+from happened.core.state import Fold, State, fold_alone_of, fold_of
 from happened.core.store import Engine, Row
 from happened.core.tags import check_tag_types, is_a
 from happened.core.world import Source
 from happened.cqrs.ask import View
 from happened.cqrs.follower import Followers
+from happened.cqrs.view import check_view
 from happened.log.fingerprint import fingerprint_of
 from happened.log.log import Facts, Log, Progress, check_envelope, occurred_us
 from happened.log.names import Wish
 from happened.log.receipt import Receipt
 from happened.log.row import TOPOLOGY, Written, decode_header, encode
+from happened.log.typed import decode_of
 from happened.log.writer import Batch, inside_decider
 from happened.sourcing.gateway import ROUNDS_MAX, Gateway, Outside
 from happened.sourcing.handling import (
@@ -52,6 +54,7 @@ from happened.stores.sqlite import SqliteStore
 
 S = TypeVar("S", bound=State)
 D = TypeVar("D", Command, Event)
+T = TypeVar("T")
 
 Decider = Callable[..., Iterable[Event]]
 """A function from a command, states and the `World` to the events that it decides. It may raise `Refused`."""
@@ -75,15 +78,15 @@ class App:
         views: Iterable[type[State]] = (),
         ignores: Iterable[str] = (),
     ) -> None:
-        if not name:
-            raise Invalid("an app needs a name: it is recorded in its log")
+        if not is_text(name):
+            raise Invalid("an app needs a name, a text: it is recorded in its log")
         self.name = name
-        self.ignores: tuple[Any, ...] = (ignores,) if isinstance(ignores, str) else tuple(ignores)
-        if isinstance(ignores, str) or not all(isinstance(one, str) for one in self.ignores):
+        self.ignores: tuple[Any, ...] = tuple(_listed("ignores=[{}]", ignores))
+        if not all(isinstance(one, str) for one in self.ignores):
             raise Invalid(f'`ignores` lists names as the log has them, not {ignores!r}: write ignores=["OrderSent"]')
-        self.records = tuple(records)
+        self.records = tuple(_listed("records=[{}]", records))
         self.handlers: dict[type, Handler] = {}
-        for function in deciders:
+        for function in _listed("deciders=[{}]", deciders):
             handler = Handler(function)
             if handler.command in self.handlers:
                 raise Invalid(
@@ -91,11 +94,12 @@ class App:
                     command=handler.command.__name__,
                 )
             self.handlers[handler.command] = handler
-        self.gateways = [entry if isinstance(entry, Gateway) else Gateway(entry) for entry in gateways]
-        self.views = tuple(views)
+        self.gateways = [entry if isinstance(entry, Gateway) else Gateway(entry) for entry in _listed("gateways=[{}]", gateways)]
+        self.views = tuple(_listed("views=[{}]", views))
         self.folds = self._folds()
         self.events = self._events()
         self._check_names()
+        self._check_data()
 
     def open(
         self,
@@ -181,8 +185,6 @@ class App:
         for view in self.views:
             if not is_a(view, State):
                 raise Invalid(f"`views` lists `{view}`, which is no State", entry=str(view))
-            if fold_of(view).evolve is None:
-                raise Invalid(f"the view `{view.__name__}` has no `evolve`", state=view.__name__)
         states = [*self.folds, *(fold_of(view) for view in self.views)]
         for fold in states:
             states += [fold_of(join.state) for join in fold.joins if fold_of(join.state) not in states]
@@ -209,6 +211,27 @@ class App:
         check_tag_types(
             dict.fromkeys([*kinds["data"], *kinds["state"], *(join.state for fold in map(fold_of, kinds["state"]) for join in fold.joins)])
         )
+
+    def _check_data(self) -> None:
+        """See that whatever is recorded can be read again, that each event reaches each state, and that views can be kept."""
+        for message in (*self.events, *self.handlers):
+            decode_of(message)
+        for fold in self.folds:
+            for event in self.events:
+                fold.follows(event)
+        for view in self.views:
+            check_view(view, self.events)
+
+
+def _listed(form: str, given: T) -> T:
+    """Return what was given where many are taken. `Invalid` for a single one, with what to write."""
+    if _is_one(given):
+        raise Invalid(f"a list is taken here: write `{form.format(label(given) if callable(given) else repr(given))}`")
+    return given
+
+
+def _is_one(given: object) -> bool:
+    return isinstance(given, str | bytes | type) or not isinstance(given, Iterable)
 
 
 def strict(cls: type[D], data: Mapping[str, Any]) -> D:
@@ -331,7 +354,7 @@ class Running:
         to 499 messages after it may have been recorded. Sending all again with the same ids is always safe.
         """
         batch: list[Decision | Facts] = []
-        for given in messages:
+        for given in _listed("dispatch_all([{}])", messages):
             message = given if isinstance(given, Message) else Message(given)
             try:
                 job = self._fact(message) if isinstance(message.body, Event) else self._message(message)
@@ -352,7 +375,9 @@ class Running:
 
         Later ones see what earlier ones decided. Gateways can't be asked here.
         """
-        decisions = [self._message(given if isinstance(given, Message) else Message(given)) for given in commands]
+        decisions = [
+            self._message(given if isinstance(given, Message) else Message(given)) for given in _listed("dispatch_together([{}])", commands)
+        ]
         if not decisions:
             return []
         together = Together(decisions)
@@ -456,7 +481,7 @@ class Running:
         """
         last: Facts | None = None
         batch: list[Facts] = []
-        for given in events:
+        for given in _listed("record_all([{}])", events):
             try:
                 batch.append(self._fact(given if isinstance(given, Message) else Message(given)))
             except Error:
@@ -480,7 +505,7 @@ class Running:
         It is as of what this process has seen; `since=` a receipt makes sure it is at least as new. Cost: under a microsecond in memory, else a load.
         """
         self._writer.check_process()
-        fold = fold_of(state)
+        fold = fold_alone_of(state)
         if since is not None:
             self.catch_up(since, wait_seconds_max=wait_seconds_max)
         whole = fold.checked(key) if len(key) == len(fold.key) and not named else key_from(fold, key, named)
@@ -489,7 +514,7 @@ class Running:
     def states(self, state: type[S]) -> dict[tuple[Any, ...], S]:
         """Fold the whole log into all states of a class, by key. Reads the log once; memory holds the result."""
         self._writer.check_process()
-        return self._image.states(fold_of(state))  # type: ignore[return-value]  # states of a fold are of its class
+        return self._image.states(fold_alone_of(state))  # type: ignore[return-value]  # states of a fold are of its class
 
     def view(self, state: type[S]) -> View[S]:
         """Return a view to ask. `Invalid` if the state is not among the app's `views`."""
@@ -509,7 +534,10 @@ class Running:
         return Position(self._image.position)
 
     def statistics(self) -> dict[str, Any]:
-        """Return what this process counts: the log's head, commits and commands, the memory image, views, and executions that committed nothing."""
+        """Return what this process counts: the log's head, commits and commands, the memory image, views, deciders and how long they ran.
+
+        And what no row of the log tells: executions that committed nothing.
+        """
         return {
             "log": msgspec.to_builtins(self.log.identity),
             "head": self.log.head,
@@ -519,6 +547,15 @@ class Running:
             "pending": len(self._engine.notes(PENDING_NOTE)),
             "stuck": {note.removeprefix(STUCK_NOTE): error for note, error in self._engine.notes(STUCK_NOTE).items()},
             "views": self._followers.statistics(),
+            "deciders": [
+                {
+                    "decider": handler.name,
+                    "runs": handler.runs,
+                    "ran_us": int(handler.ran_seconds * 1e6),
+                    "longest_us": int(handler.longest_seconds * 1e6),
+                }
+                for handler in self.app.handlers.values()
+            ],
             "executions": [
                 {"handler": handler, "outcome": outcome, "count": count, "ran_us": ran, "latest": latest}
                 for handler, outcome, count, ran, latest in self._engine.samples()
@@ -587,8 +624,9 @@ class Running:
             raise Invalid("a fact can't be recorded from inside a decider or `evolve`: yield the event")
         check_envelope(message.id, message.actor, message.correlation, message.causation)
         if type(message.body) not in self.app.records:
-            kind = "a command is dispatched" if isinstance(message.body, Command) else "list it in the app's `records`"
-            raise Invalid(f"`{type(message.body).__name__}` can't be recorded as a fact: {kind}", type=type(message.body).__name__)
+            instead = instead_of(message.body, one="record", many="record_all", make="event")
+            kind = instead or ("a command is dispatched" if isinstance(message.body, Command) else "list it in the app's `records`")
+            raise Invalid(f"{called(message.body)} can't be recorded as a fact: {kind}", type=type(message.body).__name__)
         return Facts(
             self.log,
             [self.log.written(message.body)],

@@ -12,6 +12,7 @@ from uuid import UUID
 import pytest
 
 import happened as h
+from happened.testing import spec
 from tests.programs import p02_order
 from tests.programs.p02_order import Wish
 
@@ -691,3 +692,115 @@ def test_an_address_that_names_no_log_is_invalid(url: str) -> None:
     """The error says how an address looks."""
     with pytest.raises(h.Invalid, match="sqlite:///path"):
         made(Faults()).open(url)
+
+
+# --- what is given in place of a message -----------------------------------------------------------------------------------
+
+
+def test_what_is_no_single_command_is_told_what_to_call() -> None:
+    """A class, a list, a Message and plain data each have their own way in."""
+    with made(Faults()).open() as running:
+        dispatch: Any = running.dispatch
+
+        for given, words in (
+            (Sell, r"the class `Sell`.*`Sell\(\.\.\.\)`"),
+            ([Sell("nut", 1)], r"dispatch_all\(\[\.\.\.\]\)"),
+            (h.Message(Sell("nut", 1)), r"dispatch\(body, id="),
+            ({"sku": "nut"}, r"App\.command\("),
+            (None, "`record`"),
+        ):
+            with pytest.raises(h.Invalid, match=words):
+                dispatch(given)
+        assert running.statistics()["head"] == 0
+
+
+def test_what_is_no_single_fact_is_told_what_to_call() -> None:
+    """As with commands, in the words of facts."""
+    with made(Faults()).open() as running:
+        record: Any = running.record
+
+        for given, words in (
+            (Received, r"the class `Received`.*`Received\(\.\.\.\)`"),
+            ([Received("nut", 1)], r"record_all\(\[\.\.\.\]\)"),
+            (h.Message(Received("nut", 1)), r"record\(body, id="),
+            ({"sku": "nut"}, r"App\.event\("),
+            (Sell("nut", 1), "dispatched"),
+        ):
+            with pytest.raises(h.Invalid, match=words):
+                record(given)
+        assert running.statistics()["head"] == 0
+
+
+def test_one_message_where_many_are_taken_is_told_to_stand_in_a_list() -> None:
+    """Nothing is recorded of it."""
+    with made(Faults()).open() as running:
+        several: Any = running
+
+        with pytest.raises(h.Invalid, match=r"record_all\(\[Received\("):
+            several.record_all(Received("nut", 1))
+        with pytest.raises(h.Invalid, match=r"dispatch_all\(\[Sell\("):
+            list(several.dispatch_all(Sell("nut", 1)))
+        with pytest.raises(h.Invalid, match=r"dispatch_together\(\[Sell\("):
+            several.dispatch_together(Sell("nut", 1))
+        assert running.statistics()["head"] == 0
+
+
+def test_a_decider_that_forgets_to_yield_is_told() -> None:
+    """Nothing would ever be decided by it: neither `None` nor a bare event is a list of events. An empty list is."""
+    answers: list[Any] = [None, Sold("nut", 1), [], [Sold("nut", 1)]]
+
+    def forgets(command: Sell) -> Iterator[Sold]:
+        answer: Iterator[Sold] = answers[command.units]
+        return answer
+
+    with h.App("forgets", deciders=[forgets]).open() as running:
+        with pytest.raises(h.Invalid, match="forgets` returned None: yield its events, or return an empty list"):
+            running.dispatch(Sell("nut", 0))
+        with pytest.raises(h.Invalid, match="forgets` returned a `Sold`: yield it"):
+            running.dispatch(Sell("nut", 1))
+        assert running.statistics()["head"] == 0
+
+        assert running.dispatch(Sell("nut", 2)).events == ()
+        assert running.dispatch(Sell("nut", 3)).events == (Sold("nut", 1),)
+
+
+def test_each_question_is_a_tuple_of_arguments() -> None:
+    """A text would be taken apart into letters, each an argument."""
+
+    def double(units: int) -> int:
+        return 2 * units
+
+    asked: list[Any] = [[1, 2], ["ab"], 5, [(1,), (2,)]]
+
+    def asks(command: Sell, world: h.World) -> Iterator[Sold]:
+        yield Sold(command.sku, sum(world.ask_all(double, asked[command.units])))
+
+    with h.App("asks", deciders=[asks], gateways=[double]).open() as running:
+        for place, words in enumerate(
+            (r"tuple of arguments: `\(1,\)`", r"tuple of arguments: `\('ab',\)`", "many questions.*`ask` takes one")
+        ):
+            with pytest.raises(h.Invalid, match=words):
+                running.dispatch(Sell("nut", place))
+        assert running.statistics()["head"] == 0
+
+        assert running.dispatch(Sell("nut", 3)).events == (Sold("nut", 6),)
+
+
+def test_a_refusal_has_the_same_facts_whenever_it_is_heard() -> None:
+    """They are plain data from the first time on, so that code which reads them does not depend on who was first."""
+
+    def refuses(command: Sell) -> Iterator[Sold]:
+        yield Sold("nut", 1)
+        raise h.Refused("too dear", price=Decimal("1.50"), since=datetime(2026, 1, 1, tzinfo=UTC), skus=("nut", "bolt"))
+
+    app = h.App("refuses", deciders=[refuses])
+    heard: list[dict[str, Any]] = []
+    with app.open() as running:
+        for _ in range(2):
+            with pytest.raises(h.Refused) as refused:
+                running.dispatch(Sell("nut", 1), id="sell-1")
+            heard.append(refused.value.facts)
+
+    assert heard == [{"price": "1.50", "since": "2026-01-01T00:00:00Z", "skus": ["nut", "bolt"]}] * 2
+    spec(app).when(Sell("nut", 1)).then_refused("too dear", price=Decimal("1.50"), skus=("nut", "bolt"))
+    spec(app).when(Sell("nut", 1)).then_refused("too dear", price="1.50")

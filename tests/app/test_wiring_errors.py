@@ -1,12 +1,14 @@
 """What is wired wrongly is said when `App(...)` is made: which name is meant, and what to do."""
 
+import dataclasses
 import functools
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from decimal import Decimal
-from typing import Annotated, Any, NewType
+from typing import Annotated, Any, NewType, TypedDict
 from uuid import UUID
 
+import msgspec
 import pytest
 
 import happened as h
@@ -168,6 +170,47 @@ def test_what_partial_has_filled_needs_no_source() -> None:
 
     with app.open() as running:
         assert running.dispatch(Sell("nut", 5)).events == (Sold("nut", 1),)
+
+
+def test_a_decider_is_a_plain_function() -> None:
+    """What waits for the outside is a gateway; a class and a number are no functions."""
+
+    async def later(command: Sell) -> Iterator[Sold]:
+        return iter(())
+
+    async def stepwise(command: Sell) -> AsyncIterator[Sold]:
+        yield Sold(command.sku, command.units)
+
+    refused("later", "async", "gateway", deciders=[later])
+    refused("stepwise", "async", "gateway", deciders=[stepwise])
+    refused("Sold", "no function", deciders=[Sold])
+    refused("5", "no function", deciders=[5])
+
+
+def test_one_entry_where_many_are_taken_is_told_to_stand_in_a_list() -> None:
+    """A text, too, would be taken apart into letters."""
+
+    def price(sku: str) -> Decimal:
+        return Decimal(1)
+
+    refused(re.escape("deciders=[sell]"), deciders=sell)
+    refused(re.escape("records=[Sold]"), records=Sold)
+    refused(re.escape("views=[Stock]"), views=Stock)
+    refused(re.escape("gateways=["), "price", gateways=price)
+    refused(re.escape("ignores=['Old']"), ignores="Old")
+
+
+def test_a_name_is_a_text() -> None:
+    """The log knows things by it: neither a number nor nothing will do."""
+    wrong: Any = h.named
+    app: Any = h.App
+
+    for given in ({"name": 5}, {"name": ""}, {"name": "Sold", "version": 0}, {"name": "Sold", "version": "2"}):
+        with pytest.raises(h.Invalid, match="a name is a text"):
+            wrong(**given)
+    for name in ("", 5):
+        with pytest.raises(h.Invalid, match="needs a name"):
+            app(name)
 
 
 # --- keys of parameters -----------------------------------------------------------------------------------------------------
@@ -395,6 +438,15 @@ def test_a_tag_has_a_name(name: Any) -> None:
         h.Tag(name)
 
 
+def test_states_are_given_to_read_not_to_change() -> None:
+    """A dict could be changed, and nothing would come of it."""
+
+    def count(command: Move, stock: dict[str, Stock]) -> Iterator[Counted]:
+        yield Counted(len(stock))
+
+    refused("`stock`", "count", re.escape("Mapping[..., Stock]"), deciders=[count])
+
+
 # --- states -----------------------------------------------------------------------------------------------------------------
 
 
@@ -437,6 +489,102 @@ def test_a_key_that_an_event_does_not_have_names_the_event() -> None:
         found = refused("`Units`", "`Counted`", "`sku`", "default", "key_of", **tables)
         assert found.facts["event"] == "Counted"
     refused("`Place`", "`Sold`", "`town`", "default", views=[Place])
+
+
+def test_every_event_of_the_app_must_have_the_key_of_a_state_that_takes_all() -> None:
+    """`evolve(self, event: Event)` takes each of them, so each needs its key."""
+
+    class Latest(h.State):
+        sku: Sku
+        units: int = 0
+
+        def evolve(self, event: h.Event) -> "Latest":
+            return self
+
+    def sell_latest(command: Sell, latest: Latest) -> Iterator[Sold]:
+        yield Sold(command.sku, command.units)
+
+    refused("`Latest`", "`Counted`", "`sku`", records=[Sold, Counted], views=[Latest])
+    refused("`Latest`", "`Counted`", "`sku`", records=[Counted], deciders=[sell_latest])
+    assert h.App("right", records=[Sold], views=[Latest]).views == (Latest,)
+
+
+def test_a_view_that_joins_says_at_once_what_it_can_not_find() -> None:
+    """The key of a joined state must be in every event of the view; a joined state has tags, and joins nothing itself."""
+
+    class Size(h.State):
+        units: int
+        count: int = 0
+
+        def evolve(self, event: Sold) -> "Size":
+            return self
+
+    class Keyless(h.State):
+        units: int
+        count: int = 0
+
+        def evolve(self, event: Counted, stock: Stock) -> "Keyless":
+            return self
+
+    class Untagged(h.State):
+        sku: Sku
+        count: int = 0
+
+        def evolve(self, event: Sold, size: Size) -> "Untagged":
+            return self
+
+    class Joined(h.State):
+        sku: Sku
+        count: int = 0
+
+        def evolve(self, event: Sold, stock: Stock) -> "Joined":
+            return self
+
+    class Nested(h.State):
+        sku: Sku
+        count: int = 0
+
+        def evolve(self, event: Sold, joined: Joined) -> "Nested":
+            return self
+
+    class Stiff(h.State):
+        sku: Sku
+        count: int = 0
+
+        def evolve(self, event: Sold, still: Still) -> "Stiff":
+            return self
+
+    refused("`stock`", "`Stock`", "`sku`", "`Counted`", views=[Keyless])
+    refused("`Size`", "`units`", "[Gg]ive `units` a tag", views=[Untagged])
+    refused("`Nested`", "`Joined`", "other states", views=[Nested])
+    refused("`Stiff`", "`Still`", "`evolve`", views=[Stiff])
+    assert h.App("right", views=[Joined]).views == (Joined,)
+
+
+def test_a_state_that_is_not_folded_by_itself_is_not_in_memory() -> None:
+    """Neither the app nor a decider's `World` can be asked for it; the view can."""
+
+    class Joined(h.State):
+        sku: Sku
+        units: int = 0
+
+        def evolve(self, event: Sold, stock: Stock) -> "Joined":
+            return self.but(units=stock.units)
+
+    asked: list[type[h.State]] = [Joined, Still]
+
+    def sell_asked(command: Sell, world: h.World) -> Iterator[Sold]:
+        world.state(asked[command.units], command.sku)
+        yield Sold(command.sku, command.units)
+
+    with h.App("right", deciders=[sell_asked], views=[Joined]).open() as running:
+        for place, words in enumerate((r"Joined.*running\.view", "Still.*evolve")):
+            with pytest.raises(h.Invalid, match=words):
+                running.state(asked[place], "nut")
+            with pytest.raises(h.Invalid, match=words):
+                running.states(asked[place])
+            with pytest.raises(h.Invalid, match=words):
+                running.dispatch(Sell("nut", place))
 
 
 @pytest.mark.parametrize("name", ["but", "evolve", "key_of"])
@@ -538,6 +686,73 @@ def test_what_can_be_changed_after_the_fact_is_no_field(kind: str, annotation: A
     refused(kind, "items", "tuple", "Mapping", "frozenset", records=[event])
     refused(kind, "items", "tuple", deciders=[pack])
     refused(kind, "items", "tuple", views=[state])
+
+
+def test_data_whose_fields_can_be_set_is_no_field() -> None:
+    """A dataclass or a Struct that is not frozen, and a TypedDict, would change under the log."""
+
+    class Loose(msgspec.Struct):
+        units: int
+
+    @dataclasses.dataclass
+    class Open:
+        units: int
+
+    class Written(TypedDict):
+        units: int
+
+    for part in (Loose, Open, Written):
+        kind: Any = part
+        for annotation in (kind, tuple[kind, ...], kind | None):
+            event = type("Packed", (h.Event,), {"__annotations__": {"sku": Sku, "items": annotation}})
+            refused(part.__name__, "changed after the fact", "Value", records=[event])
+    thawed = type("Thawed", (h.Event,), {"__annotations__": {"sku": Sku}}, frozen=False)
+    refused("Thawed", "changed after the fact", records=[thawed])
+
+
+def test_frozen_data_of_other_kinds_is_a_field() -> None:
+    """A frozen dataclass is as good as a `Value` without tags."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Kept:
+        units: int
+
+    event = type("Packed", (h.Event,), {"__annotations__": {"sku": Sku, "items": Kept}})
+
+    assert event in h.App("right", records=[event]).events
+
+
+def test_what_can_not_be_read_again_is_no_field() -> None:
+    """It could be written, and the log would be stuck: of an event or a command, the class and the kind are named."""
+
+    class Wave(h.Event):
+        at: complex
+
+    class Either(h.Event):
+        items: tuple[int, ...] | frozenset[int]
+
+    class Send(h.Command):
+        at: complex
+
+    def send(command: Send) -> Iterator[Sold]:
+        yield Sold("nut", 1)
+
+    refused("`Wave`", "`complex`", "plain data", records=[Wave])
+    refused("`Either`", "JSON", records=[Either])
+    refused("`Send`", "`complex`", deciders=[send])
+
+
+def test_a_column_that_can_not_be_kept_is_named() -> None:
+    """A view's fields are columns: names that the table has for itself, and places of what has none or too many."""
+    wrong: list[tuple[str, Any, Any, str]] = [
+        ("_units", int, 0, "start with `_`"),
+        ("units", Annotated[int, h.Places(2)], 0, "Decimal"),
+        ("units", Annotated[Decimal, h.Places(30)], Decimal(0), "0 to 18"),
+    ]
+
+    for name, annotation, default, why in wrong:
+        state = type("Pile", (h.State,), {"__annotations__": {"sku": Sku, name: annotation}, name: default, "evolve": Stock.evolve})
+        refused(f"Pile.{name}", why, views=[state])
 
 
 def test_two_things_of_one_name_are_named() -> None:

@@ -1,12 +1,20 @@
 """The command line, as it is run: its text, its JSON and its exit codes, on a small log."""
 
 import json
+import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any  # Any: what a command printed as JSON
 
 import pytest
+
+from happened.edge.progress import lines
 
 MODEL = """
 import happened as h
@@ -25,6 +33,15 @@ class Stock(h.State):
     def evolve(self, event: Received) -> "Stock":
         return self.but(units=self.units + event.units)
 
+class Fragile(h.State):
+    sku: Sku
+    units: int = 0
+
+    def evolve(self, event: Received) -> "Fragile":
+        if event.units == 5:
+            raise ValueError("five are too many")
+        return self
+
 class Order(h.Command):
     sku: Sku
     units: int
@@ -36,13 +53,14 @@ class Ordered(h.Event):
 def order(command: Order, stock: Stock) -> list[Ordered]:
     return [Ordered(command.sku, command.units)]
 
-app = h.App("store", records=[Received], deciders=[order], views=[Stock])
+app = h.App("store", records=[Received], deciders=[order], views=[Stock, Fragile])
 
 def fill() -> None:
     with app.open("sqlite:///shop.db", run=False) as running:
         running.record(Received("A", 3), id="delivery-1")
         running.record(Received("B", 5), id="delivery-2")
         running.dispatch(Order("A", 1), id="order-1")
+        running.record(Received("C", 1), id="3")
 """
 
 
@@ -107,7 +125,7 @@ def test_tail_shows_the_last_records_in_order(folder: Path) -> None:
 
     records = [json.loads(line) for line in output.splitlines()]
     assert code == 0
-    assert [record["name"] for record in records] == ["Order", "Ordered"]
+    assert [record["name"] for record in records] == ["Ordered", "Received"]
 
 
 def test_show_finds_a_record_by_its_position(folder: Path) -> None:
@@ -138,6 +156,16 @@ def test_rows_of_a_view_come_with_their_position(folder: Path) -> None:
         (["state", "Stock", "A", "B"], 2, "Invalid"),
         (["views", "--app", "model:nothing"], 2, "Invalid"),
         (["verify", "--log", "sqlite:///pyproject.toml"], 2, "Invalid"),
+        (["tial"], 2, "Invalid"),
+        (["show"], 2, "Invalid"),
+        (["show", "1", "--id", "1"], 2, "Invalid"),
+        (["show", "9" * 30], 1, "NotThere"),
+        (["view", "Stock", "--limit", "9" * 30], 2, "Invalid"),
+        (["tail", "-n", "-1"], 2, "Invalid"),
+        (["view", "Stock", "--wait", "nan"], 2, "Invalid"),
+        (["tail", "--tag", "sku"], 2, "Invalid"),
+        (["views", "--app", "./model:app"], 2, "Invalid"),
+        (["show", os.fsdecode(b"a\xff")], 2, "Invalid"),
     ],
     ids=named,
 )
@@ -147,6 +175,198 @@ def test_an_error_has_its_code_and_its_class(folder: Path, command: list[str], c
 
     assert (when[0], when[1]["error"]) == (code, error)
     assert set(when[1]) == {"error", "text", "facts"}
+
+
+def test_options_for_all_commands_may_stand_before_the_command(folder: Path) -> None:
+    """`happened --json tail` is `happened tail --json`; so are the log and the app."""
+    after = run(folder, "tail", "--json", "--log", "sqlite:///shop.db")
+
+    assert after[0] == 0
+    assert run(folder, "--json", "--log", "sqlite:///shop.db", "tail") == after
+    assert run(folder, "--app", "model:app", "views") == run(folder, "views")
+
+
+def test_an_id_that_looks_like_a_position_is_shown(folder: Path) -> None:
+    """A position is meant first; `--id` says that it is not."""
+    code, output, _ = run(folder, "show", "--id", "3", "--json")
+
+    assert (code, json.loads(output)[0]["body"]) == (0, {"sku": "C", "units": 1})
+    assert answer(folder, "show", "3")[1][0]["position"] == 3
+
+
+def test_tail_shows_what_was_asked_for(folder: Path) -> None:
+    """What the log records about itself only with `--all` or by its kind; records of a kind, a name, a tag."""
+
+    def shown(*arguments: str) -> list[tuple[str, str]]:
+        _, output, _ = run(folder, "tail", "--json", *arguments)
+        return [(record["kind"], record["name"]) for record in map(json.loads, output.splitlines())]
+
+    assert {kind for kind, _ in shown("-n", "100")} == {"input", "internal"}
+    assert {kind for kind, _ in shown("-n", "100", "--all")} == {"input", "internal", "system"}
+    assert {kind for kind, _ in shown("--kind", "system")} == {"system"}
+    assert shown("-n", "1", "--name", "Received") == [("input", "Received")]
+    assert shown("--tag", "sku=A") == [("input", "Received"), ("input", "Order"), ("internal", "Ordered")]
+    assert shown("--name", "Nothing") == []
+
+
+def test_stats_count_what_is_in_the_log(folder: Path) -> None:
+    """Records by kind and name, and for each decider how often and how long it ran: the slow one is seen."""
+    _, told = answer(folder, "stats", "--count")
+
+    assert {"kind": "input", "name": "Received", "count": 3} in told["counts"]
+    [order] = told["deciders"]
+    assert (order["decider"], order["decided"]) == ("order", 1)
+    assert 0 < order["longest_us"] <= order["ran_us"]
+
+
+def test_nothing_to_show_is_said(folder: Path) -> None:
+    """A person must not wonder whether the command ran; a program gets an empty list."""
+    asked = ["view", "Stock", "--where", "units > 100"]
+
+    assert run(folder, *asked) == (0, "no rows\n", "")
+    assert answer(folder, *asked)[1]["rows"] == []
+
+
+def test_a_path_of_a_log_is_told_its_url(folder: Path) -> None:
+    """The commonest slip gets the words to write."""
+    code, _, errors = run(folder, "tail", "--log", "shop.db")
+
+    assert code == 2
+    assert "write sqlite:///shop.db" in errors
+
+
+def test_bad_usage_shows_the_usage_of_the_command(folder: Path) -> None:
+    """One line says how, the next one what was wrong."""
+    code, output, errors = run(folder, "show")
+
+    assert (code, output) == (2, "")
+    assert errors.startswith("usage: happened show")
+    assert "error: one of the arguments" in errors
+
+
+def test_a_state_that_is_stuck_is_said(folder: Path) -> None:
+    """Of one key or of all: which, where and why."""
+    for command in (["state", "Fragile", "B"], ["state", "Fragile"]):
+        code, told = answer(folder, *command)
+
+        assert (code, told["error"], told["facts"]["key"]) == (1, "Stuck", ["B"])
+        assert "five are too many" in told["text"]
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("tool = 5", "holds texts"),
+        ("[tool]\nhappened = 5", "holds texts"),
+        ("[tool.happened]\nlog = 5", "holds texts"),
+        ('[tool.happened]\nlgo = "sqlite:///shop.db"', "has no key `lgo`"),
+        ("[tool", "can't be read"),
+    ],
+    ids=named,
+)
+def test_wrong_settings_are_named(tmp_path: Path, written: str, said: str) -> None:
+    """The file and what is wrong in it."""
+    (tmp_path / "pyproject.toml").write_text(written, encoding="utf-8")
+
+    code, _, errors = run(tmp_path, "tail")
+
+    assert code == 2
+    assert said in errors
+    assert "pyproject.toml" in errors
+
+
+def test_without_settings_the_error_says_what_to_give(tmp_path: Path) -> None:
+    """In a project that says nothing, and where there is no project."""
+    for command, option in (("tail", "--log"), ("views", "--app")):
+        assert run(tmp_path, command)[0] == 2
+        (tmp_path / "pyproject.toml").write_text("[tool.other]\n", encoding="utf-8")
+        code, _, errors = run(tmp_path, command)
+        assert code == 2
+        assert f"give {option}" in errors
+
+
+def test_a_damaged_file_is_called_damaged(folder: Path, tmp_path: Path) -> None:
+    """It is not the disk that is full."""
+    shutil.copy(folder / "shop.db", tmp_path / "shop.db")
+    with (tmp_path / "shop.db").open("r+b") as file:
+        file.seek(4096)
+        file.write(b"garbage" * 3000)
+
+    code, output = answer(tmp_path, "verify", "--log", "sqlite:///shop.db")
+
+    assert (code, output["error"]) == (1, "Broken")
+    assert "damaged" in output["text"]
+
+
+@contextmanager
+def following(folder: Path, log: str) -> Generator["subprocess.Popen[str]"]:
+    """Run `tail -f`, and stop it in the end."""
+    command = [sys.executable, "-m", "happened", "tail", "-f", "-n", "1", "--name", "Received", "--log", log]
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def heard(process: "subprocess.Popen[str]") -> str:
+    """Return the next line."""
+    assert process.stdout is not None
+    return process.stdout.readline()
+
+
+def test_tail_follows_until_it_is_interrupted(folder: Path, tmp_path: Path) -> None:
+    """What another process records comes as it is recorded; an interrupt is exit code 130, without a traceback."""
+    for name in ("shop.db", "model.py"):
+        shutil.copy(folder / name, tmp_path / name)
+    more = "import model\nwith model.app.open('sqlite:///shop.db', run=False) as running: running.record(model.Received('D', 9), id='late')"
+
+    with following(tmp_path, "sqlite:///shop.db") as process:
+        assert '"sku": "C"' in heard(process)
+        subprocess.run([sys.executable, "-c", more], cwd=tmp_path, check=True)
+        assert '"sku": "D"' in heard(process)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+
+    assert (process.returncode, errors) == (130, "")
+
+
+def test_tail_notices_that_the_file_was_replaced(folder: Path, tmp_path: Path) -> None:
+    """What it would go on to follow is a file that nobody sees any more."""
+    shutil.copy(folder / "shop.db", tmp_path / "shop.db")
+
+    with following(tmp_path, "sqlite:///shop.db") as process:
+        heard(process)
+        shutil.copy(tmp_path / "shop.db", tmp_path / "restored.db")
+        (tmp_path / "restored.db").replace(tmp_path / "shop.db")
+        _, errors = process.communicate(timeout=30)
+
+    assert process.returncode == 2
+    assert "was moved, deleted, or replaced" in errors
+
+
+def test_work_is_told_by_lines_where_there_is_no_bar(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Now and then, and not at all where it is done at once."""
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    show: Callable[[int, int | None], None] = lines("folding")
+
+    for done in range(10):
+        show(done * 1000, 10_000)
+        now += 0.3
+
+    assert capsys.readouterr().err.splitlines() == ["folding: 4,000 of 10,000", "folding: 8,000 of 10,000"]
+
+
+def test_help_imports_nothing_that_it_does_not_need(folder: Path) -> None:
+    """It is read more often than any command is run: the app, the stores and what they need are not imported."""
+    code = "import sys; from happened.edge.main import main\ntry: main(['--help'])\nexcept SystemExit: print(*sys.modules, file=sys.stderr)"
+
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, capture_output=True, text=True)
+
+    heavy = {"msgspec", "sqlite3", "asyncio", "importlib.metadata", "rich", "happened.app", "happened.core.messages"}
+    assert "usage: happened" in done.stdout
+    assert heavy & set(done.stderr.split()) == set()
 
 
 def test_a_log_that_is_not_there_is_not_made(folder: Path) -> None:

@@ -1,6 +1,6 @@
 """The bank over HTTP: commands and answers are awaited, a receipt goes out with one and comes back as `since` with the next."""
 
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from decimal import Decimal
 
@@ -10,18 +10,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 import happened as h
+from happened.edge.http import STATUS
 from tests.programs.p01_bank import Account, bank
-
-STATUS: Mapping[type[h.Error], int] = {
-    h.Invalid: 422,
-    h.NotThere: 404,
-    h.Refused: 409,
-    h.Conflict: 409,
-    h.IdReused: 409,
-    h.Late: 504,
-    h.Overloaded: 503,
-    h.OutcomeUnknown: 503,
-}
 
 
 async def transfer(request: Request) -> Response:

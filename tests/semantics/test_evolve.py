@@ -99,7 +99,7 @@ def test_a_fact_that_has_no_next_state_stops_its_key(state: type[Any], tmp_path:
             running.state(state, "bad")
         with pytest.raises(h.Stuck, match=SAID[state]):
             running.view(state).get("bad", since=receipt)
-        with pytest.raises(h.Invalid, match=SAID[state]):
+        with pytest.raises(h.Stuck, match=SAID[state]):
             running.states(state)
 
 

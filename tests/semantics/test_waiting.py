@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -255,3 +256,25 @@ def test_a_fact_of_another_name_and_the_same_body_is_another_fact(url: str) -> N
 
         with pytest.raises(h.IdReused):
             running.record(Shut("a"), id="x")
+
+
+def test_a_slow_decider_is_measured_and_listed(url: str) -> None:
+    """It holds the lock while it runs: how often, how long in all and how long at worst can be seen, of runs that failed, too."""
+
+    def leave(command: Leave) -> Iterator[Deposited]:
+        time.sleep(0.05 if command.account == "slow" else 0)
+        if command.account == "broken":
+            raise ValueError("broken")
+        yield Deposited(command.account, 1)
+
+    with h.App("slow", deciders=[leave, deposit]).open(url, run=False) as running:
+        for account in ("quick", "slow"):
+            running.dispatch(Leave(account))
+        with pytest.raises(ValueError, match="broken"):
+            running.dispatch(Leave("broken"))
+
+        [slow, other] = running.statistics()["deciders"]
+
+    assert (slow["decider"], slow["runs"]) == ("leave", 3)
+    assert 50_000 <= slow["longest_us"] <= slow["ran_us"]
+    assert other == {"decider": "deposit", "runs": 0, "ran_us": 0, "longest_us": 0}

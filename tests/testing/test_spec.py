@@ -1,9 +1,9 @@
 """Given, when, then: what it accepts, and what it says where the app does otherwise."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
+from typing import Annotated, Any
 
 import pytest
 
@@ -272,3 +272,34 @@ def test_a_clock_stands_until_it_is_moved() -> None:
     assert not clock.gone(other.owner())
     with pytest.raises(h.Invalid, match="needs a zone"):
         clock.set(NOON.replace(tzinfo=None))
+
+
+def test_wrong_use_says_what_to_write() -> None:
+    """A test that is written wrongly fails with the right way to say it, not from within."""
+    untyped: Any = spec
+    begun: Any = spec(shop)
+    done: Any = spec(shop).given(StockReceived("nut", 5)).when(Clear("nut"))
+
+    mistakes: list[tuple[Callable[[], Any], str]] = [
+        (lambda: untyped(Stock), r"takes an app.*the class `Stock`.*then_state"),
+        (lambda: begun.when([Order("nut", 1)]), r"`when` does one thing.*`given`, not `list`"),
+        (lambda: begun.when(Order), "not the class `Order`"),
+        (lambda: begun.given([StockReceived("nut", 5)]), r"given\(A\(\.\.\.\), B\(\.\.\.\)\)`, not `list`"),
+        (lambda: done.then([]), r"then\(A\(\.\.\.\), B\(\.\.\.\)\)`, not `list`"),
+        (lambda: done.then_state(Stock), r"the state as it should be.*not the class `Stock`"),
+        (lambda: done.then_view(Stock), r"the state as it should be.*not the class `Stock`"),
+    ]
+    for wrong, words in mistakes:
+        with pytest.raises(h.Invalid, match=words):
+            wrong()
+
+
+def test_then_comes_after_when() -> None:
+    """Before an act nothing has come of it; other words that it does not know are named, too."""
+    begun: Any = spec(shop)
+
+    for name in ("then", "then_nothing", "then_refused"):
+        with pytest.raises(AttributeError, match=rf"say `\.when\(\.\.\.\)` before `\.{name}"):
+            getattr(begun, name)
+    with pytest.raises(AttributeError, match="has no `than`"):
+        _ = begun.than

@@ -10,7 +10,7 @@ from typing import Any  # Any: values of tags are of any type
 import msgspec
 
 from happened.core.errors import Invalid
-from happened.core.tags import is_text, term, text_of
+from happened.core.tags import is_unicode, term, text_of
 
 
 class Item(msgspec.Struct, frozen=True):
@@ -60,7 +60,7 @@ def query(*items: Collection[str] | Item, names: Collection[str] = (), **tags: A
 def _text(what: str, value: Any) -> str:
     """Return a value as the text that events have. `Invalid` for what none can have."""
     text = text_of(value)
-    if value is None or not is_text(text):
+    if value is None or not is_unicode(text):
         raise Invalid(
             f"`{what}` is {value!r}, " + ("and no event has that" if value is None else "which has half a character and is no valid text"),
             field=what,

@@ -23,7 +23,8 @@ class Error(Exception):
 class Refused(Error):
     """A rule said no. The refusal is recorded as output of the command; show the text and the facts to whoever asked.
 
-    Raise it in a decider. It is not raised for trouble of the world or for bad input. The same id hears the same refusal again.
+    Raise it in a decider. It is not raised for trouble of the world or for bad input. The same id hears the same refusal again. The facts are given to
+    the caller as they are recorded, as plain JSON data: a `Decimal` or a date as text, a tuple as a list.
     """
 
     recorded = True

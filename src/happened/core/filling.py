@@ -45,6 +45,11 @@ def fill_for(function: Callable[..., Any], message: type, parameter: Parameter, 
     assert asked is not None, "only states are filled by key"
     state, many = asked
     fold = fold_of(state)
+    if many and typing.get_origin(parameter.annotation) is not collections.abc.Mapping:
+        raise Invalid(
+            f"parameter `{parameter.name}` of `{label(function)}` is given states to read, not to change: annotate it `Mapping[..., {state.__name__}]`",
+            parameter=parameter.name,
+        )
     if many and parameter.optional:
         raise Invalid(f"parameter `{parameter.name}` of `{label(function)}`: a Mapping is never None; it has no entries then")
     if not fold.key:

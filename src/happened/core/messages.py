@@ -4,7 +4,7 @@ All are frozen `msgspec.Struct`s: plain typed data that a type checker understan
 `named` gives a class or a function the name that the log knows it by; without it the name is the class's own, never a module path.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any, Generic, NewType, TypeGuard, TypeVar, dataclass_transform  # Any: Data is JSON before it has a type
 
@@ -106,14 +106,43 @@ def named(name: str, *, version: int = 1) -> Callable[[Thing], Thing]:
 
     Rename the Python class as you like then. `Invalid` for an empty name or a version below 1.
     """
-    if not name or version < 1:
-        raise Invalid("a name must not be empty and a version starts at 1", name=name, version=version)
+    if not is_text(name) or type(version) is not int or version < 1:
+        raise Invalid(
+            'a name is a text that is not empty, and a version a number from 1: `@named("OrderPlaced", version=2)`',
+            name=name,
+            version=version,
+        )
 
     def name_it(thing: Thing) -> Thing:
         setattr(thing, NAME, (name, version))  # the decorator's one job
         return thing
 
     return name_it
+
+
+def called(given: object) -> str:
+    """Return what something is called that was given where a message is taken."""
+    return f"the class `{given.__name__}`" if isinstance(given, type) else f"`{type(given).__name__}`"
+
+
+def instead_of(given: object, *, one: str, many: str, make: str) -> str:
+    """Say what to do with something that was given where one message is taken; nothing where there is no better idea."""
+    match given:
+        case type():
+            return f"give an instance of the class, `{given.__name__}(...)`"
+        case Message():
+            return f"`{one}` takes its parts, `{one}(body, id=..., actor=...)`, and `{many}([...])` takes messages"
+        case Mapping():
+            return f"`App.{make}(name, data)` makes one of plain data"
+        case Iterable() if not isinstance(given, str | bytes):
+            return f"`{one}` takes one, `{many}([...])` takes many"
+        case _:
+            return ""
+
+
+def is_text(given: object) -> bool:
+    """Say whether a name is a text that is not empty; a checker has not seen every caller."""
+    return isinstance(given, str) and bool(given)
 
 
 def is_data(body: Any) -> TypeGuard[Data]:
@@ -128,7 +157,10 @@ def name_of(thing: Any) -> tuple[str, int]:  # Any: classes and functions alike
         while hasattr(thing, "func"):  # functools.partial
             thing = thing.func
             given = _given(thing)
-    return given or (thing.__name__, 1)
+    own: str | None = getattr(thing, "__name__", None)
+    if given is None and own is None:
+        raise Invalid(f"`{thing!r}` has no name of its own that the log could know it by: give a function, or name it with `named`")
+    return given or (own or "", 1)
 
 
 def _given(thing: Any) -> tuple[str, int] | None:

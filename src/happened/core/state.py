@@ -23,7 +23,7 @@ import msgspec
 from happened.core.annotations import Parameter, label, parameters_of, returned_by, union_of, yielded_by
 from happened.core.errors import Invalid
 from happened.core.messages import Event, Part, Recorded, name_of
-from happened.core.tags import ONE, Keys, bare, hints_of, is_a, is_text, keys_of, names_of, parts_of, plain_fields, scope_of, types_of
+from happened.core.tags import ONE, Keys, bare, hints_of, is_a, is_unicode, keys_of, names_of, parts_of, plain_fields, scope_of, types_of
 
 RESERVED = ("but", "evolve", "key_of")
 
@@ -115,7 +115,7 @@ class Fold:
                     state=self.state.__name__,
                     field=field,
                 )
-            if type(value) is str and not value.isascii() and not is_text(value):
+            if type(value) is str and not value.isascii() and not is_unicode(value):
                 raise Invalid(f"the key `{field}` is {value!r}, which has half a character and is no valid text", field=field)
         return key
 
@@ -425,6 +425,24 @@ def fold_of(state: type[State]) -> Fold:
             raise Invalid(f"`{state!r}` is no State", state=str(state))
         _folds[state] = Fold(state)
     return _folds[state]
+
+
+_alone: dict[type, Fold] = {}
+
+
+def fold_alone_of(state: type[State]) -> Fold:
+    """Return the fold of a state that is folded by itself, as in memory. `Invalid` for one without `evolve`, and for one that joins others."""
+    if state not in _alone:
+        fold = fold_of(state)
+        if fold.evolve is None:
+            raise Invalid(f"`{state.__name__}` has no `evolve`: nothing ever happens to it", state=state.__name__)
+        if fold.joins:
+            raise Invalid(
+                f"`{state.__name__}` asks for other states in `evolve` or `key_of`, so it is a view: list it in `views` and ask with `running.view(...)`",
+                state=state.__name__,
+            )
+        _alone[state] = fold
+    return _alone[state]
 
 
 def describe(state: type[State]) -> str:

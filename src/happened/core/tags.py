@@ -6,6 +6,7 @@ Scopes are built once, from annotations; extraction is a function per class, wit
 """
 
 import collections.abc
+import dataclasses
 import datetime as dt
 import enum
 import itertools
@@ -121,6 +122,8 @@ def scope_of(cls: type) -> Scope:
 def _build(cls: type, above: tuple[type, ...]) -> Scope:
     if cls in above:
         raise Invalid(f"`{cls.__name__}` holds itself: tags can't be found in data without an end", type=cls.__name__)
+    if not cls.__struct_config__.frozen:  # type: ignore[attr-defined]  # every Struct has it
+        raise Invalid(f"`{cls.__name__}` can be changed after the fact: make it a `Value`, or frozen", type=cls.__name__)
     hints = hints_of(cls)  # first, since it says what can't be seen
     encoded = {field.name: field.encode_name for field in msgspec.structs.fields(cls)}
     tags: list[Tagged] = []
@@ -169,6 +172,12 @@ def _found(cls: type, field: str, annotation: Any, holds: str) -> Iterator[tuple
         if origin in MUTABLE:
             raise Invalid(
                 f"`{cls.__name__}.{field}` is a {origin.__name__}, which can be changed after the fact: use tuple, Mapping or frozenset",
+                type=cls.__name__,
+                field=field,
+            )
+        if _can_be_changed(origin):
+            raise Invalid(
+                f"`{cls.__name__}.{field}` holds a `{origin.__name__}`, which can be changed after the fact: make it a `Value`, or a frozen dataclass",
                 type=cls.__name__,
                 field=field,
             )
@@ -229,13 +238,21 @@ def names_of(types: Iterable[Any]) -> str:
     return " | ".join(sorted("None" if one is NoneType else getattr(one, "__name__", str(one)) for one in types))
 
 
-def is_text(value: str) -> bool:
+def is_unicode(value: str) -> bool:
     """Say whether a text can be written as UTF-8: it has no half of a character."""
     try:
         value.encode()
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _can_be_changed(cls: Any) -> bool:
+    """Say whether this is a class of typed data whose fields can be set. Structs are looked at where they are built."""
+    if dataclasses.is_dataclass(cls):
+        frozen: bool = getattr(cls, "__dataclass_params__").frozen  # noqa: B009 - every dataclass has it, and no stub says so
+        return not frozen
+    return typing.is_typeddict(cls)
 
 
 def text_of(value: Any) -> str:

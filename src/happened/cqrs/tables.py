@@ -327,6 +327,12 @@ def _read(state: type[State], field: str, annotation: Any) -> tuple[Column, _Cod
         codec = _codec(inner, next((extra.count for extra in extras if isinstance(extra, Places)), PLACES), refuse)
     except TypeError as error:  # msgspec says which types it can't read
         raise Invalid(f"`{state.__name__}.{field}` can't be a column: {error}", state=state.__name__, column=field) from error
+    if codec.places is None and any(isinstance(extra, Places) for extra in extras):
+        raise Invalid(
+            f"`{state.__name__}.{field}` has `Places`, which are of a Decimal: annotate it `Annotated[Decimal, Places(...)]`, or leave them out",
+            state=state.__name__,
+            column=field,
+        )
     indexed = any(isinstance(extra, Index) for extra in extras)
     encode = _or_none(codec.encode) if optional else codec.encode
     return Column(field, codec.sql, codec.form, codec.type, optional, indexed, codec.places, encode), codec

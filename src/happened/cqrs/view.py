@@ -8,12 +8,12 @@ found, the whole view stops there.
 """
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Generic, TypeVar  # Any: keys, states and events of any class
 
 import msgspec
 
-from happened.core.errors import Diverged
+from happened.core.errors import Diverged, Invalid
 from happened.core.filling import Fill, fill_for
 from happened.core.messages import Recorded
 from happened.core.state import Fold, Key, State, fold_of
@@ -224,11 +224,7 @@ class ViewBuild(Generic[S]):
         """Return the joined states for an event, as of its position."""
         fills = self._fills.get(type(event))
         if fills is None:
-            fills = []
-            parameters = {p.name: p for p in (*self.fold.key_parameters, *self.fold.evolve_parameters) if p.annotation is not Recorded}
-            for parameter in parameters.values():
-                fills.append(fill_for(self.fold.key_of or self.fold.state.evolve, type(event), parameter, fills))  # type: ignore[attr-defined]  # a view has it
-            self._fills[type(event)] = fills
+            fills = self._fills[type(event)] = fills_of(self.fold, type(event))
         by_fold = {folded.fold: folded for folded in self.joined}
         filled: list[Any] = []
         for fill in fills:
@@ -247,6 +243,36 @@ class ViewBuild(Generic[S]):
 
     def _break(self, position: int, error: Exception) -> None:
         self.broken = f"at position {position}: {type(error).__name__}: {error}"
+
+
+def check_view(state: type[State], events: Iterable[type]) -> None:
+    """Raise `Invalid`, with what to mend, unless the rows of this state and of those that it joins can be kept, for each of these events."""
+    fold = fold_of(state)
+    if fold.evolve is None:
+        raise Invalid(f"the view `{state.__name__}` has no `evolve`", state=state.__name__)
+    Table(state, "")
+    for join in fold.joins:
+        joined = fold_of(join.state)
+        if joined.evolve is None or joined.joins:
+            why = "has no `evolve`" if joined.evolve is None else "asks for other states itself"
+            raise Invalid(
+                f"`{state.__name__}` asks for `{join.state.__name__}`, which {why}: a view may ask for states that events alone change",
+                state=state.__name__,
+                parameter=join.parameter,
+            )
+        Table(join.state, "")
+    for event in events:
+        if fold.follows(event):
+            fills_of(fold, event)
+
+
+def fills_of(fold: Fold, event: type) -> list[Fill]:
+    """Return how the states that a view asks for are found from events of a class, in the order of its parameters."""
+    fills: list[Fill] = []
+    parameters = {p.name: p for p in (*fold.key_parameters, *fold.evolve_parameters) if p.annotation is not Recorded}
+    for parameter in parameters.values():
+        fills.append(fill_for(fold.key_of or fold.state.evolve, event, parameter, fills))  # type: ignore[attr-defined]  # a view has it
+    return fills
 
 
 def view_fingerprint(fold: Fold) -> str:

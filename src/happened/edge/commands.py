@@ -6,7 +6,9 @@ command is left to the process that has the gateways for it.
 
 import argparse
 import importlib
+import itertools
 import json
+import operator
 import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
@@ -17,13 +19,14 @@ from typing import Any  # Any: keys, rows and bodies are of any type
 import msgspec
 
 from happened.app import App, Running, open_log
-from happened.core.errors import Invalid, Late, NotThere
+from happened.core.errors import Diverged, Invalid, Late, NotThere
 from happened.core.messages import name_of
 from happened.core.state import State, fold_of
 from happened.edge.progress import bar
-from happened.edge.settings import log_url, the_app
+from happened.edge.settings import SQLITE, log_url, the_app
 from happened.log.log import Log
-from happened.log.records import Record
+from happened.log.records import SYSTEMIC, Record
+from happened.log.row import decode_header
 
 FOLLOW_SECONDS = 1.0
 """How long `tail -f` waits before it waits again: so it hears an interrupt."""
@@ -33,31 +36,61 @@ ASK_SECONDS = 0.2
 
 BODY_CHARACTERS_MAX = 100
 
+POSITION_DIGITS_MAX = 18
+"""Longer numbers are no positions: SQLite counts with 64 bits."""
+
 
 # --- of the log alone
 
 
 def tail(asked: argparse.Namespace) -> int:
     """Show the last records, and follow."""
+    path = Path(log_url(asked.log).removeprefix(SQLITE))
+    followed = _file_at(path)
     with _log(asked) as log:
         last = log.head
-        records = list(log.read(until=last, backwards=True, limit=asked.count)) if asked.count else []
-        _print_records(reversed(records), as_json=asked.json)
+        latest = (record for record in log.read(until=last, backwards=True) if _is_asked(asked, record))
+        _print_records(reversed(list(itertools.islice(latest, asked.count))), as_json=asked.json)
         while asked.follow:
             sys.stdout.flush()
             head = log.wait(last, FOLLOW_SECONDS)
+            if _file_at(path) != followed:
+                raise Diverged(f"{path} is not the file that was followed: it was moved, deleted, or replaced", path=str(path))
             if head > last:
-                _print_records(log.read(after=last, until=head), as_json=asked.json)
+                coming = (record for record in log.read(after=last, until=head) if _is_asked(asked, record))
+                _print_records(coming, as_json=asked.json)
                 last = head
     return 0
+
+
+def _file_at(path: Path) -> tuple[int, int] | None:
+    """Return which file lies at a path, whatever is in it."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _is_asked(asked: argparse.Namespace, record: Record) -> bool:
+    """Say whether `tail` shows a record: what the log says about itself only where it was asked for."""
+    if record.kind == SYSTEMIC and not asked.all and SYSTEMIC not in (asked.kind or ()):
+        return False
+    return (
+        (not asked.kind or record.kind in asked.kind)
+        and (not asked.name or record.name in asked.name)
+        and (not asked.tag or all(tag in record.tags for tag in asked.tag))
+    )
 
 
 def show(asked: argparse.Namespace) -> int:
     """Show a record, or all of a message."""
     with _log(asked) as log:
-        records = _found(log, asked.what)
+        records = _of_id(log, asked.id) if asked.id is not None else _found(log, asked.what)
     if not records:
-        raise NotThere(f"the log has no position and no id `{asked.what}`", what=asked.what)
+        raise NotThere(
+            f"the log has no {'' if asked.id is not None else 'position and no '}id `{asked.id or asked.what}`", what=asked.id or asked.what
+        )
     if asked.json:
         _print_json(records)
         return 0
@@ -73,7 +106,7 @@ def show(asked: argparse.Namespace) -> int:
 
 def verify(asked: argparse.Namespace) -> int:
     """Prove that nothing was changed or lost."""
-    with bar("opening") as progress, _log(asked, progress) as log, bar("verifying") as verifying:
+    with _log(asked) as log, bar("verifying") as verifying:
         verified = log.verify(verifying)
     if asked.json:
         _print_json(verified)
@@ -88,7 +121,7 @@ def stats(asked: argparse.Namespace) -> int:
     """Tell who the log is, how long, how large, and what it knows."""
     with _log(asked) as log:
         head = log.head
-        path = Path(log_url(asked.log).removeprefix("sqlite:///"))
+        path = Path(log_url(asked.log).removeprefix(SQLITE))
         ends = [*log.read(limit=1), *log.read(backwards=True, limit=1)]
         told: dict[str, Any] = {
             "log": msgspec.to_builtins(log.identity),
@@ -103,7 +136,7 @@ def stats(asked: argparse.Namespace) -> int:
             ],
         }
         if asked.count:
-            told["counts"] = _counts(log, head)
+            told |= _counted(log, head)
     if asked.json:
         _print_json(told)
         return 0
@@ -111,7 +144,7 @@ def stats(asked: argparse.Namespace) -> int:
         print(f"{key:<10}{_text(told[key])}")
     for key, value in told["log"].items():
         print(f"{key if key != 'id' else 'log':<10}{value}")
-    for title in ("names", "executions", "counts"):
+    for title in ("names", "executions", "counts", "deciders"):
         if told.get(title):
             print(f"\n{title}:")
             _print_table(told[title])
@@ -242,8 +275,9 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
 
 
 @contextmanager
-def _log(asked: argparse.Namespace, progress: Callable[[int, int], None] = lambda _done, _all: None) -> Generator[Log, None, None]:
-    log = open_log(log_url(asked.log), progress=progress)
+def _log(asked: argparse.Namespace) -> Generator[Log, None, None]:
+    with bar("opening") as progress:
+        log = open_log(log_url(asked.log), progress=progress)
     try:
         yield log
     finally:
@@ -255,7 +289,9 @@ def _running(app: App, asked: argparse.Namespace, *, views: Iterable[type[State]
     """Open an app without its deciders, and with these of its views only."""
     commands = [name_of(command)[0] for command in app.handlers]
     only = App(app.name, records=app.events, views=views, ignores=[*app.ignores, *commands])
-    with bar("opening") as progress, only.open(log_url(asked.log), run=run, progress=progress) as running:
+    with bar("opening") as progress:
+        running = only.open(log_url(asked.log), run=run, progress=progress)
+    with running:
         yield running
 
 
@@ -286,27 +322,47 @@ def _key(cls: type[State], texts: Sequence[str]) -> tuple[Any, ...]:
 
 def _found(log: Log, what: str) -> list[Record]:
     """Return the record at a position, or of an id; or all records of the message with this id."""
-    if what.isdecimal():
+    if what.isdecimal() and len(what) <= POSITION_DIGITS_MAX:
         row = log.row_at(int(what))
         records = list(log.reader.records(row)) if row is not None else []
         found = [record for record in records if record.position == int(what)]
         if found:
             return found
-    of_message = [record for row in log.find(what) for record in log.reader.records(row)]
+    return _of_id(log, what)
+
+
+def _of_id(log: Log, id: str) -> list[Record]:
+    """Return all records of the message with this id, or the one record with it."""
+    of_message = [record for row in log.find(id) for record in log.reader.records(row)]
     if of_message:
         return of_message
-    rows = log.find(what.rpartition("#")[0])
-    return [record for row in rows for record in log.reader.records(row) if record.id == what]
+    message, sign, _ = id.rpartition("#")
+    rows = log.find(message) if sign and message else ()
+    return [record for row in rows for record in log.reader.records(row) if record.id == id]
 
 
-def _counts(log: Log, head: int) -> list[dict[str, Any]]:
+def _counted(log: Log, head: int) -> dict[str, Any]:
+    """Return records by kind and name, and how long each decider ran, as the log says. Reads the whole log."""
     counts: dict[tuple[str, str], int] = {}
+    ran: dict[int, list[int]] = {}
     with bar("counting") as progress:
-        for record in log.read(until=head):
-            counts[record.kind, record.name] = counts.get((record.kind, record.name), 0) + 1
-            if record.position % 1000 == 0:
-                progress(record.position, head)
-    return [{"kind": kind, "name": name, "count": count} for (kind, name), count in sorted(counts.items())]
+        for rows in log.engine.read(until=head):
+            log.reader.learn(rows)
+            for row in rows:
+                header = decode_header(row.head)
+                if header.handler:
+                    ran.setdefault(header.handler, []).append(header.ran)
+                for record in log.reader.records(row):
+                    counts[record.kind, record.name] = counts.get((record.kind, record.name), 0) + 1
+            progress(rows[-1].last, head)
+    deciders: list[dict[str, Any]] = [
+        {"decider": log.names.by_number[number].name, "decided": len(each), "ran_us": sum(each), "longest_us": max(each)}
+        for number, each in ran.items()
+    ]
+    return {
+        "counts": [{"kind": kind, "name": name, "count": count} for (kind, name), count in sorted(counts.items())],
+        "deciders": sorted(deciders, key=operator.itemgetter("longest_us"), reverse=True),
+    }
 
 
 # --- printing
@@ -347,6 +403,7 @@ def _print_rows(rows: Sequence[State], about: Mapping[str, Any], *, as_json: boo
 def _print_table(rows: Sequence[Mapping[str, Any]]) -> None:
     """Print rows of the same fields in columns, numbers to the right."""
     if not rows:
+        print("no rows")
         return
     cells = [list(rows[0]), *([_text(value) for value in row.values()] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]

@@ -5,11 +5,12 @@ What the commands do stands in `commands.py`, which is imported only when one is
 
 import argparse
 import json
+import math
 import os
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
+from typing import NoReturn
 
 from happened.core.errors import Diverged, Error, Incompatible, Invalid
 
@@ -17,6 +18,11 @@ FINE, FOUND, BAD, INTERRUPTED = 0, 1, 2, 130
 
 BAD_INPUT = (Invalid, Incompatible, Diverged)
 """What the caller gave does not hold together: arguments, app and log. All other errors were found on the way."""
+
+KINDS = ("input", "internal", "answer", "output", "system")
+
+COUNT_MAX = 10**15
+"""More than any log holds, and less than SQLite takes."""
 
 EPILOG = """\
 exit codes:
@@ -36,14 +42,17 @@ Without --app and --log they are read from the nearest pyproject.toml:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the arguments say; return the exit code: 0 done, 1 found something wrong, 2 bad arguments or input, 130 interrupted."""
-    asked = the_parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    as_json = "--json" in given
     try:
+        _check_text(given)
+        asked = the_parser().parse_args(given, argparse.Namespace(json=False, log=None, app=None))
         from happened.edge import commands  # lazy: help and bad arguments need none of it
 
         code = commands.COMMANDS[asked.command](asked)
         sys.stdout.flush()
     except Error as error:
-        return told(error, as_json=asked.json)
+        return told(error, as_json=as_json)
     except BrokenPipeError:  # whoever read has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FINE
@@ -52,45 +61,68 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
+def _check_text(arguments: Sequence[str]) -> None:
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError as error:
+            raise Invalid(f"the argument {argument!a} is not text in UTF-8", argument=ascii(argument)) from error
+
+
 def told(error: Error, *, as_json: bool) -> int:
     """Say what went wrong; return the exit code."""
+    usage = error.facts.pop("usage", "")
     if as_json:
         print(json.dumps({"error": type(error).__name__, "text": str(error), "facts": error.facts}, default=str))
     else:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"{usage}error: {error}", file=sys.stderr)
     return BAD if isinstance(error, BAD_INPUT) else FOUND
 
 
 def the_parser() -> argparse.ArgumentParser:
     """Say what can be asked for."""
-    parser = argparse.ArgumentParser(
+    for_all = Parser(add_help=False)
+    for_all.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON")
+    of_a_log = Parser(add_help=False)
+    of_a_log.add_argument("--log", metavar="URL", default=argparse.SUPPRESS, help="the log, such as sqlite:///shop.db")
+    of_an_app = Parser(add_help=False)
+    of_an_app.add_argument("--app", metavar="MODULE:APP", default=argparse.SUPPRESS, help="the app, such as shop.main:app")
+    parser = Parser(
         prog="happened",
+        usage="%(prog)s [options] COMMAND ...",
         description="Look into a log, its states and its views.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
+        parents=[for_all, of_a_log, of_an_app],
     )
     parser.add_argument("--version", action=Version, nargs=0, help="print the version and exit")
-    parser.set_defaults(json=False, log=None, app=None)
-    for_all = argparse.ArgumentParser(add_help=False)
-    for_all.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON")
-    of_a_log = argparse.ArgumentParser(add_help=False)
-    of_a_log.add_argument("--log", metavar="URL", default=argparse.SUPPRESS, help="the log, such as sqlite:///shop.db")
-    of_an_app = argparse.ArgumentParser(add_help=False)
-    of_an_app.add_argument("--app", metavar="MODULE:APP", default=argparse.SUPPRESS, help="the app, such as shop.main:app")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
     def add(name: str, about: str, *, app: bool = False) -> argparse.ArgumentParser:
         parents = [for_all, of_a_log, *([of_an_app] if app else [])]
-        return commands.add_parser(name, help=about, description=f"{about[0].upper()}{about[1:]}.", parents=parents, allow_abbrev=False)
+        return commands.add_parser(
+            name,
+            prog=f"happened {name}",
+            help=about,
+            description=f"{about[0].upper()}{about[1:]}.",
+            parents=parents,
+            allow_abbrev=False,
+        )
 
     demo = add("demo", "run a whole system, a shop, and show what happened in it")
     demo.add_argument("--data", type=Path, metavar="FILE", help="Online Retail as CSV, also compressed by gzip; by default a small sample")
     tail = add("tail", "show the last records, one on each line")
     tail.add_argument("-n", type=counted, default=20, metavar="COUNT", dest="count", help="how many (20)")
     tail.add_argument("-f", "--follow", action="store_true", help="go on with what is recorded from now on, until interrupted")
+    tail.add_argument("--all", action="store_true", help="also what the log records about itself")
+    tail.add_argument("--kind", choices=KINDS, action="append", metavar="KIND", help=f"only records of this kind: {', '.join(KINDS)}")
+    tail.add_argument("--name", action="append", metavar="NAME", help="only records of this name")
+    tail.add_argument("--tag", type=tagged, action="append", metavar="TAG=VALUE", help="only records with this tag, such as sku=widget")
     show = add("show", "show a record whole, or all records of a message")
-    show.add_argument("what", metavar="POSITION|ID", help="a position, or the id of a message or record")
+    of_show = show.add_mutually_exclusive_group(required=True)
+    of_show.add_argument("what", metavar="POSITION|ID", nargs="?", help="a position, or the id of a message or record")
+    of_show.add_argument("--id", metavar="ID", help="an id, also one that looks like a position")
     state = add("state", "show a state as the log says now", app=True)
     state.add_argument("name", metavar="NAME", help="the state's name")
     state.add_argument("key", metavar="KEY", nargs="*", help="the values of its key; without them all states of this name")
@@ -103,13 +135,23 @@ def the_parser() -> argparse.ArgumentParser:
         "--order", metavar="FIELD", action="append", default=[], help="order by this field; --order=-FIELD from the largest down"
     )
     view.add_argument("--limit", type=counted, default=1000, metavar="COUNT", help="rows at most (1000)")
-    view.add_argument("--wait", type=float, default=60, metavar="SECONDS", help="how long the view may take to catch up (60)")
+    view.add_argument("--wait", type=seconds, default=60, metavar="SECONDS", help="how long the view may take to catch up (60)")
     rebuild = add("rebuild", "build a view anew beside the old one, and switch to it", app=True)
     rebuild.add_argument("name", metavar="NAME", help="the view's name")
     add("verify", "read the whole log and prove that nothing was changed or lost")
     stats = add("stats", "tell who the log is, how long, how large, and what it knows")
-    stats.add_argument("--count", action="store_true", help="also count records by kind and name: reads the whole log")
+    stats.add_argument(
+        "--count", action="store_true", help="also count records by kind and name, and how long deciders ran: reads the whole log"
+    )
     return parser
+
+
+class Parser(argparse.ArgumentParser):
+    """Says bad usage as all other errors are said."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise it."""
+        raise Invalid(message, usage=self.format_usage())
 
 
 class Version(argparse.Action):
@@ -117,6 +159,8 @@ class Version(argparse.Action):
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         """Print it and leave."""
+        from importlib.metadata import version  # lazy: it takes longer than all else that help needs
+
         print(f"happened {version('happened')}")
         parser.exit()
 
@@ -124,6 +168,22 @@ class Version(argparse.Action):
 def counted(text: str) -> int:
     """Read a number that is not negative."""
     count = int(text)
-    if count < 0:
-        raise argparse.ArgumentTypeError(f"{count} is less than nothing")
+    if not 0 <= count <= COUNT_MAX:
+        raise argparse.ArgumentTypeError(f"a count lies between 0 and {COUNT_MAX}")
     return count
+
+
+def seconds(text: str) -> float:
+    """Read a time to wait."""
+    wait = float(text)
+    if not 0 <= wait < math.inf:
+        raise argparse.ArgumentTypeError(f"`{text}` is no time to wait: give seconds")
+    return wait
+
+
+def tagged(text: str) -> tuple[str, str]:
+    """Read a tag and its value."""
+    tag, equals, value = text.partition("=")
+    if not tag or not equals:
+        raise argparse.ArgumentTypeError(f"`{text}` is no tag: write it as sku=widget")
+    return tag, value

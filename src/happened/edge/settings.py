@@ -14,6 +14,8 @@ from happened.app import App
 from happened.core.errors import Invalid
 
 SQLITE = "sqlite:///"
+KEYS = {"app", "log"}
+"""What `[tool.happened]` may say."""
 
 
 def log_url(given: str | None) -> str:
@@ -22,7 +24,8 @@ def log_url(given: str | None) -> str:
     if url is None:
         raise Invalid('which log? give --log URL, or write `log = "sqlite:///..."` under [tool.happened] in pyproject.toml')
     if not url.startswith(SQLITE):
-        raise Invalid(f"`{url}` is no log that another process can look at: write sqlite:///path", url=url)
+        meant = f"{SQLITE}{url}" if ":" not in url else f"{SQLITE}path"
+        raise Invalid(f"`{url}` is no log that another process can look at: write {meant}", url=url)
     path = Path(url.removeprefix(SQLITE))
     if not path.is_file():
         raise Invalid(f"there is no log at {path}", url=url)
@@ -45,6 +48,10 @@ def the_app(given: str | None) -> App:
     module_name, _, name = str(named).partition(":")
     if not module_name or not name:
         raise Invalid(f"`{named}` names no app: write module:app", app=named)
+    if "/" in module_name or "\\" in module_name or module_name.startswith("."):
+        raise Invalid(
+            f"`{named}` names a file: write the module as it is imported, such as shop.main:app, and run from its folder", app=named
+        )
     for place in (Path.cwd(), folder):
         if str(place) not in sys.path:
             sys.path.insert(0, str(place))
@@ -73,11 +80,18 @@ def _settings() -> tuple[Path, dict[str, str]]:
         path = folder / "pyproject.toml"
         if path.is_file():
             try:
-                table: Any = tomllib.loads(path.read_text(encoding="utf-8")).get("tool", {}).get("happened", {})
+                whole = tomllib.loads(path.read_text(encoding="utf-8"))
             except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
                 raise Invalid(f"{path} can't be read: {error}", path=str(path)) from error
             try:
-                return folder, msgspec.convert(table, dict[str, str])
+                table = msgspec.convert(whole, dict[str, Any]).get("tool", {})
+                settings = msgspec.convert(msgspec.convert(table, dict[str, Any]).get("happened", {}), dict[str, str])
             except msgspec.ValidationError as error:
                 raise Invalid(f"[tool.happened] in {path} holds texts, `app` and `log`: {error}", path=str(path)) from error
+            unknown = sorted(set(settings) - KEYS)
+            if unknown:
+                raise Invalid(
+                    f"[tool.happened] in {path} has no key `{unknown[0]}`: it holds `app` and `log`", path=str(path), keys=unknown
+                )
+            return folder, settings
     return here, {}

@@ -15,7 +15,7 @@ from happened.core.boundary import Boundary, Query
 from happened.core.errors import Conflict, Diverged, IdReused, Incompatible, Invalid
 from happened.core.messages import Command, Event, Message, is_data
 from happened.core.store import Commit, Engine, Row, Unseen, Wanted
-from happened.core.tags import SEPARATOR, is_text, term, text_of
+from happened.core.tags import SEPARATOR, is_unicode, term, text_of
 from happened.core.world import Source, microseconds
 from happened.log.names import Names, Wish
 from happened.log.receipt import Receipt
@@ -400,7 +400,7 @@ def _check_text(what: str, given: object, *, or_empty: bool = False) -> None:
         raise Invalid(f"`{what}` must not be empty", field=what)
     if len(given) > TEXT_CHARACTERS_MAX:
         raise Invalid(f"`{what}` may have {TEXT_CHARACTERS_MAX:,} characters, this one has {len(given):,}", field=what)
-    if not is_text(given):
+    if not is_unicode(given):
         raise Invalid(f"`{what}` is {given!r}, which has half a character and is no valid text", field=what)
 
 

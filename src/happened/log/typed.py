@@ -16,6 +16,21 @@ if TYPE_CHECKING:
     from happened.log.writer import Batch
 
 
+def decode_of(cls: type) -> Callable[[bytes], Any]:
+    """Return the function that reads the body of a class. `Invalid` where the class has a field that could be written and not read again."""
+    hints_of(cls)  # first, since it says what can't be seen
+    try:
+        decode: Callable[[bytes], Any] = msgspec.json.Decoder(cls).decode
+    except TypeError as error:
+        raise Invalid(f"`{cls.__name__}` has a field that can't be stored as JSON: {error}", type=cls.__name__) from error
+    strange = strange_in(cls)
+    if strange:
+        raise Invalid(
+            f"`{cls.__name__}` has a field of type `{strange}`, which can't be read from JSON again: use plain data", type=cls.__name__
+        )
+    return decode
+
+
 class Typed:
     """One event or command class. Made once for each log that is opened."""
 
@@ -24,20 +39,11 @@ class Typed:
     def __init__(self, cls: type, names: Names) -> None:
         if not (is_a(cls, Event) or is_a(cls, Command)):
             raise Invalid(f"`{cls!r}` is neither an event nor a command: subclass `Event` or `Command`", type=str(cls))
-        hints_of(cls)
         self.cls = cls
         self.what = "event" if is_a(cls, Event) else "command"
         self.wish: Wish = wish_for(cls, self.what)
         self.terms = terms_of(scope_of(cls))
-        try:
-            self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(cls).decode
-        except TypeError as error:
-            raise Invalid(f"`{cls.__name__}` has a field that can't be stored as JSON: {error}", type=cls.__name__) from error
-        strange = strange_in(cls)
-        if strange:
-            raise Invalid(
-                f"`{cls.__name__}` has a field of type `{strange}`, which can't be read from JSON again: use plain data", type=cls.__name__
-            )
+        self._decode = decode_of(cls)
         self._zoneless = zoneless_in(cls)
         self._names = names
         self._number = 0

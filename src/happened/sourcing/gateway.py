@@ -11,7 +11,7 @@ import inspect
 import threading
 import time
 import typing
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple  # Any: answers are of any type
 
@@ -277,6 +277,19 @@ class Asking:
         nth = self._asked.get((gateway.name, arguments), 0)
         self._asked[gateway.name, arguments] = nth + 1
         return gateway.name, arguments, nth
+
+
+def questions_in(gateway: Callable[..., Any], questions: object) -> Iterator[tuple[Any, ...]]:
+    """Yield the questions. `Invalid` for one that is no tuple: a text, too, could be taken for a row of arguments."""
+    if not isinstance(questions, Iterable):
+        raise Invalid(f"`ask_all` takes many questions to `{label(gateway)}`, not `{questions!r}`; `ask` takes one", gateway=label(gateway))
+    asked: Any
+    for asked in questions:  # pyright: ignore[reportUnknownVariableType]  # looked at in the next line
+        if not isinstance(asked, tuple):
+            raise Invalid(
+                f"each question to `{label(gateway)}` is a tuple of arguments: `({asked!r},)`, not `{asked!r}`", gateway=label(gateway)
+            )
+        yield asked
 
 
 def _heard(gateway: Gateway, answer: Answer) -> Any:

@@ -6,6 +6,7 @@ Everything that the decider yields is encoded and read back, so that what is rec
 """
 
 import asyncio
+import inspect
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,8 +17,8 @@ import msgspec
 from happened.core.annotations import label, parameters_of, yielded_by
 from happened.core.errors import Error, IdReused, Invalid, Overloaded, Refused
 from happened.core.filling import Fill, fill_for, state_in
-from happened.core.messages import Command, Event, Recorded, name_of
-from happened.core.state import Fold, Key, State, fold_of
+from happened.core.messages import Command, Event, Recorded, called, instead_of, name_of
+from happened.core.state import Fold, Key, State, fold_alone_of
 from happened.core.store import Row
 from happened.core.tags import is_a
 from happened.core.world import Chance, World, moment
@@ -25,7 +26,7 @@ from happened.log.names import Wish
 from happened.log.row import ANSWER, REFUSAL, Header, Written, decode_header, encode, taken_apart
 from happened.log.typed import Typed
 from happened.log.writer import Batch, Draft, Job, deciding
-from happened.sourcing.gateway import Answer, Answers, Asking, NeedsOutside, Outside, TimeOver
+from happened.sourcing.gateway import Answer, Answers, Asking, NeedsOutside, Outside, TimeOver, questions_in
 from happened.sourcing.memory_image import MemoryImage
 
 ANSWERS_NOTE = "answers/"
@@ -39,7 +40,16 @@ class Handler:
     """A decider, read once."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
+        checked: object = function  # a checker has not seen every caller
+        if not callable(checked) or isinstance(checked, type):
+            raise Invalid(f"`deciders` lists `{function!r}`, which is no function", entry=repr(function))
+        if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+            raise Invalid(
+                f"`{label(function)}` is `async`, and a decider is a plain function: what waits for the outside is a gateway, asked by `World.ask`",
+                function=label(function),
+            )
         self.function = function
+        self.generates = inspect.isgeneratorfunction(function)
         self.name, self.version = name_of(function)
         parameters = parameters_of(function)
         if not parameters:
@@ -82,6 +92,27 @@ class Handler:
         self.wants_world = "world" in self.slots
         self.states = [fill.fold for fill in self.fills]
         self.wish = Wish("decider", self.name, self.version, "")
+        self.runs = 0
+        self.ran_seconds = self.longest_seconds = 0.0
+        """Of all runs under the lock in this process, those that came to nothing, too."""
+
+    def ran(self, seconds: float) -> int:
+        """Count a run; return how long it was in microseconds."""
+        self.runs += 1
+        self.ran_seconds += seconds
+        self.longest_seconds = max(self.longest_seconds, seconds)
+        return int(seconds * 1e6)
+
+    def listed(self, returned: Any) -> list[Any]:
+        """Return the events of a decider that is no generator. `Invalid` where it returned none, or one that is in no list."""
+        if isinstance(returned, Iterable):
+            events: list[Any] = list(returned)  # pyright: ignore[reportUnknownArgumentType]  # whatever it is, each is checked when it is recorded
+            return events
+        shown = "None: yield its events" if returned is None else f"a `{type(returned).__name__}`: yield it"
+        raise Invalid(
+            f"`{label(self.function)}` returned {shown}, or return {'an empty list' if returned is None else 'a list'}",
+            function=label(self.function),
+        )
 
     @staticmethod
     def _events(function: Callable[..., Any]) -> Iterable[type]:
@@ -111,6 +142,12 @@ class Refusal(NamedTuple):
         return error
 
 
+def said_in(body: bytes | msgspec.Raw) -> Refusal:
+    """Return a refusal as it was recorded, its facts as plain data: so the first hearing and all repeated ones are the same."""
+    found: dict[str, Any] = msgspec.json.decode(body) or {"text": "it was refused, and why was erased", "facts": {}}
+    return Refusal(found["text"], found["facts"])
+
+
 class Known(NamedTuple):
     """The id was known: the row that used it."""
 
@@ -137,7 +174,7 @@ class DecidingWorld:
 
     def state(self, state: type[State], /, *key: Any, **named: Any) -> Any:
         """Return a state by its key, at the position of the decision."""
-        fold = fold_of(state)
+        fold = fold_alone_of(state)
         found = key_from(fold, key, named)
         entry = self._entry(fold, found)
         self._reads.append((fold.name, found, entry.version))
@@ -149,7 +186,7 @@ class DecidingWorld:
 
     def ask_all(self, gateway: Callable[..., Any], questions: Iterable[tuple[Any, ...]], /) -> list[Any]:
         """Ask the outside many questions at once."""
-        return self._asking.ask_all(gateway, [(tuple(args), {}) for args in questions])
+        return self._asking.ask_all(gateway, [(args, {}) for args in questions_in(gateway, questions)])
 
 
 def key_from(fold: Fold, key: tuple[Any, ...], named: Mapping[str, Any]) -> Key:
@@ -224,7 +261,7 @@ class Decision(Job):
             self.needs_outside = True
             return None
         except Exception as error:
-            ran = int((time.perf_counter() - started) * 1e6)
+            ran = handler.ran(time.perf_counter() - started)
             batch.engine.sample(handler.name, "failed", ran, f"{self.id}: {''.join(traceback.format_exception(error))[-2000:]}")
             heard = (
                 [answer for answer in self.answers.known.values() if not answer.error] if self.answers is not None and self.given else []
@@ -276,7 +313,7 @@ class Decision(Job):
         else:
             arguments = filled
         yielded = handler.function(command, *arguments)
-        return list(yielded) if yielded is not None else []
+        return list(yielded) if handler.generates else handler.listed(yielded)
 
     def refusal(self) -> Refusal | None:
         """Return the refusal, if that is what came of it."""
@@ -309,8 +346,9 @@ class Decision(Job):
                 tags = found if not tags or tags == found else list(dict.fromkeys([*tags, *found]))
         notes: dict[str, str | None] = {}
         if refusal is not None:
-            records.append(Written(REFUSAL, self._encoded(refusal)))
-            self.result = refusal
+            said = self._encoded(refusal)
+            records.append(Written(REFUSAL, said))
+            self.result = said_in(said)
         self.events = tuple([event for _, event, _ in events])
         if self.given and answers:
             notes[ANSWERS_NOTE + self.id] = None
@@ -329,7 +367,7 @@ class Decision(Job):
             decides=None if first else self.id,
             handler=handling.numbers[handler],
             waited=int((started - self.taken_at) * 1e6),
-            ran=int((time.perf_counter() - started) * 1e6),
+            ran=handler.ran(time.perf_counter() - started),
             attempt=self.rounds + 1,
             reads=tuple(reads),
         )
@@ -421,7 +459,10 @@ class Handling:
         found = self.handlers.get(type(command))
         if found is None:
             if not isinstance(command, Command):
-                raise Invalid(f"`{type(command).__name__}` is no command; facts are recorded by `record`", type=type(command).__name__)
+                instead = instead_of(command, one="dispatch", many="dispatch_all", make="command")
+                raise Invalid(
+                    f"{called(command)} is no command: {instead or 'facts are recorded by `record`'}", type=type(command).__name__
+                )
             raise Invalid(f"no decider takes `{type(command).__name__}`: add one to `deciders=[...]`", type=type(command).__name__)
         return found
 
@@ -472,8 +513,7 @@ def refusal_in(row: Row) -> Refusal | None:
         return None
     for _, record in taken_apart(row):
         if record.number == REFUSAL:
-            body: dict[str, Any] = msgspec.json.decode(record.body) or {"text": "it was refused, and why was erased", "facts": {}}
-            return Refusal(body["text"], body["facts"])
+            return said_in(record.body)
     return None
 
 

@@ -185,11 +185,12 @@ class MemoryImage:
                 kept.entries.clear()
 
     def states(self, fold: Fold) -> dict[Key, State]:
-        """Fold the whole log into the states of one class: every key that is there now. Reads the log once, keeps nothing."""
+        """Fold the whole log into the states of one class: every key that is there now. Reads the log once, keeps nothing.
+
+        `Stuck` if `evolve` can't take an event of any of them.
+        """
         if fold.wants_record or fold.key_of is not None:
-            entries: dict[Key, Entry] = {}
-            self._fold_rows(fold, None, self.position, entries)
-            return {key: entry.state for key, entry in entries.items() if entry.state is not None}
+            return self._states_by_steps(fold)
         decode = self._reader.pages_for([fold])
         found: dict[Key, State] = {}
         get, step, initial, checked = found.get, fold.evolve, fold.state, fold.may_move
@@ -203,14 +204,25 @@ class MemoryImage:
                         continue
                     for key, message in fold.reading(type(event))(event, None):
                         before = get(key)
-                        after = step(initial(*key) if before is None else before, message)
-                        if after is None or checked:
-                            fold.check_next(key, message, after)
+                        try:
+                            after = step(initial(*key) if before is None else before, message)
+                            if after is None or checked:
+                                fold.check_next(key, message, after)
+                        except Exception:  # noqa: BLE001 - folding once more, with positions, says which event it was
+                            return self._states_by_steps(fold)
                         if after is not None:
                             found[key] = after
                         else:
                             found.pop(key, None)
         return found
+
+    def _states_by_steps(self, fold: Fold) -> dict[Key, State]:
+        entries: dict[Key, Entry] = {}
+        self._fold_rows(fold, None, self.position, entries)
+        for key, entry in entries.items():
+            if entry.stuck:
+                raise _stuck(fold, key, entry)
+        return {key: entry.state for key, entry in entries.items() if entry.state is not None}
 
     def statistics(self) -> dict[str, Any]:
         """Return how many states are kept of each class, hits, misses (loads), evictions, and up to which position."""

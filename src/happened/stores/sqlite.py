@@ -69,6 +69,8 @@ DDL = (
     ),
 )
 
+NOT_WRITABLE = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM)
+"""Numbers of errors that an administrator mends, not a larger disk."""
 BUSY_SECONDS = 0.0005
 """How long to sleep before asking for another process's lock again: a commit here takes 0.2 to 2 ms."""
 RECORDS_MAX = 10_000
@@ -307,6 +309,11 @@ class SqliteStore:
                 connection.execute("commit")
             self._file = _file_at(self.path)
         except sqlite3.DatabaseError as error:
+            if _code(error) in NOT_WRITABLE:
+                raise Invalid(
+                    f"{self.path} can't be opened as a log: its folder is not there, or this user can't write it or the file ({error})",
+                    path=self.path,
+                ) from error
             if isinstance(error, sqlite3.OperationalError):
                 raise Invalid(f"{self.path} can't be opened as a log: {error}", path=self.path) from error
             raise Broken(f"{self.path} is no SQLite file, or a damaged one: {error}", path=self.path) from error
@@ -709,7 +716,13 @@ def _noted(connection: sqlite3.Connection, start: str) -> Mapping[str, str]:
         raise _failed(error) from error
 
 
-def _failed(error: sqlite3.Error) -> StoreFailed:
+def _failed(error: sqlite3.Error) -> StoreFailed | Broken:
+    if _code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return Broken(f"the log's file is damaged, and nothing was recorded: {error}. Restore a copy", error=str(error))
+    if _code(error) in NOT_WRITABLE:
+        return StoreFailed(
+            f"the log's file or its folder can't be written by this user, and nothing was recorded: {error}", error=str(error)
+        )
     return StoreFailed(f"the log could not be written, and nothing was recorded: {error}", error=str(error))
 
 
@@ -722,7 +735,12 @@ def _file_at(path: str) -> tuple[int, int]:
 
 
 def _is_busy(error: sqlite3.Error) -> bool:
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+    return _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def _code(error: sqlite3.Error) -> int:
+    """Return SQLite's own number of an error; 0 for one that the module raised by itself."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
 def _generation(connection: sqlite3.Connection) -> str:

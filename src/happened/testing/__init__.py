@@ -1,9 +1,9 @@
-"""Testing tools, shipped with the library: a clock one sets, given-when-then for an app, and the contract that every store keeps.
+"""Testing tools, shipped with the library: a clock and a world one sets, given-when-then for an app, and the contract that every store keeps.
 
 `spec(app).given(...).when(...).then(...)` needs nothing but `happened`; `happened.testing.store_contract` needs pytest, and is imported by its full name.
 """
 
 from happened.testing.spec import spec
-from happened.testing.world import Clock
+from happened.testing.world import Clock, World
 
-__all__ = ["Clock", "spec"]
+__all__ = ["Clock", "World", "spec"]

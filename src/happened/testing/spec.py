@@ -8,37 +8,38 @@ of it. Every call of `given` and `when` begins from what was said so far and cha
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple  # Any: answers, keys and fields of any class
+from typing import TYPE_CHECKING, Any, NamedTuple  # Any: answers, keys and fields of any class
 
 import msgspec
 
 from happened.app import App, Running
 from happened.core.errors import Error, Invalid, Refused, Unanswered
-from happened.core.messages import Command, Event, Message, Recorded
+from happened.core.messages import Command, Event, Message, Recorded, called
 from happened.core.state import Fold, Key, State, fold_of
 from happened.log.records import INTERNAL, Record
-from happened.testing.world import START, Clock
-
-Gateways = Mapping[Callable[..., Any], Any]
+from happened.log.row import encode
+from happened.testing.world import START, Answers, Clock, answering
 
 WAIT_SECONDS_MAX = 10.0
 """How long a view may take to show what was recorded."""
 ROWS_MAX = 1_000_000
 
 
-def spec(app: App, *, now: datetime = START, answers: Gateways | None = None) -> "Spec":
+def spec(app: App, *, now: datetime = START, answers: Answers | None = None) -> "Spec":
     """Begin to tell what an app does, with the clock at `now`.
 
     `answers` says for each gateway what it answers: a function that is called in its place, an exception that it raises, or the answer itself. A gateway
     that is asked without one raises `Unanswered`: nothing is asked outside.
     """
+    if not _is_app(app):
+        raise Invalid(f"`spec` takes an app, as in `spec(App(...))`, not {called(app)}; a state is looked at with `then_state`")
     return Spec(app, now, answers or {}, ())
 
 
 class Spec:
     """What was given so far."""
 
-    def __init__(self, app: App, now: datetime, answers: Gateways, given: "Sequence[Event | Message | timedelta]") -> None:
+    def __init__(self, app: App, now: datetime, answers: Answers, given: "Sequence[Event | Message | timedelta]") -> None:
         self._app = app
         self._now = now
         self._answers = answers
@@ -49,6 +50,11 @@ class Spec:
 
         A `Message` gives an event an id or the time it happened.
         """
+        for one in history:
+            _check(one, "`given` takes events one after the other, as in `given(A(...), B(...))`")
+            body = one.body if isinstance(one, Message) else one
+            if isinstance(body, Command):
+                raise Invalid(f"`{type(body).__name__}` is a command: `given` takes events, a command is what `when` does")
         return Spec(self._app, self._now, self._answers, (*self._given, *history))
 
     def when(self, act: "Command | Event | Message | timedelta") -> "Outcome":
@@ -56,7 +62,16 @@ class Spec:
 
         What is raised, but a refusal, is raised here.
         """
+        _check(act, "`when` does one thing, a command, a fact or a `timedelta`; what came before is said with `given`")
         return self._run([act])
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Say what is missing before a `then`."""
+            if hasattr(Outcome, name):
+                raise AttributeError(f"`{name}` looks at what came of an act: say `.when(...)` before `.{name}(...)`", name=name, obj=self)
+            raise AttributeError(f"`Spec` has no `{name}`: it has given, when, then_state and then_view", name=name, obj=self)
 
     def then_state(self, state: State) -> "Outcome":
         """Check a state after what was given."""
@@ -70,12 +85,9 @@ class Spec:
         clock = Clock(self._now)
         missing: list[str] = []
         gateways = {gateway.call: _unanswered(gateway.name, missing) for gateway in self._app.gateways}
-        gateways |= {gateway: _answer(given) for gateway, given in self._answers.items()}
+        gateways |= {gateway: answering(given) for gateway, given in self._answers.items()}
         with self._app.open("memory:", run=bool(self._app.views), gateways=gateways, source=clock) as running:
             for given in self._given:
-                body = given.body if isinstance(given, Message) else given
-                if isinstance(body, Command):
-                    raise Invalid(f"`{type(body).__name__}` is a command: `given` takes events, a command is what `when` does")
                 _do(running, clock, given)
             before, refused = running.log.head, None
             try:
@@ -105,6 +117,8 @@ class Outcome:
 
     def then(self, *events: Event) -> "Outcome":
         """Check that exactly these events were decided, in this order."""
+        for event in events:
+            _check(event, "`then` takes the events one after the other, as in `then(A(...), B(...))`")
         self._not_refused(f"{len(events)} event{'s' * (len(events) != 1)}: {', '.join(map(repr, events))}" if events else "nothing")
         if self.events != events:
             raise AssertionError(_listed(events, self.events))
@@ -115,14 +129,14 @@ class Outcome:
         return self.then()
 
     def then_refused(self, text: str, /, **facts: Any) -> "Outcome":
-        """Check that it was refused with this text, and with these facts where any are named."""
+        """Check that it was refused with this text, and with these facts where any are named: as they are raised, or as plain data."""
         if self.refused is None:
             raise AssertionError(f"expected a refusal: {text!r}\n     got {_shown(self.events)}")
         if str(self.refused) != text:
             raise AssertionError(f"the refusal differs\nexpected {text!r}\n     got {str(self.refused)!r}")
         different = [
             f"  {name}: expected {value!r}, got {self.refused.facts.get(name, '(no such fact)')!r}"
-            for name, value in facts.items()
+            for name, value in _plain(facts).items()
             if name not in self.refused.facts or self.refused.facts[name] != value
         ]
         if different:
@@ -131,6 +145,7 @@ class Outcome:
 
     def then_state(self, state: State) -> "Outcome":
         """Check that the state of this key is now exactly so, as deciders see it."""
+        _check_state(state)
         fold = fold_of(type(state))
         states = dict(_folded(fold, self._history))
         self._look("state", state, fold, states)
@@ -138,6 +153,7 @@ class Outcome:
 
     def then_view(self, state: State) -> "Outcome":
         """Check that the view's row of this key is exactly so. What the view raised is raised here."""
+        _check_state(state)
         shown = self._views.get(type(state))
         if shown is None:
             raise Invalid(f"`{type(state).__name__}` is not among the app's views: use `then_state`, or list it in `views`")
@@ -178,14 +194,25 @@ def _do(running: Running, clock: Clock, act: "Command | Event | Message | timede
         running.log.append(act)
 
 
-def _answer(given: Any) -> Callable[..., Any]:
-    if isinstance(given, BaseException):
+def _plain(facts: dict[str, Any]) -> dict[str, Any]:
+    """Return facts as a caller hears them."""
+    plain: dict[str, Any] = msgspec.json.decode(encode(facts))
+    return plain
 
-        def fail(*_args: Any, **_kwargs: Any) -> Any:
-            raise given
 
-        return fail
-    return given if callable(given) else lambda *_args, **_kwargs: given
+def _is_app(given: object) -> bool:
+    return isinstance(given, App)
+
+
+def _check(given: object, takes: str) -> None:
+    """Raise `Invalid` for what is neither a message nor a time: a checker has not seen every test."""
+    if not isinstance(given, Event | Command | Message | timedelta):
+        raise Invalid(f"{takes}, not {called(given)}")
+
+
+def _check_state(given: object) -> None:
+    if not isinstance(given, State):
+        raise Invalid(f'`then_state` and `then_view` take the state as it should be, as in `Stock("widget", 5)`, not {called(given)}')
 
 
 def _unanswered(name: str, missing: list[str]) -> Callable[..., Any]:
