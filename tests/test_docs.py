@@ -1,6 +1,6 @@
 """The documents are true: links lead somewhere, tests that are named exist, and pages that are written from the code are fresh.
 
-That their code runs is the business of conftest.py.
+That their code runs as it is read is the business of conftest.py; here it is put into one file.
 """
 
 import re
@@ -17,6 +17,7 @@ from tools import house
 PAGES = sorted([*house.ROOT.glob("*.md"), *(house.ROOT / "docs").rglob("*.md")])
 LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^()\s]+)\)")
 FENCE = re.compile(r"^(```+).*?^\1$", re.DOTALL | re.MULTILINE)
+CODE = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 DECISIONS = house.ROOT / "docs" / "decisions"
 GUARANTEES = house.ROOT / "docs" / "guarantees.md"
 PAGE_LINES_MAX = 60
@@ -68,6 +69,18 @@ def test_every_link_leads_somewhere(page: Path) -> None:
             broken.append(target)
 
     assert broken == []
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if CODE.search(page.read_text(encoding="utf-8"))], ids=lambda page: str(page.relative_to(house.ROOT))
+)
+def test_a_page_can_be_followed_in_one_file_and_run_again(page: Path, tmp_path: Path) -> None:
+    """Who puts the blocks of a page into a file can run it as often as they like: ids, not luck, make things count once."""
+    (tmp_path / "followed.py").write_text("\n".join(CODE.findall(page.read_text(encoding="utf-8"))), encoding="utf-8")
+
+    for _ in range(2):
+        done = subprocess.run([sys.executable, "followed.py"], cwd=tmp_path, check=False, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
 
 
 def test_every_page_is_reached_from_the_readme() -> None:

@@ -25,6 +25,15 @@ GROUPS: dict[str, list[str]] = {
 }
 """The order of the page. What the table does not name follows: errors under "Errors", the rest under "More"."""
 
+NAMED_IN_SIGNATURES = {"Source": "happened.core.world", "Progress": "happened.log.log", "Verified": "happened.log.log"}
+"""Types that signatures name and nobody needs to import from `happened`, with where they are defined."""
+
+NOT_MADE_BY_HAND = {"Running", "View", "Rows", "Log", "Receipt", "Record"}
+"""Classes whose instances come from a call: their constructor is no business of a caller's."""
+
+WITHIN = {"Log.write_with", "Log.committed", "Log.condition", "Log.numbers", "Log.describe", "Log.written", "Log.receipt"}
+"""Methods that other parts of the package call, and nobody else."""
+
 LINE_MAX = 100
 """Characters of a signature on one line: what a page shows without scrolling."""
 
@@ -53,6 +62,8 @@ def written() -> str:
     table = ["| group | names |", "| --- | --- |"]
     table += [f"| {group} | {', '.join(f'[`{name}`](#{name.lower()})' for name in names)} |" for group, names in groups.items()]
     sections = [section(name, package) for names in groups.values() for name in names]
+    sections += ["# Named in signatures", "These are not in `happened`: a type checker finds them, and a program rarely writes them."]
+    sections += [section(name, package, home) for name, home in NAMED_IN_SIGNATURES.items()]
     return "\n\n".join(["# The public names", "Written by `make reference` from the docstrings.", "\n".join(table), *sections]) + "\n"
 
 
@@ -65,12 +76,14 @@ def grouped(names: list[str], errors: list[str]) -> dict[str, list[str]]:
     return {group: order for group, order in groups.items() if order}
 
 
-def section(name: str, package: dict[str, house.Module]) -> str:
+def section(name: str, package: dict[str, house.Module], home: str = "happened") -> str:
     """Return the section of one name, with a smaller one for each method."""
-    definition, docstring = found(name, package["happened"], package)
+    definition, docstring = found(name, package[home], package)
     parts = [f"## `{name}`", block(definition), shown(docstring)]
     if isinstance(definition, ast.ClassDef):
         for method in methods(definition):
+            if f"{name}.{method.name}" in WITHIN:
+                continue
             parts += [f"### `{name}.{method.name}`", block(method), shown(ast.get_docstring(method) or "")]
     return "\n\n".join(part for part in parts if part)
 
@@ -125,7 +138,7 @@ def signature(node: ast.stmt) -> Iterator[str]:
             for part in node.body:
                 if isinstance(part, ast.AnnAssign) and not ast.unparse(part.target).startswith("_"):
                     yield "    " + ast.unparse(part)
-                elif isinstance(part, ast.FunctionDef) and part.name == "__init__":
+                elif isinstance(part, ast.FunctionDef) and part.name == "__init__" and node.name not in NOT_MADE_BY_HAND:
                     yield from ("    " + line for line in signature(part))
         case _:
             yield ast.unparse(node)
@@ -133,10 +146,11 @@ def signature(node: ast.stmt) -> Iterator[str]:
 
 def folded(start: str, arguments: str, end: str) -> list[str]:
     """Return a signature on one line, or with one argument a line where that is too long."""
-    parts, depth = [""], 0
+    parts, depth, in_lambda = [""], 0, False
     for character in arguments:
         depth += (character in "([{") - (character in ")]}")
-        parts += [""] if character == "," and depth == 0 else []
+        in_lambda = depth == 0 and (in_lambda or parts[-1].endswith("lambda")) and character != ":"
+        parts += [""] if character == "," and depth == 0 and not in_lambda else []
         parts[-1] += character
     parts = [re.sub(r"^(\w+: .*?)=(?!=)", r"\1 = ", part.strip(" ,")) for part in parts]
     line = f"{start}({', '.join(parts)}){end}"

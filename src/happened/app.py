@@ -66,7 +66,14 @@ TOPOLOGY_NOTE = "topology"
 
 
 class App:
-    """A system as tables: what it records, what decides, what it shows, whom it asks."""
+    """A system as tables: what it records, what decides, what it shows, whom it asks.
+
+    `name` is recorded in the log, which then is this app's. `records` lists the events that are recorded as facts, by `record`. `deciders` lists the
+    functions that take commands. `gateways` lists the functions that deciders may ask through the `World`, each bare or as a `Gateway`. `views` lists the
+    states that are kept as tables. `ignores` lists names in the log that no class claims any more: they are passed over, where else the log is not opened.
+
+    `Invalid`, with what to mend, for whatever can be known to be wrong.
+    """
 
     def __init__(
         self,
@@ -115,12 +122,17 @@ class App:
         """Open a log by its URL, `memory:` or `sqlite:///path`, and start the app on it.
 
         `run=False` only reads and dispatches: views and pending commands are left to other processes. `gateways` puts real functions in the place of
-        the app's stubs. `views` is the URL of the views' file: `sqlite:///path`, or `memory:`; by default a file beside the log. `progress` hears of
-        long work (an index that must be rebuilt).
+        the app's stubs. `views` is the URL of the views' file: `sqlite:///path`, or `memory:`; by default a file beside the log. `source` is where the
+        time and new ids come from: the machine, or in tests a `Clock`. `states_max` is how many states are kept in memory before those that were unchanged
+        the longest make room. `progress` hears of long work (an index that must be rebuilt): how much is done, and of how much.
         """
         return Running(
             self, log, run=run, gateways=gateways or {}, views=views, source=source or Machine(), states_max=states_max, progress=progress
         )
+
+    def __repr__(self) -> str:
+        """Tell apps apart in messages and at the prompt."""
+        return f"<App {self.name}: {len(self.handlers)} deciders, {len(self.views)} views>"
 
     def command(self, name: str, data: Mapping[str, Any]) -> Command:
         """Make a command of its name and of plain data, as it comes from outside. `Invalid` for an unknown name, a missing, surplus or mistyped field."""
@@ -308,6 +320,10 @@ class Running:
         except BaseException:
             self.close()
             raise
+
+    def __repr__(self) -> str:
+        """Tell which app runs on which log."""
+        return f"<Running {self.app.name} on {self.url}>"
 
     # --- commands
 

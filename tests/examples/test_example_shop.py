@@ -112,6 +112,20 @@ def test_people_are_told_the_same_in_sentences(run: Run) -> None:
     )
 
 
+def test_people_are_told_what_to_do_next(run: Run, tmp_path: Path) -> None:
+    """Commands that can be typed as they stand: with the log that was kept, or how to keep one."""
+    log = f"sqlite:///{tmp_path}/shop.db"
+
+    thrown_away, kept = run("examples.shop").stdout, run("examples.shop", "--log", log).stdout
+
+    assert "happened demo --log sqlite:///shop.db" in thrown_away
+    for line in kept[kept.index("The log is kept") :].splitlines()[2:]:
+        command, *arguments = line.split()
+        assert command == "happened"
+        done = run("happened", *arguments)
+        assert done.returncode == 0, done.stderr
+
+
 # --- done again, killed, resumed --------------------------------------------------------------------------------------------
 
 

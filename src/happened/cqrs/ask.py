@@ -175,6 +175,12 @@ class View(Generic[S]):
         self._condition = condition
         self._order = order
 
+    def __repr__(self) -> str:
+        """Tell which view it is, and how it is narrowed."""
+        where = f" where {self._condition[0]}" if self._condition[0] else ""
+        order = f" order by {self._order}" if self._order else ""
+        return f"<View {self.of.build.name}{where}{order}>"
+
     def get(self, /, *key: Any, since: Receipt | str | int | None = None, wait_seconds_max: float = 10, **named: Any) -> S:
         """Return the row of a key. `NotThere` if there is none, `Late` if it can't be as new as `since` in time, `Stuck` if its row stands still."""
         found = self.find(*key, since=since, wait_seconds_max=wait_seconds_max, **named)

@@ -46,6 +46,7 @@ RECENT_MAX = 20_000
 """Events whose tags are kept in memory for the conditions of `append`; a condition that reaches further back reads the log."""
 
 Progress = Callable[[int, int], None]
+"""Hears now and then how much of long work is done, and of how much."""
 
 _PLAIN = Extra()
 
@@ -97,6 +98,10 @@ class Log:
         self.opened_at = engine.append(lambda _: Commit(), EVERYTHING_SEEN).position
         self._recent = Recent(self)
         self.writer: Writer
+
+    def __repr__(self) -> str:
+        """Tell which log it is."""
+        return f"<Log {self.identity.id} of {self.identity.app or 'no app'}, epoch {self.identity.epoch}>"
 
     def write_with(self, memory: Memory) -> Writer:
         """Make the writer, over this memory image."""

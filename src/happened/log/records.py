@@ -106,7 +106,7 @@ class Reader:
             name = self.names.by_number[number]
             raise Incompatible(
                 f"`{name.name}` version {name.version} at position {position} can't be read by today's class: {error}. "
-                "Give the class a new version and an upcast, or a default to the new field",
+                "Give the new field a default, or keep the old class under this name and version, and give the new one the next version",
                 name=name.name,
                 version=name.version,
                 position=position,

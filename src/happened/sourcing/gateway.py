@@ -55,6 +55,10 @@ class Gateway:
             ) from error
         self.key_parameter = next((parameter.name for parameter in parameters_of(call) if parameter.annotation is CallId), None)
 
+    def __repr__(self) -> str:
+        """Tell which function it is, and how it is asked."""
+        return f"<Gateway {self.name}: {self.attempts_max} x {self.wait_seconds_max:g} s>"
+
 
 class Answer(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """What was asked, and what came back: an answer, or an error."""
