@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar  # Any: commands, events and keys of any class
 
@@ -260,15 +261,30 @@ def strict(cls: type[D], data: Mapping[str, Any]) -> D:
 
 def open_engine(url: str) -> Engine:
     """Open the store that a URL names. `Invalid` for a URL that names none."""
+    path = _sqlite_path(url)
+    if path == ":memory:":
+        raise Invalid(f"`{url}` names no file: write memory: for a log that is not kept", url=url)
+    if path is not None:
+        return SqliteStore(path)
     if url in ("memory:", "memory://"):
         return MemoryStore()
-    if url.startswith("sqlite:///"):
-        return SqliteStore(url.removeprefix("sqlite:///"))
     raise Invalid(f"`{url}` names no log: write memory: or sqlite:///path", url=url)
 
 
-def open_log(url: str, *, source: Source | None = None, progress: Progress = lambda _done, _all: None) -> Log:
-    """Open a log without an app: to read, verify, or append `Loose` facts by hand. Close it when done."""
+def _sqlite_path(url: object) -> str | None:
+    if not isinstance(url, str):
+        raise Invalid(f"{url!r} names no log: write memory: or sqlite:///path", url=str(url))
+    return url.removeprefix("sqlite:///") if url.startswith("sqlite:///") else None
+
+
+def open_log(url: str, *, create: bool = False, source: Source | None = None, progress: Progress = lambda _done, _all: None) -> Log:
+    """Open a log without an app: to read, verify, or append `Loose` facts by hand. Close it when done.
+
+    `Invalid` for a file that is not there, unless it says `create`. The log belongs to the first app that opens it.
+    """
+    path = _sqlite_path(url)
+    if path and path != ":memory:" and not create and not (Path(path).is_file() and Path(path).stat().st_size):
+        raise Invalid(f"there is no log at {path}: write open_log(..., create=True) to make one", url=url)
     engine = open_engine(url)
     try:
         log = Log(engine, source or Machine(), (), ignores=None, progress=progress)

@@ -4,7 +4,7 @@
 any process commits; `verify` proves that nothing was changed or lost. Deciders don't come this way: they are jobs of the same writer.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Self  # Any: bodies are of any class
@@ -12,7 +12,7 @@ from typing import Any, Self  # Any: bodies are of any class
 import msgspec
 
 from happened.core.boundary import Boundary, Query
-from happened.core.errors import Conflict, Diverged, IdReused, Incompatible, Invalid
+from happened.core.errors import Broken, Conflict, Diverged, IdReused, Incompatible, Invalid
 from happened.core.messages import Command, Event, Message, is_data
 from happened.core.store import Commit, Engine, Row, Unseen, Wanted
 from happened.core.tags import SEPARATOR, is_unicode, term, text_of
@@ -25,6 +25,7 @@ from happened.log.row import (
     ERASED,
     FORMAT,
     RECORD_BYTES_MAX,
+    RECORDS_MAX,
     Extra,
     Header,
     RawRecord,
@@ -91,11 +92,12 @@ class Log:
         self.reader = Reader(self.names, classes)
         self.identity = self._identify(app)
         self._check_kinds()
+        self.opened_at = self.head
+        self.names.learn(engine.notes)  # after the head: all that stands up to it is known then
         if ignores is not None:
             self._check_claimed(ignores)
         engine.index(self.reader.reading(), self.reader.row_terms, progress)
         self.typed = {cls: Typed(cls, self.names) for cls in self.reader.classes.values()}
-        self.opened_at = engine.append(lambda _: Commit(), EVERYTHING_SEEN).position
         self._recent = Recent(self)
         self.writer: Writer
 
@@ -170,18 +172,19 @@ class Log:
     ) -> Iterator[Record]:
         """Stream records in order of position, or backwards: all of them, or the events that a query asks for.
 
-        Memory is one page, whatever the length. What is recorded after the call began may or may not be seen.
+        Commands are whole: a position inside one is rounded down to the end of the one before it, for `after` as for `until`. Only `limit`, which counts
+        records, may stop inside. Memory is one page, whatever the length. What is recorded after the call began may or may not be seen.
         """
+        after = place_of(after)
+        until = None if until is None else place_of(until)
         wanted = None if query is None or not query.items else [self._wanted(item.names, item.tags) for item in query.items]
         left = limit
         pages = self.engine.read(after, until, wanted=wanted, backwards=backwards, rows_max=min(1000, max(limit or 1000, 1)))
         for rows in pages:
             self.reader.learn(rows)
             for row in rows:
-                records = [
-                    record for record in self.reader.records(row) if after < record.position and (until is None or record.position <= until)
-                ]
-                for record in reversed(records) if backwards else records:
+                records = self.reader.records(row)
+                for record in reversed(list(records)) if backwards else records:
                     if query is not None and not self._asked_for(query, record):
                         continue
                     if left is not None:
@@ -192,7 +195,7 @@ class Log:
 
     def find(self, id: str) -> list[Row]:
         """Return the rows that use an id: none, one, or for a command that was enqueued two."""
-        _check_text("id", id)
+        _check_text("id", id, or_empty=True)
         found: list[Row] = []
         for position in self.engine.find_id(id):
             row = self.row_at(position)
@@ -204,7 +207,8 @@ class Log:
 
     def row_at(self, position: int) -> Row | None:
         """Return the row that holds a position."""
-        for rows in self.engine.read(position - 1, rows_max=1):
+        position = place_of(position)
+        for rows in self.engine.read(max(position, 1) - 1, rows_max=1):
             return rows[0] if rows[0].position <= position <= rows[0].last else None
         return None
 
@@ -249,7 +253,7 @@ class Log:
                     position=since.position,
                 )
             return since.position
-        return since
+        return place_of(since)
 
     # --- verifying
 
@@ -283,19 +287,18 @@ class Log:
         return [name.number for name in list(self.names.by_number.values()) if name.what == "event" and name.name in wanted] or [-1]
 
     def _identify(self, app: str) -> Identity:
-        found: list[Identity] = []
+        """Return who the log is. The lock is taken only to say it for the first time: whoever only reads must not wait for a writer."""
+        identity = _identity_in(self.engine.notes(IDENTITY_NOTE))
+        if identity is None or (app and not identity.app):
+            found: list[Identity] = []
 
-        def decide(unseen: Unseen) -> Commit:
-            body = unseen.notes(IDENTITY_NOTE).get(IDENTITY_NOTE)
-            if body is None:
-                found.append(Identity(self.source.new_id().split("-")[0], 1, FORMAT, app))
+            def decide(unseen: Unseen) -> Commit:
+                noted = _identity_in(unseen.notes(IDENTITY_NOTE)) or Identity(self.source.new_id().split("-")[0], 1, FORMAT, "")
+                found.append(noted if noted.app else msgspec.structs.replace(noted, app=app))
                 return Commit(notes={IDENTITY_NOTE: encode(found[0]).decode()})
-            found.append(msgspec.json.decode(body, type=Identity))
-            self.names.learn(unseen.notes)
-            return Commit()
 
-        self.engine.append(decide, EVERYTHING_SEEN)
-        [identity] = found
+            self.engine.append(decide, EVERYTHING_SEEN)
+            [identity] = found
         if identity.format > FORMAT:
             raise Incompatible(
                 f"this log has format {identity.format}, this release reads up to {FORMAT}: use a newer release of `happened`",
@@ -333,6 +336,8 @@ class Log:
         if not listed:
             raise Invalid("nothing to record: `append` needs at least one event")
         check_envelope(id, actor, correlation, None)
+        if unless is not None:
+            place_of(unless.after)
         if not any(isinstance(fact, Message) for fact in listed):
             return Facts(self, [self.written(fact) for fact in listed], id, actor=actor, correlation=correlation, unless=unless)
         messages = [fact if isinstance(fact, Message) else Message(fact) for fact in listed]
@@ -384,6 +389,21 @@ class Log:
 
 
 EVERYTHING_SEEN = 1 << 62
+
+
+def place_of(position: object) -> int:
+    """Return a position that a caller gave; one beyond all there can be comes down to that. `Invalid` for what is no position."""
+    if type(position) is not int or position < 0:
+        raise Invalid(f"{position!r} is no position: that is a whole number from 0 on", position=str(position))
+    return min(position, EVERYTHING_SEEN)
+
+
+def _identity_in(notes: Mapping[str, str]) -> Identity | None:
+    body = notes.get(IDENTITY_NOTE)
+    try:
+        return msgspec.json.decode(body, type=Identity) if body is not None else None
+    except msgspec.MsgspecError as error:
+        raise Broken(f"the note `{IDENTITY_NOTE}`, which says who the log is, can't be read: {error}") from error
 
 
 def check_envelope(id: object, actor: object, correlation: object, causation: object) -> None:
@@ -583,8 +603,10 @@ class Recent:
         self._catch_up(durable)
         query, after = unless.query, unless.after
         if after < self._start:
-            for record in self._log.read(query, after=after, until=min(self._start, durable), limit=1):
-                raise _conflict(unless, record.position, record.name)
+            beyond = min(self._start + RECORDS_MAX, durable)  # what is in memory may begin inside a command, and commands are read whole
+            for record in self._log.read(query, after=after, until=beyond):
+                if record.position > after:
+                    raise _conflict(unless, record.position, record.name)
         if _may_match(query, after, self._last):
             for position, name, terms in reversed(self._events):
                 if position <= after:

@@ -299,6 +299,7 @@ class SqliteStore:
         try:
             connection = self._connect(self.path)
             deadline = time.monotonic() + 10
+            self._until_free(lambda: self._check_own(connection), deadline)
             self._until_free(lambda: connection.execute("pragma journal_mode=wal").fetchall(), deadline)
             connection.execute("pragma synchronous=full")
             connection.execute("pragma wal_autocheckpoint=0")
@@ -308,6 +309,9 @@ class SqliteStore:
                     connection.execute(statement)
                 connection.execute("commit")
             self._file = _file_at(self.path)
+            last = connection.execute("select position, count, at, digest from log order by position desc limit 1").fetchone()
+            if last is not None and not self._head_row:  # without the lock: who only reads takes none
+                self._head, self._head_row = Head(last[0] + last[1] - 1, last[2], last[3]), last[0]
         except sqlite3.DatabaseError as error:
             if _code(error) in NOT_WRITABLE:
                 raise Invalid(
@@ -318,6 +322,16 @@ class SqliteStore:
                 raise Invalid(f"{self.path} can't be opened as a log: {error}", path=self.path) from error
             raise Broken(f"{self.path} is no SQLite file, or a damaged one: {error}", path=self.path) from error
         return connection
+
+    def _check_own(self, connection: sqlite3.Connection) -> None:
+        """Raise `Invalid` for another program's file, before anything is changed in it."""
+        tables = [name for (name,) in connection.execute("select name from sqlite_master where type = 'table' order by name")]
+        columns = tuple(name for _, name, *_ in connection.execute("pragma table_info(log)"))
+        if tables and columns != Row.__struct_fields__:
+            raise Invalid(
+                f"{self.path} is no log but a SQLite file of something else, with the tables {', '.join(tables)}: a log has a file of its own",
+                path=self.path,
+            )
 
     def _until_free(self, attempt: Callable[[], object], deadline: float) -> None:
         while True:
@@ -602,7 +616,7 @@ class SqliteStore:
     def _flush_all(self) -> None:
         """Write the index's tail, so that the next open has nothing to find again. Left undone where another process holds the lock."""
         try:
-            self._begin(time.monotonic() + 1)
+            self._begin(time.monotonic() + (1 if self._last_seen else 0))  # who has only read does not wait to write
         except (sqlite3.Error, Overloaded):
             return  # the tail is found again in the rows
         try:

@@ -1,0 +1,230 @@
+"""The log by itself: opened beside a writer, on files that are no log, and read from any position."""
+
+import sqlite3
+from collections.abc import Callable, Generator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import happened as h
+from happened.log import log as log_module
+from tests.semantics.model import Balance, Deposit, Deposited, Transfer, bank
+
+
+def facts(*names: str) -> list[h.Loose]:
+    """Make facts of these names."""
+    return [h.Loose(name, {}, tags=(("name", name),)) for name in names]
+
+
+@contextmanager
+def held(url: str) -> Generator[None]:
+    """Hold the log's lock, as a process does that is stopped in the middle of a commit."""
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)) as connection:
+        connection.execute("begin immediate")
+        yield
+        connection.execute("rollback")
+
+
+# --- beside a writer
+
+
+def test_who_only_reads_does_not_wait_for_a_writer(url: str) -> None:
+    """Another process holds the lock, and goes on holding it: the log opens all the same, is read, verified, followed and closed."""
+    with bank.open(url, run=False) as running:
+        running.dispatch(Deposit("a", 1))
+        head = running.log.head
+
+    with held(url):
+        with h.open_log(url) as log:
+            assert [record.position for record in log.read()] == list(range(1, head + 1))
+            assert log.verify().position == head
+            assert log.wait(head - 1, 1) == head
+        with bank.open(url, run=False) as running:
+            assert running.state(Balance, "a") == running.states(Balance)["a",] == Balance("a", 1, 1)
+            with pytest.raises(h.Overloaded):
+                running.dispatch(Deposit("a", 1), wait_seconds_max=0.05)
+
+    with bank.open(url, run=False) as running:
+        running.dispatch(Deposit("a", 1))
+        running.log.verify()
+
+
+def test_what_comes_between_opening_and_the_first_command_is_known(url: str) -> None:
+    """The head is looked up without the lock: what another process records after that is taken in with the first command."""
+    with bank.open(url, run=False) as ours:
+        with bank.open(url, run=False) as theirs:
+            theirs.dispatch(Deposit("a", 1), id="theirs")
+
+        assert ours.dispatch(Deposit("a", 1), id="theirs").repeated
+        ours.dispatch(Transfer("a", "b", 1))
+
+        assert ours.states(Balance) == {("a",): Balance("a", 0, 2), ("b",): Balance("b", 1, 1)}
+        ours.log.verify()
+
+
+# --- whose log it is
+
+
+def test_a_log_belongs_to_the_first_app_that_opens_it(url: str) -> None:
+    """A log that was made by hand has no app's name; from the first app on it has one, and other apps are refused."""
+    with h.open_log(url, create=True) as log:
+        log.append(facts("A"))
+        assert log.identity.app == ""
+        identity = log.identity.id
+
+    with bank.open(url, run=False) as running:
+        assert (running.log.identity.id, running.log.identity.app) == (identity, "bank")
+
+    with pytest.raises(h.Diverged, match="app `bank`, not of `shop`"):
+        h.App("shop").open(url, run=False)
+    with h.open_log(url) as log:
+        assert log.identity.app == "bank"
+        log.verify()
+
+
+@pytest.mark.parametrize("there", ["nothing", "an empty file"])
+def test_a_log_that_is_not_there_is_not_made_by_looking(url: str, there: str) -> None:
+    """A mistyped path is said, instead of an empty log that verifies."""
+    path = Path(url.removeprefix("sqlite:///"))
+    if there == "an empty file":
+        path.touch()
+
+    with pytest.raises(h.Invalid, match=r"no log at .*create=True"):
+        h.open_log(url)
+
+    assert not path.exists() or path.stat().st_size == 0
+    with h.open_log(url, create=True) as log:
+        log.append(facts("A"))
+
+
+@pytest.mark.parametrize("table", ["create table customer(id integer)", "create table log(line text)"])
+def test_the_file_of_another_program_is_left_alone(url: str, table: str) -> None:
+    """One file holds one log and nothing else: what is there already is neither written into nor changed."""
+    path = Path(url.removeprefix("sqlite:///"))
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(table)
+    before = path.read_bytes()
+
+    attempts: list[Callable[[], object]] = [lambda: bank.open(url), lambda: h.open_log(url), lambda: h.open_log(url, create=True)]
+    for attempt in attempts:
+        with pytest.raises(h.Invalid, match=r"something else, with the tables (customer|log)"):
+            attempt()
+
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("wrong", "match"),
+    [
+        ("sqlite:///:memory:", "write memory:"),
+        (Path("shop.db"), "sqlite:///path"),
+        (None, "sqlite:///path"),
+        (b"memory:", "sqlite:///path"),
+    ],
+)
+def test_an_address_of_a_wrong_kind_says_how_it_looks(wrong: Any, match: str) -> None:
+    """A path is no address, and a file in memory is no file."""
+    for attempt in (bank.open, h.open_log):
+        with pytest.raises(h.Invalid, match=match):
+            attempt(wrong)
+
+
+# --- positions
+
+
+@pytest.fixture
+def log() -> Generator[h.Log]:
+    """Return a log of three commands: A, B and C together, A alone, B and C together; the names are recorded before their first use."""
+    with h.open_log("memory:") as opened:
+        opened.append(facts("A", "B", "C"), id="abc")
+        opened.append(facts("A"), id="a")
+        opened.append(facts("B", "C"), id="bc")
+        yield opened
+
+
+def test_commands_are_read_whole_in_both_directions(log: h.Log) -> None:
+    """A position inside a command is rounded down to the end of the one before it."""
+    rows = [(record.row, record.position) for record in log.read()]
+    ends = [0, *(max(position for row, position in rows if row == first) for first in dict.fromkeys(row for row, _ in rows))]
+
+    for after in range(log.head + 2):
+        for until in range(log.head + 2):
+            begin, end = (max(one for one in ends if one <= asked) for asked in (after, until))
+            expected = list(range(begin + 1, end + 1))
+            assert [record.position for record in log.read(after=after, until=until)] == expected
+            assert [record.position for record in log.read(after=after, until=until, backwards=True)] == expected[::-1]
+
+
+def test_a_limit_counts_records(log: h.Log) -> None:
+    """It alone may stop inside a command."""
+    assert [record.position for record in log.read(backwards=True, limit=3)] == [log.head, log.head - 1, log.head - 2]
+    assert [record.position for record in log.read(limit=2)] == [1, 2]
+
+
+@pytest.mark.parametrize("position", [1 << 62, 1 << 63, 1 << 64, 10**30])
+def test_a_position_beyond_all_there_can_be_is_after_the_head(url: str, position: int) -> None:
+    """It finds nothing, and is no other error."""
+    with bank.open(url, run=False) as running:
+        running.dispatch(Deposit("a", 1))
+        log = running.log
+
+        assert list(log.read(after=position)) == []
+        assert list(log.read(h.query(account="a"), after=position)) == []
+        assert len(list(log.read(until=position))) == len(list(log.read(after=0, until=position, backwards=True))) == log.head
+        assert log.row_at(position) is None
+        with pytest.raises(h.Late):
+            running.state(Balance, "a", since=position, wait_seconds_max=0.01)
+
+
+@pytest.mark.parametrize("position", [-1, 1.0, "x", True])
+def test_what_is_no_position_is_said(log: h.Log, position: Any) -> None:
+    """A position is a whole number from 0 on."""
+    attempts: list[Callable[[], object]] = [
+        lambda: list(log.read(after=position)),
+        lambda: list(log.read(until=position)),
+        lambda: log.row_at(position),
+        lambda: log.since(position),
+        lambda: log.append(facts("A"), unless=h.Boundary(h.query(name="A"), position)),
+    ]
+    before = log.head
+    for attempt in attempts:
+        with pytest.raises(h.Invalid, match=r"is no (position|receipt)"):
+            attempt()
+    assert log.head == before
+
+
+def test_a_condition_sees_a_command_that_is_in_memory_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The latest events are kept in memory; where that begins inside a command, the events before it in the same command still count."""
+    monkeypatch.setattr(log_module, "RECENT_MAX", 2)
+    with h.open_log("memory:") as log:
+        log.append(facts("Z"), unless=h.Boundary(h.query(name="nobody"), log.head))
+        seen = log.head
+        log.append(facts("A", "B", "C", "D", "E"), unless=h.Boundary(h.query(name="nobody"), seen))
+
+        for name in "ABCDE":
+            with pytest.raises(h.Conflict, match=f"`{name}`"):
+                log.append(facts("F"), unless=h.Boundary(h.query(name=name), seen))
+        log.append(facts("F"), unless=h.Boundary(h.query(name="Z"), seen))
+
+
+def test_a_boundary_inside_a_command_counts_from_its_position(log: h.Log) -> None:
+    """What stands before it in the same command is not after it."""
+    [first, second] = [record.position for record in log.read(h.query(names=["C"]))]
+
+    log.append(facts("F"), unless=h.Boundary(h.query(name="C"), second))
+    log.append(facts("F"), unless=h.Boundary(h.query(names=["B"], name="B"), first + 3))
+    with pytest.raises(h.Conflict):
+        log.append(facts("F"), unless=h.Boundary(h.query(name="C"), second - 1))
+
+
+def test_facts_of_the_app_are_kept_apart_from_its_name(url: str) -> None:
+    """The app's name is noted once; what is recorded does not change by it."""
+    with h.open_log(url, create=True) as log:
+        log.append(facts("A"))
+        before = log.verify().digest
+
+    with bank.open(url, run=False) as running:
+        assert running.log.verify().digest == before
+        running.record(Deposited("a", 1))
