@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar  # Any: commands, events and keys of any class
@@ -202,6 +202,7 @@ class App:
         for fold in states:
             states += [fold_of(join.state) for join in fold.joins if fold_of(join.state) not in states]
             events.update(dict.fromkeys(fold.readings))
+        _check_bases(states, events, {*self.records, *(event for handler in self.handlers.values() for event in handler.yields)})
         return events
 
     def _check_names(self) -> None:
@@ -245,6 +246,20 @@ def _listed(form: str, given: T) -> T:
 
 def _is_one(given: object) -> bool:
     return isinstance(given, str | bytes | type) or not isinstance(given, Iterable)
+
+
+def _check_bases(folds: Iterable[Fold], events: Iterable[type], recorded: Collection[type]) -> None:
+    """Raise `Invalid` where a state takes a base class that nobody records: an event reaches a state by its own class, so nothing would ever happen."""
+    for fold in folds:
+        for event in fold.readings:
+            below = [one.__name__ for one in events if one is not event and issubclass(one, event)]
+            if below and event not in recorded:
+                raise Invalid(
+                    f"`{fold.state.__name__}.evolve` takes `{event.__name__}`, which nobody records: name its subclasses, "
+                    f"`{' | '.join(below)}`, or list it in `records`",
+                    state=fold.state.__name__,
+                    event=event.__name__,
+                )
 
 
 def strict(cls: type[D], data: Mapping[str, Any]) -> D:

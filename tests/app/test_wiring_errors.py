@@ -597,6 +597,55 @@ def test_a_reserved_name_is_no_field(name: str) -> None:
     refused("`Rest`", f"`{name}`", views=[rest])
 
 
+class Changed(h.Event):
+    sku: Sku
+
+
+class Raised(Changed):
+    units: int
+
+
+class Lowered(Changed):
+    units: int
+
+
+class Changes(h.State):
+    sku: Sku
+    count: int = 0
+
+    def evolve(self, event: Changed) -> "Changes":
+        return self.but(count=self.count + 1)
+
+
+def test_a_base_class_that_nobody_records_is_no_event() -> None:
+    """An event reaches a state by its own class: with the base class alone nothing would ever happen, in silence."""
+
+    class Raise(h.Command):
+        sku: Sku
+
+    def raise_it(command: Raise) -> Iterator[Raised]:
+        yield Raised(command.sku, 1)
+
+    def raise_counted(command: Raise, changes: Changes) -> Iterator[Raised]:
+        yield Raised(command.sku, 1)
+
+    refused("`Changes.evolve`", "`Changed`", "nobody records", "subclasses", "`Raised`", deciders=[raise_it], views=[Changes])
+    refused("`Changed`", "`Raised`", deciders=[raise_counted])
+    refused("`Changed`", re.escape("`Raised | Lowered`"), records=[Raised, Lowered], views=[Changes])
+
+
+def test_a_class_and_its_subclass_are_two_events() -> None:
+    """Where the base class is recorded itself, a state of it counts that and nothing else, whichever way it is folded."""
+    app = h.App("right", records=[Changed, Raised], views=[Changes])
+
+    with app.open() as running:
+        running.state(Changes, "nut")
+        receipt = running.record_all([Raised("nut", 1), Changed("nut"), Raised("nut", 1)])
+
+        assert running.state(Changes, "nut") == running.states(Changes)["nut",] == Changes("nut", 1)
+        assert running.view(Changes).get("nut", since=receipt) == Changes("nut", 1)
+
+
 def test_evolve_must_say_what_it_returns() -> None:
     """`None` means that a state is gone, so the annotation must say whether that may be."""
 

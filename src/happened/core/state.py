@@ -27,6 +27,9 @@ from happened.core.tags import ONE, Keys, bare, hints_of, is_a, is_unicode, keys
 
 RESERVED = ("but", "evolve", "key_of")
 
+NARROW = "__happened_narrow__"
+"""The attribute of a class that is an event's with fewer fields; the next class is the event's own."""
+
 Key = tuple[Any, ...]
 """The values of a state's key fields, in their order."""
 
@@ -169,7 +172,7 @@ class Fold:
 
     def _late(self, event: type) -> Reading:
         """Find how a class is reached that is met for the first time: one of the union, a narrow kind of one, or any event at all."""
-        found = next((self.readings[base] for base in event.__mro__ if base in self.readings), None)
+        found = self.readings.get(event.__mro__[1] if NARROW in vars(event) else event)
         if found is None:
             found = self._reading(event, None) if self.everything and is_a(event, Event) else _nothing
         self._reached[event] = found

@@ -13,7 +13,7 @@ from typing import Any  # Any: classes of any data
 
 import msgspec
 
-from happened.core.state import Fold
+from happened.core.state import NARROW, Fold
 from happened.core.tags import scope_of
 
 Fields = frozenset[str] | None
@@ -60,7 +60,9 @@ def narrowed(event: type[Any], fields: Fields) -> type[Any]:
         definitions: list[Any] = [
             (field.name, Any, msgspec.field(default=msgspec.UNSET, name=f"\N{EMPTY SET}{field.name}")) for field in left_out
         ]
-        _classes[event, fields] = msgspec.defstruct(event.__name__, definitions, bases=(event,), kw_only=True, frozen=True, gc=False)
+        _classes[event, fields] = msgspec.defstruct(
+            event.__name__, definitions, bases=(event,), namespace={NARROW: True}, kw_only=True, frozen=True, gc=False
+        )
     return _classes[event, fields]
 
 
