@@ -1,13 +1,19 @@
 """Callers: each is answered, once, with what is so."""
 
 import asyncio
+import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 
 import happened as h
+from happened.sourcing.memory_image import ImageOverlay
+from tests.semantics.faults import Faults
 from tests.semantics.model import Account, Balance, Deposit, Deposited, bank, deposit
 
 
@@ -16,6 +22,10 @@ class Pause(h.Command):
 
 
 class Leave(h.Command):
+    account: Account
+
+
+class Interrupt(h.Command):
     account: Account
 
 
@@ -33,6 +43,12 @@ def leave(command: Leave) -> Iterator[Deposited]:
     yield Deposited(command.account, 1)
 
 
+def interrupt(command: Interrupt) -> Iterator[Deposited]:
+    """Let somebody press Ctrl-C here."""
+    yield Deposited(command.account, 1000)
+    raise KeyboardInterrupt
+
+
 def paused(gate: Gate) -> h.App:
     """Return an app one of whose deciders waits."""
 
@@ -41,7 +57,7 @@ def paused(gate: Gate) -> h.App:
         assert gate.go.wait(10)
         yield Deposited(command.account, 100)
 
-    return h.App("paused", deciders=[deposit, pause, leave])
+    return h.App("paused", deciders=[deposit, pause, leave, interrupt], records=[Deposited])
 
 
 def in_thread(call: Callable[[], object]) -> tuple[threading.Thread, list[object]]:
@@ -278,3 +294,222 @@ def test_a_slow_decider_is_measured_and_listed(url: str) -> None:
     assert (slow["decider"], slow["runs"]) == ("leave", 3)
     assert 50_000 <= slow["longest_us"] <= slow["ran_us"]
     assert other == {"decider": "deposit", "runs": 0, "ran_us": 0, "longest_us": 0}
+
+
+HOLD = """
+import sqlite3, sys, time
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("begin immediate")
+print("held", flush=True)
+time.sleep(float(sys.argv[2]))
+connection.execute("rollback")
+"""
+
+
+def hold(url: str, seconds: float) -> "subprocess.Popen[str]":
+    """Let another process hold the log's lock from now on."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, url.removeprefix("sqlite:///"), str(seconds)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def as_answered(url: str, answers: dict[str, object]) -> None:
+    """Check in a fresh handle that each receipt is in the log, once, and whoever heard that nothing was recorded is not."""
+    with bank.open(url, run=False) as running:
+        for name, answer in answers.items():
+            assert len(running.log.find(name)) == isinstance(answer, h.Receipt), f"{name}: {answer!r}"
+        running.log.verify()
+
+
+def test_a_wait_for_the_lock_that_is_over_is_an_overload_for_the_impatient_only(url: str) -> None:
+    """Another process holds the lock: whoever waits 0.05 s hears `Overloaded`, and whoever waits 10 s is recorded once the lock is free."""
+    with bank.open(url, run=False) as running:
+        running.dispatch(Deposit("a", 1))
+        with hold(url, 1.0):
+            began = time.monotonic()
+            waiting = {  # name -> how long it waits at most, its thread, its answer
+                f"{number}": (seconds, in_thread(partial(running.dispatch, Deposit("a", 1), id=f"{number}", wait_seconds_max=seconds)))
+                for number, seconds in enumerate([10, 0.05, 10, 0.05, 0.05, 10])
+            }
+            for seconds, (thread, _) in waiting.values():
+                if seconds < 1:
+                    thread.join(5)
+            seconds_waited = time.monotonic() - began
+            for _, (thread, _) in waiting.values():
+                thread.join(10)
+
+    answers = {name: answer[0] for name, (_, (_, answer)) in waiting.items()}
+    assert [type(answer) for answer in answers.values()] == [h.Receipt, h.Overloaded, h.Receipt, h.Overloaded, h.Overloaded, h.Receipt]
+    assert seconds_waited < 0.9
+    as_answered(url, answers)
+
+
+def test_a_thousand_tasks_hear_a_receipt_or_an_overload_while_the_lock_is_held(url: str) -> None:
+    """What only waited for the lock was not recorded for certain: nobody hears that it is not known, and nobody waits for ever."""
+
+    async def main() -> dict[str, object]:
+        async with bank.open(url, run=False) as running:
+            running.dispatch(Deposit("a", 1))
+            with hold(url, 1.0):
+                tasks = [
+                    running.adispatch(Deposit("a", 1), id=f"{number}", wait_seconds_max=0.05 if number % 2 else 10)
+                    for number in range(1000)
+                ]
+                answers = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 30)
+            return {f"{number}": answer for number, answer in enumerate(answers)}
+
+    answers = asyncio.run(main())
+
+    assert [type(answer) for answer in answers.values()] == [h.Receipt, h.Overloaded] * 500
+    as_answered(url, answers)
+
+
+def interrupted(call: Callable[[], object]) -> threading.Thread:
+    """Call in a thread whose end by an interrupt is expected."""
+
+    def run() -> None:
+        with pytest.raises(KeyboardInterrupt):
+            call()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize("who", ["caller", "writer"])
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnhandledThreadExceptionWarning"
+)  # the writer's thread ends by it, and another takes over
+def test_an_interrupt_is_of_one_thread_only(url: str, who: str) -> None:
+    """Ctrl-C in a decider ends the thread that leads: others of the batch hear `OutcomeUnknown` or a receipt, what they heard is so, and the log goes on."""
+    gate = Gate()
+    with paused(gate).open(url, run=False) as running:
+        running.dispatch(Deposit("a", 1))
+        leader = in_thread(lambda: running.dispatch(Pause("a")))
+        assert gate.entered.wait(5)
+        others = [in_thread(lambda: running.dispatch(Deposit("a", 10), id="before", wait_seconds_max=5))]
+        while len(running._writer._queue) < 1:
+            pass
+        if who == "writer":
+            others.append(in_thread(lambda: running.dispatch(Interrupt("a"), id="it", wait_seconds_max=5)))
+            while len(running._writer._queue) < 2:
+                pass
+        others.append(in_thread(lambda: running.dispatch(Deposit("a", 10), id="after", wait_seconds_max=5)))
+        while len(running._writer._queue) < len(others):
+            pass
+        gate.go.set()
+        for thread, _ in [leader, *others]:
+            thread.join(10)
+        if who == "caller":
+            interrupted(lambda: running.dispatch(Interrupt("a"), id="it")).join(10)
+
+        heard = [answer[0] for _, answer in others]
+        assert [isinstance(answer, h.Receipt | h.OutcomeUnknown) for answer in heard] == [True] * len(others)
+        assert running.log.find("it") == []
+        assert running.dispatch(Deposit("a", 10), id="before", wait_seconds_max=5).repeated is isinstance(heard[0], h.Receipt)
+        assert running.dispatch(Deposit("a", 10), id="after", wait_seconds_max=5).repeated is isinstance(heard[-1], h.Receipt)
+        assert running.state(Balance, "a") == running.states(Balance)["a",] == Balance("a", 121, 4)
+        running.log.verify()
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("statement", ["begin immediate", "insert into log", "commit", "pragma data_version"])
+def test_an_interrupt_at_any_statement_leaves_a_log_that_goes_on(url: str, faults: Faults, statement: str, when: str) -> None:
+    """Ctrl-C before or after a statement of a commit: the same id is safe, it counts once, and image and log say the same."""
+
+    def hook(_connection: sqlite3.Connection, sql: str, run: Callable[[], sqlite3.Cursor]) -> sqlite3.Cursor:
+        if not sql.startswith(statement):
+            return run()
+        faults.hook = None
+        if when == "after":
+            run()
+        raise KeyboardInterrupt
+
+    with bank.open(url, run=False) as running:
+        running.dispatch(Deposit("a", 1))
+        with bank.open(url, run=False) as other:
+            other.dispatch(Deposit("a", 1))
+        faults.hook = hook
+        with pytest.raises(KeyboardInterrupt):
+            running.dispatch(Deposit("a", 10), id="x")
+
+        taken_place = statement == "commit" and when == "after"
+        assert running.dispatch(Deposit("b", 1)).events
+        assert running.dispatch(Deposit("a", 10), id="x").repeated is taken_place
+        assert running.state(Balance, "a") == running.states(Balance)["a",] == Balance("a", 12, 3)
+        running.log.verify()
+
+
+@pytest.mark.parametrize("how", ["dispatch", "take in", "catch up"])
+def test_an_interrupt_after_the_merge_counts_nothing_twice(url: str, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    """Ctrl-C when what was committed, or taken in, is in the image already: it is not taken in once more."""
+    merge = ImageOverlay.merge
+
+    def interrupting(overlay: ImageOverlay, position: int) -> None:
+        monkeypatch.setattr(ImageOverlay, "merge", merge)
+        merge(overlay, position)
+        raise KeyboardInterrupt
+
+    with bank.open(url, run=False) as running, bank.open(url, run=False) as other:
+        running.dispatch(Deposit("a", 1))
+        if how != "dispatch":
+            other.dispatch(Deposit("a", 10))
+        monkeypatch.setattr(ImageOverlay, "merge", interrupting)
+        with pytest.raises(KeyboardInterrupt):
+            running.catch_up() if how == "catch up" else running.dispatch(Deposit("a", 100))
+
+        running.state(Balance, "a")
+        running.dispatch(Deposit("a", 1000))
+
+        assert running.state(Balance, "a") == running.states(Balance)["a",]
+
+
+def test_close_ends_though_a_decider_does_not(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A decider sleeps in the writer's thread: `close` waits for it in bounded time, then its caller hears `OutcomeUnknown`."""
+    monkeypatch.setattr("happened.log.writer.CLOSE_SECONDS_MAX", 0.2)
+    monkeypatch.setattr("happened.stores.sqlite.CLOSE_SECONDS_MAX", 0.2)
+    first, gate = Gate(), Gate()
+
+    def pause(command: Pause) -> Iterator[Deposited]:
+        mine = first if command.account == "first" else gate
+        mine.entered.set()
+        assert mine.go.wait(10)
+        yield Deposited(command.account, 100)
+
+    running = h.App("paused", deciders=[pause]).open(url, run=False)
+    leader = in_thread(lambda: running.dispatch(Pause("first")))
+    assert first.entered.wait(5)
+    sleeping = in_thread(lambda: running.dispatch(Pause("a"), id="x"))
+    while not running._writer._queue:
+        pass
+    first.go.set()
+    assert gate.entered.wait(5)
+    behind = in_thread(lambda: running.dispatch(Pause("b"), id="y"))
+    while not running._writer._queue:
+        pass
+
+    began = time.monotonic()
+    running.close()
+    seconds = time.monotonic() - began
+    for thread, _ in (leader, sleeping, behind):
+        thread.join(2)
+    writer = running._writer._thread
+    gate.go.set()
+    assert writer is not None
+    writer.join(5)
+
+    assert seconds < 2
+    assert not writer.is_alive()
+    assert isinstance(leader[1][0], h.Receipt)
+    assert isinstance(sleeping[1][0], h.OutcomeUnknown)
+    assert sleeping[1][0].facts["id"] == "x"
+    assert isinstance(behind[1][0], h.Closed)
+    with paused(Gate()).open(url, run=False) as again:
+        assert again.log.find("y") == []
+        again.log.verify()

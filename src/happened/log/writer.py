@@ -78,6 +78,8 @@ class Memory(Protocol):
 
     guard: threading.RLock
     """Held from the first look at the log until the batch is merged."""
+    position: int
+    """Up to where rows have been taken in."""
 
     def forget(self) -> None:
         """Let go of all states: it is not known whether what a batch came to was merged."""
@@ -359,7 +361,11 @@ class Writer:
             return Commit()
 
         with self._memory.guard:
-            self.engine.append(take_in, self.seen)
+            try:
+                self.engine.append(take_in, self.seen)
+            except BaseException as error:
+                self._forget_after(error)
+                raise
 
     def rehearse(self, job: Job) -> None:
         """Let a job draft what it would record, under the lock, and record nothing. What it raises is raised."""
@@ -375,6 +381,9 @@ class Writer:
         with self._memory.guard:
             try:
                 self.engine.append(decide, self.seen)
+            except BaseException as error:
+                self._forget_after(error)
+                raise
             finally:
                 self.names.dropped()
 
@@ -383,17 +392,23 @@ class Writer:
         with self._mutex:
             self._closed = True
             waiting, self._queue = list(self._queue), deque()
-        for job in waiting:
-            if job.state == Job.WAITING:
-                job.error = Closed("the log was closed before the command was taken", id=job.id)
-        self._answer(waiting)
+        self._refuse(waiting)
         if self._thread is not None:
             self._wake.release()
             self._thread.join(CLOSE_SECONDS_MAX)
-            if self._thread.is_alive():  # a decider does not come to an end
+            if self._thread.is_alive():  # a decider does not come to an end, or the lock is not free
+                self._refuse(self._taken)
                 stuck = [job for job in self._taken if job.state == Job.TAKEN]
                 self._fail(stuck, OutcomeUnknown(f"the log was closed, and its decision did not end within {CLOSE_SECONDS_MAX:g} s"))
                 self._answer(stuck)
+
+    def _refuse(self, jobs: Sequence[Job]) -> None:
+        """Answer those that were not taken."""
+        with self._mutex:
+            waiting = [job for job in jobs if job.state == Job.WAITING]
+            for job in waiting:
+                job.state, job.error = Job.WITHDRAWN, Closed("the log was closed before the command was taken", id=job.id)
+        self._answer(waiting)
 
     # --- leading
 
@@ -477,7 +492,6 @@ class Writer:
                 while self._queue and len(jobs) < BATCH_MAX:
                     job = self._queue.popleft()
                     if job.state == Job.WAITING and (job._future is None or not job._future.cancelled()):
-                        job.state = Job.TAKEN
                         jobs.append(job)
             if not jobs:
                 return
@@ -487,7 +501,6 @@ class Writer:
             jobs = self._given_back(jobs)
             self._fail(jobs, error)
         except BaseException as error:  # an interrupt, of this thread and of no other caller, or trouble after the commit
-            self._memory.forget()
             self._fail(jobs, OutcomeUnknown(f"the thread that committed it was interrupted ({type(error).__name__}: {error})"))
             if not isinstance(error, Exception):
                 self._answer(jobs)
@@ -498,20 +511,37 @@ class Writer:
         """Put those whose time is not over back into the queue; return the others."""
         soon = time.perf_counter() + 2 * PATIENCE_SECONDS
         with self._mutex:
-            late = [job for job in jobs if job.deadline <= soon or self._closed]
-            patient = [job for job in jobs if job.deadline > soon and not self._closed]
-            for job in patient:
-                job.state = Job.WAITING
+            patient = [job for job in jobs if job.state == Job.WAITING and job.deadline > soon and not self._closed]
             self._queue.extendleft(reversed(patient))
-        return late
+            kept = set(patient)
+            return [job for job in jobs if job not in kept]
 
     def _commit(self, jobs: Sequence[Job], wait_seconds_max: float) -> None:
         if not self._memory.guard.acquire(timeout=wait_seconds_max or 0.05):
             raise Overloaded("the log is busy in this process; nothing was recorded")
         try:
             self._commit_guarded(jobs, wait_seconds_max)
+        except BaseException as error:
+            self._forget_after(error)
+            raise
         finally:
             self._memory.guard.release()
+
+    def _take(self, jobs: Sequence[Job]) -> list[Job]:
+        """Take what was not withdrawn while the lock was waited for: until here nothing was recorded for certain, from here on it may be."""
+        taken: list[Job] = []
+        with self._mutex:
+            for job in jobs:
+                if job.state == Job.WAITING:
+                    job.state = Job.TAKEN
+                    taken.append(job)
+        return taken
+
+    def _forget_after(self, error: BaseException) -> None:
+        """After an interrupt let go of all states, and take in anew from where the image stands: it may have come in the middle of a merge."""
+        if not isinstance(error, Overloaded):
+            self._memory.forget()
+            self.seen = self._memory.position
 
     def _commit_guarded(self, jobs: Sequence[Job], wait_seconds_max: float) -> None:
         began: list[Overlay] = []
@@ -520,8 +550,9 @@ class Writer:
         def decide(unseen: Unseen) -> Commit:
             self._take_in(unseen)
             batch = Batch(self, unseen, self._memory.begin())
+            taken = self._take(jobs)
             with deciding():
-                for job in jobs:
+                for job in taken:
                     try:
                         draft = job.draft(batch)
                         if draft is not None:
