@@ -1,7 +1,9 @@
 """Questions to the outside: asked outside the lock, recorded, heard again."""
 
 import asyncio
+import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -224,3 +226,126 @@ def test_what_would_be_decided_does_not_disturb_who_is_deciding(url: str) -> Non
         names = [record.name for record in running.log.read() if record.name.startswith("New")]
         assert names == [f"New{number}" for number in range(30)]
         assert len([record for record in running.log.read() if isinstance(record.body, Deposited)]) == 30
+
+
+class Compare(h.Command):
+    account: Account
+
+
+def compare(command: Compare, world: h.World) -> Iterator[Bought]:
+    """Ask two, and take the second answer."""
+    world.ask(price, command.account, 1)
+    yield Bought(command.account, world.ask(price, command.account, 2), 0)
+
+
+@pytest.mark.parametrize("reopened", [False, True])
+def test_a_retry_asks_again_what_failed_and_hears_what_succeeded(url: str, reopened: bool) -> None:
+    """The second of two questions fails once: the retry of the same id asks only that one, succeeds, and nothing kept is left over."""
+    asked: list[int] = []
+
+    def answer(account: str, number: int) -> int:
+        asked.append(number)
+        if asked == [1, 2]:
+            raise ConnectionError("no way out")
+        return number * 10
+
+    app = h.App("compare", deciders=[compare], gateways=[price])
+    with contextlib.ExitStack() as opened:
+        running = opened.enter_context(app.open(url, run=False, gateways={price: answer}))
+        with pytest.raises(h.GatewayFailed):
+            running.dispatch(Compare("a"), id="x")
+        if reopened:
+            running.close()
+            running = opened.enter_context(app.open(url, run=False, gateways={price: answer}))
+        receipt = running.dispatch(Compare("a"), id="x")
+
+    assert receipt.events == (Bought("a", 20, 0),)
+    assert asked == [1, 2, 2]
+    with app.open(url, run=False) as running:
+        assert running.log.engine.notes("answers/") == {}
+
+
+def test_nothing_is_kept_for_an_id_that_nobody_can_repeat(url: str) -> None:
+    """Without an id of its own a command can't be tried again, so the answers that it got are of no use."""
+
+    def answer(account: str, number: int) -> int:
+        if number == 2:
+            raise ConnectionError("no way out")
+        return number
+
+    with h.App("compare", deciders=[compare], gateways=[price]).open(url, run=False, gateways={price: answer}) as running:
+        for _ in range(3):
+            with pytest.raises(h.GatewayFailed):
+                running.dispatch(Compare("a"))
+
+        assert running.log.engine.notes("answers/") == {}
+
+
+@pytest.mark.parametrize("how", ["dispatch", "adispatch"])
+def test_a_gateway_that_is_slow_is_an_overload_in_the_callers_time(url: str, how: str) -> None:
+    """The outside takes 3 s, the caller has 0.3: it hears `Overloaded` in time, nothing is recorded, and the same id works later."""
+    go, asked = threading.Event(), list[str]()
+
+    def answer(account: str, balance: int) -> int:
+        asked.append(account)
+        if len(asked) == 1:
+            go.wait(3)
+        return 7
+
+    with shop().open(url, run=False, gateways={price: answer}) as running:
+        began = time.monotonic()
+        ways: dict[str, Callable[[], h.Receipt]] = {
+            "dispatch": lambda: running.dispatch(Buy("a"), id="x", wait_seconds_max=0.3),
+            "adispatch": lambda: asyncio.run(running.adispatch(Buy("a"), id="x", wait_seconds_max=0.3)),
+        }
+        with pytest.raises(h.Overloaded) as over:
+            ways[how]()
+
+        assert time.monotonic() - began < 1.5
+        assert over.value.recorded is False
+        assert running.log.find("x") == []
+        assert running.dispatch(Buy("a"), id="x").events == (Bought("a", 7, 0),)
+        go.set()
+
+
+def test_a_command_whose_questions_never_settle_is_not_taken(url: str) -> None:
+    """The state that it asks by moves on in every round: five rounds, then `Stuck` with the reason; nothing is recorded and others go on."""
+    asked: list[int] = []
+
+    def answer(account: str, balance: int) -> int:
+        asked.append(balance)
+        running.dispatch(Deposit(account, 1))
+        return balance
+
+    with shop().open(url, run=False, gateways={price: answer}) as running:
+        with pytest.raises(h.Stuck, match="5 rounds") as stuck:
+            running.dispatch(Buy("a"), id="x")
+
+        assert stuck.value.recorded is False
+        assert asked == [0, 1, 2, 3, 4]
+        assert running.log.find("x") == []
+        assert running.dispatch(Deposit("a", 1)).events
+
+
+def test_the_key_offered_to_the_outside_is_the_same_at_every_try(url: str) -> None:
+    """Attempts, retries of the same id and a reopen offer one key; another id, or asking once more, offers another."""
+    keys: list[str] = []
+
+    def pay(account: str, key: h.CallId = h.CallId("")) -> int:  # noqa: B008 - a text
+        keys.append(key)
+        if len(keys) < 4:
+            raise ConnectionError("no way out")
+        return 1
+
+    def buy_keyed(command: Buy, world: h.World) -> Iterator[Bought]:
+        yield Bought(command.account, world.ask(pay, command.account) + world.ask(pay, command.account), 0)
+
+    app = h.App("keys", deciders=[buy_keyed], gateways=[h.Gateway(pay, attempts_max=2)])
+    with app.open(url, run=False) as running, pytest.raises(h.GatewayFailed):
+        running.dispatch(Buy("a"), id="x")
+    with app.open(url, run=False) as running:
+        running.dispatch(Buy("a"), id="x")
+        running.dispatch(Buy("a"), id="y")
+
+    assert len(set(keys[:4])) == 1
+    assert len(set(keys)) == len(set(keys[3:])) == 4

@@ -2,8 +2,11 @@
 
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
+from typing import Annotated
 
+import msgspec
 import pytest
 
 import happened as h
@@ -162,3 +165,75 @@ def test_the_recorded_time_never_falls_when_the_clock_jumps_back(url: str) -> No
         times = [record.time for record in running.log.read()]
         assert times == sorted(times)
         running.log.verify()
+
+
+class Book(h.Command):
+    account: Account
+    amount: int
+
+
+@h.named("Book")
+class BookWithCurrency(h.Command):
+    account: Account
+    amount: int
+    currency: Annotated[str, msgspec.Meta(min_length=3)]
+
+
+def book(command: Book) -> Iterator[Deposited]:
+    """Decide what was enqueued by this code."""
+    yield Deposited(command.account, command.amount)
+
+
+@h.named("book")
+def book_with_currency(command: BookWithCurrency) -> Iterator[Deposited]:
+    """Decide, by code that came later and can't read what was kept."""
+    yield Deposited(command.account, command.amount)
+
+
+def test_a_pending_command_that_the_code_cannot_read_is_stuck_and_seen_and_decided_by_code_that_can(url: str) -> None:
+    """A field was added without a default: every process says so, all kept after it wait, dispatches go on; mended code decides all in order."""
+    before = h.App("book", deciders=[book, deposit])
+    after = h.App("book", deciders=[book_with_currency, deposit])
+    with before.open(url, run=False) as running:
+        first = running.enqueue(Deposit("a", 1), id="first")
+        unreadable = running.enqueue(Book("a", 10), id="unreadable")
+        behind = running.enqueue(Deposit("b", 100), id="behind")
+    with after.open(url) as running, after.open(url, run=False) as other:
+        assert running.outcome(first).events == (Deposited("a", 1),)
+        for handle in (running, other):
+            with pytest.raises(h.Stuck, match="can't be decided") as stuck:
+                handle.outcome(unreadable)
+            assert stuck.value.recorded is True
+            assert handle.statistics()["pending"] == 2
+            assert list(handle.statistics()["stuck"]) == ["unreadable"]
+        with pytest.raises(h.Late):
+            running.outcome(behind, wait_seconds_max=0.3)
+        assert running.dispatch(Deposit("a", 1000)).events
+    with before.open(url) as running:
+        assert running.outcome(behind).events == (Deposited("b", 100),)
+        assert running.outcome(unreadable).events == (Deposited("a", 10),)
+        assert (running.statistics()["pending"], running.statistics()["stuck"]) == (0, {})
+        decided = [record.causation for record in running.log.read() if record.name == "Deposited"]
+        assert [name for name in decided if name in ("first", "unreadable", "behind")] == ["first", "unreadable", "behind"]
+
+
+def test_what_is_stuck_is_written_once(url: str, faults: Faults) -> None:
+    """A command that can't be read is looked at with every commit of others: that costs no commit of its own each time."""
+    with h.App("book", deciders=[book, deposit]).open(url, run=False) as running:
+        unreadable = running.enqueue(Book("a", 10))
+    written: list[str] = []
+
+    def hook(_connection: sqlite3.Connection, sql: str, run: Callable[[], sqlite3.Cursor]) -> sqlite3.Cursor:
+        if sql == "commit" and threading.current_thread().name == "happened-pending":
+            written.append(sql)
+        return run()
+
+    faults.hook = hook
+    with h.App("book", deciders=[book_with_currency, deposit]).open(url) as running:
+        for _ in range(3):
+            running.dispatch(Deposit("a", 1))
+            with pytest.raises(h.Stuck):
+                running.outcome(unreadable)
+            time.sleep(0.15)
+
+        assert len(written) == 1

@@ -2,16 +2,18 @@
 
 import os
 import random
+import signal
 import subprocess
 import sys
 import threading
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import happened as h
-from tests.semantics.model import Balance, Deposit, Take, Transfer, bank
+from tests.semantics.model import Balance, Deposit, Deposited, Take, Transfer, bank
 
 ROOT = Path(__file__).parents[2]
 
@@ -146,6 +148,65 @@ def test_what_was_enqueued_survives_a_kill_and_is_decided_once(url: str) -> None
         decided = Counter(record.causation for record in running.log.read() if record.name == "Deposited")
         assert set(decided.values()) == {1}
         assert len(decided) >= 20
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whoever_heard_not_recorded_from_a_full_disk_is_not_there_after_a_kill(url: str, seed: int) -> None:
+    """Writes in COMMIT really fail (a limit of the operating system), then kill and reopen: acknowledged is there, "not recorded" is not."""
+    process = child(url, "full", 10_000, f"{seed}")
+
+    [printed] = answers([process])
+
+    told = [line.split() for line in printed if len(line.split()) == 2]
+    assert {"True", "False"} <= {word for word, _ in told}, f"seed {seed}: the disk was not full"
+    with bank.open(url, run=False) as running:
+        for word, id in told:  # noqa: A001 - that is what it is
+            there = len(running.log.find(id))
+            assert word == "None" or there == (word == "True"), f"seed {seed}: heard {word} of {id}, and {there} are there"
+        recorded = [record.id for record in running.log.read() if record.name == "Deposit"]
+        assert len(recorded) == len(set(recorded)) == running.states(Balance)["a",].amount
+        dense(running)
+
+
+def test_a_fork_while_another_thread_decides_is_forked_at_once(url: str) -> None:
+    """The child inherits a lock that nobody there will give back: it hears `Forked` instead of waiting for it, and the parent goes on."""
+    entered, go = threading.Event(), threading.Event()
+
+    def slowly(command: Deposit) -> Iterator[Deposited]:
+        entered.set()
+        assert go.wait(20)
+        yield Deposited(command.account, command.amount)
+
+    with h.App("slow", deciders=[slowly], records=[Deposited]).open(url, run=False) as running:
+        deciding = threading.Thread(target=running.dispatch, args=(Deposit("a", 1),))
+        deciding.start()
+        assert entered.wait(5)
+        get, put = os.pipe()
+        pid = os.fork()
+        if not pid:
+            signal.alarm(5)  # ends a child that waits for ever
+            for attempt in (
+                lambda: running.dispatch(Deposit("a", 1)),
+                lambda: running.record(Deposited("a", 1)),
+                lambda: running.enqueue(Deposit("a", 1)),
+                lambda: list(running.dispatch_all([Deposit("a", 1)])),
+                running.close,
+            ):
+                try:
+                    attempt()
+                    os.write(put, b"done ")
+                except BaseException as error:  # noqa: BLE001 - whatever it is, the parent is told
+                    os.write(put, type(error).__name__.encode() + b" ")
+            os._exit(0)
+        os.close(put)
+        os.waitpid(pid, 0)
+        go.set()
+        deciding.join()
+
+        assert os.read(get, 100).split() == [b"Forked"] * 4 + [b"done"]
+        assert running.dispatch(Deposit("a", 1)).events
+        dense(running)
+        os.close(get)
 
 
 @pytest.mark.parametrize("kind", ["file", "memory"])

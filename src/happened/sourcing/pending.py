@@ -1,7 +1,8 @@
 """Pending: commands that were kept, and are decided in the background by whoever holds the lease.
 
 Two that share a tag are decided in their order; one without tags comes after all before it. One whose decider fails stops those that share a tag with
-it, and is seen: `outcome` raises `Stuck`. It is tried again at the next open, or when the lease changes hands.
+it, and is seen: `outcome` raises `Stuck`. One that can't be read, or has no tags, stops all after it: what it shares with them is not known. It is tried
+again at the next open, or when the lease changes hands.
 """
 
 import threading
@@ -96,7 +97,8 @@ class PendingWorker:
             except TROUBLE:
                 raise  # of the world, not of this command: tried again
             except Exception as error:  # noqa: BLE001 - whatever the decider raises stops its key, and is seen
-                self._stop_at(known, error)
+                if known not in self._stuck:
+                    self._stop_at(known, error)
             blocked |= tags
             everything = not tags
 
