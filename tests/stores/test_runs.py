@@ -1,0 +1,106 @@
+"""Runs: whatever is added, written, merged and read anew, the index finds what a plain dict holds."""
+
+import sqlite3
+from collections import defaultdict
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from happened.stores import runs
+from happened.stores.runs import IDS, TAGS, Runs
+
+WORDS = [f"account\x1f{number}" for number in range(6)]
+ROW = st.tuples(st.just("add"), st.lists(st.sampled_from(WORDS), max_size=3, unique=True), st.booleans(), st.integers(1, 3))
+STEP = st.one_of(
+    ROW,
+    ROW,
+    st.tuples(st.just("find"), st.sampled_from(WORDS)),
+    st.tuples(st.sampled_from(["flush next", "flush all", "flush and roll back", "reopen", "let another flush"])),
+)
+
+
+def emptied() -> sqlite3.Connection:
+    """Return a connection to a shelf that has nothing yet."""
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    for statement in runs.DDL:
+        connection.execute(statement)
+    return connection
+
+
+class Indexed:
+    """An index beside the rows that it is of, and the dict that it must equal."""
+
+    def __init__(self) -> None:
+        self.connection = emptied()
+        self.runs = Runs()
+        self.rows: list[tuple[int, int, list[str], str | None]] = []
+        self.expected: dict[tuple[int, str], list[int]] = defaultdict(list)
+
+    def add(self, tags: list[str], *, with_id: bool, count: int) -> None:
+        """Add a row to both."""
+        position = self.rows[-1][1] + 1 if self.rows else 1
+        id = WORDS[position % len(WORDS)] if with_id else None  # noqa: A001 - that is what it is
+        self.rows.append((position, position + count - 1, tags, id))
+        self.runs.add(*self.rows[-1], [])
+        for tag in tags:
+            self.expected[TAGS, tag].append(position)
+        if id is not None:
+            self.expected[IDS, id].append(position)
+
+    def reopened(self) -> Runs:
+        """Return an index that was loaded anew, and has found in the rows what was in memory only."""
+        found = Runs()
+        found.load(self.connection)
+        for row in self.rows:
+            if row[0] > found.indexed:
+                found.add(*row, [])
+        return found
+
+    def flush(self, index: Runs, how: str) -> None:
+        """Write a part, or all, in a transaction."""
+        self.connection.execute("begin")
+        flushed = index.flush_all(self.connection) if how == "flush all" else index.flush_next(self.connection)
+        if how == "flush and roll back":
+            self.connection.execute("rollback")
+        else:
+            self.connection.execute("commit")
+            index.applied(flushed)
+
+    def check(self, word: str) -> None:
+        """Find a word as a tag and as an id."""
+        for kind in (TAGS, IDS):
+            assert self.runs.find(self.connection, kind, word) == self.expected[kind, word]
+
+
+@pytest.mark.parametrize(("parts", "shift"), [(64, 26), (1, 32)])
+def test_the_index_equals_a_dict_in_any_order_of_steps(parts: int, shift: int) -> None:
+    """Add, find, flush a part or all, fail in mid-flush, reopen, let another process flush: nothing is lost, doubled or out of order."""
+
+    @settings(max_examples=150, deadline=None)
+    @given(steps=st.lists(STEP, max_size=60))
+    def holds(steps: list[tuple[object, ...]]) -> None:
+        index = Indexed()
+        for step in steps:
+            match step:
+                case ("add", list() as tags, bool() as with_id, int() as count):
+                    index.add(tags, with_id=with_id, count=count)
+                case ("find", str() as word):
+                    index.check(word)
+                case ("reopen",):
+                    index.runs = index.reopened()
+                case ("let another flush",):
+                    index.flush(index.reopened(), "flush all")
+                case (str() as how,):
+                    index.flush(index.runs, how)
+        for word in WORDS:
+            index.check(word)
+        index.runs = index.reopened()
+        for word in WORDS:
+            index.check(word)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(runs, "PARTS", parts)
+        patched.setattr(runs, "PART_SHIFT", shift)
+        patched.setattr(runs, "MERGE_RUNS", 2)
+        holds()
