@@ -339,7 +339,7 @@ class Running:
             self._writer = self.log.write_with(self._image)
             self._handling = Handling(app.handlers, self.log.typed, self._image, self._outside, self._declare)
             self._wishes = self._make_wishes()
-            self._followers = Followers(self.log, app.views, views or _beside(url), run=run)
+            self._followers = Followers(self.log, app.views, views or _beside(url), log_path=_path_in(url), run=run)
             self._pending = PendingWorker(self.log, self._handling, self._decide_pending) if run and app.handlers else None
         except BaseException:
             self._engine.close()
@@ -782,9 +782,13 @@ def _left(deadline: float) -> float:
     return max(0.0, deadline - time.monotonic())
 
 
+def _path_in(url: str) -> str | None:
+    return url.removeprefix("sqlite:///") if url.startswith("sqlite:///") else None
+
+
 def _beside(url: str) -> str:
     """Return the URL of the views' file beside a log."""
-    if not url.startswith("sqlite:///"):
+    path = _path_in(url)
+    if path is None:
         return "memory:"
-    path = url.removeprefix("sqlite:///")
     return f"sqlite:///{path.removesuffix('.db')}.views.db"

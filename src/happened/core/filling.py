@@ -11,7 +11,7 @@ from typing import Any, NamedTuple  # Any: keys and messages of any class
 
 from happened.core.annotations import Parameter, label
 from happened.core.errors import Invalid
-from happened.core.state import Fold, Key, State, fold_of
+from happened.core.state import Fold, Key, State, fold_of, state_in
 from happened.core.tags import ONE, Keys, Scope, keys_of, scope_of
 
 Find = Callable[[Any, Sequence[Any]], Any]
@@ -26,17 +26,6 @@ class Fill(NamedTuple):
     optional: bool
     many: bool
     find: Find
-
-
-def state_in(annotation: Any) -> tuple[type[State], bool] | None:
-    """Return the state that a parameter asks for and whether as a mapping, or `None` if it asks for something else."""
-    origin = typing.get_origin(annotation)
-    if isinstance(origin, type) and issubclass(origin, collections.abc.Mapping):
-        value = typing.get_args(annotation)[1]
-        return (value, True) if isinstance(value, type) and issubclass(value, State) else None
-    if isinstance(annotation, type) and issubclass(annotation, State):
-        return annotation, False
-    return None
 
 
 def fill_for(function: Callable[..., Any], message: type, parameter: Parameter, before: Sequence[Fill]) -> Fill:

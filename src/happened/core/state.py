@@ -9,6 +9,7 @@ memory image, views, replicas and replay all fold through it.
 """
 
 import ast
+import collections.abc
 import inspect
 import operator
 import re
@@ -193,13 +194,14 @@ class Fold:
         joins: dict[str, Join] = {}
         for parameter in (*self.key_parameters, *self.evolve_parameters):
             if parameter.annotation is not Recorded:
-                if not is_a(parameter.annotation, State):
+                asked = state_in(parameter.annotation)
+                if asked is None:
                     raise Invalid(
                         f"parameter `{parameter.name}` of `{name}` can't be filled: `evolve` and `key_of` may ask for `Recorded` and for states",
                         state=name,
                         parameter=parameter.name,
                     )
-                joins[parameter.name] = Join(parameter.name, parameter.annotation, parameter.optional)
+                joins[parameter.name] = Join(parameter.name, asked[0], parameter.optional)
         self.joins = tuple(joins.values())
         self.wants_record = any(parameter.annotation is Recorded for parameter in self.evolve_parameters)
         for member in union:
@@ -416,6 +418,17 @@ def _yields(key_of: Callable[..., Any]) -> bool:
     return not (
         annotation is tuple or typing.get_origin(annotation) is tuple or (isinstance(annotation, str) and annotation.startswith("tuple"))
     )
+
+
+def state_in(annotation: Any) -> tuple[type[State], bool] | None:
+    """Return the state that a parameter asks for and whether as a mapping, or `None` if it asks for something else."""
+    origin = typing.get_origin(annotation)
+    if isinstance(origin, type) and issubclass(origin, collections.abc.Mapping):
+        value = typing.get_args(annotation)[1]
+        return (value, True) if isinstance(value, type) and issubclass(value, State) else None
+    if isinstance(annotation, type) and issubclass(annotation, State):
+        return annotation, False
+    return None
 
 
 _folds: dict[type, Fold] = {}

@@ -4,13 +4,14 @@ import asyncio
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
-from typing import Any, Generic, Self, TypeVar, overload  # Any: keys and values of any type
+from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar, overload  # Any: keys and values of any type
 
 from happened.core.errors import Invalid, Late, NotThere, Stuck
 from happened.core.state import Key, State
 from happened.cqrs.rows import ViewsFile
+from happened.cqrs.tables import HIGH, show
 from happened.cqrs.view import ViewBuild, key_text
 from happened.cqrs.where import compile_order, compile_where
 from happened.log.log import Log
@@ -20,6 +21,12 @@ S = TypeVar("S", bound=State)
 A = TypeVar("A")
 
 POLL_SECONDS = 0.01
+
+ASKED_BY = ("since", "wait_seconds_max")
+"""Parameters of `get` and `find` that say how to ask; a field of the key of such a name is given by position."""
+
+QUERY_ERRORS = (sqlite3.Error, sqlite3.Warning, ValueError, OverflowError, TypeError)
+"""What Python's `sqlite3` raises for a query, or for values, that it can't take."""
 
 
 class Rows(Sequence[S]):
@@ -52,119 +59,138 @@ class Rows(Sequence[S]):
         return f"Rows({list(self._rows)!r}, position={self.position}, age={self.age})"
 
 
+class Standing(NamedTuple):
+    """How far a table is, whether it may be answered from, and why it stopped, if it did."""
+
+    position: int
+    ready: bool
+    broken: str | None
+
+
+class Following(Protocol):
+    """What a view asks of who follows it."""
+
+    failure: str | None
+
+    def holder(self, build: ViewBuild[Any]) -> str | None:
+        """Return who follows a view, of whichever process."""
+        ...
+
+    def follows(self, build: ViewBuild[Any]) -> bool:
+        """Say whether this process is the one."""
+        ...
+
+    def siblings(self) -> Sequence[ViewBuild[Any]]:
+        """Return the tables of all views of the app that are answered from today."""
+        ...
+
+    def renew(self, gone: ViewBuild[Any]) -> None:
+        """Answer from the table that has taken this one's place."""
+        ...
+
+
 class ViewState(Generic[S]):
     """One view of an open app, as its readers share it."""
 
-    def __init__(
-        self,
-        log: Log,
-        file: ViewsFile,
-        build: ViewBuild[S],
-        moved: threading.Condition,
-        holder: Callable[[str], str | None],
-        failure: Callable[[], str | None],
-        renew: Callable[[ViewBuild[S]], None],
-    ) -> None:
+    def __init__(self, log: Log, file: ViewsFile, build: ViewBuild[S], moved: threading.Condition, following: Following) -> None:
         self.log = log
         self.file = file
         self.build = build
         self.moved = moved
-        self.holder = holder
-        self.failure = failure
-        self._renew = renew
-        with file.reader() as reader:
-            fresh = reader.execute(
-                "select fresh from _view where name = ? and fingerprint = ? and generation = ?",
-                (build.name, build.fingerprint, build.generation),
-            ).fetchone()
-        us = log.source.now_us()
-        self.fresh_at = time.monotonic() - (max(0, us - fresh[0]) / 1e6 if fresh is not None and fresh[0] else 0)
-        """When it was last at the head, by the monotonic clock."""
+        self.following = following
 
-    def answer(self, ask: Callable[[sqlite3.Connection, ViewBuild[S], int, bool], A]) -> A:
-        """Let a function read the table of today, in one read transaction; it is told how far that is, and whether it may be answered from.
+    def answer(self, ask: Callable[[sqlite3.Connection, ViewBuild[S], Standing], A]) -> A:
+        """Let a function read the table of today, in one read transaction; it is told how that stands.
 
         A rebuild, of whichever process, may replace the table between two calls, never within one.
         """
         while True:
             build = self.build
             with self.file.snapshot() as reader:
-                row = reader.execute(
-                    "select position, ready from _view where name = ? and fingerprint = ? and generation = ?",
-                    (build.name, build.fingerprint, build.generation),
-                ).fetchone()
-                if row is not None:
-                    return ask(reader, build, row[0], bool(row[1]))
+                standing = standing_of(reader, build)
+                if standing is not None:
+                    return ask(reader, build, standing)
             if self.build is build:
-                self._renew(build)
+                self.following.renew(build)
 
     def stuck(self, connection: sqlite3.Connection, build: ViewBuild[S]) -> dict[str, tuple[int, str]]:
-        """Return the keys that stand still, with position and error."""
+        """Return the keys that stand still, as text, with position and error; those of joined states with the state's name before them."""
         found = connection.execute(
-            "select key, position, error from _stuck where name = ? and fingerprint = ? and generation = ?",
-            (build.name, build.fingerprint, build.generation),
+            "select key, position, error from _stuck where name = ? and fingerprint = ? and generation = ?", build.identity
         )
         return {key: (position, error) for key, position, error in found}
 
     def age(self, position: int) -> timedelta:
-        """Return 0 at the durable head, else how long ago it was last there."""
+        """Return 0 at the durable head, else how long ago the first record was recorded that is not in the view: until then it was there."""
         if position >= self.log.head:
-            self.fresh_at = time.monotonic()
             return timedelta(0)
-        return timedelta(seconds=time.monotonic() - self.fresh_at)
+        row = self.log.row_at(position + 1)
+        return timedelta(microseconds=max(0, self.log.source.now_us() - row.at)) if row is not None else timedelta(0)
 
     def wait(self, since: int, wait_seconds_max: float) -> None:
         """Wait until the table may be answered from and is at least at this position."""
         deadline = time.monotonic() + wait_seconds_max
         while True:
-            position, ready = self.answer(_standing)
-            if ready and position >= since:
+            build, standing = self.answer(_with_build)
+            if standing.ready and standing.position >= since:
                 return
-            if self.build.broken is not None:
-                raise Stuck(
-                    f"the view `{self.build.name}` stopped {self.build.broken}",
-                    view=self.build.name,
-                    position=position,
-                    error=self.build.broken,
-                )
+            broken = self._broken(build, standing)
+            if broken is not None:
+                raise Stuck(f"the view `{build.name}` stopped {broken}", view=build.name, position=standing.position, error=broken)
             left = deadline - time.monotonic()
             if left <= 0:
-                raise self._late(position, since, ready=ready)
+                raise self._late(build, standing, since)
             with self.moved:
                 self.moved.wait(min(POLL_SECONDS, left))
 
     def statistics(self) -> dict[str, Any]:
-        """Return position, lag, owner, and what is stuck."""
-        position, ready, stuck = self.answer(lambda reader, build, position, ready: (position, ready, self.stuck(reader, build)))
-        head = self.log.head
+        """Return position, lag, owner, what is stuck, and what went wrong."""
+        build, standing, stuck = self.answer(lambda reader, build, standing: (build, standing, self.stuck(reader, build)))
         return {
-            "view": self.build.name,
-            "position": position,
-            "lag": head - position,
-            "age_seconds": self.age(position).total_seconds(),
-            "ready": ready,
-            "fingerprint": self.build.fingerprint,
-            "generation": self.build.generation,
-            "owner": self.holder(self.build.name),
+            "view": build.name,
+            "position": standing.position,
+            "lag": self.log.head - standing.position,
+            "age_seconds": self.age(standing.position).total_seconds(),
+            "ready": standing.ready,
+            "fingerprint": build.fingerprint,
+            "generation": build.generation,
+            "owner": self.following.holder(build),
             "stuck": [{"key": key, "position": at, "error": error} for key, (at, error) in stuck.items()],
-            "broken": self.build.broken,
+            "broken": self._broken(build, standing),
+            "failure": build.failure or self.following.failure,
         }
 
-    def _late(self, position: int, since: int, *, ready: bool) -> Late:
-        head = self.log.head
-        owner = self.holder(self.build.name)
-        why = self.failure() or (
-            f"it is followed by {owner}" if owner is not None else "nobody follows it: open the app with `run=True` somewhere"
+    def _broken(self, build: ViewBuild[S], standing: Standing) -> str | None:
+        """Return why the view stopped: who follows it knows it first, others read what is noted of it."""
+        return build.broken if self.following.follows(build) else standing.broken
+
+    def _late(self, build: ViewBuild[S], standing: Standing, since: int) -> Late:
+        head, position = self.log.head, standing.position
+        owner = self.following.holder(build)
+        why = (
+            build.failure
+            or self.following.failure
+            or (f"it is followed by {owner}" if owner is not None else "nobody follows it: open the app with `run=True` somewhere")
         )
-        what = f"position {since} was asked for" if ready else f"it has not been built up to the head yet ({position:,} of {head:,})"
+        what = (
+            f"position {since} was asked for" if standing.ready else f"it has not been built up to the head yet ({position:,} of {head:,})"
+        )
         return Late(
-            f"the view `{self.build.name}` is at position {position:,}, {head - position:,} behind the log; {what}; {why}",
-            view=self.build.name,
+            f"the view `{build.name}` is at position {position:,}, {head - position:,} behind the log; {what}; {why}",
+            view=build.name,
             position=position,
             since=since,
             lag=head - position,
             owner=owner,
         )
+
+
+def standing_of(connection: sqlite3.Connection, build: ViewBuild[Any]) -> Standing | None:
+    """Return how a table stands, `None` where it is not there."""
+    row = connection.execute(
+        "select position, ready, broken from _view where name = ? and fingerprint = ? and generation = ?", build.identity
+    ).fetchone()
+    return Standing(row[0], bool(row[1]), row[2]) if row is not None else None
 
 
 class View(Generic[S]):
@@ -191,13 +217,17 @@ class View(Generic[S]):
 
     def find(self, /, *key: Any, since: Receipt | str | int | None = None, wait_seconds_max: float = 10, **named: Any) -> S | None:
         """Return the row of a key, or `None`."""
-        self.of.wait(self.of.log.since(since), wait_seconds_max)
         whole = self._key(key, named)
+        encoded = self._encoded(whole)
+        self.of.wait(self.of.log.since(since), wait_seconds_max)
 
-        def look(reader: sqlite3.Connection, build: ViewBuild[S], _position: int, _ready: bool) -> tuple[S | None, tuple[int, str] | None]:
-            table = build.own.table
-            row = reader.execute(table.get, table.encode_key(whole)).fetchone()
-            return table.decode(row) if row is not None else None, self.of.stuck(reader, build).get(key_text(whole))
+        def look(reader: sqlite3.Connection, build: ViewBuild[S], _standing: Standing) -> tuple[S | None, tuple[int, str] | None]:
+            row = reader.execute(build.own.table.get, encoded).fetchone()
+            stuck = reader.execute(
+                "select position, error from _stuck where name = ? and fingerprint = ? and generation = ? and key = ?",
+                (*build.identity, key_text(whole)),
+            ).fetchone()
+            return build.own.table.decode(row) if row is not None else None, stuck
 
         state, stuck = self.of.answer(look)
         if stuck is not None:
@@ -221,6 +251,7 @@ class View(Generic[S]):
         Columns are checked now: `Invalid` for one that is not there. Decimals are compared exactly.
         """
         sql, params = compile_where(self.of.build.own.table, condition, args, equal)
+        _check_unicode(params)
         before, values = self._condition
         both = f"({before}) and ({sql})" if before and sql else before or sql
         return type(self)(self.of, (both, (*values, *params)), self._order)
@@ -231,45 +262,73 @@ class View(Generic[S]):
 
     def rows(self, *, limit: int = 1000, since: Receipt | str | int | None = None, wait_seconds_max: float = 10) -> Rows[S]:
         """Return up to `limit` rows, with their position and age. `Stuck` with `since=` where any key stands still."""
+        if type(limit) is not int or not 0 <= limit <= HIGH:
+            raise Invalid(f"`limit` is a number of rows, 0 to {HIGH}, not {show(limit)}")
         self.of.wait(self.of.log.since(since), wait_seconds_max)
         condition, params = self._condition
 
-        def look(
-            reader: sqlite3.Connection, build: ViewBuild[S], position: int, _ready: bool
-        ) -> tuple[list[S], int, dict[str, tuple[int, str]]]:
+        def look(reader: sqlite3.Connection, build: ViewBuild[S], standing: Standing) -> tuple[list[S], int, dict[str, tuple[int, str]]]:
             table = build.own.table
             found = reader.execute(table.select(condition, self._order, limit=True), (*params, limit)).fetchall()
-            return [table.decode(row) for row in found], position, self.of.stuck(reader, build)
+            return [table.decode(row) for row in found], standing.position, self.of.stuck(reader, build)
 
         found, position, stuck = self.of.answer(look)
-        if stuck and since is not None:
-            key, (at, error) = next(iter(stuck.items()))
-            raise Stuck(
-                f"{len(stuck)} rows of `{self.of.build.name}` stand still, the first ({key}) at position {at}: {error}",
-                view=self.of.build.name,
-            )
-        return Rows(found, position, self.of.age(position), len(stuck))
+        own = {key: why for key, why in stuck.items() if key.startswith("[")}  # a joined state has no row here
+        if own and since is not None:
+            raise _standing_still(self.of.build.name, own)
+        return Rows(found, position, self.of.age(position), len(own))
 
     async def arows(self, *, limit: int = 1000, since: Receipt | str | int | None = None, wait_seconds_max: float = 10) -> Rows[S]:
         """Do what `rows` does, awaited."""
         return await _in_thread(lambda: self.rows(limit=limit, since=since, wait_seconds_max=wait_seconds_max))
 
-    def sql(self, query: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """Answer plain SQL over the views of this file, on a connection that can't write.
+    def sql(
+        self, query: str, params: Sequence[Any] = (), *, since: Receipt | str | int | None = None, wait_seconds_max: float = 10
+    ) -> list[tuple[Any, ...]]:
+        """Answer a plain SQL query over the app's views, on a connection that can do nothing else. Waits for this view as `rows` does.
 
         A view stands under its name, with decimals as exact text; the table under it is `running.view(S).table`, with decimals as scaled integers.
         """
+        self.of.wait(self.of.log.since(since), wait_seconds_max)
+        while True:
+            of = self.of.build
+            builds = [build if build.fold.state is not of.fold.state else of for build in self.of.following.siblings()]
+            try:
+                with self.of.file.guarded() as (connection, shut):
+                    standings = {build.name: standing_of(connection, build) for build in builds}
+                    if standings[of.name] is not None:
+                        return self._queried(connection, shut, builds, standings, query, params, since=since)
+            except QUERY_ERRORS as error:
+                raise Invalid(f"the query can't be answered: {error}", query=query) from error
+            if self.of.build is of:
+                self.of.following.renew(of)
+
+    def _queried(
+        self,
+        connection: sqlite3.Connection,
+        shut: Callable[[Callable[[str], bool]], None],
+        builds: Sequence[ViewBuild[Any]],
+        standings: Mapping[str, Standing | None],
+        query: str,
+        params: Sequence[Any],
+        *,
+        since: Receipt | str | int | None,
+    ) -> list[tuple[Any, ...]]:
+        stuck = {key: why for key, why in self.of.stuck(connection, self.of.build).items() if key.startswith("[")}
+        if stuck and since is not None:
+            raise _standing_still(self.of.build.name, stuck)
+        ready = {name for name, standing in standings.items() if standing is not None and standing.ready}
+        if self.of.file.path is not None:  # other code may have put its own table under a view's name
+            for build in builds:
+                if build.name in ready:
+                    connection.execute(build.own.table.temporary_view_ddl())
+        shut(lambda name: name in standings and name not in ready)
         try:
-            with self.of.file.reader() as reader:
-                if self.of.file.path is None:
-                    reader.execute("pragma query_only=on")
-                try:
-                    return reader.execute(query, params).fetchall()
-                finally:
-                    if self.of.file.path is None:
-                        reader.execute("pragma query_only=off")
+            return connection.execute(query, params).fetchall()
         except sqlite3.Error as error:
-            raise Invalid(f"the query can't be answered: {error}", query=query) from error
+            unready = ", ".join(sorted(set(standings) - ready))
+            hint = f"; not built yet, and to be asked for with `rows(since=...)` first: {unready}" if unready else ""
+            raise Invalid(f"the query can't be answered: {error}{hint}", query=query) from error
 
     @property
     def table(self) -> str:
@@ -279,18 +338,44 @@ class View(Generic[S]):
     @property
     def position(self) -> int:
         """The position that the view is as of."""
-        return self.of.answer(_standing)[0]
+        return self.of.answer(_with_build)[1].position
 
     def _key(self, key: tuple[Any, ...], named: dict[str, Any]) -> Key:
         fields = self.of.build.fold.key
         whole = (*key, *[named[field] for field in fields[len(key) :] if field in named])
         if len(whole) != len(fields) or not set(named) <= set(fields):
-            raise Invalid(f"the key of `{self.of.build.name}` is ({', '.join(fields)})", view=self.of.build.name, key=list(fields))
+            taken = [field for field in fields if field in ASKED_BY]
+            hint = (
+                f"; {' and '.join(map(repr, taken))} can't be given by name, since it says how to ask: give the key by position"
+                if taken
+                else ""
+            )
+            raise Invalid(f"the key of `{self.of.build.name}` is ({', '.join(fields)}){hint}", view=self.of.build.name, key=list(fields))
         return self.of.build.fold.checked(whole)
 
+    def _encoded(self, key: Key) -> Sequence[Any]:
+        """Return a key as the table keeps it. `Invalid` for one that no row can have."""
+        encoded = self.of.build.own.table.encode_key(key)
+        _check_unicode(encoded)
+        return encoded
 
-def _standing(_reader: sqlite3.Connection, _build: ViewBuild[Any], position: int, ready: bool) -> tuple[int, bool]:
-    return position, ready
+
+def _with_build(_reader: sqlite3.Connection, build: ViewBuild[S], standing: Standing) -> tuple[ViewBuild[S], Standing]:
+    return build, standing
+
+
+def _standing_still(view: str, stuck: Mapping[str, tuple[int, str]]) -> Stuck:
+    key, (at, error) = next(iter(stuck.items()))
+    return Stuck(f"{len(stuck)} rows of `{view}` stand still, the first ({key}) at position {at}: {error}", view=view)
+
+
+def _check_unicode(values: Sequence[Any]) -> None:
+    for value in values:
+        if isinstance(value, str):
+            try:
+                value.encode()
+            except UnicodeEncodeError as error:
+                raise Invalid(f"{show(value)} is no Unicode text, so no row has it: {error}", value=show(value)) from error
 
 
 async def _in_thread(answer: Callable[[], A]) -> A:

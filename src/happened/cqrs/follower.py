@@ -1,7 +1,10 @@
 """Following: one thread folds the log into all views of an app that this process owns.
 
-Views at the same position share what is read and decoded. A view whose code changed, or that is rebuilt, gets a new table beside the old one; it is
-switched to when it has caught up. Until a view has once reached the head it is not answered from, never with part of its rows.
+Views at the same position share what is read and decoded, and a transaction; each has a savepoint of its own in it, so trouble of one is none of another's.
+A view whose code changed, or that is rebuilt, gets a new table beside the old one; it is switched to when it has caught up. Until a view has once reached
+the head it is not answered from, never with part of its rows.
+
+Each version of a view's code has its own lease: while two are at work, as in a rolling release, each is followed and answers.
 """
 
 import sqlite3
@@ -10,13 +13,12 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar  # Any: states of any class
 
-from happened.core.errors import Closed, Diverged, Error, Invalid, StoreFailed
+from happened.core.errors import Closed, Diverged, Invalid, Overloaded, StoreFailed
 from happened.core.state import State, fold_of
 from happened.core.store import Row
-from happened.core.world import Source
 from happened.cqrs.ask import View, ViewState
 from happened.cqrs.rows import ViewsFile
-from happened.cqrs.view import ViewBuild, check_history
+from happened.cqrs.view import Page, Stopped, ViewBuild, check_history, told, view_fingerprint
 from happened.log.lease import Leases
 from happened.log.log import Log, Progress
 from happened.log.records import Pages
@@ -25,72 +27,88 @@ S = TypeVar("S", bound=State)
 
 PAGE_ROWS = 1_000
 BUILD_ROWS = 50_000
-"""Rows of the log in one transaction while a view is far behind; then it is as fast as it gets, and shows progress some times a second."""
+"""Rows of the log in one transaction while a view is far behind; then it is as fast as it gets, and lets others have their turn some times a second."""
 IDLE_SECONDS = 0.05
 RETRY_SECONDS = 0.5
 PROGRESS_SECONDS = 0.5
+SWEEP_SECONDS = 1.0
+"""How often to look for tables that nobody needs any more."""
+
+PASSING = (StoreFailed, Overloaded, sqlite3.Error)
+"""Trouble that may be over at the next try."""
+
+WHERE = "where name = ? and fingerprint = ? and generation = ?"
 
 
 class Followers:
     """All views of one app on one log."""
 
-    def __init__(self, log: Log, views: Iterable[type[State]], url: str, *, run: bool) -> None:
+    def __init__(self, log: Log, views: Iterable[type[State]], url: str, *, log_path: str | None, run: bool) -> None:
         self._log = log
-        self._source: Source = log.source
         self._run = run
-        self._states = {state: fold_of(state) for state in views}
-        self._file = ViewsFile(url) if self._states else None
+        self._fingerprints = {state: view_fingerprint(fold_of(state)) for state in views}
         self._views: dict[type[State], ViewState[Any]] = {}
         self._building: list[ViewBuild[Any]] = []
         self._stop = threading.Event()
         self._moved = threading.Condition()
+        self._rebuilding = threading.Lock()
+        self._sweep_at = 0.0
         self.failure: str | None = None
-        self._leases = Leases(log.engine, log.source, [f"view/{fold.name}" for fold in self._states.values()] if run else [])
+        """What keeps the follower from its work, if anything does."""
         self._thread = threading.Thread(target=self._follow, name="happened-views", daemon=True)
-        for state in self._states:
-            self._views[state] = self._opened(state)
+        self._file = ViewsFile(url, log_path) if self._fingerprints else None
+        try:
+            for state in self._fingerprints:
+                self._views[state] = self._opened(state)
+        except BaseException:
+            if self._file is not None:
+                self._file.close()
+            raise
+        shared = self._file is not None and self._file.path is not None
+        names = [self._lease(view.build.name, view.build.fingerprint) for view in self._views.values()]
+        self._leases = Leases(log.engine, log.source, names if run and shared else [])
 
     def start(self) -> None:
         """Begin, if this process runs views."""
-        if self._states and self._run:
+        if self._views and self._run:
             self._leases.start()
             self._thread.start()
 
     def view(self, state: type[S]) -> View[S]:
         """Return a view to ask."""
         if state not in self._views:
-            listed = ", ".join(fold.name for fold in self._states.values()) or "none"
+            listed = ", ".join(view.build.name for view in self._views.values()) or "none"
             raise Invalid(f"`{getattr(state, '__name__', state)}` is not among the app's views: {listed}", state=str(state))
         return View(self._views[state])
 
     def rebuild(self, state: type[State], progress: Progress) -> None:
-        """Build a new generation of a view, wait until it has been switched to."""
+        """Build a new generation of a view, wait until it has been switched to. Whatever keeps it from being built is raised; then the old one stays."""
         view = self.view(state).of
         if not self._run:
             raise Invalid("this process runs no views (`run=False`): rebuild in the one that does")
-        generation = view.build.generation + 1
-        building = ViewBuild(state, generation)
-        self._make(building)
-        with self._moved:
-            self._building.append(building)
-        while view.build.generation < generation:
-            with self._moved:
-                self._moved.wait(PROGRESS_SECONDS)
-            if self._stop.is_set():
-                raise Closed("the log was closed before the view was rebuilt")
-            progress(building.position, self._log.head)
-            if building.broken is not None:
-                raise Invalid(f"the view `{building.name}` can't be built {building.broken}", view=building.name)
+        with self._rebuilding:
+            building = self._begun(view.build)
+            try:
+                while view.build is not building:
+                    with self._moved:
+                        if view.build is not building:
+                            self._moved.wait(PROGRESS_SECONDS)
+                    progress(building.position, self._log.head)
+                    if view.build is not building:
+                        self._check_goes_on(building)
+            finally:
+                with self._moved:
+                    if building in self._building:  # it is given up: the follower drops its tables
+                        self._building.remove(building)
 
     def statistics(self) -> list[dict[str, Any]]:
-        """Return for each view: position, lag, whether it is ready, who runs it, what is stuck."""
+        """Return for each view: position, lag, whether it is ready, who runs it, what is stuck, what went wrong."""
         return [view.statistics() for view in self._views.values()]
 
     def close(self) -> None:
         """Stop after the page that is being folded."""
         self._stop.set()
-        with self._moved:
-            self._moved.notify_all()
+        self._announce()
         if self._thread.is_alive():
             self._thread.join()
         self._leases.close()
@@ -104,123 +122,222 @@ class Followers:
             try:
                 mine = self._mine()
                 if not mine:
-                    self._leases.changed.wait(IDLE_SECONDS)
+                    self._stop.wait(IDLE_SECONDS)
                     continue
                 behind = min(build.position for build in mine)
-                if self._log.wait(behind, IDLE_SECONDS) <= behind and all(build.ready for build in mine):
-                    self._at_head(mine)
-                    continue
-                for position in sorted({build.position for build in mine}):
-                    self._advance([build for build in mine if build.position == position])
+                if self._log.wait(behind, IDLE_SECONDS) > behind or not all(build.ready for build in mine):
+                    for position in sorted({build.position for build in mine}):
+                        self._advance([build for build in mine if build.position == position])
+                else:
+                    for build in mine:
+                        build.failure = None
+                self._sweep()
                 self.failure = None
             except Closed:
                 return
             except Exception as error:  # noqa: BLE001 - whatever it is must be seen by those who wait, and may pass
-                self.failure = f"{type(error).__name__}: {error}"
+                self.failure = told(error)
+                for build in self._at_work():
+                    if build.broken is None:
+                        build.epoch = None  # what was folded and not written is forgotten
                 self._stop.wait(RETRY_SECONDS)
-                self._reload()
+
+    def _at_work(self) -> list[ViewBuild[Any]]:
+        with self._moved:
+            return [view.build for view in self._views.values()] + self._building
 
     def _mine(self) -> list[ViewBuild[Any]]:
-        """Return the tables that this process may write, those that are at work."""
+        """Return the tables that this process may write, those that can go on."""
+        mine: list[ViewBuild[Any]] = []
+        for build in self._at_work():
+            epoch = self._epoch(build)
+            if epoch is None or build.retry_at > time.monotonic():
+                continue
+            try:
+                found = build if build.epoch == epoch else self._taken_over(build, epoch)
+            except Exception as error:  # noqa: BLE001 - it is this view's, and is seen
+                build.epoch = epoch
+                self._failed(build, error)
+                continue
+            if found is not None and found.broken is None:
+                mine.append(found)
+        return mine
+
+    def _epoch(self, build: ViewBuild[Any]) -> int | None:
+        """Return the epoch under which this process may write a table. Views in memory are of this process alone, and need no lease."""
+        if self._file is None or not self._run or self._file.path is None:
+            return 1 if self._run else None
+        return self._leases.epoch(self._lease(build.name, build.fingerprint))
+
+    def _taken_over(self, build: ViewBuild[Any], epoch: int) -> ViewBuild[Any] | None:
+        """Read the checkpoint, and claim it for this epoch: who had it before can't write any more. `None` if the lease is another's by now."""
+        assert self._file is not None, "views have a file"
+        if self.holder(build) != self._leases.owner:
+            return None
+        state = build.fold.state
+        with self._file.transaction() as connection:
+            if build not in self._building:
+                found = self._found_or_made(connection, state)  # another owner may have rebuilt it
+                build = build if build.identity == found.identity else found
+            self._load(connection, build)
+            connection.execute(f"update _view set owner = ?, broken = null {WHERE}", (epoch, *build.identity))  # noqa: S608 - a constant
+        build.epoch, build.broken = epoch, None
         with self._moved:
-            builds = [view.build for view in self._views.values()] + self._building
-        return [build for build in builds if self._leases.epoch(f"view/{build.name}") is not None and build.broken is None]
+            if build not in self._building:
+                self._views[state].build = build
+        return build
 
     def _advance(self, builds: Sequence[ViewBuild[Any]]) -> None:
-        """Fold what lies after the position that these share: one transaction, or many while far behind."""
+        """Fold what lies after the position that these share: a page a transaction, or many while far behind, and then only as many."""
         decode = self._decoder(builds)
         head = self._log.head
         far = head - builds[0].position > 5 * PAGE_ROWS
-        gathered: list[tuple[Sequence[Row], Sequence[Sequence[Any]]]] = []
+        gathered: list[Page] = []
         count = 0
         for build in builds:
             if build.position == 0 and not build.own.states:
                 for folded in (build.own, *build.joined):
                     folded.complete = True
         for rows in self._log.engine.read(builds[0].position, rows_max=PAGE_ROWS, lean=True):
-            gathered.append((rows, decode(rows)))
+            try:
+                gathered.append((rows, decode(rows)))
+            except Exception as error:  # noqa: BLE001 - it is of those that read this page, and is seen
+                self._undecodable(builds, gathered, error)
+                return
             count += len(rows)
             if not far or count >= BUILD_ROWS:
-                self._commit(builds, gathered)
-                gathered, count = [], 0
-            if self._stop.is_set():
+                builds = self._commit(builds, gathered)
+                gathered = []
+            if self._stop.is_set() or not builds or (far and count >= BUILD_ROWS):
                 return
         if gathered:
-            self._commit(builds, gathered)
+            builds = self._commit(builds, gathered)
         for build in builds:
-            if not build.ready and build.broken is None and build.position >= head:
-                self._switch(build)
+            self._switch_if_whole(build, head)
 
-    def _commit(self, builds: Sequence[ViewBuild[Any]], pages: Sequence[tuple[Sequence[Row], Sequence[Sequence[Any]]]]) -> None:
+    def _undecodable(self, builds: Sequence[ViewBuild[Any]], gathered: Sequence[Page], error: Exception) -> None:
+        """Go on with those views that don't read what today's code can't."""
+        if gathered:
+            builds = self._commit(builds, gathered)
+        elif len(builds) == 1:
+            self._failed(builds[0], error)
+        else:
+            for build in builds:
+                self._advance([build])
+
+    def _commit(self, builds: Sequence[ViewBuild[Any]], pages: Sequence[Page]) -> list[ViewBuild[Any]]:
+        """Fold pages and write what comes of it; return the views that have got through."""
         assert self._file is not None, "views have a file"
         last = pages[-1][0][-1]
+        failed: list[tuple[ViewBuild[Any], Exception]] = []
         with self._file.transaction() as connection:
             for build in builds:
-                for rows, records in pages:
-                    build.fold_page(connection, rows, records)
-                if build.broken is not None:
-                    build.forget()  # of this page too: no row may be newer than the checkpoint
-                    continue
-                self._set_checkpoint(connection, build, last)
-                build.write(connection)
-        for build in builds:
-            if build.broken is None:
-                build.written()
-                build.position, build.digest = last.last, last.digest
+                connection.execute("savepoint one")
+                try:
+                    self._fold_and_write(connection, build, pages, last)
+                except Exception as error:
+                    if not connection.in_transaction:  # SQLite has taken all of it back
+                        raise
+                    connection.execute("rollback to one")
+                    failed.append((build, error))
+                connection.execute("release one")
+        through = [build for build in builds if all(build is not one for one, _ in failed)]
+        for build in through:
+            build.written()
+            build.position, build.digest = last.last, last.digest
+            build.failure = None
+        for build, trouble in failed:
+            self._failed(build, trouble)
+        self._announce()
+        return through
+
+    def _fold_and_write(self, connection: sqlite3.Connection, build: ViewBuild[Any], pages: Sequence[Page], last: Row) -> None:
+        """Fold pages into one view. The checkpoint is a compare-and-set on position and owner's epoch."""
+        for rows, records in pages:
+            build.fold_page(connection, rows, records)
+        done = connection.execute(
+            f"update _view set position = ?, digest = ? {WHERE} and position = ? and owner = ?",  # noqa: S608 - a constant
+            (last.last, last.digest, *build.identity, build.position, build.epoch),
+        ).rowcount
+        if done != 1:
+            raise StoreFailed(f"the view `{build.name}` is followed by another process now", view=build.name)
+        build.write(connection, pages)
+
+    def _failed(self, build: ViewBuild[Any], error: Exception) -> None:
+        """Say what went wrong with a view, forget what was folded and not written, and try again later where that may help."""
+        build.forget()
+        if isinstance(error, Closed):
+            raise error
+        if isinstance(error, PASSING):
+            build.failure = told(error)
+            build.epoch = None
+            build.retry_at = time.monotonic() + RETRY_SECONDS
+        else:
+            build.broken = str(error) if isinstance(error, Stopped) else f"and can't go on: {told(error)}"
+            self._note_broken(build)
         self._announce()
 
-    def _set_checkpoint(self, connection: sqlite3.Connection, build: ViewBuild[Any], last: Row) -> None:
-        """Move the checkpoint: a compare-and-set on position and owner's epoch."""
-        epoch = self._leases.epoch(f"view/{build.name}")
-        done = connection.execute(
-            "update _view set position = ?, digest = ?, owner = ?, fresh = ? where name = ? and fingerprint = ? and generation = ? "
-            "and position = ? and owner <= ?",
-            (last.last, last.digest, epoch, self._source.now_us(), build.name, build.fingerprint, build.generation, build.position, epoch),
-        ).rowcount
-        if epoch is None or done != 1:
-            raise StoreFailed(f"the view `{build.name}` is followed by another process now", view=build.name)
-
-    def _switch(self, build: ViewBuild[Any]) -> None:
-        """Answer from this table from now on, and drop those before it."""
+    def _note_broken(self, build: ViewBuild[Any]) -> None:
+        """Let other processes know."""
         assert self._file is not None, "views have a file"
         with self._file.transaction() as connection:
-            connection.execute(
-                "update _view set ready = 1 where name = ? and fingerprint = ? and generation = ?",
-                (build.name, build.fingerprint, build.generation),
-            )
-            for statement in build.own.table.view_ddl():
-                connection.execute(statement)
-        build.ready = True
+            connection.execute(f"update _view set broken = ? {WHERE}", (build.broken, *build.identity))  # noqa: S608 - a constant
+
+    def _switch_if_whole(self, build: ViewBuild[Any], head: int) -> None:
+        """Answer from this table from now on, once it has reached the head, and is not behind the one before it."""
+        assert self._file is not None, "views have a file"
+        view = self._views[build.fold.state]
+        if build.ready or build.position < head or (view.build.ready and view.build.position > build.position):
+            return
+        with self._file.transaction() as connection:
+            connection.execute(f"update _view set ready = 1 {WHERE}", build.identity)  # noqa: S608 - a constant
+            newer = "select 1 from _view where name = ? and ready = 1 and made > ?"
+            if connection.execute(newer, (build.name, build.made)).fetchone() is None:
+                for statement in build.own.table.view_ddl():
+                    connection.execute(statement)
         with self._moved:
+            build.ready = True
+            view.build = build
             if build in self._building:
                 self._building.remove(build)
-            self._views[build.fold.state].build = build
-        with self._file.transaction() as connection:
-            self._drop_older(connection, build)
-        self._announce()
+            self._moved.notify_all()
+        self._sweep_at = 0.0
 
-    def _drop_older(self, connection: sqlite3.Connection, build: ViewBuild[Any]) -> None:
-        older = connection.execute(
-            "select fingerprint, generation from _view where name = ? and not (fingerprint = ? and generation = ?)",
-            (build.name, build.fingerprint, build.generation),
-        ).fetchall()
-        for fingerprint, generation in older:
-            if fingerprint == build.fingerprint and generation > build.generation:
+    def _sweep(self) -> None:
+        """Drop tables that nobody needs any more: older generations, rebuilds that were given up, and those of older code that nobody follows."""
+        assert self._file is not None, "views have a file"
+        if time.monotonic() < self._sweep_at:
+            return
+        self._sweep_at = time.monotonic() + SWEEP_SECONDS
+        with self._file.reader() as connection:
+            tables = connection.execute("select name, fingerprint, generation, made from _view").fetchall()
+        kept = {build.identity for build in self._at_work()}
+        for build in [view.build for view in self._views.values()]:
+            if not build.ready or build.epoch is None or build.epoch != self._epoch(build):
                 continue
-            tagged = f"_{fingerprint[:6]}{generation % 100:02d}"
+            others = [
+                (fp, generation, made) for name, fp, generation, made in tables if name == build.name and (name, fp, generation) not in kept
+            ]
+            for fingerprint, generation, made in others:
+                if fingerprint == build.fingerprint:
+                    self._drop(build.name, fingerprint, generation)
+                elif made < build.made and self._leases.holder(self._lease(build.name, fingerprint)) is None:
+                    self._drop(build.name, fingerprint, generation)
+                    self._leases.forget([self._lease(build.name, fingerprint)])
+
+    def _drop(self, name: str, fingerprint: str, generation: int) -> None:
+        """Drop the tables of a build, and all that is noted of it."""
+        assert self._file is not None, "views have a file"
+        identity = (name, fingerprint, generation)
+        with self._file.transaction() as connection:
+            tagged = f"%!_{fingerprint[:6]}{generation % 100:02d}"
             tables = connection.execute(
-                "select name from sqlite_master where type = 'table' and name like ? escape '!'", ("%!" + tagged,)
+                "select name from sqlite_master where type = 'table' and name like ? escape '!'", (tagged,)
             ).fetchall()
             for (table,) in tables:
                 connection.execute(f'drop table "{table}"')
-            where = (build.name, fingerprint, generation)
-            connection.execute("delete from _view where name = ? and fingerprint = ? and generation = ?", where)
-            connection.execute("delete from _stuck where name = ? and fingerprint = ? and generation = ?", where)
-
-    def _at_head(self, builds: Sequence[ViewBuild[Any]]) -> None:
-        """Nothing is new: what stands at the head is as fresh as can be."""
-        for build in builds:
-            self._views[build.fold.state].fresh_at = time.monotonic()
+            connection.execute(f"delete from _view {WHERE}", identity)  # noqa: S608 - a constant
+            connection.execute(f"delete from _stuck {WHERE}", identity)  # noqa: S608 - a constant
 
     def _decoder(self, builds: Sequence[ViewBuild[Any]]) -> Pages:
         return self._log.reader.pages_for([folded.fold for build in builds for folded in (build.own, *build.joined)])
@@ -229,82 +346,127 @@ class Followers:
         with self._moved:
             self._moved.notify_all()
 
+    # --- rebuilding
+
+    def _begun(self, current: ViewBuild[Any]) -> ViewBuild[Any]:
+        """Make the tables of a new generation."""
+        assert self._file is not None, "views have a file"
+        self._check_may_follow(current)
+        with self._moved, self._file.transaction() as connection:  # whoever sweeps sees it in both places, or in neither
+            [(latest,)] = connection.execute(
+                "select max(generation) from _view where name = ? and fingerprint = ?", (current.name, current.fingerprint)
+            )
+            building: ViewBuild[Any] = ViewBuild(current.fold.state, current.fingerprint, max(latest or 0, current.generation) + 1)
+            self._make(connection, building)
+            self._building.append(building)
+        return building
+
+    def _check_may_follow(self, build: ViewBuild[Any]) -> None:
+        owner = self.holder(build)
+        if owner is not None and owner != self._leases.owner:
+            raise Invalid(
+                f"the view `{build.name}` is followed by {owner}: rebuild it there, or stop that process first",
+                view=build.name,
+                owner=owner,
+            )
+
+    def _check_goes_on(self, building: ViewBuild[Any]) -> None:
+        """Raise whatever keeps a rebuild from going on."""
+        if self._stop.is_set():
+            raise Closed("the log was closed before the view was rebuilt")
+        if building.broken is not None:
+            raise Invalid(
+                f"the view `{building.name}` can't be built: it stopped {building.broken}", view=building.name, error=building.broken
+            )
+        failure = building.failure or self.failure
+        if failure is not None:
+            raise StoreFailed(f"the view `{building.name}` could not be rebuilt: {failure}", view=building.name, error=failure)
+        self._check_may_follow(building)
+
     # --- opening
 
     def _opened(self, state: type[State]) -> ViewState[Any]:
         """Find the table of a view that today's code reads, or make one."""
         assert self._file is not None, "views have a file"
-        build = self._found(state)
-        if build is None:
-            build = ViewBuild(state, 1)
-            self._make(build)
         with self._file.transaction() as connection:
+            build = self._found_or_made(connection, state)
             self._load(connection, build)
-        return ViewState(self._log, self._file, build, self._moved, self._holder, lambda: self.failure, self._renew)
+        return ViewState(self._log, self._file, build, self._moved, self)
 
-    def _found(self, state: type[State]) -> ViewBuild[Any] | None:
+    def _found(self, connection: sqlite3.Connection, state: type[State]) -> ViewBuild[Any] | None:
         """Return the latest table of a view that today's code reads; one that may be answered from where there is one."""
-        assert self._file is not None, "views have a file"
-        with self._file.reader() as connection:
-            found = connection.execute(
-                "select generation from _view where name = ? and fingerprint = ? order by ready desc, generation desc limit 1",
-                (fold_of(state).name, ViewBuild(state, 0).fingerprint),
-            ).fetchone()
-        return ViewBuild(state, found[0]) if found is not None else None
+        fingerprint = self._fingerprints[state]
+        found = connection.execute(
+            "select generation from _view where name = ? and fingerprint = ? order by ready desc, generation desc limit 1",
+            (fold_of(state).name, fingerprint),
+        ).fetchone()
+        return ViewBuild(state, fingerprint, found[0]) if found is not None else None
 
-    def _renew(self, gone: ViewBuild[Any]) -> None:
-        """Answer from the table that another process has switched to. `Diverged` where other code has replaced this one's."""
+    def _found_or_made(self, connection: sqlite3.Connection, state: type[State]) -> ViewBuild[Any]:
+        found = self._found(connection, state)
+        if found is None:
+            found = ViewBuild(state, self._fingerprints[state], 1)
+            self._make(connection, found)
+        return found
+
+    def renew(self, gone: ViewBuild[Any]) -> None:
+        """Answer from the table that another process has switched to. `Diverged` where other code has replaced this one's, and nobody makes it anew."""
         assert self._file is not None, "views have a file"
-        build = self._found(gone.fold.state)
-        if build is None:
-            raise _replaced(gone)
-        with self._file.reader() as connection:
+        state = gone.fold.state
+        with self._file.transaction() as connection:
+            build = self._found_or_made(connection, state) if self._run else self._found(connection, state)
+            if build is None:
+                raise _replaced(gone)
             self._load(connection, build)
         with self._moved:
-            view = self._views[gone.fold.state]
-            if view.build is gone:
-                view.build = build
+            if self._views[state].build is gone:
+                self._views[state].build = build
 
-    def _make(self, build: ViewBuild[Any]) -> None:
+    def _make(self, connection: sqlite3.Connection, build: ViewBuild[Any]) -> None:
         """Make the tables of a build, empty."""
-        assert self._file is not None, "views have a file"
-        with self._file.transaction() as connection:
-            for statement in build.own.table.drop():
-                connection.execute(statement)
-            build.create(connection)
-            connection.execute(
-                "insert or replace into _view(name, fingerprint, generation, log, epoch, position, digest, owner, ready, fresh) "
-                "values(?, ?, ?, ?, ?, 0, ?, 0, 0, 0)",
-                (build.name, build.fingerprint, build.generation, self._log.identity.id, self._log.identity.epoch, build.digest),
-            )
+        build.create(connection)
+        connection.execute(f"delete from _stuck {WHERE}", build.identity)  # noqa: S608 - a constant
+        connection.execute(
+            "insert or replace into _view(name, fingerprint, generation, made, log, epoch, position, digest, owner, ready) "
+            "select ?, ?, ?, coalesce(max(made) filter (where name = ? and fingerprint = ?), max(made) + 1, 1), ?, ?, 0, ?, 0, 0 from _view",
+            (*build.identity, build.name, build.fingerprint, self._log.identity.id, self._log.identity.epoch, build.digest),
+        )
 
     def _load(self, connection: sqlite3.Connection, build: ViewBuild[Any]) -> None:
-        """Read the checkpoint of a table, and hold it against the log."""
+        """Read the checkpoint of a table and what is stuck, and hold it against the log."""
         build.forget()
-        where = (build.name, build.fingerprint, build.generation)
-        found = connection.execute(
-            "select log, epoch, position, digest, ready from _view where name = ? and fingerprint = ? and generation = ?", where
-        ).fetchone()
+        found = connection.execute(f"select log, epoch, position, digest, ready, made from _view {WHERE}", build.identity).fetchone()  # noqa: S608 - a constant
         if found is None:
             raise _replaced(build)
-        log, epoch, build.position, build.digest, ready = found
+        log, epoch, build.position, build.digest, ready, build.made = found
         build.ready = bool(ready)
+        stuck = connection.execute(f"select key, position, error from _stuck {WHERE}", build.identity)  # noqa: S608 - a constant
+        build.stuck = {key: (position, error) for key, position, error in stuck}
         row = self._log.row_at(build.position) if build.position else None
         there = row.digest if row is not None and row.last == build.position else None
         check_history(build, self._log.identity.id, self._log.identity.epoch, log, epoch, there)
 
-    def _reload(self) -> None:
-        if self._file is None or self._stop.is_set():
-            return
-        for build in [*(view.build for view in self._views.values()), *self._building]:
-            try:
-                with self._file.reader() as connection:
-                    self._load(connection, build)
-            except (Error, sqlite3.Error) as error:
-                build.broken = f"and can't go on: {error}"
+    # --- who follows
 
-    def _holder(self, name: str) -> str | None:
-        return self._leases.holder(f"view/{name}")
+    def holder(self, build: ViewBuild[Any]) -> str | None:
+        """Return who follows a view, of whichever process."""
+        assert self._file is not None, "views have a file"
+        if self._file.path is None:
+            return self._leases.owner if self._run else None
+        return self._leases.holder(self._lease(build.name, build.fingerprint))
+
+    def follows(self, build: ViewBuild[Any]) -> bool:
+        """Say whether this process is the one."""
+        return self._epoch(build) is not None
+
+    def siblings(self) -> list[ViewBuild[Any]]:
+        """Return the tables of all views of the app that are answered from today."""
+        with self._moved:
+            return [view.build for view in self._views.values()]
+
+    def _lease(self, name: str, fingerprint: str) -> str:
+        assert self._file is not None, "views have a file"
+        return f"view/{name}/{fingerprint}/{self._file.place}"
 
 
 def _replaced(build: ViewBuild[Any]) -> Diverged:

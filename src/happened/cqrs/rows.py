@@ -7,61 +7,138 @@ import contextlib
 import os
 import sqlite3
 import threading
+import time
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from pathlib import Path
 
-from happened.core.errors import Closed, Forked, Invalid
+from happened.core.errors import Broken, Closed, Error, Forked, Invalid, StoreFailed
 
 DDL = (
     """create table if not exists _view(
-    name text not null, fingerprint text not null, generation integer not null,
+    name text not null, fingerprint text not null, generation integer not null, made integer not null,
     log text not null, epoch integer not null, position integer not null, digest blob not null,
-    owner integer not null, ready integer not null, fresh integer not null, primary key(name, fingerprint, generation)) without rowid""",
+    owner integer not null, ready integer not null, broken text, primary key(name, fingerprint, generation)) without rowid""",
     """create table if not exists _stuck(
     name text not null, fingerprint text not null, generation integer not null, key text not null, position integer not null, error text not null,
     primary key(name, fingerprint, generation, key)) without rowid""",
 )
 
+COLUMNS = ["name", "fingerprint", "generation", "made", "log", "epoch", "position", "digest", "owner", "ready", "broken"]
+"""The columns of `_view`: what a file of another release may not have."""
+
+BUSY_SECONDS = 10
+"""How long to wait for others that write."""
+
+OURS = ("_", "sqlite_")
+"""What the names of tables in a file of views start with."""
+
+ASKING = (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE)
+"""All that a query may do."""
+
 
 class ViewsFile:
-    """One SQLite file of views: one connection writes, readers take one from a pool. In memory all share one."""
+    """One SQLite file of views: one connection writes, readers take one from a pool. In memory all share one.
 
-    def __init__(self, url: str) -> None:
-        if url not in ("memory:", "memory://") and not url.startswith("sqlite:///"):
-            raise Invalid(f"`{url}` names no place for views: write memory: or sqlite:///path", url=url)
-        self.path = url.removeprefix("sqlite:///") if url.startswith("sqlite:///") else None
+    `log` is the path of the log: views may lie in its file too, but in no other file that holds something else.
+    """
+
+    def __init__(self, url: str, log: str | None) -> None:
+        self.path = _path_in(url)
         self._pid = os.getpid()
         self._lock = threading.RLock()
         self._readers: deque[sqlite3.Connection] = deque()
         self._closed = False
-        self.writer = self._connect()
-        self._begin()
-        for statement in DDL:
-            self.writer.execute(statement)
-        self.writer.execute("commit")
+        self.writer = self._opened(log)
+        self.place = f"{Path(self.path).stat().st_ino:x}" if self.path is not None else ""
+        """What tells this file from others that hold views of the same log."""
 
     @contextlib.contextmanager
     def transaction(self) -> Generator[sqlite3.Connection]:
         """Write in one transaction, or not at all."""
         with self._lock:
             self._check()
-            self._begin()
             try:
-                yield self.writer
-                self.writer.execute("commit")
-            except BaseException:
-                if self.writer.in_transaction:
-                    self.writer.execute("rollback")
-                raise
+                self.writer.execute("begin immediate")
+                try:
+                    yield self.writer
+                    self.writer.execute("commit")
+                except BaseException:
+                    if self.writer.in_transaction:
+                        self.writer.execute("rollback")
+                    raise
+            except sqlite3.Error as error:
+                raise self._said(error) from error
 
     @contextlib.contextmanager
     def reader(self) -> Generator[sqlite3.Connection]:
         """Read on a connection that can't write."""
         self._check()
-        if self.path is None:
-            with self._lock:
-                yield self.writer
-            return
+        try:
+            if self.path is None:
+                with self._lock:
+                    self._check()
+                    yield self.writer
+                return
+            with self._pooled() as reader:
+                yield reader
+        except sqlite3.Error as error:
+            raise self._said(error) from error
+
+    @contextlib.contextmanager
+    def snapshot(self) -> Generator[sqlite3.Connection]:
+        """Read in one transaction: whatever is asked is as of one moment."""
+        with self.reader() as reader:
+            reader.execute("savepoint asked")
+            try:
+                yield reader
+            finally:
+                reader.execute("release asked")
+
+    @contextlib.contextmanager
+    def guarded(self) -> Generator[tuple[sqlite3.Connection, Callable[[Callable[[str], bool]], None]]]:
+        """Read in one transaction for somebody whose statements are not ours: on a connection of its own, which is closed afterwards.
+
+        Given with it is a function that closes the door: from then on nothing but queries can be run, and none of a SQL view that it is not to read.
+        """
+        self._check()
+        with contextlib.ExitStack() as last_first:
+            if self.path is None:
+                last_first.enter_context(self._lock)
+                self._check()
+                guarded = self.writer
+                last_first.callback(guarded.set_authorizer, None)
+            else:
+                guarded = sqlite3.connect(
+                    f"{Path(self.path).absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_SECONDS, isolation_level=None
+                )
+                last_first.callback(guarded.close)
+                guarded.execute("pragma temp_store=memory")
+                guarded.execute("begin")
+            guarded.execute(
+                "select 1 from json_each('[]')"
+            ).fetchall()  # SQLite sets these two up at their first use, which is then no query
+            guarded.execute("select 1 from json_tree('[]')").fetchall()
+
+            def shut(hidden: Callable[[str], bool]) -> None:
+                def allowed(action: int, _one: str | None, _two: str | None, _database: str | None, view: str | None) -> int:
+                    return sqlite3.SQLITE_OK if action in ASKING and (view is None or not hidden(view)) else sqlite3.SQLITE_DENY
+
+                guarded.set_authorizer(allowed)
+
+            yield guarded, shut
+
+    def close(self) -> None:
+        """Give the file back."""
+        with self._lock:
+            self._closed = True
+            if self._pid == os.getpid():
+                while self._readers:
+                    self._readers.pop().close()
+                self.writer.close()
+
+    @contextlib.contextmanager
+    def _pooled(self) -> Generator[sqlite3.Connection]:
         try:
             reader = self._readers.pop()
         except IndexError:
@@ -75,27 +152,51 @@ class ViewsFile:
             else:
                 self._readers.append(reader)
 
-    @contextlib.contextmanager
-    def snapshot(self) -> Generator[sqlite3.Connection]:
-        """Read in one transaction: whatever is asked is as of one moment."""
-        with self.reader() as reader:
-            reader.execute("savepoint asked")
+    def _opened(self, log: str | None) -> sqlite3.Connection:
+        """Open the file, make what is missing in it. `Invalid` for a file of something else, `Broken` for a damaged one."""
+        try:
+            connection = self._connect()
             try:
-                yield reader
-            finally:
-                reader.execute("release asked")
+                self._check_holds_views(connection, log)
+                connection.execute("begin immediate")
+                for statement in DDL:
+                    connection.execute(statement)
+                connection.execute("commit")
+            except BaseException:
+                connection.close()
+                raise
+        except sqlite3.OperationalError as error:
+            raise Invalid(f"{self.path} can't be opened as a file of views: {error}", path=self.path) from error
+        except sqlite3.DatabaseError as error:
+            raise self._said(error) from error
+        return connection
 
-    def close(self) -> None:
-        """Give the file back."""
-        with self._lock:
-            self._closed = True
-            if self._pid == os.getpid():
-                while self._readers:
-                    self._readers.pop().close()
-                self.writer.close()
+    def _check_holds_views(self, connection: sqlite3.Connection, log: str | None) -> None:
+        tables = [name for (name,) in connection.execute("select name from sqlite_master where type = 'table' order by name")]
+        others = [name for name in tables if not name.startswith(OURS)]
+        if others and not (self.path is not None and log is not None and Path(log).exists() and Path(self.path).samefile(log)):
+            raise Invalid(
+                f"{self.path} holds something else than views ({', '.join(others)}): views need a file of their own, or the one of their own log",
+                path=self.path,
+                tables=others,
+            )
+        columns = [column for _, column, *_ in connection.execute("pragma table_info(_view)")]
+        if columns and columns != COLUMNS:
+            raise Invalid(
+                f"{self.path} was written by another release of `happened`. Delete it: it is rebuilt", path=self.path, columns=columns
+            )
 
-    def _begin(self) -> None:
-        self.writer.execute("begin immediate")
+    def _said(self, error: sqlite3.Error) -> Error:
+        """Return what SQLite's error means to who uses views."""
+        if self._closed:
+            return Closed("the views are closed")
+        if type(error) is sqlite3.DatabaseError:  # its subclasses are of values, of statements, of what may pass
+            return Broken(
+                f"{self.path} is no SQLite file, or a damaged one: {error}. If it held views, delete it: it is rebuilt",
+                path=self.path,
+                error=str(error),
+            )
+        return StoreFailed(f"the views in {self.path or 'memory'} can't be read or written: {error}", path=self.path, error=str(error))
 
     def _check(self) -> None:
         if self._pid != os.getpid():
@@ -105,9 +206,37 @@ class ViewsFile:
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(
-            self.path or ":memory:", timeout=10, isolation_level=None, check_same_thread=False, cached_statements=256
+            self.path or ":memory:", timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=256
         )
         if self.path is not None:
-            connection.execute("pragma journal_mode=wal")
-            connection.execute("pragma synchronous=normal")
+            try:
+                _set_wal(connection)
+                connection.execute("pragma synchronous=normal")
+            except BaseException:
+                connection.close()
+                raise
         return connection
+
+
+def _set_wal(connection: sqlite3.Connection) -> None:
+    """Set the journal's mode. Where two processes make a new file at once SQLite does not wait by itself."""
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("pragma journal_mode=wal")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return
+
+
+def _path_in(url: str) -> str | None:
+    """Return the path that a URL names, `None` for memory."""
+    if url in ("memory:", "memory://"):
+        return None
+    path = url.removeprefix("sqlite:///")
+    if path == url or path in ("", ":memory:"):
+        raise Invalid(f"`{url}` names no place for views: write memory: or sqlite:///path", url=url)
+    return path

@@ -103,10 +103,12 @@ class Table(Generic[S]):
         marks = ", ".join("?" * (len(self.columns) + 1))
         # `replace` writes a row without other indexes in one step; `on conflict do update` takes a tenth more.
         self.upsert = f"replace into {quoted(self.name)} ({self._everything}) values ({marks})"  # noqa: S608 - names are quoted, values bound
+        shown = ", ".join(f"{_shown_in_sql(column)} as {quoted(column.name)}" for column in self.columns)
+        self._shown = f"select {shown}{', ' if shown else ''}{quoted(POSITION)} from {quoted(self.name)}"  # noqa: S608 - as above
         of_key = " and ".join(f"{quoted(name)} = ?" for name in self.key) or f"{quoted(ONE)} = 1"
         self.get = self.select(of_key)
         self.delete = f"delete from {quoted(self.name)} where {of_key}"  # noqa: S608 - as above
-        self.encode: Callable[[S, int], Row] = _compiled_encode(read)
+        self.encode: Callable[[S, int], Row] = _compiled_encode(state, read)
         self.encode_key: Callable[[Key], Row] = _compiled_encode_key(state, keys)
         self.decode: Callable[[Sequence[Stored]], S] = _compiled_decode(state, read)
 
@@ -129,9 +131,11 @@ class Table(Generic[S]):
 
         It shows a `Decimal` as its exact text. Text doesn't sort or add up as numbers do: for that use the table's own scaled integers.
         """
-        shown = ", ".join(f"{_shown_in_sql(column)} as {quoted(column.name)}" for column in self.columns)
-        rows = f"select {shown}{', ' if shown else ''}{quoted(POSITION)} from {quoted(self.name)}"  # noqa: S608 - names are quoted
-        return [f"drop view if exists {quoted(self.view_name)}", f"create view {quoted(self.view_name)} as {rows}"]
+        return [f"drop view if exists {quoted(self.view_name)}", f"create view {quoted(self.view_name)} as {self._shown}"]
+
+    def temporary_view_ddl(self) -> str:
+        """Return the statement that puts the readable view over this table for one connection only, whatever others see under its name."""
+        return f"create temporary view {quoted(self.view_name)} as {self._shown}"
 
     def drop(self) -> list[str]:
         """Return the statements that remove the table with its indexes. The view stays: it may already stand over a newer table."""
@@ -242,14 +246,19 @@ class _Codec(NamedTuple):
 Read = Sequence[tuple[Column, _Codec]]
 
 
-def _compiled_encode(read: Read) -> Callable[..., Row]:
+def _compiled_encode(state: type[State], read: Read) -> Callable[..., Row]:
+    def wrong(found: object) -> Invalid:
+        return Invalid(f"{show(found)} is no `{state.__name__}`: `evolve` returns the next one, or None", state=state.__name__)
+
     names = {f"e{index}": codec.encode for index, (_, codec) in enumerate(read)}
     source = f"""
 def encode(state, position):
+    if state.__class__ is not kind:
+        raise wrong(state)
     {_listed("v", read)} = astuple(state)
     return ({_encoded(read)}position,)
 """
-    return _compiled(source, "encode", {"astuple": msgspec.structs.astuple, **names})
+    return _compiled(source, "encode", {"astuple": msgspec.structs.astuple, "kind": state, "wrong": wrong, **names})
 
 
 def _compiled_encode_key(state: type[State], keys: Read) -> Callable[..., Row]:

@@ -3,12 +3,14 @@
 Of each page the states that it touches are loaded in one query, evolved in memory, and written once each, with the checkpoint, in one transaction. The
 checkpoint is a compare-and-set on position and owner's epoch, so nothing is folded twice, and an owner that lost its lease can't write.
 
-An event that `evolve` can't take stops its key, not the others: the row stays as it was, and asking for it raises `Stuck`. If the key itself can't be
-found, the whole view stops there.
+An event that `evolve` can't take, or after which the table can't hold the row, stops its key, not the others: the row stays as it was, and asking for it
+raises `Stuck`. The same holds for a joined state, and for the keys of later events that ask for it. If the key itself can't be found or kept, the whole
+view stops there.
 """
 
+import operator
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Generic, TypeVar  # Any: keys, states and events of any class
 
 import msgspec
@@ -16,7 +18,7 @@ import msgspec
 from happened.core.errors import Diverged, Invalid
 from happened.core.filling import Fill, fill_for
 from happened.core.messages import Recorded
-from happened.core.state import Fold, Key, State, fold_of
+from happened.core.state import Fold, Key, State, fold_of, state_in
 from happened.core.store import Row
 from happened.core.tags import text_of
 from happened.cqrs.tables import Table
@@ -29,8 +31,24 @@ S = TypeVar("S", bound=State)
 STATES_MAX = 300_000
 """States of a view kept in memory between pages."""
 
+UNSTORABLE = (UnicodeEncodeError, sqlite3.DataError)
+"""What SQLite raises for a value, not for its own trouble: text that is no Unicode, or is too long."""
+
 Touch = tuple[Key, Any, tuple[Any, ...], int]
 """A key, what `evolve` is given of the event, what it is given beside, and the position."""
+
+Page = tuple[Sequence[Row], Sequence[Sequence[Any]]]
+"""Rows of the log, and the records of each."""
+
+Standing = tuple[int, str]
+"""Since which position a key stands still, and why."""
+
+
+class Stopped(Exception):
+    """A view can't go on: it is not known which keys an event touches."""
+
+    def __init__(self, position: int, why: str) -> None:
+        super().__init__(f"at position {position}: {why}")
 
 
 class Folded(Generic[S]):
@@ -43,6 +61,9 @@ class Folded(Generic[S]):
         self.changed: dict[Key, int] = {}
         self.complete = False
         """Nothing is in the table that isn't in memory."""
+        self._key_in = _key_reader(self.fold)
+        self._key_at = self.fold.fields.index(self.fold.key[0]) if len(self.fold.key) == 1 else None
+        """Where a key of one field stands in a row: most types stand there as they are, and need no second look."""
 
     def load(self, connection: sqlite3.Connection, keys: Sequence[Key]) -> None:
         """Have these keys in memory."""
@@ -63,24 +84,47 @@ class Folded(Generic[S]):
                 state = self.table.decode(row)
                 self.states[tuple([getattr(state, field) for field in self.fold.key])] = state
 
-    def write(self, connection: sqlite3.Connection) -> None:
-        """Write what has changed, in the open transaction."""
-        if not self.changed:
-            return
-        encode, states = self.table.encode, self.states
+    def step(self, key: Key, message: Any, extra: tuple[Any, ...], position: int) -> None:
+        """Let an event of a key that is in memory have happened. Raises what `evolve` does, and `Invalid` for a state that the table can't hold."""
+        after = self.fold.step(self.states.get(key), key, message, extra)
+        if after is not None:
+            self._encode(key, after, position)
+        self.states[key] = after
+        self.changed[key] = position
+
+    def write(self, connection: sqlite3.Connection) -> list[tuple[Key, int, Exception]]:
+        """Write what has changed, in the open transaction; return the keys whose rows the table can't hold, with position and error."""
+        encode, states, key_in, at = self.table.encode, self.states, self._key_in, self._key_at
         rows: list[Sequence[Any]] = []
         gone: list[Sequence[Any]] = []
+        refused: list[tuple[Key, int, Exception]] = []
         for key, position in self.changed.items():
             state = states.get(key)
-            if state is None:
-                gone.append(self.table.encode_key(key))
-            else:
-                rows.append(encode(state, position))
-        if rows:
+            try:
+                if state is None:
+                    gone.append(self.table.encode_key(key))
+                    continue
+                row = encode(state, position)
+                if (at is None or row[at] != key[0]) and key_in(state) != key:
+                    raise self._moved(key, state)
+                rows.append(row)
+            except Exception as error:  # noqa: BLE001 - it stops its key, and is seen
+                refused.append((key, position, error))
+        try:
             connection.executemany(self.table.upsert, rows)
-        if gone:
-            connection.executemany(self.table.delete, gone)
+        except UNSTORABLE:
+            refused += self._written_singly(connection)
+        connection.executemany(self.table.delete, gone)
         self.changed = {}
+        return refused
+
+    def put(self, connection: sqlite3.Connection, key: Key, state: State | None, position: int) -> None:
+        """Write one row, or delete it. Raises what says why the table can't hold it."""
+        if state is None:
+            connection.execute(self.table.delete, self.table.encode_key(key))
+        else:
+            connection.execute(self.table.upsert, self._encode(key, state, position))
+        self.states[key] = state
 
     def make_room(self) -> None:
         """Let go of what is in memory, if it is much. What has changed is written before."""
@@ -88,78 +132,138 @@ class Folded(Generic[S]):
             self.states.clear()
             self.complete = False
 
+    def _encode(self, key: Key, state: Any, position: int) -> Sequence[Any]:
+        row = self.table.encode(state, position)
+        if self._key_in(state) != key:
+            raise self._moved(key, state)
+        return row
+
+    def _moved(self, key: Key, state: Any) -> Invalid:
+        return Invalid(f"`evolve` of `{self.fold.name}` changed the key {key!r} to {self._key_in(state)!r}: a row keeps its key")
+
+    def _written_singly(self, connection: sqlite3.Connection) -> list[tuple[Key, int, Exception]]:
+        """Write each row by itself, after one of them was refused by SQLite; return those that are. What `encode` refuses is known already."""
+        refused: list[tuple[Key, int, Exception]] = []
+        for key, position in self.changed.items():
+            state = self.states.get(key)
+            try:
+                row = self._encode(key, state, position) if state is not None else None
+            except Exception:  # noqa: BLE001, S112 - it is among those that are known
+                continue
+            try:
+                if row is not None:
+                    connection.execute(self.table.upsert, row)
+            except UNSTORABLE as error:
+                refused.append((key, position, error))
+        return refused
+
 
 class ViewBuild(Generic[S]):
     """One table of a view: a state class, by the code of a fingerprint, in a generation (a rebuild is a new one)."""
 
-    def __init__(self, state: type[S], generation: int) -> None:
+    def __init__(self, state: type[S], fingerprint: str, generation: int) -> None:
         self.fold = fold_of(state)
         self.name = self.fold.name
-        self.fingerprint = view_fingerprint(self.fold)
+        self.fingerprint = fingerprint
         self.generation = generation
-        tagged = f"{self.fingerprint[:6]}{generation % 100:02d}"
+        tagged = f"{fingerprint[:6]}{generation % 100:02d}"
         self.own = Folded(state, tagged)
-        self.joined: list[Folded[Any]] = [Folded(join.state, tagged) for join in self.fold.joins]
+        self.joined: list[Folded[Any]] = [Folded(join, tagged) for join in dict.fromkeys(join.state for join in self.fold.joins)]
         self.position = 0
         self.digest = bytes(32)
+        self.made = 0
+        """Versions of the code are numbered as they come; the tables of a newer one take the place of older ones."""
         self.ready = False
+        self.epoch: int | None = None
+        """The owner's epoch under which the checkpoint was read; `None`: it must be read (again) before anything is folded."""
         self.broken: str | None = None
         """Why the whole view stopped."""
-        self.stuck: dict[Key, tuple[int, str]] = {}
-        self._new_stuck: dict[Key, tuple[int, str]] = {}
+        self.failure: str | None = None
+        """What went wrong last, and is tried again."""
+        self.retry_at = 0.0
+        self.stuck: dict[str, Standing] = {}
+        """Keys that stand still, as text; those of joined states with the state's name before them."""
+        self._new_stuck: dict[str, Standing] = {}
         self._fills: dict[type, list[Fill]] = {}
+        self._by_fold = {folded.fold: folded for folded in self.joined}
+        self._key_states = [p.name for p in self.fold.key_parameters if p.annotation is not Recorded]
         self.wants_record = self.fold.wants_record or any(p.annotation is Recorded for p in self.fold.key_parameters)
         self.wants_record = self.wants_record or any(joined.fold.wants_record or joined.fold.key_of is not None for joined in self.joined)
+        for folded in self.joined:
+            if folded.fold.evolve is None or folded.fold.joins:
+                what = "has no `evolve`" if folded.fold.evolve is None else "asks for states itself"
+                raise Invalid(
+                    f"the view `{self.name}` can't ask for `{folded.fold.name}`, which {what}", view=self.name, state=folded.fold.name
+                )
+        if self.joined:
+            for event in self.fold.readings:
+                self._fills_for(event)
+
+    @property
+    def identity(self) -> tuple[str, str, int]:
+        """What its rows in the tables of the file are found by."""
+        return self.name, self.fingerprint, self.generation
 
     def create(self, connection: sqlite3.Connection) -> None:
-        """Make the tables."""
+        """Make the tables, empty."""
         for folded in (self.own, *self.joined):
-            for statement in folded.table.ddl():
+            for statement in (*folded.table.drop(), *folded.table.ddl()):
                 connection.execute(statement)
 
     def forget(self) -> None:
         """Let go of what is in memory: the file is the truth."""
+        self.stuck, self._new_stuck = {}, {}
         for folded in (self.own, *self.joined):
             folded.states.clear()
             folded.changed.clear()
             folded.complete = False
 
     def fold_page(self, connection: sqlite3.Connection, rows: Sequence[Row], pages: Sequence[Sequence[Any]]) -> None:
-        """Let the events of these rows have happened, in memory."""
-        if self.joined:
-            for row, records in zip(rows, pages, strict=True):
-                self._fold_joined(connection, row, records)
-                if self.broken:
-                    return
-            return
-        touches = list(self._touches(rows, pages))
-        self.own.load(connection, [touch[0] for touch in touches])
-        states, changed, step, stuck = self.own.states, self.own.changed, self.fold.step, self.stuck
-        for key, message, extra, position in touches:
-            if stuck and key in stuck:
-                continue
-            try:
-                states[key] = step(states.get(key), key, message, extra)
-            except Exception as error:  # noqa: BLE001 - it stops its key, and is seen
-                self._stick(key, position, error)
+        """Let the events of these rows have happened, in memory. `Stopped` if their keys can't be found; then forget all of it."""
+        try:
+            if self.joined:
+                self._fold_joined(connection, rows, pages)
             else:
-                changed[key] = position
+                self._fold(connection, rows, pages)
+        except (Stopped, sqlite3.Error):
+            raise
+        except Exception as error:
+            raise self._wrong_key(connection, rows, pages) or Stopped(rows[0].position, told(error)) from error
 
-    def write(self, connection: sqlite3.Connection) -> None:
-        """Write rows and what is stuck, in the open transaction."""
-        for folded in (self.own, *self.joined):
-            folded.write(connection)
-        for key, (position, error) in self._new_stuck.items():
-            connection.execute(
-                "insert or replace into _stuck(name, fingerprint, generation, key, position, error) values(?, ?, ?, ?, ?, ?)",
-                (self.name, self.fingerprint, self.generation, key_text(key), position, error),
-            )
+    def write(self, connection: sqlite3.Connection, pages: Sequence[Page]) -> None:
+        """Write rows and what is stuck, in the open transaction. `pages` are what was folded since the last one. `Stopped` for a key that can't be kept."""
+        for folded in self.joined:
+            for key, position, error in folded.write(connection):
+                self._stand(_text_of_joined(folded, key), position, error)
+        for key, position, error in self.own.write(connection):
+            if self.joined:
+                self._stick(connection, key, position, error)
+            else:
+                self._refold(connection, key, position, pages)
+        connection.executemany(
+            "insert or replace into _stuck(name, fingerprint, generation, key, position, error) values(?, ?, ?, ?, ?, ?)",
+            [(*self.identity, key, position, error) for key, (position, error) in self._new_stuck.items()],
+        )
 
     def written(self) -> None:
         """Take what was written for committed."""
         self._new_stuck = {}
         for folded in (self.own, *self.joined):
             folded.make_room()
+
+    def _fold(self, connection: sqlite3.Connection, rows: Sequence[Row], pages: Sequence[Sequence[Any]]) -> None:
+        touches = list(self._touches(rows, pages))
+        self.own.load(connection, [touch[0] for touch in touches])
+        states, changed, step, stuck = self.own.states, self.own.changed, self.fold.step, self.stuck
+        for key, message, extra, position in touches:
+            if stuck and key_text(key) in stuck:
+                continue
+            try:
+                states[key] = step(states.get(key), key, message, extra)
+            except Exception as error:  # noqa: BLE001 - it stops its key, and is seen
+                self._stick(connection, key, position, error)
+            else:
+                changed[key] = position
 
     def _touches(self, rows: Sequence[Row], pages: Sequence[Sequence[Any]]) -> Iterator[Touch]:
         touched = self.fold.touched
@@ -178,71 +282,122 @@ class ViewBuild(Generic[S]):
                 extra: tuple[Any, ...] = (envelope,) if self.fold.wants_record else ()
                 try:
                     found = touched(event, envelope)
-                except Exception as error:  # noqa: BLE001 - no key: the view stops here, and is seen
-                    self._break(at, error)
-                    return
+                except Exception as error:
+                    raise Stopped(at, told(error)) from error
                 for key, message in found:
                     yield key, message, extra, at
 
-    def _fold_joined(self, connection: sqlite3.Connection, row: Row, records: Sequence[Any]) -> None:
-        position = row.position if row.input is None else row.position + 1
-        header = decode_header(row.head)
-        for at, record in enumerate(records, position):
-            event: object = record.body
-            if event is None:
-                continue
-            envelope = envelope_of(row, header, at - row.position, record.extra)
-            try:
-                for folded in self.joined:
-                    beside: tuple[Any, ...] = (envelope,) if folded.fold.wants_record else ()
-                    for key, message in folded.fold.touched(event, envelope):
-                        folded.load(connection, [key])
-                        folded.states[key] = folded.fold.step(folded.states.get(key), key, message, beside)
-                        folded.changed[key] = at
-                if not self.fold.follows(type(event)):
+    def _fold_joined(self, connection: sqlite3.Connection, rows: Sequence[Row], pages: Sequence[Sequence[Any]]) -> None:
+        for row, records in zip(rows, pages, strict=True):
+            position = row.position if row.input is None else row.position + 1
+            header = decode_header(row.head)
+            for at, record in enumerate(records, position):
+                event: object = record.body
+                if event is None:
                     continue
-                joined = self._joined(connection, event)
-                if self.fold.key_of is not None:
-                    found = self.fold.reading(type(event))(event, envelope, joined)
-                else:
-                    found = self.fold.touched(event, envelope)
-                extra = tuple([envelope if p.annotation is Recorded else joined[p.name] for p in self.fold.evolve_parameters])
-            except Exception as error:  # noqa: BLE001 - no key: the view stops here, and is seen
-                self._break(at, error)
-                return
-            for key, message in found:
-                if key in self.stuck:
-                    continue
-                self.own.load(connection, [key])
+                envelope = envelope_of(row, header, at - row.position, record.extra)
                 try:
-                    self.own.states[key] = self.fold.step(self.own.states.get(key), key, message, extra)
-                    self.own.changed[key] = at
-                except Exception as error:  # noqa: BLE001 - it stops its key, and is seen
-                    self._stick(key, at, error)
+                    for folded in self.joined:
+                        self._step_joined(connection, folded, event, envelope, at)
+                    if self.fold.follows(type(event)):
+                        self._step_own(connection, event, envelope, at)
+                except (Stopped, sqlite3.Error):
+                    raise
+                except Exception as error:
+                    raise Stopped(at, told(error)) from error
 
-    def _joined(self, connection: sqlite3.Connection, event: object) -> dict[str, Any]:
-        """Return the joined states for an event, as of its position."""
-        fills = self._fills.get(type(event))
-        if fills is None:
-            fills = self._fills[type(event)] = fills_of(self.fold, type(event))
-        by_fold = {folded.fold: folded for folded in self.joined}
-        filled: list[Any] = []
-        for fill in fills:
-            key = fill.find(event, filled)
-            if key is None:
-                filled.append(None)
+    def _step_joined(self, connection: sqlite3.Connection, folded: Folded[Any], event: object, envelope: Recorded, at: int) -> None:
+        beside: tuple[Any, ...] = (envelope,) if folded.fold.wants_record else ()
+        for key, message in folded.fold.touched(event, envelope):
+            if self.stuck and _text_of_joined(folded, key) in self.stuck:
                 continue
-            folded = by_fold[fill.fold]
             folded.load(connection, [key])
-            state = folded.states.get(key)
-            filled.append(state if state is not None or fill.optional else fill.fold.initial(key))
-        return {fill.parameter: state for fill, state in zip(fills, filled, strict=True)}
+            try:
+                folded.step(key, message, beside, at)
+            except Exception as error:  # noqa: BLE001 - it stops its key, and is seen
+                self._stand(_text_of_joined(folded, key), at, error)
 
-    def _stick(self, key: Key, position: int, error: Exception) -> None:
-        self.stuck[key] = self._new_stuck[key] = (position, f"{type(error).__name__}: {error}")
+    def _step_own(self, connection: sqlite3.Connection, event: object, envelope: Recorded, at: int) -> None:
+        joined, standing = self._joined(connection, event)
+        if standing and not all(name in joined for name in self._key_states):
+            raise Stopped(at, f"`key_of` asks for {standing}")
+        found = list(self.fold.reading(type(event))(event, envelope, joined) if self._key_states else self.fold.touched(event, envelope))
+        self.own.load(connection, [key for key, _ in found])
+        for key, message in found:
+            if self.stuck and key_text(key) in self.stuck:
+                continue
+            try:
+                if standing:
+                    raise Invalid(f"`evolve` asks for {standing}")
+                extra = tuple([envelope if p.annotation is Recorded else joined[p.name] for p in self.fold.evolve_parameters])
+                self.own.step(key, message, extra, at)
+            except Exception as error:  # noqa: BLE001 - it stops its key, and is seen
+                self._stick(connection, key, at, error)
 
-    def _break(self, position: int, error: Exception) -> None:
-        self.broken = f"at position {position}: {type(error).__name__}: {error}"
+    def _joined(self, connection: sqlite3.Connection, event: object) -> tuple[dict[str, Any], str]:
+        """Return the joined states for an event, as of its position, up to the first that stands still, and what is to be said of that."""
+        joined: dict[str, Any] = {}
+        filled: list[Any] = []
+        for fill in self._fills_for(type(event)):
+            folded = self._by_fold[fill.fold]
+            found = fill.find(event, filled)
+            keys: Sequence[Key] = found if fill.many else [found] if found is not None else []
+            for key in keys if self.stuck else ():
+                text = _text_of_joined(folded, key)
+                if text in self.stuck:
+                    position, error = self.stuck[text]
+                    return joined, f"{text}, which stands still at position {position}: {error}"
+            folded.load(connection, keys)
+            states = [folded.states.get(key) for key in keys]
+            filled.append(_filled(fill, keys, states))
+            joined[fill.parameter] = filled[-1]
+        return joined, ""
+
+    def _fills_for(self, event: type) -> list[Fill]:
+        if event not in self._fills:
+            self._fills[event] = fills_of(self.fold, event)
+        return self._fills[event]
+
+    def _refold(self, connection: sqlite3.Connection, key: Key, position: int, pages: Sequence[Page]) -> None:
+        """Fold the events of one key again, each written by itself: the row stays as of the last that the table holds, and the key stops at the next."""
+        touches = [touch for rows, records in pages for touch in self._touches(rows, records) if touch[0] == key]
+        self._known_key(connection, key, touches[0][3] if touches else position)
+        row = connection.execute(self.own.table.get, self.own.table.encode_key(key)).fetchone()
+        self.own.states[key] = self.own.table.decode(row) if row is not None else None
+        for _, message, extra, at in touches:
+            try:
+                self.own.put(connection, key, self.fold.step(self.own.states[key], key, message, extra), at)
+            except sqlite3.OperationalError:
+                raise
+            except Exception as error:  # noqa: BLE001 - it stops its key, and is seen
+                self._stand(key_text(key), at, error)
+                return
+
+    def _stick(self, connection: sqlite3.Connection, key: Key, position: int, error: Exception) -> None:
+        self._known_key(connection, key, position)
+        self._stand(key_text(key), position, error)
+
+    def _stand(self, text: str, position: int, error: Exception) -> None:
+        self.stuck[text] = self._new_stuck[text] = (position, told(error))
+
+    def _known_key(self, connection: sqlite3.Connection, key: Key, position: int) -> None:
+        """Raise `Stopped` for a key that no row can have."""
+        try:
+            connection.execute(self.own.table.get, self.own.table.encode_key(key)).fetchone()
+            hash(key)
+        except (Invalid, TypeError, ValueError) as error:
+            raise Stopped(position, told(error)) from error
+
+    def _wrong_key(self, connection: sqlite3.Connection, rows: Sequence[Row], pages: Sequence[Sequence[Any]]) -> Stopped | None:
+        """Return where the first key is that no row can have, if that is what went wrong."""
+        if self.joined:
+            return None
+        try:
+            for key, _, _, position in self._touches(rows, pages):
+                self._known_key(connection, key, position)
+        except Stopped as stopped:
+            return stopped
+        return None
 
 
 def check_view(state: type[State], events: Iterable[type]) -> None:
@@ -269,7 +424,7 @@ def check_view(state: type[State], events: Iterable[type]) -> None:
 def fills_of(fold: Fold, event: type) -> list[Fill]:
     """Return how the states that a view asks for are found from events of a class, in the order of its parameters."""
     fills: list[Fill] = []
-    parameters = {p.name: p for p in (*fold.key_parameters, *fold.evolve_parameters) if p.annotation is not Recorded}
+    parameters = {p.name: p for p in (*fold.key_parameters, *fold.evolve_parameters) if state_in(p.annotation) is not None}
     for parameter in parameters.values():
         fills.append(fill_for(fold.key_of or fold.state.evolve, event, parameter, fills))  # type: ignore[attr-defined]  # a view has it
     return fills
@@ -285,6 +440,11 @@ def key_text(key: Key) -> str:
     return msgspec.json.encode([text_of(value) for value in key]).decode()
 
 
+def told(error: BaseException) -> str:
+    """Return what an error says, as text that any file takes."""
+    return f"{type(error).__name__}: {error}".encode(errors="backslashreplace").decode()
+
+
 def check_history(build: ViewBuild[Any], log: str, epoch: int, found_log: str, found_epoch: int, digest_there: bytes | None) -> None:
     """Raise `Diverged` unless a checkpoint belongs to this log's history."""
     same = found_log == log and found_epoch <= epoch and (build.position == 0 or digest_there == build.digest)
@@ -296,3 +456,28 @@ def check_history(build: ViewBuild[Any], log: str, epoch: int, found_log: str, f
             position=build.position,
             log=found_log,
         )
+
+
+def _key_reader(fold: Fold) -> Callable[[Any], Key]:
+    """Return the function from a state to its key."""
+    match fold.key:
+        case ():
+            return lambda _state: ()
+        case (field,):
+            value_of = operator.attrgetter(field)
+            return lambda state: (value_of(state),)
+        case fields:
+            return operator.attrgetter(*fields)
+
+
+def _filled(fill: Fill, keys: Sequence[Key], states: Sequence[Any]) -> Any:
+    """Return what a parameter is given: a state, `None`, or a mapping by the value of the tag, or by a tuple where there are several."""
+    found = [state if state is not None or fill.optional else fill.fold.initial(key) for key, state in zip(keys, states, strict=True)]
+    if fill.many:
+        single = len(fill.fold.key) == 1
+        return dict(zip([key[0] for key in keys] if single else keys, found, strict=True))
+    return found[0] if found else None
+
+
+def _text_of_joined(folded: Folded[Any], key: Key) -> str:
+    return f"{folded.fold.name}{key_text(key)}"

@@ -187,7 +187,7 @@ def views(asked: argparse.Namespace) -> int:
                 "lag": one["lag"],
                 "ready": "yes" if one["ready"] else "no",
                 "followed by": one["owner"] or "nobody",
-                "stuck": len(one["stuck"]) or one["broken"] or "",
+                "stuck": one["broken"] or one["failure"] or len(one["stuck"]) or "",
             }
             for one in told
         ]

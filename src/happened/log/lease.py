@@ -6,7 +6,7 @@ compare-and-set as the checkpoint, so that a paused and revived owner can't writ
 
 import contextlib
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
@@ -41,7 +41,6 @@ class Leases:
         self._source = source
         self._names = list(names)
         self._epochs: dict[str, int] = {}
-        self._others: dict[str, str] = {}
         self._stop = threading.Event()
         self.changed = threading.Event()
         """Set when a lease was won, lost or added."""
@@ -59,8 +58,18 @@ class Leases:
         return self._epochs.get(name)
 
     def holder(self, name: str) -> str | None:
-        """Return who holds a lease, as far as this process knows."""
-        return self.owner if name in self._epochs else self._others.get(name)
+        """Return who holds a lease, of whichever process: who is noted, unless it ran out or that process is gone."""
+        held = _held(self._store.notes(NOTE + name), name)
+        return held.owner if held is not None and self._is_held(held) else None
+
+    def forget(self, names: Collection[str]) -> None:
+        """Delete the notes of these leases, those that somebody holds excepted."""
+
+        def decide(unseen: Unseen) -> Commit:
+            noted = unseen.notes(NOTE)
+            return Commit(notes={NOTE + name: None for name in names if NOTE + name in noted and not self._is_held(_held(noted, name))})
+
+        self._store.append(decide, _ALL_SEEN)
 
     def close(self) -> None:
         """Give all of them back."""
@@ -82,7 +91,6 @@ class Leases:
     def _compete(self) -> None:
         before = dict(self._epochs)
         won: dict[str, int] = {}
-        others: dict[str, str] = {}
 
         def decide(unseen: Unseen) -> Commit:
             now = self._source.now_us()
@@ -91,18 +99,19 @@ class Leases:
             for name in self._names:
                 held = _held(noted, name)
                 mine = held is not None and held.owner == self.owner
-                if held is None or mine or held.until < now or self._source.gone(held.owner):
-                    epoch = held.epoch if held is not None and mine else (held.epoch if held is not None else 0) + 1
+                if mine or not self._is_held(held):
+                    epoch = (held.epoch if held is not None else 0) + (0 if mine else 1)
                     won[name] = epoch
                     notes[NOTE + name] = encode(Held(self.owner, epoch, now + LEASE_SECONDS * 1_000_000)).decode()
-                else:
-                    others[name] = held.owner
             return Commit(notes=notes)
 
         self._store.append(decide, _ALL_SEEN)
-        self._epochs, self._others = won, others
+        self._epochs = won
         if won != before:
             self.changed.set()
+
+    def _is_held(self, held: Held | None) -> bool:
+        return held is not None and held.until >= self._source.now_us() and not self._source.gone(held.owner)
 
     def _given_back(self, unseen: Unseen, mine: Mapping[str, int]) -> Commit:
         noted = unseen.notes(NOTE)

@@ -16,9 +16,9 @@ import msgspec
 
 from happened.core.annotations import label, parameters_of, yielded_by
 from happened.core.errors import Error, IdReused, Invalid, Overloaded, Refused
-from happened.core.filling import Fill, fill_for, state_in
+from happened.core.filling import Fill, fill_for
 from happened.core.messages import Command, Event, Recorded, called, instead_of, name_of
-from happened.core.state import Fold, Key, State, fold_alone_of
+from happened.core.state import Fold, Key, State, fold_alone_of, state_in
 from happened.core.store import Row
 from happened.core.tags import is_a
 from happened.core.world import Chance, World, moment
