@@ -28,7 +28,7 @@ from happened.log.row import SALT_BYTES, Header, Written, decode_header, seal
 
 SALTS_AHEAD = 256
 WAIT_SECONDS_MAX = 1e6
-"""A longer wait is for ever, and what the machine can wait for has an end."""
+"""A longer wait is for ever, and what the machine can wait for has an end. No number (NaN) is no wait: `max` keeps what stands first."""
 PATIENCE_SECONDS = 0.02
 """The writer gives up on the store's lock so much earlier than its callers on the writer: then they hear what is known, that nothing was decided."""
 WATCH_SECONDS = 0.25
@@ -272,7 +272,7 @@ class Writer:
         `Overloaded` if it was not taken in time: then it is withdrawn. `OutcomeUnknown` if it was taken and the time ran out.
         """
         self.check_process()
-        wait_seconds_max = min(max(wait_seconds_max, 0.0), WAIT_SECONDS_MAX)
+        wait_seconds_max = min(max(0.0, wait_seconds_max), WAIT_SECONDS_MAX)
         job.taken_at = now = time.perf_counter()
         job.deadline = now + wait_seconds_max
         with self._mutex:
@@ -294,7 +294,7 @@ class Writer:
     def submit_all(self, jobs: Sequence[Job], wait_seconds_max: float) -> None:
         """Have jobs decided in their order, in as few commits as may be, and wait for all. Errors stay with each job."""
         self.check_process()
-        wait_seconds_max = min(max(wait_seconds_max, 0.0), WAIT_SECONDS_MAX)
+        wait_seconds_max = min(max(0.0, wait_seconds_max), WAIT_SECONDS_MAX)
         now = time.perf_counter()
         for job in jobs:
             job.taken_at = now
@@ -320,7 +320,7 @@ class Writer:
         """Have a job decided and committed at the end of the loop's turn, and await it. Cancellation withdraws it if it was not taken."""
         self.check_process()
         loop = asyncio.get_running_loop()
-        wait_seconds_max = min(max(wait_seconds_max, 0.0), WAIT_SECONDS_MAX)
+        wait_seconds_max = min(max(0.0, wait_seconds_max), WAIT_SECONDS_MAX)
         job._loop = loop
         job._future = future = loop.create_future()
         job.taken_at = now = time.perf_counter()

@@ -41,6 +41,8 @@ class PendingWorker:
     def start(self) -> None:
         """Begin."""
         self.leases.start()
+        if self.leases.epoch(LEASE) is not None:
+            self._forget_stuck()  # before anybody can ask
         self._thread.start()
 
     def wake(self) -> None:
