@@ -66,7 +66,11 @@ def test_what_was_read_and_which_round_it_was_is_kept(url: str) -> None:
         yield Deposited(command.target, world.ask(outside, command.source) + source.amount + target.amount)
 
     app = h.App("asking", deciders=[transfer_asking, deposit], gateways=[outside])
-    with app.open(url, run=False, gateways={outside: lambda _account: 1}) as running:
+
+    def one(account: str) -> int:
+        return 1
+
+    with app.open(url, run=False, gateways={outside: one}) as running:
         first, second = running.dispatch(Deposit("a", 1)), running.dispatch(Deposit("b", 1))
         running.dispatch(Deposit("c", 1), id="no state")
         running.dispatch(Transfer("a", "b", 1), id="x")
