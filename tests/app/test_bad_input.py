@@ -581,6 +581,102 @@ def test_a_decider_can_not_dispatch(running: h.Running, faults: Faults) -> None:
         assert head(other) == 0
 
 
+class Recorder:
+    """Tries to record, in every way, from wherever it is called; keeps what it heard."""
+
+    def __init__(self) -> None:
+        self.running: h.Running | None = None
+        self.heard: list[str] = []
+
+    def __call__(self) -> None:
+        running = self.running
+        if running is None:
+            return
+        attempts: list[Callable[[], object]] = [
+            lambda: running.dispatch(Sell("nut", 1), wait_seconds_max=0.1),
+            lambda: list(running.dispatch_all([Sell("nut", 1)])),
+            lambda: running.dispatch_together([Sell("nut", 1)]),
+            lambda: running.enqueue(Sell("nut", 1), wait_seconds_max=0.1),
+            lambda: running.record(Received("nut", 1), wait_seconds_max=0.1),
+            lambda: running.record_all([Received("nut", 1)]),
+            lambda: running.log.append(Received("nut", 1), wait_seconds_max=0.1),
+            lambda: asyncio.run(running.adispatch(Sell("nut", 1), wait_seconds_max=0.1)),
+            lambda: asyncio.run(running.arecord(Received("nut", 1), wait_seconds_max=0.1)),
+        ]
+        for attempt in attempts:
+            try:
+                attempt()
+                self.heard.append("nothing")
+            except Exception as error:  # noqa: BLE001 - whatever it is, the test looks
+                self.heard.append(type(error).__name__)
+
+
+class Watched(h.State):
+    sku: Sku
+    units: int = 0
+
+    def evolve(self, event: Received | Sold) -> "Watched":
+        recorder()
+        return self.but(units=self.units + event.units)
+
+
+class Inquire(h.Command):
+    sku: Sku
+
+
+recorder = Recorder()
+
+
+def weather(sku: str) -> str:
+    """Stand for the outside."""
+    return sku
+
+
+def inquire(command: Inquire, watched: Watched, world: h.World) -> Iterator[Sold]:
+    world.ask(weather, command.sku)
+    recorder()
+    if watched.units:
+        raise ValueError("run twice: outside the lock, and under it")
+    yield Sold(command.sku, 1)
+
+
+@pytest.mark.parametrize("where", ["decider that has asked", "load", "states", "what others recorded", "batch"])
+def test_nothing_is_recorded_from_inside_evolve_or_a_decider_that_has_asked(tmp_path: Path, where: str) -> None:
+    """Wherever the code of the app is run, each way to record is `Invalid` at once, and the log stays as it was."""
+    recorder.running = None
+    recorder.heard = []
+    app = h.App("shop", records=[Received], deciders=[inquire, sell], gateways=[weather])
+    url = f"sqlite:///{tmp_path}/log.db"
+    with app.open(url, run=False) as first:
+        first.record(Received("nut", 10))
+        with app.open(url, run=False) as running:
+            if where not in ("load", "states"):
+                running.state(Watched, "nut")
+            if where == "what others recorded":
+                first.record(Received("nut", 10))
+            before = head(running)
+            recorder.running = running
+            match where:
+                case "decider that has asked":
+                    with pytest.raises(ValueError, match="twice"):
+                        running.dispatch(Inquire("nut"), id="x")
+                case "load":
+                    running.state(Watched, "nut")
+                case "states":
+                    running.states(Watched)
+                case "what others recorded":
+                    running.catch_up()
+                case _:
+                    before += 1
+                    running.record(Received("nut", 10), wait_seconds_max=5)
+            recorder.running = None
+
+            assert set(recorder.heard) == {"Invalid"}
+            assert len(recorder.heard) == (18 if where == "decider that has asked" else 9)
+            assert head(running) == before
+            running.log.verify()
+
+
 def test_a_refusal_after_a_yield_withdraws_what_was_yielded(running: h.Running, faults: Faults) -> None:
     """A refused command is recorded, with no event."""
 
@@ -674,6 +770,26 @@ def test_a_rehearsal_records_nothing(running: h.Running) -> None:
     assert would == (Sold("nut", 1),)
     nothing_recorded(running, lambda: running.would(Sell("nut", 100)), h.Refused, "not enough")
     assert (head(running), running.state(Stock, "nut")) == (before, Stock("nut", 9))
+
+
+@pytest.mark.parametrize("bad", [Sell("nut", "many"), Unclaimed("nut"), h.Message(Sell("nut", 1), id="")])  # type: ignore[arg-type]  # a planted mistake
+def test_what_stands_before_a_bad_message_is_recorded_and_said(running: h.Running, bad: Any) -> None:
+    """The first two of three are good: their receipts come, then the error, and nothing of the third is recorded."""
+    heard: list[h.Receipt | h.Refused] = []
+    with pytest.raises(h.Invalid):
+        heard.extend(running.dispatch_all([h.Message(Sell("nut", 1), id="s-1"), h.Message(Received("nut", 5), id="r-2"), bad]))
+    assert [str(receipt) for receipt in heard] == [
+        str(running.log.receipt_of(running.log.find(name)[0], repeated=False)) for name in ("s-1", "r-2")
+    ]
+
+    before = head(running)
+    wrong = Received("nut", "many")  # type: ignore[arg-type]  # a planted mistake
+    facts: list[h.Event | h.Message] = [h.Message(Received("nut", 1), id="r-3"), h.Message(Received("nut", 2), id="r-4"), wrong]
+    with pytest.raises(h.Invalid):
+        running.record_all(facts)
+    assert [len(running.log.find(name)) for name in ("r-3", "r-4")] == [1, 1]
+    assert head(running) == before + 2
+    running.log.verify()
 
 
 def test_a_closed_log_takes_nothing(faults: Faults) -> None:

@@ -65,12 +65,11 @@ def test_what_was_read_and_which_round_it_was_is_kept(url: str) -> None:
     def transfer_asking(command: Transfer, source: Balance, target: Balance, world: h.World) -> Iterator[Deposited]:
         yield Deposited(command.target, world.ask(outside, command.source) + source.amount + target.amount)
 
+    def answer(account: str) -> int:
+        return len(account)
+
     app = h.App("asking", deciders=[transfer_asking, deposit], gateways=[outside])
-
-    def one(account: str) -> int:
-        return 1
-
-    with app.open(url, run=False, gateways={outside: one}) as running:
+    with app.open(url, run=False, gateways={outside: answer}) as running:
         first, second = running.dispatch(Deposit("a", 1)), running.dispatch(Deposit("b", 1))
         running.dispatch(Deposit("c", 1), id="no state")
         running.dispatch(Transfer("a", "b", 1), id="x")

@@ -153,7 +153,8 @@ class MemoryImage:
                     if not waiting:
                         del kept.loading[key]
                     if complete:
-                        found[key] = kept.entries.setdefault(key, _caught_up(fold, key, found[key], aside[key]))
+                        with deciding():
+                            found[key] = kept.entries.setdefault(key, _caught_up(fold, key, found[key], aside[key]))
         return found if complete else None
 
     def begin(self) -> "ImageOverlay":
@@ -166,14 +167,15 @@ class MemoryImage:
         if not rows:
             return
         overlay = self.begin()
-        for row, records in zip(rows, self._reader.pages(self._classes)(rows), strict=True):
-            events = [
-                (ordinal + (row.input is not None), found.body, found.extra)
-                for ordinal, found in enumerate(records)
-                if found.body is not None
-            ]
-            if events:
-                overlay.apply(row, decode_header(row.head), events, strict=False)
+        with deciding():
+            for row, records in zip(rows, self._reader.pages(self._classes)(rows), strict=True):
+                events = [
+                    (ordinal + (row.input is not None), found.body, found.extra)
+                    for ordinal, found in enumerate(records)
+                    if found.body is not None
+                ]
+                if events:
+                    overlay.apply(row, decode_header(row.head), events, strict=False)
         overlay.merge(rows[-1].last)
 
     def forget(self) -> None:
@@ -191,6 +193,10 @@ class MemoryImage:
         """
         if fold.wants_record or fold.key_of is not None:
             return self._states_by_steps(fold)
+        with deciding():
+            return self._states_by_pages(fold)
+
+    def _states_by_pages(self, fold: Fold) -> dict[Key, State]:
         decode = self._reader.pages_for([fold])
         found: dict[Key, State] = {}
         get, step, initial, checked = found.get, fold.evolve, fold.state, fold.may_move
@@ -483,7 +489,8 @@ class ImageOverlay:
             for kept, coming in self._coming.items():
                 for key, events in coming.items():
                     if key in kept.entries:  # loaded while the batch was decided, as of before it
-                        kept.entries[key] = _caught_up(kept.fold, key, kept.entries[key], events)
+                        with deciding():
+                            kept.entries[key] = _caught_up(kept.fold, key, kept.entries[key], events)
                     for aside in kept.loading.get(key, ()):
                         aside.extend(events)
             image.position = position  # last: an interrupt before it leaves a position whose rows are taken in again
