@@ -16,7 +16,7 @@ import msgspec
 
 from happened.core.annotations import label
 from happened.core.errors import Error, Invalid, Late, OutcomeUnknown, Refused, Stuck
-from happened.core.messages import Command, Event, Message, Position, called, instead_of, is_text, name_of
+from happened.core.messages import Command, Event, Message, Position, called, instead_of, is_name, name_of
 from happened.core.plain import surplus_in
 from happened.core.state import Fold, State, fold_alone_of, fold_of
 from happened.core.store import Engine, Row
@@ -86,7 +86,7 @@ class App:
         views: Iterable[type[State]] = (),
         ignores: Iterable[str] = (),
     ) -> None:
-        if not is_text(name):
+        if not is_name(name):
             raise Invalid("an app needs a name, a text: it is recorded in its log")
         self.name = name
         self.ignores: tuple[Any, ...] = tuple(_listed("ignores=[{}]", ignores))

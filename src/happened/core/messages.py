@@ -106,7 +106,7 @@ def named(name: str, *, version: int = 1) -> Callable[[Thing], Thing]:
 
     Rename the Python class as you like then. `Invalid` for an empty name or a version below 1.
     """
-    if not is_text(name) or type(version) is not int or version < 1:
+    if not is_name(name) or type(version) is not int or version < 1:
         raise Invalid(
             'a name is a text that is not empty, and a version a number from 1: `@named("OrderPlaced", version=2)`',
             name=name,
@@ -140,7 +140,7 @@ def instead_of(given: object, *, one: str, many: str, make: str) -> str:
             return ""
 
 
-def is_text(given: object) -> bool:
+def is_name(given: object) -> bool:
     """Say whether a name is a text that is not empty; a checker has not seen every caller."""
     return isinstance(given, str) and bool(given)
 
