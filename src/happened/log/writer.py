@@ -275,19 +275,27 @@ class Writer:
         wait_seconds_max = min(max(0.0, wait_seconds_max), WAIT_SECONDS_MAX)
         job.taken_at = now = time.perf_counter()
         job.deadline = now + wait_seconds_max
-        with self._mutex:
-            self._check(1)
-            self._queue.append(job)
-            lead = not self._leading
+        lead = False
+        try:
+            with self._mutex:
+                self._check(1)
+                self._queue.append(job)
+                if self._leading:
+                    job._lock = threading.Lock()
+                    job._lock.acquire()
+                else:
+                    lead = self._leading = True
             if lead:
-                self._leading = True
-            else:
-                job._lock = threading.Lock()
-                job._lock.acquire()
-        if lead:
-            self._lead(job)
-        elif not job._lock.acquire(timeout=wait_seconds_max):  # type: ignore[union-attr]  # who does not lead has a lock
-            self._give_up(job, wait_seconds_max)
+                self._lead(job)
+            elif not job._lock.acquire(timeout=wait_seconds_max):  # type: ignore[union-attr]  # who does not lead has a lock
+                self._give_up(job, wait_seconds_max)
+        finally:
+            if lead:
+                with self._mutex:  # no function is called here: an interrupt may come where one begins or ends
+                    if not self._queue:
+                        lead = self._leading = False
+                if lead:
+                    self._pass_on()
         if job.error is not None:
             raise job.error
 
@@ -299,22 +307,30 @@ class Writer:
         for job in jobs:
             job.taken_at = now
             job.deadline = now + wait_seconds_max
-        with self._mutex:
-            self._check(len(jobs))
-            self._queue.extend(jobs)
-            lead = not self._leading
-            last = jobs[-1]
+        last = jobs[-1]
+        lead = False
+        try:
+            with self._mutex:
+                self._check(len(jobs))
+                self._queue.extend(jobs)
+                if self._leading:
+                    last._lock = threading.Lock()
+                    last._lock.acquire()
+                else:
+                    lead = self._leading = True
             if lead:
-                self._leading = True
-            else:
-                last._lock = threading.Lock()
-                last._lock.acquire()
-        if lead:
-            self._lead(last)
-        elif not last._lock.acquire(timeout=wait_seconds_max):  # type: ignore[union-attr]  # who does not lead has a lock
-            for job in jobs:
-                if not self._withdraw(job) and job.state != Job.DONE:
-                    job.error = job.error or _unknown(job, "the time to wait is over")
+                self._lead(last)
+            elif not last._lock.acquire(timeout=wait_seconds_max):  # type: ignore[union-attr]  # who does not lead has a lock
+                for job in jobs:
+                    if not self._withdraw(job) and job.state != Job.DONE:
+                        job.error = job.error or _unknown(job, "the time to wait is over")
+        finally:
+            if lead:
+                with self._mutex:  # no function is called here: an interrupt may come where one begins or ends
+                    if not self._queue:
+                        lead = self._leading = False
+                if lead:
+                    self._pass_on()
 
     async def asubmit(self, job: Job, wait_seconds_max: float) -> None:
         """Have a job decided and committed at the end of the loop's turn, and await it. Cancellation withdraws it if it was not taken."""
@@ -425,12 +441,9 @@ class Writer:
 
     def _lead(self, last: Job) -> None:
         """Commit until this job is done, the caller's own."""
-        try:
-            _local.deciding = False  # whoever waits here decides nothing
-            while last.state < Job.DONE:
-                self._commit_next(last.deadline)
-        finally:
-            self._pass_on()
+        _local.deciding = False  # whoever waits here decides nothing
+        while last.state < Job.DONE:
+            self._commit_next(last.deadline)
 
     def _pass_on(self) -> None:
         """Let the writer's thread lead if somebody waits, else nobody."""
@@ -517,15 +530,19 @@ class Writer:
             return [job for job in jobs if job not in kept]
 
     def _commit(self, jobs: Sequence[Job], wait_seconds_max: float) -> None:
-        if not self._memory.guard.acquire(timeout=wait_seconds_max or 0.05):
-            raise Overloaded("the log is busy in this process; nothing was recorded")
+        guard = self._memory.guard
         try:
+            if not guard.acquire(timeout=wait_seconds_max or 0.05):
+                raise Overloaded("the log is busy in this process; nothing was recorded")
             self._commit_guarded(jobs, wait_seconds_max)
         except BaseException as error:
             self._forget_after(error)
             raise
-        finally:
-            self._memory.guard.release()
+        finally:  # an interrupt may come as soon as it is acquired
+            try:  # noqa: SIM105 - no function is called on this way
+                guard.release()
+            except RuntimeError:  # it was not acquired
+                pass
 
     def _take(self, jobs: Sequence[Job]) -> list[Job]:
         """Take what was not withdrawn while the lock was waited for: until here nothing was recorded for certain, from here on it may be."""

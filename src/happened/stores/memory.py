@@ -23,7 +23,8 @@ class MemoryStore:
         self._names: dict[int, list[int]] = {}
         self._ids: dict[str, list[int]] = {}
         self._reading: dict[int, str] | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        """Of a kind that only its holder can release."""
         self._showing = threading.Lock()
         """Held for a moment, so that rows and notes of one commit are seen together."""
         self._grown = threading.Condition()
@@ -33,11 +34,11 @@ class MemoryStore:
 
     def append(self, decide: Callable[[Unseen], Commit], seen: int, *, wait_seconds_max: float = 10.0) -> Head:
         """Take the lock, hand over what is unseen, keep what comes back."""
-        if not self._lock.acquire(timeout=wait_seconds_max):
-            raise Overloaded(
-                f"the log's lock was not free within {wait_seconds_max:g} s; nothing was recorded", wait_seconds=wait_seconds_max
-            )
         try:
+            if not self._lock.acquire(timeout=wait_seconds_max):
+                raise Overloaded(
+                    f"the log's lock was not free within {wait_seconds_max:g} s; nothing was recorded", wait_seconds=wait_seconds_max
+                )
             if self._pid != os.getpid():
                 raise Forked("this log was opened before a fork, and lives in the parent's memory")
             if self._closed:
@@ -54,8 +55,11 @@ class MemoryStore:
                     else:
                         self._notes[key] = body
             head = self._head()
-        finally:
-            self._lock.release()
+        finally:  # an interrupt may come as soon as it is acquired
+            try:  # noqa: SIM105 - no function is called on this way
+                self._lock.release()
+            except RuntimeError:  # it was not acquired
+                pass
         if commit.rows:
             with self._grown:
                 self._grown.notify_all()

@@ -107,7 +107,8 @@ class SqliteStore:
         self.path = path
         self._connect = connect
         self._pid = os.getpid()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        """Of a kind that only its holder can release."""
         self._index_lock = threading.RLock()
         self._grown = threading.Condition()
         self._readers: deque[sqlite3.Connection] = deque()
@@ -145,11 +146,11 @@ class SqliteStore:
     def append(self, decide: Callable[[Unseen], Commit], seen: int, *, wait_seconds_max: float = 10.0) -> Head:
         """Take the lock, hand over what is unseen, store what comes back, sync."""
         deadline = time.monotonic() + wait_seconds_max
-        if not self._lock.acquire(timeout=max(wait_seconds_max, 0.0)):
-            raise Overloaded(
-                f"the log's lock was not free within {wait_seconds_max:g} s; nothing was recorded", wait_seconds=wait_seconds_max
-            )
         try:
+            if not self._lock.acquire(timeout=max(wait_seconds_max, 0.0)):
+                raise Overloaded(
+                    f"the log's lock was not free within {wait_seconds_max:g} s; nothing was recorded", wait_seconds=wait_seconds_max
+                )
             self._check_usable()
             try:
                 self._begin(deadline)
@@ -180,8 +181,11 @@ class SqliteStore:
             if not self._reopened:
                 self._changes = changes
             self._reopened = False
-        finally:
-            self._lock.release()
+        finally:  # an interrupt may come as soon as it is acquired
+            try:  # noqa: SIM105 - no function is called on this way
+                self._lock.release()
+            except RuntimeError:  # it was not acquired
+                pass
         if commit.rows:
             with self._grown:
                 self._grown.notify_all()
