@@ -105,7 +105,7 @@ def renamed(url: str, change: str) -> None:
     "change",
     [
         'update note set body = replace(body, \'"name":"Deposited"\', \'"name":"Withdrawn"\') where body like \'%"name":"Deposited"%\'',
-        'update note set body = replace(body, \'"account"\', \'"acount"\') where body like \'%"name":"Deposited"%\'',
+        'update note set body = replace(body, \'"account"\', \'"holder"\') where body like \'%"name":"Deposited"%\'',
         "update note set body = '{}' where body like '%\"name\":\"Deposited\"%'",
         'delete from note where body like \'%"name":"Deposited"%\'',
         "insert into note(key, body) select 'name/99', replace(body, '\"number\":16', '\"number\":99') from note where key = 'name/16'",
