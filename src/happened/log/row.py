@@ -122,12 +122,17 @@ def seal(before: bytes, position: int, at: int, header: Header, asked: Written |
                 f"a record may have {RECORD_BYTES_MAX:,} bytes, this one has {len(body):,}: keep large things outside", bytes=len(body)
             )
         opening, said = _spelled.get(record.number) or _spell(record.number)
-        end = start + SALT_BYTES
-        link += (said if not extra else b"%d %d %b" % (record.number, len(extra), extra), _sha256(salts[start:end] + body).digest())
-        texts.append(opening + body + b"]" if not extra else b"%b%b,%b]" % (opening, body, extra))
-        start = end
+        digest = _sha256(salts[start : start + SALT_BYTES] + body).digest()
+        start += SALT_BYTES
+        if extra:
+            link += (b"%d %d %b" % (record.number, len(extra), extra), digest)
+            texts.append(b"%b%b,%b]" % (opening, body, extra))
+        else:
+            link += (said, digest)
+            texts.append(opening + body + b"]")
     text = texts.pop(0).decode() if asked is not None else None
-    return Row(position, count, at, head.decode(), text, "[" + b",".join(texts).decode() + "]", salts, _sha256(b"".join(link)).digest())
+    records_text = f"[{b','.join(texts).decode()}]"
+    return Row(position, count, at, head.decode(), text, records_text, salts, _sha256(b"".join(link)).digest())
 
 
 def taken_apart(row: Row) -> Iterator[tuple[bool, RawRecord]]:

@@ -133,8 +133,8 @@ class Runs:
         open_block = self._open_blocks.get(block)
         if open_block is None:
             open_block = self._open_blocks[block] = set()
-        for name in names:
-            if name not in open_block:
+        if not open_block.issuperset(names):
+            for name in names:
                 open_block.add(name)
                 self._blocks.setdefault(name, set()).add(block)
         self._since += last + 1 - position
