@@ -401,3 +401,20 @@ def test_the_demo_tells_what_happened(tmp_path: Path) -> None:
     assert code == 0
     assert told["lines"] > 0
     assert list(tmp_path.iterdir()) == []
+
+
+def test_beside_a_running_owner_the_views_name_it_and_a_rebuild_says_whose_they_are(folder: Path) -> None:
+    """Another process follows: `views` tells which, and `rebuild` ends with its name instead of waiting."""
+    serve = "import sys, model\nwith model.app.open('sqlite:///shop.db'):\n    print('open', flush=True)\n    sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", serve], cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as owner:
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == "open\n"
+
+        _, told = answer(folder, "views")
+        code, _, error = run(folder, "rebuild", "Stock")
+
+        assert [f":{owner.pid}:" in one["owner"] for one in told] == [True]
+        assert code != 0
+        assert f":{owner.pid}:" in error
+        assert owner.stdin is not None
+        owner.stdin.close()
