@@ -217,14 +217,14 @@ ASKS: dict[str, Callable[[h.View[Stock]], object]] = {
 @pytest.mark.parametrize("how", ASKS)
 def test_text_that_is_no_unicode_is_invalid(running: h.Running, how: str) -> None:
     """Half a surrogate pair can't be in any row."""
-    with pytest.raises(h.Invalid, match="no Unicode"):
+    with pytest.raises(h.Invalid, match="no Unicode|half a character"):
         ASKS[how](running.view(Stock))
 
 
 @pytest.mark.parametrize("key", [5, None, b"a", ["a"], object()], ids=map(str, range(5)))
 def test_a_key_of_another_type_is_invalid_at_once_and_says_the_type_wanted(running: h.Running, key: Any) -> None:
     """It is not waited for first: the view need not even be there."""
-    with pytest.raises(h.Invalid, match="it is no str"):
+    with pytest.raises(h.Invalid, match="is str, not"):
         running.view(Stock).get(key, since=running.log.head + 100)
 
 

@@ -413,7 +413,8 @@ def test_beside_a_running_owner_the_views_name_it_and_a_rebuild_says_whose_they_
         _, told = answer(folder, "views")
         code, _, error = run(folder, "rebuild", "Stock")
 
-        assert [f":{owner.pid}:" in one["owner"] for one in told] == [True]
+        assert told
+        assert all(f":{owner.pid}:" in one["owner"] for one in told)
         assert code != 0
         assert f":{owner.pid}:" in error
         assert owner.stdin is not None
