@@ -10,6 +10,7 @@ from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar, overload  
 
 from happened.core.errors import Invalid, Late, NotThere, Stuck
 from happened.core.state import Key, State
+from happened.core.tags import is_unicode
 from happened.cqrs.rows import ViewsFile
 from happened.cqrs.tables import HIGH, show
 from happened.cqrs.view import ViewBuild, key_text
@@ -371,11 +372,8 @@ def _standing_still(view: str, stuck: Mapping[str, tuple[int, str]]) -> Stuck:
 
 def _check_unicode(values: Sequence[Any]) -> None:
     for value in values:
-        if isinstance(value, str):
-            try:
-                value.encode()
-            except UnicodeEncodeError as error:
-                raise Invalid(f"{show(value)} is no Unicode text, so no row has it: {error}", value=show(value)) from error
+        if isinstance(value, str) and not is_unicode(value):
+            raise Invalid(f"{show(value)} has half a character and is no valid text, so no row has it", value=show(value))
 
 
 async def _in_thread(answer: Callable[[], A]) -> A:
