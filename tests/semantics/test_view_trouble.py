@@ -243,6 +243,23 @@ def test_a_rebuild_whose_progress_is_interrupted_leaves_the_old_table(url: str) 
         assert running.view(Total).get("a", since=running.record(Said("a", ""))).count == 2
 
 
+def test_a_rebuild_at_once_of_a_view_that_was_never_whole_ends(url: str) -> None:
+    """The follower reads its first checkpoint while the rebuild makes its table: it does not take that one for the one it is to go on with."""
+    with talk.open(url, run=False) as running:
+        last = running.record_all([Said(f"a{number}", "") for number in range(10)])
+    for _ in range(20):
+        Path(url.removeprefix("sqlite:///")).with_suffix(".views.db").unlink()
+        deadline = time.monotonic() + 5
+
+        def in_time(_done: int, _all: int, deadline: float = deadline) -> None:
+            assert time.monotonic() < deadline
+
+        with talk.open(url) as running:
+            running.rebuild(Total, progress=in_time)
+
+            assert len(running.view(Total).rows(since=last)) == 10
+
+
 def test_a_rebuild_where_another_process_follows_says_who(url: str) -> None:
     """The view is another's: the rebuild says whose, and does not wait for ever."""
     with talk.open(url) as owner, talk.open(url) as other:

@@ -125,7 +125,7 @@ class Followers:
                     self._stop.wait(IDLE_SECONDS)
                     continue
                 behind = min(build.position for build in mine)
-                if self._log.wait(behind, IDLE_SECONDS) > behind or not all(build.ready for build in mine):
+                if self._log.wait(behind, IDLE_SECONDS) > behind or not all(map(self._is_answered_from, mine)):
                     for position in sorted({build.position for build in mine}):
                         self._advance([build for build in mine if build.position == position])
                 else:
@@ -287,7 +287,9 @@ class Followers:
         """Answer from this table from now on, once it has reached the head, and is not behind the one before it."""
         assert self._file is not None, "views have a file"
         view = self._views[build.fold.state]
-        if build.ready or build.position < head or (view.build.ready and view.build.position > build.position):
+        if self._is_answered_from(build) or build.position < head or (view.build.ready and view.build.position > build.position):
+            return
+        if build not in self._at_work():  # another has taken its place in this very round, or its rebuild was given up
             return
         with self._file.transaction() as connection:
             connection.execute(f"update _view set ready = 1 {WHERE}", build.identity)  # noqa: S608 - a constant
@@ -302,6 +304,9 @@ class Followers:
                 self._building.remove(build)
             self._moved.notify_all()
         self._sweep_at = 0.0
+
+    def _is_answered_from(self, build: ViewBuild[Any]) -> bool:
+        return build.ready and self._views[build.fold.state].build is build
 
     def _sweep(self) -> None:
         """Drop tables that nobody needs any more: older generations, rebuilds that were given up, and those of older code that nobody follows."""
@@ -394,10 +399,10 @@ class Followers:
         return ViewState(self._log, self._file, build, self._moved, self)
 
     def _found(self, connection: sqlite3.Connection, state: type[State]) -> ViewBuild[Any] | None:
-        """Return the latest table of a view that today's code reads; one that may be answered from where there is one."""
+        """Return the table of a view that today's code reads: the latest that may be answered from, else the first, since later ones are rebuilds."""
         fingerprint = self._fingerprints[state]
         found = connection.execute(
-            "select generation from _view where name = ? and fingerprint = ? order by ready desc, generation desc limit 1",
+            "select generation from _view where name = ? and fingerprint = ? order by ready desc, iif(ready, -generation, generation) limit 1",
             (fold_of(state).name, fingerprint),
         ).fetchone()
         return ViewBuild(state, fingerprint, found[0]) if found is not None else None
