@@ -271,36 +271,20 @@ class Writer:
 
         `Overloaded` if it was not taken in time: then it is withdrawn. `OutcomeUnknown` if it was taken and the time ran out.
         """
-        self.check_process()
-        wait_seconds_max = min(max(0.0, wait_seconds_max), WAIT_SECONDS_MAX)
-        job.taken_at = now = time.perf_counter()
-        job.deadline = now + wait_seconds_max
-        lead = False
-        try:
-            with self._mutex:
-                self._check(1)
-                self._queue.append(job)
-                if self._leading:
-                    job._lock = threading.Lock()
-                    job._lock.acquire()
-                else:
-                    lead = self._leading = True
-            if lead:
-                self._lead(job)
-            elif not job._lock.acquire(timeout=wait_seconds_max):  # type: ignore[union-attr]  # who does not lead has a lock
-                self._give_up(job, wait_seconds_max)
-        finally:
-            if lead:
-                with self._mutex:  # no function is called here: an interrupt may come where one begins or ends
-                    if not self._queue:
-                        lead = self._leading = False
-                if lead:
-                    self._pass_on()
+        if not self._handed_in((job,), wait_seconds_max):
+            self._give_up(job)
         if job.error is not None:
             raise job.error
 
     def submit_all(self, jobs: Sequence[Job], wait_seconds_max: float) -> None:
         """Have jobs decided in their order, in as few commits as may be, and wait for all. Errors stay with each job."""
+        if not self._handed_in(jobs, wait_seconds_max):
+            for job in jobs:
+                if not self._withdraw(job) and job.state != Job.DONE:
+                    job.error = job.error or _unknown(job, "the time to wait is over")
+
+    def _handed_in(self, jobs: Sequence[Job], wait_seconds_max: float) -> bool:
+        """Put jobs into the queue and wait for the last of them, leading where nobody does; return whether it was answered in time."""
         self.check_process()
         wait_seconds_max = min(max(0.0, wait_seconds_max), WAIT_SECONDS_MAX)
         now = time.perf_counter()
@@ -320,10 +304,8 @@ class Writer:
                     lead = self._leading = True
             if lead:
                 self._lead(last)
-            elif not last._lock.acquire(timeout=wait_seconds_max):  # type: ignore[union-attr]  # who does not lead has a lock
-                for job in jobs:
-                    if not self._withdraw(job) and job.state != Job.DONE:
-                        job.error = job.error or _unknown(job, "the time to wait is over")
+                return True
+            return last._lock.acquire(timeout=wait_seconds_max)  # type: ignore[union-attr]  # who does not lead has a lock
         finally:
             if lead:
                 with self._mutex:  # no function is called here: an interrupt may come where one begins or ends
@@ -660,9 +642,9 @@ class Writer:
             job.error = Overloaded("the command was withdrawn before it was taken; nothing was recorded", id=job.id)
             return True
 
-    def _give_up(self, job: Job, waited_seconds: float) -> None:
+    def _give_up(self, job: Job) -> None:
         if not self._withdraw(job) and job.state != Job.DONE:
-            raise _unknown(job, f"it was taken, and not answered within {waited_seconds:g} s")
+            raise _unknown(job, f"it was taken, and not answered within {job.deadline - job.taken_at:g} s")
 
     def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
         """Look for those of a loop whose time is over: one timer for all costs a command nothing, where one for each costs 4 µs."""
