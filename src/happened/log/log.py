@@ -4,6 +4,8 @@
 any process commits; `verify` proves that nothing was changed or lost. Deciders don't come this way: they are jobs of the same writer.
 """
 
+import heapq
+import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
@@ -22,6 +24,7 @@ from happened.log.receipt import Receipt
 from happened.log.records import INPUT, INTERNAL, Reader, Record
 from happened.log.row import (
     BUILT_IN,
+    CONVERSATION,
     ERASED,
     FORMAT,
     RECORD_BYTES_MAX,
@@ -204,6 +207,13 @@ class Log:
                 if id in (header.id, header.decides):
                     found.append(row)
         return found
+
+    def conversation(self, correlation: str) -> Iterator[Row]:
+        """Yield the rows of a conversation in order: those that its first message has, whose id it is called by, and those that say it is theirs."""
+        own = [row for row in self.find(correlation) if decode_header(row.head).correlation is None]
+        pages = self.engine.read(wanted=[Wanted([term(CONVERSATION, correlation)])])
+        others = (row for rows in pages for row in rows if decode_header(row.head).correlation == correlation)
+        yield from heapq.merge(sorted(own, key=_position), others, key=_position)
 
     def row_at(self, position: int) -> Row | None:
         """Return the row that holds a position."""
@@ -389,6 +399,8 @@ class Log:
 
 
 EVERYTHING_SEEN = 1 << 62
+
+_position = operator.attrgetter("position")
 
 
 def place_of(position: object) -> int:

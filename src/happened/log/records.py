@@ -22,6 +22,7 @@ from happened.log.narrow import Fields, fields_read, narrowed
 from happened.log.row import (
     ANSWER,
     BUILT_IN,
+    CONVERSATION,
     FIRST_NUMBER,
     REFUSAL,
     SCHEDULE,
@@ -35,6 +36,10 @@ from happened.log.row import (
 
 SYSTEM = {0, 1, 2}
 INPUT, INTERNAL, ANSWERED, OUTPUT, SYSTEMIC = "input", "internal", "answer", "output", "system"
+PUBLISHED = ("notification", "share")
+"""What a name stands for whose records are outputs: said to other systems."""
+INDEXED = 2
+"""Goes up when rows are found by more than before: an index that was made before that is made anew."""
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
@@ -132,13 +137,14 @@ class Reader:
         for number, name in list(self.names.by_number.items()):
             if name.what == "event":
                 cls = self.class_of(number)
-                read[number] = repr(_plain(scope_of(cls))) if cls is not None else repr(_outlined(name.tags or [[], []]))
+                how = _plain(scope_of(cls)) if cls is not None else _outlined(name.tags or [[], []])
+                read[number] = f"{INDEXED} {how!r}"
         return read
 
     def row_terms(self, row: Row) -> Terms:
         """Return what a row is found by, as read today."""
         header = decode_header(row.head)
-        tags: dict[str, None] = {}
+        tags: dict[str, None] = {} if header.correlation is None else {term(CONVERSATION, header.correlation): None}
         names: dict[int, None] = {}
         position = row.position
         for asked, raw in taken_apart(row):
@@ -166,7 +172,7 @@ class Reader:
             if name is None and raw.number not in BUILT_IN:
                 raise _unknown(raw.number, position)
             body = self.body(raw.number, raw.body, position) if name is not None else msgspec.json.decode(raw.body)
-            kind = kind_of(raw.number, asked=asked, fact=row.input is None and not decided)
+            kind = kind_of(raw.number, name, asked=asked, fact=row.input is None and not decided)
             own = header.id if header.id is not None else header.decides
             occurred = extra.occurred if extra.occurred is not None else header.occurred
             yield Record(
@@ -242,13 +248,13 @@ def _unknown(number: int, position: int) -> Error:
     return Broken(f"the record at position {position} has a name that the log does not know: number {number}", position=position)
 
 
-def kind_of(number: int, *, asked: bool, fact: bool) -> str:
-    """Return the kind of a record from its name's number and its place in the row."""
+def kind_of(number: int, name: Name | None, *, asked: bool, fact: bool) -> str:
+    """Return the kind of a record from its name and its place in the row."""
     if number in SYSTEM:
         return SYSTEMIC
     if number == ANSWER:
         return ANSWERED
-    if number in (REFUSAL, SCHEDULE):
+    if number in (REFUSAL, SCHEDULE) or (name is not None and name.what in PUBLISHED):
         return OUTPUT
     return INPUT if asked or fact else INTERNAL
 

@@ -27,11 +27,29 @@ SCHEMA, TOPOLOGY, EPOCH_CHANGE, REFUSAL, ANSWER, SCHEDULE = range(6)
 BUILT_IN = {SCHEMA: "schema", TOPOLOGY: "topology", EPOCH_CHANGE: "epoch", REFUSAL: "refusal", ANSWER: "answer", SCHEDULE: "schedule"}
 FIRST_NUMBER = 16
 
+CONVERSATION = ""
+"""The name of the tag that a row is found by which is of another's conversation: its value is the correlation. No tag of a user has an empty name."""
+
 RECORD_BYTES_MAX = 1024 * 1024
 RECORDS_MAX = 10_000
 SALT_BYTES = 16
 ERASED = b"null"
 """What stands in the place of a body that was erased."""
+
+
+class Sent(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """How the input of a row came to be sent, where a handler sent it: the execution of that handler."""
+
+    handler: int
+    """The number of its name: a reaction, a publication, a share, a subscription."""
+    cause: int
+    """The number of the name of the record that it heard; 0 for a timer that rang."""
+    waited: int = 0
+    """Microseconds from the recorded time of that record to the run."""
+    ran: int = 0
+    attempt: int = 1
+    seen: int = 0
+    """The durable head as of which it read its states."""
 
 
 class Header(msgspec.Struct, omit_defaults=True, frozen=True, gc=False):
@@ -56,6 +74,9 @@ class Header(msgspec.Struct, omit_defaults=True, frozen=True, gc=False):
     attempt: int = msgspec.field(default=1, name="y")
     reads: tuple[Any, ...] = msgspec.field(default=(), name="e")
     """The version of each state that was read: the position of the event that last changed it, in the order of the handler's parameters."""
+    sent: Sent | None = msgspec.field(default=None, name="s")
+    depth: int = msgspec.field(default=0, name="z")
+    """How many handlers stand between this and what came from outside."""
 
 
 class Extra(msgspec.Struct, omit_defaults=True, frozen=True, gc=False):

@@ -21,10 +21,11 @@ import msgspec
 
 from happened.core.errors import Closed, Error, Forked, OutcomeUnknown, Overloaded
 from happened.core.store import Commit, Engine, Head, Row, Terms, Unseen
+from happened.core.tags import term
 from happened.core.world import Source
 from happened.log.names import Names, Wish
 from happened.log.records import Reader
-from happened.log.row import SALT_BYTES, Header, Written, decode_header, seal
+from happened.log.row import CONVERSATION, SALT_BYTES, Header, Written, decode_header, seal
 
 SALTS_AHEAD = 256
 WAIT_SECONDS_MAX = 1e6
@@ -213,7 +214,8 @@ class Batch:
         self.rows.append(row)
         self.added.append((row, draft))
         used = header.id
-        self.terms.append(Terms(draft.tags, used or header.decides, draft.names))
+        tags = draft.tags if header.correlation is None else [term(CONVERSATION, header.correlation), *draft.tags]
+        self.terms.append(Terms(tags, used or header.decides, draft.names))
         if draft.notes:
             self.notes.update(draft.notes)
         self.head = Head(head.position + count, self.at, row.digest)

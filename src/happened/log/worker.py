@@ -1,0 +1,140 @@
+"""Workers: threads that go on through the log, each while this process holds its lease.
+
+How far a worker has come is a note of the log itself, not of the shelf: lost, everything would be done twice. It changes in the commit that records what
+came of the work, as a compare-and-set on position and owner's epoch, so nothing is done twice, and an owner that lost its lease can't write.
+"""
+
+import threading
+from collections.abc import Callable
+
+import msgspec
+
+from happened.core.errors import Closed, Diverged, StoreFailed
+from happened.core.store import Engine
+from happened.log.lease import Leases
+from happened.log.log import Log
+from happened.log.row import encode
+from happened.log.writer import CLOSE_SECONDS_MAX, Batch, Job
+
+NOTE = "progress/"
+IDLE_SECONDS = 0.05
+"""How long a step may wait for something to do."""
+RETRY_SECONDS = 0.5
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """How far a worker has come, and the epoch of the lease under which it came there."""
+
+    position: int
+    epoch: int
+    began: int = 0
+    """From where on it works: what lies before was there before the worker was."""
+
+
+def progress_of(engine: Engine, name: str) -> Progress | None:
+    """Return how far a worker has come, of whichever process; `None` if it never began."""
+    body = engine.notes(NOTE + name).get(NOTE + name)
+    return msgspec.json.decode(body, type=Progress) if body is not None else None
+
+
+class Worker:
+    """One thread. `begin` is called with the epoch whenever the lease was won, and after trouble; then `step` again and again, which waits if it must."""
+
+    def __init__(self, log: Log, leases: Leases, name: str, *, begin: Callable[[int], None], step: Callable[[], None]) -> None:
+        self.name = name
+        self.failure: str | None = None
+        """What keeps it from its work, if anything does."""
+        self._log = log
+        self._leases = leases
+        self._begin = begin
+        self._step = step
+        self._stop = threading.Event()
+        self._wake = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"happened-{name}", daemon=True)
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it is to end."""
+        return self._stop.is_set()
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Look now."""
+        self._wake.set()
+
+    def rest(self, seconds: float = IDLE_SECONDS) -> None:
+        """Wait until it is woken, or told to end, or the time is over."""
+        self._wake.wait(seconds)
+        self._wake.clear()
+
+    def stop(self) -> None:
+        """End after the step that is being done. Bounded."""
+        self._stop.set()
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join(CLOSE_SECONDS_MAX)
+
+    def _run(self) -> None:
+        began: int | None = None
+        while not self._stop.is_set():
+            epoch = self._leases.epoch(self.name)
+            if epoch is None:
+                began = None
+                self.rest()
+                continue
+            try:
+                if epoch != began:
+                    self._begin(epoch)
+                    began = epoch
+                self._step()
+                self.failure = None
+            except Closed:
+                return
+            except Exception as error:  # noqa: BLE001 - of the world: it is seen and counted, and the worker begins anew
+                self.failure = f"{type(error).__name__}: {error}"
+                self._log.engine.sample(self.name, "failed", 0, self.failure)
+                began = None
+                self._stop.wait(RETRY_SECONDS)
+
+
+class Advance(Job):
+    """What a worker has done, to be recorded in one commit with how far it has come; nothing of it where another owner has come further.
+
+    `add` puts rows and notes into the batch. What it raises takes back what it has put there.
+    """
+
+    def __init__(self, name: str, before: Progress | None, after: Progress, add: Callable[[Batch], None] = lambda _batch: None) -> None:
+        super().__init__(f"{name}:{after.position}")
+        self.name = name
+        self.before = before
+        self.after = after
+        self.add = add
+
+    def draft(self, batch: Batch) -> None:
+        """Compare, add, set."""
+        note = NOTE + self.name
+        noted = batch.kept.get(note) or batch.notes_of(note).get(note)
+        before = encode(self.before).decode() if self.before is not None else None
+        if noted != before:
+            raise Diverged(f"`{self.name}` has another owner now: it has come to {noted}, not to {before}", worker=self.name)
+        mark = batch.mark()
+        try:
+            self.add(batch)
+        except BaseException:
+            batch.back_to(mark)
+            raise
+        batch.kept[note] = encode(self.after).decode()
+
+
+def claimed(log: Log, name: str, epoch: int, *, start: int) -> Progress:
+    """Claim a worker's progress for an epoch, so that who had it before can't write any more; one that never began is begun at `start`. Return it."""
+    before = progress_of(log.engine, name)
+    after = Progress(before.position, epoch, before.began) if before is not None else Progress(start, epoch, start)
+    if before is not None and before.epoch > epoch:
+        raise StoreFailed(f"`{name}` is another process's by now", worker=name)
+    if after != before:
+        log.writer.submit(Advance(name, before, after), 10)
+    return after
