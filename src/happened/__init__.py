@@ -32,13 +32,31 @@ if TYPE_CHECKING:
         Stuck,
         Unanswered,
     )
-    from happened.core.messages import CallId, Command, Data, Event, Index, Message, Part, Places, Position, Recorded, Tag, Value, named
+    from happened.core.messages import (
+        CallId,
+        Command,
+        Data,
+        Event,
+        Index,
+        Later,
+        Message,
+        Part,
+        Places,
+        Position,
+        Recorded,
+        Tag,
+        Value,
+        named,
+    )
     from happened.core.state import State
     from happened.core.world import World
     from happened.cqrs.ask import Rows, View
+    from happened.log.held import Held
     from happened.log.log import Log, Loose
     from happened.log.receipt import Receipt
     from happened.log.records import Record
+    from happened.notification.reaction import Reaction
+    from happened.notification.settling import Settled
     from happened.sourcing.gateway import Gateway
 
 __all__ = [
@@ -57,12 +75,14 @@ __all__ = [
     "Forked",
     "Gateway",
     "GatewayFailed",
+    "Held",
     "IdReused",
     "Incompatible",
     "Index",
     "Invalid",
     "Item",
     "Late",
+    "Later",
     "Log",
     "Loose",
     "Message",
@@ -73,12 +93,14 @@ __all__ = [
     "Places",
     "Position",
     "Query",
+    "Reaction",
     "Receipt",
     "Record",
     "Recorded",
     "Refused",
     "Rows",
     "Running",
+    "Settled",
     "State",
     "StoreFailed",
     "Stuck",
@@ -121,6 +143,7 @@ _HOMES = {
         "Data",
         "Event",
         "Index",
+        "Later",
         "Message",
         "Part",
         "Places",
@@ -133,9 +156,12 @@ _HOMES = {
     "happened.core.state": ("State",),
     "happened.core.world": ("World",),
     "happened.cqrs.ask": ("Rows", "View"),
+    "happened.log.held": ("Held",),
     "happened.log.log": ("Log", "Loose"),
     "happened.log.receipt": ("Receipt",),
     "happened.log.records": ("Record",),
+    "happened.notification.reaction": ("Reaction",),
+    "happened.notification.settling": ("Settled",),
     "happened.sourcing.gateway": ("Gateway",),
 }
 """Where each name is defined."""

@@ -26,16 +26,24 @@ from happened.cqrs.ask import View
 from happened.cqrs.follower import Followers
 from happened.cqrs.view import check_view
 from happened.log.fingerprint import fingerprint_of
+from happened.log.held import Act, Held, all_held
+from happened.log.lease import Leases
 from happened.log.log import Facts, Log, Progress, check_envelope, occurred_us
 from happened.log.names import Wish
 from happened.log.receipt import Receipt
-from happened.log.row import TOPOLOGY, Written, decode_header, encode
+from happened.log.row import TOPOLOGY, Written, decode_header, encode, taken_apart
 from happened.log.typed import decode_of
+from happened.log.worker import begin_at
 from happened.log.writer import Batch, inside_decider
+from happened.notification.reacting import lease_of
+from happened.notification.reaction import Reaction, Sends
+from happened.notification.reactor import Reactor
+from happened.notification.settling import Settled, settled
+from happened.notification.timer import LEASE as TIMERS
+from happened.notification.timer import Timers
 from happened.sourcing.gateway import ROUNDS_MAX, Gateway, Outside
 from happened.sourcing.handling import (
     PENDING_NOTE,
-    STUCK_NOTE,
     Decision,
     Handler,
     Handling,
@@ -47,7 +55,9 @@ from happened.sourcing.handling import (
     refusal_in,
 )
 from happened.sourcing.memory_image import STATES_MAX, MemoryImage
+from happened.sourcing.pending import LEASE as PENDING
 from happened.sourcing.pending import PendingWorker
+from happened.sourcing.sending import Sending
 from happened.sourcing.together import Together
 from happened.stores.machine import Machine
 from happened.stores.memory import MemoryStore
@@ -70,8 +80,8 @@ class App:
     """A system as tables: what it records, what decides, what it shows, whom it asks.
 
     `name` is recorded in the log, which then is this app's. `records` lists the events that are recorded as facts, by `record`. `deciders` lists the
-    functions that take commands. `gateways` lists the functions that deciders may ask through the `World`, each bare or as a `Gateway`. `views` lists the
-    states that are kept as tables. `ignores` lists names in the log that no class claims any more: they are passed over, where else the log is not opened.
+    functions that take commands. `gateways` lists the functions that may be asked through the `World`, each bare or as a `Gateway`. `reactions` lists the
+    functions from events to the commands that follow, each bare or as a `Reaction`. `views` lists the states that are kept as tables. `ignores` lists names in the log that no class claims any more: they are passed over, where else the log is not opened.
 
     `Invalid`, with what to mend, for whatever can be known to be wrong.
     """
@@ -83,6 +93,7 @@ class App:
         records: Iterable[type[Event]] = (),
         deciders: Iterable[Decider] = (),
         gateways: Iterable[Callable[..., Any] | Gateway] = (),
+        reactions: Iterable[Sends | Reaction] = (),
         views: Iterable[type[State]] = (),
         ignores: Iterable[str] = (),
     ) -> None:
@@ -103,6 +114,7 @@ class App:
                 )
             self.handlers[handler.command] = handler
         self.gateways = [entry if isinstance(entry, Gateway) else Gateway(entry) for entry in _listed("gateways=[{}]", gateways)]
+        self.reactions = [entry if isinstance(entry, Reaction) else Reaction(entry) for entry in _listed("reactions=[{}]", reactions)]
         self.views = tuple(_listed("views=[{}]", views))
         self.folds = self._folds()
         self.events = self._events()
@@ -171,6 +183,19 @@ class App:
                 }
                 for handler in self.handlers.values()
             ],
+            "reactions": [
+                {
+                    "name": reaction.name,
+                    "version": reaction.version,
+                    "events": sorted(name_of(event)[0] for event in reaction.events),
+                    "sends": sorted(name_of(command)[0] for command in reaction.sends),
+                    "later": sorted(name_of(command)[0] for command in reaction.later),
+                    "reads": [fold.name for fold in reaction.states],
+                    "asks": reaction.wants_world,
+                    "fingerprint": fingerprint_of(reaction.function).digest,
+                }
+                for reaction in self.reactions
+            ],
             "states": [
                 {"name": fold.name, "key": list(fold.key), "from": sorted(name_of(event)[0] for event in fold.readings)}
                 for fold in self.folds
@@ -183,6 +208,8 @@ class App:
         folds: dict[Fold, None] = {}
         for handler in self.handlers.values():
             folds.update(dict.fromkeys(handler.states))
+        for reaction in self.reactions:
+            folds.update(dict.fromkeys(reaction.states))
         return list(folds)
 
     def _events(self) -> dict[type, None]:
@@ -195,6 +222,9 @@ class App:
             events[event] = None
         for handler in self.handlers.values():
             events.update(dict.fromkeys(handler.yields))
+        for reaction in self.reactions:
+            self._check_sent(reaction)
+            events.update(dict.fromkeys(reaction.events))
         for view in self.views:
             if not is_a(view, State):
                 raise Invalid(f"`views` lists `{view}`, which is no State", entry=str(view))
@@ -205,6 +235,15 @@ class App:
         _check_bases(states, events, {*self.records, *(event for handler in self.handlers.values() for event in handler.yields)})
         return events
 
+    def _check_sent(self, reaction: Reaction) -> None:
+        for command in (*reaction.sends, *reaction.later):
+            if command not in self.handlers:
+                raise Invalid(
+                    f"`{label(reaction.function)}` sends `{command.__name__}`, which no decider of this app takes: add one to `deciders=[...]`",
+                    function=label(reaction.function),
+                    command=command.__name__,
+                )
+
     def _check_names(self) -> None:
         seen: dict[tuple[str, str, int], Any] = {}
         kinds: dict[str, list[Any]] = {
@@ -212,6 +251,7 @@ class App:
             "state": list(dict.fromkeys([*(fold.state for fold in self.folds), *self.views])),
             "decider": [handler.function for handler in self.handlers.values()],
             "gateway": [gateway.call for gateway in self.gateways],
+            "reaction": [reaction.function for reaction in self.reactions],
         }
         for kind, things in kinds.items():
             for thing in things:
@@ -338,16 +378,26 @@ class Running:
             self._image = MemoryImage(self._engine, self.log.reader, app.folds, self.log.opened_at, states_max=states_max)
             self._writer = self.log.write_with(self._image)
             self._handling = Handling(app.handlers, self.log.typed, self._image, self._outside, self._declare)
+            self._sending = Sending(self.log, self._handling, self._image)
             self._wishes = self._make_wishes()
             self._followers = Followers(self.log, app.views, views or _beside(url), log_path=_path_in(url), run=run)
-            self._pending = PendingWorker(self.log, self._handling, self._decide_pending) if run and app.handlers else None
+            works = run and bool(app.handlers)
+            self._leases = Leases(self._engine, source, [PENDING, TIMERS, *map(lease_of, app.reactions)] if works else [])
+            self._pending = PendingWorker(self.log, self._leases, self._handling, self._decide_pending) if works else None
+            self._timers = Timers(self.log, self._leases, self._sending) if works else None
+            self._reactor = Reactor(self.log, self._leases, app.reactions if works else (), self._sending)
         except BaseException:
             self._engine.close()
             raise
         try:
             self._followers.start()
-            if self._pending is not None:
-                self._pending.start()
+            self._leases.start()
+            if self._pending is not None and self._timers is not None:
+                if self._leases.epoch(PENDING) is not None:
+                    self._pending.forget_held()  # before anybody can ask
+                self._pending.worker.start()
+                self._timers.worker.start()
+            self._reactor.start()
         except BaseException:
             self.close()
             raise
@@ -439,7 +489,7 @@ class Running:
         pending = Pending(decision)
         self._writer.submit(pending, wait_seconds_max)
         if self._pending is not None:
-            self._pending.wake()
+            self._pending.worker.wake()
         if pending.row is not None:
             return self.log.receipt_of(pending.row, repeated=False, events=())
         return self.log.receipt_of(pending.result.row, repeated=True)
@@ -459,10 +509,11 @@ class Running:
             if found is not None:
                 self._raise_refusal(found[0])
                 return self.log.receipt_of(found[0], repeated=False)
-            stuck = self._engine.notes(STUCK_NOTE + own).get(STUCK_NOTE + own)
-            if stuck is not None:
+            stuck = [held for held in all_held(self._engine, self._asked_name(row)) if held.id == own]
+            if stuck:
+                said = stuck[0].error
                 error: Error = Stuck(
-                    f"the command `{own}` is kept, and can't be decided: {stuck}", id=own, position=row.position, error=stuck
+                    f"the command `{own}` is kept, and can't be decided: {said}", id=own, position=row.position, error=said
                 )
                 error.recorded = True
                 raise error
@@ -484,6 +535,37 @@ class Running:
         if refusal is not None:
             raise refusal.withdrawn()
         return decision.events
+
+    def settled(self, receipt: Receipt | str | int, *, wait_seconds_max: float = 10) -> Settled:
+        """Wait until all is done in this log that a command or fact has caused: its reactions have run, and what they sent is decided.
+
+        What stands still is no reason to wait: it is in the answer's `stuck`, and `done` is false then. Commands that come `Later` are in `timers`, and not
+        waited for. `Late` where it is not settled in time. Cost: it reads the conversation, by the index.
+        """
+        return settled(self.log, self.app.reactions, self.log.since(receipt), wait_seconds_max)
+
+    def stuck(self) -> list[Held]:
+        """Return what handlers could not get past, by reaction or command, each with its stack trace; what is parked is in it, too."""
+        return all_held(self._engine)
+
+    def decide_about(
+        self,
+        act: str,
+        handler: str,
+        position: int,
+        *,
+        actor: str = "",
+        reason: str = "",
+        id: str | None = None,
+        wait_seconds_max: float = 10,
+    ) -> Receipt:
+        """Say what is to become of something that is stuck, and record that as an input.
+
+        `retry`: try it now. `skip`: go on without it for good. `park`: go on without it, and keep it to be retried later. `NotThere` for what is not stuck.
+        """
+        job = Act(self.log, act, handler, position, actor=actor, id=id, reason=reason)
+        self._writer.submit(job, wait_seconds_max)
+        return self.log.receipt_of(job.row or job.result, repeated=job.row is None, events=())
 
     # --- facts
 
@@ -592,7 +674,8 @@ class Running:
             "commands": self._writer.commands,
             "image": self._image.statistics(),
             "pending": len(self._engine.notes(PENDING_NOTE)),
-            "stuck": {note.removeprefix(STUCK_NOTE): error for note, error in self._engine.notes(STUCK_NOTE).items()},
+            "stuck": {held.id: held.error for held in all_held(self._engine)},
+            "reactions": self._reactor.statistics(),
             "views": self._followers.statistics(),
             "deciders": [
                 {
@@ -618,8 +701,11 @@ class Running:
             last_first.callback(self._outside.close)
             last_first.callback(self._followers.close)
             last_first.callback(self._writer.close)
-            if self._pending is not None:
-                last_first.callback(self._pending.stop)
+            last_first.callback(self._leases.close)
+            if self._pending is not None and self._timers is not None:
+                last_first.callback(self._pending.worker.stop)
+                last_first.callback(self._timers.worker.stop)
+            last_first.callback(self._reactor.stop)
 
     def __enter__(self) -> Self:
         """Return itself."""
@@ -746,6 +832,12 @@ class Running:
             )
         decision.again()
 
+    def _asked_name(self, row: Row) -> str:
+        """Return the name of the command that a row holds."""
+        number = next(record.number for _, record in taken_apart(row))
+        name = self.log.names.by_number.get(number)
+        return name.name if name is not None else str(number)
+
     def _decide_pending(self, decision: Decision) -> None:
         """Decide an input that was enqueued; what it raises says why it can't be."""
         deadline = time.monotonic() + 60
@@ -761,6 +853,9 @@ class Running:
         for handler in self.app.handlers.values():
             handler.wish = Wish("decider", handler.name, handler.version, fingerprint_of(handler.function).digest)
             wishes.append(handler.wish)
+        for reaction in self.app.reactions:
+            reaction.wish = Wish("reaction", reaction.name, reaction.version, fingerprint_of(reaction.function).digest)
+            wishes.append(reaction.wish)
         return wishes
 
     def _declare(self, batch: Batch) -> None:
@@ -776,6 +871,8 @@ class Running:
             batch.declare(self._wishes)
         for handler in self.app.handlers.values():
             self._handling.numbers[handler] = batch.number(handler.wish)
+        for reaction in self.app.reactions:
+            begin_at(batch, lease_of(reaction), self.log.opened_at if reaction.since is None else reaction.since)
 
 
 def _left(deadline: float) -> float:

@@ -325,10 +325,10 @@ def test_what_was_stuck_is_tried_again_when_the_lease_comes_back(url: str) -> No
         with pytest.raises(h.Stuck):
             running.outcome(kept, wait_seconds_max=5)
         mended.fails = False
-        worker: Any = running._pending  # Any: it runs here, so it is there
-        worker.leases._epochs = {}
+        leases: Any = running._leases  # Any: a test looks within
+        leases._epochs = {}
         time.sleep(0.2)  # so that the worker sees that it has lost it
-        worker.leases._compete()
+        leases._compete()
 
         deadline = time.monotonic() + 5
         while running.statistics()["stuck"] and time.monotonic() < deadline:

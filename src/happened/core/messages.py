@@ -5,7 +5,7 @@ All are frozen `msgspec.Struct`s: plain typed data that a type checker understan
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Generic, NewType, TypeGuard, TypeVar, dataclass_transform  # Any: Data is JSON before it has a type
 
 import msgspec
@@ -34,6 +34,9 @@ class Event(msgspec.Struct, frozen=True, gc=False):
 @dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
 class Command(msgspec.Struct, frozen=True, gc=False):
     """What needs to happen. Subclass it, in the imperative, with typed fields; one decider handles it."""
+
+
+C = TypeVar("C", bound=Command)
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
@@ -81,6 +84,30 @@ class Recorded(msgspec.Struct, frozen=True, gc=False):
     time: datetime
     occurred: datetime
     actor: str
+
+
+class _Later(msgspec.Struct, Generic[C], frozen=True, gc=False):
+    command: C
+
+
+class Later(_Later[C], Generic[C], frozen=True, gc=False, kw_only=True):
+    """A command that a reaction has sent later: `after` a time that counts from the event's recorded time, or `at` a time. Exactly one of both.
+
+    It is recorded at once, and sent when it is due, also if nothing runs meanwhile; what was due while nothing ran is sent at the next start, in due order.
+    It is never cancelled: when it comes, the decider looks at the state, and does nothing where nothing is to be done.
+    """
+
+    after: timedelta | None = None
+    at: datetime | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what says no time, two, one before the event, or one without a zone."""
+        if (self.after is None) == (self.at is None):
+            raise Invalid("`Later` takes either `after=timedelta(...)` or `at=datetime(...)`")
+        if self.after is not None and self.after < timedelta(0):
+            raise Invalid(f"`Later` can't come before its event: after={self.after!r}")
+        if self.at is not None and self.at.tzinfo is None:
+            raise Invalid(f"`Later` takes a time with a zone, not {self.at!r}")
 
 
 class Message(msgspec.Struct, frozen=True, gc=False):

@@ -110,8 +110,8 @@ class Store(Protocol):
         """
         ...
 
-    def notes(self, start: str) -> Mapping[str, str]:
-        """Return the durable notes whose key starts with a text, without taking the lock."""
+    def notes(self, start: str, before: str | None = None) -> Mapping[str, str]:
+        """Return the durable notes whose key starts with a text, and sorts before another if one is given; without taking the lock."""
         ...
 
     def wait(self, after: int, wait_seconds_max: float) -> int:

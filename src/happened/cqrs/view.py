@@ -23,6 +23,7 @@ from happened.core.store import Row
 from happened.core.tags import text_of
 from happened.cqrs.tables import Table
 from happened.log.fingerprint import fingerprint_of
+from happened.log.held import told
 from happened.log.records import envelope_of
 from happened.log.row import decode_header
 
@@ -438,11 +439,6 @@ def view_fingerprint(fold: Fold) -> str:
 def key_text(key: Key) -> str:
     """Return a key as text, for the table of what is stuck."""
     return msgspec.json.encode([text_of(value) for value in key]).decode()
-
-
-def told(error: BaseException) -> str:
-    """Return what an error says, as text that any file takes."""
-    return f"{type(error).__name__}: {error}".encode(errors="backslashreplace").decode()
 
 
 def check_history(build: ViewBuild[Any], log: str, epoch: int, found_log: str, found_epoch: int, digest_there: bytes | None) -> None:

@@ -165,6 +165,8 @@ class Reader:
         handler = self.names.by_number.get(header.handler) if header.handler is not None else None
         at = moment(row.at)
         decided = header.decides is not None
+        asks_nothing = row.input is None and not decided
+        """The row is a handler's own, or one of facts: what it says was caused by what the header names."""
         for ordinal, (asked, raw) in enumerate(taken_apart(row)):
             extra = decode_extra(raw.extra) if bytes(raw.extra) else Extra()
             position = row.position + ordinal
@@ -172,7 +174,7 @@ class Reader:
             if name is None and raw.number not in BUILT_IN:
                 raise _unknown(raw.number, position)
             body = self.body(raw.number, raw.body, position) if name is not None else msgspec.json.decode(raw.body)
-            kind = kind_of(raw.number, name, asked=asked, fact=row.input is None and not decided)
+            kind = kind_of(raw.number, name, asked=asked, fact=asks_nothing)
             own = header.id if header.id is not None else header.decides
             occurred = extra.occurred if extra.occurred is not None else header.occurred
             yield Record(
@@ -185,7 +187,7 @@ class Reader:
                 tags=self._pairs(raw.number, body, extra) if name is not None else (),
                 time=at,
                 occurred=moment(occurred) if occurred is not None else at,
-                causation=header.causation if kind in (INPUT, SYSTEMIC) else own,
+                causation=header.causation if asks_nothing or kind == INPUT else own,
                 correlation=header.correlation or own,
                 actor=header.actor,
                 handler=handler.name if handler is not None and not asked else None,

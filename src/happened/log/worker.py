@@ -6,11 +6,13 @@ came of the work, as a compare-and-set on position and owner's epoch, so nothing
 
 import threading
 from collections.abc import Callable
+from typing import NamedTuple
 
 import msgspec
 
 from happened.core.errors import Closed, Diverged, StoreFailed
 from happened.core.store import Engine
+from happened.log.held import told
 from happened.log.lease import Leases
 from happened.log.log import Log
 from happened.log.row import encode
@@ -20,6 +22,18 @@ NOTE = "progress/"
 IDLE_SECONDS = 0.05
 """How long a step may wait for something to do."""
 RETRY_SECONDS = 0.5
+
+
+class Envelope(NamedTuple):
+    """What a command says that the log itself has caused, beside its body."""
+
+    id: str
+    causation: str
+    correlation: str | None
+    actor: str
+    now: int
+    """What `world.now` says to its decider, in microseconds since 1970."""
+    depth: int
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -38,9 +52,12 @@ def progress_of(engine: Engine, name: str) -> Progress | None:
 
 
 class Worker:
-    """One thread. `begin` is called with the epoch whenever the lease was won, and after trouble; then `step` again and again, which waits if it must."""
+    """One thread. `begin` is called with the epoch whenever the lease was won, and after trouble; then `step` again and again, which waits if it must.
 
-    def __init__(self, log: Log, leases: Leases, name: str, *, begin: Callable[[int], None], step: Callable[[], None]) -> None:
+    The lease has the worker's name. Without leases `begin` and `step` look for themselves what they may do.
+    """
+
+    def __init__(self, log: Log, leases: Leases | None, name: str, *, begin: Callable[[int], None], step: Callable[[], None]) -> None:
         self.name = name
         self.failure: str | None = None
         """What keeps it from its work, if anything does."""
@@ -80,7 +97,7 @@ class Worker:
     def _run(self) -> None:
         began: int | None = None
         while not self._stop.is_set():
-            epoch = self._leases.epoch(self.name)
+            epoch = self._leases.epoch(self.name) if self._leases is not None else 0
             if epoch is None:
                 began = None
                 self.rest()
@@ -94,7 +111,7 @@ class Worker:
             except Closed:
                 return
             except Exception as error:  # noqa: BLE001 - of the world: it is seen and counted, and the worker begins anew
-                self.failure = f"{type(error).__name__}: {error}"
+                self.failure = told(error)
                 self._log.engine.sample(self.name, "failed", 0, self.failure)
                 began = None
                 self._stop.wait(RETRY_SECONDS)
@@ -138,3 +155,10 @@ def claimed(log: Log, name: str, epoch: int, *, start: int) -> Progress:
     if after != before:
         log.writer.submit(Advance(name, before, after), 10)
     return after
+
+
+def begin_at(batch: Batch, name: str, position: int) -> None:
+    """Say in a batch from where on a worker works that never began."""
+    note = NOTE + name
+    if note not in batch.notes_of(note) and note not in batch.kept:
+        batch.notes.setdefault(note, encode(Progress(position, 0, position)).decode())

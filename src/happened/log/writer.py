@@ -157,6 +157,7 @@ class Batch:
         self.notes_of = unseen.notes
         self.head = unseen.head
         self.at = max(writer.source.now_us(), unseen.head.at)
+        self.began = time.perf_counter()
         self.rows: list[Row] = []
         self.terms: list[Terms] = []
         self.notes: dict[str, str | None] = {}

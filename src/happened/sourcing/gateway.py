@@ -134,6 +134,11 @@ class Outside:
         except TimeoutError as error:
             raise TimeOver from error
 
+    @staticmethod
+    def deadline(seconds: float) -> float:
+        """Return when so many seconds are over, by the clock that `answer` waits by."""
+        return time.monotonic() + seconds
+
     def close(self) -> None:
         """Let the threads go."""
         if self._pool is not None:

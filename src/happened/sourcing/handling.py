@@ -22,8 +22,9 @@ from happened.core.state import Fold, Key, State, fold_alone_of, state_in
 from happened.core.store import Row
 from happened.core.tags import is_a
 from happened.core.world import Chance, World, moment
+from happened.log.held import note_of
 from happened.log.names import Wish
-from happened.log.row import ANSWER, REFUSAL, Header, Written, decode_header, encode, taken_apart
+from happened.log.row import ANSWER, REFUSAL, Header, Sent, Written, decode_header, encode, taken_apart
 from happened.log.typed import Typed
 from happened.log.writer import Batch, Draft, Job, deciding
 from happened.sourcing.gateway import Answer, Answers, Asking, NeedsOutside, Outside, TimeOver, questions_in
@@ -31,7 +32,6 @@ from happened.sourcing.memory_image import MemoryImage
 
 ANSWERS_NOTE = "answers/"
 PENDING_NOTE = "pending/"
-STUCK_NOTE = "stuck/"
 
 _decode_answers = msgspec.json.Decoder(list[Answer]).decode
 
@@ -216,6 +216,8 @@ class Decision(Job):
     rounds = 0
     decides: str | None = None
     """The note of the pending input that this decides."""
+    sent: Sent | None = None
+    depth = 0
     keys: Sequence[Any] = ()
     """Of the states that the decider reads, as far as the command alone says them."""
 
@@ -354,7 +356,7 @@ class Decision(Job):
             notes[ANSWERS_NOTE + self.id] = None
         if self.decides is not None:
             notes[self.decides] = None
-            notes[STUCK_NOTE + self.id] = None
+            notes[note_of(self.asked_typed.wish.name, int(self.decides.removeprefix(PENDING_NOTE)))] = None
         header = Header(
             id=self.id if first else None,
             actor=self.actor,
@@ -370,6 +372,8 @@ class Decision(Job):
             ran=handler.ran(time.perf_counter() - started),
             attempt=self.rounds + 1,
             reads=tuple(reads),
+            sent=self.sent if first else None,
+            depth=self.depth,
         )
         asked = Written(self.asked_typed.number(batch), self.asked_bytes) if first else None
         return Draft(header, asked, records, events, tags, names, notes)
@@ -431,6 +435,8 @@ class Pending(Job):
             now=decision.now,
             traceparent=decision.traceparent,
             outcome="pending",
+            sent=decision.sent,
+            depth=decision.depth,
         )
         return Draft(header, asked, (), (), (), (), {note: self.id})
 

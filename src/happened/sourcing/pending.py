@@ -1,120 +1,163 @@
 """Pending: commands that were kept, and are decided in the background by whoever holds the lease.
 
-Two that share a tag are decided in their order; one without tags comes after all before it. One whose decider fails stops those that share a tag with
-it, and is seen: `outcome` raises `Stuck`. One that can't be read, or has no tags, stops all after it: what it shares with them is not known. It is tried
-again at the next open, or when the lease changes hands.
+Two that share a tag are decided in their order; one without tags comes after all before it. Many are decided in one commit. One whose decider fails is
+held, and stops those that share a tag with it; one that can't be read, or has no tags, stops all after it: what it shares with them is not known. It is
+seen, `outcome` raises `Stuck`, and it is tried again, at longer and longer distances, until it is decided or somebody decides about it.
 """
 
-import threading
-from collections.abc import Callable
-from typing import Any  # Any: commands of any class
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple  # Any: commands of any class
+
+import msgspec
 
 from happened.core.errors import Closed, Diverged, OutcomeUnknown, StoreFailed
 from happened.core.store import Commit, Row
+from happened.log.held import Held, all_held, back_off_seconds, failed_with, note_of
 from happened.log.lease import Leases
 from happened.log.log import EVERYTHING_SEEN, Log
-from happened.log.row import decode_header, taken_apart
-from happened.log.writer import CLOSE_SECONDS_MAX
-from happened.sourcing.handling import PENDING_NOTE, STUCK_NOTE, Decision, Handling
+from happened.log.row import REFUSAL, Header, Written, decode_header, encode, taken_apart
+from happened.log.worker import Worker
+from happened.log.writer import Batch, Draft, Job
+from happened.sourcing.handling import PENDING_NOTE, Decision, Handling
 
 LEASE = "pending"
 TROUBLE = (Closed, Diverged, OutcomeUnknown, StoreFailed)
-RETRY_SECONDS = 0.5
+DECIDED_MAX = 200
+"""Commands decided in one commit."""
 LOOK_SECONDS = 0.05
 """How often to look for what other processes have kept; what this one keeps is decided at once."""
+
+
+class Kept(NamedTuple):
+    """A command that is pending."""
+
+    note: str
+    id: str
+    row: Row
+    name: str
+    tags: frozenset[str]
+    """None: it comes after all before it, and before all after it."""
+    decision: Decision | None
+    error: Exception | None
+    """Why it can't be read, or has no decider."""
 
 
 class PendingWorker:
     """Decides what is pending, in a thread, while it holds the lease."""
 
-    def __init__(self, log: Log, handling: Handling, decide: Callable[[Decision], None]) -> None:
+    def __init__(self, log: Log, leases: Leases, handling: Handling, decide: Callable[[Decision], None]) -> None:
         self._log = log
         self._handling = handling
         self._decide = decide
-        self.leases = Leases(log.engine, log.source, [LEASE])
-        self._stuck: set[str] = set()
-        """What this process has tried; it tries once."""
-        self._stop = threading.Event()
-        self._wake = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="happened-pending", daemon=True)
+        self._position = -1
+        """The head when nothing was left to do."""
+        self._due: dict[str, float] = {}
+        """By the note of what is held: when it is tried again, by the monotonic clock."""
+        self.worker = Worker(log, leases, LEASE, begin=self._begin, step=self._step)
 
-    def start(self) -> None:
-        """Begin."""
-        self.leases.start()
-        if self.leases.epoch(LEASE) is not None:
-            self._forget_stuck()  # before anybody can ask
-        self._thread.start()
-
-    def wake(self) -> None:
-        """Look now."""
-        self._wake.set()
-
-    def stop(self) -> None:
-        """End after the command that is being decided."""
-        self._stop.set()
-        self._wake.set()
-        self._thread.join(CLOSE_SECONDS_MAX)
-        self.leases.close()
-
-    def _run(self) -> None:
-        position = -1
-        while not self._stop.is_set():
-            if self.leases.epoch(LEASE) is None:
-                position = -1  # who wins the lease tries all anew
-                self._stuck.clear()
-                self.leases.changed.wait(LOOK_SECONDS)
-                self.leases.changed.clear()
-                continue
-            self._wake.wait(LOOK_SECONDS)
-            self._wake.clear()
-            try:
-                head = self._log.head
-                if head > position:
-                    self._decide_all()
-                position = head
-            except Closed:
-                return
-            except Exception as error:  # noqa: BLE001 - of the world: counted, and all is tried again
-                self._log.engine.sample("pending", "failed", 0, f"{type(error).__name__}: {error}")
-                position = -1
-                self._stop.wait(RETRY_SECONDS)
-
-    def _decide_all(self) -> None:
-        self._forget_stuck()
-        blocked: set[str] = set()
-        everything = False
-        for note, known in sorted(self._log.engine.notes(PENDING_NOTE).items()):
-            if self._stop.is_set() or everything:
-                return
-            row = self._log.row_at(int(note.removeprefix(PENDING_NOTE)))
-            assert row is not None, "a pending note points to its input"
-            [(_, raw)] = list(taken_apart(row))
-            tags = set[str]()  # of a command that can't be read: all after it wait
-            try:
-                command = self._log.reader.body(raw.number, raw.body, row.position)
-                tags = set(self._log.reader.terms(raw.number, command))
-                if known not in self._stuck and not (blocked and (not tags or tags & blocked)):
-                    self._decide(self._decision(note, known, row, command, bytes(raw.body)))
-                    continue
-            except TROUBLE:
-                raise  # of the world, not of this command: tried again
-            except Exception as error:  # noqa: BLE001 - whatever the decider raises stops its key, and is seen
-                if known not in self._stuck:
-                    self._stop_at(known, error)
-            blocked |= tags
-            everything = not tags
-
-    def _forget_stuck(self) -> None:
+    def forget_held(self) -> None:
         """Take back what an owner before this one has said of commands that this one will try itself."""
-        said = [note for note in self._log.engine.notes(STUCK_NOTE) if note.removeprefix(STUCK_NOTE) not in self._stuck]
-        if said:
-            self._log.engine.append(lambda _: Commit(notes=dict.fromkeys(said)), EVERYTHING_SEEN)
+        held = [one for one in all_held(self._log.engine) if one.key == KEY and not one.parked and not one.act]
+        if held:
+            self._log.engine.append(
+                lambda unseen: Commit(notes={one.note: None for one in held if unseen.notes(one.note).get(one.note) == one.text()}),
+                EVERYTHING_SEEN,
+            )
 
-    def _stop_at(self, id: str, error: Exception) -> None:
+    def _begin(self, _epoch: int) -> None:
+        self._position = -1
+        self._due.clear()
+        self.forget_held()
+
+    def _step(self) -> None:
+        head = self._log.head
+        if head == self._position and min(self._due.values(), default=1e9) > time.monotonic():
+            self.worker.rest(LOOK_SECONDS)
+            return
+        if self._decide_some():
+            self._position = head
+
+    def _decide_some(self) -> bool:
+        """Decide the first of those that are pending and may be decided now; return whether that is all."""
+        noted = sorted(self._log.engine.notes(PENDING_NOTE).items())
+        held = {one.note: one for one in all_held(self._log.engine) if one.key == KEY} if noted else {}
+        now = time.monotonic()
+        blocked: set[str] = set()
+        taken: list[Kept] = []
+        for note, known in noted:
+            if self.worker.stopping or len(taken) >= DECIDED_MAX:
+                break
+            kept = self._kept(note, known)
+            own = note_of(kept.name, kept.row.position)
+            standing = held.get(own)
+            if standing is not None and self._decided_about(kept, standing):
+                continue
+            due = standing is None or standing.act == "retry" or now >= self._due.get(own, 0.0)
+            if due and (not blocked or (kept.tags and not kept.tags & blocked)):
+                taken.append(kept)
+                if kept.tags:
+                    continue
+                break  # what comes after it is decided after it
+            if not kept.tags:
+                return True
+            blocked |= kept.tags
+        if not taken:
+            return True
+        group = Group(taken)
+        self._log.writer.submit(group, 60)
+        for kept in taken:
+            if kept.note in group.asks and kept.decision is not None:
+                self._alone(kept, kept.decision)
+            elif kept.note in group.failed:
+                self._hold(kept, group.failed[kept.note], held)
+        return False
+
+    def _alone(self, kept: Kept, decision: Decision) -> None:
+        """Decide one that asks the outside."""
+        try:
+            self._decide(decision)
+        except TROUBLE:
+            raise  # of the world, not of this command
+        except Exception as error:  # noqa: BLE001 - whatever the decider raises stops its key, and is seen
+            self._hold(kept, error, {})
+
+    def _decided_about(self, kept: Kept, held: Held) -> bool:
+        """Do what somebody has decided about a command that is held; return whether it is in nobody's way any more."""
+        if held.act == "skip":
+            self._log.writer.submit(Skipped(kept, held), 60)
+            return True
+        if held.act == "park":
+            held = msgspec.structs.replace(held, act="", parked=True)
+            self._log.engine.append(lambda _: Commit(notes={held.note: held.text()}), EVERYTHING_SEEN)
+        return held.parked and held.act != "retry"
+
+    def _hold(self, kept: Kept, error: Exception, before: dict[str, Held]) -> None:
         """Say in the log, where everybody can see it, that this command can't be decided."""
-        said = f"{type(error).__name__}: {error}"
-        self._log.engine.append(lambda _: Commit(notes={STUCK_NOTE + id: said}), EVERYTHING_SEEN)
-        self._stuck.add(id)
+        now = self._log.source.now_us()
+        said, trace = failed_with(error)
+        note = note_of(kept.name, kept.row.position)
+        last = before.get(note)
+        attempts = last.attempts + 1 if last is not None and last.act != "retry" else 1
+        parked = last is not None and last.parked
+        held = Held(kept.name, kept.row.position, KEY, kept.name, {}, said, trace, attempts, now, now, id=kept.id, parked=parked)
+        self._log.engine.append(lambda _: Commit(notes={note: held.text()}), EVERYTHING_SEEN)
+        self._due[note] = time.monotonic() + back_off_seconds(attempts) if kept.error is None else math.inf  # this code will never read it
+
+    def _kept(self, note: str, known: str) -> Kept:
+        row = self._log.row_at(int(note.removeprefix(PENDING_NOTE)))
+        assert row is not None, "a pending note points to its input"
+        [(_, raw)] = list(taken_apart(row))
+        recorded = self._log.names.by_number.get(raw.number)
+        name = recorded.name if recorded is not None else str(raw.number)
+        tags = frozenset[str]()
+        try:
+            command = self._log.reader.body(raw.number, raw.body, row.position)
+            tags = frozenset(self._log.reader.terms(raw.number, command))
+            return Kept(note, known, row, name, tags, self._decision(note, known, row, command, bytes(raw.body)), None)
+        except Exception as error:  # noqa: BLE001 - it is said of this command, and stops its key
+            return Kept(note, known, row, name, tags, None, error)
 
     def _decision(self, note: str, known: str, row: Row, command: Any, body: bytes) -> Decision:
         """Return the decision that a note stands for. `Invalid` if no decider takes the command any more."""
@@ -123,6 +166,67 @@ class PendingWorker:
         now = header.now if header.now is not None else row.at
         decision = Decision(self._handling, handler, self._log.typed[type(command)], command, body, known, now, given=True)
         decision.actor, decision.correlation, decision.occurred = header.actor, header.correlation, header.occurred
-        decision.traceparent = header.traceparent
+        decision.traceparent, decision.depth = header.traceparent, header.depth
         decision.decides = note
+        self._handling.preload(decision)
         return decision
+
+
+KEY = ("pending",)
+"""The key of what is held here, by which it is told from what reactions hold."""
+
+
+class Group(Job):
+    """Pending commands that are decided in one commit, each by itself."""
+
+    def __init__(self, kept: Sequence[Kept]) -> None:
+        super().__init__(kept[0].id)
+        self._kept = kept
+        self.asks: set[str] = set()
+        """Notes of those that ask the outside first."""
+        self.failed: dict[str, Exception] = {}
+        """Notes of those that could not be decided, and why."""
+
+    def draft(self, batch: Batch) -> None:
+        """Decide them in order; those that share a tag with one that could not be decided are left for the next time."""
+        blocked: set[str] = set()
+        for kept in self._kept:
+            if (blocked and not kept.tags) or kept.tags & blocked:
+                continue
+            try:
+                if kept.decision is None:
+                    raise kept.error or AssertionError("what can't be decided says why")
+                kept.decision.taken_at = self.taken_at
+                draft = kept.decision.draft(batch)
+                if draft is not None:
+                    batch.add(draft)
+                    continue
+                if kept.decision.needs_outside:
+                    self.asks.add(kept.note)
+            except Exception as error:  # noqa: BLE001 - whatever the decider raises stops its key, and is seen
+                self.failed[kept.note] = error
+            else:
+                if kept.note not in self.asks:
+                    continue  # another owner has decided it meanwhile
+            if not kept.tags:
+                return
+            blocked |= kept.tags
+
+
+class Skipped(Job):
+    """A pending command that somebody has decided to leave undone: it ends refused, and says by whom."""
+
+    def __init__(self, kept: Kept, held: Held) -> None:
+        super().__init__(kept.id)
+        self._kept = kept
+        self._held = held
+
+    def draft(self, batch: Batch) -> Draft | None:
+        """Record the refusal."""
+        kept = self._kept
+        if kept.note not in batch.notes_of(kept.note):
+            return None  # it was decided meanwhile
+        header = decode_header(kept.row.head)
+        said = encode({"text": "it could not be decided, and was skipped", "facts": {"error": self._held.error}})
+        about = Header(actor=header.actor, correlation=header.correlation, outcome="refused", decides=kept.id, depth=header.depth)
+        return Draft(about, None, [Written(REFUSAL, said)], (), (), (), {kept.note: None, self._held.note: None})

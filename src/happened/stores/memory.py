@@ -83,10 +83,11 @@ class MemoryStore:
         for start in range(0, len(ordered), rows_max):
             yield [self._rows[place] for place in ordered[start : start + rows_max]]
 
-    def notes(self, start: str) -> Mapping[str, str]:
+    def notes(self, start: str, before: str | None = None) -> Mapping[str, str]:
         """Return the notes whose key starts with a text."""
         with self._showing:
-            return self._noted(start)
+            found = self._noted(start)
+            return found if before is None else {key: body for key, body in found.items() if key < before}
 
     def wait(self, after: int, wait_seconds_max: float) -> int:
         """Wait until something lies after this position."""

@@ -218,10 +218,10 @@ class SqliteStore:
         last = last if until is None else min(last, until)
         yield from self._read_ranges([(first, last)], after, last, columns, backwards=backwards, rows_max=rows_max)
 
-    def notes(self, start: str) -> Mapping[str, str]:
+    def notes(self, start: str, before: str | None = None) -> Mapping[str, str]:
         """Return the durable notes whose key starts with a text."""
         with self._reader() as reader:
-            return _noted(reader, start)
+            return _noted(reader, start, before)
 
     def wait(self, after: int, wait_seconds_max: float) -> int:
         """Wait until something lies after this position."""
@@ -724,8 +724,8 @@ class SqliteStore:
         return row[0] if row is not None else 0
 
 
-def _noted(connection: sqlite3.Connection, start: str) -> Mapping[str, str]:
-    end = start + "\U0010ffff"
+def _noted(connection: sqlite3.Connection, start: str, before: str | None = None) -> Mapping[str, str]:
+    end = start + "\U0010ffff" if before is None else min(before, start + "\U0010ffff")
     try:
         return dict(connection.execute("select key, body from note where key >= ? and key < ?", (start, end)).fetchall())
     except sqlite3.Error as error:

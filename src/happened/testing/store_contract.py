@@ -76,10 +76,10 @@ class Accompanied:
             yield page
             self._step()
 
-    def notes(self, start: str) -> Mapping[str, str]:
+    def notes(self, start: str, before: str | None = None) -> Mapping[str, str]:
         """Look up, after the step."""
         self._step()
-        return self.alone.notes(start)
+        return self.alone.notes(start, before)
 
     def wait(self, after: int, wait_seconds_max: float) -> int:
         """Wait, after the step."""

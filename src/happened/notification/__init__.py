@@ -1,0 +1,1 @@
+"""Event notification: reactions to what happened, and what is seen of the flow."""

@@ -1,0 +1,51 @@
+"""The desk: what reactions and timers need of the rest to run and to send. The app gives it to them."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol  # Any: commands and states of any class
+
+from happened.core.state import Fold, Key
+from happened.core.world import World
+from happened.log.row import Sent, Written
+from happened.log.typed import Typed
+from happened.log.worker import Envelope
+from happened.log.writer import Batch
+
+
+class Prepared(Protocol):
+    """A command that is ready to be sent."""
+
+    sent: Sent | None
+    asked_typed: Typed
+    asked_bytes: bytes
+
+
+class Desk(Protocol):
+    """States, the outside, deciders."""
+
+    def states_as_of(self, position: int) -> int:
+        """Have the durable states reach a position at least; return which one they are as of."""
+        ...
+
+    def state(self, fold: Fold, key: Key) -> Any:
+        """Return a durable state, or `None`."""
+        ...
+
+    def ask(self, id: str, now: int, run: Callable[[World], Any]) -> tuple[Any, list[Written]]:
+        """Run something with a `World`; return what it returns, and the answers it got."""
+        ...
+
+    def prepared(self, command: Any, envelope: Envelope) -> Prepared:
+        """Check a command and have it ready to be sent."""
+        ...
+
+    def read(self, number: int, body: bytes, envelope: Envelope, position: int) -> Prepared:
+        """Do so with a command that was recorded before."""
+        ...
+
+    def send(self, batch: Batch, decisions: Sequence[Any]) -> None:
+        """Record commands in their order."""
+        ...
+
+    def declare(self, batch: Batch) -> None:
+        """Have the names of all handlers recorded."""
+        ...

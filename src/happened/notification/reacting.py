@@ -1,0 +1,427 @@
+"""Reacting: one reaction at work on one log, each event once.
+
+One run is one commit: the commands it sends, the answers it got from outside, what it sends later, and how far the reaction has come, under a
+compare-and-set with the owner's epoch. Before that commit a run leaves no trace in the log; after it, the code never runs again for that event. Many runs
+share a commit. An event whose run fails is held, with all that share a term with it; the others go on.
+"""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple  # Any: events, commands and states of any class
+
+import msgspec
+
+from happened.core.annotations import label
+from happened.core.errors import Closed, Diverged, Invalid, Stuck
+from happened.core.messages import Command, Later, name_of
+from happened.core.state import Fold, Key
+from happened.core.store import Row, Wanted
+from happened.core.world import MICROSECOND, World, microseconds
+from happened.log.held import EVERYTHING, Held, all_held, back_off_seconds, failed_with
+from happened.log.log import Log
+from happened.log.records import envelope_of, id_of
+from happened.log.row import SCHEDULE, Header, Sent, Written, decode_header, encode
+from happened.log.worker import Advance, Envelope, Progress, claimed
+from happened.log.writer import Batch, Draft, deciding
+from happened.notification.desk import Desk, Prepared
+from happened.notification.reaction import RECORDED, WORLD, Reaction
+from happened.notification.timer import Schedule, note_of
+
+RUNS_MAX = 200
+"""Runs of held events in one commit."""
+UNSAVED_MAX = 20_000
+"""Positions that a reaction passes without a run before that is noted: they are read again after a crash."""
+DEPTH_MAX = 100
+"""Handlers between a record and what came from outside: more is a circle."""
+CIRCLE_MAX = 12
+FOR_EVER = 1e6
+
+
+class Heard(NamedTuple):
+    """An event, as a reaction hears it."""
+
+    position: int
+    ordinal: int
+    row: Row
+    number: int
+    """Of the event's name."""
+    event: Any
+    extra: Any
+    key: Sequence[str]
+
+
+class Ran(NamedTuple):
+    """One run that came to its end, to be recorded."""
+
+    heard: Heard
+    header: Header
+    sends: Sequence[Prepared]
+    answers: Sequence[Written]
+    later: Sequence[tuple[Schedule, Prepared]]
+    sent: Sent
+    """Without the handler's number, which is known under the lock."""
+
+
+class Reacting:
+    """One reaction at work on one log, while this process holds its lease."""
+
+    def __init__(self, reaction: Reaction, log: Log, desk: Desk) -> None:
+        self.reaction = reaction
+        self.lease = lease_of(reaction)
+        self.epoch: int | None = None
+        self.position = 0
+        """Up to where events were run or held; what is noted may lie behind, with no run between."""
+        self.failure: str | None = None
+        self.runs = self.ran_us = 0
+        self.retry_at = 0.0
+        """When to go on after trouble of the world, by the monotonic clock."""
+        self._log = log
+        self._desk = desk
+        self._progress = Progress(0, 0)
+        self._held: list[Held] = []
+        self._due: dict[int, float] = {}
+        """When a held event is tried again, by the monotonic clock."""
+
+    # --- owning
+
+    def claim(self, epoch: int) -> None:
+        """Take the work over from whoever had it; begin where that one came to."""
+        start = self._log.opened_at if self.reaction.since is None else self.reaction.since
+        self._progress = claimed(self._log, self.lease, epoch, start=start)
+        self.position = self._progress.position
+        self._held = all_held(self._log.engine, self.reaction.name)
+        self._due = dict.fromkeys((one.position for one in self._held), 0.0)
+        first = min((one.position for one in self._held if not one.parked), default=None)
+        for heard in self._passed(first + 1) if first is not None else ():
+            self._let_wait(heard)
+        self.epoch = epoch
+
+    def release(self) -> None:
+        """Forget where it was: it is another's, or must be read anew."""
+        self.epoch = None
+
+    def save(self) -> None:
+        """Note how far it has come, where it has passed what it need not run."""
+        if self.epoch is not None and self.position > self._progress.position:
+            self._commit([], self.position, {})
+
+    # --- what comes
+
+    def take(self, rows: Sequence[Row], pages: Sequence[Sequence[Any]]) -> None:
+        """Run the reaction on the events of these rows, in order, and record what comes of it in one commit."""
+        last = rows[-1].last
+        ran: list[Ran] = []
+        wrong: list[Held] = []
+        for heard in heard_in(self.reaction, rows, pages):
+            if self._held and self._let_wait(heard):
+                continue
+            one = self._run(heard, last)
+            if isinstance(one, Held):
+                wrong.append(one)
+                self._hold(one)
+            else:
+                ran.append(one)
+        if ran or wrong or last - self._progress.position > UNSAVED_MAX:
+            self._commit(ran, last, {one.note: one.text() for one in wrong})
+        self.position = last
+
+    # --- what is held
+
+    @property
+    def patience_seconds(self) -> float:
+        """How long it may wait until something that is held is tried again."""
+        waiting = [self._due[one.position] for one in self._held if not one.parked]
+        return max(0.0, min(waiting) - time.monotonic()) if waiting else FOR_EVER
+
+    def look_after(self) -> None:
+        """Do what people have decided about held events, and try those again whose time has come."""
+        if not self._held:
+            return
+        now = time.monotonic()
+        mine = {one.position: one for one in self._held}
+        for noted in all_held(self._log.engine, self.reaction.name):
+            held = msgspec.structs.replace(noted, since=mine[noted.position].since) if noted.position in mine else noted
+            if noted.act == "skip":
+                self._go_on(noted, held, None, [])
+            elif noted.act == "park":
+                parked = msgspec.structs.replace(held, parked=True, act="", since={})
+                self._go_on(noted, held, parked, [])
+            elif noted.act == "retry" or (not noted.parked and now >= self._due.get(noted.position, 0.0)):
+                self._try(noted, held)
+
+    def _try(self, noted: Held, held: Held) -> None:
+        """Run a held event again."""
+        heard = next((heard for heard in self._at(held.position)), None)
+        one = self._run(heard, self.position) if heard is not None else None
+        if isinstance(one, Held):
+            again = msgspec.structs.replace(
+                one, since=held.since, parked=held.parked, attempts=held.attempts + 1, failed=held.failed or one.failed
+            )
+            self._commit([], self._progress.position, {again.note: again.text()}, expected=noted)
+            self._hold(again)
+        else:  # where its class takes no part any more, nothing is left to be run
+            self._go_on(noted, held, None, [one] if one is not None else [])
+
+    def _go_on(self, noted: Held, held: Held, after: Held | None, ran: list[Ran]) -> None:
+        """Let those come that have waited for a held event, up to the next that fails. `after` is what stays of it; `ran` is its own run."""
+        self._held = [one for one in self._held if one.position != held.position]
+        if after is not None:
+            self._held.append(after)
+            self._due[after.position] = 0.0
+        notes: dict[str, str | None] = {held.note: after.text() if after is not None else None}
+        queue = self._queue(held) if not held.parked else iter(())
+        expected = noted
+        for heard in queue:
+            if len(ran) >= RUNS_MAX:
+                expected = self._pass_on(ran, notes, expected, self._next(heard, held))
+                ran, notes = [], {expected.note: None}
+            one = self._run(heard, self.position)
+            if isinstance(one, Held):
+                failed = msgspec.structs.replace(one, since=held.since)
+                self._pass_on(ran, notes, expected, failed)
+                self._hold(failed)
+                return
+            ran.append(one)
+        self._commit(ran, self._progress.position, notes, expected=expected)
+
+    def _queue(self, held: Held) -> Iterator[Heard]:
+        """Read what has waited for a held event and for no other."""
+        for heard in self._passed(held.position + 1):
+            if held.makes_wait(heard.position, heard.key) and not self._let_wait(heard):
+                yield heard
+
+    def _next(self, heard: Heard, held: Held) -> Held:
+        """Return the note of an event that is next, and was not tried yet."""
+        return Held(self.reaction.name, heard.position, tuple(heard.key), name_of(type(heard.event))[0], held.since)
+
+    def _pass_on(self, ran: Sequence[Ran], notes: dict[str, str | None], expected: Held, to: Held) -> Held:
+        self._commit(ran, self._progress.position, {**notes, to.note: to.text()}, expected=expected)
+        return to
+
+    def _hold(self, held: Held) -> None:
+        self._held = [one for one in self._held if one.position != held.position] + [held]
+        self._due[held.position] = time.monotonic() + back_off_seconds(held.attempts)
+
+    def _let_wait(self, heard: Heard) -> bool:
+        """Say whether an event must wait for one that is held."""
+        waits = [one.makes_wait(heard.position, heard.key) for one in self._held]
+        return any(waits)
+
+    def _passed(self, start: int) -> Iterator[Heard]:
+        """Read the events from a position on that were run or held."""
+        return heard_between(self._log, self.reaction, start, self.position)
+
+    def _at(self, position: int) -> Iterator[Heard]:
+        row = self._log.row_at(position)
+        if row is not None:
+            pages = self._log.reader.pages(self.reaction.events)([row])
+            yield from (heard for heard in heard_in(self.reaction, [row], pages) if heard.position == position)
+
+    # --- one run
+
+    def _run(self, heard: Heard, seen: int) -> Ran | Held:
+        """Run the function on one event; return what it came to, or what went wrong. Nothing is recorded."""
+        reaction = self.reaction
+        now = self._log.source.now_us()
+        started = time.perf_counter()
+        try:
+            header = decode_header(heard.row.head)
+            run = f"{self._log.identity.id}:{heard.position}:{reaction.name}"
+            with deciding():
+                as_of = self._desk.states_as_of(seen)
+                found, answers = self._called(heard, header, run, now)
+            ran = _us(started)
+            sent = Sent(0, heard.number, max(0, now - heard.row.at), ran, 1, as_of)
+            one = self._come_to(heard, header, found, answers, run, now, sent)
+        except (Closed, Diverged):
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is holds the event's key, and is seen
+            said, trace = failed_with(error)
+            self._count("failed", _us(started), f"{heard.position}: {trace}")
+            since = dict.fromkeys(heard.key or (EVERYTHING,), heard.position)
+            name = name_of(type(heard.event))[0]
+            own = id_of(heard.row, decode_header(heard.row.head), heard.ordinal, heard.extra)
+            return Held(reaction.name, heard.position, tuple(heard.key), name, since, said, trace, 1, now, now, id=own)
+        if not found and not answers:
+            self._count("nothing", ran, f"{heard.position}")
+        self.runs += 1
+        self.ran_us += ran
+        return one
+
+    def _count(self, outcome: str, ran: int, what: str) -> None:
+        """Count a run that records nothing."""
+        self._log.engine.sample(self.reaction.name, outcome, ran, what)
+
+    def _called(self, heard: Heard, header: Header, run: str, now: int) -> tuple[list[Any], list[Written]]:
+        """Call the function with what it asks for; return what it sends, and the answers it got."""
+        reaction = self.reaction
+        taking = reaction.takes[type(heard.event)]
+        filled: list[Any] = []
+        for fill in taking.fills:
+            key = fill.find(heard.event, filled)
+            if fill.many:
+                single = len(fill.fold.key) == 1
+                filled.append({(one[0] if single else one): self._state(fill.fold, one) for one in key})
+            elif key is None and not fill.optional:
+                raise Invalid(f"`{type(heard.event).__name__}` has no value for the key of `{fill.parameter}`", parameter=fill.parameter)
+            else:
+                filled.append(None if key is None else self._desk.state(fill.fold, key) if fill.optional else self._state(fill.fold, key))
+
+        def call(world: World | None) -> list[Any]:
+            arguments: list[Any] = []
+            for slot in taking.slots:
+                if slot == WORLD:
+                    arguments.append(world)
+                elif slot == RECORDED:
+                    arguments.append(envelope_of(heard.row, header, heard.ordinal, heard.extra))
+                else:
+                    arguments.append(filled[slot])  # type: ignore[index]  # a slot is a place, `world` or `recorded`
+            return list(reaction.function(heard.event, *arguments) or ())
+
+        return self._desk.ask(run, now, call) if WORLD in taking.slots else (call(None), [])
+
+    def _state(self, fold: Fold, key: Key) -> Any:
+        state = self._desk.state(fold, key)
+        return state if state is not None else fold.initial(key)
+
+    def _come_to(
+        self, heard: Heard, header: Header, found: Sequence[Any], answers: Sequence[Written], run: str, now: int, sent: Sent
+    ) -> Ran:
+        """Make of what a run has sent what is to be recorded. `Invalid` for what its annotation does not name, `Stuck` for a circle."""
+        reaction = self.reaction
+        cause = id_of(heard.row, header, heard.ordinal, heard.extra)
+        correlation = header.correlation or header.id or header.decides or cause
+        depth = header.depth + 1
+        if found and depth > DEPTH_MAX:
+            raise Stuck(
+                f"`{reaction.name}` stands behind {DEPTH_MAX} handlers of which each heard what the one before came to: {self._circle(heard.row)}",
+                handler=reaction.name,
+                position=heard.position,
+            )
+        sends: list[Prepared] = []
+        later: list[tuple[Schedule, Prepared]] = []
+        for ordinal, given in enumerate(found):
+            envelope = Envelope(f"{run}:{ordinal}", cause, correlation, header.actor, now, depth)
+            if isinstance(given, Later):
+                late: Later[Any] = given  # pyright: ignore[reportUnknownVariableType]  # of which command is looked at in the next line
+                self._check_sent(late.command, reaction.later, "later")
+                due = _due(heard.row.at, late)
+                prepared = self._desk.prepared(late.command, envelope._replace(now=due))
+                later.append((Schedule(envelope.id, due, 0, msgspec.Raw(prepared.asked_bytes)), prepared))
+            else:
+                self._check_sent(given, reaction.sends, "at once")
+                sends.append(self._desk.prepared(given, envelope))
+        about = Header(
+            id=run,
+            actor=header.actor,
+            correlation=correlation if correlation != run else None,
+            causation=cause,
+            now=now if reaction.wants_world else None,
+            ran=sent.ran,
+            waited=sent.waited,
+            depth=depth,
+        )
+        return Ran(heard, about, sends, answers, later, sent)
+
+    def _check_sent(self, given: object, allowed: frozenset[type[Command]], when: str) -> None:
+        if type(given) not in allowed:
+            names = ", ".join(sorted(one.__name__ for one in allowed)) or "nothing"
+            raise Invalid(
+                f"`{label(self.reaction.function)}` sends a `{type(given).__name__}` {when}, which its annotation does not name: it names {names}",
+                function=label(self.reaction.function),
+            )
+
+    def _circle(self, row: Row) -> str:
+        """Tell the last steps that led to a row, up to where they repeat."""
+        steps: list[str] = []
+        names = self._log.names.by_number
+        while len(steps) < CIRCLE_MAX:
+            header = decode_header(row.head)
+            if header.sent is None or header.causation is None:
+                break
+            of = [names[number].name for number in (header.sent.cause, header.sent.handler) if number in names]
+            step = " → ".join(of)
+            steps.insert(0, step)
+            if steps.count(step) > 1:
+                break
+            before = self._log.find(header.causation.rpartition("#")[0] or header.causation)
+            if not before:
+                break
+            row = before[0]
+        return " → ".join(steps)
+
+    # --- recording
+
+    def _commit(self, ran: Sequence[Ran], position: int, notes: Mapping[str, str | None], *, expected: Held | None = None) -> None:
+        """Record runs, notes, and how far the reaction has come. `Diverged` where somebody has decided about the held event meanwhile."""
+        after = Progress(position, self._progress.epoch, self._progress.began)
+
+        def add(batch: Batch) -> None:
+            if expected is not None and {**batch.notes_of(expected.note), **batch.kept}.get(expected.note) != expected.text():
+                raise Diverged(f"about position {expected.position} something was decided meanwhile", position=expected.position)
+            self._desk.declare(batch)
+            number = batch.number(self.reaction.wish)
+            sends: list[Prepared] = []
+            for one in ran:
+                sent = msgspec.structs.replace(one.sent, handler=number)
+                if one.answers or one.later:
+                    self._add_row(batch, one, sent)
+                for prepared in one.sends:
+                    prepared.sent = sent
+                    sends.append(prepared)
+            if sends:
+                self._desk.send(batch, sends)
+            batch.kept.update(notes)
+
+        self._log.writer.submit(Advance(self.lease, self._progress, after, add), 60)
+        self._progress = after
+
+    def _add_row(self, batch: Batch, ran: Ran, sent: Sent) -> None:
+        """Record what a run got from outside, and what it sends later."""
+        records = list(ran.answers)
+        notes: dict[str, str | None] = {}
+        for schedule, prepared in ran.later:
+            position = batch.position + len(records)
+            number = prepared.asked_typed.number(batch)
+            records.append(Written(SCHEDULE, encode(msgspec.structs.replace(schedule, number=number))))
+            notes[note_of(schedule.due, schedule.id)] = str(position)
+        header = msgspec.structs.replace(ran.header, handler=sent.handler, sent=sent)
+        batch.add(Draft(header, None, records, (), (), (), notes))
+
+
+def heard_in(reaction: Reaction, rows: Sequence[Row], pages: Sequence[Sequence[Any]]) -> Iterator[Heard]:
+    """Yield the events of these rows that a reaction hears, in order."""
+    takes = reaction.takes
+    for row, records in zip(rows, pages, strict=True):
+        for ordinal, record in enumerate(records, row.input is not None):
+            event: Any = record.body
+            taking = takes.get(type(event))
+            if taking is not None:
+                number: int = record.__struct_config__.tag  # a page decodes records as classes that are tagged by the number of their name
+                yield Heard(row.position + ordinal, ordinal, row, number, event, record.extra, taking.key(event))
+
+
+def heard_between(log: Log, reaction: Reaction, start: int, until: int) -> Iterator[Heard]:
+    """Read the events that a reaction hears from one position up to another, by the index."""
+    if start > until:
+        return
+    wanted = [Wanted((), log.numbers([name_of(event)[0] for event in reaction.events]))]
+    decode = log.reader.pages(reaction.events)
+    for rows in log.engine.read(start - 1, until, wanted=wanted):
+        yield from (heard for heard in heard_in(reaction, rows, decode(rows)) if heard.position >= start)
+
+
+def lease_of(reaction: Reaction) -> str:
+    """Return the name of a reaction's lease, which is that of its progress."""
+    return f"reaction/{reaction.name}"
+
+
+def _due(at: int, late: Later[Any]) -> int:
+    if late.after is not None:
+        return at + late.after // MICROSECOND
+    assert late.at is not None, "it has one of both"
+    return microseconds(late.at)
+
+
+def _us(started: float) -> int:
+    return int((time.perf_counter() - started) * 1e6)

@@ -1,0 +1,143 @@
+"""The reactor: the threads in which reactions work.
+
+Reactions that ask nobody outside share a thread, and what it reads and decodes; one that may ask has a thread of its own, since the outside is slow.
+Each reaction has its own lease, its own place in the log and its own trouble.
+"""
+
+import functools
+import time
+from collections.abc import Callable, Sequence
+from typing import Any  # Any: what is counted is of any type
+
+from happened.core.errors import Closed
+from happened.log.held import told
+from happened.log.lease import Leases
+from happened.log.log import Log
+from happened.log.worker import IDLE_SECONDS, RETRY_SECONDS, Progress, Worker, progress_of
+from happened.notification.desk import Desk
+from happened.notification.reacting import Reacting
+from happened.notification.reaction import Reaction
+
+PAGE_ROWS = 200
+"""Rows of the log that are read at once, and whose events are run and recorded in one commit."""
+
+
+class Reactor:
+    """All reactions of one app on one log."""
+
+    def __init__(self, log: Log, leases: Leases, reactions: Sequence[Reaction], desk: Desk) -> None:
+        self._log = log
+        self._at_work = [Reacting(reaction, log, desk) for reaction in reactions]
+        asking = [one for one in self._at_work if one.reaction.wants_world]
+        others = [one for one in self._at_work if not one.reaction.wants_world]
+        self._crews = [Crew(log, leases, ones) for ones in [others, *([one] for one in asking)] if ones]
+
+    def start(self) -> None:
+        """Begin."""
+        for crew in self._crews:
+            crew.start()
+
+    def stop(self) -> None:
+        """End after the runs that are going on, and note how far each reaction has come."""
+        for crew in self._crews:
+            crew.stop()
+
+    def statistics(self) -> list[dict[str, Any]]:
+        """Return for each reaction: how far it has come, by whichever process, how often it ran in this one, and what is wrong."""
+        head = self._log.head
+        found: list[dict[str, Any]] = []
+        for one in self._at_work:
+            noted = progress_of(self._log.engine, one.lease) or Progress(head, 0)
+            position = max(one.position, noted.position) if one.epoch is not None else noted.position
+            found.append(
+                {
+                    "reaction": one.reaction.name,
+                    "position": position,
+                    "lag": max(0, head - position),
+                    "mine": one.epoch is not None,
+                    "runs": one.runs,
+                    "ran_us": one.ran_us,
+                    "failure": one.failure,
+                }
+            )
+        return found
+
+
+class Crew:
+    """Reactions that share a thread."""
+
+    def __init__(self, log: Log, leases: Leases, ones: Sequence[Reacting]) -> None:
+        self._log = log
+        self._leases = leases
+        self._ones = ones
+        name = "reactions" if len(ones) > 1 or not ones[0].reaction.wants_world else ones[0].lease
+        self._worker = Worker(log, None, name, begin=self._begin, step=self._step)
+
+    def start(self) -> None:
+        """Begin."""
+        self._worker.start()
+
+    def stop(self) -> None:
+        """End, and note how far each has come."""
+        self._worker.stop()
+
+    def _begin(self, _epoch: int) -> None:
+        for one in self._ones:
+            one.release()
+
+    def _step(self) -> None:
+        mine = [one for one in self._ones if self._owns(one)]
+        if not mine:
+            self._worker.rest()
+            return
+        behind = min(one.position for one in mine)
+        head = self._log.wait(behind, min(IDLE_SECONDS, *(one.patience_seconds for one in mine)))
+        for one in mine:
+            self._do(one, one.look_after)
+        if head > behind:
+            for position in sorted({one.position for one in mine if one.position < head}):
+                self._advance([one for one in mine if one.position == position], position)
+        if self._worker.stopping:
+            for one in mine:
+                self._do(one, one.save)
+
+    def _owns(self, one: Reacting) -> bool:
+        """Say whether this process may run a reaction now; take it over where that is new."""
+        epoch = self._leases.epoch(one.lease)
+        if epoch is None or time.monotonic() < one.retry_at:
+            one.release()
+            return False
+        if one.epoch != epoch:
+            self._do(one, functools.partial(one.claim, epoch))
+        return one.epoch == epoch
+
+    def _advance(self, ones: Sequence[Reacting], position: int) -> None:
+        """Let reactions that have come equally far take the next page."""
+        decode = self._log.reader.pages({event for one in ones for event in one.reaction.events})
+        for rows in self._log.engine.read(position, rows_max=PAGE_ROWS):
+            try:
+                pages = decode(rows)
+            except Exception as error:  # noqa: BLE001 - it is of one that reads what today's code can't, and is seen there
+                if len(ones) == 1:
+                    ones[0].failure = told(error)
+                    ones[0].retry_at = time.monotonic() + RETRY_SECONDS
+                else:
+                    for one in ones:
+                        self._advance([one], position)
+                return
+            for one in ones:
+                self._do(one, functools.partial(one.take, rows, pages))
+            return
+
+    def _do(self, one: Reacting, what: Callable[[], None]) -> None:
+        """Do something for one reaction; trouble of the world is its own, and passes or is seen."""
+        try:
+            what()
+            one.failure = None
+        except Closed:
+            raise
+        except Exception as error:  # noqa: BLE001 - it is seen and counted; the reaction begins anew where the log says it is
+            one.failure = told(error)
+            self._log.engine.sample(one.reaction.name, "failed", 0, one.failure)
+            one.retry_at = time.monotonic() + RETRY_SECONDS
+            one.release()

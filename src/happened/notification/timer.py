@@ -1,0 +1,164 @@
+"""Timers: commands that are sent later. What is to come is a record of the log, and a note that is found by when it is due.
+
+Whoever holds the lease sends what is due, in the order in which it is due, also what was due while nothing ran. The note goes in the commit that records
+the command, so nothing is sent twice. A command that rings says as `world.now` when it was due.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from happened.core.errors import Broken, Closed
+from happened.core.store import Commit, Engine
+from happened.log.held import Held, all_held, failed_with
+from happened.log.lease import Leases
+from happened.log.log import EVERYTHING_SEEN, Log
+from happened.log.records import id_of
+from happened.log.row import SCHEDULE, Sent, decode_header, taken_apart
+from happened.log.worker import Envelope, Worker
+from happened.log.writer import Batch, Job
+from happened.notification.desk import Desk, Prepared
+
+NOTE = "timer/"
+LEASE = "timers"
+RINGS_MAX = 200
+"""Commands sent in one commit."""
+LOOK_SECONDS = 0.05
+"""How late a timer may be: how often to look for what is due."""
+
+
+class Schedule(msgspec.Struct, frozen=True, gc=False):
+    """What is to be sent, as it is recorded."""
+
+    id: str
+    due: int
+    """Microseconds since 1970."""
+    number: int
+    """Of the command's name."""
+    body: msgspec.Raw
+
+
+def note_of(due: int, id: str) -> str:
+    """Return the key of a timer's note: notes sort by when they are due."""
+    return f"{NOTE}{due:020d}/{id}"
+
+
+def due_before(engine: Engine, now: int) -> list[tuple[str, int]]:
+    """Return the timers that are due, in order: each one's note, and the position of its record."""
+    return [(note, int(position)) for note, position in sorted(engine.notes(NOTE, f"{NOTE}{now + 1:020d}").items())]
+
+
+def next_due(engine: Engine) -> int | None:
+    """Return when the next timer is due, in microseconds since 1970. Reads the notes of all: for tests and for people."""
+    return min((due_of(note) for note in engine.notes(NOTE)), default=None)
+
+
+def due_of(note: str) -> int:
+    """Return when a timer is due, from the key of its note."""
+    return int(note.removeprefix(NOTE).split("/", 1)[0])
+
+
+class Due(NamedTuple):
+    """A timer whose time has come, and the command that is sent."""
+
+    note: str
+    prepared: Prepared
+
+
+class Timers:
+    """Sends what is due, in a thread, while this process holds the lease."""
+
+    def __init__(self, log: Log, leases: Leases, desk: Desk) -> None:
+        self._log = log
+        self._desk = desk
+        self.worker = Worker(log, leases, LEASE, begin=self._begin, step=self._step)
+
+    def _begin(self, _epoch: int) -> None:
+        """Try again what could not be sent before: this process may have the code for it."""
+        for held in all_held(self._log.engine, LEASE):
+            if not held.parked:
+                self._put_back(held)
+
+    def _step(self) -> None:
+        for held in all_held(self._log.engine, LEASE):
+            if held.act == "retry":
+                self._put_back(held)
+            elif held.act == "skip":
+                self._change(held, {held.note: None})
+            elif held.act == "park":
+                self._change(held, {held.note: msgspec.structs.replace(held, act="", parked=True).text()})
+        due = due_before(self._log.engine, self._log.source.now_us())
+        if not due:
+            self.worker.rest(LOOK_SECONDS)
+            return
+        ready: list[Due] = []
+        for note, position in due[:RINGS_MAX]:
+            try:
+                ready.append(Due(note, self._read(position)))
+            except Closed:
+                raise
+            except Exception as error:  # noqa: BLE001 - it is held, and seen; the others go on
+                self._hold(note, position, error)
+        if ready:
+            self._log.writer.submit(Ring(self._desk, ready), 60)
+
+    def _read(self, position: int) -> Prepared:
+        """Have the command of a timer ready. `Invalid` where no decider takes it any more, `Incompatible` where it can't be read."""
+        row = self._log.row_at(position)
+        if row is None:
+            raise _astray(position)
+        header = decode_header(row.head)
+        for ordinal, (_, record) in enumerate(taken_apart(row)):
+            if row.position + ordinal == position and record.number == SCHEDULE:
+                schedule = msgspec.json.decode(record.body, type=Schedule)
+                cause = id_of(row, header, ordinal, None)
+                envelope = Envelope(schedule.id, cause, header.correlation or header.id, header.actor, schedule.due, header.depth)
+                prepared = self._desk.read(schedule.number, bytes(schedule.body), envelope, position)
+                prepared.sent = Sent(header.handler or 0, 0, max(0, self._log.source.now_us() - schedule.due))
+                return prepared
+        raise _astray(position)
+
+    def _hold(self, note: str, position: int, error: Exception) -> None:
+        """Put a timer aside that can't be sent."""
+        now = self._log.source.now_us()
+        said, trace = failed_with(error)
+        held = Held(LEASE, position, (note,), "schedule", {}, said, trace, 1, now, now)
+        self._log.engine.append(
+            lambda unseen: Commit(notes={note: None, held.note: held.text()} if note in unseen.notes(note) else {}), EVERYTHING_SEEN
+        )
+
+    def _put_back(self, held: Held) -> None:
+        """Make a timer of it again: it is due, and so tried now."""
+        self._change(held, {held.note: None, held.key[0]: str(held.position)})
+
+    def _change(self, held: Held, notes: dict[str, str | None]) -> None:
+        """Change notes, where nothing was decided about it meanwhile."""
+        self._log.engine.append(
+            lambda unseen: Commit(notes=notes if unseen.notes(held.note).get(held.note) == held.text() else {}), EVERYTHING_SEEN
+        )
+
+
+class Ring(Job):
+    """Commands whose time has come: each is recorded once, and its note goes."""
+
+    def __init__(self, desk: Desk, due: Sequence[Due]) -> None:
+        super().__init__(due[0].note)
+        self._desk = desk
+        self._due = due
+
+    def draft(self, batch: Batch) -> None:
+        """Record those whose note is still there."""
+        due = [one for one in self._due if one.note in batch.notes_of(one.note)]
+        mark = batch.mark()
+        try:
+            self._desk.declare(batch)
+            self._desk.send(batch, [one.prepared for one in due])
+        except BaseException:
+            batch.back_to(mark)
+            raise
+        batch.kept.update(dict.fromkeys(one.note for one in due))
+
+
+def _astray(position: int) -> Broken:
+    return Broken(f"there is no schedule at position {position}, where a timer points to", position=position)

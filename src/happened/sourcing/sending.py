@@ -1,0 +1,104 @@
+"""Sending: commands that the log itself has caused, by a reaction or a timer, recorded with the progress of whoever sends them.
+
+Where nothing is pending, such a command is decided in the very commit that records it. Where something is, or its decider asks the outside, or fails, it is
+kept as pending, behind what is pending before it, and decided by whoever holds the lease of those.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any  # Any: commands and keys of any class
+
+from happened.core.errors import GatewayFailed, Invalid
+from happened.core.state import Fold, Key
+from happened.core.world import World
+from happened.log.log import Log
+from happened.log.row import ANSWER, Written, encode
+from happened.log.worker import Envelope
+from happened.log.writer import Batch
+from happened.sourcing.gateway import Answers, Asking, TimeOver
+from happened.sourcing.handling import PENDING_NOTE, DecidingWorld, Decision, Handling, Known, Pending
+from happened.sourcing.memory_image import MemoryImage
+
+ASK_SECONDS_MAX = 600.0
+"""How long the outside may take to answer one run of a reaction; each gateway has its own, shorter one."""
+
+
+class Sending:
+    """Prepares and records the commands of one open log that its own records cause."""
+
+    def __init__(self, log: Log, handling: Handling, image: MemoryImage) -> None:
+        self._log = log
+        self._handling = handling
+        self._image = image
+
+    def states_as_of(self, position: int) -> int:
+        """Have the durable states reach a position at least; return which one they are as of."""
+        if self._image.position < position:
+            self._log.writer.catch_up()
+        return self._image.position
+
+    def state(self, fold: Fold, key: Key) -> Any:
+        """Return a durable state, `None` where there is none. `Stuck` where it stands still."""
+        return self._image.get(fold, key).state
+
+    def ask(self, id: str, now: int, run: Callable[[World], Any]) -> tuple[Any, list[Written]]:
+        """Run something that may ask the outside; return what it returns, and the answers to be recorded with it.
+
+        Its ids, its chance and the keys offered to gateways come from `id`: run again, it offers the same.
+        """
+        answers = Answers()
+        deadline = self._handling.outside.deadline(ASK_SECONDS_MAX)
+        asking = Asking(self._handling.outside, answers, id, None, may_ask=True, deadline=deadline)
+        world = DecidingWorld(now, id, asking, self._image.get, [])
+        try:
+            found = run(world)
+        except TimeOver as error:
+            raise GatewayFailed(f"the outside did not answer within {ASK_SECONDS_MAX:g} s", attempts=1) from error
+        return found, [Written(ANSWER, encode(answer)) for answer in answers.known.values()]
+
+    def prepared(self, command: Any, envelope: Envelope) -> Decision:
+        """Check and encode a command, and load what its decider reads. `Invalid` where it can't be sent."""
+        handler = self._handling.handler(command)
+        typed = self._log.typed[type(command)]
+        body, command = typed.checked(command)
+        return self._loaded(Decision(self._handling, handler, typed, command, body, envelope.id, envelope.now, given=False), envelope)
+
+    def read(self, number: int, body: bytes, envelope: Envelope, position: int) -> Decision:
+        """Do what `prepared` does with a command that was recorded before."""
+        command = self._log.reader.body(number, body, position)
+        if command is None:
+            raise Invalid(f"the command that is due at position {position} was erased", position=position)
+        return self.prepared(command, envelope)
+
+    def _loaded(self, decision: Decision, envelope: Envelope) -> Decision:
+        decision.causation, decision.actor = envelope.causation, envelope.actor
+        decision.correlation = envelope.correlation if envelope.correlation != envelope.id else None
+        decision.depth = envelope.depth
+        self._handling.preload(decision)
+        return decision
+
+    def declare(self, batch: Batch) -> None:
+        """Have the names of all handlers recorded."""
+        self._handling.declare(batch)
+
+    def send(self, batch: Batch, decisions: Sequence[Decision]) -> None:
+        """Record commands in their order: decided, or pending."""
+        waiting = bool(batch.notes_of(PENDING_NOTE)) or any(note.startswith(PENDING_NOTE) for note in batch.notes)
+        for decision in decisions:
+            if not waiting and self._decided(batch, decision):
+                continue
+            decision.again()
+            waiting = True
+            draft = Pending(decision).draft(batch)
+            if draft is not None:  # else it was sent before
+                batch.add(draft)
+
+    def _decided(self, batch: Batch, decision: Decision) -> bool:
+        decision.taken_at = batch.began
+        try:
+            draft = decision.draft(batch)
+            if draft is None:
+                return isinstance(decision.result, Known)
+            batch.add(draft)
+        except Exception:  # noqa: BLE001 - it is counted where it was raised, and raised again where it is pending: there it is seen, and stops its key
+            return False
+        return True
