@@ -536,13 +536,13 @@ class Running:
             raise refusal.withdrawn()
         return decision.events
 
-    def settled(self, receipt: Receipt | str | int, *, wait_seconds_max: float = 10) -> Settled:
-        """Wait until all is done in this log that a command or fact has caused: its reactions have run, and what they sent is decided.
+    def settled(self, receipt: Receipt | str | int | None = None, *, wait_seconds_max: float = 10) -> Settled:
+        """Wait until all is done in this log that a command or fact has caused, or without one all there is: reactions have run, what they sent is decided.
 
         What stands still is no reason to wait: it is in the answer's `stuck`, and `done` is false then. Commands that come `Later` are in `timers`, and not
-        waited for. `Late` where it is not settled in time. Cost: it reads the conversation, by the index.
+        waited for. `Late` where it is not settled in time. Cost: it reads the conversation, by the index; without a receipt, the end of the log.
         """
-        return settled(self.log, self.app.reactions, self.log.since(receipt), wait_seconds_max)
+        return settled(self.log, self.app.reactions, self.log.since(receipt) if receipt is not None else None, wait_seconds_max)
 
     def stuck(self) -> list[Held]:
         """Return what handlers could not get past, by reaction or command, each with its stack trace; what is parked is in it, too."""

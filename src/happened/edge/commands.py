@@ -5,11 +5,15 @@ command is left to the process that has the gateways for it.
 """
 
 import argparse
+import getpass
 import importlib
 import itertools
 import json
 import operator
+import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,8 +26,11 @@ from happened.app import App, Running, open_log
 from happened.core.errors import Diverged, Invalid, Late, NotThere
 from happened.core.messages import name_of
 from happened.core.state import State, fold_of
+from happened.core.tags import SEPARATOR
+from happened.core.world import moment
 from happened.edge.progress import bar
 from happened.edge.settings import SQLITE, log_url, the_app
+from happened.log.held import Act, Held, all_held
 from happened.log.log import Log
 from happened.log.records import SYSTEMIC, Record
 from happened.log.row import decode_header
@@ -35,6 +42,9 @@ ASK_SECONDS = 0.2
 """How often a bar moves while a view catches up."""
 
 BODY_CHARACTERS_MAX = 100
+
+ACT_SECONDS_MAX = 10.0
+"""How long a person waits for the log's lock."""
 
 POSITION_DIGITS_MAX = 18
 """Longer numbers are no positions: SQLite counts with 64 bits."""
@@ -238,6 +248,111 @@ def rebuild(asked: argparse.Namespace) -> int:
     return 0
 
 
+# --- what runs, and what stands still
+
+
+def run(asked: argparse.Namespace) -> int:
+    """Run an app until a signal says to stop; then end what is going on, in bounded time, and lose nothing."""
+    app = the_app(asked.named or asked.app)
+    stop = threading.Event()
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        url = log_url(asked.log, there=False)
+        with bar("opening") as progress:
+            running = app.open(url, progress=progress)
+        with running:
+            if not asked.json:
+                what = f"{len(app.reactions)} reactions, {len(app.views)} views, {len(app.handlers)} deciders"
+                print(f"{app.name} runs on {url}: {what}; Ctrl-C or SIGTERM ends it", flush=True)
+            while not stop.wait(asked.every or None):
+                _print_standing(running, as_json=asked.json)
+            _print_standing(running, as_json=asked.json)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return 0
+
+
+def _print_standing(running: Running, *, as_json: bool) -> None:
+    """Say how far everything has come."""
+    told = running.statistics()
+    if as_json:
+        _print_json(told)
+    else:
+        lag = max([one["lag"] for one in (*told["reactions"], *told["views"])], default=0)
+        print(f"position {told['head']:,}, lag {lag:,}, {told['pending']:,} pending, {len(told['stuck']):,} stuck")
+    sys.stdout.flush()
+
+
+def stuck(asked: argparse.Namespace) -> int:
+    """List what stands still; the exit code is 1 where anything does."""
+    if asked.app is not None or asked.log is None:
+        app = the_app(asked.app)
+        with _running(app, asked, views=app.views) as running:
+            held = running.stuck()
+            views = [{"view": one["view"], **key} for one in running.statistics()["views"] for key in _standing_in(one)]
+    else:
+        views = []
+        with _log(asked) as log:
+            held = all_held(log.engine)
+    if asked.json:
+        _print_json({"stuck": held, "views": views})
+    elif held or views:
+        if held:
+            _print_table([_held_shown(one) for one in held])
+        for one in held if asked.trace else ():
+            print(f"\n{one.handler} {one.position}:\n{one.trace}")
+        if views:
+            print()
+            _print_table(views)
+    else:
+        print("nothing is stuck")
+    return 1 if any(not one.parked for one in held) or views else 0
+
+
+def _held_shown(held: Held) -> dict[str, Any]:
+    return {
+        "handler": held.handler,
+        "position": held.position,
+        "event": held.event,
+        "key": " ".join(term.replace(SEPARATOR, "=") for term in held.key if SEPARATOR in term) or "-",
+        "attempts": held.attempts,
+        "since": f"{moment(held.failed):%Y-%m-%d %H:%M:%S}" if held.failed else "-",
+        "": "parked" if held.parked else held.act or "waits" * (not held.error),
+        "error": held.error,
+    }
+
+
+def _standing_in(view: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return what stands still in a view: the whole of it, or keys."""
+    whole = view["broken"] or view["failure"]
+    found = [{"key": "all", "position": view["position"], "error": whole}] if whole else []
+    return [*found, *({"key": one["key"], "position": one["position"], "error": one["error"]} for one in view["stuck"])]
+
+
+def decide_about(asked: argparse.Namespace) -> int:
+    """Record what is to become of something that is stuck."""
+    with _log(asked) as log:
+        job = Act(log, asked.command, asked.handler, asked.position, actor=asked.actor or _user(), id=None, reason=asked.reason)
+        log.writer.submit(job, ACT_SECONDS_MAX)
+        if job.row is None:
+            raise NotThere(f"`{asked.handler}` holds nothing at position {asked.position}", position=asked.position)
+        receipt = log.receipt_of(job.row, repeated=False, events=())
+    if asked.json:
+        _print_json({"act": asked.command, "handler": asked.handler, "position": asked.position, "receipt": str(receipt)})
+    else:
+        print(f"recorded at position {receipt.position:,}: {asked.command} {asked.handler} {asked.position}; whoever runs it does so now")
+    return 0
+
+
+def _user() -> str:
+    """Return who is at the keyboard, as far as the machine knows."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
+
+
 # --- a whole system
 
 
@@ -266,6 +381,11 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "views": views,
     "view": view,
     "rebuild": rebuild,
+    "run": run,
+    "stuck": stuck,
+    "retry": decide_about,
+    "skip": decide_about,
+    "park": decide_about,
     "verify": verify,
     "stats": stats,
 }

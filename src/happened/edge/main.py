@@ -21,6 +21,12 @@ BAD_INPUT = (Invalid, Incompatible, Diverged)
 
 KINDS = ("input", "internal", "answer", "output", "system")
 
+ACTS = (
+    ("retry", "try again, now, what a handler could not get past; that is recorded"),
+    ("skip", "go on without what a handler could not get past, for good; that is recorded"),
+    ("park", "go on without what a handler could not get past, and keep it to be retried later; that is recorded"),
+)
+
 COUNT_MAX = 10**15
 """More than any log holds, and less than SQLite takes."""
 
@@ -90,7 +96,7 @@ def the_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="happened",
         usage="%(prog)s [options] COMMAND ...",
-        description="Look into a log, its states and its views.",
+        description="Run an app, and look into its log, its states and its views.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -138,6 +144,17 @@ def the_parser() -> argparse.ArgumentParser:
     view.add_argument("--wait", type=seconds, default=60, metavar="SECONDS", help="how long the view may take to catch up (60)")
     rebuild = add("rebuild", "build a view anew beside the old one, and switch to it", app=True)
     rebuild.add_argument("name", metavar="NAME", help="the view's name")
+    run = add("run", "run an app until it is told to stop: reactions, timers, views, pending commands", app=True)
+    run.add_argument("named", metavar="MODULE:APP", nargs="?", help="the app, as --app names it")
+    run.add_argument("--every", type=seconds, default=0, metavar="SECONDS", help="say how it stands every so often (0: never)")
+    stuck = add("stuck", "list what handlers could not get past, and what stands still", app=True)
+    stuck.add_argument("--trace", action="store_true", help="also where each error came from")
+    for act, about in ACTS:
+        acting = add(act, about)
+        acting.add_argument("handler", metavar="HANDLER", help="the reaction or command, as `happened stuck` names it")
+        acting.add_argument("position", type=counted, metavar="POSITION", help="of the record that it could not get past")
+        acting.add_argument("--actor", metavar="NAME", help="who decides it; by default the name of the user")
+        acting.add_argument("--reason", default="", metavar="TEXT", help="why; it is recorded, too")
     add("verify", "read the whole log and prove that nothing was changed or lost")
     stats = add("stats", "tell who the log is, how long, how large, and what it knows")
     stats.add_argument(

@@ -18,8 +18,11 @@ KEYS = {"app", "log"}
 """What `[tool.happened]` may say."""
 
 
-def log_url(given: str | None) -> str:
-    """Return the URL of a log that exists. `Invalid` if none is named or it is not there: to look at a log never makes one."""
+def log_url(given: str | None, *, there: bool = True) -> str:
+    """Return the URL of a log that exists. `Invalid` if none is named or it is not there: to look at a log never makes one.
+
+    Without `there` the log may be one that is still to be made.
+    """
     url = given or _log_set()
     if url is None:
         raise Invalid('which log? give --log URL, or write `log = "sqlite:///..."` under [tool.happened] in pyproject.toml')
@@ -28,7 +31,9 @@ def log_url(given: str | None) -> str:
         raise Invalid(f"`{url}` is no log that another process can look at: write {meant}", url=url)
     path = Path(url.removeprefix(SQLITE))
     if not path.is_file():
-        raise Invalid(f"there is no log at {path}", url=url)
+        if there:
+            raise Invalid(f"there is no log at {path}", url=url)
+        return url
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
             found = connection.execute("select 1 from sqlite_master where type = 'table' and name = 'log'").fetchone()

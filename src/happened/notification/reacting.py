@@ -406,10 +406,15 @@ def heard_between(log: Log, reaction: Reaction, start: int, until: int) -> Itera
     """Read the events that a reaction hears from one position up to another, by the index."""
     if start > until:
         return
-    wanted = [Wanted((), log.numbers([name_of(event)[0] for event in reaction.events]))]
+    wanted = [Wanted((), numbers_of(log, reaction))]
     decode = log.reader.pages(reaction.events)
     for rows in log.engine.read(start - 1, until, wanted=wanted):
         yield from (heard for heard in heard_in(reaction, rows, decode(rows)) if heard.position >= start)
+
+
+def numbers_of(log: Log, reaction: Reaction) -> list[int]:
+    """Return the numbers of the names that a reaction hears."""
+    return log.numbers([name_of(event)[0] for event in reaction.events])
 
 
 def lease_of(reaction: Reaction) -> str:

@@ -1,5 +1,6 @@
 """Settling: when all that a message has caused in this log is done, or what of it stands still."""
 
+import functools
 import time
 from collections.abc import Sequence
 from datetime import datetime
@@ -8,17 +9,21 @@ from typing import NamedTuple
 import msgspec
 
 from happened.core.errors import Invalid, Late
-from happened.core.messages import name_of
+from happened.core.store import Wanted
 from happened.core.world import moment
 from happened.log.held import Held, all_held
 from happened.log.log import Log
 from happened.log.row import SCHEDULE, decode_header, taken_apart
 from happened.log.worker import progress_of
-from happened.notification.reacting import heard_between, lease_of
+from happened.notification.reacting import heard_between, lease_of, numbers_of
 from happened.notification.reaction import Reaction
-from happened.notification.timer import Schedule, note_of
+from happened.notification.timer import NOTE as TIMERS
+from happened.notification.timer import Schedule, due_before, due_of, note_of
 
 LOOK_SECONDS = 0.05
+SHOWN_MAX = 5
+PENDING = "pending/"
+"""What the notes of commands begin with that are kept and not decided; they are made in `sourcing`."""
 
 
 class Settled(msgspec.Struct, frozen=True):
@@ -42,42 +47,76 @@ class Open(NamedTuple):
     """Positions of commands that are not decided."""
     heard: dict[int, set[int]]
     """For each number of a name: where in the conversation it is recorded."""
-    timers: Sequence[Schedule]
+    timers: Sequence[int]
+    """When what was sent `Later` and has not come is due."""
+    due: Sequence[str]
+    """Notes of what is due already."""
 
 
-def settled(log: Log, reactions: Sequence[Reaction], position: int, wait_seconds_max: float) -> Settled:
-    """Wait until the conversation of the record at a position is settled. `Late` if it is not in time; `Invalid` where there is no such record."""
-    row = log.row_at(position)
-    if row is None:
-        raise Invalid(f"there is nothing at position {position}", position=position)
-    header = decode_header(row.head)
-    correlation = header.correlation or header.id or header.decides or ""
+def settled(log: Log, reactions: Sequence[Reaction], position: int | None, wait_seconds_max: float) -> Settled:
+    """Wait until the conversation of the record at a position is settled, or all of the log. `Late` if it is not in time."""
+    look = (
+        functools.partial(_conversation, log, _correlation(log, position))
+        if position is not None
+        else functools.partial(_everything, log, reactions)
+    )
     deadline = time.monotonic() + wait_seconds_max
     while True:
         head = log.head
-        found = _read(log, correlation)
-        stuck = {held.note: held for held in all_held(log.engine) if held.position in found.pending}
-        busy = [
-            f"the command at position {one} is not decided" for one in found.pending if all(one != held.position for held in stuck.values())
-        ]
+        found = look()
+        stuck = {held.note: held for held in all_held(log.engine) if held.position in found.pending or position is None}
+        held = {one.position for one in stuck.values()}
+        busy = [f"the command at position {one} is not decided" for one in found.pending if one not in held]
+        busy += [f"what was due at {moment(due_of(note)):%Y-%m-%d %H:%M:%S} is not sent" for note in found.due]
         for reaction in reactions:
             busy += _left_to(reaction, log, found, stuck)
-        if not busy and _read(log, correlation).last == found.last:
-            return Settled(not stuck, found.last, tuple(stuck.values()), _timers(log, found))
+        if not busy and look().last == found.last:
+            return Settled(not stuck, found.last, tuple(stuck.values()), tuple(sorted(moment(due) for due in found.timers)))
         if time.monotonic() >= deadline:
+            what = "what is in the log" if position is None else f"what position {position} has caused"
             raise Late(
-                f"what position {position} has caused is not done within {wait_seconds_max:.3g} s: {'; '.join(busy) or 'it goes on'}",
+                f"{what} is not done within {wait_seconds_max:.3g} s: {'; '.join(busy[:SHOWN_MAX]) or 'it goes on'}"
+                + (f"; and {len(busy) - SHOWN_MAX:,} more" if len(busy) > SHOWN_MAX else ""),
                 position=position,
                 waiting=busy,
-                stuck=[held.error for held in all_held(log.engine)],
+                stuck=[one.error for one in all_held(log.engine)],
             )
         log.wait(head, min(LOOK_SECONDS, max(deadline - time.monotonic(), 0.0)))
 
 
-def _read(log: Log, correlation: str) -> Open:
+def _correlation(log: Log, position: int) -> str:
+    row = log.row_at(position)
+    if row is None:
+        raise Invalid(f"there is nothing at position {position}", position=position)
+    header = decode_header(row.head)
+    return header.correlation or header.id or header.decides or ""
+
+
+def _everything(log: Log, reactions: Sequence[Reaction]) -> Open:
+    """Look at the whole log: by the index for the last event that each reaction hears, and by the notes of what is pending and due."""
+    head = log.head
+    heard: dict[int, set[int]] = {}
+    for number in {number for reaction in reactions for number in numbers_of(log, reaction)}:
+        for rows in log.engine.read(wanted=[Wanted((), [number])], backwards=True):
+            places = [
+                place
+                for row in rows
+                for place, (asked, record) in enumerate(taken_apart(row), row.position)
+                if not asked and record.number == number
+            ]
+            if places:
+                heard[number] = {max(places)}
+                break
+    notes = log.engine.notes(PENDING)
+    due = due_before(log.engine, log.source.now_us())
+    coming = [due_of(note) for note in log.engine.notes(TIMERS)]
+    return Open(head, [int(note.removeprefix(PENDING)) for note in notes], heard, coming, [note for note, _ in due])
+
+
+def _conversation(log: Log, correlation: str) -> Open:
     pending: dict[str, int] = {}
     heard: dict[int, set[int]] = {}
-    timers: list[Schedule] = []
+    scheduled: list[str] = []
     last = 0
     for row in log.conversation(correlation):
         header = decode_header(row.head)
@@ -87,16 +126,20 @@ def _read(log: Log, correlation: str) -> Open:
             pending.pop(header.decides, None)
         for place, (asked, record) in enumerate(taken_apart(row), row.position):
             if record.number == SCHEDULE:
-                timers.append(msgspec.json.decode(record.body, type=Schedule))
+                schedule = msgspec.json.decode(record.body, type=Schedule)
+                scheduled.append(note_of(schedule.due, schedule.id))
             elif not asked:
                 heard.setdefault(record.number, set()).add(place)
         last = row.last
-    return Open(last, list(pending.values()), heard, timers)
+    now = log.source.now_us()
+    waiting = [note for note in scheduled if log.engine.notes(note)]
+    due = [note for note in waiting if due_of(note) <= now]
+    return Open(last, list(pending.values()), heard, [due_of(note) for note in waiting], due)
 
 
 def _left_to(reaction: Reaction, log: Log, found: Open, stuck: dict[str, Held]) -> list[str]:
     """Return what a reaction has not done of a conversation yet, and add what keeps it from doing the rest."""
-    numbers = log.numbers([name_of(event)[0] for event in reaction.events])
+    numbers = numbers_of(log, reaction)
     events = set[int]().union(*(found.heard.get(number, ()) for number in numbers))
     if not events:
         return []
@@ -112,9 +155,3 @@ def _left_to(reaction: Reaction, log: Log, found: Open, stuck: dict[str, Held]) 
     for one in standing:
         stuck[one.note] = one
     return []
-
-
-def _timers(log: Log, found: Open) -> tuple[datetime, ...]:
-    """Return when those are due that have not rung."""
-    waiting = [schedule for schedule in found.timers if log.engine.notes(note_of(schedule.due, schedule.id))]
-    return tuple(sorted(moment(schedule.due) for schedule in waiting))

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple  # Any: answers, keys and fiel
 import msgspec
 
 from happened.app import App, Running
-from happened.core.errors import Error, Invalid, Refused, Unanswered
+from happened.core.errors import Error, Invalid, Refused, Stuck, Unanswered
 from happened.core.messages import Command, Event, Message, Recorded, called
 from happened.core.state import Fold, Key, State, fold_of
+from happened.core.world import moment
 from happened.log.records import INTERNAL, Record
 from happened.log.row import encode
+from happened.notification.timer import next_due
 from happened.testing.world import START, Answers, Clock, answering
 
 WAIT_SECONDS_MAX = 10.0
@@ -46,9 +48,9 @@ class Spec:
         self._given = tuple(given)
 
     def given(self, *history: "Event | Message | timedelta") -> "Spec":
-        """Say what has happened, in order: events of any class of the app, also those that only deciders yield; a `timedelta` moves the clock.
+        """Say what has happened, in order: events of any class of the app, also those that only deciders yield; a `timedelta` lets time pass.
 
-        A `Message` gives an event an id or the time it happened.
+        Reactions hear all of it, and what they send is decided, now or when it is due, before what is given next. A `Message` gives an event an id or the time it happened.
         """
         for one in history:
             _check(one, "`given` takes events one after the other, as in `given(A(...), B(...))`")
@@ -58,9 +60,9 @@ class Spec:
         return Spec(self._app, self._now, self._answers, (*self._given, *history))
 
     def when(self, act: "Command | Event | Message | timedelta") -> "Outcome":
-        """Do one thing: dispatch a command, record an event, or move the clock; a `Message` gives an id or an actor.
+        """Do one thing: dispatch a command, record an event, or let time pass; a `Message` gives an id or an actor.
 
-        What is raised, but a refusal, is raised here.
+        What reactions send on it is decided, too, and timers that come due ring one after the other. What is raised, but a refusal, is raised here.
         """
         _check(act, "`when` does one thing, a command, a fact or a `timedelta`; what came before is said with `given`")
         return self._run([act])
@@ -86,7 +88,8 @@ class Spec:
         missing: list[str] = []
         gateways = {gateway.call: _unanswered(gateway.name, missing) for gateway in self._app.gateways}
         gateways |= {gateway: answering(given) for gateway, given in self._answers.items()}
-        with self._app.open("memory:", run=bool(self._app.views), gateways=gateways, source=clock) as running:
+        runs = bool(self._app.views or self._app.reactions)
+        with self._app.open("memory:", run=runs, gateways=gateways, source=clock) as running:
             for given in self._given:
                 _do(running, clock, given)
             before, refused = running.log.head, None
@@ -184,14 +187,33 @@ class Shown(NamedTuple):
 
 
 def _do(running: Running, clock: Clock, act: "Command | Event | Message | timedelta") -> None:
+    """Do one thing, and wait for all that it causes."""
     if isinstance(act, timedelta):
-        clock.move(act)
+        _pass(running, clock, clock.now + act)
     elif isinstance(act, Message) and isinstance(act.body, Command):
         running.dispatch(act.body, id=act.id, actor=act.actor, correlation=act.correlation)
     elif isinstance(act, Command):
         running.dispatch(act)
     else:
         running.log.append(act)
+    _settle(running)
+
+
+def _pass(running: Running, clock: Clock, until: datetime) -> None:
+    """Let time pass from one timer to the next: what a timer causes is recorded when it is due, and so is what that sends later."""
+    while (due := next_due(running.log.engine)) is not None and moment(due) <= until:
+        clock.set(max(moment(due), clock.now))
+        _settle(running)
+    clock.set(until)
+
+
+def _settle(running: Running) -> None:
+    """Wait for reactions and what they send. `Stuck` with what a reaction or a decider raised."""
+    if not running.app.reactions:
+        return
+    found = running.settled(wait_seconds_max=WAIT_SECONDS_MAX)
+    for held in found.stuck:
+        raise Stuck(f"`{held.handler}` can't get past `{held.event}`: {held.error}\n{held.trace}", handler=held.handler, error=held.error)
 
 
 def _plain(facts: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,184 @@
+"""`happened run`, and what people decide about what it could not get past: `stuck`, `retry`, `skip`, `park`, as they are run."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any  # Any: what a command printed as JSON
+
+import pytest
+
+import happened as h
+
+MODEL = """
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import happened as h
+
+Sku = Annotated[str, h.Tag("sku")]
+
+class Sold(h.Event):
+    sku: Sku
+    number: int
+
+class Order(h.Command):
+    sku: Sku
+    number: int
+
+class Ordered(h.Event):
+    sku: Sku
+    number: int
+
+def restock(event: Sold) -> Iterator[Order]:
+    if event.number == 13 and not Path("mended").exists():
+        raise ValueError("thirteen")
+    yield Order(event.sku, event.number)
+
+def order(command: Order) -> Iterator[Ordered]:
+    yield Ordered(command.sku, command.number)
+
+app = h.App("store", records=[Sold], deciders=[order], reactions=[h.Reaction(restock, by="sku")])
+
+def sell(*sold):
+    with app.open("sqlite:///shop.db", run=False) as running:
+        for sku, number in sold:
+            running.record(Sold(sku, number), id=f"{sku}-{number}")
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Make a project: an app, and the settings that name it and its log, which is not there yet."""
+    (tmp_path / "model.py").write_text(MODEL, encoding="utf-8")
+    (tmp_path / "pyproject.toml").write_text('[tool.happened]\napp = "model:app"\nlog = "sqlite:///shop.db"\n', encoding="utf-8")
+    return tmp_path
+
+
+def told(folder: Path, *arguments: str) -> tuple[int, Any]:
+    """Run a command with `--json`; return exit code and what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "happened", *arguments, "--json"], cwd=folder, check=False, capture_output=True, text=True, timeout=60
+    )
+    return done.returncode, json.loads(done.stdout)
+
+
+def sell(folder: Path, *sold: tuple[str, int]) -> None:
+    """Record sales, in a process of their own."""
+    subprocess.run([sys.executable, "-c", f"import model; model.sell(*{sold!r})"], cwd=folder, check=True, timeout=60)
+
+
+@contextmanager
+def at_work(folder: Path, *arguments: str) -> Generator[subprocess.Popen[str]]:
+    """Run the app in a process of its own, until it is told to stop."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "happened", "run", *arguments], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert "store runs on" in process.stdout.readline()
+            yield process
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(30)
+
+
+def ordered(folder: Path) -> list[tuple[str, int]]:
+    """Return what was ordered, in order."""
+    with h.open_log(f"sqlite:///{folder / 'shop.db'}") as log:
+        return [(record.body["sku"], record.body["number"]) for record in log.read(h.query(names=["Ordered"]))]
+
+
+def until(folder: Path, done: Callable[[], bool]) -> None:
+    """Look again whenever something is recorded, until it is done or a minute has passed."""
+    with h.open_log(f"sqlite:///{folder / 'shop.db'}") as log:
+        for _ in range(600):
+            if done():
+                return
+            log.wait(log.head, 0.1)
+    raise AssertionError("it was not done within a minute")
+
+
+def test_what_was_recorded_before_it_runs_is_heard_and_a_signal_ends_it(folder: Path) -> None:
+    """The app is new when the first sale is recorded, by a process that runs nothing; `run` hears that sale, and ends with exit code 0."""
+    sell(folder, ("a", 1))
+    with at_work(folder) as process:
+        until(folder, lambda: ordered(folder) == [("a", 1)])
+        sell(folder, ("b", 2))
+        until(folder, lambda: ordered(folder) == [("a", 1), ("b", 2)])
+    assert process.returncode == 0
+    assert told(folder, "stuck") == (0, {"stuck": [], "views": []})
+
+
+def test_it_makes_the_log_where_there_is_none(folder: Path) -> None:
+    """A first start needs nothing but the app and a URL."""
+    with at_work(folder, "model:app", "--log", "sqlite:///other.db", "--every", "0.1") as process:
+        assert process.stdout is not None
+        assert "pending" in process.stdout.readline()
+    assert (folder / "other.db").exists()
+    assert process.returncode == 0
+
+
+def test_two_at_once_do_each_thing_once(folder: Path) -> None:
+    """Whoever holds the lease works; when it ends, the other goes on."""
+    with at_work(folder):
+        with at_work(folder):
+            sell(folder, *(("a", number) for number in range(10)))
+            until(folder, lambda: len(ordered(folder)) == 10)
+        sell(folder, *(("a", number) for number in range(20, 30)))
+        until(folder, lambda: len(ordered(folder)) == 20)
+    assert ordered(folder) == [("a", number) for number in [*range(10), *range(20, 30)]]
+
+
+def test_what_is_stuck_is_listed_and_retried(folder: Path) -> None:
+    """Only the key of what fails stands still; it is listed with its trace, a retry is recorded, and it goes on once the cause is mended."""
+    sell(folder, ("a", 13), ("a", 14), ("b", 1))
+    with at_work(folder):
+        until(folder, lambda: ordered(folder) == [("b", 1)] and told(folder, "stuck")[0] == 1)
+        code, listed = told(folder, "stuck")
+        [held] = listed["stuck"]
+        assert (code, held["handler"], held["event"], held["error"]) == (1, "restock", "Sold", "ValueError: thirteen")
+        assert 'raise ValueError("thirteen")' in held["trace"]
+        code, recorded = told(folder, "retry", "restock", str(held["position"]), "--actor", "ann", "--reason", "mended")
+        (folder / "mended").touch()
+        assert code == 0
+        until(folder, lambda: ordered(folder) == [("b", 1), ("a", 13), ("a", 14)])
+    _, shown = told(folder, "show", recorded["receipt"].split(":")[2])
+    assert (shown[0]["kind"], shown[0]["name"], shown[0]["actor"], shown[0]["body"]["reason"]) == ("input", "retry", "ann", "mended")
+    assert told(folder, "stuck") == (0, {"stuck": [], "views": []})
+    assert told(folder, "verify")[0] == 0
+
+
+@pytest.mark.parametrize("act", ["skip", "park"])
+def test_others_go_on_without_what_was_skipped_or_parked(folder: Path, act: str) -> None:
+    """What waited comes in order; what was parked stays listed, and is run when it is retried; what was skipped is gone."""
+    sell(folder, ("a", 13), ("a", 14), ("a", 15))
+    with at_work(folder):
+        until(folder, lambda: told(folder, "stuck")[0] == 1)
+        [held] = told(folder, "stuck")[1]["stuck"]
+        told(folder, act, "restock", str(held["position"]))
+        until(folder, lambda: ordered(folder) == [("a", 14), ("a", 15)])
+        code, listed = told(folder, "stuck")
+        assert (code, [(one["position"], one["parked"]) for one in listed["stuck"]]) == (
+            0,
+            [(held["position"], True)] if act == "park" else [],
+        )
+        (folder / "mended").touch()
+        code, answer = told(folder, "retry", "restock", str(held["position"]))
+        if act == "park":
+            until(folder, lambda: ordered(folder) == [("a", 14), ("a", 15), ("a", 13)])
+        else:
+            assert (code, answer["error"]) == (1, "NotThere")
+
+
+def test_what_is_not_stuck_can_not_be_decided_about(folder: Path) -> None:
+    """The error says what is."""
+    sell(folder, ("a", 1))
+    code, answer = told(folder, "skip", "restock", "1")
+    assert (code, answer["error"]) == (1, "NotThere")
+    assert "held are: none" in answer["text"]
