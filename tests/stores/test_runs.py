@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from happened.core.store import Row, Terms
 from happened.stores import runs
 from happened.stores.runs import IDS, TAGS, Runs
 
@@ -25,6 +26,12 @@ def emptied() -> sqlite3.Connection:
     return connection
 
 
+def add(index: Runs, position: int, last: int, tags: list[str], id: str | None) -> None:
+    """Let an index take in one row."""
+    row = Row(position, last + 1 - position, 0, "", None, "", b"", b"")
+    index.add([row], [Terms(tags, id, [])])
+
+
 class Indexed:
     """An index beside the rows that it is of, and the dict that it must equal."""
 
@@ -39,7 +46,7 @@ class Indexed:
         position = self.rows[-1][1] + 1 if self.rows else 1
         id = WORDS[position % len(WORDS)] if with_id else None  # noqa: A001 - that is what it is
         self.rows.append((position, position + count - 1, tags, id))
-        self.runs.add(*self.rows[-1], [])
+        add(self.runs, *self.rows[-1])
         for tag in tags:
             self.expected[TAGS, tag].append(position)
         if id is not None:
@@ -51,7 +58,7 @@ class Indexed:
         found.load(self.connection)
         for row in self.rows:
             if row[0] > found.indexed:
-                found.add(*row, [])
+                add(found, *row)
         return found
 
     def flush(self, index: Runs, how: str) -> None:

@@ -4,6 +4,7 @@
 which could be any of two dozen moments; and a surplus field of a nested part.
 """
 
+import operator
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeGuard  # Any: values and annotations of any type pass through here
@@ -25,18 +26,22 @@ def zoneless_in(cls: type) -> Zoneless | None:
 
     Cost: an attribute read for each field that is a time; a walk over the parts that hold times.
     """
+    always: list[str] = []
     direct: list[str] = []
     deep: list[str] = []
     for field in msgspec.structs.fields(cls):
         kinds = inspect.type_info(field.type)
         members = kinds.types if isinstance(kinds, inspect.UnionType) else (kinds,)
         times = any(isinstance(info, inspect.DateTimeType) for info in members)
-        if times and all(isinstance(info, inspect.DateTimeType | inspect.NoneType) for info in members):
+        if isinstance(kinds, inspect.DateTimeType):
+            always.append(field.name)
+        elif times and all(isinstance(info, inspect.DateTimeType | inspect.NoneType) for info in members):
             direct.append(field.name)
         elif any(isinstance(info, inspect.DateTimeType | inspect.AnyType) for info in _within(kinds)):
             deep.append(field.name)
     if not direct and not deep:
-        return None
+        return _zoneless_times(always) if always else None
+    direct += always
 
     def zoneless(message: Any) -> str:
         for name in direct:
@@ -46,6 +51,23 @@ def zoneless_in(cls: type) -> Zoneless | None:
         for name in deep:
             for path in _zoneless(getattr(message, name), name):
                 return path
+        return ""
+
+    return zoneless
+
+
+def _zoneless_times(fields: Sequence[str]) -> Zoneless:
+    """Return the function for the common case, kept short since every message takes it: fields that are times, and never missing."""
+    if len(fields) == 1:
+        [only] = fields
+        zone_of = operator.attrgetter(f"{only}.tzinfo")
+        return lambda message: "" if zone_of(message) is not None else only
+    zones_of = [(operator.attrgetter(f"{name}.tzinfo"), name) for name in fields]
+
+    def zoneless(message: Any) -> str:
+        for zone_of, name in zones_of:
+            if zone_of(message) is None:
+                return name
         return ""
 
     return zoneless

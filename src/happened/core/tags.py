@@ -10,6 +10,7 @@ import dataclasses
 import datetime as dt
 import enum
 import itertools
+import operator
 import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import NoneType, UnionType
@@ -273,20 +274,12 @@ Terms = Callable[[Any], Sequence[str]]
 
 
 def terms_of(scope: Scope) -> Terms:
-    """Return the function that finds every (tag, value) of a message of this class, each once, as terms."""
+    """Return the function that finds every (tag, value) of a message of this class, each once, as terms. The message is one that was read."""
     if not scope.all_tags():
         return lambda _: ()
     flat = all(tagged.holds == ONE for tagged in scope.tags) and not any(below.scope.all_tags() for below in scope.parts)
     if flat:
         fields = [(tagged.field, f"{tagged.tag}{SEPARATOR}") for tagged in scope.tags]
-        if len(fields) == 1:
-            [(only, prefix)] = fields
-
-            def one_term(message: Any) -> Sequence[str]:
-                value = getattr(message, only)
-                return (prefix + (value if type(value) is str else text_of(value)),) if value is not None else ()
-
-            return one_term
 
         def flat_terms(message: Any) -> Sequence[str]:
             found: list[str] = []
@@ -298,8 +291,29 @@ def terms_of(scope: Scope) -> Terms:
                         found.append(text)
             return found
 
-        return flat_terms
+        texts = all(tagged.types == {str} for tagged in scope.tags)
+        return _text_terms(fields, flat_terms) if texts and len({prefix for _, prefix in fields}) == len(fields) else flat_terms
     return lambda message: list(dict.fromkeys(term(tag, text_of(value)) for tag, value in _walk(scope, message)))
+
+
+def _text_terms(fields: Sequence[tuple[str, str]], where_one_is_missing: Terms) -> Terms:
+    """Return the function for the common case, kept short since every event takes it: each tag is a text in a field of its own."""
+    prefixes = tuple(prefix for _, prefix in fields)
+    if len(fields) == 1:
+        [(only, prefix)] = fields
+
+        def one_term(message: Any) -> Sequence[str]:
+            value = getattr(message, only)
+            return (prefix + value,) if value is not None else ()
+
+        return one_term
+    values_of = operator.attrgetter(*[field for field, _ in fields])
+
+    def text_terms(message: Any) -> Sequence[str]:
+        values = values_of(message)
+        return tuple(map(operator.add, prefixes, values)) if None not in values else where_one_is_missing(message)
+
+    return text_terms
 
 
 def _walk(scope: Scope, message: Any) -> Iterator[tuple[str, Any]]:

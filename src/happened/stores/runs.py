@@ -15,6 +15,8 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 from zlib import crc32
 
+from happened.core.store import Row, Terms
+
 PARTS = 64
 PART_SHIFT = 26
 """The top 6 of the 32 bits of a hash say the part."""
@@ -55,15 +57,25 @@ def part_of(text: str) -> tuple[int, int]:
 
 
 class Tail:
-    """The entries of one part that are in no run yet, in order of position. They are looked through only when somebody asks: most never are."""
+    """The entries of one part that are in no run yet. They are looked through only when somebody asks: most never are."""
 
-    __slots__ = ("_looked_through", "_places", "entries")
+    __slots__ = ("_looked_through", "_places", "entries", "newest", "oldest")
 
     def __init__(self, entries: Iterable[int] = ()) -> None:
         self.entries = list(entries)
+        positions = [entry & POSITION for entry in self.entries]
+        self.oldest = min(positions, default=POSITION)
+        self.newest = max(positions, default=0)
+        """Bounds of the positions, so that what lies after one is mostly known without a look."""
         self._looked_through = 0
         self._places: dict[int, int | list[int]] = {}
         """Hash -> positions. Most have one, kept bare: a hundred thousand lists are a hundred thousand things for the garbage collector to visit."""
+
+    def take(self, entries: Sequence[int], oldest: int, newest: int) -> None:
+        """Take in entries with positions within these bounds."""
+        self.entries += entries
+        self.oldest = min(self.oldest, oldest)
+        self.newest = max(self.newest, newest)
 
     def find(self, hashed: int) -> Sequence[int]:
         """Return the positions that have this hash."""
@@ -83,10 +95,9 @@ class Tail:
 
     def after(self, position: int) -> list[int]:
         """Return the entries that lie after a position."""
-        entries = self.entries
-        if not entries or entries[0] & POSITION > position:
-            return entries
-        return [entry for entry in entries if entry & POSITION > position] if entries[-1] & POSITION > position else []
+        if self.oldest > position:
+            return self.entries
+        return [entry for entry in self.entries if entry & POSITION > position] if self.newest > position else []
 
 
 class Runs:
@@ -97,6 +108,10 @@ class Runs:
         """All rows up to this position are found."""
         self._tail: tuple[list[Tail], list[Tail]] = ([Tail() for _ in range(PARTS)], [Tail() for _ in range(PARTS)])
         """For tags and for ids: what is in memory, by part."""
+        self._fresh: tuple[list[int], list[int]] = ([], [])
+        """For tags and for ids: what has come since somebody last looked, in no part yet."""
+        self._fresh_from = 0
+        """No position there is smaller."""
         self._covered = [0] * PARTS
         self._runs: list[tuple[list[Run], list[Run]]] = [([], []) for _ in range(PARTS)]
         self._cache: dict[tuple[int, int, int, int], memoryview] = {}
@@ -120,25 +135,47 @@ class Runs:
                 self._blocks.setdefault(int(name), set()).add(block)
         self.indexed = min(self._covered)
 
-    def add(self, position: int, last: int, tags: Iterable[str], id: str | None, names: Iterable[int]) -> None:
-        """Take in one row, in order of position."""
-        of_tags, of_ids = self._tail
-        for text in tags:
-            hashed = crc32(text.encode())
-            of_tags[hashed >> PART_SHIFT].entries.append(hashed << 32 | position)
-        if id is not None:
-            hashed = crc32(id.encode())
-            of_ids[hashed >> PART_SHIFT].entries.append(hashed << 32 | position)
-        block = position >> BLOCK_BITS
-        open_block = self._open_blocks.get(block)
-        if open_block is None:
-            open_block = self._open_blocks[block] = set()
-        if not open_block.issuperset(names):
-            for name in names:
-                open_block.add(name)
-                self._blocks.setdefault(name, set()).add(block)
-        self._since += last + 1 - position
-        self.indexed = last
+    def add(self, rows: Sequence[Row], terms: Sequence[Terms]) -> None:
+        """Take in rows, in order of position."""
+        if not rows:
+            return
+        of_tags, of_ids = self._fresh
+        if not of_tags and not of_ids:
+            self._fresh_from = rows[0].position
+        positions = [row.position for row in rows]
+        of_tags += [crc32(text.encode()) << 32 | position for position, found in zip(positions, terms, strict=True) for text in found.tags]
+        of_ids += [
+            crc32(found.id.encode()) << 32 | position for position, found in zip(positions, terms, strict=True) if found.id is not None
+        ]
+        if positions[0] >> BLOCK_BITS == positions[-1] >> BLOCK_BITS:
+            self._add_names(positions[0] >> BLOCK_BITS, set[int]().union(*[found.names for found in terms]))
+        else:
+            for position, found in zip(positions, terms, strict=True):
+                self._add_names(position >> BLOCK_BITS, set(found.names))
+        self._since += rows[-1].last + 1 - positions[0]
+        self.indexed = rows[-1].last
+
+    def _add_names(self, block: int, names: set[int]) -> None:
+        open_block = self._open_blocks.setdefault(block, set())
+        for name in names - open_block:
+            open_block.add(name)
+            self._blocks.setdefault(name, set()).add(block)
+
+    def _deal_out(self) -> None:
+        """Give what is fresh to the parts. Many are sorted first, which puts each part's side by side; a few are dealt out one by one."""
+        for tails, fresh in zip(self._tail, self._fresh, strict=True):
+            if len(fresh) > PARTS:
+                fresh.sort()
+                start = 0
+                for part, tail in enumerate(tails):
+                    end = bisect_left(fresh, (part + 1) << 32 + PART_SHIFT, start)
+                    if end > start:
+                        tail.take(fresh[start:end], self._fresh_from, self.indexed)
+                    start = end
+            else:
+                for entry in fresh:
+                    tails[entry >> 32 + PART_SHIFT].take((entry,), self._fresh_from, self.indexed)
+            fresh.clear()
 
     def find(self, connection: sqlite3.Connection, kind: int, text: str) -> list[int]:
         """Return the positions of the rows that may have this term or id, in order."""
@@ -154,6 +191,8 @@ class Runs:
             while place < len(entries) and entries[place] < high:
                 found.append(entries[place] & POSITION)
                 place += 1
+        if self._fresh[kind]:
+            self._deal_out()
         found += self._tail[kind][part].find(hashed)
         return sorted(set(found)) if len(found) > 1 else found
 
@@ -174,10 +213,12 @@ class Runs:
 
     def flush_next(self, connection: sqlite3.Connection) -> "Flushed":
         """Write the part whose turn it is, in the open transaction. What comes back is applied once that is committed."""
+        self._deal_out()
         return Flushed(self, [self._write_part(connection, self._next)], self._write_blocks(connection))
 
     def flush_all(self, connection: sqlite3.Connection) -> "Flushed":
         """Write every part, in the open transaction."""
+        self._deal_out()
         return Flushed(self, [self._write_part(connection, part) for part in range(PARTS)], self._write_blocks(connection))
 
     def applied(self, flushed: "Flushed") -> None:

@@ -27,6 +27,7 @@ from happened.stores.samples import Samples
 Connect = Callable[[str], sqlite3.Connection]
 
 COLUMNS = ", ".join(Row.__struct_fields__)
+INSERT = f"insert into log({COLUMNS}) values({', '.join('?' for _ in Row.__struct_fields__)})"
 LEAN = COLUMNS.replace("input", "case when input is null then null else '' end").replace("salts", "x''")
 """What a fold needs: not what was asked, nor salts."""
 
@@ -396,9 +397,7 @@ class SqliteStore:
         if commit.rows and commit.rows[-1].last > runs.POSITION:
             raise Invalid(f"a log has at most {runs.POSITION:,} records, and this one is full: go on in a new log", path=self.path)
         if commit.rows:
-            writer.executemany(
-                f"insert into log({COLUMNS}) values(?, ?, ?, ?, ?, ?, ?, ?)", [msgspec.structs.astuple(row) for row in commit.rows]
-            )
+            writer.executemany(INSERT, map(msgspec.structs.astuple, commit.rows))
         for key, body in commit.notes.items():
             if body is None:
                 writer.execute("delete from note where key = ?", (key,))
@@ -410,7 +409,7 @@ class SqliteStore:
                 flushed = self._runs.flush_next(writer)
             self._write_shelf(writer)
             self._pages += 6
-        written = sum([len(row.records) + len(row.head) + len(row.input or "") for row in commit.rows]) + 128 * len(commit.rows)
+        written = sum([len(row.records) + len(row.input or "") for row in commit.rows]) + 256 * len(commit.rows)
         self._pages += 2 + len(commit.notes) + written // 3800
         self._grow_wal()
         return flushed
@@ -440,9 +439,7 @@ class SqliteStore:
             self._head, self._head_row = head, commit.rows[-1].position
             self._last_seen = head.position
             with self._index_lock:
-                add = self._runs.add
-                for row, terms in zip(commit.rows, commit.terms, strict=True):
-                    add(row.position, row.position + row.count - 1, terms.tags, terms.id, terms.names)
+                self._runs.add(commit.rows, commit.terms)
         try:
             self._maybe_checkpoint()
         except Exception as error:  # noqa: BLE001 - the commit has taken place: a checkpoint comes again
@@ -567,9 +564,7 @@ class SqliteStore:
             return
         with self._index_lock:
             while rows := self._rows(connection, "where position > ? order by position limit 1000", (self._runs.indexed,)):
-                for row in rows:
-                    terms = self._terms_of(row)
-                    self._runs.add(row.position, row.last, terms.tags, terms.id, terms.names)
+                self._runs.add(rows, list(map(self._terms_of, rows)))
 
     def _rebuild(self, progress: Callable[[int, int], None]) -> None:
         with self._lock, self._index_lock:
@@ -581,10 +576,8 @@ class SqliteStore:
                 self._reading_stored = {}
                 last = self._last(self._writer)
                 while rows := self._rows(self._writer, "where position > ? order by position limit 1000", (self._runs.indexed,)):
-                    for row in rows:
-                        assert self._terms_of is not None, "an index is rebuilt by a reading"
-                        terms = self._terms_of(row)
-                        self._runs.add(row.position, row.last, terms.tags, terms.id, terms.names)
+                    assert self._terms_of is not None, "an index is rebuilt by a reading"
+                    self._runs.add(rows, list(map(self._terms_of, rows)))
                     progress(self._runs.indexed, last)
                     if self._runs.indexed % (64 * runs.FLUSH_RECORDS) < len(rows):
                         self._runs.applied(self._runs.flush_all(self._writer))
