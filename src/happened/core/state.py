@@ -102,6 +102,8 @@ class Fold:
         self.readings: dict[type, Reading] = {}
         self.in_parts: set[type] = set()
         """Events that are read by their parts."""
+        self.by_field: dict[type, Callable[[Any], Any]] = {}
+        """Events that reach one state, as a whole: the key is one plain field of theirs, which this reads."""
         self._reached: dict[type, Reading] = {}
         if self.evolve is not None:
             self._read(self.evolve)
@@ -217,6 +219,7 @@ class Fold:
             reading = self._reading(event, part)
             if part is not None:
                 self.in_parts.add(event)
+                self.by_field.pop(event, None)
             self.readings[event] = reading if event not in self.readings else _both(self.readings[event], reading)
         if not self.readings and not self.everything:
             raise Invalid(f"`{name}.evolve` names no event", state=name)
@@ -246,7 +249,10 @@ class Fold:
         tagged = keys_of(scope, tags)
         direct = plain_fields(scope, tags)
         if not plain and direct is not None and len(direct) == 1:
-            return _by_field(direct[0])
+            value_of = operator.attrgetter(direct[0])
+            if event not in self.in_parts:
+                self.by_field[event] = value_of
+            return _by_field(value_of)
         if not plain:
             return _by_tags(tagged)
         if not tags:
@@ -398,9 +404,8 @@ def _both(first: Reading, second: Reading) -> Reading:
     return both
 
 
-def _by_field(field: str) -> Reading:
+def _by_field(value_of: Callable[[Any], Any]) -> Reading:
     """Read the common case, kept short since every event takes it: one tag, in one plain field."""
-    value_of = operator.attrgetter(field)
 
     def by_field(event: Any, _record: Recorded | None) -> Iterable[tuple[Key, Any]]:
         value = value_of(event)

@@ -8,7 +8,7 @@ load is needed to know.
 """
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple  # Any: events and keys of any class
 
 import msgspec
@@ -72,7 +72,8 @@ class MemoryImage:
         self._states_max = states_max
         self.position = position
         self.kept: dict[Fold, Kept] = {}
-        self._by_event: dict[type, tuple[tuple[Kept, Reading], ...]] = {}
+        self.by_event: dict[type, tuple[tuple[Kept, Reading], ...]] = {}
+        """Event -> followers, as far as somebody asked; another dict once a class was met."""
         self._classes: frozenset[type] = frozenset()
         self._making_room = False
         self._forgotten = 0
@@ -89,7 +90,7 @@ class MemoryImage:
             if fold not in self.kept:
                 kept = Kept(fold, complete=self.position == 0)
                 self.kept[fold] = kept
-                self._by_event = {}
+                self.by_event = {}
                 self._classes |= set(fold.readings)
             return self.kept[fold]
 
@@ -242,14 +243,14 @@ class MemoryImage:
 
     def followers(self, event: type) -> tuple[tuple[Kept, Reading], ...]:
         """Return the folds that evolve from events of this class, with how they are reached."""
-        cache = self._by_event
+        cache = self.by_event
         found = cache.get(event)
         if found is None:
             found = tuple(
                 (kept, kept.fold.reading(event)) for kept in list(self.kept.values()) if event in kept.fold.readings or kept.fold.everything
             )
             with self._lock:
-                if self._by_event is cache:
+                if self.by_event is cache:
                     cache[event] = found
         return found
 
@@ -317,77 +318,116 @@ class MemoryImage:
             count -= surplus
 
 
+Undo = tuple[dict[Key, Entry], Key, Entry | None]
+"""What was changed: whose states, which one, and what the batch had come to before."""
+NO_KEY = (None,)
+
+
+class Ways(NamedTuple):
+    """How events of a class reach states in a batch."""
+
+    short: list[tuple[Callable[[Any], Any], dict[Key, Entry], dict[Key, Entry], Fold]]
+    """What nearly every event comes to, kept short since every one takes it: it reaches one state by a field of its own, and no envelope is asked
+    for. By which field; the states that the batch changed, and those that are durable; the class."""
+    long: list[Fold]
+    """The others."""
+
+
 class ImageOverlay:
     """What a batch has come to so far, over the durable image."""
 
-    __slots__ = ("_applied", "_changed", "_coming", "_image")
+    __slots__ = ("_applied", "_changed", "_coming", "_image", "_kept", "_seen", "_ways")
 
     def __init__(self, image: MemoryImage) -> None:
         self._image = image
         self._changed: dict[Kept, dict[Key, Entry]] = {kept: {} for kept in image.kept.values()}
         self._coming: dict[Kept, dict[Key, list[Coming]]] = {}
         self._applied: list[tuple[Row, Header, Sequence[tuple[int, object, Any]]]] = []
+        self._kept: dict[Fold, tuple[Kept, dict[Key, Entry], dict[Key, Entry]]] = {}
+        """For each class that was asked for: what is changed, and what is durable."""
+        self._ways: dict[type, Ways] = {}
+        self._seen: object = None
+        """The followers of events that the ways were made of; others, once a class was met."""
 
     def get(self, fold: Fold, key: Key) -> Entry:
         """Return a state as of here in the batch. `Stuck` if it stands still."""
-        kept = self._image.kept.get(fold)
-        if kept is None or kept not in self._changed:
-            kept = self._meet(fold)
+        kept, changed, entries = self._kept.get(fold) or self._keep(fold)
         if kept.stopped:
             raise _stopped(kept)
-        entry = self._changed[kept].get(key)
-        if entry is None:
-            entry = kept.entries.get(key)
-            if entry is None or self._coming:
-                entry = self._found(kept, key)
-            else:
-                self._image.hits += 1
+        entry = changed.get(key) or entries.get(key)
+        if entry is None or self._coming:
+            entry = self._found(kept, key)
+        else:
+            self._image.hits += 1
         if entry.stuck:
             raise _stuck(fold, key, entry)
         return entry
 
+    def _keep(self, fold: Fold) -> tuple[Kept, dict[Key, Entry], dict[Key, Entry]]:
+        kept = self._image.kept.get(fold)
+        if kept is None or kept not in self._changed:
+            kept = self._meet(fold)
+        self._kept[fold] = found = (kept, self._changed[kept], kept.entries)
+        return found
+
     def apply(self, row: Row, header: Header, events: Sequence[tuple[int, object, Any]], *, strict: bool) -> None:
         """Let these events have happened. `strict`: if `evolve` can't take one, that is raised and none has; else its key stands still."""
-        undo: list[tuple[dict[Key, Entry], Key, Entry | None]] = []
+        undo: list[Undo] = []
         try:
             for ordinal, event, extra in events:
-                for kept, reading in self._image.followers(type(event)):
-                    if kept not in self._changed:
-                        self._meet(kept.fold)
-                    if kept.simple and strict and not self._coming:
-                        self._apply_simply(kept, reading, row.position + ordinal, event, undo)
+                ways = self._ways.get(type(event))
+                if ways is None or self._seen is not self._image.by_event:
+                    ways = self._ways_of(type(event))
+                version = row.position + ordinal
+                for value_of, changed, entries, fold in ways.short:
+                    key = (value_of(event),)
+                    own = changed.get(key)
+                    entry = own or entries.get(key)
+                    if entry is None or entry.stuck or self._coming or key == NO_KEY:
+                        self._apply_to(fold, row, header, ordinal, event, extra, undo if strict else None)
+                        continue
+                    before: Any = entry.state if entry.state is not None else fold.state(*key)
+                    try:
+                        after = before.evolve(event)
+                        if after is None or fold.may_move:
+                            fold.check_next(key, event, after)
+                    except Exception:
+                        if strict:
+                            raise
+                        self._apply_to(fold, row, header, ordinal, event, extra, None)
                     else:
-                        self._apply_to(kept, reading, row, header, ordinal, event, extra, undo if strict else None)
+                        undo.append((changed, key, own))
+                        changed[key] = Entry(after, version)
+                for fold in ways.long:
+                    self._apply_to(fold, row, header, ordinal, event, extra, undo if strict else None)
         except BaseException:
-            for changed, key, before in reversed(undo):
-                if before is None:
+            for changed, key, own in reversed(undo):
+                if own is None:
                     del changed[key]
                 else:
-                    changed[key] = before
+                    changed[key] = own
             for coming in self._coming.values():
                 for waiting in coming.values():
                     waiting[:] = [one for one in waiting if one.version < row.position]
             raise
         self._applied.append((row, header, events))
 
-    def _apply_simply(
-        self, kept: Kept, reading: Reading, version: int, event: object, undo: list[tuple[dict[Key, Entry], Key, Entry | None]]
-    ) -> None:
-        """Do what `_apply_to` does, in the case that nearly every command is: no envelope is asked for, and the states are in memory."""
-        changed, entries, step = self._changed[kept], kept.entries, kept.fold.step
-        for key, message in reading(event, None):
-            own = changed.get(key)
-            before = own or entries.get(key)
-            if before is None or (self._coming and key in self._coming.get(kept, ())):
-                if before is not None or not kept.complete:
-                    self._coming.setdefault(kept, {}).setdefault(key, []).append(Coming(version, message, ()))
-                    continue
-                before = NEVER
-            if before.stuck:
-                changed[key] = before
+    def _ways_of(self, event: type) -> "Ways":
+        """Find how events of a class reach the states of this batch, once for each batch."""
+        image = self._image
+        followers = image.followers(event)
+        if self._seen is not image.by_event:
+            self._seen, self._ways = image.by_event, {}
+        self._ways[event] = ways = Ways([], [])
+        for kept, _ in followers:
+            if kept not in self._changed:
+                self._meet(kept.fold)
+            value_of = kept.fold.by_field.get(event) if kept.simple else None
+            if value_of is not None:
+                ways.short.append((value_of, self._changed[kept], kept.entries, kept.fold))
             else:
-                changed[key] = Entry(step(before.state, key, message), version)
-                undo.append((changed, key, own))
+                ways.long.append(kept.fold)
+        return ways
 
     def _meet(self, fold: Fold) -> Kept:
         """Begin to keep a class that was not kept before, and let it see what the batch has come to."""
@@ -396,7 +436,7 @@ class ImageOverlay:
         for row, header, events in self._applied:
             for ordinal, event, extra in events:
                 if fold.follows(type(event)):
-                    self._apply_to(kept, fold.reading(type(event)), row, header, ordinal, event, extra, None)
+                    self._apply_to(fold, row, header, ordinal, event, extra, None)
         return kept
 
     def _found(self, kept: Kept, key: Key) -> Entry:
@@ -416,22 +456,14 @@ class ImageOverlay:
         return entry
 
     def _apply_to(
-        self,
-        kept: Kept,
-        reading: Reading,
-        row: Row,
-        header: Header,
-        ordinal: int,
-        event: Any,
-        recorded_extra: Any,
-        undo: list[tuple[dict[Key, Entry], Key, Entry | None]] | None,
+        self, fold: Fold, row: Row, header: Header, ordinal: int, event: object, recorded_extra: Any, undo: list[Undo] | None
     ) -> None:
-        fold = kept.fold
+        kept = self._image.kept[fold]
         envelope, extra = (None, ()) if kept.simple else _envelope(fold, row, header, ordinal, recorded_extra)
         changed = self._changed[kept]
         coming = self._coming.get(kept)
         try:
-            reached = list(reading(event, envelope))
+            reached = list(fold.reading(type(event))(event, envelope))
         except Exception as error:
             if undo is not None:
                 raise
