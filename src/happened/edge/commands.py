@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any  # Any: keys, rows and bodies are of any type
 
 import msgspec
@@ -255,7 +256,11 @@ def run(asked: argparse.Namespace) -> int:
     """Run an app until a signal says to stop; then end what is going on, in bounded time, and lose nothing."""
     app = the_app(asked.named or asked.app)
     stop = threading.Event()
-    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def told_to_stop(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    before = {number: signal.signal(number, told_to_stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         url = log_url(asked.log, there=False)
         with bar("opening") as progress:

@@ -395,8 +395,7 @@ def heard_in(reaction: Reaction, rows: Sequence[Row], pages: Sequence[Sequence[A
     for row, records in zip(rows, pages, strict=True):
         for ordinal, record in enumerate(records, row.input is not None):
             event: Any = record.body
-            cls: type[Any] = type(event)
-            taking = takes.get(cls)
+            taking = takes.get(event.__class__)
             if taking is not None:
                 number: int = record.__struct_config__.tag  # a page decodes records as classes that are tagged by the number of their name
                 yield Heard(row.position + ordinal, ordinal, row, number, event, record.extra, taking.key(event))
