@@ -48,11 +48,13 @@ START = Head(0, 0, bytes(32))
 
 
 class Terms(msgspec.Struct, frozen=True, gc=False):
-    """What a row is found by: (tag, value) terms, the id that it uses up, and the numbers of the names of its events."""
+    """What a row is found by: (tag, value) terms, the id that it uses up, and the numbers of the names of its events; and what is counted of it."""
 
     tags: Sequence[str]
     id: str | None
     names: Sequence[int]
+    counts: Sequence[tuple[str, int]] = ()
+    """Numbers, not negative, of any length, that are added up under texts."""
 
 
 class Wanted(NamedTuple):
@@ -124,7 +126,7 @@ class Store(Protocol):
 
 
 class Shelved(Protocol):
-    """What a store also keeps that can be rebuilt: the index that `read(wanted=...)` uses, and samples of executions."""
+    """What a store also keeps that can be rebuilt: the index that `read(wanted=...)` uses, sums of what rows count, and samples of executions."""
 
     def index(self, reading: Mapping[int, str], terms_of: Callable[[Row], Terms], progress: Callable[[int, int], None]) -> None:
         """Say how rows are read today: a fingerprint for each name, and the function that finds a row's terms. Rebuilds what differs."""
@@ -132,6 +134,14 @@ class Shelved(Protocol):
 
     def find_id(self, id: str) -> Sequence[int]:
         """Return the positions of the rows that may use this id; the caller verifies. Sees all that `append` handed over or stored."""
+        ...
+
+    def counted(self, after: int, until: int | None, counts_of: Callable[[Row], Sequence[tuple[str, int]]]) -> Mapping[str, int]:
+        """Return what was counted of the rows that lie after one position and up to another, added up under each text; no text has 0.
+
+        Never a scan of all rows: a store keeps sums of stretches, and counts what lies at both ends with `counts_of`, which tells of a row what its
+        `Terms` do.
+        """
         ...
 
     def sample(self, handler: str, outcome: str, ran_us: int, what: str) -> None:

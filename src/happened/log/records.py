@@ -19,6 +19,7 @@ from happened.core.tags import Terms as TermsOf
 from happened.core.world import moment
 from happened.log.names import Name, Names
 from happened.log.narrow import Fields, fields_read, narrowed
+from happened.log.paths import counts_of
 from happened.log.row import (
     ANSWER,
     BUILT_IN,
@@ -27,6 +28,7 @@ from happened.log.row import (
     REFUSAL,
     SCHEDULE,
     SCHEMA,
+    TOPOLOGY,
     Extra,
     Header,
     decode_extra,
@@ -38,7 +40,7 @@ SYSTEM = {0, 1, 2}
 INPUT, INTERNAL, ANSWERED, OUTPUT, SYSTEMIC = "input", "internal", "answer", "output", "system"
 PUBLISHED = ("notification", "share")
 """What a name stands for whose records are outputs: said to other systems."""
-INDEXED = 2
+INDEXED = 3
 """Goes up when rows are found by more than before: an index that was made before that is made anew."""
 
 
@@ -150,6 +152,8 @@ class Reader:
         for asked, raw in taken_apart(row):
             if raw.number == SCHEMA:
                 self.names.learn_record(bytes(raw.body))
+            elif raw.number == TOPOLOGY:
+                names[raw.number] = None
             elif not asked and raw.number in self.names.by_number:
                 names[raw.number] = None
                 tags.update(dict.fromkeys(self.terms(raw.number, self.body(raw.number, raw.body, position))))
@@ -157,7 +161,7 @@ class Reader:
                     extra = decode_extra(raw.extra)
                     tags.update((term(*pair), None) for pair in (*extra.tags, *extra.kept))
             position += 1
-        return Terms(tuple(tags), header.id or header.decides, tuple(names))
+        return Terms(tuple(tags), header.id or header.decides, tuple(names), counts_of(row))
 
     def records(self, row: Row) -> Iterator[Record]:
         """Yield the records of a row, whole, in order."""

@@ -24,8 +24,9 @@ from happened.core.store import Commit, Engine, Head, Row, Terms, Unseen
 from happened.core.tags import term
 from happened.core.world import Source
 from happened.log.names import Names, Wish
+from happened.log.paths import counts_in
 from happened.log.records import Reader
-from happened.log.row import CONVERSATION, SALT_BYTES, Header, Written, decode_header, seal
+from happened.log.row import CONVERSATION, SALT_BYTES, TOPOLOGY, Header, Written, decode_header, seal
 
 SALTS_AHEAD = 256
 WAIT_SECONDS_MAX = 1e6
@@ -202,7 +203,7 @@ class Batch:
                 self.notes[key] = body
             numbers.append(number)
         if records or more:
-            self.add(Draft(Header(), None, [*records, *more], (), (), (), {}))
+            self.add(Draft(Header(), None, [*records, *more], (), (), [TOPOLOGY] if more else (), {}))
         return numbers
 
     def add(self, draft: Draft) -> Row:
@@ -216,7 +217,8 @@ class Batch:
         self.added.append((row, draft))
         used = header.id
         tags = draft.tags if header.correlation is None else [term(CONVERSATION, header.correlation), *draft.tags]
-        self.terms.append(Terms(tags, used or header.decides, draft.names))
+        counts = counts_in(header, asked.number if asked is not None else 0, draft.records)
+        self.terms.append(Terms(tags, used or header.decides, draft.names, counts))
         if draft.notes:
             self.notes.update(draft.notes)
         self.head = Head(head.position + count, self.at, row.digest)

@@ -22,6 +22,8 @@ class MemoryStore:
         self._tags: dict[str, list[int]] = {}
         self._names: dict[int, list[int]] = {}
         self._ids: dict[str, list[int]] = {}
+        self._counts: list[Sequence[tuple[str, int]]] = []
+        """Of each row what is counted."""
         self._reading: dict[int, str] | None = None
         self._lock = threading.RLock()
         """Of a kind that only its holder can release."""
@@ -47,6 +49,7 @@ class MemoryStore:
             with self._showing:
                 for row, terms in zip(commit.rows, commit.terms, strict=True):
                     _file((self._tags, self._names, self._ids), row, terms)
+                    self._counts.append(terms.counts)
                     self._at[row.position] = len(self._rows)
                     self._rows.append(row)
                 for key, body in commit.notes.items():
@@ -108,15 +111,28 @@ class MemoryStore:
             return
         with self._lock:
             fresh: tuple[dict[str, list[int]], dict[int, list[int]], dict[str, list[int]]] = ({}, {}, {})
+            counts: list[Sequence[tuple[str, int]]] = []
             for done, row in enumerate(self._rows):
-                _file(fresh, row, terms_of(row))
+                terms = terms_of(row)
+                _file(fresh, row, terms)
+                counts.append(terms.counts)
                 progress(done + 1, len(self._rows))
             self._tags, self._names, self._ids = fresh
+            self._counts = counts
             self._reading = dict(reading)
 
     def find_id(self, id: str) -> Sequence[int]:
         """Return the position of the row that uses this id, if there is one."""
         return self._ids.get(id, ())
+
+    def counted(self, after: int, until: int | None, counts_of: Callable[[Row], Sequence[tuple[str, int]]]) -> Mapping[str, int]:
+        """Add up what the rows count, one by one: they are all in memory."""
+        head = self._head().position
+        sums: dict[str, int] = {}
+        for counts in self._counts[self._place(after) : self._place(head if until is None else min(until, head))]:
+            for text, number in counts:
+                sums[text] = sums.get(text, 0) + number
+        return sums
 
     def sample(self, handler: str, outcome: str, ran_us: int, what: str) -> None:
         """Count an execution that committed nothing."""

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from zlib import crc32
 
 from happened.core.store import Row, Terms
+from happened.stores import counts
 
 PARTS = 64
 PART_SHIFT = 26
@@ -39,8 +40,9 @@ DDL = (
     "create table if not exists covered(part integer primary key, last integer not null)",
     "create table if not exists block(block integer primary key, names text not null)",
     "create table if not exists shelf(key text primary key, body text not null) without rowid",
+    *counts.DDL,
 )
-TABLES = ("run", "covered", "block", "shelf")
+TABLES = ("run", "covered", "block", "shelf", *counts.TABLES)
 
 
 class Run(NamedTuple):
@@ -122,6 +124,7 @@ class Runs:
         """Name -> blocks it occurs in."""
         self._open_blocks: dict[int, set[int]] = {}
         """Blocks not written yet -> names."""
+        self.counts = counts.Counts()
 
     def load(self, connection: sqlite3.Connection) -> None:
         """Take in what is on disk, anew."""
@@ -133,7 +136,8 @@ class Runs:
         for block, names in connection.execute("select block, names from block"):
             for name in names.split(","):
                 self._blocks.setdefault(int(name), set()).add(block)
-        self.indexed = min(self._covered)
+        self.counts.load(connection)
+        self.indexed = min(*self._covered, self.counts.counted)
 
     def add(self, rows: Sequence[Row], terms: Sequence[Terms]) -> None:
         """Take in rows, in order of position."""
@@ -143,6 +147,8 @@ class Runs:
         if not of_tags and not of_ids:
             self._fresh_from = rows[0].position
         positions = [row.position for row in rows]
+        for row, found in zip(rows, terms, strict=True):
+            self.counts.add(row.position, row.last, found.counts)
         of_tags += [crc32(text.encode()) << 32 | position for position, found in zip(positions, terms, strict=True) for text in found.tags]
         of_ids += [
             crc32(found.id.encode()) << 32 | position for position, found in zip(positions, terms, strict=True) if found.id is not None
@@ -214,12 +220,14 @@ class Runs:
     def flush_next(self, connection: sqlite3.Connection) -> "Flushed":
         """Write the part whose turn it is, in the open transaction. What comes back is applied once that is committed."""
         self._deal_out()
-        return Flushed(self, [self._write_part(connection, self._next)], self._write_blocks(connection))
+        parts = [self._write_part(connection, self._next)]
+        return Flushed(self, parts, self._write_blocks(connection), self.counts.write(connection, partly=False))
 
     def flush_all(self, connection: sqlite3.Connection) -> "Flushed":
         """Write every part, in the open transaction."""
         self._deal_out()
-        return Flushed(self, [self._write_part(connection, part) for part in range(PARTS)], self._write_blocks(connection))
+        parts = [self._write_part(connection, part) for part in range(PARTS)]
+        return Flushed(self, parts, self._write_blocks(connection), self.counts.write(connection, partly=True))
 
     def applied(self, flushed: "Flushed") -> None:
         """Let go of what has been written."""
@@ -230,6 +238,7 @@ class Runs:
                 self._tail[kind][part] = Tail(self._tail[kind][part].after(covered))
         for block in flushed.blocks:
             self._open_blocks.pop(block, None)
+        self.counts.written(flushed.counted)
         self._next = (self._next + 1) % PARTS
         self._since = 0
 
@@ -308,3 +317,4 @@ class Flushed(NamedTuple):
     runs: Runs
     parts: list[tuple[int, int, tuple[list[Run], list[Run]]]]
     blocks: list[int]
+    counted: list[int]

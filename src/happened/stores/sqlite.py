@@ -1,7 +1,7 @@
 """A log in one SQLite file: WAL, `synchronous=FULL`, the standard library's `sqlite3`.
 
-Table `log` has one row for each command; `note` is small and transactional; `run`, `covered`, `block`, `shelf` and `sample` are the shelf: they can be
-dropped without loss. The SQL view `record` unfolds the rows, so that anyone can look with plain `sqlite3` (filter it by `row` where speed matters).
+Table `log` has one row for each command; `note` is small and transactional; `run`, `covered`, `block`, `counted`, `shelf` and `sample` are the shelf: they
+can be dropped without loss. The SQL view `record` unfolds the rows, so that anyone can look with plain `sqlite3` (filter it by `row` where speed matters).
 
 One connection writes, under a lock of this process and SQLite's own; readers take one from a pool, for a page at a time, and never wait. The WAL is grown
 ahead of the writer and kept, since growing a file costs a sync twice, and a checkpoint runs in a thread of its own, outside of any commit.
@@ -30,6 +30,8 @@ COLUMNS = ", ".join(Row.__struct_fields__)
 INSERT = f"insert into log({COLUMNS}) values({', '.join('?' for _ in Row.__struct_fields__)})"
 LEAN = COLUMNS.replace("input", "case when input is null then null else '' end").replace("salts", "x''")
 """What a fold needs: not what was asked, nor salts."""
+COUNTED = COLUMNS.replace("salts", "x''").replace("digest", "x''")
+"""What is counted: what was asked and what came of it."""
 
 DDL = (
     """create table if not exists log(
@@ -283,6 +285,26 @@ class SqliteStore:
                 self._catch_up_index(reader)
                 return self._runs.find(reader, runs.IDS, id)
 
+    def counted(self, after: int, until: int | None, counts_of: Callable[[Row], Sequence[tuple[str, int]]]) -> Mapping[str, int]:
+        """Add up what rows count, by blocks; what begins in a block of which only a part is asked for is looked at row by row."""
+        with self._reader() as reader:
+            with self._index_lock:
+                self._look_for_rebuild(reader)
+                self._catch_up_index(reader)
+                known = self._runs.counts.here()
+
+            def rows(first: int, last: int) -> Iterator[dict[str, int]]:
+                for row in self._rows(reader, "where position between ? and ?", (first, last), COUNTED):
+                    yield dict(counts_of(row))
+
+            with contextlib.closing(reader.cursor()) as cursor:
+                cursor.execute("begin")
+                try:
+                    first = self._behind(reader, after) + 1
+                    return known.between(reader, first, known.counted if until is None else self._behind(reader, until), rows)
+                finally:
+                    cursor.execute("rollback")
+
     def sample(self, handler: str, outcome: str, ran_us: int, what: str) -> None:
         """Count an execution that committed nothing; written with the next flush of the index, or at close."""
         self._samples.add(handler, outcome, ran_us, what)
@@ -308,7 +330,7 @@ class SqliteStore:
             self._until_free(lambda: connection.execute("pragma journal_mode=wal").fetchall(), deadline)
             connection.execute("pragma synchronous=full")
             connection.execute("pragma wal_autocheckpoint=0")
-            if not connection.execute("select 1 from sqlite_master where name = 'sample'").fetchone():
+            if not connection.execute("select 1 from sqlite_master where name = 'counted'").fetchone():
                 self._until_free(lambda: connection.execute("begin immediate"), deadline)
                 for statement in DDL:
                     connection.execute(statement)
@@ -570,7 +592,7 @@ class SqliteStore:
         with self._lock, self._index_lock:
             self._begin(time.monotonic() + 10)
             try:
-                for table in ("run", "covered", "block", "shelf"):
+                for table in runs.TABLES:
                     self._writer.execute(f"delete from {table}")
                 self._runs.load(self._writer)
                 self._reading_stored = {}
@@ -711,6 +733,17 @@ class SqliteStore:
                 reader.close()
             else:
                 self._readers.append(reader)
+
+    def _behind(self, connection: sqlite3.Connection, position: int) -> int:
+        """Return the last position of the last row that does not lie behind this one, whole."""
+        found = connection.execute(
+            "select position, count from log where position <= ? order by position desc limit 1", (min(position, runs.POSITION),)
+        ).fetchone()
+        if found is None:
+            return 0
+        first: int = found[0]
+        last: int = first + found[1] - 1
+        return last if last <= position else first - 1
 
     def _last(self, connection: sqlite3.Connection) -> int:
         row = connection.execute("select position + count - 1 from log order by position desc limit 1").fetchone()

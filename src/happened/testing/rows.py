@@ -42,13 +42,29 @@ def terms_of(row: Row) -> Terms:
         list(dict.fromkeys(tag for _, body in records for tag in body.tags)),
         decode_header(row.head).id,
         list(dict.fromkeys(number for number, _ in records)),
+        counts_of(row),
     )
+
+
+def counts_of(row: Row) -> list[tuple[str, int]]:
+    """Return what is counted of a row of a test: records by name, in numbers that are longer than a machine's, and rows by how long they are."""
+    numbers = [record.number for _, record in taken_apart(row)]
+    return [(f"name {numbers[0]}", len(numbers) << 100 | 1), (f"records {len(numbers)}", 1)]
+
+
+def added_up(rows: Iterable[Row]) -> dict[str, int]:
+    """Return what these rows count, added up one by one."""
+    sums: dict[str, int] = {}
+    for row in rows:
+        for text, number in counts_of(row):
+            sums[text] = sums.get(text, 0) + number
+    return sums
 
 
 def other_terms_of(row: Row) -> Terms:
     """Find the terms of a row by another reading of the same bytes: tags are in capitals."""
     terms = terms_of(row)
-    return Terms([tag.upper() for tag in terms.tags], terms.id, terms.names)
+    return Terms([tag.upper() for tag in terms.tags], terms.id, terms.names, terms.counts)
 
 
 def read_by(fingerprint: str) -> Mapping[int, str]:

@@ -25,7 +25,7 @@ import pytest
 from happened.core.errors import Closed, Overloaded
 from happened.core.store import Commit, Engine, Head, Row, Terms, Unseen, Wanted
 from happened.testing.intruder import Intruder, opened
-from happened.testing.rows import Fact, Scribe, check_whole, flat, matches, other_terms_of, ours, read_by, terms_of
+from happened.testing.rows import Fact, Scribe, added_up, check_whole, counts_of, flat, matches, other_terms_of, ours, read_by, terms_of
 
 ALONE, BESIDE = "alone", "beside another process"
 WAIT_SECONDS_MAX = 20.0
@@ -100,6 +100,11 @@ class Accompanied:
         """Find, after the step."""
         self._step()
         return self.alone.find_id(id)
+
+    def counted(self, after: int, until: int | None, counts_of: Callable[[Row], Sequence[tuple[str, int]]]) -> Mapping[str, int]:
+        """Add up, after the step."""
+        self._step()
+        return self.alone.counted(after, until, counts_of)
 
     def sample(self, handler: str, outcome: str, ran_us: int, what: str) -> None:
         """Count, after the step."""
@@ -486,6 +491,52 @@ class StoreContract:
         wanted = [Wanted(("a=3",), (17,))]
         assert [row for row in flat(store.read(wanted=wanted)) if matches(row, wanted)] == [row for row in rows if matches(row, wanted)]
         assert all(row.position in store.find_id(f"id-{n}") for n, row in enumerate(rows))
+
+    # --- sums
+
+    def test_what_rows_count_is_added_up_for_any_stretch(self, open_store: Open) -> None:
+        """Whatever the ends, inside a row too, the sums are those of the rows between them: as they come, after a close, and made anew."""
+        store = open_store()
+        scribe = Scribe(store)
+        for n in range(60):
+            scribe.append(Fact(name=16 + n % 3, records=1 + n * 37 % 1400), Fact(name=16 + n % 2, records=3))
+        last = scribe.seen
+        ends = [0, 1, 4095, 4096, 4097, last // 3, last // 2, 8192 * 4 - 1, 8192 * 4, 8192 * 4 + 1, last - 1, last]
+        stretches = [(after, until) for after in ends for until in ends if after <= until]
+        expected = {one: added_up(flat(store_alone(store).read(*one))) for one in stretches}
+
+        assert {one: dict(store.counted(*one, counts_of)) for one in stretches} == expected
+        assert dict(store_alone(store).counted(0, None, counts_of)) == added_up(flat(store_alone(store).read()))
+        if self.shared:
+            store.close()
+            store = open_store()
+            assert {one: dict(store.counted(*one, counts_of)) for one in stretches} == expected
+        store.index(read_by("otherwise"), other_terms_of, no_progress)
+        assert {one: dict(store_alone(store).counted(*one, counts_of)) for one in stretches} == expected
+
+    def test_sums_know_what_others_wrote(self, open_store: Open) -> None:
+        """Rows of several handles, and of another process, count once each, whoever writes the sums."""
+        scribes = [Scribe(open_store()), Scribe(open_store())]
+
+        for n in range(30):
+            scribes[n % 2].append(*[Fact(name=16 + n % 3, records=1 + n % 5)] * (1 + n % 7 * 100))
+            if n % 5 == 0:
+                for scribe in scribes:
+                    store = store_alone(scribe.store)
+                    rows = flat(store.read())
+                    assert dict(store.counted(0, rows[-1].last, counts_of)) == added_up(rows)
+
+        rows = flat(store_alone(scribes[0].store).read())
+        for scribe in scribes:
+            assert dict(store_alone(scribe.store).counted(0, rows[-1].last, counts_of)) == added_up(rows)
+
+    def test_an_empty_stretch_has_no_sums(self, store: Engine) -> None:
+        """Before the first row, behind the last, and where the ends are one."""
+        [row] = Scribe(store).append(Fact(records=3))
+
+        assert dict(store.counted(row.last, row.last, counts_of)) == {}
+        assert dict(store.counted(row.position, row.last - 1, counts_of)) == {}
+        assert dict(store.counted(1 << 40, None, counts_of)) == {}
 
     # --- waiting
 
