@@ -386,7 +386,7 @@ class ImageOverlay:
                     if entry is None or entry.stuck or self._coming or key == NO_KEY:
                         self._apply_to(fold, row, header, ordinal, event, extra, undo if strict else None)
                         continue
-                    before: Any = entry.state if entry.state is not None else fold.state(*key)
+                    before: Any = entry.state if entry.state is not None else fold.initial(key)
                     try:
                         after = before.evolve(event)
                         if after is None or fold.may_move:
