@@ -421,7 +421,7 @@ class Running:
         deadline = time.monotonic() + wait_seconds_max
         self._handling.preload(decision)
         while True:
-            self._writer.submit(decision, _left(deadline))
+            self._writer.submit(decision, deadline - time.monotonic())
             if not decision.needs_outside:
                 return self._answer(decision, deadline)
             self._next_round(decision)
@@ -434,11 +434,14 @@ class Running:
         decision = self._decision(command, id, actor, correlation)
         deadline = time.monotonic() + wait_seconds_max
         self._handling.preload(decision)
-        loop = asyncio.get_running_loop()
         while True:
-            await self._writer.asubmit(decision, _left(deadline))
+            await self._writer.asubmit(decision, deadline - time.monotonic())
+            result = decision.result
+            if result is None and decision.row is not None:
+                return self.log.receipt(decision.row, decision.id, decision.events)
+            loop = asyncio.get_running_loop()
             if not decision.needs_outside:
-                if isinstance(decision.result, Known) and decode_header(decision.result.row.head).outcome == "pending":
+                if isinstance(result, Known) and decode_header(result.row.head).outcome == "pending":
                     return await loop.run_in_executor(self._outside.pool(), self._answer, decision, deadline)
                 return self._answer(decision, deadline)
             self._next_round(decision)
@@ -725,26 +728,21 @@ class Running:
 
     # --- within
 
-    def _decision(self, command: Any, id: str | None, actor: str, correlation: str | None, causation: str | None = None) -> Decision:
+    def _decision(self, command: object, id: str | None, actor: str, correlation: str | None, causation: str | None = None) -> Decision:
         if inside_decider():
             raise Invalid("a command can't be dispatched from inside a decider or `evolve`: yield an event, and let a reaction dispatch")
-        check_envelope(id, actor, correlation, causation)
-        handler = self._handling.handler(command)
-        typed = self.log.typed[type(command)]
+        handling = self._handling
+        handler, typed = handling.takes.get(type(command)) or handling.taker(command)
+        plain = id is None and actor == "" and correlation is None and causation is None
+        if not plain:
+            check_envelope(id, actor, correlation, causation)
         body, command = typed.checked(command)
-        decision = Decision(
-            self._handling,
-            handler,
-            typed,
-            command,
-            body,
-            id if id is not None else self._source.new_id(),
-            self._source.now_us(),
-            given=id is not None,
-        )
-        decision.actor = actor
-        decision.correlation = correlation if correlation != decision.id else None
-        decision.causation = causation
+        own = id if id is not None else self._source.new_id()
+        decision = Decision(handling, handler, typed, command, body, own, self._source.now_us(), given=id is not None)
+        if not plain:
+            decision.actor = actor
+            decision.correlation = correlation if correlation != own else None
+            decision.causation = causation
         return decision
 
     def _message(self, message: Message) -> Decision:
@@ -805,6 +803,8 @@ class Running:
 
     def _answer(self, decision: Decision, deadline: float) -> Receipt:
         result = decision.result
+        if result is None and decision.row is not None:
+            return self.log.receipt(decision.row, decision.id, decision.events)
         if isinstance(result, Known):
             row = result.row
             if decode_header(row.head).outcome == "pending":
@@ -813,9 +813,7 @@ class Running:
             return self.log.receipt_of(row, repeated=True)
         if isinstance(result, Refusal):
             raise result.error()
-        if decision.row is None:
-            raise OutcomeUnknown(f"whether the command `{decision.id}` was recorded is not known", id=decision.id)
-        return self.log.receipt(decision.row, decision.id, decision.events)
+        raise OutcomeUnknown(f"whether the command `{decision.id}` was recorded is not known", id=decision.id)
 
     def _raise_refusal(self, row: Row) -> None:
         refusal = refusal_in(row)

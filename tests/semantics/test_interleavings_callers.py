@@ -13,7 +13,7 @@ import pytest
 import happened as h
 from happened.core.store import Commit
 from happened.log.log import EVERYTHING_SEEN
-from happened.log.writer import Job
+from happened.log.writer import DONE, Job
 from tests.semantics.faults import Faults, broken, full
 from tests.semantics.model import Account, Balance, Deposit, Deposited, Transfer, bank
 from tests.semantics.test_waiting import Gate, Pause, in_thread, paused
@@ -162,7 +162,7 @@ def test_a_time_out_that_meets_an_answer_hears_the_receipt(url: str) -> None:
 
             def busy() -> None:
                 gate.go.set()
-                while job.state != Job.DONE:
+                while job.state != DONE:
                     pass
 
             loop.call_at(now + 0.1, busy)

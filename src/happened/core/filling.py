@@ -5,6 +5,7 @@ The key of a state is looked for (a) in the field of the message with the parame
 """
 
 import collections.abc
+import operator
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple  # Any: keys and messages of any class
@@ -65,6 +66,9 @@ def fill_for(function: Callable[..., Any], message: type, parameter: Parameter, 
             raise _nowhere(function, parameter, state, tags, message)
         found = keys_of(scope, tags)
         return Fill(parameter.name, fold, optional=False, many=True, find=_each(found))
+    own = _own_field(scope, parameter.name, tags[0]) if len(tags) == 1 else None
+    if own is not None:
+        return Fill(parameter.name, fold, parameter.optional, many=False, find=_by_field(own))
     ways = [_way(function, message, scope, parameter, state, tag, before) for tag in tags]
     if any(optional for _, optional in ways) and not parameter.optional:
         raise Invalid(
@@ -73,6 +77,23 @@ def fill_for(function: Callable[..., Any], message: type, parameter: Parameter, 
             state=state.__name__,
         )
     return Fill(parameter.name, fold, parameter.optional, many=False, find=_together([way for way, _ in ways]))
+
+
+def _own_field(scope: Scope, name: str, tag: str) -> str | None:
+    """Return the field that gives a tag's value where it is a plain one of the message itself: the parameter's namesake, or the only one."""
+    plain = [tagged.field for tagged in scope.tags if tagged.tag == tag and tagged.holds == ONE]
+    return name if name in plain else plain[0] if len(plain) == len(list(_paths(scope, tag, ()))) == 1 else None
+
+
+def _by_field(field: str) -> Find:
+    """Find the key in the common case, kept short since every command takes it."""
+    value_of = operator.attrgetter(field)
+
+    def by_field(message: Any, _before: Sequence[Any]) -> Key | None:
+        value = value_of(message)
+        return (value,) if value is not None else None
+
+    return by_field
 
 
 def _without_key(_message: Any, _before: Sequence[Any]) -> Key:
@@ -91,15 +112,6 @@ def _each(found: Keys) -> Find:
 
 
 def _together(ways: Sequence[Find]) -> Find:
-    if len(ways) == 1:
-        [way] = ways
-
-        def one(message: Any, before: Sequence[Any]) -> Key | None:
-            value = way(message, before)
-            return (value,) if value is not None else None
-
-        return one
-
     def several(message: Any, before: Sequence[Any]) -> Key | None:
         key = tuple([way(message, before) for way in ways])
         return None if None in key else key
@@ -110,9 +122,9 @@ def _together(ways: Sequence[Find]) -> Find:
 def _way(
     function: Callable[..., Any], message: type, scope: Scope, parameter: Parameter, state: type[State], tag: str, before: Sequence[Fill]
 ) -> tuple[Find, bool]:
-    own = next((tagged for tagged in scope.tags if tagged.field == parameter.name and tagged.tag == tag and tagged.holds == ONE), None)
+    own = _own_field(scope, parameter.name, tag)
     if own is not None:
-        return _reader((own.field,)), False
+        return _reader((own,)), False
     paths = list(_paths(scope, tag, ()))
     if len(paths) > 1 or any(not single for _, single in paths):
         raise Invalid(

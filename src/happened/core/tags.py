@@ -291,7 +291,7 @@ def terms_of(scope: Scope) -> Terms:
                         found.append(text)
             return found
 
-        texts = all(tagged.types == frozenset[Any]((str,)) for tagged in scope.tags)
+        texts = all(tagged.types == frozenset([str]) for tagged in scope.tags)
         return _text_terms(fields, flat_terms) if texts and len({prefix for _, prefix in fields}) == len(fields) else flat_terms
     return lambda message: list(dict.fromkeys(term(tag, text_of(value)) for tag, value in _walk(scope, message)))
 

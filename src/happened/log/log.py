@@ -242,7 +242,7 @@ class Log:
     def receipt(self, row: Row, id: str, events: tuple[Any, ...]) -> Receipt:
         """Return the receipt of a row that was recorded just now under this id."""
         identity = self.identity
-        return Receipt(identity.id, identity.epoch, row.last, row.digest[:16].hex(), id, events)
+        return Receipt(identity.id, identity.epoch, row.position + row.count - 1, row.digest[:16].hex(), id, events)
 
     def since(self, since: "Receipt | str | int | None") -> int:
         """Return the position that a receipt, its text, or a bare position asks for. `Diverged` for a receipt of another history."""

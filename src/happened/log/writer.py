@@ -12,7 +12,6 @@ import contextlib
 import os
 import threading
 import time
-import weakref
 from collections import deque
 from collections.abc import Generator, Sequence
 from typing import Any, Protocol  # Any: events and results are of the caller's types
@@ -115,10 +114,12 @@ def deciding() -> Generator[None]:
         _local.deciding = before
 
 
+WAITING, TAKEN, DONE, WITHDRAWN = range(4)
+"""What has become of a job."""
+
+
 class Job:
     """Something that waits to be recorded. A subclass says what, in `draft`; the writer sets `position` and `row` or `error`."""
-
-    WAITING, TAKEN, DONE, WITHDRAWN = range(4)
 
     state = WAITING
     row: Row | None = None
@@ -136,7 +137,7 @@ class Job:
 
     def again(self) -> None:
         """Make it a job that waits anew."""
-        self.state = Job.WAITING
+        self.state = WAITING
         self.row = self.result = self.error = self._lock = self._loop = self._future = None
 
     def recorded(self, row: Row) -> None:
@@ -209,8 +210,9 @@ class Batch:
     def add(self, draft: Draft) -> Row:
         """Put a draft at the end of the batch, and let its events have happened."""
         head, header, asked = self.head, draft.header, draft.asked
-        count = len(draft.records) + (asked is not None)
-        row = seal(head.digest, head.position + 1, self.at, header, asked, draft.records, self.salt(count))
+        count = len(draft.records) if asked is None else len(draft.records) + 1
+        position = head.position
+        row = seal(head.digest, position + 1, self.at, header, asked, draft.records, self.salt(count))
         if draft.events:  # a fact has happened whatever `evolve` makes of it; what was decided must be such that it can be taken
             self.overlay.apply(row, header, draft.events, strict=not draft.facts)
         self.rows.append(row)
@@ -221,7 +223,7 @@ class Batch:
         self.terms.append(Terms(tags, used or header.decides, draft.names, counts))
         if draft.notes:
             self.notes.update(draft.notes)
-        self.head = Head(head.position + count, self.at, row.digest)
+        self.head = Head(position + count, self.at, row.digest)
         if used is not None:
             self.ids[used] = row
         return row
@@ -256,10 +258,10 @@ class Writer:
         self._pid = os.getpid()
         self._taken: Sequence[Job] = ()
         """The batch that is being decided and committed."""
-        self._scheduled = weakref.WeakSet[asyncio.AbstractEventLoop]()
+        self._scheduled: set[asyncio.AbstractEventLoop] = set()
         """Loops that commit at the end of their turn."""
-        self._watched = weakref.WeakSet[asyncio.AbstractEventLoop]()
-        """Loops that look now and then whether somebody has waited too long."""
+        self._watched: set[asyncio.AbstractEventLoop] = set()
+        """Loops that look now and then whether somebody has waited too long. Those that are closed are forgotten when another one comes."""
         self._salts = b""
         self._salted = 0
         """How many of them are used up."""
@@ -285,7 +287,7 @@ class Writer:
         """Have jobs decided in their order, in as few commits as may be, and wait for all. Errors stay with each job."""
         if not self._handed_in(jobs, wait_seconds_max):
             for job in jobs:
-                if not self._withdraw(job) and job.state != Job.DONE:
+                if not self._withdraw(job) and job.state != DONE:
                     job.error = job.error or _unknown(job, "the time to wait is over")
 
     def _handed_in(self, jobs: Sequence[Job], wait_seconds_max: float) -> bool:
@@ -321,15 +323,18 @@ class Writer:
 
     async def asubmit(self, job: Job, wait_seconds_max: float) -> None:
         """Have a job decided and committed at the end of the loop's turn, and await it. Cancellation withdraws it if it was not taken."""
-        self.check_process()
+        if os.getpid() != self._pid:
+            self.check_process()
         loop = asyncio.get_running_loop()
-        wait_seconds_max = min(max(0.0, wait_seconds_max), WAIT_SECONDS_MAX)
+        if not 0.0 <= wait_seconds_max <= WAIT_SECONDS_MAX:
+            wait_seconds_max = min(max(0.0, wait_seconds_max), WAIT_SECONDS_MAX)
         job._loop = loop
         job._future = future = loop.create_future()
         job.taken_at = now = time.perf_counter()
         job.deadline = now + wait_seconds_max
         with self._mutex:
-            self._check(1)
+            if self._closed or len(self._queue) >= QUEUE_MAX:
+                self._check(1)
             self._queue.append(job)
             if not self._leading and loop not in self._scheduled:
                 self._scheduled.add(loop)
@@ -337,8 +342,7 @@ class Writer:
         if wait_seconds_max < WATCH_SECONDS:
             loop.call_later(wait_seconds_max, self._time_out, job)
         elif loop not in self._watched:
-            self._watched.add(loop)
-            loop.call_later(WATCH_SECONDS, self._watch, loop)
+            self._begin_to_watch(loop)
         try:
             await future
         except asyncio.CancelledError:
@@ -349,10 +353,11 @@ class Writer:
 
     def salt(self, count: int) -> bytes:
         """Return unpredictable bytes for so many records. Called under the lock; drawn ahead, since asking the machine costs as much as a hundred of them."""
-        size = SALT_BYTES * count
-        if self._salted + size > len(self._salts):
-            self._salts, self._salted = self.source.salt(max(size, SALTS_AHEAD * SALT_BYTES)), 0
-        start, self._salted = self._salted, self._salted + size
+        start = self._salted
+        self._salted = end = start + SALT_BYTES * count
+        if end > len(self._salts):
+            self._salts = self.source.salt(SALT_BYTES * max(count, SALTS_AHEAD))
+            start, self._salted = 0, SALT_BYTES * count
         return self._salts[start : self._salted]
 
     def catch_up(self) -> None:
@@ -401,16 +406,16 @@ class Writer:
             self._thread.join(CLOSE_SECONDS_MAX)
             if self._thread.is_alive():  # a decider does not come to an end, or the lock is not free
                 self._refuse(self._taken)
-                stuck = [job for job in self._taken if job.state == Job.TAKEN]
+                stuck = [job for job in self._taken if job.state == TAKEN]
                 self._fail(stuck, OutcomeUnknown(f"the log was closed, and its decision did not end within {CLOSE_SECONDS_MAX:g} s"))
                 self._answer(stuck)
 
     def _refuse(self, jobs: Sequence[Job]) -> None:
         """Answer those that were not taken."""
         with self._mutex:
-            waiting = [job for job in jobs if job.state == Job.WAITING]
+            waiting = [job for job in jobs if job.state == WAITING]
             for job in waiting:
-                job.state, job.error = Job.WITHDRAWN, Closed("the log was closed before the command was taken", id=job.id)
+                job.state, job.error = WITHDRAWN, Closed("the log was closed before the command was taken", id=job.id)
         self._answer(waiting)
 
     # --- leading
@@ -429,7 +434,7 @@ class Writer:
     def _lead(self, last: Job) -> None:
         """Commit until this job is done, the caller's own."""
         _local.deciding = False  # whoever waits here decides nothing
-        while last.state < Job.DONE:
+        while last.state < DONE:
             self._commit_next(last.deadline)
 
     def _pass_on(self) -> None:
@@ -489,10 +494,9 @@ class Writer:
         try:
             with self._mutex:
                 self._taken = jobs
-                while self._queue and len(jobs) < BATCH_MAX:
-                    job = self._queue.popleft()
-                    if job.state == Job.WAITING and (job._future is None or not job._future.cancelled()):
-                        jobs.append(job)
+                queue = self._queue
+                waiting = [queue.popleft() for _ in range(min(len(queue), BATCH_MAX))]
+                jobs += [job for job in waiting if job.state == WAITING and ((future := job._future) is None or not future.cancelled())]
             if not jobs:
                 return
             until = min([job.deadline for job in jobs]) if deadline is None else deadline
@@ -511,7 +515,7 @@ class Writer:
         """Put those whose time is not over back into the queue; return the others."""
         soon = time.perf_counter() + 2 * PATIENCE_SECONDS
         with self._mutex:
-            patient = [job for job in jobs if job.state == Job.WAITING and job.deadline > soon and not self._closed]
+            patient = [job for job in jobs if job.state == WAITING and job.deadline > soon and not self._closed]
             self._queue.extendleft(reversed(patient))
             kept = set(patient)
             return [job for job in jobs if job not in kept]
@@ -533,12 +537,10 @@ class Writer:
 
     def _take(self, jobs: Sequence[Job]) -> list[Job]:
         """Take what was not withdrawn while the lock was waited for: until here nothing was recorded for certain, from here on it may be."""
-        taken: list[Job] = []
         with self._mutex:
-            for job in jobs:
-                if job.state == Job.WAITING:
-                    job.state = Job.TAKEN
-                    taken.append(job)
+            taken = [job for job in jobs if job.state == WAITING]
+            for job in taken:
+                job.state = TAKEN
         return taken
 
     def _forget_after(self, error: BaseException) -> None:
@@ -624,32 +626,40 @@ class Writer:
             here = asyncio.get_running_loop()
         elsewhere: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
         for job in jobs:
-            if job.state == Job.DONE:  # `close` has answered it, before its decision came to an end
+            if job.state == DONE:  # `close` has answered it, before its decision came to an end
                 continue
-            job.state = Job.DONE
-            if job._future is not None:
-                loop = job._loop
-                if loop is here:
-                    _wake([job._future])
-                elif loop is not None:
-                    elsewhere.setdefault(loop, []).append(job._future)
-            elif job._lock is not None:
-                job._lock.release()
+            job.state = DONE
+            future = job._future
+            if future is None:
+                if job._lock is not None:
+                    job._lock.release()
+            elif job._loop is not here:
+                elsewhere.setdefault(future.get_loop(), []).append(future)
+            elif not future.done():
+                future.set_result(None)
         for loop, futures in elsewhere.items():
             with contextlib.suppress(RuntimeError):  # that loop is closed: nobody waits there any more
                 loop.call_soon_threadsafe(_wake, futures)
 
     def _withdraw(self, job: Job) -> bool:
         with self._mutex:
-            if job.state != Job.WAITING:
+            if job.state != WAITING:
                 return False
-            job.state = Job.WITHDRAWN
+            job.state = WITHDRAWN
             job.error = Overloaded("the command was withdrawn before it was taken; nothing was recorded", id=job.id)
             return True
 
     def _give_up(self, job: Job) -> None:
-        if not self._withdraw(job) and job.state != Job.DONE:
+        if not self._withdraw(job) and job.state != DONE:
             raise _unknown(job, f"it was taken, and not answered within {job.deadline - job.taken_at:g} s")
+
+    def _begin_to_watch(self, loop: asyncio.AbstractEventLoop) -> None:
+        with self._mutex:
+            for closed in [one for one in (*self._watched, *self._scheduled) if one.is_closed()]:
+                self._watched.discard(closed)
+                self._scheduled.discard(closed)
+            self._watched.add(loop)
+        loop.call_later(WATCH_SECONDS, self._watch, loop)
 
     def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
         """Look for those of a loop whose time is over: one timer for all costs a command nothing, where one for each costs 4 µs."""
@@ -664,14 +674,15 @@ class Writer:
         if waiting:
             loop.call_later(WATCH_SECONDS, self._watch, loop)
         else:
-            self._watched.discard(loop)
+            with self._mutex:
+                self._watched.discard(loop)
 
     def _time_out(self, job: Job) -> None:
         future = job._future
         if future is None or future.done():
             return
         waited_seconds = job.deadline - job.taken_at
-        if self._withdraw(job) or job.state == Job.DONE:
+        if self._withdraw(job) or job.state == DONE:
             future.set_result(None)
         else:
             future.set_exception(_unknown(job, f"it was taken, and not answered within {waited_seconds:g} s"))

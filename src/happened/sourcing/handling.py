@@ -33,6 +33,7 @@ from happened.sourcing.memory_image import MemoryImage
 ANSWERS_NOTE = "answers/"
 PENDING_NOTE = "pending/"
 
+_NO_NOTES: dict[str, str | None] = {}
 _decode_answers = msgspec.json.Decoder(list[Answer]).decode
 
 
@@ -91,6 +92,10 @@ class Handler:
                 )
         self.wants_world = "world" in self.slots
         self.states = [fill.fold for fill in self.fills]
+        self.only_states = (
+            None if self.wants_world or any(fill.many for fill in self.fills) else [(fill.fold, fill.optional) for fill in self.fills]
+        )
+        """The parameters after the command, where they are states and nothing else: what each reads, and whether it may be missing."""
         self.wish = Wish("decider", self.name, self.version, "")
         self.runs = 0
         self.ran_seconds = self.longest_seconds = 0.0
@@ -100,7 +105,8 @@ class Handler:
         """Count a run; return how long it was in microseconds."""
         self.runs += 1
         self.ran_seconds += seconds
-        self.longest_seconds = max(self.longest_seconds, seconds)
+        if seconds > self.longest_seconds:  # noqa: PLR1730 - `max` is a call more, for every command
+            self.longest_seconds = seconds
         return int(seconds * 1e6)
 
     def listed(self, returned: Any) -> list[Any]:
@@ -236,13 +242,8 @@ class Decision(Job):
     def draft(self, batch: Batch) -> Draft | None:
         """Decide, on what the batch has come to."""
         self.needs_outside = False
-        if self.given and self.decides is None:
-            row = batch.row_with(self.id)
-            if row is not None:
-                self.result = Known(self._same(batch, row))
-                return None
-        if self.decides is not None and (self.decides in batch.notes or self.decides not in batch.notes_of(self.decides)):
-            return None  # another owner has decided it meanwhile
+        if self.given and not self._may_decide(batch):
+            return None
         handling, handler = self.handling, self.handler
         handling.declare(batch)
         if self.given and self.answers is None and handler.wants_world and handling.outside.gateways:
@@ -255,9 +256,15 @@ class Decision(Job):
         refusal: Refusal | None = None
         try:
             try:
-                decided = self.run(overlay.get, reads, may_ask=False)
+                if handler.only_states is not None and len(handler.only_states) == len(self.keys) and None not in self.keys:
+                    yielded = handler.function(self.command, *overlay.states(handler.only_states, self.keys, reads))
+                    decided = list(yielded) if handler.generates else handler.listed(yielded)
+                else:
+                    decided = self.run(overlay.get, reads, may_ask=False)
             except Refused as refused:
                 decided, refusal = [], Refusal(str(refused), refused.facts)
+            if len(decided) == 1 and self.decides is None and self.answers is None:
+                return self._drafted_one(batch, decided[0], reads, started)
             return self._drafted(batch, decided, refusal, reads, started)
         except NeedsOutside:
             self.needs_outside = True
@@ -272,6 +279,15 @@ class Decision(Job):
                 batch.kept[ANSWERS_NOTE + self.id] = encode(heard).decode()
             raise
 
+    def _may_decide(self, batch: Batch) -> bool:
+        """Say whether the id, which was given, is free; else `result` says who has used it, or the input is another owner's by now."""
+        if self.decides is not None:
+            return self.decides not in batch.notes and self.decides in batch.notes_of(self.decides)
+        row = batch.row_with(self.id)
+        if row is not None:
+            self.result = Known(self._same(batch, row))
+        return row is None
+
     def run(
         self,
         entry: Callable[[Fold, Key], Any],
@@ -282,9 +298,8 @@ class Decision(Job):
         deadline: float = 0.0,
     ) -> list[Any]:
         """Run the decider on these states and return what it yields."""
-        handler, command = self.handler, self.command
+        handler, command, keys = self.handler, self.command, self.keys
         filled: list[Any] = []
-        keys = self.keys
         known = len(keys)
         for place, fill in enumerate(handler.fills):
             key = keys[place] if place < known else fill.find(command, filled)
@@ -325,58 +340,79 @@ class Decision(Job):
         """Return the refusal of the first time, if the id is known from then."""
         return refusal_in(self.result.row) if isinstance(self.result, Known) else None
 
-    def _drafted(self, batch: Batch, decided: Sequence[Any], refusal: Refusal | None, reads: Sequence[Any], started: float) -> Draft:
+    def _drafted_one(self, batch: Batch, event: object, reads: Sequence[Any], started: float) -> Draft:
+        """Draft what nearly every command comes to: one event, and nothing was asked of the outside. The same as `_drafted` makes of it."""
+        handling, handler = self.handling, self.handler
+        typed = handling.yields[handler].get(type(event)) or handling.undeclared(handler, event)
+        body, event = typed.checked(event)  # from here on it is the event as it will be read again
+        self.events = (event,)
+        number = typed.number(batch)
+        asked = Written(self.asked_typed.number(batch), self.asked_bytes)
+        header = self._header(reads, started, "accepted")
+        return Draft(header, asked, (Written(number, body),), ((1, event, None),), typed.terms(event), (number,), _NO_NOTES)
+
+    def _drafted(self, batch: Batch, decided: Sequence[object], refusal: Refusal | None, reads: Sequence[Any], started: float) -> Draft:
         handling, handler = self.handling, self.handler
         records: list[Written] = []
         events: list[tuple[int, Any, Any]] = []
+        heard: list[Any] = []
         names: list[int] = []
         tags: Sequence[str] = ()
-        first = self.decides is None
-        answers = self.answers.known.values() if self.answers is not None else ()
+        answers = None if self.answers is None else self.answers.known.values()
         if answers:
             records += [Written(ANSWER, encode(answer)) for answer in answers]
+        ordinal = len(records) + (self.decides is None)
+        yields = handling.yields[handler]
         for event in decided:
-            typed = handling.typed[type(event)] if type(event) in handler.yields else handling.undeclared(handler, event)
+            typed = yields.get(type(event)) or handling.undeclared(handler, event)
             body, event = typed.checked(event)  # noqa: PLW2901 - from here on it is the event as it will be read again
             number = typed.number(batch)
-            events.append((len(records) + first, event, None))
+            heard.append(event)
+            events.append((ordinal, event, None))
             records.append(Written(number, body))
+            ordinal += 1
             if number not in names:
                 names.append(number)
             found = typed.terms(event)
-            if found:
-                tags = found if not tags or tags == found else list(dict.fromkeys([*tags, *found]))
+            tags = list(dict.fromkeys([*tags, *found])) if tags else found
+        self.events = tuple(heard)
         notes: dict[str, str | None] = {}
+        outcome = "accepted"
         if refusal is not None:
+            outcome = "refused"
             said = self._encoded(refusal)
             records.append(Written(REFUSAL, said))
             self.result = said_in(said)
-        self.events = tuple([event for _, event, _ in events])
         if self.given and answers:
             notes[ANSWERS_NOTE + self.id] = None
-        if self.decides is not None:
+        asked: Written | None = None
+        if self.decides is None:
+            asked = Written(self.asked_typed.number(batch), self.asked_bytes)
+        else:
             notes[self.decides] = None
             notes[note_of(self.asked_typed.wish.name, int(self.decides.removeprefix(PENDING_NOTE)))] = None
-        header = Header(
-            id=self.id if first else None,
-            actor=self.actor,
-            correlation=self.correlation,
-            causation=self.causation,
-            occurred=self.occurred,
-            now=self.now if handler.wants_world else None,
-            traceparent=self.traceparent,
-            outcome="accepted" if refusal is None else "refused",
-            decides=None if first else self.id,
-            handler=handling.numbers[handler],
-            waited=int((started - self.taken_at) * 1e6),
-            ran=handler.ran(time.perf_counter() - started),
-            attempt=self.rounds + 1,
-            reads=tuple(reads),
-            sent=self.sent if first else None,
-            depth=self.depth,
+        return Draft(self._header(reads, started, outcome), asked, records, events, tags, names, notes)
+
+    def _header(self, reads: Sequence[Any], started: float, outcome: str) -> Header:
+        handler, first = self.handler, self.decides is None
+        return Header(
+            self.id if first else None,
+            self.actor,
+            self.correlation,
+            self.causation,
+            self.occurred,
+            self.now if handler.wants_world else None,
+            self.traceparent,
+            outcome,
+            None if first else self.id,
+            self.handling.numbers[handler],
+            int((started - self.taken_at) * 1e6),
+            handler.ran(time.perf_counter() - started),
+            self.rounds + 1,
+            tuple(reads),
+            self.sent if first else None,
+            self.depth,
         )
-        asked = Written(self.asked_typed.number(batch), self.asked_bytes) if first else None
-        return Draft(header, asked, records, events, tags, names, notes)
 
     def _encoded(self, refusal: Refusal) -> bytes:
         try:
@@ -454,15 +490,20 @@ class Handling:
     ) -> None:
         self.handlers = handlers
         self.typed = typed
+        self.takes = {command: (handler, typed[command]) for command, handler in handlers.items()}
+        self.yields = {handler: {event: typed[event] for event in handler.yields} for handler in handlers.values()}
         self.image = image
         self.outside = outside
         self.declare = declare
+        self._reads = {
+            handler: [(fill.find, fill.many, image.follow(fill.fold)) for fill in handler.fills] for handler in handlers.values()
+        }
         self.numbers: dict[Handler, int] = {}
         """What stands for each decider in this log, from the first declaration on."""
 
-    def handler(self, command: object) -> Handler:
-        """Return the decider of a command. `Invalid` where there is none."""
-        found = self.handlers.get(type(command))
+    def taker(self, command: object) -> tuple[Handler, Typed]:
+        """Return the decider of a command, and how commands of its class are read. `Invalid` where there is none."""
+        found = self.takes.get(type(command))
         if found is None:
             if not isinstance(command, Command):
                 instead = instead_of(command, one="dispatch", many="dispatch_all", make="command")
@@ -498,17 +539,18 @@ class Handling:
 
     def preload(self, decision: Decision) -> None:
         """Load what the decider reads and is not in memory, in the caller's thread, so that the writer need not wait for the disk."""
-        decision.keys = keys = list[Any]()
-        for fill in decision.handler.fills:
+        command = decision.command
+        keys: list[Any] = []
+        decision.keys = keys
+        for find, many, kept in self._reads[decision.handler]:
             try:
-                key = fill.find(decision.command, ())
+                key = find(command, ())
             except IndexError:  # its key comes from a state left of it: loaded when that is known
                 return
             keys.append(key)
-            kept = self.image.kept[fill.fold]
-            if kept.complete or (not fill.many and (key is None or key in kept.entries)):
+            if (not many and key in kept.entries) or kept.complete or key is None:
                 continue
-            missing = [one for one in (key if fill.many else [key]) if one not in kept.entries]
+            missing = [one for one in (key if many else [key]) if one not in kept.entries]
             if missing:
                 self.image.load(kept, missing)
 

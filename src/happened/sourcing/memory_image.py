@@ -363,6 +363,20 @@ class ImageOverlay:
             raise _stuck(fold, key, entry)
         return entry
 
+    def states(self, folds: Sequence[tuple[Fold, bool]], keys: Sequence[Key], reads: list[Any]) -> list[Any]:
+        """Return a state of each class, as `get` does, and say in `reads` as of which versions. Where it never happened: the initial one, or `None`."""
+        filled: list[Any] = []
+        for key, (fold, may_be_missing) in zip(keys, folds, strict=True):
+            kept, changed, entries = self._kept.get(fold) or self._keep(fold)
+            entry = changed.get(key) or entries.get(key)
+            if entry is None or entry.stuck or self._coming or kept.stopped:
+                entry = self.get(fold, key)
+            reads.append(entry.version)
+            state = entry.state
+            filled.append(state if state is not None or may_be_missing else fold.state(*key))
+        self._image.hits += len(filled)
+        return filled
+
     def _keep(self, fold: Fold) -> tuple[Kept, dict[Key, Entry], dict[Key, Entry]]:
         kept = self._image.kept.get(fold)
         if kept is None or kept not in self._changed:
@@ -403,7 +417,7 @@ class ImageOverlay:
         except BaseException:
             for changed, key, own in reversed(undo):
                 if own is None:
-                    del changed[key]
+                    changed.pop(key, None)  # not there yet where an interrupt came before it
                 else:
                     changed[key] = own
             for coming in self._coming.values():

@@ -162,9 +162,9 @@ class PendingWorker:
     def _decision(self, note: str, known: str, row: Row, command: Any, body: bytes) -> Decision:
         """Return the decision that a note stands for. `Invalid` if no decider takes the command any more."""
         header = decode_header(row.head)
-        handler = self._handling.handler(command)
+        handler, typed = self._handling.taker(command)
         now = header.now if header.now is not None else row.at
-        decision = Decision(self._handling, handler, self._log.typed[type(command)], command, body, known, now, given=True)
+        decision = Decision(self._handling, handler, typed, command, body, known, now, given=True)
         decision.actor, decision.correlation, decision.occurred = header.actor, header.correlation, header.occurred
         decision.traceparent, decision.depth = header.traceparent, header.depth
         decision.decides = note

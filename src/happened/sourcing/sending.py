@@ -57,8 +57,7 @@ class Sending:
 
     def prepared(self, command: Any, envelope: Envelope) -> Decision:
         """Check and encode a command, and load what its decider reads. `Invalid` where it can't be sent."""
-        handler = self._handling.handler(command)
-        typed = self._log.typed[type(command)]
+        handler, typed = self._handling.taker(command)
         body, command = typed.checked(command)
         return self._loaded(Decision(self._handling, handler, typed, command, body, envelope.id, envelope.now, given=False), envelope)
 
