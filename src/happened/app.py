@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar  # Any: commands, events and keys of any class
@@ -35,6 +36,7 @@ from happened.log.row import TOPOLOGY, Written, decode_header, encode, taken_apa
 from happened.log.typed import decode_of
 from happened.log.worker import begin_at
 from happened.log.writer import Batch, inside_decider
+from happened.notification.flow import Flow, declared_flow, observed_flow
 from happened.notification.reacting import lease_of
 from happened.notification.reaction import Reaction, Sends
 from happened.notification.reactor import Reactor
@@ -197,12 +199,32 @@ class App:
                 for reaction in self.reactions
             ],
             "states": [
-                {"name": fold.name, "key": list(fold.key), "from": sorted(name_of(event)[0] for event in fold.readings)}
-                for fold in self.folds
+                {
+                    "name": fold.name,
+                    "key": list(fold.key),
+                    "from": sorted(name_of(event)[0] for event in fold.readings),
+                    **({"everything": True} if fold.everything else {}),
+                }
+                for fold in dict.fromkeys([*self.folds, *map(fold_of, self.views)])
             ],
             "views": [fold_of(view).name for view in self.views],
             "gateways": sorted(gateway.name for gateway in self.gateways),
         }
+
+    def flow(self) -> Flow:
+        """Return the map of what may happen: messages, what handles them, and what does not fit. Known from the wiring, before anything runs."""
+        return declared_flow(self.topology(), self.modules())
+
+    def modules(self) -> dict[str, str]:
+        """Return in which module each message, decider and view is, by its id in the flow map: a map of many is read by modules."""
+        kinds: dict[str, Iterable[Any]] = {
+            "event": self.events,
+            "command": self.handlers,
+            "decider": [handler.function for handler in self.handlers.values()],
+            "reaction": [reaction.function for reaction in self.reactions],
+            "view": self.views,
+        }
+        return {f"{kind}:{name_of(one)[0]}": getattr(one, "__module__", "") for kind, listed in kinds.items() for one in listed}
 
     def _folds(self) -> list[Fold]:
         folds: dict[Fold, None] = {}
@@ -691,6 +713,13 @@ class Running:
                 for handler, outcome, count, ran, latest in self._engine.samples()
             ],
         }
+
+    def flow(self, *, after: int | datetime | None = None, until: int | datetime | None = None) -> Flow:
+        """Return the flow map with what the log has seen of it, between two positions or times: how often, how long, and what does not fit.
+
+        Cost: some ten milliseconds, however long the log is.
+        """
+        return observed_flow(self.log, self.app.topology(), self.app.modules(), after=after, until=until)
 
     # --- life
 

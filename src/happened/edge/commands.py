@@ -29,12 +29,15 @@ from happened.core.messages import name_of
 from happened.core.state import State, fold_of
 from happened.core.tags import SEPARATOR
 from happened.core.world import moment
+from happened.edge import sight
 from happened.edge.progress import bar
-from happened.edge.settings import SQLITE, log_url, the_app
+from happened.edge.settings import SQLITE, app_is_set, log_is_there, log_url, the_app
 from happened.log.held import Act, Held, all_held
 from happened.log.log import Log
 from happened.log.records import SYSTEMIC, Record
 from happened.log.row import decode_header
+from happened.notification.drawing import drawn
+from happened.notification.flow import observed_flow
 
 FOLLOW_SECONDS = 1.0
 """How long `tail -f` waits before it waits again: so it hears an interrupt."""
@@ -358,6 +361,33 @@ def _user() -> str:
         return str(os.getuid())
 
 
+# --- the flow
+
+
+def flow(asked: argparse.Namespace) -> int:
+    """Draw the flow map; found something wrong where what was seen is not declared."""
+    app = the_app(asked.what or asked.app) if asked.what or asked.app or app_is_set() else None
+    if asked.declared or (asked.log is None and app is not None and not log_is_there()):
+        if app is None:
+            raise Invalid("which app? give it, or a log that has recorded its wiring")
+        if asked.after is not None or asked.until is not None:
+            raise Invalid("--after and --until say which part of a log: give --log URL, without --declared")
+        found = app.flow()
+    else:
+        with _log(asked) as log:
+            if app is not None and log.identity.app not in ("", app.name):
+                raise Diverged(f"this is a log of the app `{log.identity.app}`, not of `{app.name}`", log=log.identity.app, app=app.name)
+            wiring = (app.topology(), app.modules()) if app is not None else (None, None)
+            found = observed_flow(log, *wiring, after=asked.after, until=asked.until)
+    drawing = drawn(found, focus=asked.focus, hops=asked.hops)
+    if asked.json or asked.output == "json":
+        _print_json(sight.as_json(found, drawing, whole=asked.focus is None))
+    else:
+        for line in (sight.as_mermaid if asked.output == "mermaid" else sight.as_text)(found, drawing):
+            print(line)
+    return 1 if found.undeclared else 0
+
+
 # --- a whole system
 
 
@@ -391,6 +421,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "retry": decide_about,
     "skip": decide_about,
     "park": decide_about,
+    "flow": flow,
     "verify": verify,
     "stats": stats,
 }

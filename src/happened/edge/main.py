@@ -9,6 +9,7 @@ import math
 import os
 import sys
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import NoReturn
 
@@ -155,6 +156,14 @@ def the_parser() -> argparse.ArgumentParser:
         acting.add_argument("position", type=counted, metavar="POSITION", help="of the record that it could not get past")
         acting.add_argument("--actor", metavar="NAME", help="who decides it; by default the name of the user")
         acting.add_argument("--reason", default="", metavar="TEXT", help="why; it is recorded, too")
+    flow = add("flow", "draw who says what and who listens: as it is declared and, with a log, as it was seen", app=True)
+    flow.add_argument("what", metavar="MODULE:APP", nargs="?", help="the app; by default --app, or the wiring that the log has recorded")
+    flow.add_argument("-o", "--output", choices=("text", "mermaid", "json"), default="text", help="how to show it (text)")
+    flow.add_argument("--declared", action="store_true", help="look at no log, also where the settings name one")
+    flow.add_argument("--after", type=moment, metavar="WHEN", help="only what was recorded after this position or time")
+    flow.add_argument("--until", type=moment, metavar="WHEN", help="only what was recorded up to this position or time")
+    flow.add_argument("--focus", metavar="NAME", help="what is near a message, a handler, or in a module")
+    flow.add_argument("--hops", type=counted, default=2, metavar="N", help="how near, in arrows (2)")
     add("verify", "read the whole log and prove that nothing was changed or lost")
     stats = add("stats", "tell who the log is, how long, how large, and what it knows")
     stats.add_argument(
@@ -188,6 +197,19 @@ def counted(text: str) -> int:
     if not 0 <= count <= COUNT_MAX:
         raise argparse.ArgumentTypeError(f"a count lies between 0 and {COUNT_MAX}")
     return count
+
+
+def moment(text: str) -> int | datetime:
+    """Read a position, or a time with a zone."""
+    if text.isdecimal():
+        return counted(text)
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        found = None
+    if found is None or found.tzinfo is None:
+        raise argparse.ArgumentTypeError(f"`{text}` is no position and no time with a zone, such as 2026-11-25T10:42:00Z")
+    return found
 
 
 def seconds(text: str) -> float:

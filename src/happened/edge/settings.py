@@ -70,6 +70,17 @@ def the_app(given: str | None) -> App:
     return app
 
 
+def app_is_set() -> bool:
+    """Say whether the settings name an app."""
+    return "app" in _settings()[1]
+
+
+def log_is_there() -> bool:
+    """Say whether the settings name a log, and it is there."""
+    url = _log_set()
+    return url is not None and Path(url.removeprefix(SQLITE)).is_file()
+
+
 def _log_set() -> str | None:
     folder, table = _settings()
     url = table.get("log")

@@ -1,0 +1,479 @@
+"""The flow map: what is declared, what was seen, and what does not fit."""
+
+import copy
+import random
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any  # Any: a topology is plain data
+
+import msgspec
+import pytest
+
+import happened as h
+from happened.core.store import Row
+from happened.log.log import Log
+from happened.log.paths import counts_of
+from happened.notification.declared import cycles
+from happened.notification.flow import Arrow, Flow, Times, declared_flow, observed_flow
+from happened.testing import Clock
+from tests.notification.made import Step, many, record, traffic
+
+Sku = Annotated[str, h.Tag("sku")]
+
+
+class Received(h.Event):
+    sku: Sku
+
+
+class Ordered(h.Event):
+    sku: Sku
+
+
+class Lost(h.Event):
+    sku: Sku
+
+
+class Order(h.Command):
+    sku: Sku
+
+
+class Stock(h.State):
+    sku: Sku
+    units: int = 0
+
+    def evolve(self, event: Received | Ordered) -> "Stock":
+        return self.but(units=self.units + (1 if isinstance(event, Received) else -1))
+
+
+class Watch(h.State):
+    count: int = 0
+
+    def evolve(self, event: h.Event) -> "Watch":
+        return self.but(count=self.count + 1)
+
+
+def order(command: Order, stock: Stock) -> list[Ordered]:
+    if not stock.units:
+        raise h.Refused("none left")
+    return [Ordered(command.sku), Ordered(command.sku)] if command.sku == "pair" else [Ordered(command.sku)]
+
+
+shop = h.App("shop", records=[Received, Lost], deciders=[order], views=[Stock])
+
+TOPOLOGY: dict[str, Any] = {
+    "app": "shop",
+    "records": ["Received"],
+    "deciders": [
+        {"name": "order", "command": "Order", "reads": ["Stock", "Card"], "yields": ["Ordered", "Short"], "asks": True},
+        {"name": "restock", "command": "Restock", "reads": [], "yields": ["Asked"]},
+        {"name": "cancel", "command": "Cancel", "reads": [], "yields": ["Cancelled"]},
+    ],
+    "states": [{"name": "Stock", "from": ["Ordered", "Received"]}, {"name": "Board", "from": ["Asked", "Cancelled"]}],
+    "views": ["Board"],
+    "gateways": ["freight"],
+    "reactions": [
+        {"name": "refill", "events": ["Short"], "sends": ["Restock"], "later": ["Cancel"], "reads": ["Stock"], "asks": True},
+        {"name": "again", "events": ["crm/Moved"], "sends": ["Order"], "later": [], "reads": []},
+    ],
+    "publications": [{"name": "tell", "event": ["Ordered"], "publishes": "OrderTaken", "reads": []}],
+    "shares": [{"name": "StockCard", "state": "Stock"}],
+    "subscriptions": {"crm": ["crm/Moved"]},
+    "replicas": {"crm": ["Card"]},
+}
+
+ARROWS = """
+outside -> event:Received
+outside -> command:Order
+outside -> command:Restock
+outside -> command:Cancel
+command:Order -> decider:order
+command:Restock -> decider:restock
+command:Cancel -> decider:cancel
+decider:order -> event:Ordered
+decider:order -> event:Short
+decider:order -> gateway:freight
+decider:restock -> event:Asked
+decider:cancel -> event:Cancelled
+event:Asked -> view:Board
+event:Cancelled -> view:Board
+event:Short -> reaction:refill
+reaction:refill -> command:Restock
+reaction:refill -> timer:Cancel
+reaction:refill -> gateway:freight
+timer:Cancel -> command:Cancel
+event:Ordered -> publication:tell
+publication:tell -> notification:OrderTaken
+event:Ordered -> share:StockCard
+event:Received -> share:StockCard
+subscription:crm -> event:crm/Moved
+event:crm/Moved -> reaction:again
+reaction:again -> command:Order
+subscription:crm -> replica:Card
+replica:Card -> decider:order
+"""
+
+STEPS = [
+    Step("1", None, None, ("event:Received",)),
+    Step("2", "command:Order", "decider:order", ("answer:freight", "event:Ordered", "event:Ordered", "event:Short"), actor="ann"),
+    Step("2/tell", None, None, ("notification:OrderTaken",), "publication:tell", "event:Ordered", "2", "2#2"),
+    Step("2/share", None, None, ("share:StockCard",), "share:StockCard", "event:Ordered", "2", "2#2"),
+    Step("2/refill", "command:Restock", None, (), "reaction:refill", "event:Short", "2", "2#4", "pending", depth=1),
+    Step("2/later", None, "reaction:refill", ("later:Cancel", "answer:freight"), "reaction:refill", "event:Short", "2", "2#4", depth=1),
+    Step("2/refilled", None, "decider:restock", ("event:Asked",), correlation="2", decides="2/refill"),
+    Step("2/rung", "command:Cancel", "decider:cancel", ("event:Cancelled",), "reaction:refill", None, "2", "2#4", depth=1),
+    Step("3", None, None, ("event:crm/Moved",), "subscription:crm", None),
+    Step("3/again", "command:Order", "decider:order", ("refusal",), "reaction:again", "event:crm/Moved", "3", "3", "refused", depth=1),
+]
+"""Every arrow once or more."""
+
+
+@pytest.fixture
+def log() -> Iterator[Log]:
+    """Open a log by itself."""
+    with closing(h.open_log("memory:", create=True)) as log:
+        yield log
+
+
+def pairs(flow: Flow) -> set[str]:
+    """Return the arrows as lines."""
+    return {f"{arrow.source} -> {arrow.target}" for arrow in flow.arrows}
+
+
+def arrow(flow: Flow, source: str, target: str) -> Arrow:
+    """Return an arrow."""
+    return next(arrow for arrow in flow.arrows if (arrow.source, arrow.target) == (source, target))
+
+
+def findings(flow: Flow, *kinds: str) -> list[str]:
+    """Return the subjects of what was found."""
+    return [finding.subject for finding in flow.findings if finding.kind in kinds]
+
+
+# --- declared
+
+
+def test_a_wiring_of_every_kind_is_drawn_whole() -> None:
+    """Commands, deciders, events, reactions, timers, publications, shares, subscriptions, replicas, views and gateways, with what leads to what."""
+    flow = declared_flow(TOPOLOGY)
+
+    assert pairs(flow) == set(ARROWS.strip().splitlines())
+    assert {node.id: node.reads for node in flow.nodes if node.reads} == {"decider:order": ("Stock", "Card"), "reaction:refill": ("Stock",)}
+    assert {node.kind for node in flow.nodes} >= {"timer", "replica", "share", "notification", "subscription"}
+    assert all(arrow.status == "declared" for arrow in flow.arrows)
+    assert findings(flow) == []
+    assert findings(flow, "undecided", "unrecorded", "cycle", "unconsumed", "everything") == []
+
+
+def test_an_app_is_drawn_before_anything_runs() -> None:
+    """From its annotations, with the modules of its parts."""
+    flow = shop.flow()
+
+    assert pairs(flow) == {
+        "outside -> event:Received",
+        "outside -> event:Lost",
+        "outside -> command:Order",
+        "command:Order -> decider:order",
+        "decider:order -> event:Ordered",
+        "event:Ordered -> view:Stock",
+        "event:Received -> view:Stock",
+    }
+    assert {node.module for node in flow.nodes if node.kind != "outside"} == {__name__}
+    assert [(finding.kind, finding.subject) for finding in flow.findings] == [("unconsumed", "event:Lost"), ("outside", "command:Order")]
+
+
+def test_a_fold_of_every_event_is_marked() -> None:
+    """Such a state consumes all of them, and each new one reaches it."""
+    flow = h.App("shop", records=[Received, Lost], views=[Watch]).flow()
+
+    assert [(finding.kind, finding.subject) for finding in flow.findings] == [("everything", "Watch")]
+    assert {"event:Lost -> view:Watch", "event:Received -> view:Watch"} <= pairs(flow)
+
+
+def without(**changes: Any) -> dict[str, Any]:
+    """Return the topology with some parts replaced."""
+    return {**copy.deepcopy(TOPOLOGY), **changes}
+
+
+def test_what_does_not_fit_in_a_wiring_is_found() -> None:
+    """Commands nobody decides, events nobody consumes, states that nobody changes, ways that lead back."""
+    undecided = declared_flow(without(deciders=TOPOLOGY["deciders"][:1]))
+    unconsumed = declared_flow(without(states=TOPOLOGY["states"][:1], views=[]))
+    unrecorded = declared_flow(without(records=[]))
+    around = declared_flow(
+        without(reactions=[*TOPOLOGY["reactions"], {"name": "loop", "events": ["Asked"], "sends": ["Order"], "later": [], "reads": []}])
+    )
+
+    assert findings(undecided, "undecided") == ["command:Cancel", "command:Restock"]
+    assert findings(undecided, "unrecorded") == ["Board"]
+    assert findings(unconsumed, "unconsumed") == ["event:Asked", "event:Cancelled"]
+    assert findings(unrecorded, "unrecorded") == ["Stock"]
+    [cycle] = [finding.text for finding in around.findings if finding.kind == "cycle"]
+    assert cycle.endswith("Order -> order -> Short -> refill -> Restock -> restock -> Asked -> loop -> Order")
+    assert findings(declared_flow(TOPOLOGY), "outside") == []
+
+
+def test_cycles_are_named_by_a_shortest_way() -> None:
+    """Each group of nodes that reach each other once, in order; a long chain is no trouble."""
+    chain = [(f"{n:05}", f"{n + 1:05}") for n in range(20_000)]
+
+    assert cycles([("b", "c"), ("c", "b"), ("c", "d"), ("d", "e"), ("e", "b"), ("x", "x"), ("a", "b")]) == [["b", "c"], ["x"]]
+    assert cycles(chain) == []
+    assert len(cycles([*chain, ("20000", "00000")])[0]) == 20_001
+
+
+def test_the_same_wiring_gives_the_same_map() -> None:
+    """In whatever order it is listed."""
+    print("seed 7")
+    chance = random.Random(7)
+    shuffled = copy.deepcopy(TOPOLOGY)
+    for key in ("deciders", "states", "reactions"):
+        chance.shuffle(shuffled[key])
+
+    assert msgspec.json.encode(declared_flow(shuffled)) == msgspec.json.encode(declared_flow(TOPOLOGY))
+
+
+# --- observed
+
+
+def test_every_kind_of_arrow_is_seen_and_counted(log: Log) -> None:
+    """What is recorded once is seen once; of two events in one row both count; a refusal is one; and nothing is undeclared."""
+    record(log, STEPS, TOPOLOGY)
+
+    flow = observed_flow(log, TOPOLOGY)
+
+    assert pairs(flow) == set(ARROWS.strip().splitlines())
+    assert flow.undeclared == ()
+    assert {(one.source, one.target) for one in flow.arrows if one.status == "unseen"} == {
+        ("outside", "command:Restock"),
+        ("outside", "command:Cancel"),
+        ("subscription:crm", "replica:Card"),
+        ("replica:Card", "decider:order"),
+    }
+    assert findings(flow, "unseen") == []
+    assert arrow(flow, "decider:order", "event:Ordered").count == 2
+    assert (arrow(flow, "command:Order", "decider:order").count, arrow(flow, "command:Order", "decider:order").refused) == (2, 1)
+    assert arrow(flow, "command:Restock", "decider:restock").count == 1
+    assert arrow(flow, "event:Short", "reaction:refill").waited == Times(1024, 1024)
+    assert arrow(flow, "timer:Cancel", "command:Cancel").count == 1
+    assert arrow(flow, "decider:order", "gateway:freight").ran == Times(1024, 1024)
+    assert arrow(flow, "event:Received", "share:StockCard").count == 1
+    assert next(node.seen for node in flow.nodes if node.id == "reaction:refill") == 3
+
+
+def test_an_app_sees_what_it_did(tmp_path: Path) -> None:
+    """Counts, refusals and failures of a running app; a command that was kept first counts as one; a fresh process sees the same."""
+    url = f"sqlite:///{tmp_path}/shop.db"
+    with shop.open(url) as running:
+        for n in range(20):
+            running.record(Received("nut"), id=f"r{n}")
+        running.record(Received("pair"))
+        running.dispatch(Order("nut"))
+        running.dispatch(Order("pair"))
+        running.outcome(running.enqueue(Order("nut")))
+        with pytest.raises(h.Refused):
+            running.dispatch(Order("bolt"))
+        flow = running.flow()
+    with shop.open(url, run=False) as again:
+        assert again.flow() == flow
+        assert again.flow(after=again.log.head).arrows != flow.arrows
+
+    decided = arrow(flow, "command:Order", "decider:order")
+    assert (decided.count, decided.refused) == (4, 1)
+    assert decided.ran is not None
+    assert arrow(flow, "outside", "command:Order").count == 4
+    assert arrow(flow, "outside", "event:Received").count == 21
+    assert arrow(flow, "decider:order", "event:Ordered").count == 4
+    assert arrow(flow, "event:Ordered", "view:Stock").count == 4
+    assert flow.undeclared == ()
+    assert findings(flow, "unseen") == ["event:Lost"]
+
+
+def test_a_stretch_is_named_by_positions_or_times() -> None:
+    """What lies after one and up to another; a time is the last position recorded by then."""
+    clock = Clock()
+    with shop.open(source=clock) as running:
+        receipts = list[h.Receipt]()
+        for n in range(4):
+            clock.move(timedelta(hours=1))
+            receipts.append(running.record(Received(f"{n}")))
+        began = clock.now - timedelta(hours=3)
+
+        def seen(**stretch: Any) -> int:
+            return arrow(running.flow(**stretch), "outside", "event:Received").count
+
+        assert seen() == 4
+        assert seen(after=receipts[0].position) == 3
+        assert seen(until=receipts[1].position) == 2
+        assert seen(after=receipts[0].position, until=receipts[1].position) == 1
+        assert seen(after=began, until=began + timedelta(hours=1, minutes=30)) == 1
+        assert seen(until=began - timedelta(seconds=1)) == 0
+        assert seen(after=clock.now) == 0
+        with pytest.raises(h.Invalid, match="zone"):
+            running.flow(after=clock.now.replace(tzinfo=None))
+
+
+def test_a_wiring_that_was_in_force_is_no_discrepancy(log: Log) -> None:
+    """What an older wiring declared is marked as earlier, until the stretch lies behind it."""
+    older = without(publications=[{"name": "shout", "event": ["Ordered"], "publishes": "Shouted", "reads": []}])
+    record(log, [Step("0", None, None, ("notification:Shouted",), "publication:shout", "event:Ordered")], older)
+    record(log, STEPS[:2], TOPOLOGY)
+    later = log.head
+    record(log, [Step("9", None, None, ("notification:Shouted",), "publication:shout", "event:Ordered")])
+
+    flow = observed_flow(log)
+
+    assert arrow(flow, "publication:shout", "notification:Shouted").status == "earlier"
+    assert flow.undeclared == ()
+    assert {one.target for one in observed_flow(log, after=later).undeclared} == {"publication:shout", "notification:Shouted"}
+
+
+def test_a_log_without_wiring_has_a_map_of_what_was_seen(log: Log) -> None:
+    """All of it is undeclared then: nobody has said what may happen."""
+    log.append(h.Loose("Noted", {}))
+
+    flow = observed_flow(log)
+
+    assert pairs(flow) == {"outside -> event:Noted"}
+    assert [one.status for one in flow.arrows] == ["undeclared"]
+
+
+def test_no_log_is_read_for_a_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a long log only the rows at both ends of the stretch are looked at."""
+    counted: list[Row] = []
+    system = many()
+    with closing(h.open_log(f"sqlite:///{tmp_path}/log.db", create=True)) as log:
+        for start in range(6):
+            record(log, list(traffic(system, 3_000, start)), system.topology if start == 0 else None)
+
+        def count(row: Row) -> Any:
+            counted.append(row)
+            return counts_of(row)
+
+        monkeypatch.setattr("happened.notification.observed.counts_of", count)
+        flow = observed_flow(log, after=5_001, until=30_001)
+
+    assert sum(one.count for one in flow.arrows if one.target.startswith("decider:")) > 10_000
+    assert 0 < len(counted) <= 4_096
+
+
+# --- declared against observed
+
+
+def drop(*path: str | int) -> Callable[[dict[str, Any]], None]:
+    """Return what takes something out of a topology."""
+
+    def change(topology: dict[str, Any]) -> None:
+        at: Any = topology
+        for step in path[:-1]:
+            at = at[step]
+        at.pop(at.index(path[-1]) if path[-1] in at and not hasattr(at, "keys") else path[-1])
+
+    return change
+
+
+DISCREPANCIES: list[tuple[str, Callable[[dict[str, Any]], None], set[str]]] = [
+    ("a decider yields more", drop("deciders", 0, "yields", "Short"), {"decider:order -> event:Short"}),
+    ("a decider asks somebody", drop("gateways", "freight"), {"decider:order -> gateway:freight", "reaction:refill -> gateway:freight"}),
+    ("a reaction hears more", drop("reactions", 0, "events", "Short"), {"event:Short -> reaction:refill"}),
+    ("a reaction sends more", drop("reactions", 0, "sends", "Restock"), {"reaction:refill -> command:Restock"}),
+    ("a timer rings", drop("reactions", 0, "later", "Cancel"), {"reaction:refill -> timer:Cancel", "timer:Cancel -> command:Cancel"}),
+    ("a fact comes in", drop("records", "Received"), {"outside -> event:Received"}),
+    ("a subscription brings more", drop("subscriptions", "crm"), {"subscription:crm -> event:crm/Moved"}),
+    ("a publication says more", drop("publications", 0, "publishes"), {"publication:tell -> notification:OrderTaken"}),
+    (
+        "an unknown publication",
+        drop("publications", 0),
+        {"event:Ordered -> publication:tell", "publication:tell -> notification:OrderTaken"},
+    ),
+    ("an unknown share", drop("shares", 0), {"event:Ordered -> share:StockCard"}),
+    (
+        "an unknown decider",
+        drop("deciders", 2),
+        {"outside -> command:Cancel", "command:Cancel -> decider:cancel", "decider:cancel -> event:Cancelled"},
+    ),
+]
+
+
+@pytest.mark.parametrize(("change", "expected"), [case[1:] for case in DISCREPANCIES], ids=[case[0] for case in DISCREPANCIES])
+def test_a_discrepancy_is_found(log: Log, change: Callable[[dict[str, Any]], None], expected: set[str]) -> None:
+    """Each that is planted, and nothing else."""
+    changed = copy.deepcopy(TOPOLOGY)
+    change(changed)
+    outside = Step("4", "command:Cancel", "decider:cancel", ("event:Cancelled",))
+    record(log, [*STEPS, outside], changed)
+
+    flow = observed_flow(log)
+
+    assert {f"{one.source} -> {one.target}" for one in flow.undeclared} == expected
+    assert len(findings(flow, "undeclared")) == len(expected)
+
+
+def test_a_large_system_has_no_false_alarm(log: Log) -> None:
+    """300 message types, 180 handlers, whatever comes."""
+    system = many()
+    record(log, list(traffic(system, 2_000)), system.topology)
+
+    flow = observed_flow(log)
+
+    assert flow.undeclared == ()
+    assert findings(flow, "idle") == []
+
+
+def test_a_handler_that_only_fails_is_seen_to_run() -> None:
+    """Its runs committed nothing; they are counted as failures."""
+
+    def fail(command: Order) -> list[Ordered]:
+        raise ValueError(command.sku)
+
+    with h.App("shop", deciders=[fail]).open() as running:
+        assert findings(running.flow(), "idle") == ["decider:fail"]
+        with pytest.raises(ValueError, match="nut"):
+            running.dispatch(Order("nut"))
+
+        flow = running.flow()
+
+    assert findings(flow, "idle") == []
+    assert next(node.failed for node in flow.nodes if node.id == "decider:fail") == 1
+
+
+class Remind(h.Command):
+    sku: Sku
+
+
+class Reminded(h.Event):
+    sku: Sku
+
+
+def remind(command: Remind) -> list[Reminded]:
+    return [Reminded(command.sku)]
+
+
+def follow(event: Ordered) -> Iterator[Remind | h.Later[Remind]]:
+    yield Remind(event.sku)
+    yield h.Later(Remind(event.sku), after=timedelta(milliseconds=1))
+
+
+@pytest.mark.parametrize("kind", ["memory:", "sqlite:///"])
+def test_reactions_and_timers_are_seen_at_work(tmp_path: Path, kind: str) -> None:
+    """What a running app sends at once and later: as declared, each arrow with its count, and those that wait with their times."""
+    app = h.App("shop", records=[Received], deciders=[order, remind], reactions=[follow], views=[Stock])
+    with app.open(kind if kind == "memory:" else f"{kind}{tmp_path}/log.db") as running:
+        running.record(Received("nut"))
+        receipt = running.dispatch(Order("nut"))
+        running.settled(receipt)
+        while not next(one.count for one in running.flow().arrows if one.source == "timer:Remind"):
+            running.log.wait(running.log.head, 0.05)
+
+        flow = running.flow()
+
+    assert flow.undeclared == ()
+    assert findings(flow, "idle", "unseen") == []
+    assert arrow(flow, "event:Ordered", "reaction:follow").count == 2
+    assert arrow(flow, "event:Ordered", "reaction:follow").ran is not None
+    assert arrow(flow, "reaction:follow", "command:Remind").count == 1
+    assert arrow(flow, "reaction:follow", "timer:Remind").count == 1
+    assert arrow(flow, "timer:Remind", "command:Remind").waited is not None
+    assert arrow(flow, "command:Remind", "decider:remind").count == 2
+    assert (findings(flow, "unconsumed"), findings(flow, "outside")) == (["event:Reminded"], ["command:Order"])
