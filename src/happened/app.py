@@ -480,6 +480,8 @@ class Running:
             message = given if isinstance(given, Message) else Message(given)
             try:
                 job = self._fact(message) if isinstance(message.body, Event) else self._message(message)
+                if isinstance(job, Decision):
+                    self._handling.preload(job)
             except Error:
                 if batch:  # what stands before it is not its trouble
                     yield from self._all(batch)
