@@ -739,7 +739,9 @@ class Running:
             if self._pending is not None and self._timers is not None:
                 last_first.callback(self._pending.worker.stop)
                 last_first.callback(self._timers.worker.stop)
-            last_first.callback(self._reactor.stop)
+                last_first.callback(self._reactor.stop)
+                for one in (self._pending.worker, self._timers.worker, self._reactor):  # all are told first: they end at the same time
+                    one.end()
 
     def __enter__(self) -> Self:
         """Return itself."""
