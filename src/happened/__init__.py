@@ -33,12 +33,13 @@ if TYPE_CHECKING:
         Unanswered,
     )
     from happened.core.messages import CallId, Command, Data, Event, Index, Message, Part, Places, Position, Recorded, Tag, Value, named
-    from happened.core.state import State
+    from happened.core.state import Replica, State
     from happened.core.world import World
     from happened.cqrs.ask import Rows, View
     from happened.log.log import Log, Loose
     from happened.log.receipt import Receipt
     from happened.log.records import Record
+    from happened.notification.publication import Publication
     from happened.sourcing.gateway import Gateway
 
 __all__ = [
@@ -72,11 +73,13 @@ __all__ = [
     "Part",
     "Places",
     "Position",
+    "Publication",
     "Query",
     "Receipt",
     "Record",
     "Recorded",
     "Refused",
+    "Replica",
     "Rows",
     "Running",
     "State",
@@ -130,12 +133,13 @@ _HOMES = {
         "Value",
         "named",
     ),
-    "happened.core.state": ("State",),
+    "happened.core.state": ("Replica", "State"),
     "happened.core.world": ("World",),
     "happened.cqrs.ask": ("Rows", "View"),
     "happened.log.log": ("Log", "Loose"),
     "happened.log.receipt": ("Receipt",),
     "happened.log.records": ("Record",),
+    "happened.notification.publication": ("Publication",),
     "happened.sourcing.gateway": ("Gateway",),
 }
 """Where each name is defined."""

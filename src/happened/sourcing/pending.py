@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from typing import Any  # Any: commands of any class
 
-from happened.core.errors import Closed, Diverged, OutcomeUnknown, StoreFailed
+from happened.core.errors import Closed, Diverged, Late, OutcomeUnknown, StoreFailed
 from happened.core.store import Commit, Row
 from happened.log.lease import Leases
 from happened.log.log import EVERYTHING_SEEN, Log
@@ -18,7 +18,7 @@ from happened.log.writer import CLOSE_SECONDS_MAX
 from happened.sourcing.handling import PENDING_NOTE, STUCK_NOTE, Decision, Handling
 
 LEASE = "pending"
-TROUBLE = (Closed, Diverged, OutcomeUnknown, StoreFailed)
+TROUBLE = (Closed, Diverged, Late, OutcomeUnknown, StoreFailed)
 RETRY_SECONDS = 0.5
 LOOK_SECONDS = 0.05
 """How often to look for what other processes have kept; what this one keeps is decided at once."""

@@ -1,0 +1,1 @@
+"""Event notification: what happened, said to whom it concerns, and who hears it."""
