@@ -86,13 +86,14 @@ class Log:
         classes: Iterable[type],
         *,
         app: str = "",
+        called: Mapping[type, str] | None = None,
         ignores: Iterable[str] | None = (),
         progress: Progress = lambda _done, _all: None,
     ) -> None:
         self.engine = engine
         self.source = source
         self.names = Names()
-        self.reader = Reader(self.names, classes)
+        self.reader = Reader(self.names, classes, called)
         self.identity = self._identify(app)
         self._check_kinds()
         self.opened_at = self.head
@@ -100,7 +101,7 @@ class Log:
         if ignores is not None:
             self._check_claimed(ignores)
         engine.index(self.reader.reading(), self.reader.row_terms, progress)
-        self.typed = {cls: Typed(cls, self.names) for cls in self.reader.classes.values()}
+        self.typed = {cls: Typed(cls, self.names, name=name) for (_, name, _), cls in self.reader.classes.items()}
         self._recent = Recent(self)
         self.writer: Writer
 
