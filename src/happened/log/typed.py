@@ -51,14 +51,15 @@ class Typed:
 
     def checked(self, body: Any) -> tuple[bytes, Any]:
         """Return the body's bytes, and the body as it will be read again. `Invalid` for a wrong type; nothing else checks what a constructor was given."""
+        decode, zoneless = self._decode, self._zoneless
         try:
             encoded = encode(body)
-            again = self._decode(encoded)
+            again = decode(encoded)
         except (msgspec.MsgspecError, TypeError, OverflowError, UnicodeEncodeError, RecursionError) as error:
             raise Invalid(f"`{self.cls.__name__}` is not valid: {error}", type=self.cls.__name__) from error
         if again != body:
             self._say_why(body, again)
-        if self._zoneless is not None and (path := self._zoneless(again)):
+        if zoneless is not None and (path := zoneless(again)):
             raise Invalid(f"`{self.cls.__name__}` is not valid: the time `{path}` has no zone", type=self.cls.__name__, field=path)
         return encoded, again
 

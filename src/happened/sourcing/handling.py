@@ -273,26 +273,33 @@ def key_from(fold: Fold, key: tuple[Any, ...], named: Mapping[str, Any]) -> Key:
 class Decision(Job):
     """One command that is to be decided."""
 
-    actor = ""
-    correlation: str | None = None
-    causation: str | None = None
-    occurred: int | None = None
-    traceparent: str | None = None
-    answers: Answers | None = None
-    events: tuple[Any, ...] = ()
-    needs_outside = False
-    rounds = 0
-    decides: str | None = None
-    """The note of the pending input that this decides."""
-    sent: Sent | None = None
-    depth = 0
-    keys: Sequence[Any] = ()
-    """Of the states that the decider reads, as far as the command alone says them."""
+    __slots__ = (
+        "actor",
+        "answers",
+        "asked_bytes",
+        "asked_typed",
+        "causation",
+        "command",
+        "correlation",
+        "decides",
+        "depth",
+        "events",
+        "given",
+        "handler",
+        "handling",
+        "keys",
+        "needs_outside",
+        "now",
+        "occurred",
+        "rounds",
+        "sent",
+        "traceparent",
+    )
 
     def __init__(
         self, handling: "Handling", handler: Handler, typed: Typed, command: Any, body: bytes, id: str, now: int, *, given: bool
     ) -> None:
-        super().__init__(id)
+        Job.__init__(self, id)
         self.handling = handling
         self.handler = handler
         self.asked_typed = typed
@@ -300,6 +307,21 @@ class Decision(Job):
         self.asked_bytes = body
         self.now = now
         self.given = given
+        self.actor = ""
+        self.correlation: str | None = None
+        self.causation: str | None = None
+        self.occurred: int | None = None
+        self.traceparent: str | None = None
+        self.answers: Answers | None = None
+        self.events: tuple[Any, ...] = ()
+        self.needs_outside = False
+        self.rounds = 0
+        self.decides: str | None = None
+        """The note of the pending input that this decides."""
+        self.sent: Sent | None = None
+        self.depth = 0
+        self.keys: Sequence[Any] = ()
+        """Of the states that the decider reads, as far as the command alone says them."""
 
     def draft(self, batch: Batch) -> Draft | None:
         """Decide, on what the batch has come to."""
