@@ -4,13 +4,14 @@ How far a worker has come is a note of the log itself, not of the shelf: lost, e
 came of the work, as a compare-and-set on position and owner's epoch, so nothing is done twice, and an owner that lost its lease can't write.
 """
 
+import contextlib
 import functools
 import threading
 from collections.abc import Callable
 
 import msgspec
 
-from happened.core.errors import Closed, Diverged, StoreFailed
+from happened.core.errors import Closed, Diverged, Error, StoreFailed
 from happened.core.store import Engine
 from happened.log.lease import Leases
 from happened.log.log import Log
@@ -41,9 +42,21 @@ def progress_of(engine: Engine, name: str) -> Progress | None:
 
 
 class Worker:
-    """One thread. `begin` is called with the epoch whenever the lease was won, and after trouble; then `step` again and again, which waits if it must."""
+    """One thread. `begin` is called with the epoch whenever the lease was won, and after trouble; then `step` again and again, which waits if it must.
 
-    def __init__(self, log: Log, leases: Leases, name: str, *, begin: Callable[[int], None], step: Callable[[], None]) -> None:
+    `end` is called once, where it is stopped in the midst of its work.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        leases: Leases,
+        name: str,
+        *,
+        begin: Callable[[int], None],
+        step: Callable[[], None],
+        end: Callable[[], None] = lambda: None,
+    ) -> None:
         self.name = name
         self.failure: str | None = None
         """What keeps it from its work, if anything does."""
@@ -51,6 +64,7 @@ class Worker:
         self._leases = leases
         self._begin = begin
         self._step = step
+        self._end = end
         self._stop = threading.Event()
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"happened-{name}", daemon=True)
@@ -101,6 +115,9 @@ class Worker:
                 self._log.engine.sample(self.name, "failed", 0, self.failure)
                 began = None
                 self._stop.wait(RETRY_SECONDS)
+        if began is not None:
+            with contextlib.suppress(Error):  # it is done again from where that is noted
+                self._end()
 
 
 class Advance(Job):
