@@ -86,7 +86,8 @@ class Spec:
         missing: list[str] = []
         gateways = {gateway.call: _unanswered(gateway.name, missing) for gateway in self._app.gateways}
         gateways |= {gateway: answering(given) for gateway, given in self._answers.items()}
-        with self._app.open("memory:", run=bool(self._app.views), gateways=gateways, source=clock) as running:
+        systems = dict.fromkeys([*self._app.subscriptions, *self._app.replicas])  # what comes from there is said with `given`
+        with self._app.open("memory:", run=bool(self._app.views), channels=systems, gateways=gateways, source=clock) as running:
             for given in self._given:
                 _do(running, clock, given)
             before, refused = running.log.head, None
