@@ -131,7 +131,7 @@ def seal(before: bytes, position: int, at: int, header: Header, asked: Written |
     everything = (asked, *records) if asked is not None else records
     count = len(everything)
     if count > RECORDS_MAX:
-        raise Invalid(f"a command may have {RECORDS_MAX:,} records, this one has {count:,}: split it", records=count)
+        raise too_many(count)
     head = encode(header)
     link = [before, b"%d %d %d " % (at, count, len(head)), head]
     texts: list[bytes] = []
@@ -139,9 +139,7 @@ def seal(before: bytes, position: int, at: int, header: Header, asked: Written |
     for record in everything:
         body, extra = record.body, record.extra
         if len(body) > RECORD_BYTES_MAX:
-            raise Invalid(
-                f"a record may have {RECORD_BYTES_MAX:,} bytes, this one has {len(body):,}: keep large things outside", bytes=len(body)
-            )
+            raise too_large(len(body))
         opening, said = _spelled.get(record.number) or _spell(record.number)
         digest = _sha256(salts[start : start + SALT_BYTES] + body).digest()
         start += SALT_BYTES
@@ -154,6 +152,16 @@ def seal(before: bytes, position: int, at: int, header: Header, asked: Written |
     text = texts.pop(0).decode() if asked is not None else None
     records_text = f"[{b','.join(texts).decode()}]"
     return Row(position, count, at, head.decode(), text, records_text, salts, _sha256(b"".join(link)).digest())
+
+
+def too_many(count: int) -> Invalid:
+    """Return the error of a command with too many records."""
+    return Invalid(f"a command may have {RECORDS_MAX:,} records, this one has {count:,}: split it", records=count)
+
+
+def too_large(size: int) -> Invalid:
+    """Return the error of a record with too many bytes."""
+    return Invalid(f"a record may have {RECORD_BYTES_MAX:,} bytes, this one has {size:,}: keep large things outside", bytes=size)
 
 
 def taken_apart(row: Row) -> Iterator[tuple[bool, RawRecord]]:

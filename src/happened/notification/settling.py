@@ -1,7 +1,7 @@
 """Settling: when all that a message has caused in this log is done, or what of it stands still."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ from happened.log.row import SCHEDULE, decode_header, taken_apart
 from happened.log.worker import progress_of
 from happened.notification.reacting import heard_between, lease_of
 from happened.notification.reaction import Reaction
+from happened.notification.timer import LEASE as TIMERS
 from happened.notification.timer import Schedule, note_of
 
 LOOK_SECONDS = 0.05
@@ -34,6 +35,10 @@ class Settled(msgspec.Struct, frozen=True):
     """When commands are due that were sent `Later` and have not come, in order."""
 
 
+Standing = Callable[[Collection[int]], Mapping[int, Held]]
+"""Returns, of the pending commands at these positions, for each that can't be decided now what keeps it from it."""
+
+
 class Open(NamedTuple):
     """What a conversation has come to."""
 
@@ -42,10 +47,11 @@ class Open(NamedTuple):
     """Positions of commands that are not decided."""
     heard: dict[int, set[int]]
     """For each number of a name: where in the conversation it is recorded."""
-    timers: Sequence[Schedule]
+    timers: Mapping[int, Schedule | None]
+    """By the position of the record; nothing of one that was erased."""
 
 
-def settled(log: Log, reactions: Sequence[Reaction], position: int, wait_seconds_max: float) -> Settled:
+def settled(log: Log, reactions: Sequence[Reaction], position: int, wait_seconds_max: float, standing: Standing) -> Settled:
     """Wait until the conversation of the record at a position is settled. `Late` if it is not in time; `Invalid` where there is no such record."""
     row = log.row_at(position)
     if row is None:
@@ -56,10 +62,10 @@ def settled(log: Log, reactions: Sequence[Reaction], position: int, wait_seconds
     while True:
         head = log.head
         found = _read(log, correlation)
-        stuck = {held.note: held for held in all_held(log.engine) if held.position in found.pending}
-        busy = [
-            f"the command at position {one} is not decided" for one in found.pending if all(one != held.position for held in stuck.values())
-        ]
+        keeps = standing(found.pending)
+        silent = [held for held in all_held(log.engine, TIMERS) if held.position in found.timers]
+        stuck = {held.note: held for held in (*keeps.values(), *silent)}
+        busy = [f"the command at position {one} is not decided" for one in found.pending if one not in keeps]
         for reaction in reactions:
             busy += _left_to(reaction, log, found, stuck)
         if not busy and _read(log, correlation).last == found.last:
@@ -77,7 +83,7 @@ def settled(log: Log, reactions: Sequence[Reaction], position: int, wait_seconds
 def _read(log: Log, correlation: str) -> Open:
     pending: dict[str, int] = {}
     heard: dict[int, set[int]] = {}
-    timers: list[Schedule] = []
+    timers: dict[int, Schedule | None] = {}
     last = 0
     for row in log.conversation(correlation):
         header = decode_header(row.head)
@@ -87,7 +93,7 @@ def _read(log: Log, correlation: str) -> Open:
             pending.pop(header.decides, None)
         for place, (asked, record) in enumerate(taken_apart(row), row.position):
             if record.number == SCHEDULE:
-                timers.append(msgspec.json.decode(record.body, type=Schedule))
+                timers[place] = msgspec.json.decode(record.body, type=Schedule | None)
             elif not asked:
                 heard.setdefault(record.number, set()).add(place)
         last = row.last
@@ -101,20 +107,24 @@ def _left_to(reaction: Reaction, log: Log, found: Open, stuck: dict[str, Held]) 
     if not events:
         return []
     progress = progress_of(log.engine, lease_of(reaction))
-    if progress is None or progress.position < max(events):
-        return [f"`{reaction.name}` has not heard position {max(events)}"]
-    held = [one for one in all_held(log.engine, reaction.name) if not one.parked]
+    held = all_held(log.engine, reaction.name)
     standing = [one for one in held if one.position in events]
-    if held:
-        for heard in heard_between(log, reaction, min(one.position for one in held) + 1, progress.position):
-            behind = [one for one in held if one.makes_wait(heard.position, heard.key)]
-            standing += behind if heard.position in events else ()
+    coming = {event for event in events if progress is None or event > progress.position}
+    waited_for = [one for one in held if not one.parked]
+    if waited_for:  # what waits for one of them may lie further than what is noted: it need not be heard to be known to wait
+        for heard in heard_between(log, reaction, min(one.position for one in waited_for) + 1, max(events)):
+            behind = [one for one in waited_for if one.makes_wait(heard.position, heard.key)]
+            if behind and heard.position in events:
+                standing += behind
+                coming.discard(heard.position)
     for one in standing:
         stuck[one.note] = one
-    return []
+    return [f"`{reaction.name}` has not heard position {max(coming)}"] if coming else []
 
 
 def _timers(log: Log, found: Open) -> tuple[datetime, ...]:
     """Return when those are due that have not rung."""
-    waiting = [schedule for schedule in found.timers if log.engine.notes(note_of(schedule.due, schedule.id))]
+    waiting = [
+        schedule for schedule in found.timers.values() if schedule is not None and log.engine.notes(note_of(schedule.due, schedule.id))
+    ]
     return tuple(sorted(moment(schedule.due) for schedule in waiting))
