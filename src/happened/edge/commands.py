@@ -477,6 +477,22 @@ def why(asked: argparse.Namespace) -> int:
     return 0
 
 
+def latency(asked: argparse.Namespace) -> int:
+    """Say how long it takes until a view shows what came, and how long deciders wait and run."""
+    app = the_app(asked.app)
+    views = app.views if asked.name is None else [_named(asked.name, app.views, "view")]
+    with _running(app, asked, views=views) as running:
+        shown = [{"view": one["view"], **one["shown"]} for one in running.statistics()["views"]]
+        seen = observed_flow(running.log, app.topology()) if asked.name is None else None
+    deciders = [arrow for arrow in seen.arrows if arrow.target.startswith("decider:") and arrow.count] if seen is not None else []
+    if asked.json:
+        _print_json({"views": shown, "deciders": deciders})
+        return 0
+    for line in sight.latency_as_text(shown, deciders):
+        print(line)
+    return 0
+
+
 # --- a whole system
 
 
@@ -512,6 +528,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "park": decide_about,
     "flow": flow,
     "trace": trace,
+    "latency": latency,
     "why": why,
     "replicas": replicas,
     "replica": replica,
