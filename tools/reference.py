@@ -19,7 +19,7 @@ GROUPS: dict[str, list[str]] = {
     "Names": ["named", "Position", "CallId", "Data"],
     "The outside": ["World", "Gateway"],
     "Wiring": ["App", "Decider", "Reaction", "Publication", "Upcast", "UpcastEntry", "Retired"],
-    "At work": ["Running", "Receipt", "View", "Rows", "Past"],
+    "At work": ["Running", "Receipt", "View", "Rows", "Settled", "Held", "Past"],
     "What is seen": ["Flow"],
     "The log": ["open_log", "Log", "Record", "Boundary", "Query", "Item", "query"],
     "Other histories": ["Branch", "Change", "Drop", "Insert", "Answer", "Difference"],
