@@ -7,10 +7,9 @@ from hypothesis import strategies as st
 from happened.core.errors import Invalid
 from happened.log.row import RECORD_BYTES_MAX, SALT_BYTES, Extra, Header, Written, digest_of, encode, seal, taken_apart
 
-EXTRAS = st.one_of(st.just(b""), st.builds(lambda own: encode(Extra(id=own)), st.text(min_size=1, max_size=5)))
-WRITTEN = st.builds(
-    lambda number, text, extra: Written(number, encode({"text": text}), extra), st.integers(0, 99), st.text(max_size=9), EXTRAS
-)
+BODIES = st.text(max_size=9).map(encode)
+EXTRAS = st.one_of(st.just(b""), st.builds(Extra, id=st.text(min_size=1, max_size=5)).map(encode))
+WRITTEN = st.builds(Written, st.integers(0, 99), BODIES, EXTRAS)
 
 
 @given(asked=st.one_of(st.none(), WRITTEN), records=st.lists(WRITTEN, max_size=3), salt=st.binary(min_size=1, max_size=1))
