@@ -19,6 +19,7 @@ from benchmarks import (
     row_fold,
     row_lag,
     row_memory,
+    row_reactions,
     row_shop,
     row_start,
     row_state,
@@ -50,6 +51,7 @@ ROWS: dict[str, Row] = {
         row_shop.ROWS,
         row_start.ROWS,
         row_memory.ROWS,
+        row_reactions.ROWS,
     )
     for row in part
 }

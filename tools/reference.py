@@ -20,12 +20,18 @@ GROUPS: dict[str, list[str]] = {
     "The outside": ["World", "Gateway"],
     "Wiring": ["App", "Decider", "Reaction", "Publication", "Upcast", "UpcastEntry", "Retired"],
     "At work": ["Running", "Receipt", "View", "Rows", "Past"],
+    "What is seen": ["Flow"],
     "The log": ["open_log", "Log", "Record", "Boundary", "Query", "Item", "query"],
     "Other histories": ["Branch", "Change", "Drop", "Insert", "Answer", "Difference"],
 }
 """The order of the page. What the table does not name follows: errors under "Errors", the rest under "More"."""
 
-NAMED_IN_SIGNATURES = {"Source": "happened.core.world", "Progress": "happened.log.log", "Verified": "happened.log.log"}
+NAMED_IN_SIGNATURES = {
+    "Source": "happened.core.world",
+    "Progress": "happened.log.log",
+    "Verified": "happened.log.log",
+    **dict.fromkeys(("Node", "Arrow", "Finding", "Times"), "happened.notification.flow"),
+}
 """Types that signatures name and nobody needs to import from `happened`, with where they are defined."""
 
 NOT_MADE_BY_HAND = {"Running", "View", "Rows", "Log", "Receipt", "Record"}

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from happened.log.log import Log, Loose
     from happened.log.receipt import Receipt
     from happened.log.records import Record
+    from happened.notification.flow import Flow
     from happened.notification.reaction import Reaction
     from happened.notification.settling import Settled
     from happened.sourcing.gateway import Gateway
@@ -72,6 +73,7 @@ __all__ = [
     "Diverged",
     "Error",
     "Event",
+    "Flow",
     "Forked",
     "Gateway",
     "GatewayFailed",
@@ -160,6 +162,7 @@ _HOMES = {
     "happened.log.log": ("Log", "Loose"),
     "happened.log.receipt": ("Receipt",),
     "happened.log.records": ("Record",),
+    "happened.notification.flow": ("Flow",),
     "happened.notification.reaction": ("Reaction",),
     "happened.notification.settling": ("Settled",),
     "happened.sourcing.gateway": ("Gateway",),

@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar  # Any: commands, events and keys of any class
@@ -35,7 +36,7 @@ from happened.log.row import TOPOLOGY, Written, decode_header, encode, taken_apa
 from happened.log.typed import decode_of
 from happened.log.worker import begin_at
 from happened.log.writer import Batch, inside_decider
-from happened.notification.flow import Flow, Moment, declared_flow, observed_flow
+from happened.notification.flow import Flow, declared_flow, observed_flow
 from happened.notification.reacting import lease_of
 from happened.notification.reaction import Reaction, Sends
 from happened.notification.reactor import Reactor
@@ -220,6 +221,7 @@ class App:
             "event": self.events,
             "command": self.handlers,
             "decider": [handler.function for handler in self.handlers.values()],
+            "reaction": [reaction.function for reaction in self.reactions],
             "view": self.views,
         }
         return {f"{kind}:{name_of(one)[0]}": getattr(one, "__module__", "") for kind, listed in kinds.items() for one in listed}
@@ -478,6 +480,8 @@ class Running:
             message = given if isinstance(given, Message) else Message(given)
             try:
                 job = self._fact(message) if isinstance(message.body, Event) else self._message(message)
+                if isinstance(job, Decision):
+                    self._handling.preload(job)
             except Error:
                 if batch:  # what stands before it is not its trouble
                     yield from self._all(batch)
@@ -715,7 +719,7 @@ class Running:
             ],
         }
 
-    def flow(self, *, after: Moment = None, until: Moment = None) -> Flow:
+    def flow(self, *, after: int | datetime | None = None, until: int | datetime | None = None) -> Flow:
         """Return the flow map with what the log has seen of it, between two positions or times: how often, how long, and what does not fit.
 
         Cost: some ten milliseconds, however long the log is.

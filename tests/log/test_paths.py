@@ -13,7 +13,7 @@ from happened.core.store import Row
 from happened.core.tally import count_in, ran_in, waited_in
 from happened.log.paths import Path as Way
 from happened.log.paths import counts_in, counts_of, path_in
-from happened.log.row import ANSWER, REFUSAL, Header, Sent, Written, encode, seal
+from happened.log.row import ANSWER, REFUSAL, SCHEDULE, Header, Sent, Written, encode, seal
 
 Sku = Annotated[str, h.Tag("sku")]
 
@@ -110,12 +110,17 @@ def test_a_row_that_was_sent_has_the_times_of_its_sender() -> None:
     sent = Sent(handler=30, cause=18, waited=1000, ran=3)
 
     [(text, number)] = counts_in(Header(id="1", sent=sent, waited=7, ran=7, outcome="pending"), 17, [])
-    [(other, decided)] = counts_in(Header(id="1", sent=sent, handler=20, waited=7, ran=7), 17, [Written(19, b"{}")])
+    [(other, decided), (of_sender, times)] = counts_in(Header(id="1", sent=sent, handler=20, waited=7, ran=7), 17, [Written(19, b"{}")])
+    [(alone, own), (later, one)] = counts_in(
+        Header(id="1", sent=sent, handler=30, waited=1000, ran=3), 0, [Written(SCHEDULE, b'{"number":21,"body":{"number":5}}')]
+    )
 
     assert path_in(text) == Way(18, 30, 17, 0, "pending", ())
     assert (sum(waited_in(number)[10:]), sum(ran_in(number)[2:])) == (1, 1)
     assert path_in(other) == Way(18, 30, 17, 20, "accepted", (19,))
     assert len(waited_in(decided)) == 4
+    assert (of_sender, times, number) == ("@18:30:17", number, own)
+    assert (alone, later, one) == ("18:30:0:30:a:", "+30:21", 1)
 
 
 @pytest.mark.parametrize("outcome", ["accepted", "refused"])

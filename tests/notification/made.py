@@ -6,12 +6,12 @@ from typing import Any, NamedTuple  # Any: a topology is plain data
 
 from happened.log.log import Log
 from happened.log.names import Wish
-from happened.log.row import ANSWER, REFUSAL, TOPOLOGY, Header, Sent, Written, encode
+from happened.log.row import ANSWER, REFUSAL, SCHEDULE, TOPOLOGY, Header, Sent, Written, encode
 from happened.log.writer import Batch, Draft, Job
 
 
 class Step(NamedTuple):
-    """One row. Names are ids of the flow map, such as `command:Order`; records may also be `refusal` or `answer:GATEWAY`."""
+    """One row. Names are ids of the flow map, such as `command:Order`; records may also be `refusal`, `answer:GATEWAY` or `later:COMMAND`."""
 
     id: str
     asked: str | None = None
@@ -65,7 +65,7 @@ class Made(Job):
             )
             asked = Written(number(batch, step.asked), b"{}") if step.asked is not None else None
             records = [written(batch, record) for record in step.records]
-            names = list(dict.fromkeys(record.number for record in records if record.number > ANSWER))
+            names = list(dict.fromkeys(record.number for record in records if record.number > SCHEDULE))
             batch.add(Draft(header, asked, records, (), (), names, {}))
         return None
 
@@ -83,6 +83,8 @@ def written(batch: Batch, record: str) -> Written:
     what, _, name = record.partition(":")
     if what == "answer":
         return Written(ANSWER, encode({"gateway": name, "arguments": [], "us": 900}))
+    if what == "later":
+        return Written(SCHEDULE, encode({"id": "", "due": 1, "number": number(batch, f"command:{name}"), "body": {}}))
     return Written(number(batch, record), b"{}")
 
 

@@ -119,13 +119,13 @@ _sha256 = hashlib.sha256
 
 def seal(before: bytes, position: int, at: int, header: Header, asked: Written | None, records: Sequence[Written], salts: bytes) -> Row:
     """Make the row that follows the one with digest `before`. `Invalid` where a limit is passed; then nothing may be recorded."""
+    if asked is not None and len(records) == 1 and not asked.extra and not records[0].extra:
+        return _sealed_pair(before, position, at, encode(header), asked, records[0], salts)
     everything = (asked, *records) if asked is not None else records
     count = len(everything)
     if count > RECORDS_MAX:
         raise Invalid(f"a command may have {RECORDS_MAX:,} records, this one has {count:,}: split it", records=count)
     head = encode(header)
-    if asked is not None and count == 2 and not asked.extra and not records[0].extra:  # noqa: PLR2004 - what was asked, and what was decided
-        return _sealed_pair(before, position, at, head, asked, records[0], salts)
     link = b"%b%d %d %d %b" % (before, at, count, len(head), head)
     texts: list[str] = []
     start = 0

@@ -292,8 +292,10 @@ class Writer:
 
     def _handed_in(self, jobs: Sequence[Job], wait_seconds_max: float) -> bool:
         """Put jobs into the queue and wait for the last of them, leading where nobody does; return whether it was answered in time."""
-        self.check_process()
-        wait_seconds_max = min(max(0.0, wait_seconds_max), WAIT_SECONDS_MAX)
+        if os.getpid() != self._pid:
+            self.check_process()
+        if not 0.0 <= wait_seconds_max <= WAIT_SECONDS_MAX:
+            wait_seconds_max = min(max(0.0, wait_seconds_max), WAIT_SECONDS_MAX)
         now = time.perf_counter()
         for job in jobs:
             job.taken_at = now
@@ -302,7 +304,8 @@ class Writer:
         lead = False
         try:
             with self._mutex:
-                self._check(len(jobs))
+                if self._closed or len(self._queue) + len(jobs) > QUEUE_MAX:
+                    self._check(len(jobs))
                 self._queue.extend(jobs)
                 if self._leading:
                     last._lock = threading.Lock()
@@ -557,7 +560,8 @@ class Writer:
             self._take_in(unseen)
             batch = Batch(self, unseen, self._memory.begin())
             taken = self._take(jobs)
-            with deciding():
+            try:
+                _local.deciding = True  # whoever commits here was not deciding: see `_lead`
                 for job in taken:
                     try:
                         draft = job.draft(batch)
@@ -567,6 +571,8 @@ class Writer:
                         raise
                     except BaseException as error:  # noqa: BLE001 - it is the answer to this caller, and no other's trouble
                         job.error = error
+            finally:
+                _local.deciding = False
             began.append(batch.overlay)
             if not any(draft.header.id or draft.header.decides for _, draft in batch.added):
                 self.names.dropped()  # nothing needs the names that were declared
@@ -592,12 +598,11 @@ class Writer:
         for job, row in drafted:
             job.row = row
             job.recorded(row)
-        self._index_names()
+        if self._indexed_names != self.names.changes:
+            self._index_names()
 
     def _index_names(self) -> None:
         """Say how new names are read. The commit has taken place: what goes wrong here is counted, and tried again with the next one."""
-        if self._indexed_names == self.names.changes:
-            return
         changes = self.names.changes
         try:
             self.engine.index(self._reader.reading(), self._reader.row_terms, lambda _done, _all: None)
@@ -621,25 +626,33 @@ class Writer:
     # --- answering
 
     def _answer(self, jobs: Sequence[Job]) -> None:
-        here: asyncio.AbstractEventLoop | None = None
-        with contextlib.suppress(RuntimeError):  # no loop runs in this thread
-            here = asyncio.get_running_loop()
-        elsewhere: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
+        awaited: list[asyncio.Future[None]] = []
         for job in jobs:
             if job.state == DONE:  # `close` has answered it, before its decision came to an end
                 continue
             job.state = DONE
             future = job._future
-            if future is None:
-                if job._lock is not None:
-                    job._lock.release()
-            elif job._loop is not here:
-                elsewhere.setdefault(future.get_loop(), []).append(future)
+            if future is not None:
+                awaited.append(future)
+            elif job._lock is not None:
+                job._lock.release()
+        if awaited:
+            self._wake_all(awaited)
+
+    def _wake_all(self, futures: Sequence["asyncio.Future[None]"]) -> None:
+        here: asyncio.AbstractEventLoop | None = None
+        with contextlib.suppress(RuntimeError):  # no loop runs in this thread
+            here = asyncio.get_running_loop()
+        elsewhere: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
+        for future in futures:
+            loop = future.get_loop()
+            if loop is not here:
+                elsewhere.setdefault(loop, []).append(future)
             elif not future.done():
                 future.set_result(None)
-        for loop, futures in elsewhere.items():
+        for loop, waiting in elsewhere.items():
             with contextlib.suppress(RuntimeError):  # that loop is closed: nobody waits there any more
-                loop.call_soon_threadsafe(_wake, futures)
+                loop.call_soon_threadsafe(_wake, waiting)
 
     def _withdraw(self, job: Job) -> bool:
         with self._mutex:

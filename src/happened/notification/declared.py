@@ -53,8 +53,6 @@ class Declared:
         """Arrows that need never be gone: nothing is missing where they are not seen."""
         self.commands: dict[str, str] = {}
         """Name of a decider -> name of its command."""
-        self.timers: dict[str, list[str]] = {}
-        """Name of a reaction -> names of the commands that it sends later."""
         self.states: dict[str, Mapping[str, Any]] = {state["name"]: state for state in topology.get("states", ())}
         self.views: list[str] = list(topology.get("views", ()))
         self._replicas = {name for names in topology.get("replicas", {}).values() for name in names}
@@ -87,7 +85,7 @@ class Declared:
         for decider in topology.get("deciders", ()):
             self._decider(decider, topology.get("gateways", ()))
         for reaction in topology.get("reactions", ()):
-            self._reaction(reaction)
+            self._reaction(reaction, topology.get("gateways", ()))
         for publication in topology.get("publications", ()):
             self._heard(publication, "publication", _listed(publication.get("event", ())))
             for published in _listed(publication.get("publishes", ())):
@@ -114,12 +112,13 @@ class Declared:
         for gateway in gateways if decider.get("asks") else ():
             self._arrow(node, ("gateway", gateway), may=True)
 
-    def _reaction(self, reaction: Mapping[str, Any]) -> None:
+    def _reaction(self, reaction: Mapping[str, Any], gateways: Iterable[str]) -> None:
         node = "reaction", reaction["name"]
         self._heard(reaction, "reaction", reaction.get("events", ()))
         for command in reaction.get("sends", ()):
             self._arrow(node, ("command", command))
-        self.timers[reaction["name"]] = list(reaction.get("later", ()))
+        for gateway in gateways if reaction.get("asks") else ():
+            self._arrow(node, ("gateway", gateway), may=True)
         for command in reaction.get("later", ()):
             self._arrow(node, ("timer", command))
             self._arrow(("timer", command), ("command", command))

@@ -17,6 +17,8 @@ from happened.notification.observed import Observed, Seen, counted_in, topologie
 
 DECLARED, SEEN, UNSEEN, EARLIER, UNDECLARED = "declared", "seen", "unseen", "earlier", "undeclared"
 
+ACT = "act:"
+
 CONSUMERS = ("reaction", "publication", "share", "view")
 
 
@@ -113,14 +115,17 @@ def observed_flow(
     declared = Declared(topology if topology is not None else recorded[-1][1] if recorded else {})
     earlier = [Declared(one) for one in in_force]
     observed = Observed(counted_in(log, first, last), log.names.by_number, [*(Declared(one) for _, one in recorded), declared])
-    pairs = dict.fromkeys([*declared.arrows, *_reached(declared, observed), *observed.arrows])
-    before = {pair for one in earlier for pair in (*one.arrows, *_reached(one, observed))}
+    pairs = dict.fromkeys([*declared.arrows, *observed.arrows])
+    before = {pair for one in earlier for pair in one.arrows}
     reached = _reached(declared, observed)
     arrows: list[Arrow] = []
     for pair in pairs:
         seen = observed.arrows.get(pair)
         count = seen.count if seen is not None else reached.get(pair, 0)
-        status = (SEEN if count else UNSEEN) if pair in declared.arrows else EARLIER if pair in before else UNDECLARED
+        if pair in declared.arrows or pair[1].startswith(ACT):  # what operators decide is in no wiring
+            status = SEEN if count else UNSEEN
+        else:
+            status = EARLIER if pair in before else UNDECLARED
         arrows.append(_arrow(pair, status, seen, count))
     failed: dict[str, int] = {}
     for worker, outcome, count, _, _ in log.engine.samples():

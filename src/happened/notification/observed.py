@@ -13,8 +13,8 @@ from happened.core.store import Wanted
 from happened.core.tally import count_in
 from happened.log.log import Log
 from happened.log.names import Name
-from happened.log.paths import ASKED, FAILED, REPEATED, Path, counts_of, path_in
-from happened.log.row import SCHEDULE, TOPOLOGY, taken_apart
+from happened.log.paths import ASKED, FAILED, LATER, REPEATED, SENT, Path, counts_of, path_in
+from happened.log.row import TOPOLOGY, taken_apart
 from happened.notification.declared import OUTSIDE, Declared, Pair, id_of
 
 
@@ -40,15 +40,16 @@ class Observed:
         """Id of a handler -> how many rows it made."""
         self._names = names
         self._commands = {decider: command for wiring in wirings for decider, command in wiring.commands.items()}
-        self._timers = {reaction: timers for wiring in wirings for reaction, timers in wiring.timers.items()}
         for text, number in sorted(counted.items()):
-            if text[0] in (REPEATED, ASKED, FAILED):
+            if text[0] == SENT:
+                self._sent(text[1:], number)
+            elif text[0] in (REPEATED, ASKED, FAILED, LATER):
                 self._more(text[0], text[1:], number)
             else:
                 self._path(path_in(text), count_in(number), number)
 
     def _path(self, path: Path, count: int, tally: int) -> None:
-        handler = self._node(path.handler) if path.handler else None
+        handler = self._node(path.handler) if path.handler not in (0, path.sender) else None
         sender = self._node(path.sender) if path.sender else OUTSIDE
         asked = self._node(path.asked) if path.asked else None
         refused = count if path.outcome == "refused" else 0
@@ -78,15 +79,22 @@ class Observed:
         source = self._node(int(handler)) if int(handler) else OUTSIDE
         if kind == REPEATED:
             self._recorded(source, int(what), number)
+        elif kind == LATER:
+            self._see(source, id_of("timer", self._node(int(what)).partition(":")[2]), number)
         else:
             count = count_in(number)
             self._see(source, id_of("gateway", what or "?"), count, failed=count if kind == FAILED else 0, times=number)
 
+    def _sent(self, text: str, number: int) -> None:
+        """Take the times of a sender in whose row a decider's stand at the path: they belong to what it heard."""
+        cause, sender, asked = map(int, text.split(":"))
+        if cause:
+            self._see(self._node(cause), self._node(sender), 0, times=number)
+        else:
+            command = self._node(asked)
+            self._see(id_of("timer", command.partition(":")[2]), command, 0, times=number)
+
     def _recorded(self, source: str, number: int, count: int) -> None:
-        if number == SCHEDULE:
-            timers = self._timers.get(source.partition(":")[2], ())
-            self._see(source, id_of("timer", timers[0] if len(timers) == 1 else "?"), count)
-            return
         node = self._node(number)
         self._count(self.records, node, count)
         self._see(source, node, count)

@@ -54,7 +54,8 @@ class Ran(NamedTuple):
     """One run that came to its end, to be recorded."""
 
     heard: Heard
-    header: Header
+    header: Header | None
+    """Of the row that says what it got from outside and what it sends later, where there is any of it."""
     sends: Sequence[Prepared]
     answers: Sequence[Written]
     later: Sequence[tuple[Schedule, Prepared]]
@@ -112,15 +113,16 @@ class Reacting:
         last = rows[-1].last
         ran: list[Ran] = []
         wrong: list[Held] = []
-        for heard in heard_in(self.reaction, rows, pages):
-            if self._held and self._let_wait(heard):
-                continue
-            one = self._run(heard, last)
-            if isinstance(one, Held):
-                wrong.append(one)
-                self._hold(one)
-            else:
-                ran.append(one)
+        with deciding():
+            for heard in heard_in(self.reaction, rows, pages):
+                if self._held and self._let_wait(heard):
+                    continue
+                one = self._run(heard, last)
+                if isinstance(one, Held):
+                    wrong.append(one)
+                    self._hold(one)
+                else:
+                    ran.append(one)
         if ran or wrong or last - self._progress.position > UNSAVED_MAX:
             self._commit(ran, last, {one.note: one.text() for one in wrong})
         self.position = last
@@ -152,7 +154,8 @@ class Reacting:
     def _try(self, noted: Held, held: Held) -> None:
         """Run a held event again."""
         heard = next((heard for heard in self._at(held.position)), None)
-        one = self._run(heard, self.position) if heard is not None else None
+        with deciding():
+            one = self._run(heard, self.position) if heard is not None else None
         if isinstance(one, Held):
             again = msgspec.structs.replace(
                 one, since=held.since, parked=held.parked, attempts=held.attempts + 1, failed=held.failed or one.failed
@@ -175,7 +178,8 @@ class Reacting:
             if len(ran) >= RUNS_MAX:
                 expected = self._pass_on(ran, notes, expected, self._next(heard, held))
                 ran, notes = [], {expected.note: None}
-            one = self._run(heard, self.position)
+            with deciding():
+                one = self._run(heard, self.position)
             if isinstance(one, Held):
                 failed = msgspec.structs.replace(one, since=held.since)
                 self._pass_on(ran, notes, expected, failed)
@@ -227,9 +231,8 @@ class Reacting:
         try:
             header = decode_header(heard.row.head)
             run = f"{self._log.identity.id}:{heard.position}:{reaction.name}"
-            with deciding():
-                as_of = self._desk.states_as_of(seen)
-                found, answers = self._called(heard, header, run, now)
+            as_of = self._desk.states_as_of(seen)
+            found, answers = self._called(heard, header, run, now)
             ran = _us(started)
             sent = Sent(0, heard.number, max(0, now - heard.row.at), ran, 1, as_of)
             one = self._come_to(heard, header, found, answers, run, now, sent)
@@ -311,16 +314,10 @@ class Reacting:
             else:
                 self._check_sent(given, reaction.sends, "at once")
                 sends.append(self._desk.prepared(given, envelope))
-        about = Header(
-            id=run,
-            actor=header.actor,
-            correlation=correlation if correlation != run else None,
-            causation=cause,
-            now=now if reaction.wants_world else None,
-            ran=sent.ran,
-            waited=sent.waited,
-            depth=depth,
-        )
+        about = None
+        if answers or later:
+            world = now if reaction.wants_world else None
+            about = Header(run, header.actor, correlation, cause, now=world, waited=sent.waited, ran=sent.ran, depth=depth)
         return Ran(heard, about, sends, answers, later, sent)
 
     def _check_sent(self, given: object, allowed: frozenset[type[Command]], when: str) -> None:
@@ -364,8 +361,8 @@ class Reacting:
             sends: list[Prepared] = []
             for one in ran:
                 sent = msgspec.structs.replace(one.sent, handler=number)
-                if one.answers or one.later:
-                    self._add_row(batch, one, sent)
+                if one.header is not None:
+                    self._add_row(batch, one, one.header, sent)
                 for prepared in one.sends:
                     prepared.sent = sent
                     sends.append(prepared)
@@ -376,7 +373,7 @@ class Reacting:
         self._log.writer.submit(Advance(self.lease, self._progress, after, add), 60)
         self._progress = after
 
-    def _add_row(self, batch: Batch, ran: Ran, sent: Sent) -> None:
+    def _add_row(self, batch: Batch, ran: Ran, about: Header, sent: Sent) -> None:
         """Record what a run got from outside, and what it sends later."""
         records = list(ran.answers)
         notes: dict[str, str | None] = {}
@@ -385,7 +382,7 @@ class Reacting:
             number = prepared.asked_typed.number(batch)
             records.append(Written(SCHEDULE, encode(msgspec.structs.replace(schedule, number=number))))
             notes[note_of(schedule.due, schedule.id)] = str(position)
-        header = msgspec.structs.replace(ran.header, handler=sent.handler, sent=sent)
+        header = msgspec.structs.replace(about, handler=sent.handler, sent=sent)
         batch.add(Draft(header, None, records, (), (), (), notes))
 
 
@@ -407,7 +404,7 @@ def heard_between(log: Log, reaction: Reaction, start: int, until: int) -> Itera
         return
     wanted = [Wanted((), numbers_of(log, reaction))]
     decode = log.reader.pages(reaction.events)
-    for rows in log.engine.read(start - 1, until, wanted=wanted):
+    for rows in log.engine.read(start - 1, until, wanted=wanted, lean=True):
         yield from (heard for heard in heard_in(reaction, rows, decode(rows)) if heard.position >= start)
 
 

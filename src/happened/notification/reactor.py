@@ -18,7 +18,7 @@ from happened.notification.desk import Desk
 from happened.notification.reacting import Reacting
 from happened.notification.reaction import Reaction
 
-PAGE_ROWS = 200
+PAGE_ROWS = 300
 """Rows of the log that are read at once, and whose events are run and recorded in one commit."""
 
 
@@ -114,7 +114,7 @@ class Crew:
     def _advance(self, ones: Sequence[Reacting], position: int) -> None:
         """Let reactions that have come equally far take the next page."""
         decode = self._log.reader.pages({event for one in ones for event in one.reaction.events})
-        for rows in self._log.engine.read(position, rows_max=PAGE_ROWS):
+        for rows in self._log.engine.read(position, rows_max=PAGE_ROWS, lean=True):
             try:
                 pages = decode(rows)
             except Exception as error:  # noqa: BLE001 - it is of one that reads what today's code can't, and is seen there

@@ -28,7 +28,7 @@ from happened.log.row import ANSWER, REFUSAL, Header, Sent, Written, decode_head
 from happened.log.typed import Typed
 from happened.log.writer import Batch, Draft, Job, deciding
 from happened.sourcing.gateway import Answer, Answers, Asking, NeedsOutside, Outside, TimeOver, questions_in
-from happened.sourcing.memory_image import MemoryImage
+from happened.sourcing.memory_image import Kept, MemoryImage
 
 ANSWERS_NOTE = "answers/"
 PENDING_NOTE = "pending/"
@@ -92,10 +92,6 @@ class Handler:
                 )
         self.wants_world = "world" in self.slots
         self.states = [fill.fold for fill in self.fills]
-        self.only_states = (
-            None if self.wants_world or any(fill.many for fill in self.fills) else [(fill.fold, fill.optional) for fill in self.fills]
-        )
-        """The parameters after the command, where they are states and nothing else: what each reads, and whether it may be missing."""
         self.wish = Wish("decider", self.name, self.version, "")
         self.runs = 0
         self.ran_seconds = self.longest_seconds = 0.0
@@ -256,8 +252,9 @@ class Decision(Job):
         refusal: Refusal | None = None
         try:
             try:
-                if handler.only_states is not None and len(handler.only_states) == len(self.keys) and None not in self.keys:
-                    yielded = handler.function(self.command, *overlay.states(handler.only_states, self.keys, reads))
+                asked = handling.only_states[handler]
+                if asked is not None and len(asked) == len(self.keys) and None not in self.keys:
+                    yielded = handler.function(self.command, *overlay.states(asked, self.keys, reads))
                     decided = list(yielded) if handler.generates else handler.listed(yielded)
                 else:
                     decided = self.run(overlay.get, reads, may_ask=False)
@@ -498,8 +495,16 @@ class Handling:
         self._reads = {
             handler: [(fill.find, fill.many, image.follow(fill.fold)) for fill in handler.fills] for handler in handlers.values()
         }
+        self.only_states = {
+            handler: None if handler.wants_world or any(fill.many for fill in handler.fills) else self._asked(handler)
+            for handler in handlers.values()
+        }
+        """The parameters after the command, where they are states and nothing else: what each reads, and whether it may be missing."""
         self.numbers: dict[Handler, int] = {}
         """What stands for each decider in this log, from the first declaration on."""
+
+    def _asked(self, handler: Handler) -> list[tuple[Kept, bool]]:
+        return [(self.image.follow(fill.fold), fill.optional) for fill in handler.fills]
 
     def taker(self, command: object) -> tuple[Handler, Typed]:
         """Return the decider of a command, and how commands of its class are read. `Invalid` where there is none."""

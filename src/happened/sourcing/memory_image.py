@@ -15,7 +15,7 @@ import msgspec
 
 from happened.core.errors import Stuck
 from happened.core.messages import Recorded
-from happened.core.state import Fold, Key, Reading, State
+from happened.core.state import Fold, Key, State
 from happened.core.store import Row, Store, Wanted
 from happened.core.tags import term, text_of
 from happened.log.records import Reader, envelope_of
@@ -62,6 +62,16 @@ class Kept:
         """Why no state of this fold can be told: it could not be said which key an event is of."""
 
 
+class Ways(NamedTuple):
+    """How events of a class reach states."""
+
+    short: list[tuple[Callable[[Any], Any], Kept, Fold]]
+    """What nearly every event comes to, kept short since every one takes it: it reaches one state by a field of its own, and no envelope is asked
+    for. By which field; whose states; their fold."""
+    long: list[Fold]
+    """The others."""
+
+
 class MemoryImage:
     """The durable states of one process and log."""
 
@@ -72,8 +82,7 @@ class MemoryImage:
         self._states_max = states_max
         self.position = position
         self.kept: dict[Fold, Kept] = {}
-        self.by_event: dict[type, tuple[tuple[Kept, Reading], ...]] = {}
-        """Event -> followers, as far as somebody asked; another dict once a class was met."""
+        self._by_event: dict[type, Ways] = {}
         self._classes: frozenset[type] = frozenset()
         self._making_room = False
         self._forgotten = 0
@@ -90,7 +99,7 @@ class MemoryImage:
             if fold not in self.kept:
                 kept = Kept(fold, complete=self.position == 0)
                 self.kept[fold] = kept
-                self.by_event = {}
+                self._by_event = {}
                 self._classes |= set(fold.readings)
             return self.kept[fold]
 
@@ -241,16 +250,20 @@ class MemoryImage:
             "evictions": self.evictions,
         }
 
-    def followers(self, event: type) -> tuple[tuple[Kept, Reading], ...]:
-        """Return the folds that evolve from events of this class, with how they are reached."""
-        cache = self.by_event
+    def ways(self, event: type) -> Ways:
+        """Return how events of this class reach the states that are kept."""
+        cache = self._by_event
         found = cache.get(event)
         if found is None:
-            found = tuple(
-                (kept, kept.fold.reading(event)) for kept in list(self.kept.values()) if event in kept.fold.readings or kept.fold.everything
-            )
+            found = Ways([], [])
+            for kept in list(self.kept.values()):
+                value_of = kept.fold.by_field.get(event) if kept.simple else None
+                if value_of is not None:
+                    found.short.append((value_of, kept, kept.fold))
+                elif event in kept.fold.readings or kept.fold.everything:
+                    found.long.append(kept.fold)
             with self._lock:
-                if self.by_event is cache:
+                if self._by_event is cache:
                     cache[event] = found
         return found
 
@@ -296,9 +309,11 @@ class MemoryImage:
                         found[key] = _stepped(fold, key, before, message, extra, at)
 
     def _make_room(self) -> None:
+        count = sum([len(kept.entries) for kept in self.kept.values()])
+        if count <= self._states_max:
+            return
         with self._lock:
-            count = sum(len(kept.entries) for kept in self.kept.values())
-            if count <= self._states_max or self._making_room:
+            if self._making_room:
                 return
             self._making_room = True
             try:
@@ -323,81 +338,67 @@ Undo = tuple[dict[Key, Entry], Key, Entry | None]
 NO_KEY = (None,)
 
 
-class Ways(NamedTuple):
-    """How events of a class reach states in a batch."""
-
-    short: list[tuple[Callable[[Any], Any], dict[Key, Entry], dict[Key, Entry], Fold]]
-    """What nearly every event comes to, kept short since every one takes it: it reaches one state by a field of its own, and no envelope is asked
-    for. By which field; the states that the batch changed, and those that are durable; the class."""
-    long: list[Fold]
-    """The others."""
-
-
 class ImageOverlay:
     """What a batch has come to so far, over the durable image."""
 
-    __slots__ = ("_applied", "_changed", "_coming", "_image", "_kept", "_seen", "_ways")
+    __slots__ = ("_applied", "_changed", "_coming", "_image")
 
     def __init__(self, image: MemoryImage) -> None:
         self._image = image
         self._changed: dict[Kept, dict[Key, Entry]] = {kept: {} for kept in image.kept.values()}
         self._coming: dict[Kept, dict[Key, list[Coming]]] = {}
         self._applied: list[tuple[Row, Header, Sequence[tuple[int, object, Any]]]] = []
-        self._kept: dict[Fold, tuple[Kept, dict[Key, Entry], dict[Key, Entry]]] = {}
-        """For each class that was asked for: what is changed, and what is durable."""
-        self._ways: dict[type, Ways] = {}
-        self._seen: object = None
-        """The followers of events that the ways were made of; others, once a class was met."""
 
     def get(self, fold: Fold, key: Key) -> Entry:
         """Return a state as of here in the batch. `Stuck` if it stands still."""
-        kept, changed, entries = self._kept.get(fold) or self._keep(fold)
+        kept = self._image.kept.get(fold)
+        if kept is None or kept not in self._changed:
+            kept = self._meet(fold)
         if kept.stopped:
             raise _stopped(kept)
-        entry = changed.get(key) or entries.get(key)
-        if entry is None or self._coming:
-            entry = self._found(kept, key)
-        else:
-            self._image.hits += 1
+        entry = self._changed[kept].get(key)
+        if entry is None:
+            entry = kept.entries.get(key)
+            if entry is None or self._coming:
+                entry = self._found(kept, key)
+            else:
+                self._image.hits += 1
         if entry.stuck:
             raise _stuck(fold, key, entry)
         return entry
 
-    def states(self, folds: Sequence[tuple[Fold, bool]], keys: Sequence[Key], reads: list[Any]) -> list[Any]:
+    def states(self, asked: Sequence[tuple[Kept, bool]], keys: Sequence[Key], reads: list[Any]) -> list[Any]:
         """Return a state of each class, as `get` does, and say in `reads` as of which versions. Where it never happened: the initial one, or `None`."""
         filled: list[Any] = []
-        for key, (fold, may_be_missing) in zip(keys, folds, strict=True):
-            kept, changed, entries = self._kept.get(fold) or self._keep(fold)
-            entry = changed.get(key) or entries.get(key)
+        hits = 0
+        for key, (kept, may_be_missing) in zip(keys, asked, strict=True):
+            entry = self._changed[kept].get(key)
+            if entry is None:
+                entry = kept.entries.get(key)
+                hits += 1
             if entry is None or entry.stuck or self._coming or kept.stopped:
-                entry = self.get(fold, key)
+                entry = self.get(kept.fold, key)
+                hits -= 1
             reads.append(entry.version)
             state = entry.state
-            filled.append(state if state is not None or may_be_missing else fold.state(*key))
-        self._image.hits += len(filled)
+            filled.append(state if state is not None or may_be_missing else kept.fold.state(*key))
+        self._image.hits += hits
         return filled
-
-    def _keep(self, fold: Fold) -> tuple[Kept, dict[Key, Entry], dict[Key, Entry]]:
-        kept = self._image.kept.get(fold)
-        if kept is None or kept not in self._changed:
-            kept = self._meet(fold)
-        self._kept[fold] = found = (kept, self._changed[kept], kept.entries)
-        return found
 
     def apply(self, row: Row, header: Header, events: Sequence[tuple[int, object, Any]], *, strict: bool) -> None:
         """Let these events have happened. `strict`: if `evolve` can't take one, that is raised and none has; else its key stands still."""
         undo: list[Undo] = []
+        all_changed = self._changed
         try:
             for ordinal, event, extra in events:
-                ways = self._ways.get(type(event))
-                if ways is None or self._seen is not self._image.by_event:
-                    ways = self._ways_of(type(event))
+                short, long = self._image.ways(type(event))
                 version = row.position + ordinal
-                for value_of, changed, entries, fold in ways.short:
+                for value_of, kept, fold in short:
                     key = (value_of(event),)
-                    own = changed.get(key)
-                    entry = own or entries.get(key)
-                    if entry is None or entry.stuck or self._coming or key == NO_KEY:
+                    changed = all_changed.get(kept)
+                    own = changed.get(key) if changed is not None else None
+                    entry = own or kept.entries.get(key)
+                    if entry is None or changed is None or entry.stuck or self._coming or key == NO_KEY:
                         self._apply_to(fold, row, header, ordinal, event, extra, undo if strict else None)
                         continue
                     before: Any = entry.state if entry.state is not None else fold.initial(key)
@@ -412,7 +413,7 @@ class ImageOverlay:
                     else:
                         undo.append((changed, key, own))
                         changed[key] = Entry(after, version)
-                for fold in ways.long:
+                for fold in long:
                     self._apply_to(fold, row, header, ordinal, event, extra, undo if strict else None)
         except BaseException:
             for changed, key, own in reversed(undo):
@@ -425,23 +426,6 @@ class ImageOverlay:
                     waiting[:] = [one for one in waiting if one.version < row.position]
             raise
         self._applied.append((row, header, events))
-
-    def _ways_of(self, event: type) -> "Ways":
-        """Find how events of a class reach the states of this batch, once for each batch."""
-        image = self._image
-        followers = image.followers(event)
-        if self._seen is not image.by_event:
-            self._seen, self._ways = image.by_event, {}
-        self._ways[event] = ways = Ways([], [])
-        for kept, _ in followers:
-            if kept not in self._changed:
-                self._meet(kept.fold)
-            value_of = kept.fold.by_field.get(event) if kept.simple else None
-            if value_of is not None:
-                ways.short.append((value_of, self._changed[kept], kept.entries, kept.fold))
-            else:
-                ways.long.append(kept.fold)
-        return ways
 
     def _meet(self, fold: Fold) -> Kept:
         """Begin to keep a class that was not kept before, and let it see what the batch has come to."""
@@ -473,6 +457,8 @@ class ImageOverlay:
         self, fold: Fold, row: Row, header: Header, ordinal: int, event: object, recorded_extra: Any, undo: list[Undo] | None
     ) -> None:
         kept = self._image.kept[fold]
+        if kept not in self._changed:
+            self._meet(fold)
         envelope, extra = (None, ()) if kept.simple else _envelope(fold, row, header, ordinal, recorded_extra)
         changed = self._changed[kept]
         coming = self._coming.get(kept)
@@ -513,16 +499,16 @@ class ImageOverlay:
     def merge(self, position: int) -> None:
         """Make what the batch has come to durable, as the batch is."""
         image = self._image
-        for fold, kept in list(image.kept.items()):
-            if kept not in self._changed:  # met in the batch, by a command that was taken back
-                self._meet(fold)
+        if len(self._changed) < len(image.kept):
+            for fold, kept in list(image.kept.items()):
+                if kept not in self._changed:  # met in the batch, by a command that was taken back
+                    self._meet(fold)
         try:
             self._merge(image, position)
         except BaseException:
             image.forget()
             raise
-        if sum(len(kept.entries) for kept in image.kept.values()) > image._states_max:
-            image._make_room()
+        image._make_room()
 
     def _merge(self, image: MemoryImage, position: int) -> None:
         with image._lock:

@@ -146,24 +146,24 @@ class Runs:
         of_tags, of_ids = self._fresh
         if not of_tags and not of_ids:
             self._fresh_from = rows[0].position
-        positions = [row.position for row in rows]
         for row, found in zip(rows, terms, strict=True):
-            self.counts.add(row.position, row.last, found.counts)
-        of_tags += [crc32(text.encode()) << 32 | position for position, found in zip(positions, terms, strict=True) for text in found.tags]
-        of_ids += [
-            crc32(found.id.encode()) << 32 | position for position, found in zip(positions, terms, strict=True) if found.id is not None
-        ]
-        if positions[0] >> BLOCK_BITS == positions[-1] >> BLOCK_BITS:
-            self._add_names(positions[0] >> BLOCK_BITS, set[int]().union(*[found.names for found in terms]))
-        else:
-            for position, found in zip(positions, terms, strict=True):
-                self._add_names(position >> BLOCK_BITS, set(found.names))
-        self._since += rows[-1].last + 1 - positions[0]
-        self.indexed = rows[-1].last
+            position = row.position
+            self.counts.add(position, position + row.count - 1, found.counts)
+            for text in found.tags:
+                of_tags.append(crc32(text.encode()) << 32 | position)
+            if found.id is not None:
+                of_ids.append(crc32(found.id.encode()) << 32 | position)
+            if found.names:
+                open_block = self._open_blocks.get(position >> BLOCK_BITS)
+                if open_block is None or not open_block.issuperset(found.names):
+                    self._add_names(position >> BLOCK_BITS, found.names)
+        last = rows[-1]
+        self.indexed = last.position + last.count - 1
+        self._since += self.indexed + 1 - rows[0].position
 
-    def _add_names(self, block: int, names: set[int]) -> None:
+    def _add_names(self, block: int, names: Iterable[int]) -> None:
         open_block = self._open_blocks.setdefault(block, set())
-        for name in names - open_block:
+        for name in names:
             open_block.add(name)
             self._blocks.setdefault(name, set()).add(block)
 

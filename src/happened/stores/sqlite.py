@@ -112,6 +112,8 @@ class SqliteStore:
         """Of a kind that only its holder can release."""
         self._index_lock = threading.RLock()
         self._grown = threading.Condition()
+        self._waiting = 0
+        """How many wait for it."""
         self._readers: deque[sqlite3.Connection] = deque()
         self._closed = False
         self._runs = runs.Runs()
@@ -152,7 +154,8 @@ class SqliteStore:
                 raise Overloaded(
                     f"the log's lock was not free within {wait_seconds_max:g} s; nothing was recorded", wait_seconds=wait_seconds_max
                 )
-            self._check_usable()
+            if self._closed or self._pid != os.getpid():
+                self._check_usable()
             try:
                 self._begin(deadline)
                 unseen = self._unseen(seen)
@@ -187,7 +190,7 @@ class SqliteStore:
                 self._lock.release()
             except RuntimeError:  # it was not acquired
                 pass
-        if commit.rows:
+        if commit.rows and self._waiting:
             with self._grown:
                 self._grown.notify_all()
         return head
@@ -234,7 +237,11 @@ class SqliteStore:
                 if last > after or left <= 0 or self._closed:
                     return last
                 with self._grown:
-                    self._grown.wait_for(lambda: self._closed or self._last_seen > after, min(POLL_SECONDS, left))
+                    self._waiting += 1  # before the look at `_last_seen`: who sets that looks here after it
+                    try:
+                        self._grown.wait_for(lambda: self._closed or self._last_seen > after, min(POLL_SECONDS, left))
+                    finally:
+                        self._waiting -= 1
 
     def close(self) -> None:
         """Write the index's tail and the samples, let the WAL be taken into the file, close all connections."""
@@ -414,9 +421,9 @@ class SqliteStore:
 
     def _write(self, commit: Commit) -> runs.Flushed | None:
         writer = self._writer
-        if commit.rows and commit.rows[-1].last > runs.POSITION:
-            raise Invalid(f"a log has at most {runs.POSITION:,} records, and this one is full: go on in a new log", path=self.path)
         if commit.rows:
+            if commit.rows[-1].last > runs.POSITION:
+                raise Invalid(f"a log has at most {runs.POSITION:,} records, and this one is full: go on in a new log", path=self.path)
             writer.executemany(
                 INSERT,
                 [  # as bytearrays: of bytes the module asks each time whether somebody adapts them, which costs as much as the insert
@@ -437,7 +444,8 @@ class SqliteStore:
             self._pages += 6
         written = sum([len(row.records) + len(row.input or "") for row in commit.rows]) + 256 * len(commit.rows)
         self._pages += 2 + len(commit.notes) + written // 3800
-        self._grow_wal()
+        if self._pages >= GROW_FROM_PAGES:
+            self._grow_wal()
         return flushed
 
     def _commit(self, commit: Commit, pages: int) -> Head:
@@ -457,7 +465,8 @@ class SqliteStore:
         return self._head
 
     def _settled(self, commit: Commit, flushed: runs.Flushed | None, head: Head) -> None:
-        self._shown.clear()
+        if self._shown:
+            self._shown.clear()
         if flushed is not None:
             with self._index_lock:
                 self._runs.applied(flushed)
@@ -520,7 +529,7 @@ class SqliteStore:
 
     def _grow_wal(self) -> None:
         """Write zeros behind the WAL's end, under SQLite's write lock: a sync of a file that doesn't grow is a third faster."""
-        if self._pages < GROW_FROM_PAGES or self._wal_bytes >= WAL_BYTES_MAX or (self._pages + 256) * (PAGE_BYTES + 24) < self._wal_bytes:
+        if self._wal_bytes >= WAL_BYTES_MAX or (self._pages + 256) * (PAGE_BYTES + 24) < self._wal_bytes:
             return
         try:
             with open(self.path + "-wal", "ab") as wal:  # noqa: PTH123 - Path.open is the same with more steps, on the way of every commit

@@ -1,0 +1,178 @@
+"""`happened flow`, as it is run: text, Mermaid and JSON, with and without a log, and its exit codes."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+MODEL = """
+import happened as h
+from typing import Annotated
+
+Sku = Annotated[str, h.Tag("sku")]
+
+class Received(h.Event):
+    sku: Sku
+
+class Ordered(h.Event):
+    sku: Sku
+
+class Order(h.Command):
+    sku: Sku
+
+class Stock(h.State):
+    sku: Sku
+    units: int = 0
+
+    def evolve(self, event: Received | Ordered) -> "Stock":
+        return self.but(units=self.units + (1 if isinstance(event, Received) else -1))
+
+def order(command: Order, stock: Stock) -> list[Ordered]:
+    if not stock.units:
+        raise h.Refused("none left")
+    return [Ordered(command.sku)]
+
+app = h.App("store", records=[Received], deciders=[order], views=[Stock])
+other = h.App("store", records=[Received])
+foreign = h.App("foreign", records=[Received])
+
+def fill() -> None:
+    with app.open("sqlite:///shop.db", run=False) as running:
+        running.record(Received("A"), id="delivery-1")
+        running.dispatch(Order("A"), id="order-1")
+        try:
+            running.dispatch(Order("B"), id="order-2")
+        except h.Refused:
+            pass
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a project: an app, and a log of it."""
+    folder = tmp_path_factory.mktemp("project")
+    (folder / "model.py").write_text(MODEL, encoding="utf-8")
+    subprocess.run([sys.executable, "-c", "import model; model.fill()"], cwd=folder, check=True)
+    return folder
+
+
+def run(folder: Path, *arguments: str) -> tuple[int, str, str]:
+    """Run the command; return exit code, output and errors."""
+    done = subprocess.run(
+        [sys.executable, "-m", "happened", *arguments], cwd=folder, check=False, capture_output=True, text=True, timeout=60
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.returncode, done.stdout, done.stderr
+
+
+LOG = ("--log", "sqlite:///shop.db")
+
+
+def test_an_app_is_drawn_without_a_log(folder: Path) -> None:
+    """As lines of what leads to what, with what is good to know."""
+    code, output, _ = run(folder, "flow", "model:app")
+
+    assert code == 0
+    assert re.search(r"^command Order +decider order$", output, re.MULTILINE)
+    assert "the command `Order` comes from outside only" in output
+    assert "count" not in output
+
+
+def test_a_log_says_how_often_and_how_long(folder: Path) -> None:
+    """With the app, and by the wiring that the log has recorded."""
+    code, output, _ = run(folder, "flow", "model:app", *LOG)
+    alone = run(folder, "flow", *LOG)
+
+    assert code == 0
+    assert re.search(r"^command Order +decider order +2 +1 .* (µs|ms)", output, re.MULTILINE)
+    assert re.search(r"^decider order +event Ordered +1$", output, re.MULTILINE)
+    assert alone == (0, output, "")
+
+
+def test_a_stretch_of_the_log_is_drawn(folder: Path) -> None:
+    """By positions or times; what is none says so."""
+    _, told, _ = run(folder, "flow", *LOG, "--json")
+    head = json.loads(told)["until"]
+    _, late, _ = run(folder, "flow", *LOG, "--after", str(head), "--json")
+    _, early, _ = run(folder, "flow", *LOG, "--until", "2000-01-01T00:00:00Z", "--json")
+
+    assert sum(arrow["count"] for arrow in json.loads(told)["arrows"]) > 0
+    for stretch in (late, early):
+        assert sum(arrow["count"] for arrow in json.loads(stretch)["arrows"]) == 0
+    assert run(folder, "flow", *LOG, "--after", "yesterday")[0] == 2
+    assert run(folder, "flow", "model:app", "--after", "1")[0] == 2
+
+
+def test_mermaid_is_drawn(folder: Path) -> None:
+    """One node and one arrow a line; what is hidden is counted."""
+    code, output, _ = run(folder, "flow", "model:app", "-o", "mermaid")
+    _, near, _ = run(folder, "flow", "model:app", "-o", "mermaid", "--focus", "order", "--hops", "1")
+
+    assert code == 0
+    assert output.startswith("flowchart LR\n")
+    assert len(re.findall(r"^  n\d+ -\.->|^  n\d+ -->", output, re.MULTILINE)) == 6
+    assert "hidden" not in output
+    assert 'hidden["hidden: 3 messages and handlers, 4 arrows"]' in near
+
+
+def test_what_was_seen_and_is_not_declared_is_exit_code_1(folder: Path) -> None:
+    """It is named; in JSON it is the status of the arrow."""
+    code, output, _ = run(folder, "flow", "model:other", *LOG)
+    json_code, told, _ = run(folder, "flow", "model:other", *LOG, "--json")
+
+    assert (code, json_code) == (0, 0)  # the log has recorded a wiring that declares it
+    assert "declared earlier" in output
+    assert {arrow["status"] for arrow in json.loads(told)["arrows"]} >= {"earlier"}
+
+    subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            'import happened as h; log = h.open_log("sqlite:///planted.db", create=True); log.append(h.Loose("Noted", {})); log.close()',
+        ],
+        cwd=folder,
+        check=True,
+    )
+    code, output, _ = run(folder, "flow", "model:other", "--log", "sqlite:///planted.db")
+    _, told, _ = run(folder, "flow", "model:other", "--log", "sqlite:///planted.db", "-o", "json")
+
+    assert code == 1
+    assert "NOT DECLARED" in output
+    assert "outside -> event `Noted` was seen 1 times, and is not declared" in output
+    assert [arrow["target"] for arrow in json.loads(told)["arrows"] if arrow["status"] == "undeclared"] == ["event:Noted"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "error"),
+    [
+        (["flow"], 2, "which log?"),
+        (["flow", "--declared"], 2, "which app?"),
+        (["flow", "model:foreign", *LOG], 2, "of the app `store`"),
+        (["flow", "model:app", "--focus", "Nothing"], 1, "Nothing"),
+    ],
+)
+def test_what_can_t_be_drawn_is_said(folder: Path, arguments: list[str], code: int, error: str) -> None:
+    """One line, with what to give."""
+    found, _, errors = run(folder, *arguments)
+
+    assert found == code
+    assert error in errors
+
+
+def test_the_settings_name_app_and_log(folder: Path) -> None:
+    """A log that is not there yet is no trouble: then the map is the declared one."""
+    settings = folder / "pyproject.toml"
+    try:
+        settings.write_text('[tool.happened]\napp = "model:app"\nlog = "sqlite:///none.db"\n', encoding="utf-8")
+        declared = run(folder, "flow")
+        settings.write_text('[tool.happened]\napp = "model:app"\nlog = "sqlite:///shop.db"\n', encoding="utf-8")
+        seen = run(folder, "flow")
+        again = run(folder, "flow", "--declared")
+    finally:
+        settings.unlink()
+
+    assert declared == run(folder, "flow", "model:app") == again
+    assert seen == run(folder, "flow", "model:app", *LOG)
