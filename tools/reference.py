@@ -31,6 +31,8 @@ NAMED_IN_SIGNATURES = {
     "Progress": "happened.log.log",
     "Verified": "happened.log.log",
     **dict.fromkeys(("Node", "Arrow", "Finding", "Times"), "happened.notification.flow"),
+    **dict.fromkeys(("Story", "Line"), "happened.notification.story"),
+    **dict.fromkeys(("Cause", "Read"), "happened.notification.why"),
 }
 """Types that signatures name and nobody needs to import from `happened`, with where they are defined."""
 

@@ -16,7 +16,7 @@ from typing import Any, Self, TypeVar  # Any: commands, events and keys of any c
 import msgspec
 
 from happened.core.annotations import label
-from happened.core.errors import Error, Invalid, Late, OutcomeUnknown, Refused, Stuck
+from happened.core.errors import Error, Invalid, Late, NotThere, OutcomeUnknown, Refused, Stuck
 from happened.core.messages import Command, Event, Message, Position, called, instead_of, is_name, name_of
 from happened.core.plain import surplus_in
 from happened.core.state import Fold, State, fold_alone_of, fold_of
@@ -41,8 +41,10 @@ from happened.notification.reacting import lease_of
 from happened.notification.reaction import Reaction, Sends
 from happened.notification.reactor import Reactor
 from happened.notification.settling import Settled, settled
+from happened.notification.story import Story, story_of
 from happened.notification.timer import LEASE as TIMERS
 from happened.notification.timer import Timers
+from happened.notification.why import Cause, causes_of
 from happened.sourcing.gateway import ROUNDS_MAX, Gateway, Outside
 from happened.sourcing.handling import (
     PENDING_NOTE,
@@ -726,6 +728,28 @@ class Running:
         """
         return observed_flow(self.log, self.app.topology(), self.app.modules(), after=after, until=until)
 
+    def trace(self, what: str | int, *, fold: bool = True) -> Story:
+        """Return the conversation that a position, an id or a correlation belongs to, as a tree of what caused what.
+
+        What is alike is folded into one line with its count; each record is a line of its own without `fold`. `NotThere` where there is none.
+        """
+        return story_of(self.log, what, fold=fold)
+
+    def why(
+        self, state: type[State], /, *key: Any, since: Receipt | str | int | None = None, wait_seconds_max: float = 10, **named: Any
+    ) -> tuple[Cause, ...]:
+        """Return why the row of a view is as it is: the event that last changed it, the command that decided that, and so on up to the outside.
+
+        `NotThere` where there is no row. Cost: a look at the view, and one at the log for each step.
+        """
+        view = self.view(state)
+        position = view.position_of(*key, since=since, wait_seconds_max=wait_seconds_max, **named)
+        if position is None:
+            shown = ", ".join([*map(repr, key), *(f"{field}={value!r}" for field, value in named.items())])
+            raise NotThere(f"the view `{fold_of(state).name}` has no row for {shown or 'the log'}", view=fold_of(state).name, key=shown)
+        reads = {handler.name: [fold.name for fold in handler.states] for handler in self.app.handlers.values()}
+        return causes_of(self.log, position, reads)
+
     # --- life
 
     def close(self) -> None:
@@ -739,7 +763,9 @@ class Running:
             if self._pending is not None and self._timers is not None:
                 last_first.callback(self._pending.worker.stop)
                 last_first.callback(self._timers.worker.stop)
-            last_first.callback(self._reactor.stop)
+                last_first.callback(self._reactor.stop)
+                for one in (self._pending.worker, self._timers.worker, self._reactor):  # all are told first: they end at the same time
+                    one.end()
 
     def __enter__(self) -> Self:
         """Return itself."""

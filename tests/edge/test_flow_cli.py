@@ -1,4 +1,4 @@
-"""`happened flow`, as it is run: text, Mermaid and JSON, with and without a log, and its exit codes."""
+"""`happened flow`, `trace` and `why`, as they are run: text, Mermaid and JSON, with and without a log, and its exit codes."""
 
 import json
 import re
@@ -176,3 +176,43 @@ def test_the_settings_name_app_and_log(folder: Path) -> None:
 
     assert declared == run(folder, "flow", "model:app") == again
     assert seen == run(folder, "flow", "model:app", *LOG)
+
+
+# --- trace and why
+
+
+def test_a_conversation_is_told(folder: Path) -> None:
+    """By id or position, as lines and as JSON; what is not there is exit code 1."""
+    code, output, _ = run(folder, "trace", "order-2", *LOG)
+    _, told, _ = run(folder, "trace", "--id", "order-1", "--json", *LOG)
+    story = json.loads(told)
+    by_position = run(folder, "trace", str(story["lines"][-1]["position"]), "--json", *LOG)
+
+    assert code == 0
+    assert "conversation order-2: 2 records in 2 lines" in output
+    assert re.search(r"Order  order-2  refused  decided by order  waited .*, ran ", output)
+    assert re.search(r"^ +\d+ +\+0 µs +refusal  order-2#1  none left$", output, re.MULTILINE)
+    assert [(line["name"], line["depth"], line["outcome"]) for line in story["lines"]] == [("Order", 0, "accepted"), ("Ordered", 1, "")]
+    assert by_position == (0, told, "")
+    assert run(folder, "trace", "order-1", "--all", "--json", *LOG)[1] == told
+    assert run(folder, "trace", "nobody", *LOG)[0] == 1
+    assert run(folder, "trace", *LOG)[0] == 2
+
+
+def test_a_row_says_why_it_is_so(folder: Path) -> None:
+    """The event, the command, who read what; a key that has no row, or that is none, says so."""
+    code, output, _ = run(folder, "why", "Stock", "A", "--app", "model:app", *LOG)
+    _, told, _ = run(folder, "why", "Stock", "A", "--app", "model:app", "--json", *LOG)
+    causes = json.loads(told)["causes"]
+
+    assert code == 0
+    assert "was last changed by the internal Ordered" in output
+    assert "decided by order, waited" in output
+    assert "because of the input Order" in output
+    assert output.endswith("which came from outside\n")
+    assert [cause["name"] for cause in causes] == ["Ordered", "Order"]
+    assert [read["state"] for read in causes[0]["reads"]] == ["Stock"]
+    assert f"which had read Stock as of position {causes[0]['reads'][0]['position']}" in output
+    assert run(folder, "why", "Stock", "Z", "--app", "model:app", *LOG)[0] == 1
+    assert run(folder, "why", "Stock", "--app", "model:app", *LOG)[0] == 2
+    assert run(folder, "why", "Nothing", "A", "--app", "model:app", *LOG)[0] == 2

@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar, overload  # Any: keys and values of any type
 
 from happened.core.errors import Invalid, Late, NotThere, Stuck
+from happened.core.messages import Position
 from happened.core.state import Key, State
 from happened.core.tags import is_unicode
 from happened.cqrs.rows import ViewsFile
@@ -218,19 +219,31 @@ class View(Generic[S]):
 
     def find(self, /, *key: Any, since: Receipt | str | int | None = None, wait_seconds_max: float = 10, **named: Any) -> S | None:
         """Return the row of a key, or `None`."""
-        whole = self._key(key, named)
+        found = self._found(self._key(key, named), since, wait_seconds_max)
+        return found[0] if found is not None else None
+
+    def position_of(
+        self, /, *key: Any, since: Receipt | str | int | None = None, wait_seconds_max: float = 10, **named: Any
+    ) -> Position | None:
+        """Return the position of the event that last changed the row of a key, or `None` where there is no row."""
+        found = self._found(self._key(key, named), since, wait_seconds_max)
+        return found[1] if found is not None else None
+
+    def _found(self, whole: Key, since: Receipt | str | int | None, wait_seconds_max: float) -> tuple[S, Position] | None:
         encoded = self._encoded(whole)
         self.of.wait(self.of.log.since(since), wait_seconds_max)
 
-        def look(reader: sqlite3.Connection, build: ViewBuild[S], _standing: Standing) -> tuple[S | None, tuple[int, str] | None]:
+        def look(
+            reader: sqlite3.Connection, build: ViewBuild[S], _standing: Standing
+        ) -> tuple[tuple[S, Position] | None, tuple[int, str] | None]:
             row = reader.execute(build.own.table.get, encoded).fetchone()
             stuck = reader.execute(
                 "select position, error from _stuck where name = ? and fingerprint = ? and generation = ? and key = ?",
                 (*build.identity, key_text(whole)),
             ).fetchone()
-            return build.own.table.decode(row) if row is not None else None, stuck
+            return (build.own.table.decode(row), Position(row[-1])) if row is not None else None, stuck
 
-        state, stuck = self.of.answer(look)
+        found, stuck = self.of.answer(look)
         if stuck is not None:
             position, error = stuck
             raise Stuck(
@@ -240,7 +253,7 @@ class View(Generic[S]):
                 position=position,
                 error=error,
             )
-        return state
+        return found
 
     async def aget(self, /, *key: Any, since: Receipt | str | int | None = None, wait_seconds_max: float = 10, **named: Any) -> S:
         """Do what `get` does, awaited."""

@@ -19,7 +19,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any  # Any: keys, rows and bodies are of any type
+from typing import Any, TypeVar  # Any: keys, rows and bodies are of any type
 
 import msgspec
 
@@ -38,6 +38,10 @@ from happened.log.records import SYSTEMIC, Record
 from happened.log.row import decode_header
 from happened.notification.drawing import drawn
 from happened.notification.flow import observed_flow
+from happened.notification.story import story_of
+from happened.notification.why import causes_of
+
+T = TypeVar("T")
 
 FOLLOW_SECONDS = 1.0
 """How long `tail -f` waits before it waits again: so it hears an interrupt."""
@@ -219,23 +223,28 @@ def view(asked: argparse.Namespace) -> int:
     with _running(app, asked, views=[cls], run=True) as running:
         of = running.view(cls).where(asked.where) if asked.where else running.view(cls)
         of = of.order_by(*asked.order) if asked.order else of
-        head = running.log.head
-        deadline = time.monotonic() + asked.wait
-        with bar(f"{asked.name} catches up") as progress:
-            while True:
-                left = deadline - time.monotonic()
-                try:
-                    if asked.key or not fold_of(cls).key:
-                        _print_row(of.get(*key, since=head, wait_seconds_max=min(ASK_SECONDS, max(0, left))), as_json=asked.json)
-                        return 0
-                    rows = of.rows(limit=asked.limit, since=head, wait_seconds_max=min(ASK_SECONDS, max(0, left)))
-                    break
-                except Late:
-                    if left <= 0:
-                        raise
-                    progress(of.position, head)
+        if asked.key or not fold_of(cls).key:
+            row = _caught_up(running, cls, asked, lambda head, wait: of.get(*key, since=head, wait_seconds_max=wait))
+            _print_row(row, as_json=asked.json)
+            return 0
+        rows = _caught_up(running, cls, asked, lambda head, wait: of.rows(limit=asked.limit, since=head, wait_seconds_max=wait))
     _print_rows(rows, {"position": rows.position, "age_seconds": rows.age.total_seconds()}, as_json=asked.json)
     return 0
+
+
+def _caught_up(running: Running, cls: type[State], asked: argparse.Namespace, ask: Callable[[int, float], T]) -> T:
+    """Ask a view as of all that is in the log now; a bar shows how it catches up."""
+    head = running.log.head
+    deadline = time.monotonic() + asked.wait
+    with bar(f"{asked.name} catches up") as progress:
+        while True:
+            left = deadline - time.monotonic()
+            try:
+                return ask(head, min(ASK_SECONDS, max(0, left)))
+            except Late:
+                if left <= 0:
+                    raise
+                progress(running.view(cls).position, head)
 
 
 def rebuild(asked: argparse.Namespace) -> int:
@@ -388,6 +397,41 @@ def flow(asked: argparse.Namespace) -> int:
     return 1 if found.undeclared else 0
 
 
+def trace(asked: argparse.Namespace) -> int:
+    """Tell a conversation."""
+    with _log(asked) as log:
+        story = story_of(log, asked.id if asked.id is not None else asked.what, fold=not asked.all)
+    if asked.json:
+        _print_json(story)
+    else:
+        for line in sight.story_as_text(story):
+            print(line)
+    return 0
+
+
+def why(asked: argparse.Namespace) -> int:
+    """Say why a row is as it is."""
+    app = the_app(asked.app)
+    cls = _named(asked.name, app.views, "view")
+    key = _key(cls, asked.key)
+    if len(key) != len(fold_of(cls).key):
+        raise Invalid(f"which row of `{asked.name}`? its key is: {' '.join(name.upper() for name in fold_of(cls).key)}", view=asked.name)
+    with _running(app, asked, views=[cls], run=True) as running:
+        position = _caught_up(
+            running, cls, asked, lambda head, wait: running.view(cls).position_of(*key, since=head, wait_seconds_max=wait)
+        )
+        if position is None:
+            raise NotThere(f"the view `{asked.name}` has no row for {' '.join(asked.key) or 'the log'}", view=asked.name, key=asked.key)
+        reads = {handler.name: [fold.name for fold in handler.states] for handler in app.handlers.values()}
+        causes = causes_of(running.log, position, reads)
+    if asked.json:
+        _print_json({"view": fold_of(cls).name, "key": key, "position": position, "causes": causes})
+    else:
+        for line in sight.causes_as_text(f"{fold_of(cls).name} {' '.join(asked.key)}".strip(), causes):
+            print(line)
+    return 0
+
+
 # --- a whole system
 
 
@@ -422,6 +466,8 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "skip": decide_about,
     "park": decide_about,
     "flow": flow,
+    "trace": trace,
+    "why": why,
     "verify": verify,
     "stats": stats,
 }

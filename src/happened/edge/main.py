@@ -164,6 +164,17 @@ def the_parser() -> argparse.ArgumentParser:
     flow.add_argument("--until", type=moment, metavar="WHEN", help="only what was recorded up to this position or time")
     flow.add_argument("--focus", metavar="NAME", help="what is near a message, a handler, or in a module")
     flow.add_argument("--hops", type=counted, default=2, metavar="N", help="how near, in arrows (2)")
+    trace = add("trace", "tell one conversation as a tree of what caused what")
+    of_trace = trace.add_mutually_exclusive_group(required=True)
+    of_trace.add_argument(
+        "what", metavar="ID|POSITION|CORRELATION", nargs="?", help="a message of it, a position in it, or what it is called"
+    )
+    of_trace.add_argument("--id", metavar="ID", help="an id, also one that looks like a position")
+    trace.add_argument("--all", action="store_true", help="each record on a line of its own: fold nothing")
+    why = add("why", "say why a row of a view is as it is: the event, the command, and on to what came from outside", app=True)
+    why.add_argument("name", metavar="VIEW", help="the view's name")
+    why.add_argument("key", metavar="KEY", nargs="*", help="the values of the row's key")
+    why.add_argument("--wait", type=seconds, default=60, metavar="SECONDS", help="how long the view may take to catch up (60)")
     add("verify", "read the whole log and prove that nothing was changed or lost")
     stats = add("stats", "tell who the log is, how long, how large, and what it knows")
     stats.add_argument(

@@ -1,12 +1,15 @@
-"""Seeing the flow: the map as text or as Mermaid, and how long things take, in words for people."""
+"""Seeing: the flow map as text or as Mermaid, conversations and reasons as lines for people."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any  # Any: a JSON answer holds anything
 
 import msgspec
 
 from happened.notification.drawing import Drawing
-from happened.notification.flow import SEEN, UNDECLARED, Arrow, Flow, Node, Times
+from happened.notification.flow import SEEN, UNDECLARED, Arrow, Flow, Node
+from happened.notification.story import Line, Story
+from happened.notification.why import Cause
 
 FINDINGS_MAX = 40
 """How many findings of one kind the text lists; the rest is counted."""
@@ -151,6 +154,77 @@ def duration(us: int) -> str:
     return f"{us / size:.0f} {unit}" if us >= 10 * size or us % size == 0 else f"{us / size:.1f} {unit}"
 
 
-def times(of: Times | None) -> str:
-    """Return the two times as a text."""
-    return f"{duration(of.p50)}, {duration(of.p99)}" if of is not None else ""
+# --- stories
+
+
+def story_as_text(story: Story) -> Iterable[str]:
+    """Yield the lines of a story: how far in, how often, what, when after the first, who, and what is to be said of it."""
+    yield f"conversation {story.correlation}: {story.records:,} records in {len(story.lines):,} lines"
+    waiting = [
+        f"{count:,} {what}"
+        for count, what in (
+            (story.pending, "not decided yet"),
+            (story.timers, "to be sent later"),
+            (story.stuck, "held or parked: see `happened stuck`"),
+        )
+        if count
+    ]
+    if waiting:
+        yield ", ".join(waiting)
+    yield ""
+    began = story.lines[0].time if story.lines else None
+    for line in story.lines:
+        after = duration(int((line.time - began).total_seconds() * 1e6)) if began is not None else ""
+        yield f"{line.position:>9,}  {'+' + after:>8}  {INDENT * min(line.depth, INDENTS_MAX)}{_told(line)}"
+
+
+INDENT, INDENTS_MAX = "  ", 40
+"""A tree that is deeper stays there."""
+
+
+def _told(line: Line) -> str:
+    parts = [f"x{line.count:,} {line.name}" if line.count > 1 else f"{line.name}  {line.id}"]
+    if line.depth > INDENTS_MAX:
+        parts.append(f"depth {line.depth}")
+    if line.outcome not in ("", "accepted"):
+        parts.append("NOT DECIDED YET" if line.outcome == "pending" else line.outcome)
+    if line.sender:
+        parts.append(f"sent by {line.sender}")
+    if line.handler and line.kind == "input":
+        parts.append(f"decided by {line.handler}")
+    if line.waited_us is not None and line.ran_us is not None:
+        parts.append(f"waited {_range(line.waited_us)}, ran {_range(line.ran_us)}")
+    if line.actor and line.depth == 0:
+        parts.append(f"by {line.actor}")
+    if line.says:
+        parts.append(line.says)
+    return "  ".join(parts)
+
+
+def _range(of: tuple[int, int]) -> str:
+    least, most = map(duration, of)
+    return least if least == most else f"{least} to {most}"
+
+
+def causes_as_text(row: str, causes: Sequence[Cause]) -> Iterable[str]:
+    """Yield the lines of a reason, each step further back."""
+    yield row
+    for place, cause in enumerate(causes):
+        yield ""
+        yield f"{'was last changed by' if place == 0 else 'because of'} the {cause.kind} {cause.name} at position {cause.position:,}, id {cause.id}"
+        yield f"  recorded {cause.time:%Y-%m-%d %H:%M:%S.%f}{f', by {cause.actor}' if cause.actor else ''}"
+        timed = (
+            f", waited {duration(cause.waited_us)}, ran {duration(cause.ran_us)}"
+            if cause.waited_us is not None and cause.ran_us is not None
+            else ""
+        )
+        if cause.handler:
+            yield f"  decided by {cause.handler}{timed}"
+        elif cause.sender:
+            yield f"  sent by {cause.sender}{timed}"
+        for read in cause.reads:
+            yield f"  which had read {read.state} {f'as of position {read.position:,}' if read.position else 'before anything had changed it'}"
+        yield f"  {json.dumps(msgspec.to_builtins(cause.body), ensure_ascii=False, default=str)}"
+    yield ""
+    last = causes[-1]
+    yield f"caused by `{last.cause}`, which is not in this log" if last.cause else "which came from outside"

@@ -111,7 +111,7 @@ class Act(Job):
                 self.result = row
                 return None
         note = note_of(self.handler, self.position)
-        body = {**batch.notes_of(note), **batch.kept}.get(note)
+        body = batch.noted(note)
         if body is None:
             held = [f"{one.handler} {one.position}" for one in held_by(batch.notes_of(NOTE))]
             raise NotThere(

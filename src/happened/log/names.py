@@ -98,13 +98,18 @@ class Names:
         """Keep what the batch added: it was committed."""
         self._added.clear()
 
-    def dropped(self) -> None:
-        """Forget what the batch added: it was not committed."""
-        for name in self._added:
+    @property
+    def added(self) -> int:
+        """How many names the batch has added so far."""
+        return len(self._added)
+
+    def dropped(self, after: int = 0) -> None:
+        """Forget what the batch added, after the first so many: it was not committed."""
+        for name in self._added[after:]:
             del self.by_number[name.number]
             del self._numbers[name.what, name.name, name.version, name.fingerprint]
             self.changes += 1
-        self._added.clear()
+        del self._added[after:]
 
     def _keep(self, name: Name) -> None:
         self.by_number[name.number] = name

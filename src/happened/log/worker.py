@@ -5,12 +5,13 @@ came of the work, as a compare-and-set on position and owner's epoch, so nothing
 """
 
 import threading
+import time
 from collections.abc import Callable
 from typing import NamedTuple
 
 import msgspec
 
-from happened.core.errors import Closed, Diverged, StoreFailed
+from happened.core.errors import Closed, Diverged, OutcomeUnknown, Overloaded, StoreFailed
 from happened.core.store import Engine
 from happened.log.held import told
 from happened.log.lease import Leases
@@ -22,6 +23,8 @@ NOTE = "progress/"
 IDLE_SECONDS = 0.05
 """How long a step may wait for something to do."""
 RETRY_SECONDS = 0.5
+TROUBLE = (Closed, Diverged, OutcomeUnknown, Overloaded, StoreFailed)
+"""Errors of the world, not of what is being done: it is done again, and nothing is held."""
 
 
 class Envelope(NamedTuple):
@@ -66,6 +69,7 @@ class Worker:
         self._begin = begin
         self._step = step
         self._stop = threading.Event()
+        self._stop_until = 0.0
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"happened-{name}", daemon=True)
 
@@ -87,12 +91,18 @@ class Worker:
         self._wake.wait(seconds)
         self._wake.clear()
 
-    def stop(self) -> None:
-        """End after the step that is being done. Bounded."""
+    def end(self) -> None:
+        """Tell it to end, and don't wait for it."""
+        if not self._stop.is_set():
+            self._stop_until = time.monotonic() + CLOSE_SECONDS_MAX
         self._stop.set()
         self._wake.set()
+
+    def stop(self) -> None:
+        """End after the step that is being done. Bounded: what hangs is left behind, and can't record anything once the log is closed."""
+        self.end()
         if self._thread.is_alive():
-            self._thread.join(CLOSE_SECONDS_MAX)
+            self._thread.join(max(0.0, self._stop_until - time.monotonic()))
 
     def _run(self) -> None:
         began: int | None = None
@@ -108,13 +118,21 @@ class Worker:
                     began = epoch
                 self._step()
                 self.failure = None
-            except Closed:
-                return
-            except Exception as error:  # noqa: BLE001 - of the world: it is seen and counted, and the worker begins anew
+            except BaseException as error:  # noqa: BLE001 - whatever it is, it is seen and counted, and the worker begins anew: nobody else has its lease
+                if isinstance(error, Closed) and self._is_closed():
+                    return
                 self.failure = told(error)
                 self._log.engine.sample(self.name, "failed", 0, self.failure)
                 began = None
                 self._stop.wait(RETRY_SECONDS)
+
+    def _is_closed(self) -> bool:
+        """Say whether it is this log that is closed: a handler may have met another one that is."""
+        try:
+            self._log.engine.notes(NOTE + self.name)
+        except Closed:
+            return True
+        return False
 
 
 class Advance(Job):
@@ -133,7 +151,7 @@ class Advance(Job):
     def draft(self, batch: Batch) -> None:
         """Compare, add, set."""
         note = NOTE + self.name
-        noted = batch.kept.get(note) or batch.notes_of(note).get(note)
+        noted = batch.noted(note)
         before = encode(self.before).decode() if self.before is not None else None
         if noted != before:
             raise Diverged(f"`{self.name}` has another owner now: it has come to {noted}, not to {before}", worker=self.name)
@@ -160,5 +178,5 @@ def claimed(log: Log, name: str, epoch: int, *, start: int) -> Progress:
 def begin_at(batch: Batch, name: str, position: int) -> None:
     """Say in a batch from where on a worker works that never began."""
     note = NOTE + name
-    if note not in batch.notes_of(note) and note not in batch.kept:
-        batch.notes.setdefault(note, encode(Progress(position, 0, position)).decode())
+    if batch.noted(note) is None:
+        batch.notes[note] = encode(Progress(position, 0, position)).decode()

@@ -185,6 +185,12 @@ class Batch:
                 break
         return None
 
+    def noted(self, key: str) -> str | None:
+        """Return a note as of here in the batch."""
+        if key in self.kept:
+            return self.kept[key]
+        return self.notes[key] if key in self.notes else self.notes_of(key).get(key)
+
     def number(self, wish: Wish) -> int:
         """Return the number of a name; a new one is recorded in this batch, before what uses it."""
         number = self.names.number(wish)
@@ -223,6 +229,8 @@ class Batch:
         self.terms.append(Terms(tags, used or header.decides, draft.names, counts))
         if draft.notes:
             self.notes.update(draft.notes)
+            for key in self.kept.keys() & draft.notes.keys():  # the last word is this one
+                del self.kept[key]
         self.head = Head(position + count, self.at, row.digest)
         if used is not None:
             self.ids[used] = row
@@ -230,11 +238,12 @@ class Batch:
 
     def mark(self) -> tuple[Any, ...]:
         """Return where the batch stands, to come back to. Costs a copy of what the batch has changed."""
-        return len(self.rows), self.head, dict(self.notes), dict(self.ids), self.overlay.copy()
+        return len(self.rows), self.head, dict(self.notes), dict(self.kept), dict(self.ids), self.overlay.copy(), self.names.added
 
     def back_to(self, mark: tuple[Any, ...]) -> None:
-        """Forget what came after a mark. No name may have been given since."""
-        count, self.head, self.notes, self.ids, self.overlay = mark
+        """Forget what came after a mark, and the names that were given since."""
+        count, self.head, self.notes, self.kept, self.ids, self.overlay, added = mark
+        self.names.dropped(added)
         del self.rows[count:], self.terms[count:], self.added[count:]
 
     def commit(self) -> Commit:

@@ -6,13 +6,13 @@ share a commit. An event whose run fails is held, with all that share a term wit
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple  # Any: events, commands and states of any class
 
 import msgspec
 
 from happened.core.annotations import label
-from happened.core.errors import Closed, Diverged, Invalid, Stuck
+from happened.core.errors import Diverged, Invalid, Stuck
 from happened.core.messages import Command, Later, name_of
 from happened.core.state import Fold, Key
 from happened.core.store import Row, Wanted
@@ -21,7 +21,7 @@ from happened.log.held import EVERYTHING, Held, all_held, back_off_seconds, fail
 from happened.log.log import Log
 from happened.log.records import envelope_of, id_of
 from happened.log.row import SCHEDULE, Header, Sent, Written, decode_header, encode
-from happened.log.worker import Advance, Envelope, Progress, claimed
+from happened.log.worker import TROUBLE, Advance, Envelope, Progress, claimed
 from happened.log.writer import Batch, Draft, deciding
 from happened.notification.desk import Desk, Prepared
 from happened.notification.reaction import RECORDED, WORLD, Reaction
@@ -108,24 +108,33 @@ class Reacting:
 
     # --- what comes
 
-    def take(self, rows: Sequence[Row], pages: Sequence[Sequence[Any]]) -> None:
-        """Run the reaction on the events of these rows, in order, and record what comes of it in one commit."""
-        last = rows[-1].last
+    def take(self, rows: Sequence[Row], pages: Sequence[Sequence[Any]], stopping: Callable[[], bool] = lambda: False) -> None:
+        """Run the reaction on the events of these rows, in order, and record what comes of it: in one commit, or of each row that asked outside.
+
+        It stops after a row where it is told to.
+        """
         ran: list[Ran] = []
         wrong: list[Held] = []
-        with deciding():
-            for heard in heard_in(self.reaction, rows, pages):
+        for row, records in zip(rows, pages, strict=True):
+            for heard in heard_in(self.reaction, [row], [records]):
                 if self._held and self._let_wait(heard):
                     continue
-                one = self._run(heard, last)
+                one = self._run(heard, rows[-1].last)
                 if isinstance(one, Held):
                     wrong.append(one)
                     self._hold(one)
                 else:
                     ran.append(one)
-        if ran or wrong or last - self._progress.position > UNSAVED_MAX:
-            self._commit(ran, last, {one.note: one.text() for one in wrong})
-        self.position = last
+            stops = stopping()
+            slow = self.reaction.wants_world and (wrong or any(one.answers for one in ran))  # what was asked is not to be asked again
+            last = stops or row is rows[-1]
+            if slow or (last and (ran or wrong or row.last - self._progress.position > UNSAVED_MAX)):
+                self._commit(ran, row.last, {one.note: one.text() for one in wrong})
+                ran, wrong = [], []
+            if slow or last:
+                self.position = row.last
+            if stops:
+                return
 
     # --- what is held
 
@@ -142,65 +151,55 @@ class Reacting:
         now = time.monotonic()
         mine = {one.position: one for one in self._held}
         for noted in all_held(self._log.engine, self.reaction.name):
-            held = msgspec.structs.replace(noted, since=mine[noted.position].since) if noted.position in mine else noted
+            if noted.position not in mine:
+                continue  # another owner has come further: the next commit says so
+            held = msgspec.structs.replace(noted, since=mine[noted.position].since)
             if noted.act == "skip":
                 self._go_on(noted, held, None, [])
             elif noted.act == "park":
-                parked = msgspec.structs.replace(held, parked=True, act="", since={})
-                self._go_on(noted, held, parked, [])
+                self._go_on(noted, held, msgspec.structs.replace(held, parked=True, act="", since={}), [])
             elif noted.act == "retry" or (not noted.parked and now >= self._due.get(noted.position, 0.0)):
                 self._try(noted, held)
 
     def _try(self, noted: Held, held: Held) -> None:
         """Run a held event again."""
         heard = next((heard for heard in self._at(held.position)), None)
-        with deciding():
-            one = self._run(heard, self.position) if heard is not None else None
-        if isinstance(one, Held):
-            again = msgspec.structs.replace(
-                one, since=held.since, parked=held.parked, attempts=held.attempts + 1, failed=held.failed or one.failed
-            )
-            self._commit([], self._progress.position, {again.note: again.text()}, expected=noted)
-            self._hold(again)
-        else:  # where its class takes no part any more, nothing is left to be run
+        one = self._run(heard, self.position) if heard is not None else None
+        if not isinstance(one, Held):  # where its class takes no part any more, nothing is left to be run
             self._go_on(noted, held, None, [one] if one is not None else [])
+        elif not held.attempts:  # it came next of those that have waited: from now on others wait for it, and not for what it waited for
+            self._go_on(noted, held, one, [])
+        else:
+            again = msgspec.structs.replace(one, since=held.since, parked=held.parked, attempts=held.attempts + 1, failed=held.failed)
+            self._commit([], self.position, {again.note: again.text()}, expected=noted)
+            self._hold(again)
 
     def _go_on(self, noted: Held, held: Held, after: Held | None, ran: list[Ran]) -> None:
-        """Let those come that have waited for a held event, up to the next that fails. `after` is what stays of it; `ran` is its own run."""
+        """Let those come that have waited for a held event; who fails of them is held in its turn. `after` is what stays of it; `ran` is its own run."""
         self._held = [one for one in self._held if one.position != held.position]
         if after is not None:
-            self._held.append(after)
-            self._due[after.position] = 0.0
+            self._hold(after)
         notes: dict[str, str | None] = {held.note: after.text() if after is not None else None}
-        queue = self._queue(held) if not held.parked else iter(())
         expected = noted
-        for heard in queue:
+        for heard in self._queue(held) if not held.parked else ():
             if len(ran) >= RUNS_MAX:
-                expected = self._pass_on(ran, notes, expected, self._next(heard, held))
-                ran, notes = [], {expected.note: None}
-            with deciding():
-                one = self._run(heard, self.position)
+                rest = Held(self.reaction.name, heard.position, tuple(heard.key), name_of(type(heard.event))[0], dict(held.since))
+                self._commit(ran, self.position, {**notes, rest.note: rest.text()}, expected=expected)
+                expected, ran = rest, []
+                notes = {rest.note: None}
+            one = self._run(heard, self.position)
             if isinstance(one, Held):
-                failed = msgspec.structs.replace(one, since=held.since)
-                self._pass_on(ran, notes, expected, failed)
-                self._hold(failed)
-                return
-            ran.append(one)
-        self._commit(ran, self._progress.position, notes, expected=expected)
+                notes[one.note] = one.text()
+                self._hold(one)
+            else:
+                ran.append(one)
+        self._commit(ran, self.position, notes, expected=expected)
 
     def _queue(self, held: Held) -> Iterator[Heard]:
         """Read what has waited for a held event and for no other."""
         for heard in self._passed(held.position + 1):
             if held.makes_wait(heard.position, heard.key) and not self._let_wait(heard):
                 yield heard
-
-    def _next(self, heard: Heard, held: Held) -> Held:
-        """Return the note of an event that is next, and was not tried yet."""
-        return Held(self.reaction.name, heard.position, tuple(heard.key), name_of(type(heard.event))[0], held.since)
-
-    def _pass_on(self, ran: Sequence[Ran], notes: dict[str, str | None], expected: Held, to: Held) -> Held:
-        self._commit(ran, self._progress.position, {**notes, to.note: to.text()}, expected=expected)
-        return to
 
     def _hold(self, held: Held) -> None:
         self._held = [one for one in self._held if one.position != held.position] + [held]
@@ -231,14 +230,15 @@ class Reacting:
         try:
             header = decode_header(heard.row.head)
             run = f"{self._log.identity.id}:{heard.position}:{reaction.name}"
-            as_of = self._desk.states_as_of(seen)
-            found, answers = self._called(heard, header, run, now)
+            with deciding():
+                as_of = self._desk.states_as_of(seen)
+                found, answers = self._called(heard, header, run, now)
             ran = _us(started)
             sent = Sent(0, heard.number, max(0, now - heard.row.at), ran, 1, as_of)
             one = self._come_to(heard, header, found, answers, run, now, sent)
-        except (Closed, Diverged):
-            raise
-        except Exception as error:  # noqa: BLE001 - whatever it is holds the event's key, and is seen
+        except TROUBLE:
+            raise  # of the world, not of this event
+        except BaseException as error:  # noqa: BLE001 - whatever it is, `sys.exit` too, holds the event's key, and is seen
             said, trace = failed_with(error)
             self._count("failed", _us(started), f"{heard.position}: {trace}")
             since = dict.fromkeys(heard.key or (EVERYTHING,), heard.position)
@@ -354,7 +354,7 @@ class Reacting:
         after = Progress(position, self._progress.epoch, self._progress.began)
 
         def add(batch: Batch) -> None:
-            if expected is not None and {**batch.notes_of(expected.note), **batch.kept}.get(expected.note) != expected.text():
+            if expected is not None and batch.noted(expected.note) != expected.text():
                 raise Diverged(f"about position {expected.position} something was decided meanwhile", position=expected.position)
             self._desk.declare(batch)
             number = batch.number(self.reaction.wish)
@@ -378,8 +378,8 @@ class Reacting:
         records = list(ran.answers)
         notes: dict[str, str | None] = {}
         for schedule, prepared in ran.later:
+            number = prepared.asked_typed.number(batch)  # first: a new name is a row before this one
             position = batch.position + len(records)
-            number = prepared.asked_typed.number(batch)
             records.append(Written(SCHEDULE, encode(msgspec.structs.replace(schedule, number=number))))
             notes[note_of(schedule.due, schedule.id)] = str(position)
         header = msgspec.structs.replace(about, handler=sent.handler, sent=sent)

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any  # Any: what is counted is of any type
 
-from happened.core.errors import Closed
 from happened.log.held import told
 from happened.log.lease import Leases
 from happened.log.log import Log
@@ -36,6 +35,11 @@ class Reactor:
         """Begin."""
         for crew in self._crews:
             crew.start()
+
+    def end(self) -> None:
+        """Tell all to end."""
+        for crew in self._crews:
+            crew.end()
 
     def stop(self) -> None:
         """End after the runs that are going on, and note how far each reaction has come."""
@@ -77,6 +81,10 @@ class Crew:
         """Begin."""
         self._worker.start()
 
+    def end(self) -> None:
+        """Tell it to end."""
+        self._worker.end()
+
     def stop(self) -> None:
         """End, and note how far each has come."""
         self._worker.stop()
@@ -94,9 +102,9 @@ class Crew:
         head = self._log.wait(behind, min(IDLE_SECONDS, *(one.patience_seconds for one in mine)))
         for one in mine:
             self._do(one, one.look_after)
-        if head > behind:
-            for position in sorted({one.position for one in mine if one.position < head}):
-                self._advance([one for one in mine if one.position == position], position)
+        mine = [one for one in mine if one.epoch is not None]  # who had trouble begins anew first: what it remembers is not what is noted
+        for position in sorted({one.position for one in mine if one.position < head}):
+            self._advance([one for one in mine if one.position == position], position)
         if self._worker.stopping:
             for one in mine:
                 self._do(one, one.save)
@@ -126,7 +134,7 @@ class Crew:
                         self._advance([one], position)
                 return
             for one in ones:
-                self._do(one, functools.partial(one.take, rows, pages))
+                self._do(one, functools.partial(one.take, rows, pages, lambda: self._worker.stopping))
             return
 
     def _do(self, one: Reacting, what: Callable[[], None]) -> None:
@@ -134,10 +142,8 @@ class Crew:
         try:
             what()
             one.failure = None
-        except Closed:
-            raise
-        except Exception as error:  # noqa: BLE001 - it is seen and counted; the reaction begins anew where the log says it is
+        except BaseException as error:  # noqa: BLE001 - it is seen and counted; the reaction begins anew where the log says it is
             one.failure = told(error)
-            self._log.engine.sample(one.reaction.name, "failed", 0, one.failure)
             one.retry_at = time.monotonic() + RETRY_SECONDS
             one.release()
+            self._log.engine.sample(one.reaction.name, "failed", 0, one.failure)

@@ -9,14 +9,14 @@ from typing import NamedTuple
 
 import msgspec
 
-from happened.core.errors import Broken, Closed
+from happened.core.errors import Broken
 from happened.core.store import Commit, Engine
 from happened.log.held import Held, all_held, failed_with
 from happened.log.lease import Leases
 from happened.log.log import EVERYTHING_SEEN, Log
 from happened.log.records import id_of
 from happened.log.row import SCHEDULE, Sent, decode_header, taken_apart
-from happened.log.worker import Envelope, Worker
+from happened.log.worker import TROUBLE, Envelope, Worker
 from happened.log.writer import Batch, Job
 from happened.notification.desk import Desk, Prepared
 
@@ -96,7 +96,7 @@ class Timers:
         for note, position in due[:RINGS_MAX]:
             try:
                 ready.append(Due(note, self._read(position)))
-            except Closed:
+            except TROUBLE:
                 raise
             except Exception as error:  # noqa: BLE001 - it is held, and seen; the others go on
                 self._hold(note, position, error)

@@ -12,18 +12,16 @@ from typing import Any, NamedTuple  # Any: commands of any class
 
 import msgspec
 
-from happened.core.errors import Closed, Diverged, OutcomeUnknown, StoreFailed
-from happened.core.store import Commit, Row
+from happened.core.store import Commit, Row, Unseen
 from happened.log.held import Held, all_held, back_off_seconds, failed_with, note_of
 from happened.log.lease import Leases
 from happened.log.log import EVERYTHING_SEEN, Log
 from happened.log.row import REFUSAL, Header, Written, decode_header, encode, taken_apart
-from happened.log.worker import Worker
+from happened.log.worker import TROUBLE, Worker
 from happened.log.writer import Batch, Draft, Job
 from happened.sourcing.handling import PENDING_NOTE, Decision, Handling
 
 LEASE = "pending"
-TROUBLE = (Closed, Diverged, OutcomeUnknown, StoreFailed)
 DECIDED_MAX = 200
 """Commands decided in one commit."""
 LOOK_SECONDS = 0.05
@@ -55,6 +53,8 @@ class PendingWorker:
         """The head when nothing was left to do."""
         self._due: dict[str, float] = {}
         """By the note of what is held: when it is tried again, by the monotonic clock."""
+        self._look_at = math.inf
+        """When one of those may be tried again, though nothing was recorded since."""
         self.worker = Worker(log, leases, LEASE, begin=self._begin, step=self._step)
 
     def forget_held(self) -> None:
@@ -73,16 +73,17 @@ class PendingWorker:
 
     def _step(self) -> None:
         head = self._log.head
-        if head == self._position and min(self._due.values(), default=1e9) > time.monotonic():
+        if head == self._position and time.monotonic() < self._look_at:
             self.worker.rest(LOOK_SECONDS)
             return
-        if self._decide_some():
-            self._position = head
+        self._position = head if self._decide_some() else -1
 
     def _decide_some(self) -> bool:
         """Decide the first of those that are pending and may be decided now; return whether that is all."""
         noted = sorted(self._log.engine.notes(PENDING_NOTE).items())
         held = {one.note: one for one in all_held(self._log.engine) if one.key == KEY} if noted else {}
+        self._due = {own: due for own, due in self._due.items() if own in held}
+        self._look_at = math.inf
         now = time.monotonic()
         blocked: set[str] = set()
         taken: list[Kept] = []
@@ -94,12 +95,13 @@ class PendingWorker:
             standing = held.get(own)
             if standing is not None and self._decided_about(kept, standing):
                 continue
-            due = standing is None or standing.act == "retry" or now >= self._due.get(own, 0.0)
-            if due and (not blocked or (kept.tags and not kept.tags & blocked)):
-                taken.append(kept)
-                if kept.tags:
-                    continue
-                break  # what comes after it is decided after it
+            if not blocked or (kept.tags and not kept.tags & blocked):
+                if standing is None or standing.act == "retry" or now >= self._due.get(own, 0.0):
+                    taken.append(kept)
+                    if kept.tags:
+                        continue
+                    break  # what comes after it is decided after it
+                self._look_at = min(self._look_at, self._due[own])
             if not kept.tags:
                 return True
             blocked |= kept.tags
@@ -108,20 +110,21 @@ class PendingWorker:
         group = Group(taken)
         self._log.writer.submit(group, 60)
         for kept in taken:
+            last = held.get(note_of(kept.name, kept.row.position))
             if kept.note in group.asks and kept.decision is not None:
-                self._alone(kept, kept.decision)
+                self._alone(kept, kept.decision, last)
             elif kept.note in group.failed:
-                self._hold(kept, group.failed[kept.note], held)
+                self._hold(kept, group.failed[kept.note], last)
         return False
 
-    def _alone(self, kept: Kept, decision: Decision) -> None:
+    def _alone(self, kept: Kept, decision: Decision, last: Held | None) -> None:
         """Decide one that asks the outside."""
         try:
             self._decide(decision)
         except TROUBLE:
             raise  # of the world, not of this command
         except Exception as error:  # noqa: BLE001 - whatever the decider raises stops its key, and is seen
-            self._hold(kept, error, {})
+            self._hold(kept, error, last)
 
     def _decided_about(self, kept: Kept, held: Held) -> bool:
         """Do what somebody has decided about a command that is held; return whether it is in nobody's way any more."""
@@ -129,21 +132,32 @@ class PendingWorker:
             self._log.writer.submit(Skipped(kept, held), 60)
             return True
         if held.act == "park":
-            held = msgspec.structs.replace(held, act="", parked=True)
-            self._log.engine.append(lambda _: Commit(notes={held.note: held.text()}), EVERYTHING_SEEN)
+            self._say(kept, held, msgspec.structs.replace(held, act="", parked=True))
+            return True
         return held.parked and held.act != "retry"
 
-    def _hold(self, kept: Kept, error: Exception, before: dict[str, Held]) -> None:
+    def _hold(self, kept: Kept, error: BaseException, last: Held | None) -> None:
         """Say in the log, where everybody can see it, that this command can't be decided."""
         now = self._log.source.now_us()
         said, trace = failed_with(error)
-        note = note_of(kept.name, kept.row.position)
-        last = before.get(note)
-        attempts = last.attempts + 1 if last is not None and last.act != "retry" else 1
-        parked = last is not None and last.parked
-        held = Held(kept.name, kept.row.position, KEY, kept.name, {}, said, trace, attempts, now, now, id=kept.id, parked=parked)
-        self._log.engine.append(lambda _: Commit(notes={note: held.text()}), EVERYTHING_SEEN)
-        self._due[note] = time.monotonic() + back_off_seconds(attempts) if kept.error is None else math.inf  # this code will never read it
+        held = Held(kept.name, kept.row.position, KEY, kept.name, {}, said, trace, 1, now, now, id=kept.id)
+        if last is not None:
+            attempts = last.attempts + 1 if last.act != "retry" else 1
+            held = msgspec.structs.replace(held, attempts=attempts, failed=last.failed, parked=last.parked)
+        self._say(kept, last, held)
+        self._due[held.note] = (
+            time.monotonic() + back_off_seconds(held.attempts) if kept.error is None else math.inf  # this code will never read it
+        )
+
+    def _say(self, kept: Kept, before: Held | None, after: Held) -> None:
+        """Note what is known of a command that is held, unless it was decided meanwhile, or somebody has decided about it."""
+
+        def decide(unseen: Unseen) -> Commit:
+            there = kept.note in unseen.notes(kept.note)
+            same = unseen.notes(after.note).get(after.note) == (before.text() if before is not None else None)
+            return Commit(notes={after.note: after.text()} if there and same else {})
+
+        self._log.engine.append(decide, EVERYTHING_SEEN)
 
     def _kept(self, note: str, known: str) -> Kept:
         row = self._log.row_at(int(note.removeprefix(PENDING_NOTE)))

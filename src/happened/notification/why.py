@@ -1,0 +1,114 @@
+"""Why something is so: from a record back to what came from outside, with who, when, by which handler, and what that had read.
+
+Each step is found by an id, in the index: the length of the log does not matter, only that of the chain.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any  # Any: bodies are of any class
+
+import msgspec
+
+from happened.core.errors import NotThere
+from happened.core.store import Row
+from happened.log.log import Log
+from happened.log.records import Record
+from happened.log.row import Header, decode_header
+
+
+class Read(msgspec.Struct, frozen=True):
+    """A state that a decider read: the event that had changed it last stands at `position`, 0 where none had. Of many it is the latest."""
+
+    state: str
+    position: int
+
+
+class Cause(msgspec.Struct, frozen=True):
+    """One step back: a record, and how it came to be."""
+
+    position: int
+    id: str
+    kind: str
+    name: str
+    time: datetime
+    actor: str
+    body: Any
+    handler: str = ""
+    """Who decided it."""
+    reads: tuple[Read, ...] = ()
+    """What that had read."""
+    sender: str = ""
+    """Which handler sent it."""
+    waited_us: int | None = None
+    ran_us: int | None = None
+    """How long the one that decided or sent it had waited, and how long it ran."""
+    cause: str = ""
+    """The id of what caused it; it is the next step, if it is in this log."""
+
+
+def causes_of(log: Log, position: int, reads: Mapping[str, Sequence[str]]) -> tuple[Cause, ...]:
+    """Return what stands at a position, what caused it, what caused that, and so on. `reads` says for each decider which states it reads.
+
+    `NotThere` for a position without a record.
+    """
+    row = log.row_at(position)
+    records = [record for record in log.reader.records(row) if record.position == position] if row is not None else []
+    if row is None or not records:
+        raise NotThere(f"the log has no record at position {position}", position=position)
+    found = records[0], row
+    causes: list[Cause] = []
+    while True:
+        record, row = found
+        causes.append(_cause(log, record, row, reads))
+        above = _found(log, record.causation) if record.causation else None
+        if above is None or above[0].position >= record.position:
+            return tuple(causes)
+        found = above
+
+
+def _cause(log: Log, record: Record, row: Row, reads: Mapping[str, Sequence[str]]) -> Cause:
+    header = decode_header(row.head)
+    names = log.names.by_number
+    sent = header.sent if record.position == row.position or row.input is None else None
+    sender = names.get(sent.handler) if sent is not None else None
+    decided = record.handler is not None and (sent is None or header.handler != sent.handler)
+    timed = header if decided else sent
+    return Cause(
+        position=record.position,
+        id=record.id,
+        kind=record.kind,
+        name=record.name,
+        time=record.time,
+        actor=record.actor,
+        body=record.body,
+        handler=record.handler or "" if decided else "",
+        reads=_reads(header, reads.get(record.handler or "", ())) if decided else (),
+        sender=sender.name if sender is not None else "",
+        waited_us=timed.waited if timed is not None else None,
+        ran_us=timed.ran if timed is not None else None,
+        cause=record.causation or "",
+    )
+
+
+def _reads(header: Header, states: Sequence[str]) -> tuple[Read, ...]:
+    """Return what was read: by the order of the decider's parameters, then what it asked its `World` for, with its name and key."""
+    found: list[Read] = []
+    for place, version in enumerate(header.reads):
+        parts: list[Any] = [] if type(version) is int else list(version)
+        if len(parts) == 3 and type(parts[0]) is str:  # noqa: PLR2004 - name, key, version
+            found.append(Read(f"{parts[0]} {' '.join(map(str, parts[1]))}", parts[2]))
+        else:
+            found.append(
+                Read(states[place] if place < len(states) else "?", max(parts, default=0) if type(version) is not int else version)
+            )
+    return tuple(found)
+
+
+def _found(log: Log, known: str) -> tuple[Record, Row] | None:
+    """Return the record with an id, and its row."""
+    message, sign, _ = known.rpartition("#")
+    for row in [*log.find(known), *(log.find(message) if sign and message else ())]:
+        for record in log.reader.records(row):
+            if record.id == known:
+                return record, row
+    return None

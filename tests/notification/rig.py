@@ -1,0 +1,73 @@
+"""A reaction at work by hand, step by step, without threads: killed and taken over between any two commits."""
+
+import random
+from typing import Any
+
+import happened as h
+from happened.log.held import Held
+from happened.log.writer import Job
+from happened.notification.reacting import Reacting
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+class Rig:
+    """One log, and one reaction on it that is owned by one process after the other."""
+
+    def __init__(self, app: h.App, url: str = "memory:") -> None:
+        self.running = app.open(url, run=False)
+        self.app = app
+        self.epoch = 0
+        self.kill_in: int | None = None
+        """Commits until the process is killed: before one if it is even, after it if it is odd."""
+        submit = self.running.log.writer.submit
+
+        def submitted(job: Job, wait_seconds_max: float) -> None:
+            self._come_nearer()
+            submit(job, wait_seconds_max)
+            self._come_nearer()
+
+        self.running.log.writer.submit = submitted  # type: ignore[method-assign]  # the place where a process is killed
+        self.reacting = self.owned()
+
+    def _come_nearer(self) -> None:
+        if self.kill_in is not None:
+            self.kill_in -= 1
+            if self.kill_in == 0:
+                raise Killed
+
+    def owned(self) -> Reacting:
+        """Let another process take it over."""
+        self.kill_in = None
+        self.epoch += 1
+        reacting = Reacting(self.app.reactions[0], self.running.log, self.running._sending)
+        reacting.claim(self.epoch)
+        return reacting
+
+    def take(self, rows_max: int) -> bool:
+        """Let it take a page; return whether there was one."""
+        decode = self.running.log.reader.pages(self.app.reactions[0].events)
+        for rows in self.running.log.engine.read(self.reacting.position, rows_max=rows_max):
+            self.reacting.take(rows, decode(rows))
+            return True
+        return False
+
+    def look_after(self) -> None:
+        """Let it try again all that is held, whenever that is due, and do what was decided."""
+        self.reacting._due = dict.fromkeys(self.reacting._due, 0.0)
+        self.reacting.look_after()
+
+    def held(self) -> list[Held]:
+        """Return what is held."""
+        return self.running.stuck()
+
+    def perhaps_killed(self, chance: random.Random, what: Any, *given: Any) -> None:
+        """Do something, and kill the process now and then in its midst."""
+        self.kill_in = chance.choice([None, None, 1, 2, 3, 4])
+        try:
+            what(*given)
+        except Killed:
+            self.reacting = self.owned()
+        self.kill_in = None

@@ -1,0 +1,98 @@
+"""What a reaction can't get past stops its key and no other; what waited comes in order, once, whatever happens in between."""
+
+import random
+
+import pytest
+
+from happened.notification import reacting
+from tests.notification.model import Noted, app, done, ordered, ways, whole
+from tests.notification.rig import Rig
+
+
+def test_what_has_waited_is_not_run_again_by_the_next_owner() -> None:
+    """The event that was waited for succeeds, then the process is killed: the next owner goes on behind what has waited."""
+    rig = Rig(app)
+    ways.failing = {1}
+    rig.running.record(Noted(1, ("a",)))
+    rig.take(100)
+    rig.running.record(Noted(2, ("a",)))
+    rig.take(100)
+    ways.failing.clear()
+    rig.look_after()
+    assert done(rig.running) == [1, 2]
+
+    rig.reacting = rig.owned()
+    rig.take(100)
+
+    assert done(rig.running) == [1, 2]
+    whole(rig.running)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_each_event_runs_once_and_in_order_of_its_keys_whatever_fails(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random events, keys, failures, kills at commits, and acts of people, against a model: what it says is done, and nothing else, in order."""
+    print("seed", seed)
+    chance = random.Random(seed)
+    monkeypatch.setattr(reacting, "RUNS_MAX", chance.choice([1, 2, 3, 200]))
+    rig = Rig(app)
+    keys: dict[int, tuple[str, ...]] = {}
+    aside: set[int] = set()
+    """Skipped or parked once: out of order, or never."""
+    skipped: set[int] = set()
+    for _ in range(chance.randrange(20, 80)):
+        match chance.randrange(8):
+            case 0 | 1 | 2:
+                number = len(keys)
+                keys[number] = tuple(chance.sample("abcd", chance.choice([0, 1, 1, 1, 1, 1, 2, 2])))
+                if chance.random() < 0.3:
+                    ways.failing.add(number)
+                rig.running.record(Noted(number, keys[number]))
+            case 3 | 4:
+                rig.perhaps_killed(chance, rig.take, chance.choice([1, 2, 3, 100]))
+            case 5:
+                if ways.failing:
+                    ways.failing.discard(chance.choice(sorted(ways.failing)))
+            case 6 if rig.held():
+                held = chance.choice(rig.held())
+                act = chance.choice(["retry", "retry", "skip", "park"])
+                if held.attempts and not (act == "park" and held.parked):
+                    number = next(
+                        record.body.number for record in rig.running.log.read(after=held.position - 1) if record.position == held.position
+                    )
+                    rig.running.decide_about(act, "on_noted", held.position, actor="ann")
+                    if act != "retry":
+                        aside.add(number)
+                    if act == "skip":
+                        skipped.add(number)
+                    rig.look_after()
+            case _:
+                rig.perhaps_killed(chance, rig.look_after)
+        if chance.random() < 0.2:
+            agree(rig, keys, aside, chance)
+    while rig.take(3):
+        pass
+    ways.failing.clear()
+    for held in rig.held():
+        if held.parked:
+            rig.running.decide_about("retry", "on_noted", held.position)
+    for _ in range(100):
+        rig.look_after()
+
+    assert rig.held() == []
+    assert sorted(done(rig.running)) == sorted(set(keys) - skipped)
+    assert ordered([number for number in done(rig.running) if number not in aside], keys)
+    whole(rig.running)
+
+
+def agree(rig: Rig, keys: dict[int, tuple[str, ...]], aside: set[int], chance: random.Random) -> None:
+    """Once all is taken and tried, those are done that neither fail nor stand behind one that does."""
+    while rig.take(chance.choice([1, 7])):
+        pass
+    for _ in range(len(keys) + 1):
+        rig.look_after()
+    there = set(done(rig.running))
+    blocked: set[str] = set()
+    for number in sorted(set(keys) - aside - there):
+        behind = bool(blocked & {*keys[number], ""}) if keys[number] else bool(blocked)
+        assert number in ways.failing or behind, f"{number} of {keys[number]} fails not, and stands behind none of {blocked}"
+        blocked |= set(keys[number]) or {""}
