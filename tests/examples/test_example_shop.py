@@ -49,6 +49,8 @@ Real = Callable[[str], Path]
 
 ROOT = Path(__file__).parents[2]
 
+STORY = ("stock", "orders", "flow", "trace", "why")
+
 
 # --- the same numbers as a plain script -------------------------------------------------------------------------------------
 
@@ -136,6 +138,29 @@ def test_people_are_told_what_to_do_next(run: Run, tmp_path: Path) -> None:
         assert command == "happened"
         done = run("happened", *arguments)
         assert done.returncode == 0, done.stderr
+
+
+def test_a_story_is_played_and_shown_by_the_commands_for_it(run: Run) -> None:
+    """Who says what, what came of one order, and why it is cancelled: for people as the commands print it, and as JSON."""
+    told, shown = printed(run("examples.shop", "--json")), run("examples.shop").stdout
+
+    assert told["orders"] == {"o-1": "cancelled", "o-2": "paid"}
+    assert told["stock"] == 20 - 12 - 3 + 12 + 100
+    assert sorted(line["name"] for line in told["trace"]["lines"]) == [
+        "CancelUnpaid",
+        "OrderCancelled",
+        "OrderPlaced",
+        "PlaceOrder",
+        "ReorderStock",
+        "StockReordered",
+        "answer",
+        "schedule",
+    ]
+    assert [cause["name"] for cause in told["why"]] == ["OrderCancelled", "CancelUnpaid", "schedule", "OrderPlaced", "PlaceOrder"]
+    assert [finding for finding in told["flow"]["findings"] if finding["kind"] in ("unseen", "undeclared", "idle")] == []
+    assert {arrow["target"] for arrow in told["flow"]["arrows"] if arrow["source"] == "reaction:restock"} == {"command:ReorderStock"}
+    for line in ("conversation order-o-1", "reaction restock", "because of the input CancelUnpaid"):
+        assert line in shown
 
 
 # --- done again, killed, resumed --------------------------------------------------------------------------------------------
@@ -401,7 +426,12 @@ def test_the_beginning_of_the_real_file_is_resumed_after_a_kill(run: Run, real: 
 
 
 def summary(told: subprocess.CompletedProcess[str]) -> Any:  # Any: JSON
-    """Return the summary that a run printed."""
+    """Return the summary that a run printed, without the story after it."""
+    return {key: value for key, value in printed(told).items() if key not in STORY}
+
+
+def printed(told: subprocess.CompletedProcess[str]) -> Any:  # Any: JSON
+    """Return all that a run printed."""
     assert told.returncode == 0, told.stderr
     return json.loads(told.stdout)
 
