@@ -48,7 +48,7 @@ if TYPE_CHECKING:
         Value,
         named,
     )
-    from happened.core.state import State
+    from happened.core.state import Replica, State
     from happened.core.world import World
     from happened.cqrs.ask import Rows, View
     from happened.log.held import Held
@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from happened.log.receipt import Receipt
     from happened.log.records import Record
     from happened.notification.flow import Flow
+    from happened.notification.publication import Publication
     from happened.notification.reaction import Reaction
     from happened.notification.settling import Settled
     from happened.sourcing.gateway import Gateway
@@ -94,12 +95,14 @@ __all__ = [
     "Part",
     "Places",
     "Position",
+    "Publication",
     "Query",
     "Reaction",
     "Receipt",
     "Record",
     "Recorded",
     "Refused",
+    "Replica",
     "Rows",
     "Running",
     "Settled",
@@ -155,7 +158,7 @@ _HOMES = {
         "Value",
         "named",
     ),
-    "happened.core.state": ("State",),
+    "happened.core.state": ("Replica", "State"),
     "happened.core.world": ("World",),
     "happened.cqrs.ask": ("Rows", "View"),
     "happened.log.held": ("Held",),
@@ -163,6 +166,7 @@ _HOMES = {
     "happened.log.receipt": ("Receipt",),
     "happened.log.records": ("Record",),
     "happened.notification.flow": ("Flow",),
+    "happened.notification.publication": ("Publication",),
     "happened.notification.reaction": ("Reaction",),
     "happened.notification.settling": ("Settled",),
     "happened.sourcing.gateway": ("Gateway",),

@@ -19,11 +19,11 @@ from happened.core.annotations import label
 from happened.core.errors import Error, Invalid, Late, NotThere, OutcomeUnknown, Refused, Stuck
 from happened.core.messages import Command, Event, Message, Position, called, instead_of, is_name, name_of
 from happened.core.plain import surplus_in
-from happened.core.state import Fold, State, fold_alone_of, fold_of
+from happened.core.state import Fold, Key, Replica, State, fold_alone_of, fold_of
 from happened.core.store import Engine, Row
 from happened.core.tags import check_tag_types, is_a
-from happened.core.world import Source
-from happened.cqrs.ask import View
+from happened.core.world import MICROSECOND, Source
+from happened.cqrs.ask import Rows, View
 from happened.cqrs.follower import Followers
 from happened.cqrs.view import check_view
 from happened.log.fingerprint import fingerprint_of
@@ -34,9 +34,10 @@ from happened.log.names import Wish
 from happened.log.receipt import Receipt
 from happened.log.row import TOPOLOGY, Written, decode_header, encode, taken_apart
 from happened.log.typed import decode_of
-from happened.log.worker import begin_at
+from happened.log.worker import Worker, begin_at
 from happened.log.writer import Batch, inside_decider
 from happened.notification.flow import Flow, declared_flow, observed_flow
+from happened.notification.publication import Publication, Publishing
 from happened.notification.reacting import lease_of
 from happened.notification.reaction import Reaction, Sends
 from happened.notification.reactor import Reactor
@@ -45,12 +46,14 @@ from happened.notification.story import Story, story_of
 from happened.notification.timer import LEASE as TIMERS
 from happened.notification.timer import Timers
 from happened.notification.why import Cause, causes_of
+from happened.shelf.rows import ViewsFile
 from happened.sourcing.gateway import ROUNDS_MAX, Gateway, Outside
 from happened.sourcing.handling import (
     PENDING_NOTE,
     Decision,
     Handler,
     Handling,
+    Heard,
     Known,
     Pending,
     Refusal,
@@ -65,7 +68,21 @@ from happened.sourcing.sending import Sending
 from happened.sourcing.together import Together
 from happened.stores.machine import Machine
 from happened.stores.memory import MemoryStore
-from happened.stores.sqlite import SqliteStore
+from happened.stores.sqlite import SqliteStore, connect_to_read
+from happened.transfer.channel import Channel, LogChannel, Readable
+from happened.transfer.replica import DDL as REPLICA_DDL
+from happened.transfer.replica import Replicating
+from happened.transfer.share import Share
+from happened.transfer.subscription import Subscription
+from happened.transfer.systems import (
+    check_channels,
+    check_replicas,
+    check_shares,
+    check_subscriptions,
+    is_channel,
+    listed_by_system,
+    nowhere,
+)
 
 S = TypeVar("S", bound=State)
 D = TypeVar("D", Command, Event)
@@ -77,6 +94,9 @@ Decider = Callable[..., Iterable[Event]]
 LOOK_AHEAD = 500
 """Commands of `dispatch_all` that are decided in one commit."""
 
+COPIES_SECONDS_MAX = 10
+"""How long commands in bulk, and those that were enqueued, wait for a copy of another system's state that can't say anything yet."""
+
 TOPOLOGY_NOTE = "topology"
 
 
@@ -85,7 +105,10 @@ class App:
 
     `name` is recorded in the log, which then is this app's. `records` lists the events that are recorded as facts, by `record`. `deciders` lists the
     functions that take commands. `gateways` lists the functions that may be asked through the `World`, each bare or as a `Gateway`. `reactions` lists the
-    functions from events to the commands that follow, each bare or as a `Reaction`. `views` lists the states that are kept as tables. `ignores` lists names in the log that no class claims any more: they are passed over, where else the log is not opened.
+    functions from events to the commands that follow, each bare or as a `Reaction`. `views` lists the states that are kept as tables. `publications` lists
+    the functions from an event to a public one (or `None`), each bare or as a `Publication`; `shares` lists the states whose changes other systems may
+    follow. `subscriptions` and `replicas` name other systems: whose notifications are recorded here as facts, and of whose shared states a copy is kept, as
+    states without `evolve`. `ignores` lists names in the log that no class claims any more: they are passed over, where else the log is not opened.
 
     `Invalid`, with what to mend, for whatever can be known to be wrong.
     """
@@ -99,6 +122,10 @@ class App:
         gateways: Iterable[Callable[..., Any] | Gateway] = (),
         reactions: Iterable[Sends | Reaction] = (),
         views: Iterable[type[State]] = (),
+        publications: Iterable[Callable[..., Event | None] | Publication] = (),
+        shares: Iterable[type[State]] = (),
+        subscriptions: Mapping[str, Iterable[type[Event]]] | None = None,
+        replicas: Mapping[str, Iterable[type[State]]] | None = None,
         ignores: Iterable[str] = (),
     ) -> None:
         if not is_name(name):
@@ -108,9 +135,12 @@ class App:
         if not all(isinstance(one, str) for one in self.ignores):
             raise Invalid(f'`ignores` lists names as the log has them, not {ignores!r}: write ignores=["OrderSent"]')
         self.records = tuple(_listed("records=[{}]", records))
+        self.replicas = listed_by_system("replicas", replicas or {})
+        self.systems = check_replicas(self.replicas)
+        """Which system each replica is of."""
         self.handlers: dict[type, Handler] = {}
         for function in _listed("deciders=[{}]", deciders):
-            handler = Handler(function)
+            handler = Handler(function, self.systems)
             if handler.command in self.handlers:
                 raise Invalid(
                     f"two deciders take `{handler.command.__name__}`: `{label(self.handlers[handler.command].function)}` and `{label(function)}`",
@@ -120,6 +150,15 @@ class App:
         self.gateways = [entry if isinstance(entry, Gateway) else Gateway(entry) for entry in _listed("gateways=[{}]", gateways)]
         self.reactions = [entry if isinstance(entry, Reaction) else Reaction(entry) for entry in _listed("reactions=[{}]", reactions)]
         self.views = tuple(_listed("views=[{}]", views))
+        self.publications = [
+            entry if isinstance(entry, Publication) else Publication(entry) for entry in _listed("publications=[{}]", publications)
+        ]
+        self.shares = tuple(_listed("shares=[{}]", shares))
+        check_shares(self.shares)
+        self.subscriptions = listed_by_system("subscriptions", subscriptions or {})
+        yielded = [event for handler in self.handlers.values() for event in handler.yields]
+        self.called = check_subscriptions(self.subscriptions, [*self.records, *yielded])
+        """What events are called in this log that come from elsewhere."""
         self.folds = self._folds()
         self.events = self._events()
         self._check_names()
@@ -130,6 +169,7 @@ class App:
         log: str = "memory:",
         *,
         run: bool = True,
+        channels: "Mapping[str, str | Running | Channel | None] | None" = None,
         gateways: Mapping[Callable[..., Any], Callable[..., Any]] | None = None,
         views: str | None = None,
         source: Source | None = None,
@@ -138,13 +178,22 @@ class App:
     ) -> "Running":
         """Open a log by its URL, `memory:` or `sqlite:///path`, and start the app on it.
 
-        `run=False` only reads and dispatches: views and pending commands are left to other processes. `gateways` puts real functions in the place of
+        `run=False` only reads and dispatches: views and pending commands are left to other processes. `channels` says where each system is that the app
+        listens to: the running app itself, the URL of its log, which is only read, or `None` to leave it to other processes. `gateways` puts real functions in the place of
         the app's stubs. `views` is the URL of the views' file: `sqlite:///path`, or `memory:`; by default a file beside the log. `source` is where the
         time and new ids come from: the machine, or in tests a `Clock`. `states_max` is how many states are kept in memory before those that were unchanged
         the longest make room. `progress` hears of long work (an index that must be rebuilt): how much is done, and of how much.
         """
         return Running(
-            self, log, run=run, gateways=gateways or {}, views=views, source=source or Machine(), states_max=states_max, progress=progress
+            self,
+            log,
+            run=run,
+            channels=channels or {},
+            gateways=gateways or {},
+            views=views,
+            source=source or Machine(),
+            states_max=states_max,
+            progress=progress,
         )
 
     def __repr__(self) -> str:
@@ -191,7 +240,7 @@ class App:
                 {
                     "name": reaction.name,
                     "version": reaction.version,
-                    "events": sorted(name_of(event)[0] for event in reaction.events),
+                    "events": sorted(map(self.name_in_log, reaction.events)),
                     "sends": sorted(name_of(command)[0] for command in reaction.sends),
                     "later": sorted(name_of(command)[0] for command in reaction.later),
                     "reads": [fold.name for fold in reaction.states],
@@ -204,12 +253,25 @@ class App:
                 {
                     "name": fold.name,
                     "key": list(fold.key),
-                    "from": sorted(name_of(event)[0] for event in fold.readings),
+                    "from": sorted(map(self.name_in_log, fold.readings)),
                     **({"everything": True} if fold.everything else {}),
                 }
                 for fold in dict.fromkeys([*self.folds, *map(fold_of, self.views)])
             ],
             "views": [fold_of(view).name for view in self.views],
+            "publications": [
+                {
+                    "name": publication.name,
+                    "version": publication.version,
+                    "event": sorted(map(self.name_in_log, publication.events)),
+                    "publishes": name_of(publication.publishes)[0],
+                    "reads": [fold.name for fold in publication.states],
+                }
+                for publication in self.publications
+            ],
+            "shares": [{"name": fold.name, "key": list(fold.key)} for fold in map(fold_of, self.shares)],
+            "subscriptions": {system: sorted(map(self.name_in_log, events)) for system, events in self.subscriptions.items()},
+            "replicas": {system: [fold_of(state).name for state in states] for system, states in self.replicas.items()},
             "gateways": sorted(gateway.name for gateway in self.gateways),
         }
 
@@ -228,12 +290,18 @@ class App:
         }
         return {f"{kind}:{name_of(one)[0]}": getattr(one, "__module__", "") for kind, listed in kinds.items() for one in listed}
 
+    def name_in_log(self, event: type) -> str:
+        """Return what an event is called in this app's log: after the system that it comes from, where that is another one."""
+        return self.called.get(event) or name_of(event)[0]
+
     def _folds(self) -> list[Fold]:
         folds: dict[Fold, None] = {}
         for handler in self.handlers.values():
             folds.update(dict.fromkeys(handler.states))
         for reaction in self.reactions:
             folds.update(dict.fromkeys(reaction.states))
+        for publication in self.publications:
+            folds.update(dict.fromkeys(publication.states))
         return list(folds)
 
     def _events(self) -> dict[type, None]:
@@ -252,11 +320,16 @@ class App:
         for view in self.views:
             if not is_a(view, State):
                 raise Invalid(f"`views` lists `{view}`, which is no State", entry=str(view))
-        states = [*self.folds, *(fold_of(view) for view in self.views)]
+        events.update(dict.fromkeys(self.called))
+        for publication in self.publications:
+            events.update(dict.fromkeys(publication.events))
+        states = [*self.folds, *(fold_of(state) for state in (*self.views, *self.shares))]
         for fold in states:
             states += [fold_of(join.state) for join in fold.joins if fold_of(join.state) not in states]
             events.update(dict.fromkeys(fold.readings))
-        _check_bases(states, events, {*self.records, *(event for handler in self.handlers.values() for event in handler.yields)})
+        recorded = {*self.records, *(event for handler in self.handlers.values() for event in handler.yields), *self.called}
+        _check_bases(states, events, recorded)
+        self._check_published(states, recorded)
         return events
 
     def _check_sent(self, reaction: Reaction) -> None:
@@ -267,6 +340,25 @@ class App:
                     function=label(reaction.function),
                     command=command.__name__,
                 )
+
+    def _check_published(self, states: Iterable[Fold], recorded: Collection[type]) -> None:
+        """Raise `Invalid` where what is published is also something that happens here: it is said to others, and nothing in this app hears it."""
+        names = set[str]()
+        for publication in self.publications:
+            published = publication.publishes
+            listening = [fold.state.__name__ for fold in states if published in fold.readings]
+            listening += [other.name for other in self.publications if published in other.events]
+            if published in recorded or listening:
+                where = f"`{listening[0]}` listens to it" if listening else "it is recorded here as a fact or a decision"
+                raise Invalid(
+                    f"`{published.__name__}` is published by `{publication.name}`, and {where}: what is published is an event of its own, for others",
+                    event=published.__name__,
+                )
+            if publication.name in names:
+                raise Invalid(
+                    f"two publications are called `{publication.name}`: give one another name with `@named`", name=publication.name
+                )
+            names.add(publication.name)
 
     def _check_names(self) -> None:
         seen: dict[tuple[str, str, int], Any] = {}
@@ -279,7 +371,8 @@ class App:
         }
         for kind, things in kinds.items():
             for thing in things:
-                key = (kind, *name_of(thing))
+                name, version = name_of(thing)
+                key = (kind, self.called.get(thing, name), version)
                 if seen.setdefault(key, thing) is not thing:
                     raise Invalid(
                         f"two of one name and version: {seen[key]!r} and {thing!r} are both `{key[1]}` version {key[2]}; give one another name "
@@ -292,7 +385,7 @@ class App:
 
     def _check_data(self) -> None:
         """See that whatever is recorded can be read again, that each event reaches each state, and that views can be kept."""
-        for message in (*self.events, *self.handlers):
+        for message in (*self.events, *self.handlers, *(publication.publishes for publication in self.publications)):
             decode_of(message)
         for fold in self.folds:
             for event in self.events:
@@ -383,12 +476,14 @@ class Running:
         url: str,
         *,
         run: bool,
+        channels: "Mapping[str, str | Running | Channel | None]",
         gateways: Mapping[Callable[..., Any], Callable[..., Any]],
         views: str | None,
         source: Source,
         states_max: int,
         progress: Progress,
     ) -> None:
+        check_channels([*app.subscriptions, *app.replicas], channels)
         self.app = app
         self.url = url
         self._source = source
@@ -398,10 +493,13 @@ class Running:
         self._outside = Outside(app.gateways, gateways)
         self._engine = open_engine(url)
         try:
-            self.log = Log(self._engine, source, [*app.events, *app.handlers], app=app.name, ignores=app.ignores, progress=progress)
+            self.log = Log(
+                self._engine, source, [*app.events, *app.handlers], app=app.name, called=app.called, ignores=app.ignores, progress=progress
+            )
             self._image = MemoryImage(self._engine, self.log.reader, app.folds, self.log.opened_at, states_max=states_max)
             self._writer = self.log.write_with(self._image)
-            self._handling = Handling(app.handlers, self.log.typed, self._image, self._outside, self._declare)
+            self._replicating: dict[type[State], Replicating[Any]] = {}
+            self._handling = Handling(app.handlers, self.log.typed, self._image, self._outside, self._declare, _Copies(self._replicating))
             self._sending = Sending(self.log, self._handling, self._image)
             self._wishes = self._make_wishes()
             self._followers = Followers(self.log, app.views, views or _beside(url), log_path=_path_in(url), run=run)
@@ -410,6 +508,9 @@ class Running:
             self._pending = PendingWorker(self.log, self._leases, self._handling, self._decide_pending) if works else None
             self._timers = Timers(self.log, self._leases, self._sending) if works else None
             self._reactor = Reactor(self.log, self._leases, app.reactions if works else (), self._sending)
+            self._channels = {system: _channel(channel) for system, channel in channels.items()}
+            left = {system for system, channel in channels.items() if channel is None}
+            self._make_exchange(views or _beside(url), left=left, run=run)
         except BaseException:
             self._engine.close()
             raise
@@ -422,6 +523,8 @@ class Running:
                 self._pending.worker.start()
                 self._timers.worker.start()
             self._reactor.start()
+            for worker in self._workers:
+                worker.start()
         except BaseException:
             self.close()
             raise
@@ -443,6 +546,7 @@ class Running:
         """
         decision = self._decision(command, id, actor, correlation)
         deadline = time.monotonic() + wait_seconds_max
+        self._handling.wait_for_copies(decision.handler, wait_seconds_max)
         self._handling.preload(decision)
         while True:
             self._writer.submit(decision, deadline - time.monotonic())
@@ -457,6 +561,9 @@ class Running:
         """Do what `dispatch` does, awaited. Tasks that dispatch in the same turn of the loop share a commit."""
         decision = self._decision(command, id, actor, correlation)
         deadline = time.monotonic() + wait_seconds_max
+        if decision.handler.copied:
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self._outside.pool(), self._handling.wait_for_copies, decision.handler, wait_seconds_max)
         self._handling.preload(decision)
         while True:
             await self._writer.asubmit(decision, deadline - time.monotonic())
@@ -678,6 +785,30 @@ class Running:
         """Return a view to ask. `Invalid` if the state is not among the app's `views`."""
         return self._followers.view(state)
 
+    def replica(
+        self, state: type[S], /, *key: Any, since: Receipt | str | int | None = None, wait_seconds_max: float = 10, **named: Any
+    ) -> Replica[S]:
+        """Return what the copy of another system's state says of a key, as of which of its positions, and how old that is.
+
+        `since` a receipt of the other system makes sure that the copy holds what it speaks of. `Late` if it can't be as new in time, or was never whole
+        yet; `Diverged` for a receipt of another log. What the other system does meanwhile does not matter: the copy is here.
+        """
+        replicating = self._copy(state)
+        whole = key_from(replicating.fold, key, named)
+        replicating.wait(since, wait_seconds_max)
+        found = replicating.get(whole)
+        return Replica(found.state, found.position, found.age)
+
+    def replica_rows(
+        self, state: type[S], *, limit: int = 1000, since: Receipt | str | int | None = None, wait_seconds_max: float = 10
+    ) -> Rows[S]:
+        """Return up to `limit` rows of the copy of another system's states, in the order of their keys, with their position and age."""
+        replicating = self._copy(state)
+        if type(limit) is not int or limit < 0:
+            raise Invalid(f"`limit` is a number of rows, not {limit!r}")
+        replicating.wait(since, wait_seconds_max)
+        return Rows(*replicating.rows(limit), stuck=0)
+
     def rebuild(self, state: type[State], *, progress: Progress = lambda _done, _all: None) -> None:
         """Build a view anew beside the old one, and switch when it has caught up. Readers are served by the old one meanwhile."""
         self._followers.rebuild(state, progress)
@@ -706,6 +837,10 @@ class Running:
             "stuck": {held.id: held.error for held in all_held(self._engine)},
             "reactions": self._reactor.statistics(),
             "views": self._followers.statistics(),
+            "publications": [publishing.statistics() for publishing in self._publishing],
+            "shares": [share.statistics() for share in self._shares],
+            "subscriptions": [subscription.statistics() for subscription in self._subscriptions],
+            "replicas": [replicating.statistics() for replicating in self._replicating.values()],
             "deciders": [
                 {
                     "decider": handler.name,
@@ -759,13 +894,17 @@ class Running:
             last_first.callback(self._outside.close)
             last_first.callback(self._followers.close)
             last_first.callback(self._writer.close)
+            for channel in self._channels.values():
+                last_first.callback(channel.close)
+            if self._copies_file is not None:
+                last_first.callback(self._copies_file.close)
             last_first.callback(self._leases.close)
+            stopping: list[Worker | Reactor] = [*self._workers, self._reactor]
             if self._pending is not None and self._timers is not None:
-                last_first.callback(self._pending.worker.stop)
-                last_first.callback(self._timers.worker.stop)
-                last_first.callback(self._reactor.stop)
-                for one in (self._pending.worker, self._timers.worker, self._reactor):  # all are told first: they end at the same time
-                    one.end()
+                stopping += [self._pending.worker, self._timers.worker]
+            for one in stopping:
+                last_first.callback(one.stop)
+                one.end()  # all are told first: they end at the same time
 
     def __enter__(self) -> Self:
         """Return itself."""
@@ -804,6 +943,7 @@ class Running:
 
     def _message(self, message: Message) -> Decision:
         decision = self._decision(message.body, message.id, message.actor, message.correlation, message.causation)
+        self._handling.wait_for_copies(decision.handler, COPIES_SECONDS_MAX)
         decision.occurred = occurred_us(message)
         return decision
 
@@ -896,6 +1036,7 @@ class Running:
     def _decide_pending(self, decision: Decision) -> None:
         """Decide an input that was enqueued; what it raises says why it can't be."""
         deadline = time.monotonic() + 60
+        self._handling.wait_for_copies(decision.handler, COPIES_SECONDS_MAX)
         while True:
             self._writer.submit(decision, _left(deadline))
             if not decision.needs_outside:
@@ -913,6 +1054,51 @@ class Running:
             wishes.append(reaction.wish)
         return wishes
 
+    # --- other systems
+
+    def _copy(self, state: type[S]) -> Replicating[S]:
+        self._writer.check_process()
+        replicating = self._replicating.get(state)
+        if replicating is None:
+            listed = ", ".join(one.name for one in self._replicating.values()) or "none"
+            raise Invalid(f"`{getattr(state, '__name__', state)}` is not among the app's replicas: {listed}", state=str(state))
+        return replicating
+
+    def _make_exchange(self, views: str, *, left: Collection[str], run: bool) -> None:
+        """Make what publishes to other systems and takes in what they publish; what is left to other processes is only looked at."""
+        app, log = self.app, self.log
+        leases = self._leases
+        self._copies_file = ViewsFile(views, _path_in(self.url), ddl=REPLICA_DDL) if app.systems else None
+        self._publishing = [
+            Publishing(log, leases, one, self._durable, self._caught_up_to, self._declare, self._wish_of(one)) for one in app.publications
+        ]
+        self._shares = [Share(log, leases, state, self._declare) for state in app.shares]
+        self._subscriptions = [
+            Subscription(log, leases, system, self._channels[system], events, self._declare, Wish("subscription", system, 1, ""))
+            for system, events in app.subscriptions.items()
+        ]
+        if self._copies_file is not None:
+            for state, system in app.systems.items():
+                self._replicating[state] = Replicating(log, leases, system, state, self._channels[system], self._copies_file)
+        self._workers: list[Worker] = []
+        if run:
+            self._workers += [one.worker for one in self._publishing]
+            self._workers += [one.worker for one in self._shares]
+            self._workers += [one.worker for one in self._subscriptions if one.system not in left]
+            self._workers += [one.worker for one in self._replicating.values() if one.system not in left]
+        leases.add([worker.name for worker in self._workers])
+
+    @staticmethod
+    def _wish_of(publication: Publication) -> Wish:
+        return Wish("publication", publication.name, publication.version, fingerprint_of(publication.function).digest)
+
+    def _durable(self, fold: Fold, key: Key) -> State | None:
+        return self._image.get(fold, key).state
+
+    def _caught_up_to(self, position: int) -> None:
+        if self._image.position < position:
+            self._writer.catch_up()
+
     def _declare(self, batch: Batch) -> None:
         """Record the names and the topology of this app before the first command, where they are not in the log yet."""
         if self._declared:
@@ -928,6 +1114,49 @@ class Running:
             self._handling.numbers[handler] = batch.number(handler.wish)
         for reaction in self.app.reactions:
             begin_at(batch, lease_of(reaction), self.log.opened_at if reaction.since is None else reaction.since)
+
+
+class _Copies:
+    """The copies of other systems' states, as deciders read them."""
+
+    def __init__(self, replicating: Mapping[type[State], Replicating[Any]]) -> None:
+        self._replicating = replicating
+
+    def name(self, state: type[State]) -> str:
+        """Return what a copy is called."""
+        return self._replicating[state].name
+
+    def wait(self, state: type[State], wait_seconds_max: float) -> None:
+        """Wait until it can be answered from."""
+        self._replicating[state].wait(None, wait_seconds_max)
+
+    def get(self, state: type[State], key: Key) -> Heard:
+        """Return what it says of a key."""
+        found = self._replicating[state].get(key)
+        return Heard(found.version, found.position, found.age // MICROSECOND, msgspec.Raw(encode(found.state)))
+
+
+def _channel(given: "str | Running | Channel | None") -> Channel:
+    """Return the channel to another system. `Invalid` for what is none."""
+    match given:
+        case None:
+            return nowhere()
+        case Running():
+            engine = given.log.engine
+            return LogChannel(lambda: engine, lambda _store: True, own=False)
+        case str():
+            path = _path_in(given)
+            if not path:
+                raise Invalid(f"`{given}` names no log that another process has: write sqlite:///path", url=given)
+            return LogChannel(lambda: SqliteStore(path, connect=connect_to_read), _is_there, own=True)
+        case _ if is_channel(given):
+            return given
+        case _:
+            raise Invalid(f"{given!r} is no channel: give the running app, or the URL of its log")
+
+
+def _is_there(store: Readable) -> bool:
+    return isinstance(store, SqliteStore) and store.is_there()
 
 
 def _left(deadline: float) -> float:

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from happened.core.errors import Invalid
 from happened.core.messages import Places, Value
 from happened.core.state import State
-from happened.cqrs.tables import Table
 from happened.cqrs.where import compile_order, compile_where
+from happened.shelf.tables import Table
 
 
 class Status(enum.Enum):

@@ -14,7 +14,7 @@ import pytest
 from starlette.applications import Starlette
 
 import happened as h
-from tests.programs import p00_shop, p02_order, p03_school, p05_views, p09_web, p10_invoices
+from tests.programs import p00_shop, p02_order, p03_school, p05_views, p06_transfer, p09_web, p10_invoices
 from tests.programs.p01_bank import Account, Deposited, Transfer, Transferred, bank
 from tests.programs.p02_order import Bought, CancelLine, Line, LineCancelled, Wish
 from tests.programs.p03_school import Claim, Course, CourseOpened, Enrol, Enrolled, Left, Register, Student, Withdrew, school
@@ -590,6 +590,18 @@ def test_a_position_that_is_not_there_yet_is_late_and_says_how_far_it_is() -> No
 
     assert late.value.facts["since"] == receipt.position + 100
     assert "lag" in late.value.facts
+
+
+# --- 6. state transfer and notification -----------------------------------------------------------------------------------
+
+
+def test_one_system_bills_by_what_another_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The copy has what the receipt speaks of, and a decider decides with it; run again, nothing counts twice."""
+    for _ in range(2):
+        p06_transfer.main(f"sqlite:///{tmp_path}/crm.db", f"sqlite:///{tmp_path}/billing.db")
+
+    said = ["Debtor(customer='c-1', country='France')", "(Billed(customer='c-1', gross=Decimal('100')),)"]
+    assert capsys.readouterr().out.splitlines() == said * 2
 
 
 # --- 9. over HTTP -----------------------------------------------------------------------------------------------------------

@@ -16,8 +16,17 @@ import re
 import textwrap
 import typing
 from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeGuard, dataclass_transform  # Any: keys and events of any class
+from datetime import datetime, timedelta
+from typing import (  # Any: keys and events of any class
+    TYPE_CHECKING,
+    Any,
+    Generic,
+    NamedTuple,
+    Self,
+    TypeGuard,
+    TypeVar,
+    dataclass_transform,
+)
 
 import msgspec
 
@@ -54,12 +63,35 @@ class State(msgspec.Struct, frozen=True, gc=False):
         but = msgspec.Struct.__replace__
 
 
+S = TypeVar("S", bound=State)
+
+
 class Join(NamedTuple):
     """A state that `key_of` or a view's `evolve` asks for beside the event: filled by type, folded in the same pass."""
 
     parameter: str
     state: type[State]
     optional: bool
+
+
+class Replica(msgspec.Struct, Generic[S], frozen=True, gc=False):
+    """What a copy of another system's state says, and how old that is. It is what `Running.replica` returns, and what a decider may ask for.
+
+    `state` is `None` where the origin has none under that key. `position` is the origin's: the copy holds all that it had published by then. `age` is 0
+    where the origin has nothing newer; else how long it has had something newer, or where it can't be reached, how long it was not heard of.
+    """
+
+    state: S | None
+    position: int
+    age: timedelta
+
+
+def replica_in(annotation: Any) -> type[State] | None:
+    """Return the state that a parameter asks a copy of, as `Replica[...]`; `None` if it asks for something else."""
+    if typing.get_origin(annotation) is not Replica:
+        return None
+    state = typing.get_args(annotation)[0]
+    return state if isinstance(state, type) and issubclass(state, State) else None
 
 
 Reading = Callable[..., Iterable[tuple[Key, Any]]]

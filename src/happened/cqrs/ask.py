@@ -12,12 +12,12 @@ from happened.core.errors import Invalid, Late, NotThere, Stuck
 from happened.core.messages import Position
 from happened.core.state import Key, State
 from happened.core.tags import is_unicode
-from happened.cqrs.rows import ViewsFile
-from happened.cqrs.tables import HIGH, show
 from happened.cqrs.view import ViewBuild, key_text
 from happened.cqrs.where import compile_order, compile_where
 from happened.log.log import Log
 from happened.log.receipt import Receipt
+from happened.shelf.rows import ViewsFile
+from happened.shelf.tables import HIGH, show
 
 S = TypeVar("S", bound=State)
 A = TypeVar("A")

@@ -17,12 +17,12 @@ from happened.core.errors import Closed, Diverged, Invalid, Overloaded, StoreFai
 from happened.core.state import State, fold_of
 from happened.core.store import Row
 from happened.cqrs.ask import View, ViewState
-from happened.cqrs.rows import ViewsFile
 from happened.cqrs.view import Page, Stopped, ViewBuild, check_history, view_fingerprint
 from happened.log.held import told
 from happened.log.lease import Leases
 from happened.log.log import Log, Progress
 from happened.log.records import Pages
+from happened.shelf.rows import ViewsFile
 
 S = TypeVar("S", bound=State)
 

@@ -21,11 +21,11 @@ from happened.core.messages import Recorded
 from happened.core.state import Fold, Key, State, fold_of, state_in
 from happened.core.store import Row
 from happened.core.tags import text_of
-from happened.cqrs.tables import Table
 from happened.log.fingerprint import fingerprint_of
 from happened.log.held import told
 from happened.log.records import envelope_of
 from happened.log.row import decode_header
+from happened.shelf.tables import Table
 
 S = TypeVar("S", bound=State)
 

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple  # Any: tables of any state, values 
 import msgspec
 
 from happened.core.errors import Invalid
-from happened.cqrs.tables import HIGH, LOW, ONE, VARIABLES_MAX, Column, Row, Stored, Table, is_enum, quoted, show
+from happened.shelf.tables import HIGH, LOW, ONE, VARIABLES_MAX, Column, Row, Stored, Table, is_enum, quoted, show
 
 DEPTH_MAX = 12
 """Parentheses within each other, read or written: SQLite's parser, which keeps a stack of 100, needs up to seven places for each."""

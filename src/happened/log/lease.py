@@ -53,6 +53,10 @@ class Leases:
             self._compete()
             self._thread.start()
 
+    def add(self, names: Sequence[str]) -> None:
+        """Compete for these, too. Called before `start`."""
+        self._names += names
+
     def epoch(self, name: str) -> int | None:
         """Return the epoch under which this process holds a lease, or `None` if it does not."""
         return self._epochs.get(name)

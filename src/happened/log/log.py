@@ -86,13 +86,14 @@ class Log:
         classes: Iterable[type],
         *,
         app: str = "",
+        called: Mapping[type, str] | None = None,
         ignores: Iterable[str] | None = (),
         progress: Progress = lambda _done, _all: None,
     ) -> None:
         self.engine = engine
         self.source = source
         self.names = Names()
-        self.reader = Reader(self.names, classes)
+        self.reader = Reader(self.names, classes, called)
         self.identity = self._identify(app)
         self._check_kinds()
         self.opened_at = self.head
@@ -100,7 +101,7 @@ class Log:
         if ignores is not None:
             self._check_claimed(ignores)
         engine.index(self.reader.reading(), self.reader.row_terms, progress)
-        self.typed = {cls: Typed(cls, self.names) for cls in self.reader.classes.values()}
+        self.typed = {cls: Typed(cls, self.names, name=name) for (_, name, _), cls in self.reader.classes.items()}
         self._recent = Recent(self)
         self.writer: Writer
 
@@ -515,6 +516,8 @@ class Recording(msgspec.Struct, frozen=True, gc=False):
 class Facts(Job):
     """Facts that are to be recorded together."""
 
+    __slots__ = ("actor", "causation", "correlation", "declare", "given", "log", "occurred", "recordings", "unless")
+
     def __init__(
         self,
         log: Log,
@@ -528,7 +531,7 @@ class Facts(Job):
         unless: Boundary | None = None,
         declare: Callable[[Batch], None] | None = None,
     ) -> None:
-        super().__init__(id if id is not None else log.source.new_id())
+        Job.__init__(self, id if id is not None else log.source.new_id())
         self.log = log
         self.recordings = recordings
         self.given = id is not None
@@ -559,7 +562,7 @@ class Facts(Job):
         records: list[Written] = []
         events: list[tuple[int, Any, Any]] = []
         names: list[int] = []
-        tags: dict[str, None] = {}
+        tags: Sequence[str] = ()
         for recording in self.recordings:
             number = recording.typed.number(batch) if recording.typed is not None else batch.number(recording.wish)
             extra = recording.extra
@@ -569,10 +572,10 @@ class Facts(Job):
             if number not in names:
                 names.append(number)
             if recording.terms:
-                tags.update(dict.fromkeys(recording.terms))
+                tags = list(dict.fromkeys([*tags, *recording.terms])) if tags and tags != recording.terms else recording.terms
         header = Header(id=self.id, actor=self.actor, correlation=self.correlation, causation=self.causation, occurred=self.occurred)
         facts = [(recording.wish.name, recording.terms) for recording in self.recordings]
-        return Draft(header, None, records, events, list(tags), names, {}, facts)
+        return Draft(header, None, records, events, tags, names, {}, facts)
 
     def _same(self, row: Row) -> None:
         """Raise `IdReused` unless this row holds these facts. Bodies of another version, or erased, are taken for the same."""

@@ -26,7 +26,7 @@ class Name(msgspec.Struct, frozen=True):
 
     number: int
     what: str
-    """`event`, `command`, or what kind of handler."""
+    """`event`, `command`, what is said to other systems (`notification`, `share`, `beacon`), or what kind of handler."""
     name: str
     version: int
     fingerprint: str
@@ -45,9 +45,9 @@ class Wish(NamedTuple):
     schema: Any = None
 
 
-def wish_for(cls: type, what: str) -> Wish:
-    """Return what is to be recorded of a class of data: its JSON schema, where its tags lie, and a fingerprint of both."""
-    name, version = name_of(cls)
+def wish_for(cls: type, what: str, name: str | None = None) -> Wish:
+    """Return what is to be recorded of a class of data: its JSON schema, where its tags lie, and a fingerprint of both; under another name if given."""
+    own, version = name_of(cls)
     try:
         _, components = msgspec.json.schema_components([cls], ref_template="#/{name}")
         schema: Any = components
@@ -55,7 +55,7 @@ def wish_for(cls: type, what: str) -> Wish:
         schema = {field.name: repr(field.type) for field in msgspec.structs.fields(cls)}
     tags = outline(scope_of(cls))
     text = encode([schema, tags])
-    return Wish(what, name, version, hashlib.sha256(text).hexdigest()[:16], tags, schema)
+    return Wish(what, name if name is not None else own, version, hashlib.sha256(text).hexdigest()[:16], tags, schema)
 
 
 class Names:

@@ -38,7 +38,7 @@ from happened.log.row import (
 
 SYSTEM = {0, 1, 2}
 INPUT, INTERNAL, ANSWERED, OUTPUT, SYSTEMIC = "input", "internal", "answer", "output", "system"
-PUBLISHED = ("notification", "share")
+PUBLISHED = ("notification", "share", "beacon")
 """What a name stands for whose records are outputs: said to other systems."""
 INDEXED = 3
 """Goes up when rows are found by more than before: an index that was made before that is made anew."""
@@ -70,13 +70,15 @@ class Record(msgspec.Struct, frozen=True, gc=False):
 
 
 class Reader:
-    """Reads the rows of one log with the classes of one app."""
+    """Reads the rows of one log with the classes of one app. `called` says which of them have another name in this log than their own."""
 
-    def __init__(self, names: Names, classes: Iterable[type]) -> None:
+    def __init__(self, names: Names, classes: Iterable[type], called: Mapping[type, str] | None = None) -> None:
         self.names = names
         self.classes: dict[tuple[str, str, int], type] = {}
+        elsewhere: Mapping[Any, str] = called or {}
         for cls in classes:
-            self.classes["event" if issubclass(cls, Event) else "command", *name_of(cls)] = cls
+            own, version = name_of(cls)
+            self.classes["event" if issubclass(cls, Event) else "command", elsewhere.get(cls, own), version] = cls
         self._decoders: dict[int, Any] = {}
         self._terms: dict[int, TermsOf] = {}
         self._changes = 0

@@ -32,16 +32,16 @@ def decode_of(cls: type) -> Callable[[bytes], Any]:
 
 
 class Typed:
-    """One event or command class. Made once for each log that is opened."""
+    """One event or command class. Made once for each log that is opened. `what` and `name` say how the log calls it, where that is not the usual."""
 
     __slots__ = ("_changes", "_decode", "_names", "_number", "_zoneless", "cls", "terms", "what", "wish")
 
-    def __init__(self, cls: type, names: Names) -> None:
+    def __init__(self, cls: type, names: Names, *, what: str | None = None, name: str | None = None) -> None:
         if not (is_a(cls, Event) or is_a(cls, Command)):
             raise Invalid(f"`{cls!r}` is neither an event nor a command: subclass `Event` or `Command`", type=str(cls))
         self.cls = cls
-        self.what = "event" if is_a(cls, Event) else "command"
-        self.wish: Wish = wish_for(cls, self.what)
+        self.what = what if what is not None else "event" if is_a(cls, Event) else "command"
+        self.wish: Wish = wish_for(cls, self.what, name)
         self.terms = terms_of(scope_of(cls))
         self._decode = decode_of(cls)
         self._zoneless = zoneless_in(cls)
@@ -51,16 +51,25 @@ class Typed:
 
     def checked(self, body: Any) -> tuple[bytes, Any]:
         """Return the body's bytes, and the body as it will be read again. `Invalid` for a wrong type; nothing else checks what a constructor was given."""
+        decode, zoneless = self._decode, self._zoneless
         try:
             encoded = encode(body)
-            again = self._decode(encoded)
+            again = decode(encoded)
         except (msgspec.MsgspecError, TypeError, OverflowError, UnicodeEncodeError, RecursionError) as error:
             raise Invalid(f"`{self.cls.__name__}` is not valid: {error}", type=self.cls.__name__) from error
         if again != body:
             self._say_why(body, again)
-        if self._zoneless is not None and (path := self._zoneless(again)):
+        if zoneless is not None and (path := zoneless(again)):
             raise Invalid(f"`{self.cls.__name__}` is not valid: the time `{path}` has no zone", type=self.cls.__name__, field=path)
         return encoded, again
+
+    def read(self, body: bytes) -> tuple[bytes, Any]:
+        """Return what `checked` does, of bytes that came from elsewhere. `Invalid` where they are no such body."""
+        try:
+            found = self._decode(body)
+        except msgspec.MsgspecError as error:
+            raise Invalid(f"it is no `{self.cls.__name__}`: {error}", type=self.cls.__name__) from error
+        return self.checked(found)
 
     def same(self, recorded: bytes, body: bytes) -> bool:
         """Say whether a recorded body of this shape is the same as another, or erased. What is equal may have been written otherwise: `1.50`, a set."""

@@ -4,6 +4,7 @@ How far a worker has come is a note of the log itself, not of the shelf: lost, e
 came of the work, as a compare-and-set on position and owner's epoch, so nothing is done twice, and an owner that lost its lease can't write.
 """
 
+import functools
 import threading
 import time
 from collections.abc import Callable
@@ -37,6 +38,10 @@ class Envelope(NamedTuple):
     now: int
     """What `world.now` says to its decider, in microseconds since 1970."""
     depth: int
+
+
+SUBMIT_SECONDS_MAX = 10
+"""How long a worker waits for its commit; then it begins anew."""
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -164,6 +169,52 @@ class Advance(Job):
         batch.kept[note] = encode(self.after).decode()
 
 
+class Course:
+    """How far a worker has come: noted with what it records, and by itself only now and then, since what there was nothing to do for is soon read again."""
+
+    def __init__(self, log: Log, name: str) -> None:
+        self._log = log
+        self._name = name
+        self.position = 0
+        """Up to where everything is done, whether that is noted or not."""
+        self.progress = Progress(0, 0)
+        """As it is noted."""
+
+    def claim(self, epoch: int, *, start: int) -> None:
+        """Go on from where the worker has come to, of whichever process, as the owner of an epoch."""
+        self.progress = claimed(self._log, self._name, epoch, start=start)
+        self.position = self.progress.position
+
+    def record(
+        self, position: int, add: Callable[[Batch], None] = lambda _batch: None, *, own: bool = False, began: int | None = None
+    ) -> None:
+        """Record what came of the records up to a position, with how far that is. With `own`, what it adds itself counts as done where it follows at once.
+
+        `began` says that the work begins anew from there.
+        """
+        before = self.progress
+        after = Progress(position, before.epoch, before.began if began is None else began)
+        advance = Advance(self._name, before, after, add)
+        if own:
+            advance.add = functools.partial(self._add_own, advance, add)
+        self._log.writer.submit(advance, SUBMIT_SECONDS_MAX)
+        self.progress = advance.after
+        self.position = advance.after.position
+
+    def note(self) -> None:
+        """Note how far it is, if that is not noted."""
+        if self.position != self.progress.position:
+            self.record(self.position)
+
+    @staticmethod
+    def _add_own(advance: Advance, add: Callable[[Batch], None], batch: Batch) -> None:
+        after = advance.after
+        follows = batch.head.position == after.position
+        add(batch)
+        if follows:
+            advance.after = msgspec.structs.replace(after, position=batch.head.position)
+
+
 def claimed(log: Log, name: str, epoch: int, *, start: int) -> Progress:
     """Claim a worker's progress for an epoch, so that who had it before can't write any more; one that never began is begun at `start`. Return it."""
     before = progress_of(log.engine, name)
@@ -171,7 +222,7 @@ def claimed(log: Log, name: str, epoch: int, *, start: int) -> Progress:
     if before is not None and before.epoch > epoch:
         raise StoreFailed(f"`{name}` is another process's by now", worker=name)
     if after != before:
-        log.writer.submit(Advance(name, before, after), 10)
+        log.writer.submit(Advance(name, before, after), SUBMIT_SECONDS_MAX)
     return after
 
 

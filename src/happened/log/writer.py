@@ -121,19 +121,21 @@ WAITING, TAKEN, DONE, WITHDRAWN = range(4)
 class Job:
     """Something that waits to be recorded. A subclass says what, in `draft`; the writer sets `position` and `row` or `error`."""
 
-    state = WAITING
-    row: Row | None = None
-    result: Any = None
-    error: BaseException | None = None
-    taken_at = 0.0
-    deadline = 0.0
-    """By `perf_counter`, as `taken_at` is."""
-    _lock: "threading.Lock | None" = None
-    _loop: asyncio.AbstractEventLoop | None = None
-    _future: "asyncio.Future[None] | None" = None
+    __slots__ = ("_future", "_lock", "_loop", "deadline", "error", "id", "result", "row", "state", "taken_at")
+    # No defaults in the class: reading or setting what the class has too takes the interpreter the long way, each time.
 
     def __init__(self, id: str) -> None:
         self.id = id
+        self.state = WAITING
+        self.row: Row | None = None
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self.taken_at = 0.0
+        self.deadline = 0.0
+        """By `perf_counter`, as `taken_at` is."""
+        self._lock: threading.Lock | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._future: asyncio.Future[None] | None = None
 
     def again(self) -> None:
         """Make it a job that waits anew."""

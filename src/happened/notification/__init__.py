@@ -1,1 +1,1 @@
-"""Event notification: reactions to what happened, and what is seen of the flow."""
+"""Event notification: what happened, said to whom it concerns, who hears it, and what is seen of the flow."""

@@ -9,16 +9,17 @@ import asyncio
 import inspect
 import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, NoReturn  # Any: commands and events of any class
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from datetime import timedelta
+from typing import Any, NamedTuple, NoReturn, Protocol  # Any: commands and events of any class
 
 import msgspec
 
-from happened.core.annotations import label, parameters_of, yielded_by
+from happened.core.annotations import Parameter, label, parameters_of, yielded_by
 from happened.core.errors import Error, IdReused, Invalid, Overloaded, Refused
 from happened.core.filling import Fill, fill_for
 from happened.core.messages import Command, Event, Recorded, called, instead_of, name_of
-from happened.core.state import Fold, Key, State, fold_alone_of, state_in
+from happened.core.state import Fold, Key, Replica, State, fold_alone_of, replica_in, state_in
 from happened.core.store import Row
 from happened.core.tags import is_a
 from happened.core.world import Chance, World, moment
@@ -37,10 +38,42 @@ _NO_NOTES: dict[str, str | None] = {}
 _decode_answers = msgspec.json.Decoder(list[Answer]).decode
 
 
-class Handler:
-    """A decider, read once."""
+class Heard(msgspec.Struct, frozen=True, gc=False):
+    """What a decider heard of another system's state, as it is recorded: an answer."""
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    version: int
+    position: int
+    age_us: int
+    state: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class Copies(Protocol):
+    """The copies of other systems' states, as deciders read them."""
+
+    def name(self, state: type[State]) -> str:
+        """Return what a copy is called."""
+        ...
+
+    def wait(self, state: type[State], wait_seconds_max: float) -> None:
+        """Wait until a copy can be answered from. `Late` if it can't in time."""
+        ...
+
+    def get(self, state: type[State], key: Key) -> Heard:
+        """Return what a copy says of a key. `Late` if it can't say anything yet."""
+        ...
+
+
+class Copied(NamedTuple):
+    """A parameter that is a copy of another system's state: whether it asks for position and age, too, and how the state is read."""
+
+    whole: bool
+    decode: Callable[[msgspec.Raw], Any]
+
+
+class Handler:
+    """A decider, read once. `copies` are the states that are kept by other systems, of which it may ask for the copy here."""
+
+    def __init__(self, function: Callable[..., Any], copies: Container[type[State]] = ()) -> None:
         checked: object = function  # a checker has not seen every caller
         if not callable(checked) or isinstance(checked, type):
             raise Invalid(f"`deciders` lists `{function!r}`, which is no function", entry=repr(function))
@@ -65,9 +98,15 @@ class Handler:
         self.fills: list[Fill] = []
         self.slots: list[int | str] = []
         """For each parameter after the command: the place of its fill, or `world`."""
+        self.copied: dict[int, Copied] = {}
+        """The places of fills that are copies of another system's states."""
         for parameter in parameters[1:]:
+            copied = replica_in(parameter.annotation)
+            asked = state_in(parameter.annotation)
             if parameter.annotation is World:
                 self.slots.append("world")
+            elif copied is not None or (asked is not None and asked[0] in copies):
+                self._add_copy(function, command, parameter, copies)
             elif state_in(parameter.annotation) is not None:
                 fill = fill_for(function, command, parameter, self.fills)
                 if fill.fold.evolve is None:
@@ -91,11 +130,35 @@ class Handler:
                     parameter=parameter.name,
                 )
         self.wants_world = "world" in self.slots
-        self.states = [fill.fold for fill in self.fills]
+        self.states = [fill.fold for place, fill in enumerate(self.fills) if place not in self.copied]
         self.wish = Wish("decider", self.name, self.version, "")
         self.runs = 0
         self.ran_seconds = self.longest_seconds = 0.0
         """Of all runs under the lock in this process, those that came to nothing, too."""
+
+    def _add_copy(self, function: Callable[..., Any], command: type[Command], parameter: Parameter, copies: Container[type[State]]) -> None:
+        """Add a parameter that is filled from a copy of another system's state."""
+        state = replica_in(parameter.annotation)
+        whole = state is not None
+        if state is None:
+            asked = state_in(parameter.annotation)
+            assert asked is not None, "it was looked at"
+            state, many = asked
+            if many:
+                raise Invalid(
+                    f"parameter `{parameter.name}` of `{label(function)}`: a decider asks for one copy of `{state.__name__}`, not for a Mapping of them",
+                    parameter=parameter.name,
+                )
+        if state not in copies:
+            raise Invalid(
+                f"parameter `{parameter.name}` of `{label(function)}` is a copy of `{state.__name__}`, which the app keeps none of: list it in "
+                "`replicas={...}`",
+                parameter=parameter.name,
+            )
+        fill = fill_for(function, command, parameter._replace(annotation=state, optional=parameter.optional or whole), self.fills)
+        self.copied[len(self.fills)] = Copied(whole, msgspec.json.Decoder(state | None).decode)
+        self.slots.append(len(self.fills))
+        self.fills.append(fill)
 
     def ran(self, seconds: float) -> int:
         """Count a run; return how long it was in microseconds."""
@@ -125,6 +188,9 @@ class Handler:
                     f"`{label(function)}` yields `{event}`, which is no event of its own: name the events", function=label(function)
                 )
         return events
+
+
+_decode_heard = msgspec.json.Decoder(Heard).decode
 
 
 class Refusal(NamedTuple):
@@ -207,26 +273,33 @@ def key_from(fold: Fold, key: tuple[Any, ...], named: Mapping[str, Any]) -> Key:
 class Decision(Job):
     """One command that is to be decided."""
 
-    actor = ""
-    correlation: str | None = None
-    causation: str | None = None
-    occurred: int | None = None
-    traceparent: str | None = None
-    answers: Answers | None = None
-    events: tuple[Any, ...] = ()
-    needs_outside = False
-    rounds = 0
-    decides: str | None = None
-    """The note of the pending input that this decides."""
-    sent: Sent | None = None
-    depth = 0
-    keys: Sequence[Any] = ()
-    """Of the states that the decider reads, as far as the command alone says them."""
+    __slots__ = (
+        "actor",
+        "answers",
+        "asked_bytes",
+        "asked_typed",
+        "causation",
+        "command",
+        "correlation",
+        "decides",
+        "depth",
+        "events",
+        "given",
+        "handler",
+        "handling",
+        "keys",
+        "needs_outside",
+        "now",
+        "occurred",
+        "rounds",
+        "sent",
+        "traceparent",
+    )
 
     def __init__(
         self, handling: "Handling", handler: Handler, typed: Typed, command: Any, body: bytes, id: str, now: int, *, given: bool
     ) -> None:
-        super().__init__(id)
+        Job.__init__(self, id)
         self.handling = handling
         self.handler = handler
         self.asked_typed = typed
@@ -234,6 +307,21 @@ class Decision(Job):
         self.asked_bytes = body
         self.now = now
         self.given = given
+        self.actor = ""
+        self.correlation: str | None = None
+        self.causation: str | None = None
+        self.occurred: int | None = None
+        self.traceparent: str | None = None
+        self.answers: Answers | None = None
+        self.events: tuple[Any, ...] = ()
+        self.needs_outside = False
+        self.rounds = 0
+        self.decides: str | None = None
+        """The note of the pending input that this decides."""
+        self.sent: Sent | None = None
+        self.depth = 0
+        self.keys: Sequence[Any] = ()
+        """Of the states that the decider reads, as far as the command alone says them."""
 
     def draft(self, batch: Batch) -> Draft | None:
         """Decide, on what the batch has come to."""
@@ -242,7 +330,7 @@ class Decision(Job):
             return None
         handling, handler = self.handling, self.handler
         handling.declare(batch)
-        if self.given and self.answers is None and handler.wants_world and handling.outside.gateways:
+        if self.given and self.answers is None and ((handler.wants_world and handling.outside.gateways) or handler.copied):
             kept = batch.notes_of(ANSWERS_NOTE + self.id).get(ANSWERS_NOTE + self.id)
             if kept is not None:
                 self.answers = Answers(_decode_answers(kept))
@@ -297,10 +385,19 @@ class Decision(Job):
         """Run the decider on these states and return what it yields."""
         handler, command, keys = self.handler, self.command, self.keys
         filled: list[Any] = []
+        copied: dict[int, Any] = {}
         known = len(keys)
         for place, fill in enumerate(handler.fills):
             key = keys[place] if place < known else fill.find(command, filled)
-            if fill.many:
+            if place in handler.copied:
+                heard = self._heard(fill, key)
+                reads.append(heard.version)
+                state = handler.copied[place].decode(heard.state)
+                state = state if state is not None or fill.optional else fill.fold.initial(key)
+                if handler.copied[place].whole:
+                    copied[place] = Replica(state, heard.position, timedelta(microseconds=heard.age_us))
+                filled.append(state)
+            elif fill.many:
                 entries = {one: entry(fill.fold, one) for one in key}
                 single = len(fill.fold.key) == 1
                 states = {
@@ -325,9 +422,27 @@ class Decision(Job):
             world = DecidingWorld(self.now, self.id, asking, entry, reads)
             arguments = [world if slot == "world" else filled[slot] for slot in handler.slots]  # type: ignore[index]  # a slot is a place or `world`
         else:
-            arguments = filled
+            arguments = list(filled) if copied else filled
+        for place, copy in copied.items():
+            arguments[handler.slots.index(place)] = copy
         yielded = handler.function(command, *arguments)
         return list(yielded) if handler.generates else handler.listed(yielded)
+
+    def _heard(self, fill: Fill, key: Key | None) -> Heard:
+        """Return what a copy of another system's state says; the first time it is asked, and every later run of this decision hears the same."""
+        if key is None:
+            if not fill.optional:
+                raise Invalid(f"`{type(self.command).__name__}` has no value for the key of `{fill.parameter}`", parameter=fill.parameter)
+            return Heard(0, 0, 0)
+        if self.answers is None:
+            self.answers = Answers()
+        copies, state = self.handling.copies, fill.fold.state
+        question = (copies.name(state), encode(key), 0)
+        known = self.answers.known.get(question)
+        if known is None:
+            known = Answer(question[0], msgspec.Raw(question[1]), answer=msgspec.Raw(encode(copies.get(state, key))))
+            self.answers.put(known)
+        return _decode_heard(known.answer)
 
     def refusal(self) -> Refusal | None:
         """Return the refusal, if that is what came of it."""
@@ -484,7 +599,9 @@ class Handling:
         image: MemoryImage,
         outside: Outside,
         declare: Callable[[Batch], None],
+        copies: Copies,
     ) -> None:
+        self.copies = copies
         self.handlers = handlers
         self.typed = typed
         self.takes = {command: (handler, typed[command]) for command, handler in handlers.items()}
@@ -493,10 +610,14 @@ class Handling:
         self.outside = outside
         self.declare = declare
         self._reads = {
-            handler: [(fill.find, fill.many, image.follow(fill.fold)) for fill in handler.fills] for handler in handlers.values()
+            handler: [
+                (fill.find, fill.many, None if place in handler.copied else image.follow(fill.fold))
+                for place, fill in enumerate(handler.fills)
+            ]
+            for handler in handlers.values()
         }
         self.only_states = {
-            handler: None if handler.wants_world or any(fill.many for fill in handler.fills) else self._asked(handler)
+            handler: None if handler.wants_world or handler.copied or any(fill.many for fill in handler.fills) else self._asked(handler)
             for handler in handlers.values()
         }
         """The parameters after the command, where they are states and nothing else: what each reads, and whether it may be missing."""
@@ -542,6 +663,12 @@ class Handling:
         except Exception:  # noqa: BLE001 - the run under the lock raises it, or the state has moved on and it does not
             return
 
+    def wait_for_copies(self, handler: Handler, wait_seconds_max: float) -> None:
+        """Wait for copies of other systems' states that can't say anything yet. `Late` if they can't in time."""
+        deadline = time.monotonic() + wait_seconds_max
+        for place in handler.copied:
+            self.copies.wait(handler.fills[place].fold.state, max(0.0, deadline - time.monotonic()))
+
     def preload(self, decision: Decision) -> None:
         """Load what the decider reads and is not in memory, in the caller's thread, so that the writer need not wait for the disk."""
         command = decision.command
@@ -553,7 +680,7 @@ class Handling:
             except IndexError:  # its key comes from a state left of it: loaded when that is known
                 return
             keys.append(key)
-            if (not many and key in kept.entries) or kept.complete or key is None:
+            if kept is None or (not many and key in kept.entries) or kept.complete or key is None:
                 continue
             missing = [one for one in (key if many else [key]) if one not in kept.entries]
             if missing:

@@ -335,7 +335,6 @@ class MemoryImage:
 
 Undo = tuple[dict[Key, Entry], Key, Entry | None]
 """What was changed: whose states, which one, and what the batch had come to before."""
-NO_KEY = (None,)
 
 
 class ImageOverlay:
@@ -394,11 +393,12 @@ class ImageOverlay:
                 short, long = self._image.ways(type(event))
                 version = row.position + ordinal
                 for value_of, kept, fold in short:
-                    key = (value_of(event),)
+                    value = value_of(event)
+                    key = (value,)
                     changed = all_changed.get(kept)
                     own = changed.get(key) if changed is not None else None
                     entry = own or kept.entries.get(key)
-                    if entry is None or changed is None or entry.stuck or self._coming or key == NO_KEY:
+                    if entry is None or changed is None or entry.stuck or self._coming or value is None:
                         self._apply_to(fold, row, header, ordinal, event, extra, undo if strict else None)
                         continue
                     before: Any = entry.state if entry.state is not None else fold.initial(key)

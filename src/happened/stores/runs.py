@@ -59,25 +59,15 @@ def part_of(text: str) -> tuple[int, int]:
 
 
 class Tail:
-    """The entries of one part that are in no run yet. They are looked through only when somebody asks: most never are."""
+    """The entries of one part that are in no run yet, in order of position. They are looked through only when somebody asks: most never are."""
 
-    __slots__ = ("_looked_through", "_places", "entries", "newest", "oldest")
+    __slots__ = ("_looked_through", "_places", "entries")
 
     def __init__(self, entries: Iterable[int] = ()) -> None:
         self.entries = list(entries)
-        positions = [entry & POSITION for entry in self.entries]
-        self.oldest = min(positions, default=POSITION)
-        self.newest = max(positions, default=0)
-        """Bounds of the positions, so that what lies after one is mostly known without a look."""
         self._looked_through = 0
         self._places: dict[int, int | list[int]] = {}
         """Hash -> positions. Most have one, kept bare: a hundred thousand lists are a hundred thousand things for the garbage collector to visit."""
-
-    def take(self, entries: Sequence[int], oldest: int, newest: int) -> None:
-        """Take in entries with positions within these bounds."""
-        self.entries += entries
-        self.oldest = min(self.oldest, oldest)
-        self.newest = max(self.newest, newest)
 
     def find(self, hashed: int) -> Sequence[int]:
         """Return the positions that have this hash."""
@@ -97,9 +87,10 @@ class Tail:
 
     def after(self, position: int) -> list[int]:
         """Return the entries that lie after a position."""
-        if self.oldest > position:
-            return self.entries
-        return [entry for entry in self.entries if entry & POSITION > position] if self.newest > position else []
+        entries = self.entries
+        if not entries or entries[0] & POSITION > position:
+            return entries
+        return [entry for entry in entries if entry & POSITION > position] if entries[-1] & POSITION > position else []
 
 
 class Runs:
@@ -110,10 +101,6 @@ class Runs:
         """All rows up to this position are found."""
         self._tail: tuple[list[Tail], list[Tail]] = ([Tail() for _ in range(PARTS)], [Tail() for _ in range(PARTS)])
         """For tags and for ids: what is in memory, by part."""
-        self._fresh: tuple[list[int], list[int]] = ([], [])
-        """For tags and for ids: what has come since somebody last looked, in no part yet."""
-        self._fresh_from = 0
-        """No position there is smaller."""
         self._covered = [0] * PARTS
         self._runs: list[tuple[list[Run], list[Run]]] = [([], []) for _ in range(PARTS)]
         self._cache: dict[tuple[int, int, int, int], memoryview] = {}
@@ -143,16 +130,16 @@ class Runs:
         """Take in rows, in order of position."""
         if not rows:
             return
-        of_tags, of_ids = self._fresh
-        if not of_tags and not of_ids:
-            self._fresh_from = rows[0].position
+        of_tags, of_ids = self._tail
         for row, found in zip(rows, terms, strict=True):
             position = row.position
             self.counts.add(position, position + row.count - 1, found.counts)
             for text in found.tags:
-                of_tags.append(crc32(text.encode()) << 32 | position)
+                hashed = crc32(text.encode())
+                of_tags[hashed >> PART_SHIFT].entries.append(hashed << 32 | position)
             if found.id is not None:
-                of_ids.append(crc32(found.id.encode()) << 32 | position)
+                hashed = crc32(found.id.encode())
+                of_ids[hashed >> PART_SHIFT].entries.append(hashed << 32 | position)
             if found.names:
                 open_block = self._open_blocks.get(position >> BLOCK_BITS)
                 if open_block is None or not open_block.issuperset(found.names):
@@ -166,22 +153,6 @@ class Runs:
         for name in names:
             open_block.add(name)
             self._blocks.setdefault(name, set()).add(block)
-
-    def _deal_out(self) -> None:
-        """Give what is fresh to the parts. Many are sorted first, which puts each part's side by side; a few are dealt out one by one."""
-        for tails, fresh in zip(self._tail, self._fresh, strict=True):
-            if len(fresh) > PARTS:
-                fresh.sort()
-                start = 0
-                for part, tail in enumerate(tails):
-                    end = bisect_left(fresh, (part + 1) << 32 + PART_SHIFT, start)
-                    if end > start:
-                        tail.take(fresh[start:end], self._fresh_from, self.indexed)
-                    start = end
-            else:
-                for entry in fresh:
-                    tails[entry >> 32 + PART_SHIFT].take((entry,), self._fresh_from, self.indexed)
-            fresh.clear()
 
     def find(self, connection: sqlite3.Connection, kind: int, text: str) -> list[int]:
         """Return the positions of the rows that may have this term or id, in order."""
@@ -197,8 +168,6 @@ class Runs:
             while place < len(entries) and entries[place] < high:
                 found.append(entries[place] & POSITION)
                 place += 1
-        if self._fresh[kind]:
-            self._deal_out()
         found += self._tail[kind][part].find(hashed)
         return sorted(set(found)) if len(found) > 1 else found
 
@@ -219,13 +188,11 @@ class Runs:
 
     def flush_next(self, connection: sqlite3.Connection) -> "Flushed":
         """Write the part whose turn it is, in the open transaction. What comes back is applied once that is committed."""
-        self._deal_out()
         parts = [self._write_part(connection, self._next)]
         return Flushed(self, parts, self._write_blocks(connection), self.counts.write(connection, partly=False))
 
     def flush_all(self, connection: sqlite3.Connection) -> "Flushed":
         """Write every part, in the open transaction."""
-        self._deal_out()
         parts = [self._write_part(connection, part) for part in range(PARTS)]
         return Flushed(self, parts, self._write_blocks(connection), self.counts.write(connection, partly=True))
 

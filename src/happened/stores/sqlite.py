@@ -25,7 +25,8 @@ from happened.stores.samples import Samples
 Connect = Callable[[str], sqlite3.Connection]
 
 COLUMNS = ", ".join(Row.__struct_fields__)
-INSERT = f"insert into log({COLUMNS}) values({', '.join('?' for _ in Row.__struct_fields__)})"
+INSERT = "insert into log(position, count, at, head, records, salts, digest, input) values(?, ?, ?, ?, ?, ?, ?, ?)"
+INSERT_FACTS = "insert into log(position, count, at, head, records, salts, digest) values(?, ?, ?, ?, ?, ?, ?)"
 LEAN = COLUMNS.replace("input", "case when input is null then null else '' end").replace("salts", "x''")
 """What a fold needs: not what was asked, nor salts."""
 COUNTED = COLUMNS.replace("salts", "x''").replace("digest", "x''")
@@ -50,6 +51,7 @@ DDL = (
         from log, json_each(log.records) as each)
     select part.row + ordinal as position, part.row as row,
         case when record ->> 0 in (0, 1, 2) then 'system' when record ->> 0 = 4 then 'answer' when record ->> 0 in (3, 5) then 'output'
+             when name.body ->> 'what' in ('notification', 'share', 'beacon') then 'output'
              when asked or (decided is null and not exists(select 1 from log where log.position = part.row and input is not null)) then 'input'
              else 'internal' end as kind,
         coalesce(name.body ->> 'name',
@@ -95,6 +97,12 @@ SETTLE_SECONDS = 5.0
 def connect(path: str) -> sqlite3.Connection:
     """Open a file as the store wants it: no implicit transactions, no waiting inside SQLite."""
     return sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=64)
+
+
+def connect_to_read(path: str) -> sqlite3.Connection:
+    """Open a file that is another's, to read only: a store on it can do nothing else."""
+    uri = f"{Path(path).absolute().as_uri()}?mode=ro"
+    return sqlite3.connect(uri, uri=True, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=64)
 
 
 class SqliteStore:
@@ -242,6 +250,10 @@ class SqliteStore:
                         self._grown.wait_for(lambda: self._closed or self._last_seen > after, min(POLL_SECONDS, left))
                     finally:
                         self._waiting -= 1
+
+    def is_there(self) -> bool:
+        """Say whether the file that was opened is still the one at its path."""
+        return not self._closed and _file_at(self.path) == self._file
 
     def close(self) -> None:
         """Write the index's tail and the samples, let the WAL be taken into the file, close all connections."""
@@ -424,13 +436,23 @@ class SqliteStore:
         if commit.rows:
             if commit.rows[-1].last > runs.POSITION:
                 raise Invalid(f"a log has at most {runs.POSITION:,} records, and this one is full: go on in a new log", path=self.path)
-            writer.executemany(
-                INSERT,
-                [  # as bytearrays: of bytes the module asks each time whether somebody adapts them, which costs as much as the insert
-                    (row.position, row.count, row.at, row.head, row.input, row.records, bytearray(row.salts), bytearray(row.digest))
-                    for row in commit.rows
-                ],
-            )
+            # Of values other than numbers, texts and bytearrays the module asks each time whether somebody adapts them, for half a microsecond.
+            if any(row.input is not None for row in commit.rows):
+                writer.executemany(
+                    INSERT,
+                    [
+                        (row.position, row.count, row.at, row.head, row.records, bytearray(row.salts), bytearray(row.digest), row.input)
+                        for row in commit.rows
+                    ],
+                )
+            else:
+                writer.executemany(
+                    INSERT_FACTS,
+                    [
+                        (row.position, row.count, row.at, row.head, row.records, bytearray(row.salts), bytearray(row.digest))
+                        for row in commit.rows
+                    ],
+                )
         for key, body in commit.notes.items():
             if body is None:
                 writer.execute("delete from note where key = ?", (key,))

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from happened.core.errors import Invalid
 from happened.core.messages import Index, Places, Tag, Value, named
 from happened.core.state import State
-from happened.cqrs.tables import Table
+from happened.shelf.tables import Table
 
 FINGERPRINT = "0123456789abcdef"
 

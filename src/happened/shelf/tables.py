@@ -80,17 +80,19 @@ class Table(Generic[S]):
 
     `name` carries the fingerprint, so that tables of old and new code lie side by side; `view_name` is the state's own. `encode(state, position)` makes
     a row, `decode(row)` a state of it, `encode_key(key)` the parameters of `get` and `delete`. `upsert` writes a row, and `get` finds the row of a key.
+    `name` stands in the place of the state's own; `beside` names columns of bytes after the position, which the caller adds to a row for `upsert`.
 
     `encode` raises `Invalid` for a value that its column can't hold: the wrong type, more places, beyond 64 bits, a time without zone, `nan`.
     Making a table raises `Invalid` for fields that can't be columns. A row of plain columns takes 100 to 700 ns either way; a JSON column takes a
     microsecond more, and longer as it grows, since what is written is read back and compared.
     """
 
-    def __init__(self, state: type[S], fingerprint: str) -> None:
+    def __init__(self, state: type[S], fingerprint: str, *, name: str | None = None, beside: Sequence[str] = ()) -> None:
         scope_of(state)  # refuses what can be changed, and data without an end
         self.state = state
         self.fingerprint = fingerprint
-        self.view_name = name_of(state)[0]
+        self.view_name = name if name is not None else name_of(state)[0]
+        self._beside = tuple(beside)
         self.name = f"_{self.view_name}_{fingerprint[:8]}"
         hints = hints_of(state)
         fields = msgspec.structs.fields(state)
@@ -100,9 +102,10 @@ class Table(Generic[S]):
         self._check()
         keys = [pair for pair in read if pair[0].name in self.key]
         self._everything = ", ".join(quoted(name) for name in (*(column.name for column in self.columns), POSITION))
-        marks = ", ".join("?" * (len(self.columns) + 1))
+        written = ", ".join([self._everything, *map(quoted, self._beside)])
+        marks = ", ".join("?" * (len(self.columns) + 1 + len(self._beside)))
         # `replace` writes a row without other indexes in one step; `on conflict do update` takes a tenth more.
-        self.upsert = f"replace into {quoted(self.name)} ({self._everything}) values ({marks})"  # noqa: S608 - names are quoted, values bound
+        self.upsert = f"replace into {quoted(self.name)} ({written}) values ({marks})"  # noqa: S608 - names are quoted, values bound
         shown = ", ".join(f"{_shown_in_sql(column)} as {quoted(column.name)}" for column in self.columns)
         self._shown = f"select {shown}{', ' if shown else ''}{quoted(POSITION)} from {quoted(self.name)}"  # noqa: S608 - as above
         of_key = " and ".join(f"{quoted(name)} = ?" for name in self.key) or f"{quoted(ONE)} = 1"
@@ -117,7 +120,7 @@ class Table(Generic[S]):
         columns = [f"{quoted(column.name)} {column.sql}{'' if column.optional else ' not null'}" for column in self.columns]
         if not self.key:
             columns.insert(0, f"{quoted(ONE)} integer not null default 1 check ({quoted(ONE)} = 1)")
-        columns.append(f"{quoted(POSITION)} integer not null")
+        columns += [f"{quoted(POSITION)} integer not null", *(f"{quoted(name)} blob not null" for name in self._beside)]
         keys = ", ".join(quoted(name) for name in self.key or (ONE,))
         first = self.key[:1]  # rows lie in the order of the key, so its first column needs no index
         searched = [column.name for column in self.columns if column.indexed and column.name not in first]

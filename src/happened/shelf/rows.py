@@ -9,7 +9,7 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
 from happened.core.errors import Broken, Closed, Error, Forked, Invalid, StoreFailed
@@ -40,10 +40,11 @@ ASKING = (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, s
 class ViewsFile:
     """One SQLite file of views: one connection writes, readers take one from a pool. In memory all share one.
 
-    `log` is the path of the log: views may lie in its file too, but in no other file that holds something else.
+    `log` is the path of the log: views may lie in its file too, but in no other file that holds something else. `ddl` makes what its user needs beside.
     """
 
-    def __init__(self, url: str, log: str | None) -> None:
+    def __init__(self, url: str, log: str | None, *, ddl: Sequence[str] = ()) -> None:
+        self._ddl = (*DDL, *ddl)
         self.path = _path_in(url)
         self._pid = os.getpid()
         self._lock = threading.RLock()
@@ -159,7 +160,7 @@ class ViewsFile:
             try:
                 self._check_holds_views(connection, log)
                 connection.execute("begin immediate")
-                for statement in DDL:
+                for statement in self._ddl:
                     connection.execute(statement)
                 connection.execute("commit")
             except BaseException:

@@ -1,0 +1,330 @@
+"""Channels: how what one system publishes reaches another.
+
+A channel shows the published records of one origin, and nothing else of it: notifications, changes of shared states, and beacons. It promises little, so
+that a log, a broker or a file can be one: every record after a position is handed out at least once. Order is the rule, not a promise: a page may hold a
+record twice, and some that stand beyond the position up to which the page is whole. `Inflow` brings order into that.
+
+Two origins are read here in the same way: an app that runs in this process, and another system's log by its URL, which is only read. What can't be read
+now (it is not there yet, it was closed) is `StoreFailed`, and is tried again by whoever reads.
+"""
+
+import operator
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple, Protocol, TypeVar
+
+import msgspec
+
+from happened.core.errors import Broken, Closed, Error, StoreFailed
+from happened.core.store import Row
+from happened.log.log import IDENTITY_NOTE, Identity
+from happened.log.names import Name, Names
+from happened.log.records import PUBLISHED, id_of
+from happened.log.row import FIRST_NUMBER, SCHEMA, decode_extra, decode_header, taken_apart
+from happened.log.worker import NOTE as PROGRESS_NOTE
+from happened.log.worker import Progress
+
+A = TypeVar("A")
+
+NOTIFICATION, SHARE, BEACON = PUBLISHED
+
+PAGE_ROWS = 500
+RECORDS_MAX = 5_000
+"""Published records in one page, or a few more: a row is never split."""
+SCANNED_MAX = 50_000
+"""Rows of a log that are looked through for one page."""
+AHEAD_MAX = 100_000
+"""Records that are held back until those before them have come. Beyond, they are dropped, since the channel hands them out again."""
+
+SHARE_NOTE = "share/"
+"""Before a share's name: what there is to know of it, beside its progress."""
+
+
+def share_worker(name: str) -> str:
+    """Return what the worker of a share is called, in the log of its app."""
+    return f"{SHARE_NOTE}{name}"
+
+
+class Origin(NamedTuple):
+    """Whose records these are: the log, and its epoch."""
+
+    log: str
+    epoch: int
+
+
+class Published(msgspec.Struct, frozen=True, gc=False):
+    """One published record, as it came."""
+
+    position: int
+    id: str
+    what: str
+    """`notification`, `share` or `beacon`."""
+    name: str
+    version: int
+    body: msgspec.Raw
+    at: int
+    """When it was recorded, in microseconds since 1970."""
+    occurred: int | None
+    correlation: str | None
+    depth: int
+    digest: str
+    """The link of the origin's chain at the record's row, as receipts have it."""
+
+
+class Page(NamedTuple):
+    """What a channel hands out: records, up to where that is all there is of them, and the origin's durable head."""
+
+    items: Sequence[Published]
+    position: int
+    head: int
+
+
+class Standing(NamedTuple):
+    """How a share stands at its origin: its generation, after which position that begins, and up to which position of the origin it has published."""
+
+    generation: int
+    begins: int
+    position: int
+
+
+class Channel(Protocol):
+    """What one system publishes, for one that reads it. Any method may be called from any thread, and may raise `StoreFailed`: not reachable now."""
+
+    def origin(self) -> Origin:
+        """Return whose records these are."""
+        ...
+
+    def read(self, after: int, wait_seconds_max: float) -> Page:
+        """Return what was published after a position, or wait for it. Every record is handed out at least once to who goes on from each page's position."""
+        ...
+
+    def head(self) -> int:
+        """Return the position of the origin's last durable record."""
+        ...
+
+    def recorded_at(self, position: int) -> tuple[int, str] | None:
+        """Return when the record at a position was recorded, and the link of the chain there; `None` where that is not known."""
+        ...
+
+    def standing(self, share: str) -> Standing | None:
+        """Return how a share stands, `None` where that is not known: then its beacons say it."""
+        ...
+
+    def close(self) -> None:
+        """Give it back."""
+        ...
+
+
+class Readable(Protocol):
+    """What a log's channel needs of a store."""
+
+    def read(self, after: int = 0, until: int | None = None, *, rows_max: int = 1000, lean: bool = False) -> Iterator[Sequence[Row]]:
+        """Yield pages of rows."""
+        ...
+
+    def notes(self, start: str) -> Mapping[str, str]:
+        """Return notes."""
+        ...
+
+    def wait(self, after: int, wait_seconds_max: float) -> int:
+        """Wait until something lies after this position; return the last."""
+        ...
+
+    def close(self) -> None:
+        """Give it back."""
+        ...
+
+
+class LogChannel:
+    """The channel that is a log: of an app in this process, or of another system."""
+
+    def __init__(self, connect: Callable[[], Readable], is_there: Callable[[Readable], bool], *, own: bool) -> None:
+        self._connect = connect
+        self._is_there = is_there
+        self._own = own
+        self._lock = threading.Lock()
+        self._store: Readable | None = None
+        self._names = Names()
+        self._closed = False
+
+    def origin(self) -> Origin:
+        """Return whose log it is."""
+        return self._asked(self._origin)
+
+    def read(self, after: int, wait_seconds_max: float) -> Page:
+        """Return what was published after a position; a page is always whole and in order."""
+        return self._asked(lambda store: self._page(store, after, wait_seconds_max))
+
+    def head(self) -> int:
+        """Return the log's head."""
+        return self._asked(lambda store: store.wait(1 << 62, 0))
+
+    def recorded_at(self, position: int) -> tuple[int, str] | None:
+        """Return what the row at a position says."""
+
+        def look(store: Readable) -> tuple[int, str] | None:
+            for rows in store.read(max(position, 1) - 1, rows_max=1, lean=True):
+                return (rows[0].at, _link(rows[0])) if rows[0].position <= position <= rows[0].last else None
+            return None
+
+        return self._asked(look)
+
+    def standing(self, share: str) -> Standing | None:
+        """Return what the log notes of a share."""
+
+        def look(store: Readable) -> Standing | None:
+            worker = PROGRESS_NOTE + share_worker(share)
+            body = store.notes(SHARE_NOTE + share).get(SHARE_NOTE + share)
+            noted = store.notes(worker).get(worker)
+            if body is None or noted is None:
+                return None
+            generation = msgspec.json.decode(body, type=Generation)
+            return Standing(
+                generation.number, generation.begins, msgspec.json.decode(noted, type=Progress).position if generation.whole else 0
+            )
+
+        return self._asked(look)
+
+    def close(self) -> None:
+        """Close what was opened here."""
+        with self._lock:
+            self._closed = True
+            self._let_go()
+
+    def _asked(self, ask: Callable[[Readable], A]) -> A:
+        try:
+            return ask(self._there())
+        except (StoreFailed, Broken):
+            raise
+        except Closed as error:
+            raise StoreFailed(f"it was closed: {error}") from error
+        except Error as error:
+            raise StoreFailed(f"it can't be read: {error}") from error
+
+    def _there(self) -> Readable:
+        with self._lock:
+            if self._closed:
+                raise StoreFailed("the channel is closed")
+            if self._store is not None and not self._is_there(self._store):
+                self._let_go()
+            if self._store is None:
+                store = self._connect()
+                self._names = Names()
+                self._names.learn(store.notes)
+                self._store = store
+            return self._store
+
+    def _let_go(self) -> None:
+        if self._store is not None and self._own:
+            self._store.close()
+        self._store = None
+
+    def _origin(self, store: Readable) -> Origin:
+        body = store.notes(IDENTITY_NOTE).get(IDENTITY_NOTE)
+        if body is None:
+            raise StoreFailed("it is no log yet")
+        identity = msgspec.json.decode(body, type=Identity)
+        return Origin(identity.id, identity.epoch)
+
+    def _page(self, store: Readable, after: int, wait_seconds_max: float) -> Page:
+        head = store.wait(after, wait_seconds_max)
+        items: list[Published] = []
+        position = after
+        scanned = 0
+        names = self._names
+        for rows in store.read(after, head, rows_max=PAGE_ROWS, lean=True):
+            for row in rows:
+                if row.input is None:
+                    name = _first(row, names, store)
+                    if name is not None and name.what in PUBLISHED:
+                        items += published_in(row, names)
+            position = rows[-1].last
+            scanned += len(rows)
+            if len(items) >= RECORDS_MAX or scanned >= SCANNED_MAX:
+                return Page(items, position, head)
+        return Page(items, max(position, head), head)
+
+
+class Generation(msgspec.Struct, frozen=True):
+    """One making of a share: a new one begins where its code or its fields have changed."""
+
+    number: int
+    fingerprint: str
+    begins: int
+    """All of its records lie after this position."""
+    whole: bool = False
+    """What there was when it began is published."""
+
+
+def published_in(row: Row, names: Names) -> Iterator[Published]:
+    """Yield the published records of a row."""
+    header = decode_header(row.head)
+    link = _link(row)
+    correlation = header.correlation or header.id
+    position = row.position
+    for ordinal, (_, raw) in enumerate(taken_apart(row)):
+        name = names.by_number.get(raw.number)
+        if name is not None and name.what in PUBLISHED:
+            extra = decode_extra(raw.extra) if bytes(raw.extra) else None
+            occurred = extra.occurred if extra is not None and extra.occurred is not None else header.occurred
+            yield Published(
+                position + ordinal,
+                id_of(row, header, ordinal, extra),
+                name.what,
+                name.name,
+                name.version,
+                raw.body,
+                row.at,
+                occurred,
+                correlation,
+                header.depth,
+                link,
+            )
+
+
+class Inflow:
+    """What comes through a channel, in the order of the origin, each record once within what is held in memory.
+
+    A record beyond the position up to which a page is whole is held back until those before it have come. One that comes again later, or belongs before
+    what was handed on already, is handed on all the same: whoever takes it in knows what he has.
+    """
+
+    def __init__(self, channel: Channel) -> None:
+        self.channel = channel
+        self._ahead: dict[int, Published] = {}
+
+    def read(self, after: int, wait_seconds_max: float) -> Page:
+        """Return the next page, in order."""
+        page = self.channel.read(after, wait_seconds_max)
+        if not page.items and not self._ahead:
+            return page
+        found = self._ahead
+        self._ahead = {}
+        whole: dict[int, Published] = {}
+        for item in (*found.values(), *page.items):
+            if item.position <= page.position:
+                whole[item.position] = item
+            elif len(self._ahead) < AHEAD_MAX:
+                self._ahead[item.position] = item
+        return Page(sorted(whole.values(), key=_position), page.position, page.head)
+
+
+_position = operator.attrgetter("position")
+
+
+def _link(row: Row) -> str:
+    return row.digest[:16].hex()
+
+
+def _first(row: Row, names: Names, store: Readable) -> Name | None:
+    """Return the name of a row's first record: a row of published records holds nothing else. Names that are new are learnt on the way."""
+    text = row.records
+    number = int(text[2 : text.index(",", 2)]) if text != "[]" else 0
+    if number == SCHEMA and text != "[]":
+        for _, raw in taken_apart(row):
+            if raw.number == SCHEMA:
+                names.learn_record(bytes(raw.body))
+        return None
+    if number >= FIRST_NUMBER and number not in names.by_number:  # recorded before this channel came here, after it was opened
+        names.learn(store.notes)
+    return names.by_number.get(number)

@@ -1,0 +1,436 @@
+"""Replicas: copies with a known position and age, equal to their origin, whatever happens on the way."""
+
+import random
+import sqlite3
+from collections.abc import Iterator
+from datetime import timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import happened as h
+from happened.testing.world import Clock
+from happened.transfer.channel import LogChannel
+from tests.transfer.model import (
+    Bill,
+    Billed,
+    Card,
+    CustomerNo,
+    Debtor,
+    Left,
+    Moved,
+    Paid,
+    Rough,
+    acts,
+    bill,
+    billing,
+    copied,
+    crm,
+    expected,
+    published,
+    until,
+)
+
+Pair = tuple[h.Running, h.Running]
+
+
+@pytest.fixture(params=["in this process", "by URL"])
+def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Pair]:
+    """Give both systems, one following the other through each kind of channel."""
+    log = f"sqlite:///{tmp_path}/crm.db"
+    with crm.open(log) as upstream:
+        channel: h.Running | str = upstream if request.param == "in this process" else log
+        with billing.open(f"sqlite:///{tmp_path}/billing.db", channels={"crm": channel}) as running:
+            yield upstream, running
+
+
+def equal(running: h.Running) -> bool:
+    """Say whether the copy is proven to be of all that the origin has."""
+    found = replica(running)
+    return bool(found["state"] == "fresh" and found["lag"] == 0)
+
+
+def replica(running: h.Running) -> dict[str, Any]:
+    """Return what is counted of the copy."""
+    found: dict[str, Any]
+    [found] = running.statistics()["replicas"]
+    return found
+
+
+def test_a_copy_says_what_its_origin_says_as_of_a_receipt(pair: Pair) -> None:
+    """Who has the origin's receipt reads what it speaks of."""
+    upstream, running = pair
+
+    receipt = upstream.record(Moved("c-1", "Rue 1", "France"))
+    found = running.replica(Debtor, since=receipt, customer="c-1")
+
+    assert found.state == Debtor("c-1", "France")
+    assert found.position >= receipt.position
+
+
+def test_what_was_there_before_is_copied_too(tmp_path: Path) -> None:
+    """A share begins with all that there is, though it was recorded before anything was shared."""
+    log = f"sqlite:///{tmp_path}/crm.db"
+    before = h.App("crm", records=[Moved, Paid, Left])
+    with before.open(log) as upstream:
+        upstream.record_all([Moved("c-1", "a", "France"), Moved("c-2", "b", "Spain"), Left("c-2"), Paid("c-1", Decimal(3))])
+
+    with crm.open(log) as upstream, billing.open("memory:", channels={"crm": upstream}) as running:
+        assert copied(running) == {"c-1": Debtor("c-1", "France", Decimal(3))}
+
+
+def test_what_is_gone_there_is_gone_here(pair: Pair) -> None:
+    """A state that ends is deleted in the copy, and one that begins anew is there again."""
+    upstream, running = pair
+    upstream.record(Moved("c-1", "a", "France"))
+    receipt = upstream.record(Left("c-1"))
+
+    gone = running.replica(Debtor, "c-1", since=receipt)
+    again = running.replica(Debtor, "c-1", since=upstream.record(Moved("c-1", "b", "Spain")))
+
+    assert gone.state is None
+    assert again.state == Debtor("c-1", "Spain")
+
+
+def test_an_idle_copy_has_no_age(pair: Pair) -> None:
+    """Where the origin has nothing newer, the copy is as new as it, however long ago that was."""
+    upstream, running = pair
+    receipt = upstream.record(Moved("c-1", "a", "France"))
+    running.replica(Debtor, "c-1", since=receipt)
+
+    until(lambda: equal(running))
+
+    assert running.replica(Debtor, "c-1").age == timedelta(0)
+    assert running.replica(Debtor, "c-1").position == upstream.log.head
+
+
+def test_each_change_names_the_version_before_it(pair: Pair) -> None:
+    """Versions of a key chain from its first to its last, also over a deletion: none can be left out unnoticed."""
+    upstream, running = pair
+    chance = random.Random(7)
+    for act in acts(chance, 60, 5):
+        upstream.record(act)
+    until(lambda: equal(running))
+
+    last: dict[str, int] = {}
+    for change in published(upstream, "Card"):
+        if "op" in change:
+            key = str(change["key"])
+            assert change["previous"] == last.get(key, 0)
+            last[key] = int(str(change["version"]))
+    assert len(last) == 5
+
+
+def test_a_copy_is_proven_equal_at_a_position(pair: Pair) -> None:
+    """The origin's digest of the fields that the copy has is its own, at the same position."""
+    upstream, running = pair
+    for act in acts(random.Random(3), 200, 20):
+        upstream.record(act)
+
+    until(lambda: equal(running))
+
+    found = replica(running)
+    beacon = published(upstream, "Card")[-1]
+    assert found["equal_as_of"] == beacon["position"]
+    assert found["count"] == beacon["count"] == len(copied(running))
+    assert copied(running) == expected(upstream)
+
+
+def test_an_origin_that_is_closed_does_not_keep_the_copy_from_answering(tmp_path: Path) -> None:
+    """Reads go on while upstream is down, and say how old they are; it is caught up with when it is back."""
+    clock = Clock()
+    log = f"sqlite:///{tmp_path}/crm.db"
+    channel = Rough(LogChannel(lambda: upstream.log.engine, lambda _store: True, own=False), random.Random(1), honest=True)
+    with crm.open(log) as upstream, billing.open("memory:", channels={"crm": channel}, source=clock) as running:
+        running.replica(Debtor, "c-1", since=upstream.record(Moved("c-1", "a", "France")))
+        until(lambda: equal(running))
+        channel.down = True
+        upstream.record(Moved("c-1", "b", "Spain"))
+
+        until(lambda: replica(running)["state"] == "disconnected")
+        clock.move(timedelta(minutes=5))
+        first = running.replica(Debtor, "c-1")
+        clock.move(timedelta(minutes=5))
+        second = running.replica(Debtor, "c-1")
+        with pytest.raises(h.Late, match="the line is cut"):
+            running.replica(Debtor, "c-1", since=upstream.log.head, wait_seconds_max=0.1)
+        channel.down = False
+        back = running.replica(Debtor, "c-1", since=upstream.log.head)
+
+    assert first.state == second.state == Debtor("c-1", "France")
+    assert timedelta(minutes=5) <= first.age < second.age
+    assert back.state == Debtor("c-1", "Spain")
+
+
+def test_an_origin_that_is_not_there_yet_is_waited_for(tmp_path: Path) -> None:
+    """Systems are started in any order; a copy that never was whole says so instead of answering."""
+    log = f"sqlite:///{tmp_path}/crm.db"
+    with billing.open("memory:", channels={"crm": log}) as running:
+        with pytest.raises(h.Late, match="has no copy yet"):
+            running.replica(Debtor, "c-1", wait_seconds_max=0.05)
+
+        with crm.open(log) as upstream:
+            receipt = upstream.record(Moved("c-1", "a", "France"))
+            assert running.replica(Debtor, "c-1", since=receipt, wait_seconds_max=60).state == Debtor("c-1", "France")
+
+
+def test_a_receipt_of_another_log_is_no_position_here(pair: Pair) -> None:
+    """A receipt of our own log says nothing of the other system's."""
+    upstream, running = pair
+    running.replica(Debtor, "c-1", since=upstream.record(Moved("c-1", "a", "France")))
+
+    own = running.dispatch(Bill("c-1", Decimal(1)))
+
+    with pytest.raises(h.Diverged, match="of another log"):
+        running.replica(Debtor, "c-1", since=own)
+
+
+def test_another_origin_is_seen_and_the_rest_of_the_app_goes_on(tmp_path: Path) -> None:
+    """A channel that leads to another log than last time is `Diverged`: nothing of it is mixed in, and all else works."""
+    own = f"sqlite:///{tmp_path}/billing.db"
+    with crm.open(f"sqlite:///{tmp_path}/one.db") as one, billing.open(own, channels={"crm": one}) as running:
+        running.replica(Debtor, "c-1", since=one.record(Moved("c-1", "a", "France")))
+
+    with crm.open(f"sqlite:///{tmp_path}/other.db") as other, billing.open(own, channels={"crm": other}) as running:
+        other.record(Moved("c-1", "z", "Spain"))
+        until(lambda: (replica(running)["failure"] or "").startswith("Diverged"))
+        until(lambda: (running.statistics()["subscriptions"][0]["failure"] or "").startswith("Diverged"))
+
+        assert replica(running)["state"] == "diverged"
+        assert running.replica(Debtor, "c-1").state == Debtor("c-1", "France")
+        assert running.dispatch(Bill("c-1", Decimal(1))).events == (Billed("c-1", "France", Decimal(1)),)
+
+
+def test_an_older_copy_of_the_origin_is_seen(tmp_path: Path) -> None:
+    """A backup that was put in the origin's place has another history from some position on."""
+    log = tmp_path / "crm.db"
+    own = f"sqlite:///{tmp_path}/billing.db"
+    with crm.open(f"sqlite:///{log}") as upstream:
+        upstream.record(Moved("c-1", "a", "France"))
+    saved = log.read_bytes()
+    with crm.open(f"sqlite:///{log}") as upstream, billing.open(own, channels={"crm": upstream}) as running:
+        running.replica(Debtor, "c-1", since=upstream.record(Moved("c-1", "b", "Spain")))
+        until(lambda: equal(running))
+    for name in ("crm.db", "crm.db-wal", "crm.db-shm"):
+        (tmp_path / name).unlink(missing_ok=True)
+    log.write_bytes(saved)
+
+    with crm.open(f"sqlite:///{log}") as upstream, billing.open(own, channels={"crm": upstream}) as running:
+        for number in range(20):
+            upstream.record(Moved("c-1", str(number), "Italy"))
+        until(lambda: replica(running)["state"] == "diverged")
+
+        assert running.replica(Debtor, "c-1").state == Debtor("c-1", "Spain")
+
+
+def test_a_late_put_does_not_bring_back_what_was_deleted(tmp_path: Path) -> None:
+    """What is gone keeps its version, so an old change that comes again is passed over."""
+    with crm.open(f"sqlite:///{tmp_path}/crm.db") as upstream:
+        channel = Rough(LogChannel(lambda: upstream.log.engine, lambda _store: True, own=False), random.Random(5), honest=False)
+        with billing.open(f"sqlite:///{tmp_path}/b.db", channels={"crm": channel}) as running:
+            receipt = upstream.record(Moved("c-0", "", "Spain"))
+            for number in range(300):
+                upstream.record(Moved(f"c-{number % 7}", str(number), "France"))
+                receipt = upstream.record(Left(f"c-{number % 7}"))
+                if number % 20 == 0:
+                    running.replica(Debtor, "c-0", since=receipt, wait_seconds_max=60)
+            until(lambda: replica(running)["equal_as_of"] >= receipt.position)
+
+            assert copied(running) == {}
+            assert replica(running)["passed_over"] > 0
+
+
+def test_a_row_that_somebody_changed_is_found_and_the_copy_made_anew(tmp_path: Path) -> None:
+    """At its start a copy is held against what is noted of each row: it is not proven by what it was."""
+    own = f"sqlite:///{tmp_path}/billing.db"
+    with crm.open(f"sqlite:///{tmp_path}/crm.db") as upstream:
+        with billing.open(own, channels={"crm": upstream}) as running:
+            upstream.record_all([Moved(f"c-{number}", "a", "France") for number in range(20)])
+            running.replica(Debtor, "c-1", since=upstream.log.head)
+        with sqlite3.connect(tmp_path / "billing.views.db") as file:
+            [(table,)] = file.execute("select name from sqlite_master where type = 'table' and name like '_crm/Card%'").fetchall()
+            file.execute(f"update \"{table}\" set country = 'Atlantis' where customer = 'c-7'")
+        file.close()
+
+        with billing.open(own, channels={"crm": upstream}) as running:
+            until(lambda: replica(running)["rebuilt"] == 1 and equal(running))
+
+            assert copied(running) == expected(upstream)
+
+
+@h.named("Card")
+class Wider(h.State):
+    """More fields than crm has."""
+
+    customer: CustomerNo
+    country: str = ""
+    hobby: str = ""
+
+
+def test_a_field_that_is_not_published_is_said(tmp_path: Path) -> None:
+    """A copy never fills a field with what nobody said."""
+    wider = h.App("billing", replicas={"crm": [Wider]})
+    with crm.open(f"sqlite:///{tmp_path}/crm.db") as upstream, wider.open("memory:", channels={"crm": upstream}) as running:
+        upstream.record(Moved("c-1", "a", "France"))
+
+        until(lambda: "hobby" in (replica(running)["failure"] or ""))
+
+
+@h.named("Card")
+class Card2(h.State):
+    """What crm shares after its code has changed."""
+
+    customer: CustomerNo
+    street: str = ""
+    country: str = ""
+    paid: Decimal = Decimal(0)
+
+    def evolve(self, event: Moved | Paid | Left) -> "Card2 | None":
+        match event:
+            case Moved():
+                return self.but(country=event.country.upper())
+            case Paid():
+                return self
+            case Left():
+                return None
+
+
+def test_a_share_whose_code_has_changed_is_copied_anew_beside_the_old(tmp_path: Path) -> None:
+    """A new generation begins with all that there is, and is answered from once it is whole and proven."""
+    log, own = f"sqlite:///{tmp_path}/crm.db", f"sqlite:///{tmp_path}/billing.db"
+    with crm.open(log) as upstream, billing.open(own, channels={"crm": log}) as running:
+        upstream.record_all([Moved(f"c-{number}", "a", "France") for number in range(30)])
+        running.replica(Debtor, "c-1", since=upstream.record(Left("c-2")))
+        assert replica(running)["generation"] == 1
+    changed = h.App("crm", records=[Moved, Paid, Left], shares=[Card2], ignores=["AddressChanged"])
+
+    with billing.open(own, channels={"crm": log}) as running:
+        assert running.replica(Debtor, "c-1").state == Debtor("c-1", "France")
+        with changed.open(log) as upstream:
+            receipt = upstream.record(Moved("c-3", "a", "Spain"))
+            until(lambda: replica(running)["generation"] == 2)
+
+            assert running.replica(Debtor, "c-3", since=receipt).state == Debtor("c-3", "SPAIN")
+            assert {one.country for one in copied(running).values()} == {"FRANCE", "SPAIN"}
+            assert len(copied(running)) == 29
+    with sqlite3.connect(tmp_path / "billing.views.db") as file:
+        tables = [name for (name,) in file.execute("select name from sqlite_master where type = 'table' and name like '_crm/Card%'")]
+    file.close()
+    assert len(tables) == 1
+
+
+def test_a_share_begun_and_not_ended_is_begun_anew(tmp_path: Path) -> None:
+    """What is not whole is no generation to follow: it is not known what has gone since it began."""
+    log = f"sqlite:///{tmp_path}/crm.db"
+    with crm.open(log) as upstream:
+        upstream.record(Moved("c-1", "a", "France"))
+        until(lambda: upstream.statistics()["shares"][0]["lag"] == 0)
+    with sqlite3.connect(tmp_path / "crm.db") as file:
+        file.execute("""update note set body = replace(body, '"whole":true', '"whole":false') where key = 'share/Card'""")
+    file.close()
+
+    with crm.open(log) as upstream, billing.open("memory:", channels={"crm": upstream}) as running:
+        assert running.replica(Debtor, "c-1", since=upstream.log.head).state == Debtor("c-1", "France")
+        assert replica(running)["generation"] == 2
+
+
+def test_what_a_decider_heard_is_recorded_and_heard_again(pair: Pair) -> None:
+    """A copy read by a decider is an answer: with key, version, value and age; it is outside the boundary."""
+    upstream, running = pair
+    receipt = upstream.record(Moved("c-1", "a", "France"))
+    running.replica(Debtor, "c-1", since=receipt)
+
+    done = running.dispatch(Bill("c-1", Decimal(3)), id="bill-1")
+
+    [answer] = [record for record in running.log.read() if record.kind == "answer"]
+    assert done.events == (Billed("c-1", "France", Decimal(3)),)
+    assert answer.body["gateway"] == "crm/Card"
+    assert answer.body["arguments"] == ["c-1"]
+    assert answer.body["answer"]["version"] == receipt.position
+    assert answer.body["answer"]["state"] == {"customer": "c-1", "country": "France", "paid": "0"}
+
+
+def test_a_decider_that_is_refused_keeps_what_it_heard(pair: Pair) -> None:
+    """Why it was refused can be seen afterwards."""
+    upstream, running = pair
+    running.replica(Debtor, "c-1", since=upstream.record(Moved("c-1", "a", "France")))
+
+    with pytest.raises(h.Refused, match="unknown"):
+        running.dispatch(Bill("c-9", Decimal(3)))
+
+    [answer] = [record for record in running.log.read() if record.kind == "answer"]
+    assert answer.body["answer"]["state"] is None
+
+
+def test_a_later_run_of_a_decision_hears_the_same(tmp_path: Path) -> None:
+    """A decider that asks a gateway is run again under the lock: with what it heard of the copy the first time, though that has changed."""
+    moved: list[h.Receipt] = []
+
+    def rate(country: str) -> int:
+        """Let the customer move while the outside is asked."""
+        moved.append(upstream.record(Moved("c-1", "b", "Spain")))
+        running.replica(Debtor, "c-1", since=moved[0])
+        return len(country)
+
+    def asking(command: Bill, debtor: Debtor, world: h.World) -> Iterator[Billed]:
+        yield Billed(command.customer, debtor.country, command.net * world.ask(rate, debtor.country))
+
+    app = h.App("billing", deciders=[asking], gateways=[rate], replicas={"crm": [Debtor]})
+    with crm.open(f"sqlite:///{tmp_path}/crm.db") as upstream, app.open("memory:", channels={"crm": upstream}) as running:
+        running.replica(Debtor, "c-1", since=upstream.record(Moved("c-1", "a", "France")))
+
+        done = running.dispatch(Bill("c-1", Decimal(1)), id="once")
+
+    assert done.events == (Billed("c-1", "France", Decimal(6)),)
+    assert len(moved) == 1
+
+
+def test_a_decider_waits_for_a_copy_that_was_never_whole(tmp_path: Path) -> None:
+    """Nothing is decided, or refused for ever, on a copy that can't say anything yet."""
+    log = f"sqlite:///{tmp_path}/crm.db"
+    with billing.open("memory:", channels={"crm": log}) as running:
+        with pytest.raises(h.Late):
+            running.dispatch(Bill("c-1", Decimal(1)), id="bill-1", wait_seconds_max=0.05)
+        with crm.open(log) as upstream:
+            upstream.record(Moved("c-1", "a", "France"))
+            running.replica(Debtor, "c-1", since=upstream.log.head, wait_seconds_max=60)
+
+            assert running.dispatch(Bill("c-1", Decimal(1)), id="bill-1").events == (Billed("c-1", "France", Decimal(1)),)
+
+
+def test_two_processes_share_a_copy_and_one_follows(tmp_path: Path) -> None:
+    """Who does not follow reads what the other has written; when that goes, it takes over."""
+    own = f"sqlite:///{tmp_path}/billing.db"
+    with crm.open(f"sqlite:///{tmp_path}/crm.db") as upstream, billing.open(own, channels={"crm": upstream}, run=False) as reading:
+        with billing.open(own, channels={"crm": upstream}):
+            receipt = upstream.record(Moved("c-1", "a", "France"))
+            assert reading.replica(Debtor, "c-1", since=receipt, wait_seconds_max=60).state == Debtor("c-1", "France")
+        later = upstream.record(Moved("c-1", "b", "Spain"))
+        with pytest.raises(h.Late):
+            reading.replica(Debtor, "c-1", since=later, wait_seconds_max=0.05)
+        assert reading.replica(Debtor, "c-1").age > timedelta(0)
+
+
+def test_a_system_left_to_other_processes_is_only_looked_at(tmp_path: Path) -> None:
+    """With `None` for a channel, this process follows nothing, and reads what is there."""
+    own = f"sqlite:///{tmp_path}/billing.db"
+    with crm.open(f"sqlite:///{tmp_path}/crm.db") as upstream, billing.open(own, channels={"crm": upstream}) as running:
+        running.replica(Debtor, "c-1", since=upstream.record(Moved("c-1", "a", "France")))
+
+    with billing.open(own, channels={"crm": None}) as running:
+        assert running.replica(Debtor, "c-1").state == Debtor("c-1", "France")
+        assert replica(running)["state"] == "disconnected"
+
+
+def test_the_topology_says_what_is_shared_and_copied() -> None:
+    """The map of a system knows what it says to others, and what it hears of them."""
+    assert crm.topology()["publications"] == [
+        {"name": "address_changed", "version": 1, "event": ["Moved"], "publishes": "AddressChanged", "reads": []}
+    ]
+    assert crm.topology()["shares"] == [{"name": "Card", "key": ["customer"]}]
+    assert billing.topology()["subscriptions"] == {"crm": ["crm/AddressChanged"]}
+    assert billing.topology()["replicas"] == {"crm": ["Card"]}
+    assert bill in {handler.function for handler in billing.handlers.values()}
+    assert Card in crm.shares

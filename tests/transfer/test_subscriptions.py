@@ -1,0 +1,258 @@
+"""Subscriptions and publications: what one system says is heard by another, once, as an ordinary event."""
+
+import random
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import pytest
+
+import happened as h
+from happened.transfer.channel import LogChannel
+from tests.transfer.model import (
+    AddressChanged,
+    DebtorMoved,
+    Left,
+    Moved,
+    Moves,
+    Paid,
+    Rough,
+    address_changed,
+    billing,
+    crm,
+    heard,
+    told,
+    until,
+)
+
+Pair = tuple[h.Running, h.Running]
+CustomerNo = Annotated[str, h.Tag("customer")]
+
+
+@pytest.fixture(params=["in this process", "by URL"])
+def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Pair]:
+    """Give both systems, one listening to the other through each kind of channel."""
+    log = f"sqlite:///{tmp_path}/crm.db"
+    with crm.open(log) as upstream:
+        channel: h.Running | str = upstream if request.param == "in this process" else log
+        with billing.open(f"sqlite:///{tmp_path}/billing.db", channels={"crm": channel}) as running:
+            yield upstream, running
+
+
+def of(running: h.Running, what: str) -> dict[str, Any]:
+    """Return what is counted of a publication or a subscription."""
+    found: dict[str, Any]
+    [found] = running.statistics()[what]
+    return found
+
+
+def test_a_notification_says_what_caused_it(pair: Pair) -> None:
+    """It is an output of the origin, caused by the event and of its conversation; at the other end an input, caused by it."""
+    upstream, running = pair
+
+    upstream.record(Moved("c-1", "a", "France"), id="move-1", correlation="story")
+    until(lambda: len(heard(running)) == 1)
+
+    [said] = [record for record in upstream.log.read() if record.name == "AddressChanged"]
+    [taken] = [record for record in running.log.read() if record.name == "crm/AddressChanged"]
+    assert (said.kind, said.causation, said.correlation, said.handler) == ("output", "move-1", "story", "address_changed")
+    assert (taken.kind, taken.correlation) == ("input", "story")
+    assert taken.id == f"{upstream.log.identity.id}:{said.id}"
+    assert str(taken.causation).startswith(f"{upstream.log.identity.id}:1:{said.position}:")
+    assert taken.body == DebtorMoved("c-1", "France")
+    assert taken.tags == (("customer", "c-1"),)
+    assert taken.occurred == said.occurred
+
+
+def test_a_publication_may_have_nothing_to_say(pair: Pair) -> None:
+    """`None` publishes nothing."""
+    upstream, running = pair
+
+    upstream.record(Moved("c-1", "a", "nowhere"))
+    upstream.record(Moved("c-2", "a", "Spain"))
+    until(lambda: len(heard(running)) == 1)
+
+    assert heard(running) == [("c-2", "Spain")]
+
+
+def test_what_is_heard_is_an_ordinary_event(pair: Pair) -> None:
+    """Views and states evolve from it."""
+    upstream, running = pair
+
+    upstream.record_all([Moved("c-1", "a", "France"), Moved("c-1", "b", "Spain")])
+    until(lambda: len(heard(running)) == 2)
+
+    assert running.view(Moves).get("c-1", since=running.log.head) == Moves("c-1", ("France", "Spain"))
+    assert running.state(Moves, "c-1", since=running.log.head) == Moves("c-1", ("France", "Spain"))
+    assert running.log.verify().kinds["input"] == 2
+
+
+def test_nothing_is_said_or_heard_twice_after_a_restart(tmp_path: Path) -> None:
+    """Both sides go on from where they were."""
+    log, own = f"sqlite:///{tmp_path}/crm.db", f"sqlite:///{tmp_path}/billing.db"
+    for number in range(4):
+        with crm.open(log) as upstream, billing.open(own, channels={"crm": log}) as running:
+            upstream.record(Moved("c-1", str(number), f"country {number}"))
+            until(lambda: len(heard(running)) == number + 1)  # noqa: B023 - waited for in this round
+
+            assert heard(running) == told(upstream) == [("c-1", f"country {one}") for one in range(number + 1)]
+
+
+def test_a_new_publication_begins_at_the_head_of_that_moment(tmp_path: Path) -> None:
+    """What lies before is not said, unless `since` says from where on."""
+    log = f"sqlite:///{tmp_path}/crm.db"
+
+    def from_start(event: Moved) -> AddressChanged:
+        return AddressChanged(event.customer, event.country)
+
+    before = h.App("crm", records=[Moved, Paid, Left])
+    after = h.App("crm", records=[Moved, Paid, Left], publications=[address_changed, h.Publication(from_start, since=0)])
+    with before.open(log) as upstream:
+        upstream.record(Moved("c-1", "a", "old"))
+    with after.open(log) as upstream:
+        upstream.record(Moved("c-1", "b", "new"))
+        until(lambda: all(one["lag"] == 0 for one in upstream.statistics()["publications"]))
+
+        said = [(record.handler, record.body["country"]) for record in upstream.log.read() if record.name == "AddressChanged"]
+    assert sorted(said) == [("address_changed", "new"), ("from_start", "new"), ("from_start", "old")]
+
+
+def test_a_publication_that_fails_stops_and_is_seen_and_goes_on_when_it_is_mended(tmp_path: Path) -> None:
+    """Nothing is skipped: what stands before it was said, what comes after it waits; the app goes on."""
+    broken = [True]
+
+    def fussy(event: Moved) -> AddressChanged:
+        if broken[0] and event.country == "Narnia":
+            raise ValueError("no such country")
+        return AddressChanged(event.customer, event.country)
+
+    app = h.App("crm", records=[Moved], publications=[fussy])
+    with app.open(f"sqlite:///{tmp_path}/crm.db") as upstream:
+        upstream.record_all([Moved("c-1", "a", "France"), Moved("c-1", "a", "Narnia"), Moved("c-1", "a", "Spain")])
+        until(lambda: "no such country" in (of(upstream, "publications")["failure"] or ""))
+        said = [record.body["country"] for record in upstream.log.read() if record.name == "AddressChanged"]
+        broken[0] = False
+        until(lambda: of(upstream, "publications")["lag"] == 0)
+
+        assert said == ["France"]
+        assert [record.body["country"] for record in upstream.log.read() if record.name == "AddressChanged"] == [
+            "France",
+            "Narnia",
+            "Spain",
+        ]
+        assert upstream.log.verify().kinds["output"] == 3
+
+
+class Visits(h.State):
+    customer: CustomerNo
+    count: int = 0
+
+    def evolve(self, event: Moved) -> "Visits":
+        return self.but(count=self.count + 1)
+
+
+class MovedAgain(h.Event):
+    customer: CustomerNo
+    times: int
+    by: str
+
+
+def moved_again(event: Moved, visits: Visits, record: h.Recorded) -> MovedAgain | None:
+    return MovedAgain(event.customer, visits.count, record.actor) if visits.count > 1 else None
+
+
+def test_a_publication_may_ask_for_states_and_the_envelope(tmp_path: Path) -> None:
+    """Its states are as of a moment not before the event."""
+    app = h.App("crm", records=[Moved], publications=[moved_again])
+    with app.open(f"sqlite:///{tmp_path}/crm.db") as upstream:
+        upstream.record(Moved("c-1", "a", "France"))
+        until(lambda: of(upstream, "publications")["lag"] == 0)
+        upstream.record(Moved("c-1", "b", "Spain"), actor="ann")
+        until(lambda: of(upstream, "publications")["lag"] == 0)
+
+        [said] = [record.body for record in upstream.log.read() if record.kind == "output"]
+    assert said == {"customer": "c-1", "times": 2, "by": "ann"}
+
+
+@h.named("AddressChanged")
+class Numbered(h.Event):
+    """Another idea of what crm says."""
+
+    customer: int
+
+
+@h.named("AddressChanged")
+class Read(h.Event):
+    customer: CustomerNo
+
+
+def test_what_can_not_be_read_is_kept_and_listed_and_read_when_it_can_be(tmp_path: Path) -> None:
+    """It is recorded as it came; views and deciders go on without it, until the class reads it."""
+    own = f"sqlite:///{tmp_path}/billing.db"
+    wrong = h.App("billing", subscriptions={"crm": [Numbered]})
+    right = h.App("billing", subscriptions={"crm": [Read]})
+    with crm.open(f"sqlite:///{tmp_path}/crm.db") as upstream:
+        with wrong.open(own, channels={"crm": upstream}) as running:
+            upstream.record_all([Moved("c-1", "a", "France"), Moved("c-2", "a", "Spain")])
+            until(lambda: len(of(running, "subscriptions")["unread"]) == 2)
+            unread = of(running, "subscriptions")["unread"]
+            kept = [record.body for record in running.log.read() if record.name == "crm/AddressChanged"]
+        with right.open(own, channels={"crm": upstream}) as running:
+            until(lambda: not of(running, "subscriptions")["unread"])
+            read = [record.body for record in running.log.read() if isinstance(record.body, Read)]
+            assert running.log.verify().kinds["input"] == 4
+
+    assert "it is no `Numbered`" in unread[0]["error"]
+    assert kept == [{"customer": "c-1", "country": "France"}, {"customer": "c-2", "country": "Spain"}]
+    assert read == [Read("c-1"), Read("c-2")]
+
+
+@h.named("AddressChanged", version=2)
+class Newer(h.Event):
+    customer: CustomerNo
+
+
+def test_another_version_than_ours_is_kept_unread(tmp_path: Path) -> None:
+    """A version that no class reads is not guessed at."""
+    newer = h.App("billing", subscriptions={"crm": [Newer]})
+    with crm.open(f"sqlite:///{tmp_path}/crm.db") as upstream, newer.open("memory:", channels={"crm": upstream}) as running:
+        upstream.record(Moved("c-1", "a", "France"))
+        until(lambda: len(of(running, "subscriptions")["unread"]) == 1)
+
+        assert (
+            "version 1 of `AddressChanged` was published, and the class reads version 2"
+            in of(running, "subscriptions")["unread"][0]["error"]
+        )
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_shuffled_and_doubled_it_is_recorded_in_order_and_once(tmp_path: Path, seed: int) -> None:
+    """A channel that says truly up to where it is whole makes nothing come twice, or in another order."""
+    print("seed", seed)
+    chance = random.Random(seed)
+    with crm.open(f"sqlite:///{tmp_path}/crm.db") as upstream:
+        channel = Rough(LogChannel(lambda: upstream.log.engine, lambda _store: True, own=False), chance, honest=True)
+        with billing.open(f"sqlite:///{tmp_path}/billing.db", channels={"crm": channel}) as running:
+            for number in range(120):
+                upstream.record(Moved(f"c-{number % 9}", "a", str(number)))
+            until(lambda: len(heard(running)) == 120)
+            until(lambda: of(running, "subscriptions")["lag"] == 0)
+
+            assert heard(running) == told(upstream)
+            assert running.log.verify().kinds["input"] == 120
+
+
+def test_what_is_published_is_no_fact_here(tmp_path: Path) -> None:
+    """A state of the same log is not changed by what is said to others, and the record says that it is an output, in SQL too."""
+    with crm.open(f"sqlite:///{tmp_path}/crm.db") as upstream:
+        upstream.record(Moved("c-1", "a", "France"))
+        until(lambda: of(upstream, "publications")["lag"] == 0)
+
+        file = sqlite3.connect(tmp_path / "crm.db")
+        in_sql = file.execute("select kind from record where name = 'AddressChanged'").fetchall()
+        file.close()
+
+        assert in_sql == [("output",)]
+        assert list(upstream.log.read(h.query(names=["AddressChanged"]))) == []
+        assert [one.kind for one in upstream.log.read() if one.name == "AddressChanged"] == ["output"]
