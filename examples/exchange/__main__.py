@@ -12,6 +12,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -138,9 +139,9 @@ def exchange(rows: Iterable[Row], logs: Path, *, seed: int | None, twice: bool, 
         expected = sum(heads.values()) // 2  # a fact is a record, and so is its publication
         for part in range(1, restarts + 1):
             with listening(logs, producers, seed, twice=twice) as running:
-                wait(running, lambda at=running.log, enough=expected * part // (restarts + 1): at.head >= enough)
+                wait(running, partial(has_come_to, running, expected * part // (restarts + 1)))
         with listening(logs, producers, seed, twice=twice) as running:
-            wait(running, lambda: has_heard(running, heads))
+            wait(running, partial(has_heard, running, heads))
             running.settled(wait_seconds_max=60)
             return summary(running)
 
@@ -189,8 +190,13 @@ def fact(row: Row) -> tuple[h.App, h.Event]:
 
 def published(producer: h.Running) -> int:
     """Wait until all that was recorded is published, and return how long the log is then."""
-    wait(producer, lambda: all(one["lag"] == 0 for one in producer.statistics()["publications"]))
+    wait(producer, partial(has_said, producer))
     return producer.log.head
+
+
+def has_said(producer: h.Running) -> bool:
+    """Say whether all there is to publish has been published."""
+    return all(one["lag"] == 0 for one in producer.statistics()["publications"])
 
 
 # --- the reader ---------------------------------------------------------------------------------------------------------------
@@ -201,6 +207,11 @@ def listening(logs: Path, producers: Mapping[str, h.Running], seed: int | None, 
     rough = seed is not None or twice
     channels = {name: Rough(one, seed, twice=twice) if rough else one.url for name, one in producers.items()}
     return reader.open(log_of(logs, reader), channels=channels)
+
+
+def has_come_to(running: h.Running, position: int) -> bool:
+    """Say whether so much has come."""
+    return running.log.head >= position
 
 
 def has_heard(running: h.Running, heads: Mapping[str, int]) -> bool:
