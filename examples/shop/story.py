@@ -5,7 +5,6 @@ The log is the story's own and is thrown away. In it runs what runs in earnest: 
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from decimal import Decimal
 from pathlib import Path
 
 import msgspec
@@ -16,7 +15,7 @@ from happened.notification.story import Story as Trace
 from happened.notification.why import Cause
 from happened.testing import Clock
 
-from .model import Order, PaymentArrived, PlaceOrder, Stock, StockReceived, freight, shop
+from .model import Order, PaymentArrived, PlaceOrder, Stock, StockReceived, shop
 
 MONDAY = datetime(2026, 1, 5, 9, tzinfo=UTC)
 
@@ -34,7 +33,7 @@ class Story(msgspec.Struct, frozen=True):
 def play(folder: Path, before: Iterable[h.Message]) -> Story:
     """Let it happen: what was before, a delivery, two orders that leave too little, one payment, three days, and the delivery that was ordered."""
     clock = Clock(MONDAY)
-    with shop.open(log_in(folder), gateways={freight: lambda _units: Decimal(5)}, source=clock) as running:
+    with shop.open(log_in(folder), source=clock) as running:
         for _ in running.dispatch_all(before):
             pass  # refusals are results, too
         running.record(StockReceived("widget", 20), id="delivery-1")
