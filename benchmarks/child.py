@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from time import monotonic, perf_counter, sleep
 
-from benchmarks import ours
+from benchmarks import cards, ours
 from benchmarks import peer_eventsourcing as peer
 
 POLL_SECONDS = 0.001
@@ -60,6 +60,14 @@ def own(path: Path) -> list[float]:
     return []
 
 
+def copy(origin: Path, path: Path) -> list[float]:
+    """Keep a copy of the origin's cards until a line comes in."""
+    with cards.COPYING.open(f"sqlite:///{path}", channels={"origin": f"sqlite:///{origin}"}):
+        _ready()
+        sys.stdin.readline()
+    return []
+
+
 def stream(path: Path, records_max: int) -> list[float]:
     """Read our records; return how many, in how many seconds, and the most memory it took in MB."""
     _ready()
@@ -80,6 +88,7 @@ def stream_peer(path: Path, records_max: int) -> list[float]:
 
 PARTS: Mapping[str, Callable[[list[str]], list[float]]] = {
     "follow": lambda given: follow(Path(given[0]), Path(given[1])),
+    "copy": lambda given: copy(Path(given[0]), Path(given[1])),
     "own": lambda given: own(Path(given[0])),
     "stream": lambda given: stream(Path(given[0]), int(given[1])),
     "stream-peer": lambda given: stream_peer(Path(given[0]), int(given[1])),

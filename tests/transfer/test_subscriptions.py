@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import pytest
 
 import happened as h
+from happened.testing.spec import spec
 from happened.transfer.channel import LogChannel
 from tests.transfer.model import (
     AddressChanged,
@@ -241,6 +242,11 @@ def test_shuffled_and_doubled_it_is_recorded_in_order_and_once(tmp_path: Path, s
 
             assert heard(running) == told(upstream)
             assert running.log.verify().kinds["input"] == 120
+
+
+def test_a_spec_says_what_came_from_elsewhere_as_any_event() -> None:
+    """No channel is needed to tell what an app does with what it hears."""
+    spec(billing).given(DebtorMoved("c-1", "France")).when(DebtorMoved("c-1", "Spain")).then_view(Moves("c-1", ("France", "Spain")))
 
 
 def test_what_is_published_is_no_fact_here(tmp_path: Path) -> None:

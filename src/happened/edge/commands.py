@@ -213,6 +213,51 @@ def views(asked: argparse.Namespace) -> int:
     return 0
 
 
+def replicas(asked: argparse.Namespace) -> int:
+    """List the copies of other systems' states."""
+    app = the_app(asked.app)
+    with _running(app, asked, views=(), channels=dict(asked.channel)) as running:
+        told = running.statistics()["replicas"]
+    if asked.json:
+        _print_json(told)
+        return 0
+    _print_table(
+        [
+            {
+                "replica": one["replica"],
+                "origin": one["origin"],
+                "state": one["state"],
+                "rows": one["count"],
+                "position": one["position"],
+                "lag": one["lag"],
+                "age": "-" if one["age_seconds"] is None else f"{one['age_seconds']:.1f} s",
+                "equal as of": one["equal_as_of"] if one["equal_as_of"] is not None else "-",
+                "why": one["diverged"] or one["failure"] or "",
+            }
+            for one in told
+        ]
+    )
+    return 0
+
+
+def replica(asked: argparse.Namespace) -> int:
+    """Show rows of a copy of another system's states, as they are: nothing is waited for."""
+    app = the_app(asked.app)
+    system, _, name = asked.name.rpartition("/")
+    cls = _named(name, [one for one, of in app.systems.items() if system in ("", of)], "replica")
+    key = _key(cls, asked.key)
+    with _running(app, asked, views=(), channels=dict(asked.channel)) as running:
+        if asked.key or not fold_of(cls).key:
+            found = running.replica(cls, *key, wait_seconds_max=0)
+            if found.state is None:
+                raise NotThere(f"the copy `{asked.name}` has nothing under this key", replica=asked.name, key=asked.key)
+            _print_row(found.state, as_json=asked.json)
+            return 0
+        rows = running.replica_rows(cls, limit=asked.limit, wait_seconds_max=0)
+        _print_rows(rows, {"position": rows.position, "age_seconds": rows.age.total_seconds()}, as_json=asked.json)
+    return 0
+
+
 def view(asked: argparse.Namespace) -> int:
     """Show rows of a view."""
     app = the_app(asked.app)
@@ -276,7 +321,7 @@ def run(asked: argparse.Namespace) -> int:
     try:
         url = log_url(asked.log, there=False)
         with bar("opening") as progress:
-            running = app.open(url, progress=progress)
+            running = app.open(url, channels=dict(asked.channel), progress=progress)
         with running:
             if not asked.json:
                 what = f"{len(app.reactions)} reactions, {len(app.views)} views, {len(app.handlers)} deciders"
@@ -468,6 +513,8 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "flow": flow,
     "trace": trace,
     "why": why,
+    "replicas": replicas,
+    "replica": replica,
     "verify": verify,
     "stats": stats,
 }
@@ -487,12 +534,23 @@ def _log(asked: argparse.Namespace) -> Generator[Log, None, None]:
 
 
 @contextmanager
-def _running(app: App, asked: argparse.Namespace, *, views: Iterable[type[State]], run: bool = False) -> Generator[Running, None, None]:
-    """Open an app without its deciders, and with these of its views only."""
+def _running(
+    app: App, asked: argparse.Namespace, *, views: Iterable[type[State]], run: bool = False, channels: Mapping[str, str] | None = None
+) -> Generator[Running, None, None]:
+    """Open an app without its deciders, and with these of its views only. Other systems are left to the processes that follow them, or looked at."""
     commands = [name_of(command)[0] for command in app.handlers]
-    only = App(app.name, records=app.events, views=views, ignores=[*app.ignores, *commands])
+    own = [event for event in app.events if event not in app.called]
+    only = App(
+        app.name,
+        records=own,
+        views=views,
+        subscriptions=app.subscriptions,
+        replicas=app.replicas if channels is not None else {},
+        ignores=[*app.ignores, *commands],
+    )
+    there: dict[str, str | None] = {**dict.fromkeys([*only.subscriptions, *only.replicas]), **(channels or {})}
     with bar("opening") as progress:
-        running = only.open(log_url(asked.log), run=run, progress=progress)
+        running = only.open(log_url(asked.log), run=run, channels=there, progress=progress)
     with running:
         yield running
 

@@ -106,8 +106,8 @@ def the_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=Version, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
-    def add(name: str, about: str, *, app: bool = False) -> argparse.ArgumentParser:
-        parents = [for_all, of_a_log, *([of_an_app] if app else [])]
+    def add(name: str, about: str, *, app: bool = False, more: Parser | None = None) -> argparse.ArgumentParser:
+        parents = [for_all, of_a_log, *([of_an_app] if app else []), *([more] if more is not None else [])]
         return commands.add_parser(
             name,
             prog=f"happened {name}",
@@ -145,7 +145,16 @@ def the_parser() -> argparse.ArgumentParser:
     view.add_argument("--wait", type=seconds, default=60, metavar="SECONDS", help="how long the view may take to catch up (60)")
     rebuild = add("rebuild", "build a view anew beside the old one, and switch to it", app=True)
     rebuild.add_argument("name", metavar="NAME", help="the view's name")
-    run = add("run", "run an app until it is told to stop: reactions, timers, views, pending commands", app=True)
+    of_channels = Parser(add_help=False)
+    of_channels.add_argument(
+        "--channel",
+        type=channel,
+        action="append",
+        default=[],
+        metavar="SYSTEM=URL",
+        help="where another system's log is: crm=sqlite:///crm.db",
+    )
+    run = add("run", "run an app until it is told to stop: reactions, timers, views, what other systems say", app=True, more=of_channels)
     run.add_argument("named", metavar="MODULE:APP", nargs="?", help="the app, as --app names it")
     run.add_argument("--every", type=seconds, default=0, metavar="SECONDS", help="say how it stands every so often (0: never)")
     stuck = add("stuck", "list what handlers could not get past, and what stands still", app=True)
@@ -175,6 +184,11 @@ def the_parser() -> argparse.ArgumentParser:
     why.add_argument("name", metavar="VIEW", help="the view's name")
     why.add_argument("key", metavar="KEY", nargs="*", help="the values of the row's key")
     why.add_argument("--wait", type=seconds, default=60, metavar="SECONDS", help="how long the view may take to catch up (60)")
+    add("replicas", "list the copies of other systems' states: position, age, and what is proven of them", app=True, more=of_channels)
+    replica = add("replica", "show rows of the copy of another system's states", app=True, more=of_channels)
+    replica.add_argument("name", metavar="NAME", help="the state's name, or crm/NAME where several systems have one")
+    replica.add_argument("key", metavar="KEY", nargs="*", help="the values of its key; without them many rows")
+    replica.add_argument("--limit", type=counted, default=1000, metavar="COUNT", help="rows at most (1000)")
     add("verify", "read the whole log and prove that nothing was changed or lost")
     stats = add("stats", "tell who the log is, how long, how large, and what it knows")
     stats.add_argument(
@@ -229,6 +243,14 @@ def seconds(text: str) -> float:
     if not 0 <= wait < math.inf:
         raise argparse.ArgumentTypeError(f"`{text}` is no time to wait: give seconds")
     return wait
+
+
+def channel(text: str) -> tuple[str, str]:
+    """Read a system's name and the URL of its log."""
+    system, equals, url = text.partition("=")
+    if not system or not equals or not url.startswith("sqlite:///"):
+        raise argparse.ArgumentTypeError(f"`{text}` is no channel: write it as crm=sqlite:///crm.db")
+    return system, url
 
 
 def tagged(text: str) -> tuple[str, str]:

@@ -4,6 +4,7 @@ How far a worker has come is a note of the log itself, not of the shelf: lost, e
 came of the work, as a compare-and-set on position and owner's epoch, so nothing is done twice, and an owner that lost its lease can't write.
 """
 
+import contextlib
 import functools
 import threading
 import time
@@ -12,7 +13,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from happened.core.errors import Closed, Diverged, OutcomeUnknown, Overloaded, StoreFailed
+from happened.core.errors import Closed, Diverged, Error, OutcomeUnknown, Overloaded, StoreFailed
 from happened.core.store import Engine
 from happened.log.held import told
 from happened.log.lease import Leases
@@ -62,10 +63,20 @@ def progress_of(engine: Engine, name: str) -> Progress | None:
 class Worker:
     """One thread. `begin` is called with the epoch whenever the lease was won, and after trouble; then `step` again and again, which waits if it must.
 
-    The lease has the worker's name. Without leases `begin` and `step` look for themselves what they may do.
+    The lease has the worker's name. Without leases `begin` and `step` look for themselves what they may do. `end` is called once, where it is stopped in
+    the midst of its work.
     """
 
-    def __init__(self, log: Log, leases: Leases | None, name: str, *, begin: Callable[[int], None], step: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        log: Log,
+        leases: Leases | None,
+        name: str,
+        *,
+        begin: Callable[[int], None],
+        step: Callable[[], None],
+        end: Callable[[], None] = lambda: None,
+    ) -> None:
         self.name = name
         self.failure: str | None = None
         """What keeps it from its work, if anything does."""
@@ -73,6 +84,7 @@ class Worker:
         self._leases = leases
         self._begin = begin
         self._step = step
+        self._end = end
         self._stop = threading.Event()
         self._stop_until = 0.0
         self._wake = threading.Event()
@@ -130,6 +142,9 @@ class Worker:
                 self._log.engine.sample(self.name, "failed", 0, self.failure)
                 began = None
                 self._stop.wait(RETRY_SECONDS)
+        if began is not None:
+            with contextlib.suppress(Error):  # it is done again from where that is noted
+                self._end()
 
     def _is_closed(self) -> bool:
         """Say whether it is this log that is closed: a handler may have met another one that is."""

@@ -119,7 +119,7 @@ class Publishing:
         wish: Wish,
     ) -> None:
         self.publication = publication
-        self.worker = Worker(log, leases, publication_worker(publication), begin=self._begun, step=self._step)
+        self.worker = Worker(log, leases, publication_worker(publication), begin=self._begun, step=self._step, end=self._end)
         self._log = log
         self._state = state
         self._caught_up = caught_up
@@ -151,6 +151,9 @@ class Publishing:
         if self._failures:  # it failed: later and later
             self.worker.rest(min(RETRY_SECONDS * (2**self._failures - 1), RETRY_SECONDS_MAX))
         self._course.claim(epoch, start=self._start)
+
+    def _end(self) -> None:
+        self._course.note()
 
     def _step(self) -> None:
         course = self._course

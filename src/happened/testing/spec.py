@@ -89,7 +89,8 @@ class Spec:
         gateways = {gateway.call: _unanswered(gateway.name, missing) for gateway in self._app.gateways}
         gateways |= {gateway: answering(given) for gateway, given in self._answers.items()}
         runs = bool(self._app.views or self._app.reactions)
-        with self._app.open("memory:", run=runs, gateways=gateways, source=clock) as running:
+        systems = dict.fromkeys([*self._app.subscriptions, *self._app.replicas])  # what comes from there is said with `given`
+        with self._app.open("memory:", run=runs, channels=systems, gateways=gateways, source=clock) as running:
             for given in self._given:
                 _do(running, clock, given)
             before, refused = running.log.head, None

@@ -19,7 +19,7 @@ from happened.core.errors import Broken, Closed, Error, StoreFailed
 from happened.core.store import Row
 from happened.log.log import IDENTITY_NOTE, Identity
 from happened.log.names import Name, Names
-from happened.log.records import PUBLISHED, id_of
+from happened.log.records import PUBLISHED
 from happened.log.row import FIRST_NUMBER, SCHEMA, decode_extra, decode_header, taken_apart
 from happened.log.worker import NOTE as PROGRESS_NOTE
 from happened.log.worker import Progress
@@ -56,7 +56,9 @@ class Published(msgspec.Struct, frozen=True, gc=False):
     """One published record, as it came."""
 
     position: int
-    id: str
+    row: str
+    """The id of the row that it stands in, and its place there: together they are its own."""
+    ordinal: int
     what: str
     """`notification`, `share` or `beacon`."""
     name: str
@@ -69,6 +71,11 @@ class Published(msgspec.Struct, frozen=True, gc=False):
     depth: int
     digest: str
     """The link of the origin's chain at the record's row, as receipts have it."""
+
+    @property
+    def id(self) -> str:
+        """The record's id, as its origin calls it."""
+        return f"{self.row}#{self.ordinal}" if self.ordinal else self.row
 
 
 class Page(NamedTuple):
@@ -261,25 +268,23 @@ def published_in(row: Row, names: Names) -> Iterator[Published]:
     header = decode_header(row.head)
     link = _link(row)
     correlation = header.correlation or header.id
+    own = header.id or ""  # whoever publishes gives each row its id
+    at, depth, head_occurred = row.at, header.depth, header.occurred
+    by_number = names.by_number
     position = row.position
-    for ordinal, (_, raw) in enumerate(taken_apart(row)):
-        name = names.by_number.get(raw.number)
-        if name is not None and name.what in PUBLISHED:
-            extra = decode_extra(raw.extra) if bytes(raw.extra) else None
-            occurred = extra.occurred if extra is not None and extra.occurred is not None else header.occurred
-            yield Published(
-                position + ordinal,
-                id_of(row, header, ordinal, extra),
-                name.what,
-                name.name,
-                name.version,
-                raw.body,
-                row.at,
-                occurred,
-                correlation,
-                header.depth,
-                link,
-            )
+    known = 0
+    what = called = ""
+    version = 0
+    for _, raw in taken_apart(row):
+        if raw.number != known:
+            known = raw.number
+            name = by_number.get(known)
+            what, called, version = (name.what, name.name, name.version) if name is not None and name.what in PUBLISHED else ("", "", 0)
+        if what:
+            extra = decode_extra(raw.extra) if raw.extra else None
+            occurred = extra.occurred if extra is not None and extra.occurred is not None else head_occurred
+            yield Published(position, own, position - row.position, what, called, version, raw.body, at, occurred, correlation, depth, link)
+        position += 1
 
 
 class Inflow:

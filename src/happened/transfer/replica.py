@@ -10,6 +10,7 @@ a new one is built beside it, from the beginning. So is one where the origin beg
 """
 
 import sqlite3
+import struct
 import threading
 import time
 from collections.abc import Sequence
@@ -46,6 +47,7 @@ DDL = (
     ready integer not null, diverged text)""",
 )
 
+SEAL_BYTES = 8
 KEY, HASHES = "_key", "_hashes"
 """Columns beside the fields: the key as it was published, and the hashes of the row."""
 
@@ -64,10 +66,9 @@ NEVER = -1
 _decode_change = msgspec.json.Decoder(Change).decode
 _decode_beacon = msgspec.json.Decoder(Beacon).decode
 _pack = msgspec.msgpack.Encoder().encode
-_unpack = msgspec.msgpack.Decoder(tuple[int, ...]).decode
 
 
-class Stored(NamedTuple):
+class Stored(msgspec.Struct, frozen=True, gc=False):
     """What is known of a key: the version, and the hashes of its row; `None` where it is gone."""
 
     version: int
@@ -127,6 +128,7 @@ class Copy(Generic[S]):
         self.fold = fold_of(state)
         self._fields = [field.encode_name for field in msgspec.structs.fields(state) if not field.required]
         self._hashes = hashing(self._fields)
+        self._beside = struct.Struct(f"<{SEAL_BYTES}s{len(self._fields) + 1}Q")
         self._decode: Any = msgspec.json.Decoder(state).decode
         hints = hints_of(state)
         key: Any = tuple
@@ -160,7 +162,7 @@ class Copy(Generic[S]):
         digest = Digest(self._fields)
         for row in connection.execute(everything):
             *values, key, packed = row
-            seal, *hashes = _unpack(packed)
+            seal, *hashes = self._beside.unpack(packed)
             if seal != self._seal(tuple(values)):
                 raise Broken(f"the row {key!r} was changed by somebody else", key=repr(key))
             digest.change(None, tuple(hashes))
@@ -205,7 +207,7 @@ class Copy(Generic[S]):
             row = self.table.encode(state, change.version)
             if not self._checked:
                 self._check_key(key, state)
-            self._rows[key] = (*row, key, _pack((self._seal(row), *hashes)))
+            self._rows[key] = (*row, key, self._beside.pack(self._seal(row), *hashes))
             self._gone.pop(key, None)
         else:
             self._rows[key] = None
@@ -234,21 +236,21 @@ class Copy(Generic[S]):
         if not self._complete:
             row = connection.execute(self._find, self.table.encode_key(self._decode_key(key))).fetchone()
             if row is not None:
-                found = Stored(row[0], _unpack(row[1])[1:])
+                found = Stored(row[0], self._beside.unpack(row[1])[1:])
             else:
                 gone = connection.execute(f"select version from {self._gone_table} where key = ?", (key,)).fetchone()  # noqa: S608 - quoted
                 found = Stored(gone[0], None) if gone is not None else None
         self._known[key] = found
         return found
 
-    def _seal(self, row: Sequence[Any]) -> int:
+    def _seal(self, row: Sequence[Any]) -> bytes:
         """Return a hash of a row as SQLite gives it back."""
         if self._signed_columns:
             values = list(row)
             for place in self._signed_columns:
                 values[place] = values[place] if values[place] is None else values[place] + 0  # `True` is 1 there, and -0.0 is 0.0
             row = tuple(values)
-        return int.from_bytes(blake2b(_pack(row), digest_size=8).digest(), "little")
+        return blake2b(_pack(row)).digest()[:SEAL_BYTES]
 
     def _check_key(self, key: bytes, state: S) -> None:
         own = encode([getattr(state, field) for field in self.fold.key])

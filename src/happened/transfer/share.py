@@ -74,7 +74,7 @@ class Share:
     def __init__(self, log: Log, leases: Leases, state: type[State], declare: Callable[[Batch], None]) -> None:
         self.fold = fold_of(state)
         self.name = self.fold.name
-        self.worker = Worker(log, leases, share_worker(self.name), begin=self._begun, step=self._step)
+        self.worker = Worker(log, leases, share_worker(self.name), begin=self._begun, step=self._step, end=self._end)
         self._log = log
         self._declare = declare
         self._course = Course(log, self.worker.name)
@@ -122,6 +122,9 @@ class Share:
         self._generation = noted
         self._gone_before = course.progress.began
         self._load(course.position)
+
+    def _end(self) -> None:
+        self._course.note()
 
     def _step(self) -> None:
         course = self._course

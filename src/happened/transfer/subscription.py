@@ -53,7 +53,7 @@ class Subscription:
         self, log: Log, leases: Leases, system: str, channel: Channel, events: Sequence[type], declare: Callable[[Batch], None], wish: Wish
     ) -> None:
         self.system = system
-        self.worker = Worker(log, leases, subscription_worker(system), begin=self._begun, step=self._step)
+        self.worker = Worker(log, leases, subscription_worker(system), begin=self._begun, step=self._step, end=self._end)
         self._log = log
         self._channel = channel
         self._inflow = Inflow(channel)
@@ -86,6 +86,9 @@ class Subscription:
         self._inflow = Inflow(self._channel)
         self._read_again()
         check_origin(self._channel, self.system, self._seen)
+
+    def _end(self) -> None:
+        self._course.note()
 
     def _step(self) -> None:
         course = self._course

@@ -1,0 +1,61 @@
+"""The command line shows copies of other systems' states."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from happened.edge.main import main
+from tests.transfer.model import Debtor, Moved, billing, crm, until
+
+APP = ["--app", "tests.transfer.model:billing"]
+
+
+@pytest.fixture
+def logs(tmp_path: Path) -> tuple[str, str]:
+    """Give the logs of two systems, one of which has copied from the other."""
+    log, own = f"sqlite:///{tmp_path}/crm.db", f"sqlite:///{tmp_path}/billing.db"
+    with crm.open(log) as upstream, billing.open(own, channels={"crm": log}) as running:
+        upstream.record_all([Moved("c-1", "a", "France"), Moved("c-2", "a", "Spain")])
+        running.replica(Debtor, "c-1", since=upstream.log.head)
+        until(lambda: running.statistics()["replicas"][0]["lag"] == 0)
+    return log, own
+
+
+def test_replicas_lists_where_each_copy_is_and_what_is_proven(logs: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    """With the origin's log at hand it says how far behind the copy is; without, as of when it is."""
+    log, own = logs
+
+    assert main(["replicas", "--log", own, *APP, "--channel", f"crm={log}", "--json"]) == 0
+    [told] = json.loads(capsys.readouterr().out)
+    assert main(["replicas", "--log", own, *APP]) == 0
+    shown = capsys.readouterr().out
+
+    assert (told["replica"], told["origin"], told["state"], told["count"], told["lag"]) == ("Card", "crm", "fresh", 2, 0)
+    assert told["equal_as_of"] > 0
+    assert "disconnected" in shown
+    assert "Card" in shown
+
+
+def test_replica_shows_rows(logs: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    """One by its key, or all; one that is not there is said."""
+    _, own = logs
+
+    assert main(["replica", "Card", "c-2", "--log", own, *APP, "--json"]) == 0
+    one = json.loads(capsys.readouterr().out)
+    assert main(["replica", "crm/Card", "--log", own, *APP, "--json"]) == 0
+    every = json.loads(capsys.readouterr().out)
+    assert main(["replica", "Card", "c-9", "--log", own, *APP]) == 1
+    said = capsys.readouterr().err
+
+    assert one == {"customer": "c-2", "country": "Spain", "paid": "0"}
+    assert [row["country"] for row in every["rows"]] == ["France", "Spain"]
+    assert "has nothing under this key" in said
+
+
+def test_a_channel_that_is_none_is_said(logs: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    """A text that names no system, or no log, is bad input."""
+    _, own = logs
+
+    assert main(["replicas", "--log", own, *APP, "--channel", "crm"]) == 2
+    assert "is no channel" in capsys.readouterr().err
