@@ -83,7 +83,7 @@ def site(chance: Random, posts: int) -> Iterator[dict[str, Any]]:
         yield {"at": at, "type": "UserRegistered", "user": user}
         yield {"at": at + timedelta(days=user), "type": "BadgeAwarded", "badge": chance.choice(("Editor", "Student")), "user": user}
     for post in range(1, posts + 1):
-        at += timedelta(hours=chance.randrange(1, 12))
+        at += timedelta(hours=chance.randrange(1, 24))
         user = chance.randrange(1, 30)
         there = chance.random() > 0.1  # else it was deleted, and only the votes on it are known
         kind = POSTS[0] if post < 5 or chance.random() < 0.35 else POSTS[1] if chance.random() < 0.95 else POSTS[2]
@@ -99,11 +99,11 @@ def site(chance: Random, posts: int) -> Iterator[dict[str, Any]]:
                 yield {"at": later, "type": "Commented", "comment": comments, "post": post, "user": chance.randrange(1, 30)}
         if there and kind == POSTS[0]:
             questions.append(post)
-        cast = chance.choices(("UpVoted", "DownVoted", "Favorited"), (10, 2, 1), k=chance.randrange(6))
+        votes_cast: list[str] = [*chance.choices(("UpVoted", "DownVoted", "Favorited"), (10, 2, 1), k=chance.randrange(6))]
         if question and chance.random() < 0.3 and question % 2 == 0:
-            cast.append("AnswerAccepted")
+            votes_cast.append("AnswerAccepted")
             questions.remove(question)  # a question accepts one answer, and here it is the last
-        for vote in cast if there else (*cast, "DeletionVoted"):
+        for vote in votes_cast if there else (*votes_cast, "DeletionVoted"):
             votes += 1
             day = (at + timedelta(days=chance.choice((0, 0, 0, 1, 5)))).replace(hour=0, minute=0)
             yield {"at": day, "type": vote, "vote": votes, "post": post}
