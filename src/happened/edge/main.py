@@ -154,7 +154,7 @@ def the_parser() -> argparse.ArgumentParser:
         metavar="SYSTEM=URL",
         help="where another system's log is: crm=sqlite:///crm.db",
     )
-    run = add("run", "run an app until it is told to stop: reactions, timers, views, what other systems say", app=True, more=of_channels)
+    run = add("run", "run an app until it is told to stop: reactions, timers, views, pending commands", app=True, more=of_channels)
     run.add_argument("named", metavar="MODULE:APP", nargs="?", help="the app, as --app names it")
     run.add_argument("--every", type=seconds, default=0, metavar="SECONDS", help="say how it stands every so often (0: never)")
     stuck = add("stuck", "list what handlers could not get past, and what stands still", app=True)

@@ -88,8 +88,8 @@ class Spec:
         missing: list[str] = []
         gateways = {gateway.call: _unanswered(gateway.name, missing) for gateway in self._app.gateways}
         gateways |= {gateway: answering(given) for gateway, given in self._answers.items()}
-        runs = bool(self._app.views or self._app.reactions)
         systems = dict.fromkeys([*self._app.subscriptions, *self._app.replicas])  # what comes from there is said with `given`
+        runs = bool(self._app.views or self._app.reactions)
         with self._app.open("memory:", run=runs, channels=systems, gateways=gateways, source=clock) as running:
             for given in self._given:
                 _do(running, clock, given)
