@@ -8,7 +8,7 @@ from pathlib import Path
 import happened as h
 
 from .demo import demo
-from .model import PlaceOrder, Stock, StockReceived, shop
+from .model import Order, PaymentArrived, PlaceOrder, Stock, StockReceived, shop
 from .read import BadFile
 
 
@@ -24,6 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return receive(asked.log, asked.sku, asked.units, asked.id)
             case "order":
                 return order(asked.log, asked.order, asked.sku, asked.units)
+            case "pay":
+                return pay(asked.log, asked.order)
             case _:
                 return demo(asked.data, asked.log, json=asked.json, progress=show if sys.stderr.isatty() else None)
     except h.Refused as refused:
@@ -57,6 +59,8 @@ def the_parser() -> argparse.ArgumentParser:
     order.add_argument("order", help="the order's own number: given twice, it counts once")
     order.add_argument("sku", help="the item")
     order.add_argument("units", type=count, help="how many are wanted")
+    pay = actions.add_parser("pay", help="record that an order was paid; one that is not paid in time is cancelled")
+    pay.add_argument("order", help="the order's own number: paid twice, it counts once")
     return parser
 
 
@@ -74,6 +78,15 @@ def order(log: str, number: str, sku: str, units: int) -> int:
         receipt = running.dispatch(PlaceOrder(number, sku, units), id=f"order-{number}")
         left = running.view(Stock).get(sku=sku, since=receipt).units
         print(f"{number} was accepted{' before' if receipt.repeated else ''}, {left} of {sku} left")
+    return 0
+
+
+def pay(log: str, number: str) -> int:
+    """Record that an order was paid."""
+    with shop.open(log) as running:
+        receipt = running.record(PaymentArrived(number), id=f"payment-{number}")
+        found = running.view(Order).get(order=number, since=receipt)
+        print(f"{number} is {found.standing}")
     return 0
 
 

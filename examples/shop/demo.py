@@ -1,4 +1,4 @@
-"""A year of the shop: put its lines into a log, close it, and ask a fresh process what it says.
+"""A year of the shop: put its lines into a log, close it, and ask a fresh process what it says. Then a few days at the counter, in `story.py`.
 
 Everything is put in with an id of its own, made from the line's number: `line-17` for the fact, `cancel-17` for the command. So the import may be
 killed at any moment and started again: what is there already is known by its id, and nothing counts twice. Two lines that are equal in all they
@@ -21,6 +21,7 @@ import happened as h
 from .model import Cancellations, CancelLine, CountryRevenue, CustomerRevenue, ItemRevenue, LineCredited, LineSold, MonthRevenue, shop
 from .read import Line, count_lines, read_lines
 from .sample import sample
+from .story import play, tell
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -32,6 +33,9 @@ CATCH_UP_SECONDS_MAX = 600
 """How long views may take until they have seen all of the log."""
 
 LINES_BETWEEN_PROGRESS = 1000
+
+LINES_BEFORE_STORY = 200
+"""Lines that come before the story, so that the map of it shows all there is."""
 
 TOP = 20
 """How many customers and items a summary names."""
@@ -66,7 +70,13 @@ def demo(data: Path | None = None, log: str | None = None, *, json: bool = False
         told = in_a_fresh_process(summary, url)
         delete_views(url)
         rebuilt = in_a_fresh_process(summary, url)
-    print(msgspec.json.encode(told).decode() if json else "\n".join([*sentences(told), *further(log)]))
+        story = play(Path(folder), messages(sample(LINES_BEFORE_STORY)))
+        if json:
+            print(msgspec.json.encode(msgspec.to_builtins(told) | msgspec.to_builtins(story)).decode())
+        else:
+            print("\n".join(sentences(told)))
+            tell(story, Path(folder))
+            print("\n".join(further(log)))
     if rebuilt != told:
         print(f"error: the views were deleted and rebuilt, and now they say {rebuilt}", file=sys.stderr)
         return 1

@@ -7,9 +7,13 @@ know, the sum by country as well as whether an order may be accepted, is a fold 
 An identity type such as `Sku` carries its tag, so no event needs a stream name. What a decision depends on follows from its parameters:
 `cancel_line` takes a `Bought`, whose key is a customer and an item, so it depends on the events of this customer with this item and on no others.
 Only `LineSold` and `LineCancelled` carry both, so two cancellations of one customer don't wait for each other if they are about two items.
+
+What is to follow from an event is said by a *reaction*: a function from the event to commands, sent now (`restock`) or later (`expect_payment`). It
+decides nothing. The command's own decider looks at what is so by then, and does nothing where there is nothing left to do.
 """
 
 from collections.abc import Iterator
+from datetime import timedelta
 from decimal import Decimal
 from typing import Annotated
 
@@ -18,6 +22,12 @@ import happened as h
 Sku = Annotated[str, h.Tag("sku")]
 CustomerNo = Annotated[str, h.Tag("customer")]
 OrderNo = Annotated[str, h.Tag("order")]
+
+STOCK_MIN = 10
+"""An order that leaves less of an item than this has more of it ordered."""
+
+PAYMENT_AFTER_MAX = timedelta(days=3)
+"""An order that is not paid by then is cancelled."""
 
 
 class LineSold(h.Event):
@@ -79,6 +89,20 @@ class StockReceived(h.Event):
     units: int
 
 
+class ReorderStock(h.Command):
+    """Have `units` of an item delivered, where too little is left and none is on its way."""
+
+    sku: Sku
+    units: int
+
+
+class StockReordered(h.Event):
+    """A delivery is on its way."""
+
+    sku: Sku
+    units: int
+
+
 class PlaceOrder(h.Command):
     """Order `units` of an item."""
 
@@ -94,6 +118,26 @@ class OrderPlaced(h.Event):
     sku: Sku
     units: int
     total: Decimal
+
+
+class PaymentArrived(h.Event):
+    """The bank says that an order was paid."""
+
+    order: OrderNo
+
+
+class CancelUnpaid(h.Command):
+    """Cancel an order, where it is not paid."""
+
+    order: OrderNo
+
+
+class OrderCancelled(h.Event):
+    """The order was not paid in time, and its units are for others again."""
+
+    order: OrderNo
+    sku: Sku
+    units: int
 
 
 class Bought(h.State):
@@ -118,13 +162,48 @@ class Stock(h.State):
     sku: Sku
     units: int = 0
 
-    def evolve(self, event: StockReceived | OrderPlaced) -> "Stock":
-        """Count up with a delivery and down with an order."""
+    def evolve(self, event: StockReceived | OrderPlaced | OrderCancelled) -> "Stock":
+        """Count up with a delivery or a cancelled order, and down with an order."""
         match event:
-            case StockReceived():
+            case StockReceived() | OrderCancelled():
                 return self.but(units=self.units + event.units)
             case OrderPlaced():
                 return self.but(units=self.units - event.units)
+
+
+class Reorder(h.State):
+    """What is on its way of an item. It ends with a delivery: then there is none, and a decider that asks gets `None`."""
+
+    sku: Sku
+    units: int = 0
+
+    def evolve(self, event: StockReordered | StockReceived) -> "Reorder | None":
+        """Begin with a reorder, end with a delivery."""
+        match event:
+            case StockReordered():
+                return self.but(units=event.units)
+            case StockReceived():
+                return None
+
+
+class Order(h.State):
+    """An order, and what has become of it."""
+
+    order: OrderNo
+    sku: Annotated[str, h.Index()] = ""
+    units: int = 0
+    standing: str = "unknown"
+    """`placed`, `paid` or `cancelled`; an order that somebody pays and nobody has placed stays `unknown`."""
+
+    def evolve(self, event: OrderPlaced | PaymentArrived | OrderCancelled) -> "Order":
+        """Go on as the event says. What is cancelled stays so: a payment that comes later changes nothing here."""
+        match event:
+            case OrderPlaced():
+                return self.but(sku=event.sku, units=event.units, standing="placed")
+            case PaymentArrived():
+                return self.but(standing="paid") if self.standing == "placed" else self
+            case OrderCancelled():
+                return self.but(standing="cancelled")
 
 
 def freight(units: int) -> Decimal:
@@ -144,6 +223,29 @@ def place_order(command: PlaceOrder, stock: Stock, world: h.World) -> Iterator[O
     if command.units > stock.units:
         raise h.Refused(f"only {stock.units} of {command.sku} left", left=stock.units)
     yield OrderPlaced(command.order, command.sku, command.units, total=2 * command.units + world.ask(freight, command.units))
+
+
+def restock(event: OrderPlaced, stock: Stock) -> Iterator[ReorderStock]:
+    """Have more delivered where an order has left too little."""
+    if stock.units < STOCK_MIN:
+        yield ReorderStock(event.sku, 10 * STOCK_MIN)
+
+
+def reorder_stock(command: ReorderStock, stock: Stock, reorder: Reorder | None) -> Iterator[StockReordered]:
+    """Reorder once, however many orders ask for it: `restock` has seen the stock as it was, this is decided on the stock as it is."""
+    if reorder is None and stock.units < STOCK_MIN:
+        yield StockReordered(command.sku, command.units)
+
+
+def expect_payment(event: OrderPlaced) -> Iterator[h.Later[CancelUnpaid]]:
+    """Ask for the order to be cancelled, later. That is recorded, so it is not forgotten; nobody has to take it back where the order is paid."""
+    yield h.Later(CancelUnpaid(event.order), after=PAYMENT_AFTER_MAX)
+
+
+def cancel_unpaid(command: CancelUnpaid, order: Order) -> Iterator[OrderCancelled]:
+    """Cancel an order that is still only placed by now."""
+    if order.standing == "placed":
+        yield OrderCancelled(command.order, order.sku, order.units)
 
 
 class CountryRevenue(h.State):
@@ -222,8 +324,9 @@ class Cancellations(h.State):
 
 shop = h.App(
     "shop",
-    records=[LineSold, LineCredited, StockReceived],
-    deciders=[cancel_line, place_order],
+    records=[LineSold, LineCredited, StockReceived, PaymentArrived],
+    deciders=[cancel_line, place_order, reorder_stock, cancel_unpaid],
     gateways=[freight],
-    views=[Stock, CountryRevenue, MonthRevenue, CustomerRevenue, ItemRevenue, Cancellations],
+    reactions=[restock, expect_payment],
+    views=[Stock, Order, CountryRevenue, MonthRevenue, CustomerRevenue, ItemRevenue, Cancellations],
 )

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
+from datetime import timedelta
 from decimal import Decimal
 from itertools import islice
 from pathlib import Path
@@ -18,24 +19,37 @@ import pytest
 import happened as h
 from examples.shop.demo import fill
 from examples.shop.model import (
+    PAYMENT_AFTER_MAX,
     Bought,
     CancelLine,
+    CancelUnpaid,
     LineCancelled,
     LineSold,
+    Order,
+    OrderCancelled,
     OrderPlaced,
+    PaymentArrived,
     PlaceOrder,
+    ReorderStock,
     Stock,
     StockReceived,
+    StockReordered,
     cancel_line,
+    expect_payment,
+    freight,
+    restock,
     shop,
 )
 from examples.shop.read import Line, read_lines, write_lines
 from examples.shop.sample import sample
+from happened.testing import Clock, spec
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 Real = Callable[[str], Path]
 
 ROOT = Path(__file__).parents[2]
+
+STORY = ("stock", "orders", "flow", "trace", "why")
 
 
 # --- the same numbers as a plain script -------------------------------------------------------------------------------------
@@ -126,6 +140,29 @@ def test_people_are_told_what_to_do_next(run: Run, tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
 
 
+def test_a_story_is_played_and_shown_by_the_commands_for_it(run: Run) -> None:
+    """Who says what, what came of one order, and why it is cancelled: for people as the commands print it, and as JSON."""
+    told, shown = printed(run("examples.shop", "--json")), run("examples.shop").stdout
+
+    assert told["orders"] == {"o-1": "cancelled", "o-2": "paid"}
+    assert told["stock"] == 20 - 12 - 3 + 12 + 100
+    assert sorted(line["name"] for line in told["trace"]["lines"]) == [
+        "CancelUnpaid",
+        "OrderCancelled",
+        "OrderPlaced",
+        "PlaceOrder",
+        "ReorderStock",
+        "StockReordered",
+        "answer",
+        "schedule",
+    ]
+    assert [cause["name"] for cause in told["why"]] == ["OrderCancelled", "CancelUnpaid", "schedule", "OrderPlaced", "PlaceOrder"]
+    assert [finding for finding in told["flow"]["findings"] if finding["kind"] in ("unseen", "undeclared", "idle")] == []
+    assert {arrow["target"] for arrow in told["flow"]["arrows"] if arrow["source"] == "reaction:restock"} == {"command:ReorderStock"}
+    for line in ("conversation order-o-1", "reaction restock", "because of the input CancelUnpaid"):
+        assert line in shown
+
+
 # --- done again, killed, resumed --------------------------------------------------------------------------------------------
 
 
@@ -208,6 +245,17 @@ def test_orders_are_accepted_as_long_as_the_stock_lasts(run: Run, tmp_path: Path
     assert (refused.returncode, refused.stderr) == (1, "refused: only 85 of widget left\n")
 
 
+def test_a_payment_is_recorded_from_the_command_line(run: Run, tmp_path: Path) -> None:
+    """It counts once; one of an order that nobody has placed pays for nothing."""
+    counter = ("examples.shop", "--log", f"sqlite:///{tmp_path}/shop.db")
+    run(*counter, "receive", "widget", 100)
+    run(*counter, "order", "o-1", "widget", 15)
+
+    paid = [run(*counter, "pay", number).stdout for number in ("o-1", "o-1", "o-2")]
+
+    assert paid == ["o-1 is paid\n", "o-1 is paid\n", "o-2 is unknown\n"]
+
+
 def test_a_log_in_memory_is_an_error(run: Run) -> None:
     """Nobody else could be asked what it says."""
     told = run("examples.shop", "--log", "memory:")
@@ -267,6 +315,79 @@ def test_an_order_is_priced_with_its_freight() -> None:
         assert running.view(Stock).get(sku="widget", since=receipt).units == 85
 
 
+# --- what follows -----------------------------------------------------------------------------------------------------------
+
+PLACED = OrderPlaced("o-1", "widget", 15, total=Decimal(35))
+SHOP = spec(shop, answers={freight: Decimal(5)}).given(StockReceived("widget", 20))
+
+
+def test_an_order_that_leaves_too_little_has_more_ordered() -> None:
+    """The reaction sends a command, and its decider reorders."""
+    SHOP.when(PlaceOrder("o-1", "widget", 15)).then(PLACED, StockReordered("widget", 100))
+
+
+def test_an_order_that_leaves_enough_has_nothing_ordered() -> None:
+    """Ten are enough."""
+    SHOP.when(PlaceOrder("o-1", "widget", 10)).then(OrderPlaced("o-1", "widget", 10, total=Decimal(25)))
+
+
+def test_nothing_is_reordered_twice() -> None:
+    """While a delivery is on its way, the command comes to nothing; once it has come, it is needed again."""
+    low = SHOP.given(PLACED)
+    second = OrderPlaced("o-2", "widget", 1, total=Decimal(7))
+    third = OrderPlaced("o-3", "widget", 101, total=Decimal(207))
+
+    low.when(PlaceOrder("o-2", "widget", 1)).then(second)
+    low.when(ReorderStock("widget", 100)).then_nothing()
+    low.given(StockReceived("widget", 100)).when(PlaceOrder("o-3", "widget", 101)).then(third, StockReordered("widget", 100))
+
+
+def test_an_unpaid_order_is_cancelled_in_time_and_gives_its_units_back() -> None:
+    """Not a moment before it is due."""
+    placed = SHOP.given(PLACED)
+
+    placed.when(PAYMENT_AFTER_MAX - timedelta(seconds=1)).then_nothing()
+    cancelled = placed.when(PAYMENT_AFTER_MAX).then(OrderCancelled("o-1", "widget", 15))
+    cancelled.then_state(Stock("widget", 20)).then_view(Order("o-1", "widget", 15, "cancelled"))
+
+
+def test_a_paid_order_stays() -> None:
+    """Its timer rings all the same, and the decider does nothing."""
+    paid = SHOP.given(PLACED, timedelta(days=2), PaymentArrived("o-1"))
+
+    paid.when(timedelta(days=1)).then_nothing().then_view(Order("o-1", "widget", 15, "paid"))
+
+
+def test_an_order_is_cancelled_once_and_a_late_payment_does_not_revive_it() -> None:
+    """Somebody may ask for it before the timer does."""
+    cancelled = SHOP.given(PLACED, OrderCancelled("o-1", "widget", 15))
+
+    cancelled.when(PAYMENT_AFTER_MAX).then_nothing().then_state(Stock("widget", 20))
+    cancelled.when(PaymentArrived("o-1")).then_view(Order("o-1", "widget", 15, "cancelled"))
+
+
+def test_the_reactions_by_themselves() -> None:
+    """They are functions, and can be called."""
+    assert list(restock(PLACED, Stock("widget", 9))) == [ReorderStock("widget", 100)]
+    assert list(restock(PLACED, Stock("widget", 10))) == []
+    assert list(expect_payment(PLACED)) == [h.Later(CancelUnpaid("o-1"), after=PAYMENT_AFTER_MAX)]
+
+
+def test_a_timer_outlasts_the_process_that_set_it(tmp_path: Path) -> None:
+    """It is in the log: an order placed by one process is cancelled by another, days later."""
+    log = f"sqlite:///{tmp_path}/shop.db"
+    with shop.open(log, source=Clock(name="first")) as running:
+        running.record(StockReceived("widget", 100))
+        timers = running.settled(running.dispatch(PlaceOrder("o-1", "widget", 15))).timers
+    [due] = timers
+
+    with shop.open(log, source=Clock(due, name="second")) as running:
+        running.settled()
+
+        assert running.state(Order, "o-1") == Order("o-1", "widget", 15, "cancelled")
+        assert running.state(Stock, "widget") == Stock("widget", 100)
+
+
 # --- the real file ----------------------------------------------------------------------------------------------------------
 
 
@@ -305,7 +426,12 @@ def test_the_beginning_of_the_real_file_is_resumed_after_a_kill(run: Run, real: 
 
 
 def summary(told: subprocess.CompletedProcess[str]) -> Any:  # Any: JSON
-    """Return the summary that a run printed."""
+    """Return the summary that a run printed, without the story after it."""
+    return {key: value for key, value in printed(told).items() if key not in STORY}
+
+
+def printed(told: subprocess.CompletedProcess[str]) -> Any:  # Any: JSON
+    """Return all that a run printed."""
     assert told.returncode == 0, told.stderr
     return json.loads(told.stdout)
 

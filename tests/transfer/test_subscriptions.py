@@ -262,3 +262,42 @@ def test_what_is_published_is_no_fact_here(tmp_path: Path) -> None:
         assert in_sql == [("output",)]
         assert list(upstream.log.read(h.query(names=["AddressChanged"]))) == []
         assert [one.kind for one in upstream.log.read() if one.name == "AddressChanged"] == ["output"]
+
+
+class Greet(h.Command):
+    customer: CustomerNo
+
+
+class Greeted(h.Event):
+    customer: CustomerNo
+
+
+def greet_moved(event: DebtorMoved) -> Iterator[Greet]:
+    """Fail for nobody known."""
+    if event.country == "Atlantis":
+        raise ValueError("there is no such place")
+    yield Greet(event.customer)
+
+
+def greet(command: Greet) -> Iterator[Greeted]:
+    yield Greeted(command.customer)
+
+
+def test_what_reactions_make_of_what_is_heard_is_waited_for(tmp_path: Path) -> None:
+    """`settled` knows events of other systems as reactions hear them: what has not been heard is not done, and what stands still is listed."""
+    log, own = f"sqlite:///{tmp_path}/crm.db", f"sqlite:///{tmp_path}/greeting.db"
+    with crm.open(log) as upstream:
+        upstream.record_all([Moved(f"c-{number}", "a", "Atlantis" if number == 7 else "France") for number in range(300)])
+        listening = h.App("greeting", subscriptions={"crm": [DebtorMoved]})
+        with listening.open(own, channels={"crm": upstream}) as running:
+            until(lambda: len(heard(running)) == 300)
+    late = h.App(
+        "greeting", deciders=[greet], reactions=[h.Reaction(greet_moved, by="customer", since=0)], subscriptions={"crm": [DebtorMoved]}
+    )
+    with late.open(own, channels={"crm": log}) as running:
+        running.dispatch(Greet("c-0"))  # the first commit of this app says where its reaction begins
+
+        found = running.settled()
+
+        assert [held.event for held in found.stuck] == ["crm/AddressChanged"]
+        assert len([record for record in running.log.read() if record.name == "Greeted"]) == 1 + 299

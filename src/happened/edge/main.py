@@ -145,7 +145,16 @@ def the_parser() -> argparse.ArgumentParser:
     view.add_argument("--wait", type=seconds, default=60, metavar="SECONDS", help="how long the view may take to catch up (60)")
     rebuild = add("rebuild", "build a view anew beside the old one, and switch to it", app=True)
     rebuild.add_argument("name", metavar="NAME", help="the view's name")
-    run = add("run", "run an app until it is told to stop: reactions, timers, views, pending commands", app=True)
+    of_channels = Parser(add_help=False)
+    of_channels.add_argument(
+        "--channel",
+        type=channel,
+        action="append",
+        default=[],
+        metavar="SYSTEM=URL",
+        help="where another system's log is: crm=sqlite:///crm.db",
+    )
+    run = add("run", "run an app until it is told to stop: reactions, timers, views, pending commands", app=True, more=of_channels)
     run.add_argument("named", metavar="MODULE:APP", nargs="?", help="the app, as --app names it")
     run.add_argument("--every", type=seconds, default=0, metavar="SECONDS", help="say how it stands every so often (0: never)")
     stuck = add("stuck", "list what handlers could not get past, and what stands still", app=True)
@@ -175,15 +184,6 @@ def the_parser() -> argparse.ArgumentParser:
     why.add_argument("name", metavar="VIEW", help="the view's name")
     why.add_argument("key", metavar="KEY", nargs="*", help="the values of the row's key")
     why.add_argument("--wait", type=seconds, default=60, metavar="SECONDS", help="how long the view may take to catch up (60)")
-    of_channels = Parser(add_help=False)
-    of_channels.add_argument(
-        "--channel",
-        type=channel,
-        action="append",
-        default=[],
-        metavar="SYSTEM=URL",
-        help="where another system's log is: crm=sqlite:///crm.db",
-    )
     add("replicas", "list the copies of other systems' states: position, age, and what is proven of them", app=True, more=of_channels)
     replica = add("replica", "show rows of the copy of another system's states", app=True, more=of_channels)
     replica.add_argument("name", metavar="NAME", help="the state's name, or crm/NAME where several systems have one")

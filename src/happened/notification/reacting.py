@@ -13,7 +13,7 @@ import msgspec
 
 from happened.core.annotations import label
 from happened.core.errors import Diverged, Invalid, Stuck
-from happened.core.messages import Command, Later, name_of
+from happened.core.messages import Command, Later
 from happened.core.state import Fold, Key
 from happened.core.store import Row, Wanted
 from happened.core.world import MICROSECOND, World, microseconds, moment
@@ -185,7 +185,7 @@ class Reacting:
         expected = noted
         for heard in self._queue(held) if not held.parked else ():
             if len(ran) >= RUNS_MAX:
-                rest = Held(self.reaction.name, heard.position, tuple(heard.key), name_of(type(heard.event))[0], dict(held.since))
+                rest = Held(self.reaction.name, heard.position, tuple(heard.key), self._log.typed[type(heard.event)].wish.name, dict(held.since))
                 self._commit(ran, self.position, {**notes, rest.note: rest.text()}, expected=expected)
                 expected, ran = rest, []
                 notes = {rest.note: None}
@@ -244,7 +244,7 @@ class Reacting:
             said, trace = failed_with(error)
             self._count("failed", _us(started), f"{heard.position}: {trace}")
             since = dict.fromkeys(heard.key or (EVERYTHING,), heard.position)
-            name = name_of(type(heard.event))[0]
+            name = self._log.typed[type(heard.event)].wish.name
             own = id_of(heard.row, decode_header(heard.row.head), heard.ordinal, heard.extra)
             return Held(reaction.name, heard.position, tuple(heard.key), name, since, said, trace, 1, now, now, id=own)
         if not found and not answers:
@@ -443,7 +443,7 @@ def heard_between(log: Log, reaction: Reaction, start: int, until: int) -> Itera
 
 def numbers_of(log: Log, reaction: Reaction) -> list[int]:
     """Return the numbers of the names that a reaction hears."""
-    return log.numbers([name_of(event)[0] for event in reaction.events])
+    return log.numbers([log.typed[event].wish.name for event in reaction.events])
 
 
 def lease_of(reaction: Reaction) -> str:
