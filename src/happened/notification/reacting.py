@@ -185,7 +185,9 @@ class Reacting:
         expected = noted
         for heard in self._queue(held) if not held.parked else ():
             if len(ran) >= RUNS_MAX:
-                rest = Held(self.reaction.name, heard.position, tuple(heard.key), self._log.typed[type(heard.event)].wish.name, dict(held.since))
+                rest = Held(
+                    self.reaction.name, heard.position, tuple(heard.key), self._log.typed[type(heard.event)].wish.name, dict(held.since)
+                )
                 self._commit(ran, self.position, {**notes, rest.note: rest.text()}, expected=expected)
                 expected, ran = rest, []
                 notes = {rest.note: None}
