@@ -39,7 +39,10 @@ NAMED_IN_SIGNATURES = {
 NOT_MADE_BY_HAND = {"Running", "View", "Rows", "Log", "Receipt", "Record"}
 """Classes whose instances come from a call: their constructor is no business of a caller's."""
 
-WITHIN = {"Log.write_with", "Log.committed", "Log.condition", "Log.numbers", "Log.describe", "Log.written", "Log.receipt"}
+WITHIN = {
+    *("Log.write_with", "Log.committed", "Log.condition", "Log.numbers", "Log.describe", "Log.written", "Log.receipt"),
+    *("Held.note", "Held.text", "Held.makes_wait"),
+}
 """Methods that other parts of the package call, and nobody else."""
 
 LINE_MAX = 100

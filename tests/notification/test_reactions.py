@@ -299,11 +299,6 @@ def on_told(event: Told) -> Iterator[TellMore]:
     yield TellMore(event.text)
 
 
-def on_told_by_pending(event: Told, world: h.World) -> Iterator[TellMore]:
-    """Go round for ever."""
-    yield TellMore(event.text)
-
-
 def tell_asking(command: TellMore, world: h.World) -> Iterator[Told]:
     """Ask before it tells, so that it is kept as pending first."""
     yield Told(str(world.ask(price, command.text)))

@@ -161,9 +161,9 @@ def test_what_can_not_be_sent_is_held_and_the_others_ring(url: str, gone: str) -
         assert (held.handler, held.position) == ("timers", position)
         assert [one.position for one in running.settled(receipt).stuck] == [position]
         running.decide_about("park", "timers", position, actor="ann")
-        until(lambda: running.stuck()[0].parked)
+        until(lambda: [one.parked for one in running.stuck()] == [True])
         running.decide_about("retry", "timers", position, actor="ann")
-        until(lambda: running.stuck() and not running.stuck()[0].act)
+        until(lambda: [one.act for one in running.stuck()] == [""])
         running.decide_about("skip", "timers", position, actor="ann")
         until(lambda: running.stuck() == [])
         assert [record.name for record in running.log.read() if record.actor == "ann"] == ["park", "retry", "skip"]
