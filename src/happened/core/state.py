@@ -11,6 +11,7 @@ memory image, views, replicas and replay all fold through it.
 import ast
 import collections.abc
 import inspect
+import itertools
 import operator
 import re
 import textwrap
@@ -80,6 +81,8 @@ class Fold:
         self.tags = tuple(marks.get(field) for field in self.key)
         hints = hints_of(state)
         self._key_types = tuple(types_of(hints[field]) for field in self.key)
+        self.key_kinds = frozenset(itertools.product(*self._key_types))
+        """The classes that the values of a key may have, each combination of them."""
         self.references = {tagged.tag: tagged.field for tagged in scope.tags if tagged.holds == ONE}
         for name in RESERVED:
             if name in self.fields:

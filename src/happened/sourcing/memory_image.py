@@ -61,6 +61,14 @@ class Kept:
         self.stopped = ""
         """Why no state of this fold can be told: it could not be said which key an event is of."""
 
+    def known(self, key: Key) -> Entry | None:
+        """Return the entry of a key that a caller gave, where there is nothing to say but its state: it is in memory, sound, and asked for by the right types."""
+        kinds = (type(key[0]),) if len(key) == 1 else tuple(map(type, key))
+        if kinds not in self.fold.key_kinds or self.stopped:
+            return None
+        entry = self.entries.get(key)
+        return entry if entry is not None and not entry.stuck else None
+
 
 class MemoryImage:
     """The durable states of one process and log."""
@@ -72,6 +80,7 @@ class MemoryImage:
         self._states_max = states_max
         self.position = position
         self.kept: dict[Fold, Kept] = {}
+        self.by_state: dict[type[State], Kept] = {}
         self.by_event: dict[type, tuple[tuple[Kept, Reading], ...]] = {}
         """Event -> followers, as far as somebody asked; another dict once a class was met."""
         self._classes: frozenset[type] = frozenset()
@@ -89,7 +98,7 @@ class MemoryImage:
         with self.guard, self._lock:
             if fold not in self.kept:
                 kept = Kept(fold, complete=self.position == 0)
-                self.kept[fold] = kept
+                self.kept[fold] = self.by_state[fold.state] = kept
                 self.by_event = {}
                 self._classes |= set(fold.readings)
             return self.kept[fold]
