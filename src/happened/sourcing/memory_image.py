@@ -7,6 +7,7 @@ Of a log that was empty when it was opened the image is complete, until somethin
 load is needed to know.
 """
 
+import itertools
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple  # Any: events and keys of any class
@@ -18,7 +19,7 @@ from happened.core.messages import Recorded
 from happened.core.state import Fold, Key, Reading, State
 from happened.core.store import Row, Store, Wanted
 from happened.core.tags import term, text_of
-from happened.log.records import Reader, envelope_of
+from happened.log.records import Reader, envelope_of, envelopes_of, positions_of
 from happened.log.row import Extra, Header, decode_header
 from happened.log.writer import deciding
 
@@ -63,7 +64,7 @@ class Kept:
 
     def known(self, key: Key) -> Entry | None:
         """Return the entry of a key that a caller gave, where there is nothing to say but its state: it is in memory, sound, and asked for by the right types."""
-        kinds = (type(key[0]),) if len(key) == 1 else tuple(map(type, key))
+        kinds: tuple[type[Any], ...] = (type(key[0]),) if len(key) == 1 else tuple(map(type, key))
         if kinds not in self.fold.key_kinds or self.stopped:
             return None
         entry = self.entries.get(key)
@@ -207,29 +208,24 @@ class MemoryImage:
             return self._states_by_pages(fold)
 
     def _states_by_pages(self, fold: Fold) -> dict[Key, State]:
-        decode = self._reader.pages_for([fold])
+        decode = self._reader.pages_for([fold]).flat
         found: dict[Key, State] = {}
         get, step, initial, checked = found.get, fold.evolve, fold.state, fold.may_move
         if step is None:  # a state that nothing changes
             return found
-        for rows in self._store.read(until=self.position, lean=True):
-            for records in decode(rows):
-                for record in records:
-                    event: object = record.body
-                    if event is None:
-                        continue
-                    for key, message in fold.reading(type(event))(event, None):
-                        before = get(key)
-                        try:
-                            after = step(initial(*key) if before is None else before, message)
-                            if after is None or checked:
-                                fold.check_next(key, message, after)
-                        except Exception:  # noqa: BLE001 - folding once more, with positions, says which event it was
-                            return self._states_by_steps(fold)
-                        if after is not None:
-                            found[key] = after
-                        else:
-                            found.pop(key, None)
+        for rows in self._store.read_bare(until=self.position):
+            for key, message in _reached(fold, decode(rows)):
+                before = get(key)
+                try:
+                    after = step(initial(*key) if before is None else before, message)
+                    if after is None or checked:
+                        fold.check_next(key, message, after)
+                except Exception:  # noqa: BLE001 - folding once more, with positions, says which event it was
+                    return self._states_by_steps(fold)
+                if after is not None:
+                    found[key] = after
+                else:
+                    found.pop(key, None)
         return found
 
     def _states_by_steps(self, fold: Fold) -> dict[Key, State]:
@@ -281,28 +277,53 @@ class MemoryImage:
             self._fold_page_by_page(fold, wanted, until, found)
 
     def _fold_page_by_page(self, fold: Fold, wanted: Sequence[Wanted] | None, until: int, found: dict[Key, Entry]) -> None:
-        decode = self._reader.pages_for([fold])
+        decode = self._reader.pages_for([fold]).flat
         only = wanted is not None
-        touched = fold.touched
         simple = not fold.wants_record and fold.key_of is None
-        get = found.get
-        for rows in self._store.read(until=until, wanted=wanted, lean=True):
-            for row, records in zip(rows, decode(rows), strict=True):
-                position = row.position if row.input is None else row.position + 1
-                for at, record in enumerate(records, position):
-                    event = record.body
-                    if event is None:
-                        continue
-                    envelope, extra = (
-                        (None, ()) if simple else _envelope(fold, row, decode_header(row.head), at - row.position, record.extra)
-                    )
-                    for key, message in touched(event, envelope):
-                        before = get(key)
-                        if before is None:
-                            if only:
-                                continue
-                            before = NEVER
-                        found[key] = _stepped(fold, key, before, message, extra, at)
+        if only and simple and fold.fields_of is not None:
+            self._fold_straight(fold, wanted, until, found)
+            return
+        touched, get = fold.touched, found.get
+        for rows in self._store.read_bare(until=until, wanted=wanted, heads=not simple):
+            records = decode(rows)
+            envelopes: Iterable[Recorded | None] = itertools.repeat(None) if simple else envelopes_of(rows, records)
+            for at, record, envelope in zip(positions_of(rows), records, envelopes):  # noqa: B905 - one of them may have no end
+                if record.body is None:
+                    continue
+                extra = (envelope,) if fold.wants_record else ()
+                for key, message in touched(record.body, envelope):
+                    before = get(key)
+                    if before is None:
+                        if only:
+                            continue
+                        before = NEVER
+                    found[key] = _stepped(fold, key, before, message, extra, at)
+
+    def _fold_straight(self, fold: Fold, wanted: Sequence[Wanted] | None, until: int, found: dict[Key, Entry]) -> None:
+        """Fold the keys that are in `found`, in the way that most classes allow: kept short, since a load waits for it."""
+        decode = self._reader.pages_for([fold]).flat
+        states = {key: entry.state for key, entry in found.items()}
+        versions: dict[Key, int] = {}
+        step: Callable[..., Any] = fold.evolve  # type: ignore[assignment]  # what is loaded has it
+        initial, checked = fold.state, fold.may_move
+        for rows in self._store.read_bare(until=until, wanted=wanted):
+            there = [(at, record.body) for at, record in zip(positions_of(rows), decode(rows), strict=True) if record.body is not None]
+            for key, (at, event) in zip(fold.keys_of([event for _, event in there]), there, strict=True):
+                if key not in states:  # of another, or it stands still
+                    continue
+                before = states[key]
+                try:
+                    after = step(initial(*key) if before is None else before, event)
+                    if after is None or checked:
+                        fold.check_next(key, event, after)
+                except Exception as error:  # noqa: BLE001 - it stops this key, not the others, and is raised to whoever asks for it
+                    found[key] = Entry(before, at, f"{type(error).__name__}: {error}")
+                    del states[key]
+                else:
+                    states[key], versions[key] = after, at
+        for key, version in versions.items():
+            if key in states:
+                found[key] = Entry(states[key], version)
 
     def _make_room(self) -> None:
         with self._lock:
@@ -535,6 +556,15 @@ class ImageOverlay:
                     for aside in kept.loading.get(key, ()):
                         aside.extend(events)
             image.position = position  # last: an interrupt before it leaves a position whose rows are taken in again
+
+
+def _reached(fold: Fold, records: Iterable[Any]) -> Iterable[tuple[Key, Any]]:
+    """Return the (key, message) pairs of the events among these records. For folds that need no envelope."""
+    events = [record.body for record in records if record.body is not None]
+    if fold.fields_of is None:
+        return [pair for event in events for pair in fold.touched(event)]
+    pairs = zip(fold.keys_of(events), events, strict=True)
+    return [pair for pair in pairs if None not in pair[0]] if fold.skips_none else pairs
 
 
 def _stepped(fold: Fold, key: Key, before: Entry, message: Any, extra: tuple[Any, ...], version: int) -> Entry:
