@@ -279,6 +279,9 @@ class ViewBuild(Generic[S]):
         """Find the keys in the way that most classes allow: kept short, since a rebuild takes it for every event of the log."""
         rows, records = page
         there = [(record.body, at) for record, at in zip(records, positions_of(rows), strict=True) if record.body is not None]
+        others = {kind for kind in {type(event) for event, _ in there} if not self.fold.follows(kind)}  # of views that read the same page
+        if others:
+            there = [(event, at) for event, at in there if type(event) not in others]
         keys = self.fold.keys_of([event for event, _ in there])
         touches = [(key, event, (), at) for key, (event, at) in zip(keys, there, strict=True)]
         return [touch for touch in touches if None not in touch[0]] if self.fold.skips_none else touches

@@ -64,7 +64,7 @@ class Kept:
 
     def known(self, key: Key) -> Entry | None:
         """Return the entry of a key that a caller gave, where there is nothing to say but its state: it is in memory, sound, and asked for by the right types."""
-        kinds: tuple[type[Any], ...] = (type(key[0]),) if len(key) == 1 else tuple(map(type, key))
+        kinds: tuple[type[Any], ...] = (type(key[0]),) if len(key) == 1 else tuple([type(value) for value in key])
         if kinds not in self.fold.key_kinds or self.stopped:
             return None
         entry = self.entries.get(key)
@@ -433,7 +433,7 @@ class ImageOverlay:
         except BaseException:
             for changed, key, own in reversed(undo):
                 if own is None:
-                    del changed[key]
+                    changed.pop(key, None)  # an interrupt may have come before it was put there
                 else:
                     changed[key] = own
             for coming in self._coming.values():
