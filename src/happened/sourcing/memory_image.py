@@ -21,7 +21,7 @@ from happened.core.store import Row, Store, Wanted
 from happened.core.tags import term, text_of
 from happened.log.records import Reader, envelope_of, envelopes_of, positions_of
 from happened.log.row import Extra, Header, decode_header
-from happened.log.writer import deciding
+from happened.log.writer import Happened, deciding
 
 STATES_MAX = 1_000_000
 """States kept before the longest unchanged make room; about 0.4 kB each."""
@@ -353,6 +353,11 @@ Undo = tuple[dict[Key, Entry], Key, Entry | None]
 NO_KEY = (None,)
 
 
+FactWays = tuple[list[tuple[Kept, Fold, Callable[[Any], Any], bool, dict[Key, Entry], dict[Key, Entry]]], list[Fold]]
+"""How facts of a class reach states in a batch: by plain fields (whose states; which those fields are, and whether it is one; the states that the batch
+changed, and those that are durable), and in other ways."""
+
+
 class Ways(NamedTuple):
     """How events of a class reach states in a batch."""
 
@@ -402,6 +407,9 @@ class ImageOverlay:
 
     def apply(self, row: Row, header: Header, events: Sequence[tuple[int, object, Any]], *, strict: bool) -> None:
         """Let these events have happened. `strict`: if `evolve` can't take one, that is raised and none has; else its key stands still."""
+        if not strict:
+            self.apply_facts(((row, header, events),))
+            return
         undo: list[Undo] = []
         try:
             for ordinal, event, extra in events:
@@ -414,22 +422,16 @@ class ImageOverlay:
                     own = changed.get(key)
                     entry = own or entries.get(key)
                     if entry is None or entry.stuck or self._coming or key == NO_KEY:
-                        self._apply_to(fold, row, header, ordinal, event, extra, undo if strict else None)
+                        self._apply_to(fold, row, header, ordinal, event, extra, undo)
                         continue
                     before: Any = entry.state if entry.state is not None else fold.state(*key)
-                    try:
-                        after = before.evolve(event)
-                        if after is None or fold.may_move:
-                            fold.check_next(key, event, after)
-                    except Exception:
-                        if strict:
-                            raise
-                        self._apply_to(fold, row, header, ordinal, event, extra, None)
-                    else:
-                        undo.append((changed, key, own))
-                        changed[key] = Entry(after, version)
+                    after = before.evolve(event)
+                    if after is None or fold.may_move:
+                        fold.check_next(key, event, after)
+                    undo.append((changed, key, own))
+                    changed[key] = Entry(after, version)
                 for fold in ways.long:
-                    self._apply_to(fold, row, header, ordinal, event, extra, undo if strict else None)
+                    self._apply_to(fold, row, header, ordinal, event, extra, undo)
         except BaseException:
             for changed, key, own in reversed(undo):
                 if own is None:
@@ -441,6 +443,52 @@ class ImageOverlay:
                     waiting[:] = [one for one in waiting if one.version < row.position]
             raise
         self._applied.append((row, header, events))
+
+    def apply_facts(self, facts: Sequence[Happened]) -> None:
+        """Let facts have happened. What `evolve` can't take stops its key: what has happened has happened.
+
+        Kept short for classes that are reached by plain fields, since an import brings millions.
+        """
+        ways: dict[type, FactWays] = {}
+        coming = self._coming
+        for row, header, events in facts:
+            for ordinal, event, extra in events:
+                version = row.position + ordinal
+                short, long = ways.get(type(event)) or self._fact_ways(type(event), ways)
+                for kept, fold, fields_of, single, changed, entries in short:
+                    value = fields_of(event)
+                    key: Key = (value,) if single else value
+                    if fold.skips_none and None in key:
+                        continue
+                    entry = changed.get(key)
+                    if entry is None:
+                        waiting = coming.get(kept)
+                        if waiting is None or key not in waiting:
+                            entry = entries.get(key)
+                            if kept.complete and entry is None:  # asked after the entry, as in `MemoryImage.get`
+                                entry = NEVER
+                        if entry is None:
+                            coming.setdefault(kept, {}).setdefault(key, []).append(Coming(version, event, ()))
+                            continue
+                    changed[key] = _stepped(fold, key, entry, event, (), version)
+                for fold in long:
+                    self._apply_to(fold, row, header, ordinal, event, extra, None)
+        self._applied += facts
+
+    def _fact_ways(self, event: type, ways: "dict[type, FactWays]") -> "FactWays":
+        """Find how facts of a class reach states, once for each batch."""
+        short: list[Any] = []
+        long: list[Fold] = []
+        for kept, _ in self._image.followers(event):
+            fold = kept.fold
+            if kept not in self._changed:
+                self._meet(fold)
+            if kept.simple and fold.fields_of is not None:
+                short.append((kept, fold, fold.fields_of, len(fold.key) == 1, self._changed[kept], kept.entries))
+            else:
+                long.append(fold)
+        ways[event] = found = short, long
+        return found
 
     def _ways_of(self, event: type) -> "Ways":
         """Find how events of a class reach the states of this batch, once for each batch."""

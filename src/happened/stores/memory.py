@@ -125,6 +125,10 @@ class MemoryStore:
         """Return the position of the row that uses this id, if there is one."""
         return self._ids.get(id, ())
 
+    def find_ids(self, ids: Sequence[str]) -> frozenset[str]:
+        """Return those of these ids that some row uses."""
+        return frozenset(self._ids.keys() & ids)
+
     def sample(self, handler: str, outcome: str, ran_us: int, what: str) -> None:
         """Count an execution that committed nothing."""
         self._samples.add(handler, outcome, ran_us, what)

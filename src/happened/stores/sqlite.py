@@ -269,13 +269,25 @@ class SqliteStore:
 
     def find_id(self, id: str) -> Sequence[int]:
         """Return the positions of the rows that may use this id. Called under the lock, it sees what `append` has handed over."""
+        with self._index_as_of_now() as connection:
+            return self._runs.find(connection, runs.IDS, id)
+
+    def find_ids(self, ids: Sequence[str]) -> frozenset[str]:
+        """Return those of these ids that some row may use."""
+        with self._index_as_of_now() as connection:
+            return self._runs.among(connection, runs.IDS, ids)
+
+    @contextlib.contextmanager
+    def _index_as_of_now(self) -> Generator[sqlite3.Connection]:
+        """Have the index up to the head, or under the lock up to what `append` has handed over, with the connection to read its runs on."""
         with self._index_lock:
             if self._owner == threading.get_ident():
-                return self._runs.find(self._writer, runs.IDS, id)
+                yield self._writer
+                return
             with self._reader() as reader:
                 self._look_for_rebuild(reader)
                 self._catch_up_index(reader)
-                return self._runs.find(reader, runs.IDS, id)
+                yield reader
 
     def sample(self, handler: str, outcome: str, ran_us: int, what: str) -> None:
         """Count an execution that committed nothing; written with the next flush of the index, or at close."""

@@ -109,6 +109,11 @@ class Accompanied:
         self._step()
         return self.alone.find_id(id)
 
+    def find_ids(self, ids: Sequence[str]) -> frozenset[str]:
+        """Find, after the step."""
+        self._step()
+        return self.alone.find_ids(ids)
+
     def sample(self, handler: str, outcome: str, ran_us: int, what: str) -> None:
         """Count, after the step."""
         self._step()
@@ -344,6 +349,20 @@ class StoreContract:
 
         assert found == [{"a": "1"}]
         assert store.notes("") == {"a": "2"}
+
+    def test_many_ids_are_found_in_one_go(self, store: Engine) -> None:
+        """Of many ids those come back that rows use: in the tail, in runs, none that nobody used."""
+        scribe = Scribe(store)
+        used = [f"used-{number}" for number in range(1_200)]
+        for start in range(0, len(used), 100):
+            scribe.append(*[Fact(id=one) for one in used[start : start + 100]])
+        free = [f"free-{number}" for number in range(300)]
+
+        found = store.find_ids([*free, *used])
+
+        assert found >= set(used)
+        assert len(found & set(free)) < len(free) // 10, "two hashes may be the same, but seldom are"
+        assert store.find_ids([]) == frozenset()
 
     # --- reading
 
