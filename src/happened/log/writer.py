@@ -58,7 +58,7 @@ class Draft(msgspec.Struct, frozen=True, gc=False):
     """(name, terms) of each record of a row of facts, for the conditions of those that come later in the batch."""
 
 
-Happened = tuple[Row, Header, Sequence[tuple[int, Any, Any]]]
+Happened = tuple[Row, Header, Sequence[tuple[int, object, Any]]]
 """A row, and its events: ordinal, event, what the record says beside it."""
 
 

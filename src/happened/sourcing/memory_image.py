@@ -64,7 +64,7 @@ class Kept:
 
     def known(self, key: Key) -> Entry | None:
         """Return the entry of a key that a caller gave, where there is nothing to say but its state: it is in memory, sound, and asked for by the right types."""
-        kinds: tuple[type[Any], ...] = (type(key[0]),) if len(key) == 1 else tuple([type(value) for value in key])
+        kinds = (_kind_of(key[0]),) if len(key) == 1 else tuple(map(_kind_of, key))
         if kinds not in self.fold.key_kinds or self.stopped:
             return None
         entry = self.entries.get(key)
@@ -604,6 +604,10 @@ class ImageOverlay:
                     for aside in kept.loading.get(key, ()):
                         aside.extend(events)
             image.position = position  # last: an interrupt before it leaves a position whose rows are taken in again
+
+
+def _kind_of(value: object) -> type:
+    return type(value)
 
 
 def _reached(fold: Fold, records: Iterable[Any]) -> Iterable[tuple[Key, Any]]:
