@@ -22,7 +22,7 @@ from happened.core.messages import Recorded
 from happened.core.state import Fold, Key, State, fold_of, state_in
 from happened.core.store import Bare
 from happened.core.tags import text_of
-from happened.cqrs.tables import Table
+from happened.cqrs.tables import MANY, Table
 from happened.log.fingerprint import fingerprint_of
 from happened.log.held import told
 from happened.log.records import envelopes_of, positions_of
@@ -112,7 +112,10 @@ class Folded(Generic[S]):
             except Exception as error:  # noqa: BLE001 - it stops its key, and is seen
                 refused.append((key, position, error))
         try:
-            connection.executemany(self.table.upsert, rows)
+            whole = len(rows) - len(rows) % MANY
+            for start in range(0, whole, MANY):
+                connection.execute(self.table.upsert_many, list(itertools.chain.from_iterable(rows[start : start + MANY])))
+            connection.executemany(self.table.upsert, rows[whole:])
         except UNSTORABLE:
             refused += self._written_singly(connection)
         connection.executemany(self.table.delete, gone)
@@ -279,7 +282,8 @@ class ViewBuild(Generic[S]):
         """Find the keys in the way that most classes allow: kept short, since a rebuild takes it for every event of the log."""
         rows, records = page
         there = [(record.body, at) for record, at in zip(records, positions_of(rows), strict=True) if record.body is not None]
-        others = {kind for kind in {type(event) for event, _ in there} if not self.fold.follows(kind)}  # of views that read the same page
+        kinds: set[type[Any]] = {type(event) for event, _ in there}
+        others = {kind for kind in kinds if not self.fold.follows(kind)}  # of views that read the same page
         if others:
             there = [(event, at) for event, at in there if type(event) not in others]
         keys = self.fold.keys_of([event for event, _ in there])
