@@ -348,11 +348,12 @@ class Fold:
         several = _yields(key_of)
 
         def computed(event: Any, record: Recorded | None, joined: dict[str, Any] | None = None) -> Iterable[tuple[Key, Any]]:
-            found = key_of(event, *[record if name is None else (joined or {})[name] for name in wants])
+            found = key_of(event, *[record if name is None else (joined or {})[name] for name in wants]) if wants else key_of(event)
             if found is None:
                 return ()
-            keys: Iterable[Any] = found if several else (found,)
-            return [(key if _is_key(key) else (key,), event) for key in keys]
+            if not several:
+                return ((found if _is_key(found) else (found,), event),)
+            return [(key if _is_key(key) else (key,), event) for key in found]
 
         return computed
 

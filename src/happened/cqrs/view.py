@@ -318,24 +318,30 @@ class ViewBuild(Generic[S]):
         """Find the keys in the way that most classes allow: kept short, since a rebuild takes it for every event of the log."""
         rows, records = page
         there = [(record.body, at) for record, at in zip(records, positions_of(rows), strict=True) if record.body is not None]
-        kinds: set[type[Any]] = {type(event) for event, _ in there}
-        others = {kind for kind in kinds if not self.fold.follows(kind)}  # of views that read the same page
+        others = self._others(records)
         if others:
             there = [(event, at) for event, at in there if type(event) not in others]
         keys = self.fold.keys_of([event for event, _ in there])
         touches = [(key, event, (), at) for key, (event, at) in zip(keys, there, strict=True)]
         return [touch for touch in touches if None not in touch[0]] if self.fold.skips_none else touches
 
+    def _others(self, records: Sequence[Any]) -> set[type]:
+        """Return the classes of events that are not of this view: others that read the same page follow them."""
+        bodies: Iterable[object] = [record.body for record in records]
+        return {kind for kind in set(map(type, bodies)) if not self.fold.follows(kind)}
+
     def _touches(self, page: Page) -> Iterator[Touch]:
         rows, records = page
         touched, wants_record = self.fold.touched, self.fold.wants_record
+        others = self._others(records)
         envelopes: Iterable[Recorded | None] = envelopes_of(rows, records) if self.wants_record else itertools.repeat(None)
         for record, at, envelope in zip(records, positions_of(rows), envelopes):  # noqa: B905 - one of them may have no end
-            if record.body is None:
+            event: object = record.body
+            if event is None or type(event) in others:
                 continue
             extra: tuple[Any, ...] = (envelope,) if wants_record else ()
             try:
-                found = touched(record.body, envelope)
+                found = touched(event, envelope)
             except Exception as error:
                 raise Stopped(at, told(error)) from error
             for key, message in found:

@@ -344,15 +344,18 @@ def bare_of(row: Row) -> Bare:
 def envelopes_of(rows: Iterable[Bare], records: Iterable[Any]) -> Iterator[Recorded | None]:
     """Return for each of the records of these rows, which have heads, its envelope; `None` where there is no event."""
     of = iter(records)
+    known_us, at = -1, moment(0)
     for first, after, _, position, at_us, head in rows:
         header = None
+        if at_us != known_us:  # all rows of a commit have one
+            known_us, at = at_us, moment(at_us)
         for ordinal in range(first - position, after - position):
             record = next(of)
             if record.body is None:
                 yield None
             else:
                 header = header or decode_header(head)
-                yield _envelope(position, at_us, header, ordinal, record.extra)
+                yield _envelope(position, at, header, ordinal, record.extra)
 
 
 def positions_of(rows: Sequence[Bare]) -> Iterator[int]:
@@ -380,11 +383,10 @@ def _id_at(position: int, header: Header, ordinal: int, extra: Extra | None) -> 
 
 def envelope_of(row: Row, header: Header, ordinal: int, extra: Extra | None) -> Recorded:
     """Make the envelope that `evolve` and `key_of` may ask for."""
-    return _envelope(row.position, row.at, header, ordinal, extra)
+    return _envelope(row.position, moment(row.at), header, ordinal, extra)
 
 
-def _envelope(position: int, at_us: int, header: Header, ordinal: int, extra: Extra | None) -> Recorded:
-    at = moment(at_us)
+def _envelope(position: int, at: datetime, header: Header, ordinal: int, extra: Extra | None) -> Recorded:
     us = extra.occurred if extra is not None and extra.occurred is not None else header.occurred
     return Recorded(_id_at(position, header, ordinal, extra), at, moment(us) if us is not None else at, header.actor)
 
