@@ -160,7 +160,7 @@ class Publishing:
         position = course.position
         if self._log.wait(position, IDLE_SECONDS) <= position:
             return
-        for rows in self._log.engine.read(position, rows_max=PAGE_ROWS, lean=True):
+        for rows in self._log.engine.read(position, rows_max=PAGE_ROWS):
             self._page(rows)
             if self.worker.stopping:
                 return
