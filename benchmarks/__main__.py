@@ -16,6 +16,7 @@ from benchmarks import (
     row_bytes,
     row_commands,
     row_conditional,
+    row_flow,
     row_fold,
     row_lag,
     row_memory,
@@ -53,6 +54,7 @@ ROWS: dict[str, Row] = {
         row_shop.ROWS,
         row_start.ROWS,
         row_memory.ROWS,
+        row_flow.ROWS,
         row_reactions.ROWS,
     )
     for row in part

@@ -19,7 +19,7 @@ GROUPS: dict[str, list[str]] = {
     "Names": ["named", "Position", "CallId", "Data"],
     "The outside": ["World", "Gateway"],
     "Wiring": ["App", "Decider", "Reaction", "Publication", "Upcast", "UpcastEntry", "Retired"],
-    "At work": ["Running", "Receipt", "View", "Rows", "Past"],
+    "At work": ["Running", "Receipt", "View", "Rows", "Settled", "Held", "Past"],
     "What is seen": ["Flow"],
     "The log": ["open_log", "Log", "Record", "Boundary", "Query", "Item", "query"],
     "Other histories": ["Branch", "Change", "Drop", "Insert", "Answer", "Difference"],
@@ -39,7 +39,10 @@ NAMED_IN_SIGNATURES = {
 NOT_MADE_BY_HAND = {"Running", "View", "Rows", "Log", "Receipt", "Record"}
 """Classes whose instances come from a call: their constructor is no business of a caller's."""
 
-WITHIN = {"Log.write_with", "Log.committed", "Log.condition", "Log.numbers", "Log.describe", "Log.written", "Log.receipt"}
+WITHIN = {
+    *("Log.write_with", "Log.committed", "Log.condition", "Log.numbers", "Log.describe", "Log.written", "Log.receipt"),
+    *("Held.note", "Held.text", "Held.makes_wait"),
+}
 """Methods that other parts of the package call, and nobody else."""
 
 LINE_MAX = 100

@@ -5,6 +5,7 @@
 
 import asyncio
 import contextlib
+import functools
 import hashlib
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -63,7 +64,7 @@ from happened.sourcing.handling import (
 )
 from happened.sourcing.memory_image import STATES_MAX, MemoryImage
 from happened.sourcing.pending import LEASE as PENDING
-from happened.sourcing.pending import PendingWorker
+from happened.sourcing.pending import PendingWorker, standing
 from happened.sourcing.sending import Sending
 from happened.sourcing.together import Together
 from happened.stores.machine import Machine
@@ -367,7 +368,6 @@ class App:
             "state": list(dict.fromkeys([*(fold.state for fold in self.folds), *self.views])),
             "decider": [handler.function for handler in self.handlers.values()],
             "gateway": [gateway.call for gateway in self.gateways],
-            "reaction": [reaction.function for reaction in self.reactions],
         }
         for kind, things in kinds.items():
             for thing in things:
@@ -379,9 +379,22 @@ class App:
                         'with `@named("...")`',
                         name=key[1],
                     )
+        self._check_reactions()
         check_tag_types(
             dict.fromkeys([*kinds["data"], *kinds["state"], *(join.state for fold in map(fold_of, kinds["state"]) for join in fold.joins)])
         )
+
+    def _check_reactions(self) -> None:
+        """See that each reaction's name is its own: its progress, and what it holds, are kept under it."""
+        seen: dict[str, str] = {TIMERS: "timers"}
+        seen |= {name_of(command)[0]: f"the command `{command.__name__}`" for command in self.handlers}
+        for reaction in self.reactions:
+            other = seen.setdefault(reaction.name, own := f"the reaction `{label(reaction.function)}`")
+            if other is not own:
+                raise Invalid(
+                    f"`{reaction.name}` is the name of {other}, and of {own}: list it once, or give one another name with `@named(...)`",
+                    name=reaction.name,
+                )
 
     def _check_data(self) -> None:
         """See that whatever is recorded can be read again, that each event reaches each state, and that views can be kept."""
@@ -678,7 +691,8 @@ class Running:
         What stands still is no reason to wait: it is in the answer's `stuck`, and `done` is false then. Commands that come `Later` are in `timers`, and not
         waited for. `Late` where it is not settled in time. Cost: it reads the conversation, by the index; without a receipt, the end of the log.
         """
-        return settled(self.log, self.app.reactions, self.log.since(receipt) if receipt is not None else None, wait_seconds_max)
+        position = self.log.since(receipt) if receipt is not None else None
+        return settled(self.log, self.app.reactions, position, wait_seconds_max, functools.partial(standing, self.log))
 
     def stuck(self) -> list[Held]:
         """Return what handlers could not get past, by reaction or command, each with its stack trace; what is parked is in it, too."""

@@ -1,4 +1,4 @@
-"""`happened flow`, `trace` and `why`, as they are run: text, Mermaid and JSON, with and without a log, and its exit codes."""
+"""`happened flow`, `trace`, `why` and `latency`, as they are run: text, Mermaid and JSON, with and without a log, and its exit codes."""
 
 import json
 import re
@@ -178,6 +178,18 @@ def test_the_settings_name_app_and_log(folder: Path) -> None:
     assert seen == run(folder, "flow", "model:app", *LOG)
 
 
+def test_a_record_is_shown_with_its_execution(folder: Path) -> None:
+    """How its decider waited and ran, what it had read, and what came of it; a fact has none."""
+    _, told, _ = run(folder, "show", "order-1", "--json", *LOG)
+    _, fact, _ = run(folder, "show", "delivery-1", "--json", *LOG)
+
+    asked, decided = json.loads(told)
+    assert asked["execution"] == decided["execution"]
+    assert (asked["outcome"], asked["execution"]["attempt"]) == ("accepted", 1)
+    assert asked["execution"]["reads"] == [json.loads(fact)[0]["position"]]
+    assert "execution" not in json.loads(fact)[0]
+
+
 # --- trace and why
 
 
@@ -216,3 +228,18 @@ def test_a_row_says_why_it_is_so(folder: Path) -> None:
     assert run(folder, "why", "Stock", "Z", "--app", "model:app", *LOG)[0] == 1
     assert run(folder, "why", "Stock", "--app", "model:app", *LOG)[0] == 2
     assert run(folder, "why", "Nothing", "A", "--app", "model:app", *LOG)[0] == 2
+
+
+def test_latency_is_told_by_view_and_decider(folder: Path) -> None:
+    """As columns and as JSON; of one view alone without deciders."""
+    code, output, _ = run(folder, "latency", "--app", "model:app", *LOG)
+    _, told, _ = run(folder, "latency", "Stock", "--app", "model:app", "--json", *LOG)
+    _, both, _ = run(folder, "latency", "--app", "model:app", "--json", *LOG)
+
+    assert code == 0
+    assert re.search(r"^Stock +0 +- +- +- +-$", output, re.MULTILINE)
+    assert re.search(r"^order +2 ", output, re.MULTILINE)
+    assert json.loads(told)["deciders"] == []
+    assert [view["view"] for view in json.loads(told)["views"]] == ["Stock"]
+    assert [(arrow["target"], arrow["count"]) for arrow in json.loads(both)["deciders"]] == [("decider:order", 2)]
+    assert run(folder, "latency", "Nothing", "--app", "model:app", *LOG)[0] == 2

@@ -14,7 +14,10 @@ import pytest
 from starlette.applications import Starlette
 
 import happened as h
-from tests.programs import p00_shop, p02_order, p03_school, p05_views, p06_transfer, p09_web, p10_invoices
+from happened.notification.timer import next_due
+from happened.testing import Clock
+from tests.notification.model import until
+from tests.programs import p00_shop, p02_order, p03_school, p04_orders, p05_views, p06_transfer, p09_web, p10_invoices
 from tests.programs.p01_bank import Account, Deposited, Transfer, Transferred, bank
 from tests.programs.p02_order import Bought, CancelLine, Line, LineCancelled, Wish
 from tests.programs.p03_school import Claim, Course, CourseOpened, Enrol, Enrolled, Left, Register, Student, Withdrew, school
@@ -443,6 +446,39 @@ def test_invoice_numbers_have_no_gap_across_two_that_open_one_log(tmp_path: Path
         receipts = [(one, two)[number % 2].dispatch(p03_school.IssueInvoice(f"o-{number}")) for number in range(10)]
 
     assert [receipt.events for receipt in receipts] == [(p03_school.InvoiceIssued(number + 1, f"o-{number}"),) for number in range(10)]
+
+
+# --- 4. a process manager ---------------------------------------------------------------------------------------------------
+
+
+def test_an_order_that_nobody_pays_is_cancelled_after_three_days_and_a_paid_one_stays(tmp_path: Path) -> None:
+    """The timer rings also where nothing ran meanwhile; the decider looks at the order, and does nothing where it was paid."""
+    clock = Clock(datetime(2026, 1, 1, tzinfo=UTC))
+    log = f"sqlite:///{tmp_path}/orders.db"
+    with p04_orders.orders.open(log, source=clock) as running:
+        receipt = running.record(p04_orders.OrderPlaced("o-1"))
+        assert running.settled(receipt).timers == (datetime(2026, 1, 4, tzinfo=UTC),)
+        running.settled(running.record(p04_orders.OrderPlaced("o-2")))
+        clock.move(timedelta(days=2))
+        running.record(p04_orders.PaymentArrived("o-2"))
+    clock.move(timedelta(days=1))
+    with p04_orders.orders.open(log, source=clock) as running:
+        until(lambda: next_due(running.log.engine) is None)
+
+        assert running.settled(receipt).done
+        running.catch_up()
+        assert running.state(p04_orders.Order, "o-1") == p04_orders.Order("o-1", cancelled=True)
+        assert running.state(p04_orders.Order, "o-2") == p04_orders.Order("o-2", paid=True)
+        assert [record.body for record in running.log.read() if isinstance(record.body, p04_orders.OrderCancelled)] == [
+            p04_orders.OrderCancelled("o-1")
+        ]
+
+
+def test_the_reaction_alone() -> None:
+    """It is a function, and is called."""
+    found = list(p04_orders.expect_payment(p04_orders.OrderPlaced("o-1")))
+
+    assert found == [h.Later(p04_orders.CancelUnpaid("o-1"), after=timedelta(days=3))]
 
 
 # --- 5. views ---------------------------------------------------------------------------------------------------------------

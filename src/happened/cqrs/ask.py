@@ -12,6 +12,7 @@ from happened.core.errors import Invalid, Late, NotThere, Stuck
 from happened.core.messages import Position
 from happened.core.state import Key, State
 from happened.core.tags import is_unicode
+from happened.core.tally import count_in, quantile_us, ran_in, waited_in
 from happened.cqrs.view import ViewBuild, key_text
 from happened.cqrs.where import compile_order, compile_where
 from happened.log.log import Log
@@ -146,8 +147,10 @@ class ViewState(Generic[S]):
                 self.moved.wait(min(POLL_SECONDS, left))
 
     def statistics(self) -> dict[str, Any]:
-        """Return position, lag, owner, what is stuck, and what went wrong."""
-        build, standing, stuck = self.answer(lambda reader, build, standing: (build, standing, self.stuck(reader, build)))
+        """Return position, lag, owner, how long it took until what came was shown, what is stuck, and what went wrong."""
+        build, standing, stuck, shown = self.answer(
+            lambda reader, build, standing: (build, standing, self.stuck(reader, build), shown_in(reader, build))
+        )
         return {
             "view": build.name,
             "position": standing.position,
@@ -158,6 +161,7 @@ class ViewState(Generic[S]):
             "generation": build.generation,
             "owner": self.following.holder(build),
             "stuck": [{"key": key, "position": at, "error": error} for key, (at, error) in stuck.items()],
+            "shown": {"count": count_in(shown), "since_taken": _times(waited_in(shown)), "since_recorded": _times(ran_in(shown))},
             "broken": self._broken(build, standing),
             "failure": build.failure or self.following.failure,
         }
@@ -185,6 +189,16 @@ class ViewState(Generic[S]):
             lag=head - position,
             owner=owner,
         )
+
+
+def shown_in(connection: sqlite3.Connection, build: ViewBuild[Any]) -> int:
+    """Return the tally of how long it took until what came was shown in this table."""
+    row = connection.execute("select tally from _shown where name = ? and fingerprint = ? and generation = ?", build.identity).fetchone()
+    return int.from_bytes(row[0], "little") if row is not None else 0
+
+
+def _times(bins: Sequence[int]) -> dict[str, int | None]:
+    return {"p50_us": quantile_us(bins, 0.5), "p99_us": quantile_us(bins, 0.99)}
 
 
 def standing_of(connection: sqlite3.Connection, build: ViewBuild[Any]) -> Standing | None:

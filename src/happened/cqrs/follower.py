@@ -16,7 +16,7 @@ from typing import Any, TypeVar  # Any: states of any class
 from happened.core.errors import Closed, Diverged, Invalid, Overloaded, StoreFailed
 from happened.core.state import State, fold_of
 from happened.core.store import Row
-from happened.cqrs.ask import View, ViewState
+from happened.cqrs.ask import View, ViewState, shown_in
 from happened.cqrs.view import Page, Stopped, ViewBuild, check_history, view_fingerprint
 from happened.log.held import told
 from happened.log.lease import Leases
@@ -183,6 +183,7 @@ class Followers:
             self._load(connection, build)
             connection.execute(f"update _view set owner = ?, broken = null {WHERE}", (epoch, *build.identity))  # noqa: S608 - a constant
         build.epoch, build.broken = epoch, None
+        build.live_from = self._log.head if build.ready else None
         with self._moved:
             if build not in self._building:
                 self._views[state].build = build
@@ -263,6 +264,7 @@ class Followers:
         if done != 1:
             raise StoreFailed(f"the view `{build.name}` is followed by another process now", view=build.name)
         build.write(connection, pages)
+        build.show(connection, pages, self._log.source.now_us())
 
     def _failed(self, build: ViewBuild[Any], error: Exception) -> None:
         """Say what went wrong with a view, forget what was folded and not written, and try again later where that may help."""
@@ -300,6 +302,7 @@ class Followers:
                     connection.execute(statement)
         with self._moved:
             build.ready = True
+            build.live_from = build.position
             view.build = build
             if build in self._building:
                 self._building.remove(build)
@@ -344,6 +347,7 @@ class Followers:
                 connection.execute(f'drop table "{table}"')
             connection.execute(f"delete from _view {WHERE}", identity)  # noqa: S608 - a constant
             connection.execute(f"delete from _stuck {WHERE}", identity)  # noqa: S608 - a constant
+            connection.execute(f"delete from _shown {WHERE}", identity)  # noqa: S608 - a constant
 
     def _decoder(self, builds: Sequence[ViewBuild[Any]]) -> Pages:
         return self._log.reader.pages_for([folded.fold for build in builds for folded in (build.own, *build.joined)])
@@ -432,6 +436,7 @@ class Followers:
         """Make the tables of a build, empty."""
         build.create(connection)
         connection.execute(f"delete from _stuck {WHERE}", build.identity)  # noqa: S608 - a constant
+        connection.execute(f"delete from _shown {WHERE}", build.identity)  # noqa: S608 - a constant
         connection.execute(
             "insert or replace into _view(name, fingerprint, generation, made, log, epoch, position, digest, owner, ready) "
             "select ?, ?, ?, coalesce(max(made) filter (where name = ? and fingerprint = ?), max(made) + 1, 1), ?, ?, 0, ?, 0, 0 from _view",
@@ -448,6 +453,7 @@ class Followers:
         build.ready = bool(ready)
         stuck = connection.execute(f"select key, position, error from _stuck {WHERE}", build.identity)  # noqa: S608 - a constant
         build.stuck = {key: (position, error) for key, position, error in stuck}
+        build.shown = shown_in(connection, build)
         row = self._log.row_at(build.position) if build.position else None
         there = row.digest if row is not None and row.last == build.position else None
         check_history(build, self._log.identity.id, self._log.identity.epoch, log, epoch, there)

@@ -21,6 +21,7 @@ from happened.core.messages import Recorded
 from happened.core.state import Fold, Key, State, fold_of, state_in
 from happened.core.store import Row
 from happened.core.tags import text_of
+from happened.core.tally import tally
 from happened.log.fingerprint import fingerprint_of
 from happened.log.held import told
 from happened.log.records import envelope_of
@@ -31,6 +32,9 @@ S = TypeVar("S", bound=State)
 
 STATES_MAX = 300_000
 """States of a view kept in memory between pages."""
+
+TALLY_BYTES = 512
+"""As long as a tally may be."""
 
 UNSTORABLE = (UnicodeEncodeError, sqlite3.DataError)
 """What SQLite raises for a value, not for its own trouble: text that is no Unicode, or is too long."""
@@ -182,6 +186,11 @@ class ViewBuild(Generic[S]):
         self.failure: str | None = None
         """What went wrong last, and is tried again."""
         self.retry_at = 0.0
+        self.live_from: int | None = None
+        """From which position on rows are folded as they come; `None` while what was there before is caught up with."""
+        self.shown = 0
+        """The tally of how long it took until what came was shown: since its command was taken, and since it was recorded."""
+        self._newly_shown = 0
         self.stuck: dict[str, Standing] = {}
         """Keys that stand still, as text; those of joined states with the state's name before them."""
         self._new_stuck: dict[str, Standing] = {}
@@ -213,7 +222,7 @@ class ViewBuild(Generic[S]):
 
     def forget(self) -> None:
         """Let go of what is in memory: the file is the truth."""
-        self.stuck, self._new_stuck = {}, {}
+        self.stuck, self._new_stuck, self._newly_shown = {}, {}, 0
         for folded in (self.own, *self.joined):
             folded.states.clear()
             folded.changed.clear()
@@ -246,9 +255,30 @@ class ViewBuild(Generic[S]):
             [(*self.identity, key, position, error) for key, (position, error) in self._new_stuck.items()],
         )
 
+    def show(self, connection: sqlite3.Connection, pages: Sequence[Page], now_us: int) -> None:
+        """Count, in the open transaction, how long it took until these pages are shown: of rows that came as they were followed, and that say something here.
+
+        What is caught up with, and what is rebuilt, is not counted: it was not waited for.
+        """
+        follows, start = self.fold.follows, self.live_from
+        if start is None or pages[-1][0][-1].position <= start:
+            return
+        for rows, records in pages:
+            for row, found in zip(rows, records, strict=True):
+                if row.position > start and any(one is not None and follows(one) for one in map(_class_of_body, found)):
+                    shown_us = max(0, now_us - row.at)
+                    self._newly_shown += tally(shown_us + decode_header(row.head).waited, shown_us)
+        if self._newly_shown:
+            body = (self.shown + self._newly_shown).to_bytes(TALLY_BYTES, "little")
+            connection.execute(
+                "insert or replace into _shown(name, fingerprint, generation, tally) values(?, ?, ?, ?)", (*self.identity, body)
+            )
+
     def written(self) -> None:
         """Take what was written for committed."""
         self._new_stuck = {}
+        self.shown += self._newly_shown
+        self._newly_shown = 0
         for folded in (self.own, *self.joined):
             folded.make_room()
 
@@ -399,6 +429,11 @@ class ViewBuild(Generic[S]):
         except Stopped as stopped:
             return stopped
         return None
+
+
+def _class_of_body(record: Any) -> type | None:
+    body: object = record.body
+    return type(body) if body is not None else None
 
 
 def check_view(state: type[State], events: Iterable[type]) -> None:

@@ -35,7 +35,7 @@ from happened.edge.settings import SQLITE, app_is_set, log_is_there, log_url, th
 from happened.log.held import Act, Held, all_held
 from happened.log.log import Log
 from happened.log.records import SYSTEMIC, Record
-from happened.log.row import decode_header
+from happened.log.row import Header, decode_header
 from happened.notification.drawing import drawn
 from happened.notification.flow import observed_flow
 from happened.notification.story import story_of
@@ -105,21 +105,44 @@ def show(asked: argparse.Namespace) -> int:
     """Show a record, or all of a message."""
     with _log(asked) as log:
         records = _of_id(log, asked.id) if asked.id is not None else _found(log, asked.what)
+        told = [{**msgspec.to_builtins(record), **_execution(log, record)} for record in records]
     if not records:
         raise NotThere(
             f"the log has no {'' if asked.id is not None else 'position and no '}id `{asked.id or asked.what}`", what=asked.id or asked.what
         )
     if asked.json:
-        _print_json(records)
+        _print_json(told)
         return 0
-    for number, record in enumerate(records):
+    for number, fields in enumerate(told):
         if number:
             print()
-        fields = msgspec.to_builtins(record)
         width = max(map(len, fields))
         for field, value in fields.items():
             print(f"{field:<{width}}  {_text(value)}")
     return 0
+
+
+def _execution(log: Log, record: Record) -> dict[str, Any]:
+    """Return how the row of a record came to be, where a handler made it or sent it: who, how long that waited and ran, how far from the outside."""
+    row = log.row_at(record.position)
+    header = decode_header(row.head) if row is not None else Header()
+    told: dict[str, Any] = {}
+    if header.sent is not None:
+        names, sent = log.names.by_number, header.sent
+        sender, cause = names.get(sent.handler), names.get(sent.cause)
+        told["sent"] = {
+            "by": sender.name if sender is not None else None,
+            "heard": cause.name if cause is not None else None,
+            "waited_us": sent.waited,
+            "ran_us": sent.ran,
+            "attempt": sent.attempt,
+            "seen": sent.seen,
+        }
+        told["depth"] = header.depth
+    if header.handler is not None:
+        told["outcome"] = header.outcome
+        told["execution"] = {"waited_us": header.waited, "ran_us": header.ran, "attempt": header.attempt, "reads": list(header.reads)}
+    return told
 
 
 def verify(asked: argparse.Namespace) -> int:
@@ -477,6 +500,22 @@ def why(asked: argparse.Namespace) -> int:
     return 0
 
 
+def latency(asked: argparse.Namespace) -> int:
+    """Say how long it takes until a view shows what came, and how long deciders wait and run."""
+    app = the_app(asked.app)
+    views = app.views if asked.name is None else [_named(asked.name, app.views, "view")]
+    with _running(app, asked, views=views) as running:
+        shown = [{"view": one["view"], **one["shown"]} for one in running.statistics()["views"]]
+        seen = observed_flow(running.log, app.topology()) if asked.name is None else None
+    deciders = [arrow for arrow in seen.arrows if arrow.target.startswith("decider:") and arrow.count] if seen is not None else []
+    if asked.json:
+        _print_json({"views": shown, "deciders": deciders})
+        return 0
+    for line in sight.latency_as_text(shown, deciders):
+        print(line)
+    return 0
+
+
 # --- a whole system
 
 
@@ -512,6 +551,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "park": decide_about,
     "flow": flow,
     "trace": trace,
+    "latency": latency,
     "why": why,
     "replicas": replicas,
     "replica": replica,

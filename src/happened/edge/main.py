@@ -189,6 +189,8 @@ def the_parser() -> argparse.ArgumentParser:
     replica.add_argument("name", metavar="NAME", help="the state's name, or crm/NAME where several systems have one")
     replica.add_argument("key", metavar="KEY", nargs="*", help="the values of its key; without them many rows")
     replica.add_argument("--limit", type=counted, default=1000, metavar="COUNT", help="rows at most (1000)")
+    latency = add("latency", "say how long it takes from a command to the view that shows it, and what deciders wait and run", app=True)
+    latency.add_argument("name", metavar="VIEW", nargs="?", help="only of this view")
     add("verify", "read the whole log and prove that nothing was changed or lost")
     stats = add("stats", "tell who the log is, how long, how large, and what it knows")
     stats.add_argument(

@@ -59,7 +59,7 @@ def as_text(flow: Flow, drawing: Drawing) -> Iterable[str]:
 
 
 COLUMNS = ("from", "to", "count", "refused", "errors", "waited p50", "waited p99", "ran p50", "ran p99", "mark")
-NUMBERS = COLUMNS[2:-1]
+NUMBERS = (*COLUMNS[2:-1], "shown", "decided", "taken p50", "taken p99", "recorded p50", "recorded p99")
 
 
 def _hidden(drawing: Drawing) -> Iterable[str]:
@@ -199,6 +199,40 @@ def _told(line: Line) -> str:
     if line.says:
         parts.append(line.says)
     return "  ".join(parts)
+
+
+def latency_as_text(shown: Sequence[Mapping[str, Any]], deciders: Sequence[Arrow]) -> Iterable[str]:
+    """Yield the lines that say how long things take."""
+
+    def said(us: int | None) -> str:
+        return duration(us) if us is not None else "-"
+
+    rows = [
+        {
+            "view": one["view"],
+            "shown": f"{one['count']:,}",
+            "taken p50": said(one["since_taken"]["p50_us"]),
+            "taken p99": said(one["since_taken"]["p99_us"]),
+            "recorded p50": said(one["since_recorded"]["p50_us"]),
+            "recorded p99": said(one["since_recorded"]["p99_us"]),
+        }
+        for one in shown
+    ]
+    yield from table(rows, list(rows[0]) if rows else [])
+    decided = [
+        {
+            "decider": arrow.target.partition(":")[2],
+            "decided": f"{arrow.count:,}",
+            "waited p50": said(arrow.waited.p50 if arrow.waited is not None else None),
+            "waited p99": said(arrow.waited.p99 if arrow.waited is not None else None),
+            "ran p50": said(arrow.ran.p50 if arrow.ran is not None else None),
+            "ran p99": said(arrow.ran.p99 if arrow.ran is not None else None),
+        }
+        for arrow in deciders
+    ]
+    if decided:
+        yield ""
+        yield from table(decided, list(decided[0]))
 
 
 def _range(of: tuple[int, int]) -> str:

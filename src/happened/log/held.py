@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from happened.core.errors import Invalid, NotThere
-from happened.core.store import Engine
-from happened.log.log import Log, check_envelope
+from happened.core.errors import IdReused, Invalid, NotThere
+from happened.core.store import Engine, Row
+from happened.core.tags import is_unicode
+from happened.log.log import Log, check_envelope, place_of
 from happened.log.names import Wish
-from happened.log.row import Header, Written, encode
+from happened.log.row import Header, Written, encode, taken_apart
 from happened.log.writer import Batch, Draft, Job
 
 NOTE = "held/"
@@ -23,6 +24,7 @@ BACK_OFF_SECONDS = 0.1
 """How long until what failed is tried again; doubled each time."""
 BACK_OFF_SECONDS_MAX = 30.0
 TRACE_CHARACTERS_MAX = 4_000
+REASON_CHARACTERS_MAX = 10_000
 EVERYTHING = ""
 """Stands for all terms: an event without any comes after all before it, and before all after it."""
 
@@ -84,7 +86,18 @@ def held_by(notes: Mapping[str, str]) -> list[Held]:
 
 def all_held(engine: Engine, handler: str | None = None) -> list[Held]:
     """Return what is held, by one handler or by all."""
-    return held_by(engine.notes(NOTE if handler is None else f"{NOTE}{handler}/"))
+    if handler is None:
+        return held_by(engine.notes(NOTE))
+    return [
+        one for one in held_by(engine.notes(f"{NOTE}{handler}/")) if one.handler == handler
+    ]  # a name may begin with another one and a `/`
+
+
+class Decided(msgspec.Struct, frozen=True):
+    """What an act is about, as it is recorded."""
+
+    handler: str
+    position: int
 
 
 class Act(Job):
@@ -94,6 +107,9 @@ class Act(Job):
         check_envelope(id, actor, None, None)
         if act not in ACTS:
             raise Invalid(f"`{act}` is none of {', '.join(ACTS)}", act=act)
+        if type(reason) is not str or len(reason) > REASON_CHARACTERS_MAX or not is_unicode(reason):
+            raise Invalid(f"`reason` is a text of up to {REASON_CHARACTERS_MAX:,} characters, not {reason!r:.100}")
+        place_of(position)
         super().__init__(id if id is not None else log.source.new_id())
         self.log = log
         self.act = act
@@ -108,6 +124,7 @@ class Act(Job):
         if self.given:
             row = batch.row_with(self.id)
             if row is not None:
+                self._check_same(batch, row)
                 self.result = row
                 return None
         note = note_of(self.handler, self.position)
@@ -126,6 +143,14 @@ class Act(Job):
         number = batch.number(Wish("act", self.act, 1, ""))
         told = msgspec.structs.replace(held, act=self.act)
         return Draft(Header(id=self.id, actor=self.actor), Written(number, encode(decided)), (), (), (), (), {note: told.text()})
+
+    def _check_same(self, batch: Batch, row: Row) -> None:
+        """Raise `IdReused` unless this row says the same of the same."""
+        _, recorded = next(taken_apart(row))
+        name = batch.names.by_number.get(recorded.number)
+        same = name is not None and (name.what, name.name) == ("act", self.act)
+        if not same or msgspec.json.decode(recorded.body, type=Decided) != Decided(self.handler, self.position):
+            raise IdReused(f"the id `{self.id}` was used for something else, at position {row.position}", id=self.id, position=row.position)
 
 
 def back_off_seconds(attempts: int) -> float:

@@ -124,7 +124,7 @@ def seal(before: bytes, position: int, at: int, header: Header, asked: Written |
     everything = (asked, *records) if asked is not None else records
     count = len(everything)
     if count > RECORDS_MAX:
-        raise Invalid(f"a command may have {RECORDS_MAX:,} records, this one has {count:,}: split it", records=count)
+        raise too_many(count)
     head = encode(header)
     link = b"%b%d %d %d %b" % (before, at, count, len(head), head)
     texts: list[str] = []
@@ -140,7 +140,7 @@ def seal(before: bytes, position: int, at: int, header: Header, asked: Written |
             link += b"%d 0 %b" % (number, digest)
             texts.append(f"[{number},{body.decode()}]")
         if len(body) > RECORD_BYTES_MAX:
-            raise _too_large(body)
+            raise too_large(len(body))
         start += SALT_BYTES
     text = texts.pop(0) if asked is not None else None
     return Row(position, count, at, head.decode(), text, f"[{','.join(texts)}]", salts, _sha256(link).digest())
@@ -150,7 +150,7 @@ def _sealed_pair(before: bytes, position: int, at: int, head: bytes, asked: Writ
     """Make the row that nearly every command comes to, in one line: the same as `seal` makes of it."""
     number, body, other, record = asked.number, asked.body, decided.number, decided.body
     if len(body) > RECORD_BYTES_MAX or len(record) > RECORD_BYTES_MAX:
-        raise _too_large(max(body, record, key=len))
+        raise too_large(max(len(body), len(record)))
     link = b"%b%d 2 %d %b%d 0 %b%d 0 %b" % (
         before,
         at,
@@ -165,8 +165,14 @@ def _sealed_pair(before: bytes, position: int, at: int, head: bytes, asked: Writ
     return Row(position, 2, at, head.decode(), text, texts, salts, _sha256(link).digest())
 
 
-def _too_large(body: bytes) -> Invalid:
-    return Invalid(f"a record may have {RECORD_BYTES_MAX:,} bytes, this one has {len(body):,}: keep large things outside", bytes=len(body))
+def too_many(count: int) -> Invalid:
+    """Return the error of a command with too many records."""
+    return Invalid(f"a command may have {RECORDS_MAX:,} records, this one has {count:,}: split it", records=count)
+
+
+def too_large(size: int) -> Invalid:
+    """Return the error of a record with too many bytes."""
+    return Invalid(f"a record may have {RECORD_BYTES_MAX:,} bytes, this one has {size:,}: keep large things outside", bytes=size)
 
 
 def taken_apart(row: Row) -> Iterator[tuple[bool, RawRecord]]:

@@ -232,13 +232,19 @@ class Course:
 
 def claimed(log: Log, name: str, epoch: int, *, start: int) -> Progress:
     """Claim a worker's progress for an epoch, so that who had it before can't write any more; one that never began is begun at `start`. Return it."""
-    before = progress_of(log.engine, name)
-    after = Progress(before.position, epoch, before.began) if before is not None else Progress(start, epoch, start)
-    if before is not None and before.epoch > epoch:
-        raise StoreFailed(f"`{name}` is another process's by now", worker=name)
-    if after != before:
-        log.writer.submit(Advance(name, before, after), SUBMIT_SECONDS_MAX)
-    return after
+    while True:
+        before = progress_of(log.engine, name)
+        after = Progress(before.position, epoch, before.began) if before is not None else Progress(start, epoch, start)
+        if before is not None and before.epoch > epoch:
+            raise StoreFailed(f"`{name}` is another process's by now", worker=name)
+        if after != before:
+            try:
+                log.writer.submit(Advance(name, before, after), SUBMIT_SECONDS_MAX)
+            except Diverged:
+                if progress_of(log.engine, name) != before:  # it was begun, or noted for the last time, just now: look again
+                    continue
+                raise
+        return after
 
 
 def begin_at(batch: Batch, name: str, position: int) -> None:

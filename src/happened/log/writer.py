@@ -477,6 +477,8 @@ class Writer:
                         break
                 with contextlib.suppress(BaseException):  # its callers have been answered, and others wait
                     self._commit_next(None)
+                if len(self._taken) > max(len(self._queue), 1):
+                    time.sleep(0)  # lets those who were just answered run: what they ask for next then shares the commit
             if self._closed:
                 return
 

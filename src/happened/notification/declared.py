@@ -90,10 +90,9 @@ class Declared:
             self._heard(publication, "publication", _listed(publication.get("event", ())))
             for published in _listed(publication.get("publishes", ())):
                 self._arrow(("publication", publication["name"]), ("notification", published))
-        sent = {target for source, target in self.arrows if not source.startswith(OUTSIDE)}
-        for command in [node for node, (kind, _) in self.nodes.items() if kind == "command"]:
-            if any(source == command for source, _ in self.arrows):
-                self._arrow((OUTSIDE, ""), self.nodes[command], may=command in sent)
+        for command in self.commands.values():
+            node = id_of("command", command)
+            self._arrow((OUTSIDE, ""), self.nodes[node], may=bool(self.sources(node)))
         for share in topology.get("shares", ()):
             shared: Mapping[str, Any] = {"name": share, "state": share} if isinstance(share, str) else share
             self._heard(shared, "share", self.events_of(shared.get("state", shared["name"])))

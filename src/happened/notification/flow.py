@@ -4,6 +4,7 @@ It is plain data. Without a log it is the declared flow alone; with one, each ar
 what does not fit. Everything is in a fixed order: the same wiring and the same log give the same map, byte for byte.
 """
 
+import functools
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any  # Any: a topology is plain data
@@ -12,12 +13,16 @@ import msgspec
 
 from happened.core.tally import quantile_us, ran_in, waited_in
 from happened.log.log import Log, place_of
+from happened.log.row import encode
 from happened.notification.declared import HANDLERS, KINDS, OUTSIDE, Declared, Pair, cycles, id_of
 from happened.notification.observed import Observed, Seen, counted_in, topologies
 
 DECLARED, SEEN, UNSEEN, EARLIER, UNDECLARED = "declared", "seen", "unseen", "earlier", "undeclared"
 
 ACT = "act:"
+
+WIRINGS_MAX = 16
+"""How many wirings are kept for the next map."""
 
 CONSUMERS = ("reaction", "publication", "share", "view")
 
@@ -91,9 +96,16 @@ Moment = int | datetime | None
 
 def declared_flow(topology: Mapping[str, Any], modules: Mapping[str, str] | None = None) -> Flow:
     """Return the map of a wiring. `modules` says for ids of nodes in which module they are."""
-    declared = Declared(topology)
+    declared, findings = _wiring(encode(topology))
     arrows = [Arrow(source, target) for source, target in declared.arrows]
-    return _flow(declared, arrows, {}, modules or {}, _of_wiring(declared))
+    return _flow(declared, arrows, {}, modules or {}, findings)
+
+
+@functools.lru_cache(maxsize=WIRINGS_MAX)
+def _wiring(topology: bytes) -> tuple[Declared, tuple[Finding, ...]]:
+    """Return a wiring and what is to be said of it. Kept: who plays a map through a log asks for the same again and again."""
+    declared = Declared(msgspec.json.decode(topology))
+    return declared, tuple(_of_wiring(declared))
 
 
 def observed_flow(
@@ -111,15 +123,14 @@ def observed_flow(
     first = position_of(log, after) if after is not None else 0
     last = min(position_of(log, until), log.head) if until is not None else log.head
     recorded = topologies(log, last)
-    in_force = [one for at, one in recorded if at > first] + [one for at, one in recorded if at <= first][-1:]
-    declared = Declared(topology if topology is not None else recorded[-1][1] if recorded else {})
-    earlier = [Declared(one) for one in in_force]
-    observed = Observed(counted_in(log, first, last), log.names.by_number, [*(Declared(one) for _, one in recorded), declared])
-    pairs = dict.fromkeys([*declared.arrows, *observed.arrows])
-    before = {pair for one in earlier for pair in one.arrows}
+    declared, findings = _wiring(encode(topology) if topology is not None else recorded[-1][1] if recorded else b"{}")
+    wirings = [(at, _wiring(one)[0]) for at, one in recorded]
+    in_force = [one for at, one in wirings if at > first] + [one for at, one in wirings if at <= first][-1:]
+    before = {pair for one in in_force if one is not declared for pair in one.arrows}
+    observed = Observed(counted_in(log, first, last), log.names.by_number, [*(one for _, one in wirings), declared])
     reached = _reached(declared, observed)
     arrows: list[Arrow] = []
-    for pair in pairs:
+    for pair in dict.fromkeys([*declared.arrows, *observed.arrows]):
         seen = observed.arrows.get(pair)
         count = seen.count if seen is not None else reached.get(pair, 0)
         if pair in declared.arrows or pair[1].startswith(ACT):  # what operators decide is in no wiring
@@ -131,8 +142,8 @@ def observed_flow(
     for worker, outcome, count, _, _ in log.engine.samples():
         handler = worker.rpartition("/")[2]
         failed[handler] = failed.get(handler, 0) + (count if outcome == "failed" else 0)
-    findings = [*_of_wiring(declared), *_of_log(declared, arrows, observed, failed)]
-    flow = _flow(declared, arrows, {**observed.records, **observed.runs}, modules or {}, findings, failed)
+    found = [*findings, *_of_log(declared, arrows, observed, failed)]
+    flow = _flow(declared, arrows, {**observed.records, **observed.runs}, modules or {}, found, failed)
     return msgspec.structs.replace(flow, app=declared.app or log.identity.app, after=first, until=last)
 
 
@@ -157,6 +168,8 @@ def _arrow(pair: Pair, status: str, seen: Seen | None, count: int) -> Arrow:
 
 
 def _times(bins: Sequence[int]) -> Times | None:
+    if not bins:
+        return None
     p50, p99 = quantile_us(bins, 0.5), quantile_us(bins, 0.99)
     return Times(p50, p99) if p50 is not None and p99 is not None else None
 

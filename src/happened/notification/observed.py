@@ -4,10 +4,8 @@ An arrow counts rows, but one to what is recorded counts records. Times stand wh
 event to what hears it, from a timer to its command, from a decider to the gateway that it asks.
 """
 
+import weakref
 from collections.abc import Iterator, Mapping
-from typing import Any  # Any: a topology is plain data
-
-import msgspec
 
 from happened.core.store import Wanted
 from happened.core.tally import count_in
@@ -124,15 +122,23 @@ def counted_in(log: Log, after: int, until: int | None) -> Mapping[str, int]:
     return log.engine.counted(after, until, counts_of)
 
 
-def topologies(log: Log, until: int | None = None) -> list[tuple[int, Mapping[str, Any]]]:
-    """Return the topologies that a log has recorded, with their positions, in order. Found by the index: no scan."""
-    return list(_topologies(log, until))
+_known: "weakref.WeakKeyDictionary[Log, tuple[int, list[tuple[int, bytes]]]]" = weakref.WeakKeyDictionary()
+"""For each open log up to where it was looked through for topologies, and those: what is recorded does not change."""
 
 
-def _topologies(log: Log, until: int | None) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    for rows in log.engine.read(0, until, wanted=[Wanted((), (TOPOLOGY,))]):
+def topologies(log: Log, until: int) -> list[tuple[int, bytes]]:
+    """Return the topologies that a log has recorded up to a position, as JSON, with their positions, in order. Found by the index: no scan."""
+    looked, found = _known.get(log, (0, []))
+    if until > looked:
+        found = [*found, *_topologies(log, looked, until)]
+        _known[log] = until, found
+    return [one for one in found if one[0] <= until]
+
+
+def _topologies(log: Log, after: int, until: int) -> Iterator[tuple[int, bytes]]:
+    for rows in log.engine.read(after, until, wanted=[Wanted((), (TOPOLOGY,))], lean=True):
         for row in rows:
             if row.input is None and f"[{TOPOLOGY}," in row.records:
                 for ordinal, (_, record) in enumerate(taken_apart(row)):
                     if record.number == TOPOLOGY:
-                        yield row.position + ordinal, msgspec.json.decode(record.body)
+                        yield row.position + ordinal, bytes(record.body)

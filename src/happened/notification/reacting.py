@@ -6,7 +6,7 @@ share a commit. An event whose run fails is held, with all that share a term wit
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple  # Any: events, commands and states of any class
 
 import msgspec
@@ -16,11 +16,11 @@ from happened.core.errors import Diverged, Invalid, Stuck
 from happened.core.messages import Command, Later
 from happened.core.state import Fold, Key
 from happened.core.store import Row, Wanted
-from happened.core.world import MICROSECOND, World, microseconds
+from happened.core.world import MICROSECOND, World, microseconds, moment
 from happened.log.held import EVERYTHING, Held, all_held, back_off_seconds, failed_with
 from happened.log.log import Log
 from happened.log.records import envelope_of, id_of
-from happened.log.row import SCHEDULE, Header, Sent, Written, decode_header, encode
+from happened.log.row import RECORD_BYTES_MAX, RECORDS_MAX, SCHEDULE, Header, Sent, Written, decode_header, encode, too_large, too_many
 from happened.log.worker import TROUBLE, Advance, Envelope, Progress, claimed
 from happened.log.writer import Batch, Draft, deciding
 from happened.notification.desk import Desk, Prepared
@@ -34,6 +34,8 @@ UNSAVED_MAX = 20_000
 DEPTH_MAX = 100
 """Handlers between a record and what came from outside: more is a circle."""
 CIRCLE_MAX = 12
+NUMBER_MAX = 1 << 31
+"""No name's number has more digits."""
 FOR_EVER = 1e6
 
 
@@ -183,7 +185,9 @@ class Reacting:
         expected = noted
         for heard in self._queue(held) if not held.parked else ():
             if len(ran) >= RUNS_MAX:
-                rest = Held(self.reaction.name, heard.position, tuple(heard.key), self._log.typed[type(heard.event)].wish.name, dict(held.since))
+                rest = Held(
+                    self.reaction.name, heard.position, tuple(heard.key), self._log.typed[type(heard.event)].wish.name, dict(held.since)
+                )
                 self._commit(ran, self.position, {**notes, rest.note: rest.text()}, expected=expected)
                 expected, ran = rest, []
                 notes = {rest.note: None}
@@ -279,7 +283,10 @@ class Reacting:
                     arguments.append(envelope_of(heard.row, header, heard.ordinal, heard.extra))
                 else:
                     arguments.append(filled[slot])  # type: ignore[index]  # a slot is a place, `world` or `recorded`
-            return list(reaction.function(heard.event, *arguments) or ())
+            returned = reaction.function(heard.event, *arguments)
+            if returned is not None and not isinstance(returned, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]  # a checker has not seen every function
+                raise Invalid(f"`{label(reaction.function)}` returned a `{type(returned).__name__}`: yield it, or return a list")
+            return list(returned or ())
 
         return self._desk.ask(run, now, call) if WORLD in taking.slots else (call(None), [])
 
@@ -308,12 +315,13 @@ class Reacting:
             if isinstance(given, Later):
                 late: Later[Any] = given  # pyright: ignore[reportUnknownVariableType]  # of which command is looked at in the next line
                 self._check_sent(late.command, reaction.later, "later")
-                due = _due(heard.row.at, late)
+                due = self._due_of(heard.row.at, late)
                 prepared = self._desk.prepared(late.command, envelope._replace(now=due))
                 later.append((Schedule(envelope.id, due, 0, msgspec.Raw(prepared.asked_bytes)), prepared))
             else:
                 self._check_sent(given, reaction.sends, "at once")
                 sends.append(self._desk.prepared(given, envelope))
+        self._check_limits(sends, answers, later)
         about = None
         if answers or later:
             world = now if reaction.wants_world else None
@@ -328,12 +336,39 @@ class Reacting:
                 function=label(self.reaction.function),
             )
 
+    def _due_of(self, at: int, late: Later[Any]) -> int:
+        """Return when it is due, in microseconds since 1970."""
+        try:
+            if late.after is not None:
+                due = at + late.after // MICROSECOND
+                moment(due)
+            else:
+                assert late.at is not None, "it has one of both"
+                due = microseconds(late.at)
+        except OverflowError:
+            raise Invalid(f"`{label(self.reaction.function)}` sends a command later than any calendar goes: {late!r}") from None
+        return due
+
+    def _check_limits(self, sends: Sequence[Prepared], answers: Sequence[Written], later: Sequence[tuple[Schedule, Prepared]]) -> None:
+        """Raise `Invalid` where a row could not be recorded: then it is this event's trouble, and no other's."""
+        count = len(answers) + len(later)
+        if count > RECORDS_MAX:
+            raise too_many(count)
+        scheduled = [encode(msgspec.structs.replace(schedule, number=NUMBER_MAX)) for schedule, _ in later]
+        largest = max(map(len, [*(one.asked_bytes for one in sends), *(one.body for one in answers), *scheduled]), default=0)
+        if largest > RECORD_BYTES_MAX:
+            raise too_large(largest)
+
     def _circle(self, row: Row) -> str:
         """Tell the last steps that led to a row, up to where they repeat."""
         steps: list[str] = []
         names = self._log.names.by_number
         while len(steps) < CIRCLE_MAX:
             header = decode_header(row.head)
+            if header.decides is not None:  # who sent it stands where it was kept
+                header = next(
+                    (found for found in map(decode_header, [one.head for one in self._log.find(header.decides)]) if found.id), header
+                )
             if header.sent is None or header.causation is None:
                 break
             of = [names[number].name for number in (header.sent.cause, header.sent.handler) if number in names]
@@ -416,13 +451,6 @@ def numbers_of(log: Log, reaction: Reaction) -> list[int]:
 def lease_of(reaction: Reaction) -> str:
     """Return the name of a reaction's lease, which is that of its progress."""
     return f"reaction/{reaction.name}"
-
-
-def _due(at: int, late: Later[Any]) -> int:
-    if late.after is not None:
-        return at + late.after // MICROSECOND
-    assert late.at is not None, "it has one of both"
-    return microseconds(late.at)
 
 
 def _us(started: float) -> int:

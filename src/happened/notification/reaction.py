@@ -53,6 +53,9 @@ class Reaction:
             )
         if since is not None and (type(since) is not int or since < 0):
             raise Invalid(f"`since` is a position, 0 or more, not {since!r}", function=label(function))
+        tags: object = by
+        if not isinstance(tags, Iterable) or not all(isinstance(tag, str) for tag in by):  # pyright: ignore[reportUnnecessaryIsInstance]  # a checker has not seen every caller
+            raise Invalid(f'`by` names tags, not {by!r}: write by="order"', function=label(function))
         self.function = function
         self.since = since
         self.name, self.version = name_of(function)
@@ -121,22 +124,22 @@ class Reaction:
 
 def _sent_by(function: Callable[..., Any]) -> tuple[frozenset[type[Command]], frozenset[type[Command]]]:
     """Return the commands that a reaction sends at once, and those it sends later. `Invalid` where its annotation does not say it."""
-    [given] = members(bare(returned_by(function))[0]) or [None]
-    args = typing.get_args(bare(given)[0])
-    if not args:
+    given = [bare(one)[0] for one in members(bare(returned_by(function))[0])]
+    sent = [one for each in given for one in typing.get_args(each)[: None if typing.get_origin(each) is tuple else 1] if one is not ...]
+    if not sent or not all(typing.get_args(each) for each in given):
         raise Invalid(
             f"`{label(function)}` does not say what it sends: annotate it `-> Iterator[CancelOrder]` or `-> Iterator[Later[CancelOrder]]`",
             function=label(function),
         )
     now: set[type[Command]] = set()
     later: set[type[Command]] = set()
-    for one in members(args[0]):
+    for one in [member for each in sent for member in union_of(function, each)]:
         into = now
         command = one
         if typing.get_origin(one) is Later:
             into = later
             [command] = typing.get_args(one)
-        for each in members(command):
+        for each in union_of(function, command):
             if not is_a(each, Command):
                 what = "an event: a decider decides that it happened" if is_a(each, Event) else "no command of its own: name the commands"
                 raise Invalid(f"`{label(function)}` sends `{_shown(each)}`, which is {what}", function=label(function))

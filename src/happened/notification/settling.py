@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -17,8 +17,8 @@ from happened.log.row import SCHEDULE, decode_header, taken_apart
 from happened.log.worker import progress_of
 from happened.notification.reacting import heard_between, lease_of, numbers_of
 from happened.notification.reaction import Reaction
-from happened.notification.timer import NOTE as TIMERS
-from happened.notification.timer import Schedule, due_before, due_of, note_of
+from happened.notification.timer import LEASE as TIMERS
+from happened.notification.timer import NOTE, Schedule, due_before, due_of, note_of
 
 LOOK_SECONDS = 0.05
 SHOWN_MAX = 5
@@ -39,6 +39,10 @@ class Settled(msgspec.Struct, frozen=True):
     """When commands are due that were sent `Later` and have not come, in order."""
 
 
+Standing = Callable[[Collection[int]], Mapping[int, Held]]
+"""Returns, of the pending commands at these positions, for each that can't be decided now what keeps it from it."""
+
+
 class Open(NamedTuple):
     """What a conversation has come to."""
 
@@ -47,13 +51,15 @@ class Open(NamedTuple):
     """Positions of commands that are not decided."""
     heard: dict[int, set[int]]
     """For each number of a name: where in the conversation it is recorded."""
-    timers: Sequence[int]
-    """When what was sent `Later` and has not come is due."""
-    due: Sequence[str]
-    """Notes of what is due already."""
+    scheduled: Collection[int]
+    """Positions of the records of what was sent `Later`."""
+    timers: Mapping[int, int]
+    """Of what was sent `Later` and has not come: by the position of its record when it is due."""
+    due: Sequence[int]
+    """When those are due that are due already, and have not come."""
 
 
-def settled(log: Log, reactions: Sequence[Reaction], position: int | None, wait_seconds_max: float) -> Settled:
+def settled(log: Log, reactions: Sequence[Reaction], position: int | None, wait_seconds_max: float, standing: Standing) -> Settled:
     """Wait until the conversation of the record at a position is settled, or all of the log. `Late` if it is not in time."""
     look = (
         functools.partial(_conversation, log, _correlation(log, position))
@@ -64,14 +70,19 @@ def settled(log: Log, reactions: Sequence[Reaction], position: int | None, wait_
     while True:
         head = log.head
         found = look()
-        stuck = {held.note: held for held in all_held(log.engine) if held.position in found.pending or position is None}
-        held = {one.position for one in stuck.values()}
-        busy = [f"the command at position {one} is not decided" for one in found.pending if one not in held]
-        busy += [f"what was due at {moment(due_of(note)):%Y-%m-%d %H:%M:%S} is not sent" for note in found.due]
+        keeps = standing(found.pending)
+        silent = (
+            [held for held in all_held(log.engine, TIMERS) if held.position in found.scheduled]
+            if position is not None
+            else all_held(log.engine)
+        )
+        stuck = {held.note: held for held in (*keeps.values(), *silent)}
+        busy = [f"the command at position {one} is not decided" for one in found.pending if one not in keeps]
+        busy += [f"what was due at {moment(due):%Y-%m-%d %H:%M:%S} is not sent" for due in found.due]
         for reaction in reactions:
             busy += _left_to(reaction, log, found, stuck)
         if not busy and look().last == found.last:
-            return Settled(not stuck, found.last, tuple(stuck.values()), tuple(sorted(moment(due) for due in found.timers)))
+            return Settled(not stuck, found.last, tuple(stuck.values()), tuple(sorted(moment(due) for due in found.timers.values())))
         if time.monotonic() >= deadline:
             what = "what is in the log" if position is None else f"what position {position} has caused"
             raise Late(
@@ -107,16 +118,16 @@ def _everything(log: Log, reactions: Sequence[Reaction]) -> Open:
             if places:
                 heard[number] = {max(places)}
                 break
-    notes = log.engine.notes(PENDING)
-    due = due_before(log.engine, log.source.now_us())
-    coming = [due_of(note) for note in log.engine.notes(TIMERS)]
-    return Open(head, [int(note.removeprefix(PENDING)) for note in notes], heard, coming, [note for note, _ in due])
+    pending = [int(note.removeprefix(PENDING)) for note in log.engine.notes(PENDING)]
+    coming = {int(position): due_of(note) for note, position in log.engine.notes(NOTE).items()}
+    due = [due_of(note) for note, _ in due_before(log.engine, log.source.now_us())]
+    return Open(head, pending, heard, set(coming), coming, due)
 
 
 def _conversation(log: Log, correlation: str) -> Open:
     pending: dict[str, int] = {}
     heard: dict[int, set[int]] = {}
-    scheduled: list[str] = []
+    scheduled: dict[int, Schedule | None] = {}
     last = 0
     for row in log.conversation(correlation):
         header = decode_header(row.head)
@@ -126,15 +137,17 @@ def _conversation(log: Log, correlation: str) -> Open:
             pending.pop(header.decides, None)
         for place, (asked, record) in enumerate(taken_apart(row), row.position):
             if record.number == SCHEDULE:
-                schedule = msgspec.json.decode(record.body, type=Schedule)
-                scheduled.append(note_of(schedule.due, schedule.id))
+                scheduled[place] = msgspec.json.decode(record.body, type=Schedule | None)
             elif not asked:
                 heard.setdefault(record.number, set()).add(place)
         last = row.last
+    timers = {
+        place: schedule.due
+        for place, schedule in scheduled.items()
+        if schedule is not None and log.engine.notes(note_of(schedule.due, schedule.id))
+    }
     now = log.source.now_us()
-    waiting = [note for note in scheduled if log.engine.notes(note)]
-    due = [note for note in waiting if due_of(note) <= now]
-    return Open(last, list(pending.values()), heard, [due_of(note) for note in waiting], due)
+    return Open(last, list(pending.values()), heard, set(scheduled), timers, [due for due in timers.values() if due <= now])
 
 
 def _left_to(reaction: Reaction, log: Log, found: Open, stuck: dict[str, Held]) -> list[str]:
@@ -144,14 +157,16 @@ def _left_to(reaction: Reaction, log: Log, found: Open, stuck: dict[str, Held]) 
     if not events:
         return []
     progress = progress_of(log.engine, lease_of(reaction))
-    if progress is None or progress.position < max(events):
-        return [f"`{reaction.name}` has not heard position {max(events)}"]
-    held = [one for one in all_held(log.engine, reaction.name) if not one.parked]
+    held = all_held(log.engine, reaction.name)
     standing = [one for one in held if one.position in events]
-    if held:
-        for heard in heard_between(log, reaction, min(one.position for one in held) + 1, progress.position):
-            behind = [one for one in held if one.makes_wait(heard.position, heard.key)]
-            standing += behind if heard.position in events else ()
+    coming = {event for event in events if progress is None or event > progress.position}
+    waited_for = [one for one in held if not one.parked]
+    if waited_for:  # what waits for one of them may lie further than what is noted: it need not be heard to be known to wait
+        for heard in heard_between(log, reaction, min(one.position for one in waited_for) + 1, max(events)):
+            behind = [one for one in waited_for if one.makes_wait(heard.position, heard.key)]
+            if behind and heard.position in events:
+                standing += behind
+                coming.discard(heard.position)
     for one in standing:
         stuck[one.note] = one
-    return []
+    return [f"`{reaction.name}` has not heard position {max(coming)}"] if coming else []

@@ -4,13 +4,13 @@ Whoever holds the lease sends what is due, in the order in which it is due, also
 the command, so nothing is sent twice. A command that rings says as `world.now` when it was due.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
 
-from happened.core.errors import Broken
-from happened.core.store import Commit, Engine
+from happened.core.errors import Broken, Invalid
+from happened.core.store import Commit, Engine, Row
 from happened.log.held import Held, all_held, failed_with
 from happened.log.lease import Leases
 from happened.log.log import EVERYTHING_SEEN, Log
@@ -66,6 +66,14 @@ class Due(NamedTuple):
     prepared: Prepared
 
 
+class Scheduled(NamedTuple):
+    """One record of what is to be sent."""
+
+    row: Row
+    ordinal: int
+    body: msgspec.Raw
+
+
 class Timers:
     """Sends what is due, in a thread, while this process holds the lease."""
 
@@ -93,9 +101,12 @@ class Timers:
             self.worker.rest(LOOK_SECONDS)
             return
         ready: list[Due] = []
+        scheduled: dict[int, Scheduled] = {}
         for note, position in due[:RINGS_MAX]:
             try:
-                ready.append(Due(note, self._read(position)))
+                if position not in scheduled:
+                    scheduled |= self._scheduled_with(position)
+                ready.append(Due(note, self._read(position, scheduled)))
             except TROUBLE:
                 raise
             except Exception as error:  # noqa: BLE001 - it is held, and seen; the others go on
@@ -103,21 +114,31 @@ class Timers:
         if ready:
             self._log.writer.submit(Ring(self._desk, ready), 60)
 
-    def _read(self, position: int) -> Prepared:
-        """Have the command of a timer ready. `Invalid` where no decider takes it any more, `Incompatible` where it can't be read."""
+    def _scheduled_with(self, position: int) -> dict[int, Scheduled]:
+        """Return what the row at a position schedules, by position: one row may have thousands, and many of them may be due."""
         row = self._log.row_at(position)
         if row is None:
-            raise _astray(position)
+            return {}
+        return {
+            place: Scheduled(row, place - row.position, record.body)
+            for place, (_, record) in enumerate(taken_apart(row), row.position)
+            if record.number == SCHEDULE
+        }
+
+    def _read(self, position: int, scheduled: Mapping[int, Scheduled]) -> Prepared:
+        """Have the command of a timer ready. `Invalid` where no decider takes it any more, `Incompatible` where it can't be read."""
+        if position not in scheduled:
+            raise Broken(f"there is no schedule at position {position}, where a timer points to", position=position)
+        row, ordinal, body = scheduled[position]
+        schedule = msgspec.json.decode(body, type=Schedule | None)
+        if schedule is None:
+            raise Invalid(f"the command that is due at position {position} was erased", position=position)
         header = decode_header(row.head)
-        for ordinal, (_, record) in enumerate(taken_apart(row)):
-            if row.position + ordinal == position and record.number == SCHEDULE:
-                schedule = msgspec.json.decode(record.body, type=Schedule)
-                cause = id_of(row, header, ordinal, None)
-                envelope = Envelope(schedule.id, cause, header.correlation or header.id, header.actor, schedule.due, header.depth)
-                prepared = self._desk.read(schedule.number, bytes(schedule.body), envelope, position)
-                prepared.sent = Sent(header.handler or 0, 0, max(0, self._log.source.now_us() - schedule.due))
-                return prepared
-        raise _astray(position)
+        cause = id_of(row, header, ordinal, None)
+        envelope = Envelope(schedule.id, cause, header.correlation or header.id, header.actor, schedule.due, header.depth)
+        prepared = self._desk.read(schedule.number, bytes(schedule.body), envelope, position)
+        prepared.sent = Sent(header.handler or 0, 0, max(0, self._log.source.now_us() - schedule.due))
+        return prepared
 
     def _hold(self, note: str, position: int, error: Exception) -> None:
         """Put a timer aside that can't be sent."""
@@ -158,7 +179,3 @@ class Ring(Job):
             batch.back_to(mark)
             raise
         batch.kept.update(dict.fromkeys(one.note for one in due))
-
-
-def _astray(position: int) -> Broken:
-    return Broken(f"there is no schedule at position {position}, where a timer points to", position=position)

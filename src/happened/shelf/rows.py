@@ -22,6 +22,9 @@ DDL = (
     """create table if not exists _stuck(
     name text not null, fingerprint text not null, generation integer not null, key text not null, position integer not null, error text not null,
     primary key(name, fingerprint, generation, key)) without rowid""",
+    """create table if not exists _shown(
+    name text not null, fingerprint text not null, generation integer not null, tally blob not null,
+    primary key(name, fingerprint, generation)) without rowid""",
 )
 
 COLUMNS = ["name", "fingerprint", "generation", "made", "log", "epoch", "position", "digest", "owner", "ready", "broken"]

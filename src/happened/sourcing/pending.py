@@ -7,11 +7,12 @@ seen, `outcome` raises `Stuck`, and it is tried again, at longer and longer dist
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple  # Any: commands of any class
 
 import msgspec
 
+from happened.core.errors import Incompatible
 from happened.core.store import Commit, Row, Unseen
 from happened.log.held import Held, all_held, back_off_seconds, failed_with, note_of
 from happened.log.lease import Leases
@@ -184,6 +185,45 @@ class PendingWorker:
         decision.decides = note
         self._handling.preload(decision)
         return decision
+
+
+def standing(log: Log, positions: Collection[int]) -> dict[int, Held]:
+    """Return, of the pending commands at these positions, for each that can't be decided now what keeps it: itself, or one before it that shares a tag.
+
+    Any process can tell. Cost: it reads all that is pending, where anything is held.
+    """
+    held = {one.position: one for one in all_held(log.engine) if one.key == KEY} if positions else {}
+    found: dict[int, Held] = {}
+    if not held:
+        return found
+    behind: dict[str, Held] = {}
+    everything: Held | None = None
+    for note in sorted(log.engine.notes(PENDING_NOTE)):
+        position = int(note.removeprefix(PENDING_NOTE))
+        row = log.row_at(position)
+        assert row is not None, "a pending note points to its input"
+        tags = _tags_of(log, row)
+        own = held.get(position)
+        keeps = own or everything or next((behind[tag] for tag in tags if tag in behind), None)
+        keeps = keeps or (next(iter(behind.values()), None) if not tags else None)
+        if keeps is None:
+            continue
+        found[position] = keeps
+        if own is not None and own.parked:
+            continue  # in nobody's way
+        if not tags:
+            everything = everything or keeps
+        behind.update({tag: behind.get(tag, keeps) for tag in tags})
+    return {position: keeps for position, keeps in found.items() if position in positions}
+
+
+def _tags_of(log: Log, row: Row) -> frozenset[str]:
+    """Return the tags of a command that is pending; none where it can't be read: what it shares with others is not known then."""
+    [(_, raw)] = list(taken_apart(row))
+    try:
+        return frozenset(log.reader.terms(raw.number, log.reader.body(raw.number, raw.body, row.position)))
+    except Incompatible:
+        return frozenset()
 
 
 KEY = ("pending",)

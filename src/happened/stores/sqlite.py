@@ -72,6 +72,8 @@ DDL = (
     ),
 )
 
+TABLES = ("log", "note", "sample", *runs.TABLES)
+
 NOT_WRITABLE = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM)
 """Numbers of errors that an administrator mends, not a larger disk."""
 BUSY_SECONDS = 0.0005
@@ -347,7 +349,8 @@ class SqliteStore:
             self._until_free(lambda: connection.execute("pragma journal_mode=wal").fetchall(), deadline)
             connection.execute("pragma synchronous=full")
             connection.execute("pragma wal_autocheckpoint=0")
-            if not connection.execute("select 1 from sqlite_master where name = 'counted'").fetchone():
+            there = {name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")}
+            if not there.issuperset(TABLES):  # new, or without what can be made anew
                 self._until_free(lambda: connection.execute("begin immediate"), deadline)
                 for statement in DDL:
                     connection.execute(statement)
