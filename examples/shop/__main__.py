@@ -8,7 +8,7 @@ from pathlib import Path
 import happened as h
 
 from .demo import demo
-from .model import Order, PaymentArrived, PlaceOrder, Stock, StockReceived, shop
+from .model import CustomerMoved, Order, PaymentArrived, PlaceOrder, Stock, StockReceived, shop
 from .read import BadFile
 
 
@@ -23,7 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             case "receive":
                 return receive(asked.log, asked.sku, asked.units, asked.id)
             case "order":
-                return order(asked.log, asked.order, asked.sku, asked.units)
+                return order(asked.log, asked.order, asked.sku, asked.units, asked.customer)
+            case "customer":
+                return customer(asked.log, asked.customer, asked.name, asked.street, asked.country)
             case "pay":
                 return pay(asked.log, asked.order)
             case _:
@@ -59,6 +61,10 @@ def the_parser() -> argparse.ArgumentParser:
     order.add_argument("order", help="the order's own number: given twice, it counts once")
     order.add_argument("sku", help="the item")
     order.add_argument("units", type=count, help="how many are wanted")
+    order.add_argument("--customer", metavar="NUMBER", help="who orders; without, it is somebody at the counter")
+    customer = actions.add_parser("customer", help="record who a customer is, and where; said again it holds from then on")
+    for field, about in (("customer", "the customer's number"), ("name", "the name"), ("street", "the street"), ("country", "the country")):
+        customer.add_argument(field, help=about)
     pay = actions.add_parser("pay", help="record that an order was paid; one that is not paid in time is cancelled")
     pay.add_argument("order", help="the order's own number: paid twice, it counts once")
     return parser
@@ -72,12 +78,20 @@ def receive(log: str, sku: str, units: int, id: str | None) -> int:
     return 0
 
 
-def order(log: str, number: str, sku: str, units: int) -> int:
+def order(log: str, number: str, sku: str, units: int, customer: str | None) -> int:
     """Place an order."""
     with shop.open(log) as running:
-        receipt = running.dispatch(PlaceOrder(number, sku, units), id=f"order-{number}")
+        receipt = running.dispatch(PlaceOrder(number, sku, units, customer), id=f"order-{number}")
         left = running.view(Stock).get(sku=sku, since=receipt).units
         print(f"{number} was accepted{' before' if receipt.repeated else ''}, {left} of {sku} left")
+    return 0
+
+
+def customer(log: str, number: str, name: str, street: str, country: str) -> int:
+    """Record who a customer is."""
+    with shop.open(log) as running:
+        running.record(CustomerMoved(number, name, street, country))
+        print(f"{number} is {name}, {street}, {country}")
     return 0
 
 

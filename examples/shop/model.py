@@ -10,6 +10,9 @@ Only `LineSold` and `LineCancelled` carry both, so two cancellations of one cust
 
 What is to follow from an event is said by a *reaction*: a function from the event to commands, sent now (`restock`) or later (`expect_payment`). It
 decides nothing. The command's own decider looks at what is so by then, and does nothing where there is nothing left to do.
+
+Other systems, such as `examples/billing`, hear two things of the shop: that an order was accepted (a *publication*), and what there is to know of a customer
+(a *share*, of which they keep copies). They rely on these two, and on nothing else here.
 """
 
 from collections.abc import Iterator
@@ -103,12 +106,22 @@ class StockReordered(h.Event):
     units: int
 
 
+class CustomerMoved(h.Event):
+    """A customer has a name and an address, for the first time or anew."""
+
+    customer: CustomerNo
+    name: str
+    street: str
+    country: str
+
+
 class PlaceOrder(h.Command):
-    """Order `units` of an item."""
+    """Order `units` of an item. At the counter nobody says who he is."""
 
     order: OrderNo
     sku: Sku
     units: int
+    customer: CustomerNo | None = None
 
 
 class OrderPlaced(h.Event):
@@ -117,6 +130,15 @@ class OrderPlaced(h.Event):
     order: OrderNo
     sku: Sku
     units: int
+    total: Decimal
+    customer: CustomerNo | None = None
+
+
+class OrderAccepted(h.Event):
+    """Published: an order of a customer was accepted. What was ordered is nobody's business, and who the customer is stands in the `CustomerCard`."""
+
+    order: OrderNo
+    customer: CustomerNo
     total: Decimal
 
 
@@ -222,7 +244,8 @@ def place_order(command: PlaceOrder, stock: Stock, world: h.World) -> Iterator[O
     """Accept an order as long as the stock lasts."""
     if command.units > stock.units:
         raise h.Refused(f"only {stock.units} of {command.sku} left", left=stock.units)
-    yield OrderPlaced(command.order, command.sku, command.units, total=2 * command.units + world.ask(freight, command.units))
+    total = 2 * command.units + world.ask(freight, command.units)
+    yield OrderPlaced(command.order, command.sku, command.units, total, command.customer)
 
 
 def restock(event: OrderPlaced, stock: Stock) -> Iterator[ReorderStock]:
@@ -246,6 +269,24 @@ def cancel_unpaid(command: CancelUnpaid, order: Order) -> Iterator[OrderCancelle
     """Cancel an order that is still only placed by now."""
     if order.standing == "placed":
         yield OrderCancelled(command.order, order.sku, order.units)
+
+
+class CustomerCard(h.State):
+    """Shared: what others need to know of a customer."""
+
+    customer: CustomerNo
+    name: str = ""
+    street: str = ""
+    country: str = ""
+
+    def evolve(self, event: CustomerMoved) -> "CustomerCard":
+        """Take what holds now."""
+        return self.but(name=event.name, street=event.street, country=event.country)
+
+
+def order_accepted(event: OrderPlaced) -> OrderAccepted | None:
+    """Tell other systems of an order, if a customer has placed it. What is paid at the counter is billed there."""
+    return OrderAccepted(event.order, event.customer, event.total) if event.customer is not None else None
 
 
 class CountryRevenue(h.State):
@@ -324,9 +365,11 @@ class Cancellations(h.State):
 
 shop = h.App(
     "shop",
-    records=[LineSold, LineCredited, StockReceived, PaymentArrived],
+    records=[LineSold, LineCredited, StockReceived, PaymentArrived, CustomerMoved],
     deciders=[cancel_line, place_order, reorder_stock, cancel_unpaid],
     gateways=[freight],
     reactions=[restock, expect_payment],
+    publications=[order_accepted],
+    shares=[CustomerCard],
     views=[Stock, Order, CountryRevenue, MonthRevenue, CustomerRevenue, ItemRevenue, Cancellations],
 )

@@ -8,6 +8,8 @@ import pytest
 
 import happened as h
 from examples.enrolment.model import enrolment
+from examples.exchange.producers import PRODUCERS
+from examples.exchange.reader import reader
 from examples.shop.model import shop
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -31,3 +33,16 @@ def test_an_example_has_no_discrepancy(run: Run, tmp_path: Path, app: h.App, com
     assert flow.undeclared == ()
     assert [finding.text for finding in flow.findings if finding.kind in ("undecided", "unrecorded", "cycle")] == []
     assert sum(arrow.count for arrow in flow.arrows if arrow.target.startswith("decider:")) > 50
+
+
+def test_systems_that_hear_of_each_other_have_no_discrepancy(run: Run, tmp_path: Path) -> None:
+    """The five producers of the exchange, and its reader."""
+    done = run("examples.exchange", "--logs", tmp_path)
+    assert done.returncode == 0, done.stderr
+
+    for app in (*PRODUCERS, reader):
+        with app.open(f"sqlite:///{tmp_path}/{app.name}.db", run=False, channels=dict.fromkeys(app.subscriptions)) as running:
+            flow = running.flow()
+        assert flow.undeclared == (), app.name
+        assert [finding.text for finding in flow.findings if finding.kind in ("undecided", "unrecorded", "cycle")] == []
+        assert sum(arrow.count for arrow in flow.arrows) > 50

@@ -301,3 +301,20 @@ def test_what_reactions_make_of_what_is_heard_is_waited_for(tmp_path: Path) -> N
 
         assert [held.event for held in found.stuck] == ["crm/AddressChanged"]
         assert len([record for record in running.log.read() if record.name == "Greeted"]) == 1 + 299
+
+
+def greeted(event: Greeted) -> AddressChanged:
+    return AddressChanged(event.customer, "decided")
+
+
+def test_what_was_decided_is_published_as_what_was_recorded(tmp_path: Path) -> None:
+    """The row of a decision holds its command, too; here one process publishes, and another decides."""
+    log = f"sqlite:///{tmp_path}/crm.db"
+    deciding = h.App("crm", deciders=[greet], publications=[greeted])
+    with deciding.open(log) as upstream, deciding.open(log, run=False) as other:
+        upstream.dispatch(Greet("c-1"))
+        other.dispatch(Greet("c-2"))
+        until(lambda: all(one["lag"] == 0 for one in upstream.statistics()["publications"]))
+
+        assert [record.body["customer"] for record in upstream.log.read() if record.name == "AddressChanged"] == ["c-1", "c-2"]
+        assert upstream.statistics()["publications"][0]["failure"] is None

@@ -12,8 +12,11 @@ from happened.core.tally import count_in
 from happened.log.log import Log
 from happened.log.names import Name
 from happened.log.paths import ASKED, FAILED, LATER, REPEATED, SENT, Path, counts_of, path_in
+from happened.log.records import PUBLISHED
 from happened.log.row import TOPOLOGY, taken_apart
 from happened.notification.declared import OUTSIDE, Declared, Pair, id_of
+
+_, SHARE, BEACON = PUBLISHED
 
 
 class Seen:
@@ -95,6 +98,8 @@ class Observed:
     def _recorded(self, source: str, number: int, count: int) -> None:
         node = self._node(number)
         self._count(self.records, node, count)
+        if source == OUTSIDE and node.startswith(f"{SHARE}:"):  # nothing caused it: a share begins with all that there is
+            source = node
         self._see(source, node, count)
 
     def _see(self, source: str, target: str, count: int, *, refused: int = 0, failed: int = 0, times: int = 0) -> None:
@@ -114,7 +119,9 @@ class Observed:
 
     def _node(self, number: int) -> str:
         name = self._names.get(number)
-        return id_of(name.what, name.name) if name is not None else id_of("event", f"number {number}")
+        if name is None:
+            return id_of("event", f"number {number}")
+        return id_of(SHARE if name.what == BEACON else name.what, name.name)
 
 
 def counted_in(log: Log, after: int, until: int | None) -> Mapping[str, int]:

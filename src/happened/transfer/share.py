@@ -17,7 +17,7 @@ import msgspec
 from happened.core.errors import Stuck
 from happened.core.messages import Recorded
 from happened.core.state import Key, State, fold_of
-from happened.core.store import Row
+from happened.core.store import Row, Wanted
 from happened.log.fingerprint import fingerprint_of
 from happened.log.lease import Leases
 from happened.log.log import Log
@@ -181,7 +181,7 @@ class Share:
         self._as_of = -1
         self._digest = Digest(self._fields)
         self._entries = entries = dict[Key, Entry]()
-        for rows in self._log.engine.read(until=until, rows_max=PAGE_ROWS):
+        for rows in self._log.engine.read(until=until, wanted=self._wanted(), rows_max=PAGE_ROWS):
             changed, _ = self._folded(rows, entries)
             for key, (state, version) in changed.items():
                 entries[key] = Entry(state, version, None)
@@ -191,6 +191,12 @@ class Share:
                 entries[key] = Entry(entry.state, entry.version, hashes)
                 self._digest.change(None, hashes)
         self._as_of = until
+
+    def _wanted(self) -> Sequence[Wanted] | None:
+        """Return what the index is asked for: the events that the state evolves from, or all."""
+        if self.fold.everything:
+            return None
+        return [Wanted((), self._log.numbers([self._log.typed[event].wish.name for event in self.fold.readings]))]
 
     # --- publishing
 
