@@ -60,7 +60,9 @@ def play(folder: Path, before: Iterable[h.Message]) -> Story:
 
 def tell(story: Story, folder: Path) -> None:
     """Say what came of it, and show what the command line shows of such a log."""
-    print("\nAt the counter, on a clock that is set: 20 widgets came, Ada's o-1 took 12 and o-2 took 3, o-2 was paid, and the days went by.")
+    print(
+        "\nAt the counter, on a clock that is set: 20 widgets came, Ada's o-1 took 12 and o-2 took 3, o-2 was paid, and the days went by."
+    )
     print(f"Now {', '.join(f'{order} is {standing}' for order, standing in story.orders.items())}, and {story.stock} widgets are there.")
     app, log = f"{__package__}.model:shop", log_in(folder)
     for question, arguments in (
