@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import functools
 import hashlib
+import itertools
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -30,11 +31,12 @@ from happened.cqrs.view import check_view
 from happened.log.fingerprint import fingerprint_of
 from happened.log.held import Act, Held, all_held
 from happened.log.lease import Leases
-from happened.log.log import Facts, Log, Progress, check_envelope, occurred_us
+from happened.log.log import PLAIN, Facts, Log, Progress, Recording, check_envelope, occurred_us
 from happened.log.names import Wish
 from happened.log.receipt import Receipt
-from happened.log.row import TOPOLOGY, Written, decode_header, encode, taken_apart
-from happened.log.typed import decode_of
+from happened.log.row import TOPOLOGY, Header, Written, decode_header, encode, taken_apart
+from happened.log.several import Alone, Several
+from happened.log.typed import Typed, decode_of
 from happened.log.worker import Worker, begin_at
 from happened.log.writer import Batch, inside_decider
 from happened.notification.flow import Flow, declared_flow, observed_flow
@@ -597,12 +599,14 @@ class Running:
         Iterate over it: it works as it is iterated. A refusal doesn't stop the rest. An error that is no refusal is raised where its message stands; up
         to 499 messages after it may have been recorded. Sending all again with the same ids is always safe.
         """
-        batch: list[Decision | Facts] = []
+        batch: list[Decision | Alone] = []
         for given in _listed("dispatch_all([{}])", messages):
-            message = given if isinstance(given, Message) else Message(given)
+            body = given.body if isinstance(given, Message) else given
             try:
-                job = self._fact(message) if isinstance(message.body, Event) else self._message(message)
-                if isinstance(job, Decision):
+                if isinstance(body, Event):
+                    job: Decision | Alone = self._alone(given)
+                else:
+                    job = self._message(given if isinstance(given, Message) else Message(given))
                     self._handling.preload(job)
             except Error:
                 if batch:  # what stands before it is not its trouble
@@ -758,11 +762,11 @@ class Running:
         Works at once. Facts whose id is known are left out. The first error is raised; what came before it is recorded, and recording all again with the
         same ids is always safe.
         """
-        last: Facts | None = None
-        batch: list[Facts] = []
+        last: Alone | None = None
+        batch: list[Alone] = []
         for given in _listed("record_all([{}])", events):
             try:
-                batch.append(self._fact(given if isinstance(given, Message) else Message(given)))
+                batch.append(self._alone(given))
             except Error:
                 if batch:  # what stands before it is not its trouble
                     self._record_batch(batch)
@@ -772,7 +776,7 @@ class Running:
                 batch = []
         if batch:
             last = self._record_batch(batch)
-        return self._recorded(last) if last is not None else None
+        return self._receipt_of(last) if last is not None else None
 
     # --- states and views
 
@@ -784,6 +788,12 @@ class Running:
         It is as of what this process has seen; `since=` a receipt makes sure it is at least as new. Cost: under a microsecond in memory, else a load.
         """
         self._writer.check_process()
+        kept = self._image.by_state.get(state)
+        if kept is not None and since is None:
+            entry = kept.known(key if not named else tuple(named.values()) if not key and tuple(named) == kept.fold.key else ())
+            if entry is not None:
+                self._image.hits += 1
+                return entry.state  # type: ignore[return-value]  # entries of a fold are of its class
         fold = fold_alone_of(state)
         if since is not None:
             self.catch_up(since, wait_seconds_max=wait_seconds_max)
@@ -962,16 +972,10 @@ class Running:
         return decision
 
     def _fact(self, message: Message) -> Facts:
-        if inside_decider():
-            raise Invalid("a fact can't be recorded from inside a decider or `evolve`: yield the event")
-        check_envelope(message.id, message.actor, message.correlation, message.causation)
-        if type(message.body) not in self.app.records:
-            instead = instead_of(message.body, one="record", many="record_all", make="event")
-            kind = instead or ("a command is dispatched" if isinstance(message.body, Command) else "list it in the app's `records`")
-            raise Invalid(f"{called(message.body)} can't be recorded as a fact: {kind}", type=type(message.body).__name__)
+        typed, body, event, terms = self._checked_fact(message)
         return Facts(
             self.log,
-            [self.log.written(message.body)],
+            [Recording(typed, typed.wish, body, event, terms, PLAIN)],
             message.id,
             actor=message.actor,
             correlation=message.correlation,
@@ -980,20 +984,60 @@ class Running:
             declare=self._declare,
         )
 
+    def _alone(self, given: Any) -> Alone:
+        """Return a fact that is recorded among others, in a row of its own."""
+        message = given if isinstance(given, Message) else Message(given)
+        typed, body, event, terms = self._checked_fact(message)
+        id, source = message.id, self._source  # noqa: A001 - as everywhere
+        header = Header(
+            id if id is not None else source.new_id(), message.actor, message.correlation, message.causation, occurred_us(message)
+        )
+        return Alone(typed, body, event, terms, header, given=id is not None)
+
+    def _checked_fact(self, message: Message) -> tuple[Typed, bytes, Any, Sequence[str]]:
+        if inside_decider():
+            raise Invalid("a fact can't be recorded from inside a decider or `evolve`: yield the event")
+        check_envelope(message.id, message.actor, message.correlation, message.causation)
+        if type(message.body) not in self.app.records:
+            instead = instead_of(message.body, one="record", many="record_all", make="event")
+            kind = instead or ("a command is dispatched" if isinstance(message.body, Command) else "list it in the app's `records`")
+            raise Invalid(f"{called(message.body)} can't be recorded as a fact: {kind}", type=type(message.body).__name__)
+        typed = self.log.typed[type(message.body)]
+        body, event = typed.checked(message.body)
+        return typed, body, event, typed.terms(event)
+
     def _recorded(self, job: Facts) -> Receipt:
         if job.row is not None:
             return self.log.receipt_of(job.row, repeated=False, events=tuple(recording.event for recording in job.recordings))
         return self.log.receipt_of(job.result, repeated=True)
 
-    def _record_batch(self, batch: Sequence[Facts]) -> Facts:
-        self._writer.submit_all(batch, 60)
-        for job in batch:
-            if job.error is not None:
-                raise job.error
+    def _receipt_of(self, fact: Alone) -> Receipt:
+        if fact.row is not None:
+            return self.log.receipt(fact.row, fact.header.id or "", (fact.event,))
+        assert fact.known is not None, "it is recorded, now or before"
+        return self.log.receipt_of(fact.known, repeated=True)
+
+    def _record_batch(self, batch: Sequence[Alone]) -> Alone:
+        self._submit_all(batch)
+        for fact in batch:
+            if fact.error is not None:
+                raise fact.error
         return batch[-1]
 
-    def _all(self, batch: Sequence[Decision | Facts]) -> Iterator[Receipt | Refused]:
-        self._writer.submit_all(batch, 60)
+    def _submit_all(self, batch: Sequence[Decision | Alone]) -> None:
+        """Have all of these recorded, facts that follow each other in one job."""
+        jobs: list[Decision | Several] = []
+        for together, some in itertools.groupby(batch, lambda one: isinstance(one, Alone)):
+            found: list[Any] = list(some)  # Any: all of them are of the one class, or of the other
+            jobs += [Several(self.log, found, self._declare)] if together else found
+        self._writer.submit_all(jobs, 60)
+        for job in jobs:
+            if isinstance(job, Several) and job.error is not None:
+                for fact in job.facts:
+                    fact.error = job.error
+
+    def _all(self, batch: Sequence[Decision | Alone]) -> Iterator[Receipt | Refused]:
+        self._submit_all(batch)
         for job in batch:
             deadline = time.monotonic() + 60
             while isinstance(job, Decision) and job.needs_outside and job.error is None:
@@ -1006,7 +1050,7 @@ class Running:
             if job.error is not None:
                 raise job.error
             try:
-                receipt = self._recorded(job) if isinstance(job, Facts) else self._answer(job, deadline)
+                receipt = self._receipt_of(job) if isinstance(job, Alone) else self._answer(job, deadline)
             except Refused as refused:
                 yield refused
             else:

@@ -278,7 +278,7 @@ def test_an_event_that_comes_while_a_state_is_loaded_is_in_it(url: str, monkeypa
     with bank.open(url, run=False) as running:
         running.dispatch(Deposit("a", 1))
     with bank.open(url, run=False) as running:
-        read = running.log.engine.read
+        read = running.log.engine.read_bare
         loaded, go = threading.Event(), threading.Event()
 
         def slow(*args: object, **kwargs: object) -> Iterator[object]:
@@ -288,7 +288,7 @@ def test_an_event_that_comes_while_a_state_is_loaded_is_in_it(url: str, monkeypa
                 assert go.wait(5)
             yield from pages
 
-        monkeypatch.setattr(running.log.engine, "read", slow)
+        monkeypatch.setattr(running.log.engine, "read_bare", slow)
         loader = threading.Thread(target=running.state, args=(Balance, "a"), name="loader")
         loader.start()
         assert loaded.wait(5)

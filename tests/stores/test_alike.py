@@ -10,7 +10,7 @@ from typing import NamedTuple
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
-from happened.core.store import Row, Wanted
+from happened.core.store import Bare, Row, Wanted
 from happened.stores.memory import MemoryStore
 from happened.stores.sqlite import SqliteStore
 from happened.testing.rows import Fact, Scribe, check_whole, flat, matches, read_by, terms_of
@@ -93,6 +93,9 @@ def test_a_file_answers_as_memory_does(steps: Sequence[Append | Reopen | Read]) 
                     found = flat(store.read(*ends, wanted=wanted, backwards=backwards, rows_max=rows_max))
                     expected = flat(memory.read(*ends, wanted=wanted, backwards=backwards, rows_max=rows_max))
                     assert said(exactly(found, wanted)) == said(exactly(expected, wanted))
+                    if not backwards:
+                        bare = [one for page in store.read_bare(*ends, wanted=wanted, rows_max=rows_max, heads=True) for one in page]
+                        assert bare == [bare_of(row) for row in found]
 
         rows = flat(memory.read())
         check_whole(rows)
@@ -106,6 +109,10 @@ def test_a_file_answers_as_memory_does(steps: Sequence[Append | Reopen | Read]) 
 def exactly(rows: Sequence[Row], wanted: Sequence[Wanted] | None) -> list[Row]:
     """Return the rows that were asked for: a store may hand out more."""
     return [row for row in rows if wanted is None or matches(row, wanted)]
+
+
+def bare_of(row: Row) -> Bare:
+    return row.position + (row.input is not None), row.last + 1, row.records, row.position, row.at, row.head
 
 
 def said(rows: Sequence[Row]) -> str:

@@ -11,6 +11,7 @@ memory image, views, replicas and replay all fold through it.
 import ast
 import collections.abc
 import inspect
+import itertools
 import operator
 import re
 import textwrap
@@ -112,6 +113,8 @@ class Fold:
         self.tags = tuple(marks.get(field) for field in self.key)
         hints = hints_of(state)
         self._key_types = tuple(types_of(hints[field]) for field in self.key)
+        self.key_kinds = frozenset(itertools.product(*self._key_types))
+        """The classes that the values of a key may have, each combination of them."""
         self.references = {tagged.tag: tagged.field for tagged in scope.tags if tagged.holds == ONE}
         for name in RESERVED:
             if name in self.fields:
@@ -136,6 +139,12 @@ class Fold:
         """Events that are read by their parts."""
         self.by_field: dict[type, Callable[[Any], Any]] = {}
         """Events that reach one state, as a whole: the key is one plain field of theirs, which this reads."""
+        self.fields_of: Callable[[Any], Any] | None = None
+        """What nearly every class comes to: each event reaches one state, as a whole, by plain fields that are called the same in all. This reads them."""
+        self.skips_none = False
+        """An event of which such a field is `None` reaches none: it has no such tag."""
+        self._straight: set[tuple[str, ...]] = set()
+        """The fields of each event's key, empty where it takes more than to read them."""
         self._reached: dict[type, Reading] = {}
         if self.evolve is not None:
             self._read(self.evolve)
@@ -156,6 +165,11 @@ class Fold:
             if type(value) is str and not value.isascii() and not is_unicode(value):
                 raise Invalid(f"the key `{field}` is {value!r}, which has half a character and is no valid text", field=field)
         return key
+
+    def keys_of(self, events: Iterable[Any]) -> Iterable[Key]:
+        """Return the key of each event, where there are `fields_of` them."""
+        values = map(self.fields_of or _no_fields, events)
+        return zip(values) if len(self.key) == 1 else values
 
     def touched(self, event: object, record: Recorded | None = None) -> Iterable[tuple[Key, Any]]:
         """Return the (key, message) pairs of an event: which states it changes, and what `evolve` is given. For folds without joins."""
@@ -253,6 +267,10 @@ class Fold:
                 self.in_parts.add(event)
                 self.by_field.pop(event, None)
             self.readings[event] = reading if event not in self.readings else _both(self.readings[event], reading)
+        if len(self._straight) == 1 and not self.in_parts and not self.everything:
+            [fields] = self._straight
+            self.fields_of = operator.attrgetter(*fields) if fields else None
+            self.skips_none = any(self.tags)
         if not self.readings and not self.everything:
             raise Invalid(f"`{name}.evolve` names no event", state=name)
 
@@ -280,6 +298,7 @@ class Fold:
             return self._of_parts(event, part, tags, plain)
         tagged = keys_of(scope, tags)
         direct = plain_fields(scope, tags)
+        self._straight.add(tuple(direct or ()) if not plain else () if tags else tuple(plain))
         if not plain and direct is not None and len(direct) == 1:
             value_of = operator.attrgetter(direct[0])
             if event not in self.in_parts:
@@ -329,11 +348,12 @@ class Fold:
         several = _yields(key_of)
 
         def computed(event: Any, record: Recorded | None, joined: dict[str, Any] | None = None) -> Iterable[tuple[Key, Any]]:
-            found = key_of(event, *[record if name is None else (joined or {})[name] for name in wants])
+            found = key_of(event, *[record if name is None else (joined or {})[name] for name in wants]) if wants else key_of(event)
             if found is None:
                 return ()
-            keys: Iterable[Any] = found if several else (found,)
-            return [(key if _is_key(key) else (key,), event) for key in keys]
+            if not several:
+                return ((found if _is_key(found) else (found,), event),)
+            return [(key if _is_key(key) else (key,), event) for key in found]
 
         return computed
 
@@ -403,6 +423,10 @@ def _is_of(value: Any, allowed: Any) -> bool:
 
 def _is_key(found: Any) -> TypeGuard[Key]:
     return isinstance(found, tuple)
+
+
+def _no_fields(event: Any) -> Any:
+    raise AssertionError(f"{type(event).__name__} does not reach its state by plain fields alone")
 
 
 def _nothing(_event: Any, _record: Recorded | None) -> Iterable[tuple[Key, Any]]:

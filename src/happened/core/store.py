@@ -8,7 +8,7 @@ Whoever decides under that lock, after reading all there is, can't be overtaken;
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol  # Any: a row's columns, three or six
 
 import msgspec
 
@@ -33,6 +33,10 @@ class Row(msgspec.Struct, frozen=True, gc=False):
     def last(self) -> int:
         """The position of the last record."""
         return self.position + self.count - 1
+
+
+Bare = tuple[Any, ...]
+"""What a fold needs of a row: the position of the first of `records`, the position after the last, `records`; with heads also its own position, `at`, `head`."""
 
 
 class Head(msgspec.Struct, frozen=True, gc=False):
@@ -103,13 +107,17 @@ class Store(Protocol):
         wanted: Sequence[Wanted] | None = None,
         backwards: bool = False,
         rows_max: int = 1000,
-        lean: bool = False,
     ) -> Iterator[Sequence[Row]]:
         """Yield pages of whole rows that lie after one position and up to another, in order; `wanted` narrows them by the index.
 
-        A page is never split inside a row, and no transaction outlives a page. Memory: one page. `lean` rows may leave `salts` and the text of `input`
-        empty: a fold needs neither.
+        A page is never split inside a row, and no transaction outlives a page. Memory: one page.
         """
+        ...
+
+    def read_bare(
+        self, after: int = 0, until: int | None = None, *, wanted: Sequence[Wanted] | None = None, rows_max: int = 1000, heads: bool = False
+    ) -> Iterator[Sequence[Bare]]:
+        """Yield what `read` does, as far as a fold needs it. What a row says of itself comes only with `heads`, and costs half as much again."""
         ...
 
     def notes(self, start: str, before: str | None = None) -> Mapping[str, str]:
@@ -134,6 +142,10 @@ class Shelved(Protocol):
 
     def find_id(self, id: str) -> Sequence[int]:
         """Return the positions of the rows that may use this id; the caller verifies. Sees all that `append` handed over or stored."""
+        ...
+
+    def find_ids(self, ids: Sequence[str]) -> frozenset[str]:
+        """Return those of these ids that some row may use. One by one it takes thrice as long."""
         ...
 
     def counted(self, after: int, until: int | None, counts_of: Callable[[Row], Sequence[tuple[str, int]]]) -> Mapping[str, int]:

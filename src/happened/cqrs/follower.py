@@ -183,7 +183,7 @@ class Followers:
             self._load(connection, build)
             connection.execute(f"update _view set owner = ?, broken = null {WHERE}", (epoch, *build.identity))  # noqa: S608 - a constant
         build.epoch, build.broken = epoch, None
-        build.live_from = self._log.head if build.ready else None
+        build.live_from = max(self._log.opened_at, build.position) if build.ready else None
         with self._moved:
             if build not in self._building:
                 self._views[state].build = build
@@ -191,8 +191,11 @@ class Followers:
 
     def _advance(self, builds: Sequence[ViewBuild[Any]]) -> None:
         """Fold what lies after the position that these share: a page a transaction, or many while far behind, and then only as many."""
-        decode = self._decoder(builds)
+        decode = self._decoder(builds).flat
         head = self._log.head
+        heads = any(
+            build.heads or (build.live_from is not None and build.live_from < head) for build in builds
+        )  # to count how long they took
         far = head - builds[0].position > 5 * PAGE_ROWS
         gathered: list[Page] = []
         count = 0
@@ -200,7 +203,7 @@ class Followers:
             if build.position == 0 and not build.own.states:
                 for folded in (build.own, *build.joined):
                     folded.complete = True
-        for rows in self._log.engine.read(builds[0].position, rows_max=PAGE_ROWS, lean=True):
+        for rows in self._log.engine.read_bare(builds[0].position, rows_max=PAGE_ROWS, heads=heads):
             try:
                 gathered.append((rows, decode(rows)))
             except Exception as error:  # noqa: BLE001 - it is of those that read this page, and is seen
@@ -230,7 +233,8 @@ class Followers:
     def _commit(self, builds: Sequence[ViewBuild[Any]], pages: Sequence[Page]) -> list[ViewBuild[Any]]:
         """Fold pages and write what comes of it; return the views that have got through."""
         assert self._file is not None, "views have a file"
-        last = pages[-1][0][-1]
+        last = self._log.row_at(pages[-1][0][-1][1] - 1)
+        assert last is not None, "it was read just now"
         failed: list[tuple[ViewBuild[Any], Exception]] = []
         with self._file.transaction() as connection:
             for build in builds:
@@ -255,8 +259,8 @@ class Followers:
 
     def _fold_and_write(self, connection: sqlite3.Connection, build: ViewBuild[Any], pages: Sequence[Page], last: Row) -> None:
         """Fold pages into one view. The checkpoint is a compare-and-set on position and owner's epoch."""
-        for rows, records in pages:
-            build.fold_page(connection, rows, records)
+        for page in pages:
+            build.fold_page(connection, page)
         done = connection.execute(
             f"update _view set position = ?, digest = ? {WHERE} and position = ? and owner = ?",  # noqa: S608 - a constant
             (last.last, last.digest, *build.identity, build.position, build.epoch),

@@ -8,6 +8,7 @@ raises `Stuck`. The same holds for a joined state, and for the keys of later eve
 view stops there.
 """
 
+import itertools
 import operator
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,14 +20,14 @@ from happened.core.errors import Diverged, Invalid
 from happened.core.filling import Fill, fill_for
 from happened.core.messages import Recorded
 from happened.core.state import Fold, Key, State, fold_of, state_in
-from happened.core.store import Row
+from happened.core.store import Bare
 from happened.core.tags import text_of
 from happened.core.tally import tally
 from happened.log.fingerprint import fingerprint_of
 from happened.log.held import told
-from happened.log.records import envelope_of
+from happened.log.records import envelopes_of, positions_of
 from happened.log.row import decode_header
-from happened.shelf.tables import Table
+from happened.shelf.tables import MANY, Table
 
 S = TypeVar("S", bound=State)
 
@@ -42,8 +43,11 @@ UNSTORABLE = (UnicodeEncodeError, sqlite3.DataError)
 Touch = tuple[Key, Any, tuple[Any, ...], int]
 """A key, what `evolve` is given of the event, what it is given beside, and the position."""
 
-Page = tuple[Sequence[Row], Sequence[Sequence[Any]]]
-"""Rows of the log, and the records of each."""
+AFTER = 1
+"""Where a bare row has the position after its last record."""
+
+Page = tuple[Sequence[Bare], Sequence[Any]]
+"""Rows of the log, and the records of all of them."""
 
 Standing = tuple[int, str]
 """Since which position a key stands still, and why."""
@@ -116,7 +120,10 @@ class Folded(Generic[S]):
             except Exception as error:  # noqa: BLE001 - it stops its key, and is seen
                 refused.append((key, position, error))
         try:
-            connection.executemany(self.table.upsert, rows)
+            whole = len(rows) - len(rows) % MANY
+            for start in range(0, whole, MANY):
+                connection.execute(self.table.upsert_many, list(itertools.chain.from_iterable(rows[start : start + MANY])))
+            connection.executemany(self.table.upsert, rows[whole:])
         except UNSTORABLE:
             refused += self._written_singly(connection)
         connection.executemany(self.table.delete, gone)
@@ -198,6 +205,9 @@ class ViewBuild(Generic[S]):
         self._by_fold = {folded.fold: folded for folded in self.joined}
         self._key_states = [p.name for p in self.fold.key_parameters if p.annotation is not Recorded]
         self.wants_record = self.fold.wants_record or any(p.annotation is Recorded for p in self.fold.key_parameters)
+        """Envelopes are to be made."""
+        self.heads = self.wants_record or bool(self.joined)
+        """What rows say of themselves is to be read."""
         self.wants_record = self.wants_record or any(joined.fold.wants_record or joined.fold.key_of is not None for joined in self.joined)
         for folded in self.joined:
             if folded.fold.evolve is None or folded.fold.joins:
@@ -228,17 +238,17 @@ class ViewBuild(Generic[S]):
             folded.changed.clear()
             folded.complete = False
 
-    def fold_page(self, connection: sqlite3.Connection, rows: Sequence[Row], pages: Sequence[Sequence[Any]]) -> None:
-        """Let the events of these rows have happened, in memory. `Stopped` if their keys can't be found; then forget all of it."""
+    def fold_page(self, connection: sqlite3.Connection, page: Page) -> None:
+        """Let the events of a page have happened, in memory. `Stopped` if their keys can't be found; then forget all of it."""
         try:
             if self.joined:
-                self._fold_joined(connection, rows, pages)
+                self._fold_joined(connection, page)
             else:
-                self._fold(connection, rows, pages)
+                self._fold(connection, page)
         except (Stopped, sqlite3.Error):
             raise
         except Exception as error:
-            raise self._wrong_key(connection, rows, pages) or Stopped(rows[0].position, told(error)) from error
+            raise self._wrong_key(connection, page) or Stopped(page[0][0][0], told(error)) from error
 
     def write(self, connection: sqlite3.Connection, pages: Sequence[Page]) -> None:
         """Write rows and what is stuck, in the open transaction. `pages` are what was folded since the last one. `Stopped` for a key that can't be kept."""
@@ -260,14 +270,16 @@ class ViewBuild(Generic[S]):
 
         What is caught up with, and what is rebuilt, is not counted: it was not waited for.
         """
-        follows, start = self.fold.follows, self.live_from
-        if start is None or pages[-1][0][-1].position <= start:
+        start = self.live_from
+        if start is None or pages[-1][0][-1][AFTER] <= start + 1:
             return
         for rows, records in pages:
-            for row, found in zip(rows, records, strict=True):
-                if row.position > start and any(one is not None and follows(one) for one in map(_class_of_body, found)):
-                    shown_us = max(0, now_us - row.at)
-                    self._newly_shown += tally(shown_us + decode_header(row.head).waited, shown_us)
+            of = iter(records)
+            for first, after, _, position, at, head in rows:
+                found: list[Any] = [record.body for record in itertools.islice(of, after - first)]
+                if position > start and any(event is not None and self.fold.follows(event.__class__) for event in found):
+                    shown_us = max(0, now_us - at)
+                    self._newly_shown += tally(shown_us + decode_header(head).waited, shown_us)
         if self._newly_shown:
             body = (self.shown + self._newly_shown).to_bytes(TALLY_BYTES, "little")
             connection.execute(
@@ -282,60 +294,74 @@ class ViewBuild(Generic[S]):
         for folded in (self.own, *self.joined):
             folded.make_room()
 
-    def _fold(self, connection: sqlite3.Connection, rows: Sequence[Row], pages: Sequence[Sequence[Any]]) -> None:
-        touches = list(self._touches(rows, pages))
+    def _fold(self, connection: sqlite3.Connection, page: Page) -> None:
+        touches = list(self._touches(page) if self.wants_record or self.fold.fields_of is None else self._touches_straight(page))
         self.own.load(connection, [touch[0] for touch in touches])
-        states, changed, step, stuck = self.own.states, self.own.changed, self.fold.step, self.stuck
+        fold, states, changed, stuck = self.fold, self.own.states, self.own.changed, self.stuck
+        step: Callable[..., Any] = fold.evolve  # type: ignore[assignment]  # a view has it
+        get, initial, checked = states.get, fold.state, fold.may_move
         for key, message, extra, position in touches:
             if stuck and key_text(key) in stuck:
                 continue
+            before = get(key)
             try:
-                states[key] = step(states.get(key), key, message, extra)
+                after = step(initial(*key) if before is None else before, message, *extra)
+                if after is None or checked:
+                    fold.check_next(key, message, after)
             except Exception as error:  # noqa: BLE001 - it stops its key, and is seen
                 self._stick(connection, key, position, error)
             else:
+                states[key] = after
                 changed[key] = position
 
-    def _touches(self, rows: Sequence[Row], pages: Sequence[Sequence[Any]]) -> Iterator[Touch]:
-        touched = self.fold.touched
-        simple = not self.wants_record
-        for row, records in zip(rows, pages, strict=True):
-            position = row.position if row.input is None else row.position + 1
-            header = None
-            for at, record in enumerate(records, position):
-                event = record.body
-                if event is None:
-                    continue
-                envelope: Recorded | None = None
-                if not simple:
-                    header = header or decode_header(row.head)
-                    envelope = envelope_of(row, header, at - row.position, record.extra)
-                extra: tuple[Any, ...] = (envelope,) if self.fold.wants_record else ()
-                try:
-                    found = touched(event, envelope)
-                except Exception as error:
-                    raise Stopped(at, told(error)) from error
-                for key, message in found:
-                    yield key, message, extra, at
+    def _touches_straight(self, page: Page) -> Iterable[Touch]:
+        """Find the keys in the way that most classes allow: kept short, since a rebuild takes it for every event of the log."""
+        rows, records = page
+        there = [(record.body, at) for record, at in zip(records, positions_of(rows), strict=True) if record.body is not None]
+        others = self._others(records)
+        if others:
+            there = [(event, at) for event, at in there if type(event) not in others]
+        keys = self.fold.keys_of([event for event, _ in there])
+        touches = [(key, event, (), at) for key, (event, at) in zip(keys, there, strict=True)]
+        return [touch for touch in touches if None not in touch[0]] if self.fold.skips_none else touches
 
-    def _fold_joined(self, connection: sqlite3.Connection, rows: Sequence[Row], pages: Sequence[Sequence[Any]]) -> None:
-        for row, records in zip(rows, pages, strict=True):
-            position = row.position if row.input is None else row.position + 1
-            header = decode_header(row.head)
-            for at, record in enumerate(records, position):
-                event: object = record.body
-                if event is None:
-                    continue
-                envelope = envelope_of(row, header, at - row.position, record.extra)
-                try:
-                    for folded in self.joined:
-                        self._step_joined(connection, folded, event, envelope, at)
-                    if self.fold.follows(type(event)):
-                        self._step_own(connection, event, envelope, at)
-                except (Stopped, sqlite3.Error):
-                    raise
-                except Exception as error:
-                    raise Stopped(at, told(error)) from error
+    def _others(self, records: Sequence[Any]) -> set[type]:
+        """Return the classes of events that are not of this view: others that read the same page follow them."""
+        bodies: Iterable[object] = [record.body for record in records]
+        return {kind for kind in set(map(type, bodies)) if not self.fold.follows(kind)}
+
+    def _touches(self, page: Page) -> Iterator[Touch]:
+        rows, records = page
+        touched, wants_record = self.fold.touched, self.fold.wants_record
+        others = self._others(records)
+        envelopes: Iterable[Recorded | None] = envelopes_of(rows, records) if self.wants_record else itertools.repeat(None)
+        for record, at, envelope in zip(records, positions_of(rows), envelopes):  # noqa: B905 - one of them may have no end
+            event: object = record.body
+            if event is None or type(event) in others:
+                continue
+            extra: tuple[Any, ...] = (envelope,) if wants_record else ()
+            try:
+                found = touched(event, envelope)
+            except Exception as error:
+                raise Stopped(at, told(error)) from error
+            for key, message in found:
+                yield key, message, extra, at
+
+    def _fold_joined(self, connection: sqlite3.Connection, page: Page) -> None:
+        rows, records = page
+        for record, at, envelope in zip(records, positions_of(rows), envelopes_of(rows, records), strict=True):
+            event: object = record.body
+            if event is None or envelope is None:
+                continue
+            try:
+                for folded in self.joined:
+                    self._step_joined(connection, folded, event, envelope, at)
+                if self.fold.follows(type(event)):
+                    self._step_own(connection, event, envelope, at)
+            except (Stopped, sqlite3.Error):
+                raise
+            except Exception as error:
+                raise Stopped(at, told(error)) from error
 
     def _step_joined(self, connection: sqlite3.Connection, folded: Folded[Any], event: object, envelope: Recorded, at: int) -> None:
         beside: tuple[Any, ...] = (envelope,) if folded.fold.wants_record else ()
@@ -391,7 +417,7 @@ class ViewBuild(Generic[S]):
 
     def _refold(self, connection: sqlite3.Connection, key: Key, position: int, pages: Sequence[Page]) -> None:
         """Fold the events of one key again, each written by itself: the row stays as of the last that the table holds, and the key stops at the next."""
-        touches = [touch for rows, records in pages for touch in self._touches(rows, records) if touch[0] == key]
+        touches = [touch for page in pages for touch in self._touches(page) if touch[0] == key]
         self._known_key(connection, key, touches[0][3] if touches else position)
         row = connection.execute(self.own.table.get, self.own.table.encode_key(key)).fetchone()
         self.own.states[key] = self.own.table.decode(row) if row is not None else None
@@ -419,21 +445,16 @@ class ViewBuild(Generic[S]):
         except (Invalid, TypeError, ValueError) as error:
             raise Stopped(position, told(error)) from error
 
-    def _wrong_key(self, connection: sqlite3.Connection, rows: Sequence[Row], pages: Sequence[Sequence[Any]]) -> Stopped | None:
+    def _wrong_key(self, connection: sqlite3.Connection, page: Page) -> Stopped | None:
         """Return where the first key is that no row can have, if that is what went wrong."""
         if self.joined:
             return None
         try:
-            for key, _, _, position in self._touches(rows, pages):
+            for key, _, _, position in self._touches(page):
                 self._known_key(connection, key, position)
         except Stopped as stopped:
             return stopped
         return None
-
-
-def _class_of_body(record: Any) -> type | None:
-    body: object = record.body
-    return type(body) if body is not None else None
 
 
 def check_view(state: type[State], events: Iterable[type]) -> None:

@@ -52,7 +52,7 @@ RECENT_MAX = 20_000
 Progress = Callable[[int, int], None]
 """Hears now and then how much of long work is done, and of how much."""
 
-_PLAIN = Extra()
+PLAIN = Extra()
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -380,12 +380,12 @@ class Log:
             recordings = [self.written(message.body, Extra(id=message.id, occurred=occurred_us(message))) for message in messages]
         return Facts(self, recordings, id, actor=who or "", correlation=correlation, causation=causation, occurred=occurred, unless=unless)
 
-    def written(self, fact: object, extra: Extra = _PLAIN) -> "Recording":
+    def written(self, fact: object, extra: Extra = PLAIN) -> "Recording":
         """Check and encode one fact."""
-        if isinstance(fact, Loose):
-            return _loose(fact, extra)
         typed = self.typed.get(type(fact))
         if typed is None or typed.what != "event":
+            if isinstance(fact, Loose):
+                return _loose(fact, extra)
             raise Invalid(
                 f"`{type(fact).__name__}` can't be recorded: "
                 + ("a command is dispatched" if isinstance(fact, Command) else "list its class in the app's `records`"),
@@ -552,7 +552,7 @@ class Facts(Job):
         if self.given:
             row = batch.row_with(self.id)
             if row is not None:
-                self._same(row)
+                check_same(self.log, self.id, row, self.recordings)
                 self.result = row
                 return None
         if self.unless is not None:
@@ -568,7 +568,7 @@ class Facts(Job):
             extra = recording.extra
             if recording.event is not None:
                 events.append((len(records), recording.event, extra))
-            records.append(Written(number, recording.body, encode(extra) if extra != _PLAIN else b""))
+            records.append(Written(number, recording.body, encode(extra) if extra != PLAIN else b""))
             if number not in names:
                 names.append(number)
             if recording.terms:
@@ -577,20 +577,22 @@ class Facts(Job):
         facts = [(recording.wish.name, recording.terms) for recording in self.recordings]
         return Draft(header, None, records, events, tags, names, {}, facts)
 
-    def _same(self, row: Row) -> None:
-        """Raise `IdReused` unless this row holds these facts. Bodies of another version, or erased, are taken for the same."""
-        recorded = [record for _, record in taken_apart(row)]
-        if len(recorded) != len(self.recordings) or not all(map(self._is_same, recorded, self.recordings)):
-            raise IdReused(f"the id `{self.id}` was used for something else, at position {row.position}", id=self.id, position=row.position)
 
-    def _is_same(self, record: RawRecord, recording: Recording) -> bool:
-        name = self.log.names.by_number.get(record.number)
-        if name is None or (name.what, name.name) != (recording.wish.what, recording.wish.name):
-            return False
-        if name.fingerprint != recording.wish.fingerprint:
-            return True
-        body = bytes(record.body)
-        return body in (recording.body, ERASED) if recording.typed is None else recording.typed.same(body, recording.body)
+def check_same(log: Log, id: str, row: Row, recordings: Sequence[Recording]) -> None:
+    """Raise `IdReused` unless the row that uses an id holds these facts. Bodies of another version, or erased, are taken for the same."""
+    recorded = [record for _, record in taken_apart(row)]
+    if len(recorded) != len(recordings) or not all(_is_same(log, *pair) for pair in zip(recorded, recordings, strict=True)):
+        raise IdReused(f"the id `{id}` was used for something else, at position {row.position}", id=id, position=row.position)
+
+
+def _is_same(log: Log, record: RawRecord, recording: Recording) -> bool:
+    name = log.names.by_number.get(record.number)
+    if name is None or (name.what, name.name) != (recording.wish.what, recording.wish.name):
+        return False
+    if name.fingerprint != recording.wish.fingerprint:
+        return True
+    body = bytes(record.body)
+    return body in (recording.body, ERASED) if recording.typed is None else recording.typed.same(body, recording.body)
 
 
 class Recent:

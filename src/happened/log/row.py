@@ -180,10 +180,19 @@ def taken_apart(row: Row) -> Iterator[tuple[bool, RawRecord]]:
     try:
         if row.input is not None:
             yield True, _decode_one(row.input)
-        for record in _decode_all(row.records):
-            yield False, record
     except msgspec.MsgspecError as error:
         raise Broken(f"the row at position {row.position} can't be read: {error}", position=row.position) from error
+    for record in taken_apart_text(row.records, row.position):
+        yield False, record
+
+
+def taken_apart_text(records: str, position: int) -> list[RawRecord]:
+    """Return the records of a row from their text. `Broken`, with the position, where it is none."""
+    try:
+        found: list[RawRecord] = _decode_all(records)
+    except msgspec.MsgspecError as error:
+        raise Broken(f"the row at position {position} can't be read: {error}", position=position) from error
+    return found
 
 
 def digest_of(before: bytes, row: Row) -> bytes:

@@ -58,11 +58,19 @@ class Draft(msgspec.Struct, frozen=True, gc=False):
     """(name, terms) of each record of a row of facts, for the conditions of those that come later in the batch."""
 
 
+Happened = tuple[Row, Header, Sequence[tuple[int, object, Any]]]
+"""A row, and its events: ordinal, event, what the record says beside it."""
+
+
 class Overlay(Protocol):
     """What the memory image knows of the batch that is being decided."""
 
     def apply(self, row: Row, header: Header, events: Sequence[tuple[int, Any, Any]], *, strict: bool) -> None:
         """Let these events have happened, on the overlay. `strict`: what `evolve` raises is passed on, and none has happened."""
+        ...
+
+    def apply_facts(self, facts: Sequence[Happened]) -> None:
+        """Let the facts of these rows have happened, whatever `evolve` makes of them."""
         ...
 
     def merge(self, position: int) -> None:
@@ -96,6 +104,16 @@ class Memory(Protocol):
 
 
 _local = threading.local()
+_process = os.getpid()
+"""Asked of the machine once, and again after a fork: it costs 0.3 µs, and every command and state asks for it."""
+
+
+def _forked() -> None:
+    global _process  # noqa: PLW0603 - a process has one number
+    _process = os.getpid()
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 def inside_decider() -> bool:
@@ -169,6 +187,8 @@ class Batch:
         """Notes that are kept whether anything is recorded or not."""
         self.ids: dict[str, Row] = {}
         self.added: list[tuple[Row, Draft]] = []
+        self.beside = 0
+        """Rows that a job has added by itself."""
         self.salt = writer.salt
 
     @property
@@ -192,6 +212,10 @@ class Batch:
         if key in self.kept:
             return self.kept[key]
         return self.notes[key] if key in self.notes else self.notes_of(key).get(key)
+
+    def used(self, ids: Sequence[str]) -> frozenset[str]:
+        """Return those of these ids that the log may know; `row_with` tells."""
+        return self.engine.find_ids(ids) if ids else frozenset()
 
     def number(self, wish: Wish) -> int:
         """Return the number of a name; a new one is recorded in this batch, before what uses it."""
@@ -226,9 +250,8 @@ class Batch:
         self.rows.append(row)
         self.added.append((row, draft))
         used = header.id
-        tags = draft.tags if header.correlation is None else [term(CONVERSATION, header.correlation), *draft.tags]
         counts = counts_in(header, asked.number if asked is not None else 0, draft.records)
-        self.terms.append(Terms(tags, used or header.decides, draft.names, counts))
+        self.terms.append(Terms(_found_by(draft), used or header.decides, draft.names, counts))
         if draft.notes:
             self.notes.update(draft.notes)
             for key in self.kept.keys() & draft.notes.keys():  # the last word is this one
@@ -237,6 +260,19 @@ class Batch:
         if used is not None:
             self.ids[used] = row
         return row
+
+    def add_facts(self, rows: Sequence[Row], drafts: Sequence[Draft], happened: Sequence[Happened]) -> None:
+        """Put rows of one fact each at the end of the batch, which were sealed one after the other, and let their events have happened."""
+        if not rows:
+            return
+        self.rows += rows
+        self.added += zip(rows, drafts, strict=True)
+        first = drafts[0].header  # of what is counted nothing differs between facts but their names
+        counts = {number: counts_in(first, 0, [Written(number, b"")]) for number in {draft.names[0] for draft in drafts}}
+        self.terms += [Terms(_found_by(draft), draft.header.id, draft.names, counts[draft.names[0]]) for draft in drafts]
+        self.head = Head(rows[-1].last, self.at, rows[-1].digest)
+        self.beside += len(rows)
+        self.overlay.apply_facts(happened)
 
     def mark(self) -> tuple[Any, ...]:
         """Return where the batch stands, to come back to. Costs a copy of what the batch has changed."""
@@ -251,6 +287,11 @@ class Batch:
     def commit(self) -> Commit:
         """Return what there is to commit."""
         return Commit(self.rows, self.terms, {**self.notes, **self.kept})
+
+
+def _found_by(draft: Draft) -> Sequence[str]:
+    correlation = draft.header.correlation
+    return draft.tags if correlation is None else [term(CONVERSATION, correlation), *draft.tags]
 
 
 class Writer:
@@ -436,7 +477,7 @@ class Writer:
 
     def check_process(self) -> None:
         """Raise `Forked` in another process than the one that opened the log."""
-        if os.getpid() != self._pid:
+        if _process != self._pid:
             raise Forked("this log was opened before a fork: open it in the child process")
 
     def _check(self, more: int) -> None:
@@ -566,7 +607,7 @@ class Writer:
             self.seen = self._memory.position
 
     def _commit_guarded(self, jobs: Sequence[Job], wait_seconds_max: float) -> None:
-        began: list[Overlay] = []
+        began: list[Batch] = []
         drafted: list[tuple[Job, Row]] = []
 
         def decide(unseen: Unseen) -> Commit:
@@ -586,7 +627,7 @@ class Writer:
                         job.error = error
             finally:
                 _local.deciding = False
-            began.append(batch.overlay)
+            began.append(batch)
             if not any(draft.header.id or draft.header.decides for _, draft in batch.added):
                 self.names.dropped()  # nothing needs the names that were declared
                 return Commit(notes=batch.kept)
@@ -604,10 +645,10 @@ class Writer:
             self.names.dropped()
             raise
         self.names.kept()
-        began[0].merge(head.position)
+        began[0].overlay.merge(head.position)
         self.seen = head.position
         self.commits += 1
-        self.commands += len(drafted)
+        self.commands += len(drafted) + began[0].beside
         for job, row in drafted:
             job.row = row
             job.recorded(row)

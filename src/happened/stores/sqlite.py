@@ -16,9 +16,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any  # Any: rows of the columns that were asked for
 
 from happened.core.errors import Broken, Closed, Diverged, Forked, Incompatible, Invalid, OutcomeUnknown, Overloaded, StoreFailed
-from happened.core.store import START, Commit, Head, Row, Terms, Unseen, Wanted
+from happened.core.store import START, Bare, Commit, Head, Row, Terms, Unseen, Wanted
 from happened.stores import runs
 from happened.stores.samples import Samples
 
@@ -27,8 +28,9 @@ Connect = Callable[[str], sqlite3.Connection]
 COLUMNS = ", ".join(Row.__struct_fields__)
 INSERT = "insert into log(position, count, at, head, records, salts, digest, input) values(?, ?, ?, ?, ?, ?, ?, ?)"
 INSERT_FACTS = "insert into log(position, count, at, head, records, salts, digest) values(?, ?, ?, ?, ?, ?, ?)"
-LEAN = COLUMNS.replace("input", "case when input is null then null else '' end").replace("salts", "x''")
-"""What a fold needs: not what was asked, nor salts."""
+BARE = "position + (input is not null), position + count, records"
+HEADED = f"{BARE}, position, at, head"
+"""The columns of a `Bare`, without and with what a row says of itself."""
 COUNTED = COLUMNS.replace("salts", "x''").replace("digest", "x''")
 """What is counted: what was asked and what came of it."""
 
@@ -83,8 +85,9 @@ RECORDS_MAX = 10_000
 POLL_SECONDS = 0.005
 """How often a waiting reader looks for commits of other processes."""
 PAGE_BYTES = 4096
-CHECKPOINT_PAGES = 12_000
-"""A checkpoint starts when the WAL has about so many pages (48 MB)."""
+CHECKPOINT_PAGES = 4_000
+"""A checkpoint starts when the WAL has about so many pages (16 MB). What comes while it runs is written in a commit, which waits for it: with three times
+as many pages that took three times as long, and nothing else was faster."""
 PAGE_SECONDS = 0.00001
 """What a page costs in a commit beside the sync itself: measured 8 to 12 µs."""
 GROW_BYTES = 4 * 1024 * 1024
@@ -213,24 +216,16 @@ class SqliteStore:
         wanted: Sequence[Wanted] | None = None,
         backwards: bool = False,
         rows_max: int = 1000,
-        lean: bool = False,
     ) -> Iterator[Sequence[Row]]:
         """Yield pages of rows."""
-        self._check_usable()
-        columns = LEAN if lean else COLUMNS
-        if wanted is not None:
-            yield from self._read_found(after, until, wanted, columns, backwards=backwards, rows_max=rows_max)
-            return
-        with self._reader() as reader:
-            [(last,)] = reader.execute(
-                "select coalesce(max(position + count - 1), 0) from (select * from log order by position desc limit 1)"
-            )
-            [(first,)] = reader.execute("select coalesce(max(position), 0) from log where position <= ?", (after,))
-            if first:
-                [(count,)] = reader.execute("select count from log where position = ?", (first,))
-                first = first + 1 if first + count - 1 <= after else first
-        last = last if until is None else min(last, until)
-        yield from self._read_ranges([(first, last)], after, last, columns, backwards=backwards, rows_max=rows_max)
+        for page in self._read_pages(COLUMNS, _last_of_row, after, until, wanted, backwards=backwards, rows_max=rows_max):
+            yield [Row(*found) for found in page]
+
+    def read_bare(
+        self, after: int = 0, until: int | None = None, *, wanted: Sequence[Wanted] | None = None, rows_max: int = 1000, heads: bool = False
+    ) -> Iterator[Sequence[Bare]]:
+        """Yield pages of what a fold needs of rows."""
+        return self._read_pages(HEADED if heads else BARE, _last_of_bare, after, until, wanted, backwards=False, rows_max=rows_max)
 
     def notes(self, start: str, before: str | None = None) -> Mapping[str, str]:
         """Return the durable notes whose key starts with a text."""
@@ -296,13 +291,25 @@ class SqliteStore:
 
     def find_id(self, id: str) -> Sequence[int]:
         """Return the positions of the rows that may use this id. Called under the lock, it sees what `append` has handed over."""
+        with self._index_as_of_now() as connection:
+            return self._runs.find(connection, runs.IDS, id)
+
+    def find_ids(self, ids: Sequence[str]) -> frozenset[str]:
+        """Return those of these ids that some row may use."""
+        with self._index_as_of_now() as connection:
+            return self._runs.among(connection, runs.IDS, ids)
+
+    @contextlib.contextmanager
+    def _index_as_of_now(self) -> Generator[sqlite3.Connection]:
+        """Have the index up to the head, or under the lock up to what `append` has handed over, with the connection to read its runs on."""
         with self._index_lock:
             if self._owner == threading.get_ident():
-                return self._runs.find(self._writer, runs.IDS, id)
+                yield self._writer
+                return
             with self._reader() as reader:
                 self._look_for_rebuild(reader)
                 self._catch_up_index(reader)
-                return self._runs.find(reader, runs.IDS, id)
+                yield reader
 
     def counted(self, after: int, until: int | None, counts_of: Callable[[Row], Sequence[tuple[str, int]]]) -> Mapping[str, int]:
         """Add up what rows count, by blocks; what begins in a block of which only a part is asked for is looked at row by row."""
@@ -313,8 +320,8 @@ class SqliteStore:
                 known = self._runs.counts.here()
 
             def rows(first: int, last: int) -> Iterator[dict[str, int]]:
-                for row in self._rows(reader, "where position between ? and ?", (first, last), COUNTED):
-                    yield dict(counts_of(row))
+                for found in self._found(reader, "where position between ? and ?", (first, last), COUNTED):
+                    yield dict(counts_of(Row(*found)))
 
             with contextlib.closing(reader.cursor()) as cursor:
                 cursor.execute("begin")
@@ -686,13 +693,52 @@ class SqliteStore:
 
     # --- reading
 
-    def _read_found(
-        self, after: int, until: int | None, wanted: Sequence[Wanted], columns: str, *, backwards: bool, rows_max: int
-    ) -> Iterator[Sequence[Row]]:
+    def _read_pages(
+        self,
+        columns: str,
+        last_of: Callable[[tuple[Any, ...]], int],
+        after: int,
+        until: int | None,
+        wanted: Sequence[Wanted] | None,
+        *,
+        backwards: bool,
+        rows_max: int,
+    ) -> Iterator[list[Any]]:
+        """Yield pages of rows, as these columns of them; `last_of` tells from those the position of a row's last record."""
+        self._check_usable()
+        if wanted is None:
+            positions, ranges = set[int](), [self._all_after(after)]
+            last = ranges[0][1]
+        else:
+            positions, ranges, last = self._places(wanted)
+        last = last if until is None else min(last, until)
+        if ranges:
+            if positions:
+                ranges = _merged([*ranges, *[(position, position) for position in positions]])
+            pages = self._read_ranges(ranges, after, last, columns, last_of, backwards=backwards, rows_max=rows_max)
+        else:
+            pages = self._read_at(sorted(positions, reverse=backwards), columns, rows_max=rows_max)
+        for page in pages:
+            if min(last_of(page[0]), last_of(page[-1])) <= after or max(last_of(page[0]), last_of(page[-1])) > last:
+                page[:] = [found for found in page if after < last_of(found) <= last]
+            if page:
+                yield page
+
+    def _all_after(self, after: int) -> tuple[int, int]:
+        """Return the range from the first row that does not end at or before a position up to the last record."""
+        with self._reader() as reader:
+            [(first, last)] = reader.execute(
+                "select coalesce((select position + (position + count - 1 <= ?) from log where position <= ? order by position desc limit 1), 0), "
+                "coalesce((select position + count - 1 from log order by position desc limit 1), 0)",
+                (after, after),
+            )
+        return first, last
+
+    def _places(self, wanted: Sequence[Wanted]) -> tuple[set[int], list[tuple[int, int]], int]:
+        """Return where the index says that there is something wanted: positions of rows, and ranges of positions; and up to where it knows."""
         with self._index_lock, self._reader() as reader:
             self._look_for_rebuild(reader)
             self._catch_up_index(reader)
-            last = self._runs.indexed if until is None else min(until, self._runs.indexed)
             positions: set[int] = set()
             ranges: list[tuple[int, int]] = []
             for item in wanted:
@@ -701,54 +747,51 @@ class SqliteStore:
                 elif item.names:
                     ranges += self._runs.blocks(item.names)
                 else:
-                    ranges.append((0, last))
-        if ranges:
-            if positions:
-                ranges += [(position, position) for position in positions]
-            yield from self._read_ranges(_merged(ranges), after, last, columns, backwards=backwards, rows_max=rows_max)
-            return
-        ordered = sorted(positions, reverse=backwards)
-        for start in range(0, len(ordered), rows_max):
-            page = ordered[start : start + rows_max]
+                    ranges.append((0, self._runs.indexed))
+            return positions, _merged(ranges), self._runs.indexed
+
+    def _read_at(self, positions: Sequence[int], columns: str, *, rows_max: int) -> Iterator[list[Any]]:
+        for start in range(0, len(positions), rows_max):
+            page = positions[start : start + rows_max]
+            order = " desc" * (page[0] > page[-1])
             with self._reader() as reader:
-                rows = self._rows(
-                    reader, f"where position in ({','.join(map(str, page))}) order by position{' desc' * backwards}", (), columns
-                )
-            kept = [row for row in rows if row.last > after and row.last <= last]
-            if kept:
-                yield kept
+                rows = self._found(reader, f"where position in ({','.join(map(str, page))}) order by position{order}", (), columns)
+            if rows:
+                yield rows
 
     def _read_ranges(
-        self, ranges: Sequence[tuple[int, int]], after: int, until: int, columns: str, *, backwards: bool, rows_max: int
-    ) -> Iterator[Sequence[Row]]:
-        for first, last in reversed(ranges) if backwards else ranges:
-            if first <= until:
-                for rows in self._scan(
-                    max(first, after - RECORDS_MAX, 1), min(last, until), columns, backwards=backwards, rows_max=rows_max
-                ):
-                    kept = [row for row in rows if row.last > after and row.last <= until]
-                    if kept:
-                        yield kept
-
-    def _scan(self, first: int, last: int, columns: str, *, backwards: bool, rows_max: int) -> Iterator[Sequence[Row]]:
-        while first <= last:
-            with self._reader() as reader:
-                if backwards:
-                    where, values = "where position between ? and ? order by position desc limit ?", (first, last, rows_max)
+        self,
+        ranges: Sequence[tuple[int, int]],
+        after: int,
+        until: int,
+        columns: str,
+        last_of: Callable[[tuple[Any, ...]], int],
+        *,
+        backwards: bool,
+        rows_max: int,
+    ) -> Iterator[list[Any]]:
+        which = f"where position between ? and ? order by position{' desc' * backwards} limit ?"
+        for start, end in reversed(ranges) if backwards else ranges:
+            first, last = max(start, after - RECORDS_MAX, 1), min(end, until)
+            while first <= last:
+                with self._reader() as reader:
+                    rows = self._found(reader, which, (first, last, rows_max), columns)
+                if not rows:
+                    break
+                if len(rows) < rows_max:
+                    first = last + 1
+                elif backwards:
+                    last = rows[-1][0] - 1
                 else:
-                    where, values = "where position between ? and ? order by position limit ?", (first, last, rows_max)
-                rows = self._rows(reader, where, values, columns)
-            if not rows:
-                return
-            yield rows
-            if backwards:
-                last = rows[-1].position - 1
-            else:
-                first = rows[-1].last + 1
+                    first = last_of(rows[-1]) + 1
+                yield rows
 
-    def _rows(self, connection: sqlite3.Connection, where: str, values: tuple[int, ...], columns: str = COLUMNS) -> list[Row]:
+    def _rows(self, connection: sqlite3.Connection, where: str, values: tuple[int, ...]) -> list[Row]:
+        return [Row(*found) for found in self._found(connection, where, values, COLUMNS)]
+
+    def _found(self, connection: sqlite3.Connection, where: str, values: tuple[int, ...], columns: str) -> list[Any]:
         try:
-            return [Row(*found) for found in connection.execute(f"select {columns} from log {where}", values)]
+            return connection.execute(f"select {columns} from log {where}", values).fetchall()
         except sqlite3.DatabaseError as error:
             if "decode" in str(error) or "malformed" in str(error):
                 raise Broken(f"{self.path} is damaged: {error}", path=self.path) from error
@@ -832,6 +875,16 @@ def _reading_on(connection: sqlite3.Connection) -> dict[int, str]:
     row = connection.execute("select body from shelf where key = 'reading'").fetchone()
     lines = row[0].split("\n") if row is not None else ()
     return {int(name): how for name, _, how in (line.partition("\t") for line in lines if line)}
+
+
+def _last_of_row(found: tuple[Any, ...]) -> int:
+    last: int = found[0] + found[1] - 1
+    return last
+
+
+def _last_of_bare(found: tuple[Any, ...]) -> int:
+    last: int = found[1] - 1
+    return last
 
 
 def _merged(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -23,7 +23,7 @@ from typing import ClassVar, NamedTuple
 import pytest
 
 from happened.core.errors import Closed, Overloaded
-from happened.core.store import Commit, Engine, Head, Row, Terms, Unseen, Wanted
+from happened.core.store import Bare, Commit, Engine, Head, Row, Terms, Unseen, Wanted
 from happened.testing.intruder import Intruder, opened
 from happened.testing.rows import Fact, Scribe, added_up, check_whole, counts_of, flat, matches, other_terms_of, ours, read_by, terms_of
 
@@ -68,11 +68,19 @@ class Accompanied:
         wanted: Sequence[Wanted] | None = None,
         backwards: bool = False,
         rows_max: int = 1000,
-        lean: bool = False,
     ) -> Iterator[Sequence[Row]]:
         """Read, with a step before each page."""
         self._step()
-        for page in self.alone.read(after, until, wanted=wanted, backwards=backwards, rows_max=rows_max, lean=lean):
+        for page in self.alone.read(after, until, wanted=wanted, backwards=backwards, rows_max=rows_max):
+            yield page
+            self._step()
+
+    def read_bare(
+        self, after: int = 0, until: int | None = None, *, wanted: Sequence[Wanted] | None = None, rows_max: int = 1000, heads: bool = False
+    ) -> Iterator[Sequence[Bare]]:
+        """Read, with a step before each page."""
+        self._step()
+        for page in self.alone.read_bare(after, until, wanted=wanted, rows_max=rows_max, heads=heads):
             yield page
             self._step()
 
@@ -100,6 +108,11 @@ class Accompanied:
         """Find, after the step."""
         self._step()
         return self.alone.find_id(id)
+
+    def find_ids(self, ids: Sequence[str]) -> frozenset[str]:
+        """Find, after the step."""
+        self._step()
+        return self.alone.find_ids(ids)
 
     def counted(self, after: int, until: int | None, counts_of: Callable[[Row], Sequence[tuple[str, int]]]) -> Mapping[str, int]:
         """Add up, after the step."""
@@ -342,6 +355,20 @@ class StoreContract:
         assert found == [{"a": "1"}]
         assert store.notes("") == {"a": "2"}
 
+    def test_many_ids_are_found_in_one_go(self, store: Engine) -> None:
+        """Of many ids those come back that rows use: in the tail, in runs, none that nobody used."""
+        scribe = Scribe(store)
+        used = [f"used-{number}" for number in range(1_200)]
+        for start in range(0, len(used), 100):
+            scribe.append(*[Fact(id=one) for one in used[start : start + 100]])
+        free = [f"free-{number}" for number in range(300)]
+
+        found = store.find_ids([*free, *used])
+
+        assert found >= set(used)
+        assert len(found & set(free)) < len(free) // 10, "two hashes may be the same, but seldom are"
+        assert store.find_ids([]) == frozenset()
+
     # --- reading
 
     @pytest.mark.parametrize("rows_max", [1, 2, 3, 1000])
@@ -356,6 +383,23 @@ class StoreContract:
         assert all(1 <= len(page) <= rows_max for page in pages)
         assert ours(flat(pages)) == (rows[::-1] if backwards else rows)
         check_whole(flat(pages)[:: -1 if backwards else 1])
+
+    @pytest.mark.parametrize("rows_max", [1, 2, 1000])
+    @pytest.mark.parametrize("wanted", [None, [Wanted(("all=1",))], [Wanted((), (16,))]])
+    def test_bare_rows_say_what_whole_ones_do(self, store: Engine, wanted: Sequence[Wanted] | None, rows_max: int) -> None:
+        """The same rows in the same pages, as far as a fold needs them: from where to where their records are, and with heads what they say of themselves."""
+        scribe = Scribe(store)
+        scribe.append(Fact(("all=1",)), Fact(("all=1",), records=3, id="asked"))
+        scribe.append(Fact(records=2), Fact(("all=1",), records=2, id="asked, too"))
+
+        pages = list(store.read(1, scribe.seen, wanted=wanted, rows_max=rows_max))
+
+        bare = [[(row.position + (row.input is not None), row.last + 1, row.records) for row in page] for page in pages]
+        headed = [[(row.position, row.at, row.head) for row in page] for page in pages]
+        assert [list(page) for page in store.read_bare(1, scribe.seen, wanted=wanted, rows_max=rows_max)] == bare
+        found = [list(page) for page in store.read_bare(1, scribe.seen, wanted=wanted, rows_max=rows_max, heads=True)]
+        assert [[of[:3] for of in page] for page in found] == bare
+        assert [[of[3:] for of in page] for page in found] == headed
 
     @pytest.mark.parametrize("rows_max", [1, 1000])
     @pytest.mark.parametrize("backwards", [False, True])

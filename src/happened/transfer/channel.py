@@ -125,7 +125,7 @@ class Channel(Protocol):
 class Readable(Protocol):
     """What a log's channel needs of a store."""
 
-    def read(self, after: int = 0, until: int | None = None, *, rows_max: int = 1000, lean: bool = False) -> Iterator[Sequence[Row]]:
+    def read(self, after: int = 0, until: int | None = None, *, rows_max: int = 1000) -> Iterator[Sequence[Row]]:
         """Yield pages of rows."""
         ...
 
@@ -170,7 +170,7 @@ class LogChannel:
         """Return what the row at a position says."""
 
         def look(store: Readable) -> tuple[int, str] | None:
-            for rows in store.read(max(position, 1) - 1, rows_max=1, lean=True):
+            for rows in store.read(max(position, 1) - 1, rows_max=1):
                 return (rows[0].at, _link(rows[0])) if rows[0].position <= position <= rows[0].last else None
             return None
 
@@ -239,7 +239,7 @@ class LogChannel:
         position = after
         scanned = 0
         names = self._names
-        for rows in store.read(after, head, rows_max=PAGE_ROWS, lean=True):
+        for rows in store.read(after, head, rows_max=PAGE_ROWS):
             for row in rows:
                 if row.input is None:
                     name = _first(row, names, store)

@@ -131,7 +131,7 @@ class Share:
         if self._log.wait(course.position, IDLE_SECONDS) <= course.position:
             course.note()  # so that who follows knows that there is nothing else
             return
-        for rows in self._log.engine.read(course.position, rows_max=PAGE_ROWS, lean=True):
+        for rows in self._log.engine.read(course.position, rows_max=PAGE_ROWS):
             changed, causes = self._folded(rows, self._entries)
             done = rows[-1].last
             if changed:
@@ -181,7 +181,7 @@ class Share:
         self._as_of = -1
         self._digest = Digest(self._fields)
         self._entries = entries = dict[Key, Entry]()
-        for rows in self._log.engine.read(until=until, wanted=self._wanted(), rows_max=PAGE_ROWS, lean=True):
+        for rows in self._log.engine.read(until=until, wanted=self._wanted(), rows_max=PAGE_ROWS):
             changed, _ = self._folded(rows, entries)
             for key, (state, version) in changed.items():
                 entries[key] = Entry(state, version, None)
