@@ -15,7 +15,9 @@ from happened.notification.story import Story as Trace
 from happened.notification.why import Cause
 from happened.testing import Clock
 
-from .model import Order, PaymentArrived, PlaceOrder, Stock, StockReceived, shop
+from .model import CustomerMoved, Order, PaymentArrived, PlaceOrder, Stock, StockReceived, shop
+
+WAIT_SECONDS = 0.05
 
 MONDAY = datetime(2026, 1, 5, 9, tzinfo=UTC)
 
@@ -36,14 +38,17 @@ def play(folder: Path, before: Iterable[h.Message]) -> Story:
     with shop.open(log_in(folder), source=clock) as running:
         for _ in running.dispatch_all(before):
             pass  # refusals are results, too
+        running.record(CustomerMoved("c-1", "Ada", "Rue 1", "France"), id="customer-1")
         running.record(StockReceived("widget", 20), id="delivery-1")
         for number, units in (("o-1", 12), ("o-2", 3)):  # the first leaves less than there should be, and more is ordered
-            running.dispatch(PlaceOrder(number, "widget", units), id=f"order-{number}")
+            running.dispatch(PlaceOrder(number, "widget", units, "c-1"), id=f"order-{number}")
             running.settled()
         running.record(PaymentArrived("o-2"), id="payment-o-2")
         while timers := running.settled().timers:  # nobody pays the first: it is cancelled when its time is over
             clock.set(timers[0])
         delivered = running.record(StockReceived("widget", 100), id="delivery-2")
+        while any(one["lag"] for one in (*running.statistics()["publications"], *running.statistics()["shares"])):
+            running.log.wait(running.log.head, WAIT_SECONDS)  # other systems are told, too
         return Story(
             stock=running.view(Stock).get(sku="widget", since=delivered).units,
             orders={order.order: order.standing for order in running.view(Order).order_by("order").rows(since=delivered)},
@@ -55,7 +60,9 @@ def play(folder: Path, before: Iterable[h.Message]) -> Story:
 
 def tell(story: Story, folder: Path) -> None:
     """Say what came of it, and show what the command line shows of such a log."""
-    print("\nAt the counter, on a clock that is set: 20 widgets came, o-1 took 12 and o-2 took 3, o-2 was paid, and the days went by.")
+    print(
+        "\nAt the counter, on a clock that is set: 20 widgets came, Ada's o-1 took 12 and o-2 took 3, o-2 was paid, and the days went by."
+    )
     print(f"Now {', '.join(f'{order} is {standing}' for order, standing in story.orders.items())}, and {story.stock} widgets are there.")
     app, log = f"{__package__}.model:shop", log_in(folder)
     for question, arguments in (

@@ -259,7 +259,7 @@ class App:
                     "from": sorted(map(self.name_in_log, fold.readings)),
                     **({"everything": True} if fold.everything else {}),
                 }
-                for fold in dict.fromkeys([*self.folds, *map(fold_of, self.views)])
+                for fold in dict.fromkeys([*self.folds, *map(fold_of, (*self.views, *self.shares))])
             ],
             "views": [fold_of(view).name for view in self.views],
             "publications": [

@@ -148,6 +148,7 @@ def test_a_story_is_played_and_shown_by_the_commands_for_it(run: Run) -> None:
     assert told["stock"] == 20 - 12 - 3 + 12 + 100
     assert sorted(line["name"] for line in told["trace"]["lines"]) == [
         "CancelUnpaid",
+        "OrderAccepted",
         "OrderCancelled",
         "OrderPlaced",
         "PlaceOrder",

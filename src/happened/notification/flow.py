@@ -270,7 +270,7 @@ def _of_log(declared: Declared, arrows: Iterable[Arrow], observed: Observed, sam
     idle = [
         node
         for node, (kind, name) in sorted(declared.nodes.items())
-        if kind in HANDLERS and node not in observed.runs and name not in sampled
+        if kind in HANDLERS and node not in observed.runs and node not in observed.records and name not in sampled
     ]
     found += [Finding("idle", node, f"{_named(node)} was never seen to run") for node in idle]
     return found + [
