@@ -696,7 +696,10 @@ class Running:
         waited for. `Late` where it is not settled in time. Cost: it reads the conversation, by the index; without a receipt, the end of the log.
         """
         position = self.log.since(receipt) if receipt is not None else None
-        return settled(self.log, self.app.reactions, position, wait_seconds_max, functools.partial(standing, self.log))
+        found = settled(self.log, self.app.reactions, position, wait_seconds_max, functools.partial(standing, self.log))
+        if found.position > self._image.position:  # it is on disk, and the states of this process are to know it, too
+            self._writer.catch_up()
+        return found
 
     def stuck(self) -> list[Held]:
         """Return what handlers could not get past, by reaction or command, each with its stack trace; what is parked is in it, too."""
