@@ -10,7 +10,7 @@ __version__: str
 """The version of the installed distribution."""
 
 if TYPE_CHECKING:
-    from happened.app import App, Decider, Running, open_log
+    from happened.app import App, Decider, Running
     from happened.core.boundary import Boundary, Item, Query, query
     from happened.core.errors import (
         Broken,
@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from happened.notification.publication import Publication
     from happened.notification.reaction import Reaction
     from happened.notification.settling import Settled
+    from happened.opening import open_log
     from happened.sourcing.gateway import Gateway
 
 __all__ = [
@@ -120,7 +121,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "happened.app": ("App", "Decider", "Running", "open_log"),
+    "happened.app": ("App", "Decider", "Running"),
     "happened.core.boundary": ("Boundary", "Item", "Query", "query"),
     "happened.core.errors": (
         "Broken",
@@ -169,6 +170,7 @@ _HOMES = {
     "happened.notification.publication": ("Publication",),
     "happened.notification.reaction": ("Reaction",),
     "happened.notification.settling": ("Settled",),
+    "happened.opening": ("open_log",),
     "happened.sourcing.gateway": ("Gateway",),
 }
 """Where each name is defined."""

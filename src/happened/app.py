@@ -11,7 +11,6 @@ import itertools
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar  # Any: commands, events and keys of any class
 
@@ -22,7 +21,7 @@ from happened.core.errors import Error, Invalid, Late, NotThere, OutcomeUnknown,
 from happened.core.messages import Command, Event, Message, Position, called, instead_of, is_name, name_of
 from happened.core.plain import surplus_in
 from happened.core.state import Fold, Key, Replica, State, fold_alone_of, fold_of
-from happened.core.store import Engine, Row
+from happened.core.store import Row
 from happened.core.tags import check_tag_types, is_a
 from happened.core.world import MICROSECOND, Source
 from happened.cqrs.ask import Rows, View
@@ -49,6 +48,7 @@ from happened.notification.story import Story, story_of
 from happened.notification.timer import LEASE as TIMERS
 from happened.notification.timer import Timers
 from happened.notification.why import Cause, causes_of
+from happened.opening import beside, channel_to, open_engine, path_in
 from happened.shelf.rows import ViewsFile
 from happened.sourcing.gateway import ROUNDS_MAX, Gateway, Outside
 from happened.sourcing.handling import (
@@ -70,9 +70,7 @@ from happened.sourcing.pending import PendingWorker, standing
 from happened.sourcing.sending import Sending
 from happened.sourcing.together import Together
 from happened.stores.machine import Machine
-from happened.stores.memory import MemoryStore
-from happened.stores.sqlite import SqliteStore, connect_to_read
-from happened.transfer.channel import Channel, LogChannel, Readable
+from happened.transfer.channel import Channel
 from happened.transfer.replica import DDL as REPLICA_DDL
 from happened.transfer.replica import Replicating
 from happened.transfer.share import Share
@@ -82,9 +80,7 @@ from happened.transfer.systems import (
     check_replicas,
     check_shares,
     check_subscriptions,
-    is_channel,
     listed_by_system,
-    nowhere,
 )
 
 S = TypeVar("S", bound=State)
@@ -232,7 +228,7 @@ class App:
                     "name": handler.name,
                     "version": handler.version,
                     "command": name_of(handler.command)[0],
-                    "reads": [fold.name for fold in handler.states],
+                    "reads": list(dict.fromkeys(fill.fold.name for fill in handler.fills)),
                     "yields": sorted(name_of(event)[0] for event in handler.yields),
                     "asks": handler.wants_world,
                     "fingerprint": fingerprint_of(handler.function).digest,
@@ -446,42 +442,6 @@ def strict(cls: type[D], data: Mapping[str, Any]) -> D:
         raise Invalid(f"`{cls.__name__}` is not valid: {error}", type=cls.__name__) from error
 
 
-def open_engine(url: str) -> Engine:
-    """Open the store that a URL names. `Invalid` for a URL that names none."""
-    path = _sqlite_path(url)
-    if path == ":memory:":
-        raise Invalid(f"`{url}` names no file: write memory: for a log that is not kept", url=url)
-    if path is not None:
-        return SqliteStore(path)
-    if url in ("memory:", "memory://"):
-        return MemoryStore()
-    raise Invalid(f"`{url}` names no log: write memory: or sqlite:///path", url=url)
-
-
-def _sqlite_path(url: object) -> str | None:
-    if not isinstance(url, str):
-        raise Invalid(f"{url!r} names no log: write memory: or sqlite:///path", url=str(url))
-    return url.removeprefix("sqlite:///") if url.startswith("sqlite:///") else None
-
-
-def open_log(url: str, *, create: bool = False, source: Source | None = None, progress: Progress = lambda _done, _all: None) -> Log:
-    """Open a log without an app: to read, verify, or append `Loose` facts by hand. Close it when done.
-
-    `Invalid` for a file that is not there, unless it says `create`. The log belongs to the first app that opens it.
-    """
-    path = _sqlite_path(url)
-    if path and path != ":memory:" and not create and not (Path(path).is_file() and Path(path).stat().st_size):
-        raise Invalid(f"there is no log at {path}: write open_log(..., create=True) to make one", url=url)
-    engine = open_engine(url)
-    try:
-        log = Log(engine, source or Machine(), (), ignores=None, progress=progress)
-        log.write_with(MemoryImage(engine, log.reader, (), log.opened_at))
-    except BaseException:
-        engine.close()
-        raise
-    return log
-
-
 class Running:
     """An app on an open log. Use it with `with` or `async with`; every method may be called from any thread."""
 
@@ -517,15 +477,17 @@ class Running:
             self._handling = Handling(app.handlers, self.log.typed, self._image, self._outside, self._declare, _Copies(self._replicating))
             self._sending = Sending(self.log, self._handling, self._image)
             self._wishes = self._make_wishes()
-            self._followers = Followers(self.log, app.views, views or _beside(url), log_path=_path_in(url), run=run)
+            self._followers = Followers(self.log, app.views, views or beside(url), log_path=path_in(url), run=run)
             works = run and bool(app.handlers)
             self._leases = Leases(self._engine, source, [PENDING, TIMERS, *map(lease_of, app.reactions)] if works else [])
             self._pending = PendingWorker(self.log, self._leases, self._handling, self._decide_pending) if works else None
             self._timers = Timers(self.log, self._leases, self._sending) if works else None
             self._reactor = Reactor(self.log, self._leases, app.reactions if works else (), self._sending)
-            self._channels = {system: _channel(channel) for system, channel in channels.items()}
+            self._channels = {
+                system: channel_to(channel.log if isinstance(channel, Running) else channel) for system, channel in channels.items()
+            }
             left = {system for system, channel in channels.items() if channel is None}
-            self._make_exchange(views or _beside(url), left=left, run=run)
+            self._make_exchange(views or beside(url), left=left, run=run)
         except BaseException:
             self._engine.close()
             raise
@@ -1129,7 +1091,7 @@ class Running:
         """Make what publishes to other systems and takes in what they publish; what is left to other processes is only looked at."""
         app, log = self.app, self.log
         leases = self._leases
-        self._copies_file = ViewsFile(views, _path_in(self.url), ddl=REPLICA_DDL) if app.systems else None
+        self._copies_file = ViewsFile(views, path_in(self.url), ddl=REPLICA_DDL) if app.systems else None
         self._publishing = [
             Publishing(log, leases, one, self._durable, self._caught_up_to, self._declare, self._wish_of(one)) for one in app.publications
         ]
@@ -1197,40 +1159,5 @@ class _Copies:
         return Heard(found.version, found.position, found.age // MICROSECOND, msgspec.Raw(encode(found.state)))
 
 
-def _channel(given: "str | Running | Channel | None") -> Channel:
-    """Return the channel to another system. `Invalid` for what is none."""
-    match given:
-        case None:
-            return nowhere()
-        case Running():
-            engine = given.log.engine
-            return LogChannel(lambda: engine, lambda _store: True, own=False)
-        case str():
-            path = _path_in(given)
-            if not path:
-                raise Invalid(f"`{given}` names no log that another process has: write sqlite:///path", url=given)
-            return LogChannel(lambda: SqliteStore(path, connect=connect_to_read), _is_there, own=True)
-        case _ if is_channel(given):
-            return given
-        case _:
-            raise Invalid(f"{given!r} is no channel: give the running app, or the URL of its log")
-
-
-def _is_there(store: Readable) -> bool:
-    return isinstance(store, SqliteStore) and store.is_there()
-
-
 def _left(deadline: float) -> float:
     return max(0.0, deadline - time.monotonic())
-
-
-def _path_in(url: str) -> str | None:
-    return url.removeprefix("sqlite:///") if url.startswith("sqlite:///") else None
-
-
-def _beside(url: str) -> str:
-    """Return the URL of the views' file beside a log."""
-    path = _path_in(url)
-    if path is None:
-        return "memory:"
-    return f"sqlite:///{path.removesuffix('.db')}.views.db"

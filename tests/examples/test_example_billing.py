@@ -135,9 +135,11 @@ def test_billing_killed_at_random_bills_every_order_once(tmp_path: Path, seed: i
             running.settled()
             bills = [record.body for record in running.log.read() if isinstance(record.body, Billed)]
             running.log.verify()
+            undeclared = running.flow().undeclared
 
     assert len({one.order for one in bills}) == len(bills) == 60
     assert {one.gross for one in bills} == {Decimal(42)}
+    assert undeclared == ()
 
 
 # --- the rules, by themselves -----------------------------------------------------------------------------------------------

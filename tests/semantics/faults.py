@@ -41,7 +41,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Faults:
     def connect(path: str) -> sqlite3.Connection:
         return sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=64, factory=made)
 
-    monkeypatch.setattr("happened.app.SqliteStore", functools.partial(SqliteStore, connect=connect))
+    monkeypatch.setattr("happened.opening.SqliteStore", functools.partial(SqliteStore, connect=connect))
     return faults
 
 

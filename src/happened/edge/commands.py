@@ -23,7 +23,7 @@ from typing import Any, TypeVar  # Any: keys, rows and bodies are of any type
 
 import msgspec
 
-from happened.app import App, Running, open_log
+from happened.app import App, Running
 from happened.core.errors import Diverged, Invalid, Late, NotThere
 from happened.core.messages import name_of
 from happened.core.state import State, fold_of
@@ -40,6 +40,7 @@ from happened.notification.drawing import drawn
 from happened.notification.flow import observed_flow
 from happened.notification.story import story_of
 from happened.notification.why import causes_of
+from happened.opening import open_log
 
 T = TypeVar("T")
 

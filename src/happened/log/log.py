@@ -573,7 +573,10 @@ class Facts(Job):
                 names.append(number)
             if recording.terms:
                 tags = list(dict.fromkeys([*tags, *recording.terms])) if tags and tags != recording.terms else recording.terms
-        header = Header(id=self.id, actor=self.actor, correlation=self.correlation, causation=self.causation, occurred=self.occurred)
+        sent = batch.heard(self.causation) if self.causation is not None else None
+        header = Header(
+            id=self.id, actor=self.actor, correlation=self.correlation, causation=self.causation, occurred=self.occurred, sent=sent
+        )
         facts = [(recording.wish.name, recording.terms) for recording in self.recordings]
         return Draft(header, None, records, events, tags, names, {}, facts)
 

@@ -41,7 +41,7 @@ class Sent(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """How the input of a row came to be sent, where a handler sent it: the execution of that handler."""
 
     handler: int
-    """The number of its name: a reaction, a publication, a share, a subscription."""
+    """The number of its name: a reaction, a publication, a share, a subscription; 0 where a caller has said the cause."""
     cause: int
     """The number of the name of the record that it heard; 0 for a timer that rang."""
     waited: int = 0

@@ -55,6 +55,8 @@ class Several(Job):
             try:
                 if fact.given and (header.id in used or header.id in batch.ids) and self._is_known(fact, batch):
                     continue
+                if header.causation is not None:
+                    header = fact.header = msgspec.structs.replace(header, sent=batch.heard(header.causation))
                 number = numbers[typed]
                 salt = salts[place * SALT_BYTES : (place + 1) * SALT_BYTES]
                 row = seal(digest, position + 1, at, header, None, (Written(number, fact.body),), salt)

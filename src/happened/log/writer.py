@@ -25,7 +25,7 @@ from happened.core.world import Source
 from happened.log.names import Names, Wish
 from happened.log.paths import counts_in
 from happened.log.records import Reader
-from happened.log.row import CONVERSATION, SALT_BYTES, TOPOLOGY, Header, Written, decode_header, seal
+from happened.log.row import CONVERSATION, SALT_BYTES, TOPOLOGY, Header, Sent, Written, decode_header, seal, taken_apart
 
 SALTS_AHEAD = 256
 WAIT_SECONDS_MAX = 1e6
@@ -216,6 +216,14 @@ class Batch:
     def used(self, ids: Sequence[str]) -> frozenset[str]:
         """Return those of these ids that the log may know; `row_with` tells."""
         return self.engine.find_ids(ids) if ids else frozenset()
+
+    def heard(self, causation: str) -> Sent | None:
+        """Return what a caller's cause says of the flow, where this log knows it by then: which message was heard. Cost: a look at the index."""
+        message, _, ordinal = causation.rpartition("#")
+        place = int(ordinal) if message and ordinal.isdecimal() else 0
+        row = self.row_with(message if place else causation)
+        numbers = [record.number for _, record in taken_apart(row)] if row is not None else []
+        return Sent(0, numbers[place]) if place < len(numbers) else None
 
     def number(self, wish: Wish) -> int:
         """Return the number of a name; a new one is recorded in this batch, before what uses it."""

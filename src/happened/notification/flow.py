@@ -133,7 +133,7 @@ def observed_flow(
     for pair in dict.fromkeys([*declared.arrows, *observed.arrows]):
         seen = observed.arrows.get(pair)
         count = seen.count if seen is not None else reached.get(pair, 0)
-        if pair in declared.arrows or pair[1].startswith(ACT):  # what operators decide is in no wiring
+        if pair in declared.arrows or pair[1].startswith(ACT) or _is_said(pair):  # what people decide, and callers say, is in no wiring
             status = SEEN if count else UNSEEN
         else:
             status = EARLIER if pair in before else UNDECLARED
@@ -150,6 +150,11 @@ def observed_flow(
 def position_of(log: Log, moment: int | datetime) -> int:
     """Return the position that a position or a time says: the last that was recorded at that time or before."""
     return log.position_at(moment) if isinstance(moment, datetime) else place_of(moment)
+
+
+def _is_said(pair: Pair) -> bool:
+    """Say whether an arrow leads from message to message with no handler between: a caller has said that one caused the other."""
+    return all(end.startswith(("event:", "command:")) for end in pair)
 
 
 def _reached(declared: Declared, observed: Observed) -> dict[Pair, int]:

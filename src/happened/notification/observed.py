@@ -41,6 +41,7 @@ class Observed:
         """Id of a handler -> how many rows it made."""
         self._names = names
         self._commands = {decider: command for wiring in wirings for decider, command in wiring.commands.items()}
+        self._copies = {node for wiring in wirings for node in wiring.nodes if node.startswith("replica:")}
         for text, number in sorted(counted.items()):
             if text[0] == SENT:
                 self._sent(text[1:], number)
@@ -51,7 +52,9 @@ class Observed:
 
     def _path(self, path: Path, count: int, tally: int) -> None:
         handler = self._node(path.handler) if path.handler not in (0, path.sender) else None
-        sender = self._node(path.sender) if path.sender else OUTSIDE
+        sender = (
+            self._node(path.sender or path.cause) if path.sender or path.cause else OUTSIDE
+        )  # without a sender a caller has said the cause
         asked = self._node(path.asked) if path.asked else None
         refused = count if path.outcome == "refused" else 0
         if path.sender:
@@ -63,7 +66,7 @@ class Observed:
                 self._see(timer, asked, count, times=tally if handler is None else 0)
             else:
                 self._see(sender, asked, count)
-        if path.cause:
+        if path.cause and path.sender:
             self._see(self._node(path.cause), sender, count, times=tally if handler is None else 0)
         if handler is not None:
             self._count(self.runs, handler, count)
@@ -82,6 +85,8 @@ class Observed:
             self._recorded(source, int(what), number)
         elif kind == LATER:
             self._see(source, id_of("timer", self._node(int(what)).partition(":")[2]), number)
+        elif (copy := id_of("replica", what.partition("/")[2])) in self._copies:  # what was read of one is an answer, too
+            self._see(copy, source, count_in(number))
         else:
             count = count_in(number)
             self._see(source, id_of("gateway", what or "?"), count, failed=count if kind == FAILED else 0, times=number)
@@ -89,6 +94,8 @@ class Observed:
     def _sent(self, text: str, number: int) -> None:
         """Take the times of a sender in whose row a decider's stand at the path: they belong to what it heard."""
         cause, sender, asked = map(int, text.split(":"))
+        if not sender:
+            return  # a caller has said the cause: nothing has waited or run
         if cause:
             self._see(self._node(cause), self._node(sender), 0, times=number)
         else:

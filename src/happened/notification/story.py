@@ -92,7 +92,6 @@ def story_of(log: Log, what: str | int, *, fold: bool = True) -> Story:
     Cost: some 50 µs a record, whatever the length of the log.
     """
     correlation = correlation_of(log, what)
-    roots: list[_Item] = []
     every: list[_Item] = []
     items: dict[str, _Item] = {}
     pending: dict[str, _Item] = {}
@@ -112,16 +111,49 @@ def story_of(log: Log, what: str | int, *, fold: bool = True) -> Story:
                 waits = note_of(record.body["due"], record.body["id"]) in noted
                 timers += waits
                 item.says = f"{item.says}: {'waits' if waits else 'was sent'}"
-            above = items.get(record.causation) if record.causation is not None and record.causation != record.id else None
-            (above.below if above is not None else roots).append(item)
             items.setdefault(record.id, item)
-        _decided(header, row, items, pending)
+    roots = _linked(every, items)
+    for row in rows:
+        _decided(decode_header(row.head), row, items, pending)
     for held in all_held(log.engine):
         stands = items.get(held.id)
         if stands is not None and stands.record.position == held.position:
             stands.says = f"{'parked' if held.parked else 'held'} by {held.handler}: {held.error or 'waits for its turn'}"
     stuck = sum(item.says.startswith(("held by", "parked by")) for item in items.values())
-    return Story(correlation, len(every), tuple(_lines(roots, every, fold=fold)), len(pending), timers, stuck)
+    return Story(correlation, len(every), tuple(_lines(roots, fold=fold)), len(pending), timers, stuck)
+
+
+def _linked(every: Sequence[_Item], items: Mapping[str, _Item]) -> list[_Item]:
+    """Put each record below what caused it, wherever that stands: what was imported may come before its cause. Return those that nothing caused here."""
+    above: dict[_Item, _Item] = {}
+    for item in every:
+        cause = items.get(item.record.causation or "")
+        if cause is not None and cause is not item and not _is_below(cause, item, above):
+            above[item] = cause
+            cause.below.append(item)
+    return [item for item in every if item not in above]
+
+
+def _is_below(item: _Item, other: _Item, above: Mapping[_Item, _Item]) -> bool:
+    """Say whether one record stands below another: a cause that callers give may lead back to itself."""
+    if not other.below:
+        return False
+    while (up := above.get(item)) is not None:
+        if up is other:
+            return True
+        item = up
+    return False
+
+
+def _from_the_leaves(roots: Sequence[_Item]) -> list[_Item]:
+    """Return all records of a tree, each after those below it."""
+    ordered: list[_Item] = []
+    ahead = list(roots)
+    while ahead:
+        item = ahead.pop()
+        ordered.append(item)
+        ahead += item.below
+    return ordered[::-1]
 
 
 def correlation_of(log: Log, what: str | int) -> str:
@@ -185,10 +217,10 @@ def _says(record: Record, names: Mapping[int, Any]) -> str:
     return ""
 
 
-def _lines(roots: Sequence[_Item], items: Sequence[_Item], *, fold: bool) -> Iterator[Line]:
+def _lines(roots: Sequence[_Item], *, fold: bool) -> Iterator[Line]:
     """Yield the lines of a tree, depth first. Without recursion: a conversation may be a long chain."""
     shapes: dict[Any, int] = {}
-    for number, item in enumerate(reversed(items)):  # what is caused stands behind its cause, so it comes first here
+    for number, item in enumerate(_from_the_leaves(roots)):
         record, below = item.record, sorted({one.shape for one in item.below})
         alike = (record.kind, record.name, record.version, item.handler, item.sender, item.outcome, _alike(item), *below)
         shape = alike if fold else number

@@ -328,6 +328,8 @@ class Decision(Job):
         self.needs_outside = False
         if self.given and not self._may_decide(batch):
             return None
+        if self.causation is not None and self.sent is None and self.decides is None:
+            self.sent = batch.heard(self.causation)
         handling, handler = self.handling, self.handler
         handling.declare(batch)
         if self.given and self.answers is None and ((handler.wants_world and handling.outside.gateways) or handler.copied):
@@ -572,6 +574,8 @@ class Pending(Job):
                 self.result = Known(row)
                 return None
         decision.handling.declare(batch)
+        if decision.causation is not None and decision.sent is None:
+            decision.sent = batch.heard(decision.causation)
         asked = Written(decision.asked_typed.number(batch), decision.asked_bytes)
         note = f"{PENDING_NOTE}{batch.position:020d}"
         header = Header(
