@@ -39,7 +39,7 @@ from happened.log.typed import Typed, decode_of
 from happened.log.worker import Worker, begin_at
 from happened.log.writer import Batch, inside_decider
 from happened.notification.flow import Flow, declared_flow, observed_flow
-from happened.notification.publication import Publication, Publishing
+from happened.notification.publication import Publication, Publishing, publication_worker
 from happened.notification.reacting import lease_of
 from happened.notification.reaction import Reaction, Sends
 from happened.notification.reactor import Reactor
@@ -1137,6 +1137,8 @@ class Running:
             self._handling.numbers[handler] = batch.number(handler.wish)
         for reaction in self.app.reactions:
             begin_at(batch, lease_of(reaction), self.log.opened_at if reaction.since is None else reaction.since)
+        for publication in self.app.publications:
+            begin_at(batch, publication_worker(publication), self.log.opened_at if publication.since is None else publication.since)
 
 
 class _Copies:

@@ -318,3 +318,14 @@ def test_what_was_decided_is_published_as_what_was_recorded(tmp_path: Path) -> N
 
         assert [record.body["customer"] for record in upstream.log.read() if record.name == "AddressChanged"] == ["c-1", "c-2"]
         assert upstream.statistics()["publications"][0]["failure"] is None
+
+
+def test_what_happens_before_anybody_publishes_is_published(tmp_path: Path) -> None:
+    """A publication begins with the first commit of its app, also where the process that makes it runs nothing."""
+    log = f"sqlite:///{tmp_path}/crm.db"
+    with crm.open(log, run=False) as upstream:
+        upstream.record(Moved("c-1", "a", "France"))
+    with crm.open(log) as upstream:
+        until(lambda: all(one["lag"] == 0 for one in upstream.statistics()["publications"]))
+
+        assert [record.body["customer"] for record in upstream.log.read() if record.name == "AddressChanged"] == ["c-1"]

@@ -131,6 +131,8 @@ class Publishing:
         self._failures = 0
         self._changes = -1
         self._numbers: Collection[int] = ()
+        self._marks: Sequence[str] = ()
+        """What a row that holds one of these numbers has in its text."""
 
     @property
     def wishes(self) -> Sequence[Wish]:
@@ -197,10 +199,11 @@ class Publishing:
             self._changes = names.changes
             events: set[type | None] = set(self.publication.events)
             self._numbers = {number for number in list(names.by_number) if self._log.reader.class_of(number) in events}
+            self._marks = [f"[{number}," for number in self._numbers]
 
     def _of_row(self, row: Row) -> list[Said]:
         """Run the function on the events of a row."""
-        if not any(f"[{number}," in row.records for number in self._numbers):
+        if not any(mark in row.records for mark in self._marks):
             return []
         said: list[Said] = []
         header = decode_header(row.head)
