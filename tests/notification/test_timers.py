@@ -207,3 +207,36 @@ def test_trouble_of_the_disk_while_a_timer_is_read_holds_nothing(url: str, monke
         until(lambda: failed)
         until(lambda: rung(running) or running.stuck())
         assert running.stuck() == []
+
+
+class Night(h.Event):
+    """A night has come."""
+
+
+class Sweep(h.Command):
+    """Do what is done every night."""
+
+
+def sweep(_command: Sweep) -> Iterator[Night]:
+    """Do it."""
+    yield Night()
+
+
+@pytest.mark.parametrize(("pause", "ends"), [(timedelta(days=1), False), (timedelta(milliseconds=999), True)])
+def test_what_sends_itself_anew_goes_on_for_ever_unless_it_goes_round_at_once(pause: timedelta, ends: bool) -> None:
+    """Every night is no circle, however many they are; what comes again within a second is."""
+
+    def again(_event: Night) -> Iterator[h.Later[Sweep]]:
+        yield h.Later(Sweep(), after=pause)
+
+    clock = Clock(NOON)
+    with h.App("nights", records=[Night], deciders=[sweep], reactions=[again]).open(source=clock) as running:
+        running.record(Night())
+        nights = 0
+        while nights < 130 and (timers := running.settled().timers):
+            clock.set(timers[0])
+            nights += 1
+
+        assert bool(running.stuck()) == ends
+        assert (nights < 130) == ends
+        whole(running)

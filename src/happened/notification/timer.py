@@ -24,6 +24,8 @@ NOTE = "timer/"
 LEASE = "timers"
 RINGS_MAX = 200
 """Commands sent in one commit."""
+PAUSE_US = 1_000_000
+"""What comes so much later or more is no step of a circle, but repeats at its time: what runs every night may do so for ever."""
 LOOK_SECONDS = 0.05
 """How late a timer may be: how often to look for what is due."""
 
@@ -135,7 +137,8 @@ class Timers:
             raise Invalid(f"the command that is due at position {position} was erased", position=position)
         header = decode_header(row.head)
         cause = id_of(row, header, ordinal, None)
-        envelope = Envelope(schedule.id, cause, header.correlation or header.id, header.actor, schedule.due, header.depth)
+        depth = header.depth if schedule.due - row.at < PAUSE_US else 0
+        envelope = Envelope(schedule.id, cause, header.correlation or header.id, header.actor, schedule.due, depth)
         prepared = self._desk.read(schedule.number, bytes(schedule.body), envelope, position)
         prepared.sent = Sent(header.handler or 0, 0, max(0, self._log.source.now_us() - schedule.due))
         return prepared
