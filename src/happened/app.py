@@ -569,7 +569,6 @@ class Running:
                     job: Decision | Alone = self._alone(given)
                 else:
                     job = self._message(given if isinstance(given, Message) else Message(given))
-                    self._handling.preload(job)
             except Error:
                 if batch:  # what stands before it is not its trouble
                     yield from self._all(batch)
@@ -1002,6 +1001,7 @@ class Running:
                     fact.error = job.error
 
     def _all(self, batch: Sequence[Decision | Alone]) -> Iterator[Receipt | Refused]:
+        self._handling.preload_all([job for job in batch if isinstance(job, Decision)])
         self._submit_all(batch)
         for job in batch:
             deadline = time.monotonic() + 60

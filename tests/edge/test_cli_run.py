@@ -112,7 +112,7 @@ def test_what_was_recorded_before_it_runs_is_heard_and_a_signal_ends_it(folder: 
         sell(folder, ("b", 2))
         until(folder, lambda: ordered(folder) == [("a", 1), ("b", 2)])
     assert process.returncode == 0
-    assert told(folder, "stuck") == (0, {"stuck": [], "views": []})
+    assert told(folder, "stuck") == (0, {"stuck": [], "views": [], "workers": []})
 
 
 def test_it_makes_the_log_where_there_is_none(folder: Path) -> None:
@@ -150,7 +150,7 @@ def test_what_is_stuck_is_listed_and_retried(folder: Path) -> None:
         until(folder, lambda: ordered(folder) == [("b", 1), ("a", 13), ("a", 14)])
     _, shown = told(folder, "show", recorded["receipt"].split(":")[2])
     assert (shown[0]["kind"], shown[0]["name"], shown[0]["actor"], shown[0]["body"]["reason"]) == ("input", "retry", "ann", "mended")
-    assert told(folder, "stuck") == (0, {"stuck": [], "views": []})
+    assert told(folder, "stuck") == (0, {"stuck": [], "views": [], "workers": []})
     assert told(folder, "verify")[0] == 0
 
 
@@ -182,3 +182,17 @@ def test_what_is_not_stuck_can_not_be_decided_about(folder: Path) -> None:
     code, answer = told(folder, "skip", "restock", "1")
     assert (code, answer["error"]) == (1, "NotThere")
     assert "held are: none" in answer["text"]
+
+
+def test_a_worker_that_can_not_go_on_is_listed_until_it_can(folder: Path) -> None:
+    """An event that today's code can't read stops the whole reaction: that is listed, by every process, and goes when the code is mended."""
+    sell(folder, ("a", 1))
+    (folder / "model.py").write_text(MODEL.replace("    number: int\n\nclass Order(", "    number: int\n    colour: str\n\nclass Order("))
+    with at_work(folder):
+        until(folder, lambda: told(folder, "stuck")[0] == 1)
+        [worker] = told(folder, "stuck")[1]["workers"]
+        assert (worker["worker"], "colour" in worker["error"]) == ("reaction/restock", True)
+    assert ordered(folder) == []
+    (folder / "model.py").write_text(MODEL)
+    with at_work(folder):
+        until(folder, lambda: ordered(folder) == [("a", 1)] and told(folder, "stuck")[0] == 0)

@@ -36,6 +36,7 @@ from happened.log.held import Act, Held, all_held
 from happened.log.log import Log
 from happened.log.records import SYSTEMIC, Record
 from happened.log.row import Header, decode_header
+from happened.log.worker import all_failing
 from happened.notification.drawing import drawn
 from happened.notification.flow import observed_flow
 from happened.notification.story import story_of
@@ -376,14 +377,15 @@ def stuck(asked: argparse.Namespace) -> int:
         app = the_app(asked.app)
         with _running(app, asked, views=app.views) as running:
             held = running.stuck()
+            failing = all_failing(running.log.engine)
             views = [{"view": one["view"], **key} for one in running.statistics()["views"] for key in _standing_in(one)]
     else:
         views = []
         with _log(asked) as log:
-            held = all_held(log.engine)
+            held, failing = all_held(log.engine), all_failing(log.engine)
     if asked.json:
-        _print_json({"stuck": held, "views": views})
-    elif held or views:
+        _print_json({"stuck": held, "views": views, "workers": failing})
+    elif held or views or failing:
         if held:
             _print_table([_held_shown(one) for one in held])
         for one in held if asked.trace else ():
@@ -391,9 +393,12 @@ def stuck(asked: argparse.Namespace) -> int:
         if views:
             print()
             _print_table(views)
+        if failing:
+            print()
+            _print_table([{"worker": one.worker, "since": f"{moment(one.since):%Y-%m-%d %H:%M:%S}", "error": one.error} for one in failing])
     else:
         print("nothing is stuck")
-    return 1 if any(not one.parked for one in held) or views else 0
+    return 1 if any(not one.parked for one in held) or views or failing else 0
 
 
 def _held_shown(held: Held) -> dict[str, Any]:

@@ -86,6 +86,7 @@ class Reader:
         self._terms: dict[int, TermsOf] = {}
         self._changes = 0
         self._pages: dict[frozenset[tuple[type, Fields]], Pages] = {}
+        self._pages_for: dict[tuple[Fold, ...], Pages] = {}
 
     def class_of(self, number: int) -> type | None:
         """Return today's class of a name, or `None` if the app has none."""
@@ -228,7 +229,13 @@ class Reader:
         return self._pages_of(dict.fromkeys(classes))
 
     def pages_for(self, folds: Sequence[Fold]) -> "Pages":
-        """Return the decoder of pages that gives what these folds read: of each event the fields that any of them looks at."""
+        """Return the decoder of pages that gives what these folds read: of each event the fields that any of them looks at. Found once for the same folds."""
+        known = self._pages_for.get(tuple(folds))
+        if known is None:
+            known = self._pages_for[tuple(folds)] = self._narrow_pages(folds)
+        return known
+
+    def _narrow_pages(self, folds: Sequence[Fold]) -> "Pages":
         if any(fold.everything for fold in folds):
             return self.pages(self.classes.values())
         needed: dict[type, Fields] = {}

@@ -14,14 +14,17 @@ from typing import NamedTuple
 import msgspec
 
 from happened.core.errors import Closed, Diverged, Error, OutcomeUnknown, Overloaded, StoreFailed
-from happened.core.store import Engine
+from happened.core.store import Commit, Engine
 from happened.log.held import told
 from happened.log.lease import Leases
-from happened.log.log import Log
+from happened.log.log import EVERYTHING_SEEN, Log
 from happened.log.row import encode
 from happened.log.writer import CLOSE_SECONDS_MAX, Batch, Job
 
 NOTE = "progress/"
+FAILING = "failing/"
+NOTED_AFTER_SECONDS = 2.0
+"""How long something must keep a worker from its work before that is noted: most trouble is over by then."""
 IDLE_SECONDS = 0.05
 """How long a step may wait for something to do."""
 RETRY_SECONDS = 0.5
@@ -60,6 +63,55 @@ def progress_of(engine: Engine, name: str) -> Progress | None:
     return msgspec.json.decode(body, type=Progress) if body is not None else None
 
 
+class Failing(msgspec.Struct, frozen=True):
+    """A worker that something keeps from its work for more than a moment: a note of the log, so that every process sees it."""
+
+    worker: str
+    error: str
+    since: int
+    """Microseconds since 1970."""
+
+
+def all_failing(engine: Engine) -> list[Failing]:
+    """Return the workers that can't do their work."""
+    return [msgspec.json.decode(body, type=Failing) for _, body in sorted(engine.notes(FAILING).items())]
+
+
+class Trouble:
+    """What keeps a worker from its work, if anything does. What lasts is noted, until it is over."""
+
+    def __init__(self, log: Log, name: str) -> None:
+        self.error: str | None = None
+        self._log = log
+        self._note = FAILING + name
+        self._name = name
+        self._since = (0.0, 0)
+        self._noted = True
+        """There may be a note: of a process before this one."""
+
+    def met(self, error: BaseException) -> None:
+        """Hear of an error. Trouble of the store that keeps the note from being written is told by that store itself."""
+        if self.error is None:
+            self._since = time.monotonic(), self._log.source.now_us()
+        first, self.error = self.error is None, told(error)
+        if first or time.monotonic() < self._since[0] + NOTED_AFTER_SECONDS:
+            return
+        body = encode(Failing(self._name, self.error, self._since[1])).decode()
+        with contextlib.suppress(Error):
+            if self._log.engine.notes(self._note).get(self._note) != body:
+                self._log.engine.append(lambda _: Commit(notes={self._note: body}), EVERYTHING_SEEN)
+            self._noted = True
+
+    def over(self) -> None:
+        """Hear that the work goes on."""
+        self.error = None
+        if self._noted:
+            with contextlib.suppress(Error):
+                if self._log.engine.notes(self._note):
+                    self._log.engine.append(lambda _: Commit(notes={self._note: None}), EVERYTHING_SEEN)
+                self._noted = False
+
+
 class Worker:
     """One thread. `begin` is called with the epoch whenever the lease was won, and after trouble; then `step` again and again, which waits if it must.
 
@@ -78,8 +130,7 @@ class Worker:
         end: Callable[[], None] = lambda: None,
     ) -> None:
         self.name = name
-        self.failure: str | None = None
-        """What keeps it from its work, if anything does."""
+        self._trouble = Trouble(log, name)
         self._log = log
         self._leases = leases
         self._begin = begin
@@ -89,6 +140,11 @@ class Worker:
         self._stop_until = 0.0
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"happened-{name}", daemon=True)
+
+    @property
+    def failure(self) -> str | None:
+        """What keeps it from its work, if anything does."""
+        return self._trouble.error
 
     @property
     def stopping(self) -> bool:
@@ -134,12 +190,12 @@ class Worker:
                     self._begin(epoch)
                     began = epoch
                 self._step()
-                self.failure = None
+                self._trouble.over()
             except BaseException as error:  # noqa: BLE001 - whatever it is, it is seen and counted, and the worker begins anew: nobody else has its lease
                 if isinstance(error, Closed) and self._is_closed():
                     return
-                self.failure = told(error)
-                self._log.engine.sample(self.name, "failed", 0, self.failure)
+                self._trouble.met(error)
+                self._log.engine.sample(self.name, "failed", 0, told(error))
                 began = None
                 self._stop.wait(RETRY_SECONDS)
         if began is not None:

@@ -42,6 +42,10 @@ class Desk(Protocol):
         """Do so with a command that was recorded before."""
         ...
 
+    def load(self, decisions: Sequence[Any]) -> None:
+        """Have in memory what the deciders of these commands read, so that nobody waits for the disk under the lock."""
+        ...
+
     def send(self, batch: Batch, decisions: Sequence[Any]) -> None:
         """Record commands in their order."""
         ...

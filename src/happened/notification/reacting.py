@@ -21,7 +21,7 @@ from happened.log.held import EVERYTHING, Held, all_held, back_off_seconds, fail
 from happened.log.log import Log
 from happened.log.records import envelope_of, id_of
 from happened.log.row import RECORD_BYTES_MAX, RECORDS_MAX, SCHEDULE, Header, Sent, Written, decode_header, encode, too_large, too_many
-from happened.log.worker import TROUBLE, Advance, Envelope, Progress, claimed
+from happened.log.worker import TROUBLE, Advance, Envelope, Progress, Trouble, claimed
 from happened.log.writer import Batch, Draft, deciding
 from happened.notification.desk import Desk, Prepared
 from happened.notification.reaction import RECORDED, WORLD, Reaction
@@ -74,7 +74,7 @@ class Reacting:
         self.epoch: int | None = None
         self.position = 0
         """Up to where events were run or held; what is noted may lie behind, with no run between."""
-        self.failure: str | None = None
+        self.trouble = Trouble(log, self.lease)
         self.runs = self.ran_us = 0
         self.retry_at = 0.0
         """When to go on after trouble of the world, by the monotonic clock."""
@@ -387,6 +387,7 @@ class Reacting:
     def _commit(self, ran: Sequence[Ran], position: int, notes: Mapping[str, str | None], *, expected: Held | None = None) -> None:
         """Record runs, notes, and how far the reaction has come. `Diverged` where somebody has decided about the held event meanwhile."""
         after = Progress(position, self._progress.epoch, self._progress.began)
+        self._desk.load([prepared for one in ran for prepared in one.sends])
 
         def add(batch: Batch) -> None:
             if expected is not None and batch.noted(expected.note) != expected.text():

@@ -61,7 +61,7 @@ class Reactor:
                     "mine": one.epoch is not None,
                     "runs": one.runs,
                     "ran_us": one.ran_us,
-                    "failure": one.failure,
+                    "failure": one.trouble.error,
                 }
             )
         return found
@@ -103,6 +103,9 @@ class Crew:
         for one in mine:
             self._do(one, one.look_after)
         mine = [one for one in mine if one.epoch is not None]  # who had trouble begins anew first: what it remembers is not what is noted
+        for one in mine:
+            if one.position >= head:
+                one.trouble.over()  # there is nothing that it could not get past
         for position in sorted({one.position for one in mine if one.position < head}):
             self._advance([one for one in mine if one.position == position], position)
         if self._worker.stopping:
@@ -127,7 +130,7 @@ class Crew:
                 pages = decode(rows)
             except Exception as error:  # noqa: BLE001 - it is of one that reads what today's code can't, and is seen there
                 if len(ones) == 1:
-                    ones[0].failure = told(error)
+                    ones[0].trouble.met(error)
                     ones[0].retry_at = time.monotonic() + RETRY_SECONDS
                 else:
                     for one in ones:
@@ -141,9 +144,8 @@ class Crew:
         """Do something for one reaction; trouble of the world is its own, and passes or is seen."""
         try:
             what()
-            one.failure = None
         except BaseException as error:  # noqa: BLE001 - it is seen and counted; the reaction begins anew where the log says it is
-            one.failure = told(error)
+            one.trouble.met(error)
             one.retry_at = time.monotonic() + RETRY_SECONDS
             one.release()
-            self._log.engine.sample(one.reaction.name, "failed", 0, one.failure)
+            self._log.engine.sample(one.reaction.name, "failed", 0, told(error))

@@ -21,6 +21,10 @@ from happened.notification.timer import LEASE as TIMERS
 from happened.notification.timer import NOTE, Schedule, due_before, due_of, note_of
 
 LOOK_SECONDS = 0.05
+PAUSE_SECONDS = 0.005
+"""Between two looks at least: who waits takes little from who works."""
+LATEST_ROWS = 50
+"""Rows looked through at once for the latest event of a name."""
 SHOWN_MAX = 5
 PENDING = "pending/"
 """What the notes of commands begin with that are kept and not decided; they are made in `sourcing`."""
@@ -93,6 +97,7 @@ def settled(log: Log, reactions: Sequence[Reaction], position: int | None, wait_
                 stuck=[one.error for one in all_held(log.engine)],
             )
         log.wait(head, min(LOOK_SECONDS, max(deadline - time.monotonic(), 0.0)))
+        time.sleep(PAUSE_SECONDS)
 
 
 def _correlation(log: Log, position: int) -> str:
@@ -108,7 +113,7 @@ def _everything(log: Log, reactions: Sequence[Reaction]) -> Open:
     head = log.head
     heard: dict[int, set[int]] = {}
     for number in {number for reaction in reactions for number in numbers_of(log, reaction)}:
-        for rows in log.engine.read(wanted=[Wanted((), [number])], backwards=True):
+        for rows in log.engine.read(wanted=[Wanted((), [number])], backwards=True, rows_max=LATEST_ROWS):
             places = [
                 place
                 for row in rows

@@ -114,6 +114,7 @@ class Timers:
             except Exception as error:  # noqa: BLE001 - it is held, and seen; the others go on
                 self._hold(note, position, error)
         if ready:
+            self._desk.load([one.prepared for one in ready])
             self._log.writer.submit(Ring(self._desk, ready), 60)
 
     def _scheduled_with(self, position: int) -> dict[int, Scheduled]:

@@ -675,20 +675,36 @@ class Handling:
 
     def preload(self, decision: Decision) -> None:
         """Load what the decider reads and is not in memory, in the caller's thread, so that the writer need not wait for the disk."""
+        for kept, keys in self._missing(decision):
+            self.image.load(kept, keys)
+
+    def preload_all(self, decisions: Iterable[Decision]) -> None:
+        """Do so for many, with one look at the log for each class of states."""
+        missing: dict[Kept, dict[Key, None]] = {}
+        for decision in decisions:
+            for kept, keys in self._missing(decision):
+                missing.setdefault(kept, {}).update(dict.fromkeys(keys))
+        for kept, wanted in missing.items():
+            self.image.load(kept, list(wanted))
+
+    def _missing(self, decision: Decision) -> Sequence[tuple[Kept, Sequence[Key]]]:
+        """Find the keys of the states that a decider reads, and return those that are not in memory."""
         command = decision.command
         keys: list[Any] = []
         decision.keys = keys
+        missing: Sequence[tuple[Kept, Sequence[Key]]] = ()
         for find, many, kept in self._reads[decision.handler]:
             try:
                 key = find(command, ())
             except IndexError:  # its key comes from a state left of it: loaded when that is known
-                return
+                return missing
             keys.append(key)
             if kept is None or (not many and key in kept.entries) or kept.complete or key is None:
                 continue
-            missing = [one for one in (key if many else [key]) if one not in kept.entries]
-            if missing:
-                self.image.load(kept, missing)
+            found = [one for one in (key if many else [key]) if one not in kept.entries]
+            if found:
+                missing = [*missing, (kept, found)]
+        return missing
 
 
 def refusal_in(row: Row) -> Refusal | None:

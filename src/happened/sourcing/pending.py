@@ -108,6 +108,7 @@ class PendingWorker:
             blocked |= kept.tags
         if not taken:
             return True
+        self._handling.preload_all([kept.decision for kept in taken if kept.decision is not None])
         group = Group(taken)
         self._log.writer.submit(group, 60)
         for kept in taken:
@@ -183,7 +184,6 @@ class PendingWorker:
         decision.actor, decision.correlation, decision.occurred = header.actor, header.correlation, header.occurred
         decision.traceparent, decision.depth = header.traceparent, header.depth
         decision.decides = note
-        self._handling.preload(decision)
         return decision
 
 

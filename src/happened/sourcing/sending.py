@@ -56,7 +56,7 @@ class Sending:
         return found, [Written(ANSWER, encode(answer)) for answer in answers.known.values()]
 
     def prepared(self, command: Any, envelope: Envelope) -> Decision:
-        """Check and encode a command, and load what its decider reads. `Invalid` where it can't be sent."""
+        """Check and encode a command. `Invalid` where it can't be sent."""
         handler, typed = self._handling.taker(command)
         body, command = typed.checked(command)
         return self._loaded(Decision(self._handling, handler, typed, command, body, envelope.id, envelope.now, given=False), envelope)
@@ -72,8 +72,11 @@ class Sending:
         decision.causation, decision.actor = envelope.causation, envelope.actor
         decision.correlation = envelope.correlation if envelope.correlation != envelope.id else None
         decision.depth = envelope.depth
-        self._handling.preload(decision)
         return decision
+
+    def load(self, decisions: Sequence[Decision]) -> None:
+        """Have in memory what the deciders of these commands read."""
+        self._handling.preload_all(decisions)
 
     def declare(self, batch: Batch) -> None:
         """Have the names of all handlers recorded."""
