@@ -146,6 +146,8 @@ class SqliteStore:
         """What `data_version` was when the head was last looked for."""
         self._reopened = False
         """The connection is another one since then."""
+        self._others_write = False
+        """Other processes have written between the last two commits of this one."""
         self._head = START
         self._head_row = 0
         self._last_seen = 0
@@ -162,6 +164,8 @@ class SqliteStore:
     def append(self, decide: Callable[[Unseen], Commit], seen: int, *, wait_seconds_max: float = 10.0) -> Head:
         """Take the lock, hand over what is unseen, store what comes back, sync."""
         deadline = time.monotonic() + wait_seconds_max
+        if self._others_write and seen <= self._head.position:
+            self._index_ahead()
         try:
             if not self._lock.acquire(timeout=max(wait_seconds_max, 0.0)):
                 raise Overloaded(
@@ -421,29 +425,48 @@ class SqliteStore:
         [(changes,)] = self._writer.execute("pragma data_version")
         if changes == self._changes and seen >= self._head.position and self._runs.indexed >= self._head.position:
             return ()  # no other connection has committed since
-        which = "where position >= ? order by position" if self._head_row else "where position > ? order by position desc limit 1"
-        found = self._writer.execute(f"select position, count, at, digest from log {which}", (self._head_row,)).fetchall()
-        if self._head_row and (not found or found[0][0] != self._head_row or found[0][3] != self._head.digest):
+        last = "select position, count, at, digest from log order by position desc limit 1"
+        found = self._writer.execute(last).fetchone()
+        if self._head_row and found is not None and found[0] != self._head_row:
+            there = self._writer.execute("select digest from log where position = ?", (self._head_row,)).fetchone()
+        else:
+            there = found[3:] if found is not None else None
+        if self._head_row and (there is None or there[0] != self._head.digest):
             raise Diverged(
                 f"the log no longer has what it had at position {self._head.position}: another file was put in its place",
                 path=self.path,
                 position=self._head.position,
             )
-        if found:
-            position, count, at, digest = found[-1]
+        if found is not None:
+            position, count, at, digest = found
+            self._others_write = position != self._head_row
             self._head, self._head_row = Head(position + count - 1, at, digest), position
         self._changes = changes
+        if seen > self._head.position:  # whoever asks for no rows, to change a note, does not wait for the index under the lock
+            return ()
         if seen >= self._head.position and self._runs.indexed >= self._head.position:
             return ()
         rows = self._rows(self._writer, "where position > ? order by position", (seen,))
+        self._index_up_to_here()
+        return rows
+
+    def _index_ahead(self) -> None:
+        """Find what other processes have written before the lock is taken, where they write: under it everybody waits."""
+        with self._reader() as reader, self._index_lock:
+            self._look_for_rebuild(reader)
+            self._catch_up_index(reader)
+
+    def _index_up_to_here(self) -> None:
+        """Find, under the lock, what other processes have written."""
         with self._index_lock:
             self._look_for_rebuild(self._writer)
             self._catch_up_index(self._writer)
-        return rows
 
     def _write(self, commit: Commit) -> runs.Flushed | None:
         writer = self._writer
         if commit.rows:
+            if self._runs.indexed < self._head.position:  # the caller wanted no rows, and adds some
+                self._index_up_to_here()
             if commit.rows[-1].last > runs.POSITION:
                 raise Invalid(f"a log has at most {runs.POSITION:,} records, and this one is full: go on in a new log", path=self.path)
             # Of values other than numbers, texts and bytearrays the module asks each time whether somebody adapts them, for half a microsecond.
