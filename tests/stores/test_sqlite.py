@@ -15,7 +15,8 @@ from typing import Annotated
 import pytest
 
 import happened as h
-from happened.core.store import Commit, Engine, Wanted
+from happened.core.store import Commit, Engine, Row, Terms, Wanted
+from happened.log.log import EVERYTHING_SEEN
 from happened.stores.sqlite import SqliteStore, connect
 from happened.testing import Clock
 from happened.testing.rows import Fact, Scribe, check_whole, flat, matches, read_by, terms_of
@@ -351,3 +352,27 @@ def test_anyone_can_look_with_plain_sql(path: Path) -> None:
         ("internal", "Low", "sale-3#2", "", '{"sku":"w"}', noon),
     ]
     assert everything == [(position, record.kind, record.name, record.id) for position, record in records.items()]
+
+
+def test_who_changes_a_note_beside_a_busy_writer_does_not_index_its_rows_under_the_lock(tmp_path: Path) -> None:
+    """A lease is renewed so. What was written meanwhile is found before the lock by who needs it, and its own rows are found after them."""
+    with closing(SqliteStore(f"{tmp_path}/log.db")) as busy, closing(SqliteStore(f"{tmp_path}/log.db")) as store:
+        indexed: list[int] = []
+
+        def counted(row: Row) -> Terms:
+            indexed.append(row.position)
+            return terms_of(row)
+
+        busy.index(read_by("today"), terms_of, lambda _done, _all: None)
+        store.index(read_by("today"), counted, lambda _done, _all: None)
+        Scribe(busy).append(*(Fact((f"n={number}",), id=f"id-{number}") for number in range(500)))
+        changed = store.append(lambda _: Commit(notes={"lease": "mine"}), EVERYTHING_SEEN)
+        assert (changed.position, indexed) == (500, [])
+        assert [row.position for row in flat(store.read(wanted=[Wanted(("n=7",))]))] == [8]
+
+        mine = Scribe(store, seen=EVERYTHING_SEEN)
+        [row] = mine.append(Fact(("n=7",), id="mine"))
+        assert row.position == 501
+        assert [row.position for row in flat(store.read(wanted=[Wanted(("n=7",))]))] == [8, 501]
+        assert sorted(indexed) == list(range(1, 501))
+        assert (list(store.find_id("id-3")), list(store.find_id("mine"))) == ([4], [501])
