@@ -12,7 +12,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1 # it would ask the network for a newe
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help set-up test check tests coverage demo bench gauges reference format clean
+.PHONY: help set-up test check tests torture coverage demo bench gauges reference format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1:\2/p' $(MAKEFILE_LIST) | while IFS=: read -r target text; do printf '%-18s %s\n' "$$target" "$$text"; done
@@ -32,6 +32,9 @@ check: $(SET_UP) ## static checks: lint, format, types, import contracts, dead c
 
 tests: $(SET_UP) ## the tests alone
 	$(BIN)/python -m pytest
+
+torture: $(SET_UP) ## the tests that kill processes, two hundred times each
+	HAPPENED_KILLS=200 $(BIN)/python -m pytest tests/notification/test_kills.py tests/transfer/test_chaos.py
 
 coverage: $(SET_UP) ## the tests, with the branches they do not take
 	$(BIN)/coverage erase

@@ -16,7 +16,7 @@ import happened as h
 from happened.transfer.channel import LogChannel
 from tests.transfer.model import Rough, acts, billing, copied, crm, expected, heard, told, until
 
-KILLS = int(os.environ.get("HAPPENED_KILLS", "24"))
+KILLS = int(os.environ.get("HAPPENED_KILLS", "8"))
 """Processes that are killed in one test: more of them in a longer run."""
 
 

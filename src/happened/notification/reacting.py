@@ -135,6 +135,7 @@ class Reacting:
                 ran, wrong = [], []
             if slow or last:
                 self.position = row.last
+                self.trouble.over()
             if stops:
                 return
 
