@@ -1092,9 +1092,7 @@ class Running:
         app, log = self.app, self.log
         leases = self._leases
         self._copies_file = ViewsFile(views, path_in(self.url), ddl=REPLICA_DDL) if app.systems else None
-        self._publishing = [
-            Publishing(log, leases, one, self._durable, self._caught_up_to, self._declare, self._wish_of(one)) for one in app.publications
-        ]
+        self._publishing = [Publishing(log, leases, one, self._sending, self._wish_of(one)) for one in app.publications]
         self._shares = [Share(log, leases, state, self._declare) for state in app.shares]
         self._subscriptions = [
             Subscription(log, leases, system, self._channels[system], events, self._declare, Wish("subscription", system, 1, ""))
@@ -1114,13 +1112,6 @@ class Running:
     @staticmethod
     def _wish_of(publication: Publication) -> Wish:
         return Wish("publication", publication.name, publication.version, fingerprint_of(publication.function).digest)
-
-    def _durable(self, fold: Fold, key: Key) -> State | None:
-        return self._image.get(fold, key).state
-
-    def _caught_up_to(self, position: int) -> None:
-        if self._image.position < position:
-            self._writer.catch_up()
 
     def _declare(self, batch: Batch) -> None:
         """Record the names and the topology of this app before the first command, where they are not in the log yet."""

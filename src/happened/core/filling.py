@@ -181,3 +181,24 @@ def _nowhere(function: Callable[..., Any], parameter: Parameter, state: type[Sta
         state=state.__name__,
         message=message.__name__,
     )
+
+
+def filled(fill: Fill, message: object, before: Sequence[Any], state_of: Callable[[Fold, Key], Any]) -> Any:
+    """Return what a parameter is given for a message: a state, `None`, or a mapping of all that the message names, with initial states for what never was.
+
+    `Invalid` where the message has no value for the key, and the parameter is not optional.
+    """
+    key = fill.find(message, before)
+    if fill.many:
+        single = len(fill.fold.key) == 1
+        return {(one[0] if single else one): _or_initial(fill, one, state_of) for one in key}
+    if key is None:
+        if fill.optional:
+            return None
+        raise Invalid(f"`{type(message).__name__}` has no value for the key of `{fill.parameter}`", parameter=fill.parameter)
+    return state_of(fill.fold, key) if fill.optional else _or_initial(fill, key, state_of)
+
+
+def _or_initial(fill: Fill, key: Key, state_of: Callable[[Fold, Key], Any]) -> Any:
+    state = state_of(fill.fold, key)
+    return state if state is not None else fill.fold.initial(key)

@@ -7,16 +7,16 @@ A function that raises stops its publication there: nothing is skipped, the othe
 """
 
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple  # Any: events and states of any class
 
 import msgspec
 
 from happened.core.annotations import label, parameters_of, returned_by
 from happened.core.errors import Invalid, Stuck
-from happened.core.filling import Fill, fill_for
+from happened.core.filling import Fill, fill_for, filled
 from happened.core.messages import Event, Recorded, name_of
-from happened.core.state import Fold, Key, State, state_in
+from happened.core.state import Fold, state_in
 from happened.core.store import Row
 from happened.core.tags import bare, is_a, members
 from happened.log.lease import Leases
@@ -27,6 +27,8 @@ from happened.log.row import Header, Sent, Written, decode_extra, decode_header,
 from happened.log.typed import Typed
 from happened.log.worker import IDLE_SECONDS, RETRY_SECONDS, Course, Worker
 from happened.log.writer import Batch, Draft, deciding
+from happened.notification.desk import Desk
+from happened.notification.reaction import RECORDED
 
 WHAT = "notification"
 PAGE_ROWS = 500
@@ -61,7 +63,7 @@ class Publication:
         """For each parameter after the event: the place of its fill, or `recorded`."""
         for parameter in parameters[1:]:
             if parameter.annotation is Recorded:
-                self.slots.append("recorded")
+                self.slots.append(RECORDED)
             elif state_in(parameter.annotation) is not None:
                 self.slots.append(max(map(len, self.fills.values())))
                 for event, fills in self.fills.items():
@@ -113,17 +115,13 @@ class Publishing:
         log: Log,
         leases: Leases,
         publication: Publication,
-        state: Callable[[Fold, Key], State | None],
-        caught_up: Callable[[int], None],
-        declare: Callable[[Batch], None],
+        desk: Desk,
         wish: Wish,
     ) -> None:
         self.publication = publication
         self.worker = Worker(log, leases, publication_worker(publication), begin=self._begun, step=self._step, end=self._end)
         self._log = log
-        self._state = state
-        self._caught_up = caught_up
-        self._declare = declare
+        self._desk = desk
         self._wish = wish
         self._start = publication.since if publication.since is not None else log.opened_at
         self._typed = Typed(publication.publishes, log.names, what=WHAT)
@@ -254,13 +252,12 @@ class Publishing:
     def _run(self, event: object, envelope: Recorded, position: int) -> Event | None:
         """Run the function, with states as of the durable head, which is not before the event."""
         publication = self.publication
-        filled: list[Any] = []
+        states: list[Any] = []
         if publication.states:
-            self._caught_up(position)
+            self._desk.states_as_of(position)
         for fill in publication.fills[type(event)]:
-            key = fill.find(event, filled)
-            filled.append(self._filled(fill, key))
-        arguments = [envelope if slot == "recorded" else filled[int(slot)] for slot in publication.slots]
+            states.append(filled(fill, event, states, self._desk.state))
+        arguments = [envelope if slot == RECORDED else states[int(slot)] for slot in publication.slots]
         with deciding():
             found: Any = publication.function(event, *arguments)
         if found is not None and type(found) is not publication.publishes:
@@ -270,22 +267,8 @@ class Publishing:
         published: Event | None = found
         return published
 
-    def _filled(self, fill: Fill, key: Any) -> Any:
-        if fill.many:
-            keys: Iterable[Key] = key
-            states = {one: self._state(fill.fold, one) for one in keys}
-            return {
-                (one[0] if len(one) == 1 else one): state if state is not None else fill.fold.initial(one) for one, state in states.items()
-            }
-        state = self._state(fill.fold, key) if key is not None else None
-        if state is None and not fill.optional:
-            if key is None:
-                raise Invalid(f"the event has no value for the key of `{fill.parameter}`", parameter=fill.parameter)
-            return fill.fold.initial(key)
-        return state
-
     def _put(self, batch: Batch, said: Sequence[Said]) -> None:
-        self._declare(batch)
+        self._desk.declare(batch)
         handler = batch.number(self._wish)
         number = self._typed.number(batch)
         for one in said:

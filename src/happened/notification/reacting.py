@@ -13,8 +13,8 @@ import msgspec
 
 from happened.core.annotations import label
 from happened.core.errors import Diverged, Invalid, Stuck
+from happened.core.filling import filled
 from happened.core.messages import Command, Later
-from happened.core.state import Fold, Key
 from happened.core.store import Row, Wanted
 from happened.core.world import MICROSECOND, World, microseconds, moment
 from happened.log.held import EVERYTHING, Held, all_held, back_off_seconds, failed_with
@@ -264,16 +264,9 @@ class Reacting:
         """Call the function with what it asks for; return what it sends, and the answers it got."""
         reaction = self.reaction
         taking = reaction.takes[type(heard.event)]
-        filled: list[Any] = []
+        states: list[Any] = []
         for fill in taking.fills:
-            key = fill.find(heard.event, filled)
-            if fill.many:
-                single = len(fill.fold.key) == 1
-                filled.append({(one[0] if single else one): self._state(fill.fold, one) for one in key})
-            elif key is None and not fill.optional:
-                raise Invalid(f"`{type(heard.event).__name__}` has no value for the key of `{fill.parameter}`", parameter=fill.parameter)
-            else:
-                filled.append(None if key is None else self._desk.state(fill.fold, key) if fill.optional else self._state(fill.fold, key))
+            states.append(filled(fill, heard.event, states, self._desk.state))
 
         def call(world: World | None) -> list[Any]:
             arguments: list[Any] = []
@@ -283,17 +276,13 @@ class Reacting:
                 elif slot == RECORDED:
                     arguments.append(envelope_of(heard.row, header, heard.ordinal, heard.extra))
                 else:
-                    arguments.append(filled[slot])  # type: ignore[index]  # a slot is a place, `world` or `recorded`
+                    arguments.append(states[slot])  # type: ignore[index]  # a slot is a place, `world` or `recorded`
             returned = reaction.function(heard.event, *arguments)
             if returned is not None and not isinstance(returned, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]  # a checker has not seen every function
                 raise Invalid(f"`{label(reaction.function)}` returned a `{type(returned).__name__}`: yield it, or return a list")
             return list(returned or ())
 
         return self._desk.ask(run, now, call) if WORLD in taking.slots else (call(None), [])
-
-    def _state(self, fold: Fold, key: Key) -> Any:
-        state = self._desk.state(fold, key)
-        return state if state is not None else fold.initial(key)
 
     def _come_to(
         self, heard: Heard, header: Header, found: Sequence[Any], answers: Sequence[Written], run: str, now: int, sent: Sent
