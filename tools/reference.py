@@ -45,6 +45,9 @@ WITHIN = {
 }
 """Methods that other parts of the package call, and nobody else."""
 
+INNER_BASES = {"Wiring"}
+"""Classes that only split what is one class to its users."""
+
 LINE_MAX = 100
 """Characters of a signature on one line: what a page shows without scrolling."""
 
@@ -115,7 +118,9 @@ def found(name: str, module: house.Module, package: dict[str, house.Module]) -> 
                 for alias in node.names:
                     if name == (alias.asname or alias.name):
                         return found(alias.name, package[source], package)
-            case ast.ClassDef() | ast.FunctionDef() | ast.AsyncFunctionDef() if node.name == name:
+            case ast.ClassDef() if node.name == name:
+                return with_bases(node, module, package), ast.get_docstring(node) or ""
+            case ast.FunctionDef() | ast.AsyncFunctionDef() if node.name == name:
                 return node, ast.get_docstring(node) or ""
             case ast.Assign(targets=[ast.Name(id=target)]) | ast.AnnAssign(target=ast.Name(id=target)) if target == name:
                 match after:
@@ -126,6 +131,23 @@ def found(name: str, module: house.Module, package: dict[str, house.Module]) -> 
             case _:
                 pass
     raise SystemExit(f"{name} is in happened.__all__, but {module.name} does not define it")
+
+
+def with_bases(node: ast.ClassDef, module: house.Module, package: dict[str, house.Module]) -> ast.ClassDef:
+    """Return a class with all that it has from bases that are no public names: to a reader there is one class."""
+    public = house.public_names(list(package.values()))
+    for base in list(node.bases):
+        if isinstance(base, ast.Name) and base.id in INNER_BASES and base.id not in public:
+            inherited, _ = found(base.id, module, package)
+            assert isinstance(inherited, ast.ClassDef)
+            node = ast.ClassDef(
+                name=node.name,
+                bases=[one for one in node.bases if one is not base] + inherited.bases,
+                keywords=node.keywords,
+                body=[*node.body, *inherited.body[1:]],  # the first is its docstring
+                decorator_list=node.decorator_list,
+            )
+    return node
 
 
 def methods(node: ast.ClassDef) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:

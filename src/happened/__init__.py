@@ -10,7 +10,7 @@ __version__: str
 """The version of the installed distribution."""
 
 if TYPE_CHECKING:
-    from happened.app import App, Decider, Running
+    from happened.app import App
     from happened.core.boundary import Boundary, Item, Query, query
     from happened.core.errors import (
         Broken,
@@ -60,7 +60,9 @@ if TYPE_CHECKING:
     from happened.notification.reaction import Reaction
     from happened.notification.settling import Settled
     from happened.opening import open_log
+    from happened.running import Running
     from happened.sourcing.gateway import Gateway
+    from happened.wiring import Decider
 
 __all__ = [
     "App",
@@ -121,7 +123,9 @@ __all__ = [
 ]
 
 _HOMES = {
-    "happened.app": ("App", "Decider", "Running"),
+    "happened.app": ("App",),
+    "happened.running": ("Running",),
+    "happened.wiring": ("Decider",),
     "happened.core.boundary": ("Boundary", "Item", "Query", "query"),
     "happened.core.errors": (
         "Broken",

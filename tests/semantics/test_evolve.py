@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 import happened as h
-from happened.app import Decider
 from happened.core.state import fold_of
+from happened.wiring import Decider
 
 Sku = Annotated[str, h.Tag("sku")]
 

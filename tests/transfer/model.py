@@ -189,7 +189,8 @@ class Rough:
     def read(self, after: int, wait_seconds_max: float) -> Page:
         self._check()
         chance = self._chance
-        owed = self._late.pop(threading.get_ident(), [])
+        late_before = self._late.get(threading.get_ident(), [])
+        owed = [one for one in late_before if one.position <= after]  # no more: a look back must not be handed what is still to come
         page = self._channel.read(after, 0 if owed else wait_seconds_max)
         items = list(page.items)
         position = page.position
@@ -198,7 +199,8 @@ class Rough:
             position = max(after, items[cut].position - 1) if chance.random() < 0.5 else position
         elif not self._honest:
             late = {one.position for one in items if chance.random() < 0.1}
-            self._late[threading.get_ident()] = [one for one in items if one.position in late]
+            kept = [one for one in late_before if one.position > after]
+            self._late[threading.get_ident()] = [*kept, *(one for one in items if one.position in late)]
             items = [*(one for one in items if one.position not in late), *owed]
         items += [one for one in self._given[-50:] if chance.random() < 0.2]
         self._given = (self._given + items)[-200:]

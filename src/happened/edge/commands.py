@@ -23,7 +23,7 @@ from typing import Any, TypeVar  # Any: keys, rows and bodies are of any type
 
 import msgspec
 
-from happened.app import App, Running
+from happened.app import App
 from happened.core.errors import Diverged, Invalid, Late, NotThere
 from happened.core.messages import name_of
 from happened.core.state import State, fold_of
@@ -42,6 +42,7 @@ from happened.notification.flow import observed_flow
 from happened.notification.story import story_of
 from happened.notification.why import causes_of
 from happened.opening import open_log
+from happened.running import Running
 
 T = TypeVar("T")
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple  # Any: answers, keys and fiel
 
 import msgspec
 
-from happened.app import App, Running
+from happened.app import App
 from happened.core.errors import Error, Invalid, Refused, Stuck, Unanswered
 from happened.core.messages import Command, Event, Message, Recorded, called
 from happened.core.state import Fold, Key, State, fold_of
@@ -20,6 +20,7 @@ from happened.core.world import moment
 from happened.log.records import INTERNAL, Record
 from happened.log.row import encode
 from happened.notification.timer import next_due
+from happened.running import Running
 from happened.testing.world import START, Answers, Clock, answering
 
 WAIT_SECONDS_MAX = 10.0

@@ -1,0 +1,794 @@
+"""Running: an app on an open log, where the store, deciders, states, views, channels and gateways meet."""
+
+import asyncio
+import contextlib
+import functools
+import hashlib
+import itertools
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Self, TypeVar  # Any: commands, events and keys of any class
+
+import msgspec
+
+from happened.core.errors import Error, Invalid, Late, NotThere, OutcomeUnknown, Refused, Stuck
+from happened.core.messages import Command, Event, Message, Position, called, instead_of
+from happened.core.state import Key, Replica, State, fold_alone_of, fold_of
+from happened.core.store import Row
+from happened.core.world import MICROSECOND, Source
+from happened.cqrs.ask import Rows, View
+from happened.cqrs.follower import Followers
+from happened.log.fingerprint import fingerprint_of
+from happened.log.held import Act, Held, all_held
+from happened.log.lease import Leases
+from happened.log.log import PLAIN, Facts, Log, Progress, Recording, check_envelope, occurred_us
+from happened.log.names import Wish
+from happened.log.receipt import Receipt
+from happened.log.row import TOPOLOGY, Header, Written, decode_header, encode, taken_apart
+from happened.log.several import Alone, Several
+from happened.log.typed import Typed
+from happened.log.worker import Worker, begin_at
+from happened.log.writer import Batch, inside_decider
+from happened.notification.flow import Flow, observed_flow
+from happened.notification.publication import Publication, Publishing, publication_worker
+from happened.notification.reacting import lease_of
+from happened.notification.reactor import Reactor
+from happened.notification.settling import Settled, settled
+from happened.notification.story import Story, story_of
+from happened.notification.timer import LEASE as TIMERS
+from happened.notification.timer import Timers
+from happened.notification.why import Cause, causes_of
+from happened.opening import beside, channel_to, open_engine, path_in
+from happened.shelf.rows import ViewsFile
+from happened.sourcing.gateway import ROUNDS_MAX, Outside
+from happened.sourcing.handling import (
+    PENDING_NOTE,
+    Decision,
+    Handling,
+    Heard,
+    Known,
+    Pending,
+    Refusal,
+    key_from,
+    outcome_of,
+    refusal_in,
+)
+from happened.sourcing.memory_image import MemoryImage
+from happened.sourcing.pending import LEASE as PENDING
+from happened.sourcing.pending import PendingWorker, standing
+from happened.sourcing.sending import Sending
+from happened.sourcing.together import Together
+from happened.transfer.channel import Channel
+from happened.transfer.replica import DDL as REPLICA_DDL
+from happened.transfer.replica import Replicating
+from happened.transfer.share import Share
+from happened.transfer.subscription import Subscription
+from happened.transfer.systems import (
+    check_channels,
+)
+from happened.wiring import Wiring, listed
+
+S = TypeVar("S", bound=State)
+LOOK_AHEAD = 500
+"""Commands of `dispatch_all` that are decided in one commit."""
+
+COPIES_SECONDS_MAX = 10
+"""How long commands in bulk, and those that were enqueued, wait for a copy of another system's state that can't say anything yet."""
+
+TOPOLOGY_NOTE = "topology"
+
+
+class Running:
+    """An app on an open log. Use it with `with` or `async with`; every method may be called from any thread."""
+
+    def __init__(
+        self,
+        app: Wiring,
+        url: str,
+        *,
+        run: bool,
+        channels: "Mapping[str, str | Running | Channel | None]",
+        gateways: Mapping[Callable[..., Any], Callable[..., Any]],
+        views: str | None,
+        source: Source,
+        states_max: int,
+        progress: Progress,
+    ) -> None:
+        check_channels([*app.subscriptions, *app.replicas], channels)
+        self.app = app
+        self.url = url
+        self._source = source
+        self._declared = False
+        self._topology = encode(app.topology())
+        self._topology_digest = hashlib.sha256(self._topology).hexdigest()
+        self._outside = Outside(app.gateways, gateways)
+        self._engine = open_engine(url)
+        try:
+            self.log = Log(
+                self._engine, source, [*app.events, *app.handlers], app=app.name, called=app.called, ignores=app.ignores, progress=progress
+            )
+            self._image = MemoryImage(self._engine, self.log.reader, app.folds, self.log.opened_at, states_max=states_max)
+            self._writer = self.log.write_with(self._image)
+            self._replicating: dict[type[State], Replicating[Any]] = {}
+            self._handling = Handling(app.handlers, self.log.typed, self._image, self._outside, self._declare, _Copies(self._replicating))
+            self._sending = Sending(self.log, self._handling, self._image)
+            self._wishes = self._make_wishes()
+            self._followers = Followers(self.log, app.views, views or beside(url), log_path=path_in(url), run=run)
+            works = run and bool(app.handlers)
+            self._leases = Leases(self._engine, source, [PENDING, TIMERS, *map(lease_of, app.reactions)] if works else [])
+            self._pending = PendingWorker(self.log, self._leases, self._handling, self._decide_pending) if works else None
+            self._timers = Timers(self.log, self._leases, self._sending) if works else None
+            self._reactor = Reactor(self.log, self._leases, app.reactions if works else (), self._sending)
+            self._channels = {
+                system: channel_to(channel.log if isinstance(channel, Running) else channel) for system, channel in channels.items()
+            }
+            left = {system for system, channel in channels.items() if channel is None}
+            self._make_exchange(views or beside(url), left=left, run=run)
+        except BaseException:
+            self._engine.close()
+            raise
+        try:
+            self._followers.start()
+            self._leases.start()
+            if self._pending is not None and self._timers is not None:
+                if self._leases.epoch(PENDING) is not None:
+                    self._pending.forget_held()  # before anybody can ask
+                self._pending.worker.start()
+                self._timers.worker.start()
+            self._reactor.start()
+            for worker in self._workers:
+                worker.start()
+        except BaseException:
+            self.close()
+            raise
+
+    def __repr__(self) -> str:
+        """Tell which app runs on which log."""
+        return f"<Running {self.app.name} on {self.url}>"
+
+    # --- commands
+
+    def dispatch(
+        self, command: Command, *, id: str | None = None, actor: str = "", correlation: str | None = None, wait_seconds_max: float = 10
+    ) -> Receipt:
+        """Have a command decided and recorded, and return its receipt: on disk.
+
+        `Refused` if a rule says no; that is recorded too. A known id is not handled again: the first receipt comes back with `repeated`, or the first
+        refusal is raised; `IdReused` if the body is another. `Invalid` for bad input. What the decider raises is raised here, and nothing is recorded.
+        Cost: one sync of the disk, shared by all who wait.
+        """
+        decision = self._decision(command, id, actor, correlation)
+        deadline = time.monotonic() + wait_seconds_max
+        self._handling.wait_for_copies(decision.handler, wait_seconds_max)
+        self._handling.preload(decision)
+        while True:
+            self._writer.submit(decision, deadline - time.monotonic())
+            if not decision.needs_outside:
+                return self._answer(decision, deadline)
+            self._next_round(decision)
+            self._handling.collect(decision, None, deadline)
+
+    async def adispatch(
+        self, command: Command, *, id: str | None = None, actor: str = "", correlation: str | None = None, wait_seconds_max: float = 10
+    ) -> Receipt:
+        """Do what `dispatch` does, awaited. Tasks that dispatch in the same turn of the loop share a commit."""
+        decision = self._decision(command, id, actor, correlation)
+        deadline = time.monotonic() + wait_seconds_max
+        if decision.handler.copied:
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self._outside.pool(), self._handling.wait_for_copies, decision.handler, wait_seconds_max)
+        self._handling.preload(decision)
+        while True:
+            await self._writer.asubmit(decision, deadline - time.monotonic())
+            result = decision.result
+            if result is None and decision.row is not None:
+                return self.log.receipt(decision.row, decision.id, decision.events)
+            loop = asyncio.get_running_loop()
+            if not decision.needs_outside:
+                if isinstance(result, Known) and decode_header(result.row.head).outcome == "pending":
+                    return await loop.run_in_executor(self._outside.pool(), self._answer, decision, deadline)
+                return self._answer(decision, deadline)
+            self._next_round(decision)
+            await loop.run_in_executor(self._outside.pool(), self._handling.collect, decision, loop, deadline)
+
+    def dispatch_all(self, messages: Iterable[Command | Event | Message]) -> Iterator[Receipt | Refused]:
+        """Have commands decided, and facts recorded between them, in their order, group-committed; yield for each its receipt or its refusal.
+
+        Iterate over it: it works as it is iterated. A refusal doesn't stop the rest. An error that is no refusal is raised where its message stands; up
+        to 499 messages after it may have been recorded. Sending all again with the same ids is always safe.
+        """
+        batch: list[Decision | Alone] = []
+        for given in listed("dispatch_all([{}])", messages):
+            body = given.body if isinstance(given, Message) else given
+            try:
+                if isinstance(body, Event):
+                    job: Decision | Alone = self._alone(given)
+                else:
+                    job = self._message(given if isinstance(given, Message) else Message(given))
+            except Error:
+                if batch:  # what stands before it is not its trouble
+                    yield from self._all(batch)
+                raise
+            batch.append(job)
+            asks = isinstance(job, Decision) and job.handler.wants_world and bool(self._outside.gateways)
+            if asks or len(batch) >= LOOK_AHEAD:
+                yield from self._all(batch)
+                batch = []
+        if batch:
+            yield from self._all(batch)
+
+    def dispatch_together(self, commands: Iterable[Command | Message], *, wait_seconds_max: float = 10) -> list[Receipt]:
+        """Have commands decided in their order, all or none: if one is refused or fails, that is raised and nothing of any is recorded.
+
+        Later ones see what earlier ones decided. Gateways can't be asked here.
+        """
+        decisions = [
+            self._message(given if isinstance(given, Message) else Message(given)) for given in listed("dispatch_together([{}])", commands)
+        ]
+        if not decisions:
+            return []
+        together = Together(decisions)
+        self._writer.submit(together, wait_seconds_max)
+        return [self._answer(decision, time.monotonic() + wait_seconds_max) for decision in decisions]
+
+    def enqueue(
+        self, command: Command, *, id: str | None = None, actor: str = "", correlation: str | None = None, wait_seconds_max: float = 10
+    ) -> Receipt:
+        """Keep a command now, to be decided soon by whoever runs this log. The receipt means: kept. `outcome` waits for what comes of it."""
+        decision = self._decision(command, id, actor, correlation)
+        pending = Pending(decision)
+        self._writer.submit(pending, wait_seconds_max)
+        if self._pending is not None:
+            self._pending.worker.wake()
+        if pending.row is not None:
+            return self.log.receipt_of(pending.row, repeated=False, events=())
+        return self.log.receipt_of(pending.result.row, repeated=True)
+
+    def outcome(self, receipt: Receipt | str, *, wait_seconds_max: float = 10) -> Receipt:
+        """Wait for what comes of an enqueued command, and return that receipt. `Refused` if it was refused, `Stuck` if its decider fails, `Late` else."""
+        deadline = time.monotonic() + wait_seconds_max
+        position = self.log.since(receipt)
+        row = self.log.row_at(position)
+        if row is None:
+            raise Invalid(f"there is nothing at position {position}", position=position)
+        header = decode_header(row.head)
+        own = header.id or header.decides or ""
+        while True:
+            seen = self.log.head
+            found = outcome_of(self.log.find(own))
+            if found is not None:
+                self._raise_refusal(found[0])
+                return self.log.receipt_of(found[0], repeated=False)
+            stuck = [held for held in all_held(self._engine, self._asked_name(row)) if held.id == own]
+            if stuck:
+                said = stuck[0].error
+                error: Error = Stuck(
+                    f"the command `{own}` is kept, and can't be decided: {said}", id=own, position=row.position, error=said
+                )
+                error.recorded = True
+                raise error
+            if time.monotonic() >= deadline:
+                error = Late(f"the command `{own}` is kept, and not decided within {wait_seconds_max:.3g} s", id=own, position=row.position)
+                error.recorded = True
+                raise error
+            self.log.wait(seen, min(0.25, _left(deadline)))
+
+    def would(self, command: Command) -> tuple[Event, ...]:
+        """Decide a command and return what it would yield; record nothing. `Refused` if it would be refused. Gateways can't be asked here."""
+        decision = self._decision(command, None, "", None)
+        self._writer.rehearse(decision)
+        if decision.needs_outside:
+            raise Invalid(
+                f"`{decision.handler.name}` asks the outside before it decides, and `would` asks nobody", handler=decision.handler.name
+            )
+        refusal = decision.refusal()
+        if refusal is not None:
+            raise refusal.withdrawn()
+        return decision.events
+
+    def settled(self, receipt: Receipt | str | int | None = None, *, wait_seconds_max: float = 10) -> Settled:
+        """Wait until all is done in this log that a command or fact has caused, or without one all there is: reactions have run, what they sent is decided.
+
+        What stands still is no reason to wait: it is in the answer's `stuck`, and `done` is false then. Commands that come `Later` are in `timers`, and not
+        waited for. `Late` where it is not settled in time. Cost: it reads the conversation, by the index; without a receipt, the end of the log.
+        """
+        position = self.log.since(receipt) if receipt is not None else None
+        found = settled(self.log, self.app.reactions, position, wait_seconds_max, functools.partial(standing, self.log))
+        if found.position > self._image.position:  # it is on disk, and the states of this process are to know it, too
+            self._writer.catch_up()
+        return found
+
+    def stuck(self) -> list[Held]:
+        """Return what handlers could not get past, by reaction or command, each with its stack trace; what is parked is in it, too."""
+        return all_held(self._engine)
+
+    def decide_about(
+        self,
+        act: str,
+        handler: str,
+        position: int,
+        *,
+        actor: str = "",
+        reason: str = "",
+        id: str | None = None,
+        wait_seconds_max: float = 10,
+    ) -> Receipt:
+        """Say what is to become of something that is stuck, and record that as an input.
+
+        `retry`: try it now. `skip`: go on without it for good. `park`: go on without it, and keep it to be retried later. `NotThere` for what is not stuck.
+        """
+        job = Act(self.log, act, handler, position, actor=actor, id=id, reason=reason)
+        self._writer.submit(job, wait_seconds_max)
+        return self.log.receipt_of(job.row or job.result, repeated=job.row is None, events=())
+
+    # --- facts
+
+    def record(
+        self,
+        event: Event,
+        *,
+        id: str | None = None,
+        actor: str = "",
+        occurred: Any = None,
+        correlation: str | None = None,
+        wait_seconds_max: float = 10,
+    ) -> Receipt:
+        """Record a fact observed outside, and return its receipt: on disk. Its class stands in the app's `records`.
+
+        With a known id nothing is recorded and the first receipt comes back; `IdReused` if the body is another. `occurred` needs a zone.
+        """
+        job = self._fact(Message(event, id, actor, occurred, correlation))
+        self._writer.submit(job, wait_seconds_max)
+        return self._recorded(job)
+
+    async def arecord(
+        self,
+        event: Event,
+        *,
+        id: str | None = None,
+        actor: str = "",
+        occurred: Any = None,
+        correlation: str | None = None,
+        wait_seconds_max: float = 10,
+    ) -> Receipt:
+        """Do what `record` does, awaited."""
+        job = self._fact(Message(event, id, actor, occurred, correlation))
+        await self._writer.asubmit(job, wait_seconds_max)
+        return self._recorded(job)
+
+    def record_all(self, events: Iterable[Event | Message]) -> Receipt | None:
+        """Record facts in their order, group-committed, each with its own id; return the receipt of the last one, `None` for none.
+
+        Works at once. Facts whose id is known are left out. The first error is raised; what came before it is recorded, and recording all again with the
+        same ids is always safe.
+        """
+        last: Alone | None = None
+        batch: list[Alone] = []
+        for given in listed("record_all([{}])", events):
+            try:
+                batch.append(self._alone(given))
+            except Error:
+                if batch:  # what stands before it is not its trouble
+                    self._record_batch(batch)
+                raise
+            if len(batch) >= 2 * LOOK_AHEAD:
+                last = self._record_batch(batch)
+                batch = []
+        if batch:
+            last = self._record_batch(batch)
+        return self._receipt_of(last) if last is not None else None
+
+    # --- states and views
+
+    def state(
+        self, state: type[S], /, *key: Any, since: Receipt | str | int | None = None, wait_seconds_max: float = 10, **named: Any
+    ) -> S | None:
+        """Return a state from the memory image, `None` where it never happened or is gone.
+
+        It is as of what this process has seen; `since=` a receipt makes sure it is at least as new. Cost: under a microsecond in memory, else a load.
+        """
+        self._writer.check_process()
+        kept = self._image.by_state.get(state)
+        if kept is not None and since is None:
+            entry = kept.known(key if not named else tuple(named.values()) if not key and tuple(named) == kept.fold.key else ())
+            if entry is not None:
+                self._image.hits += 1
+                return entry.state  # type: ignore[return-value]  # entries of a fold are of its class
+        fold = fold_alone_of(state)
+        if since is not None:
+            self.catch_up(since, wait_seconds_max=wait_seconds_max)
+        whole = fold.checked(key) if len(key) == len(fold.key) and not named else key_from(fold, key, named)
+        return self._image.get(fold, whole).state  # type: ignore[return-value]  # entries of a fold are of its class
+
+    def states(self, state: type[S]) -> dict[tuple[Any, ...], S]:
+        """Fold the whole log into all states of a class, by key. Reads the log once; memory holds the result."""
+        self._writer.check_process()
+        return self._image.states(fold_alone_of(state))  # type: ignore[return-value]  # states of a fold are of its class
+
+    def view(self, state: type[S]) -> View[S]:
+        """Return a view to ask. `Invalid` if the state is not among the app's `views`."""
+        return self._followers.view(state)
+
+    def replica(
+        self, state: type[S], /, *key: Any, since: Receipt | str | int | None = None, wait_seconds_max: float = 10, **named: Any
+    ) -> Replica[S]:
+        """Return what the copy of another system's state says of a key, as of which of its positions, and how old that is.
+
+        `since` a receipt of the other system makes sure that the copy holds what it speaks of. `Late` if it can't be as new in time, or was never whole
+        yet; `Diverged` for a receipt of another log. What the other system does meanwhile does not matter: the copy is here.
+        """
+        replicating = self._copy(state)
+        whole = key_from(replicating.fold, key, named)
+        replicating.wait(since, wait_seconds_max)
+        found = replicating.get(whole)
+        return Replica(found.state, found.position, found.age)
+
+    def replica_rows(
+        self, state: type[S], *, limit: int = 1000, since: Receipt | str | int | None = None, wait_seconds_max: float = 10
+    ) -> Rows[S]:
+        """Return up to `limit` rows of the copy of another system's states, in the order of their keys, with their position and age."""
+        replicating = self._copy(state)
+        if type(limit) is not int or limit < 0:
+            raise Invalid(f"`limit` is a number of rows, not {limit!r}")
+        replicating.wait(since, wait_seconds_max)
+        return Rows(*replicating.rows(limit), stuck=0)
+
+    def rebuild(self, state: type[State], *, progress: Progress = lambda _done, _all: None) -> None:
+        """Build a view anew beside the old one, and switch when it has caught up. Readers are served by the old one meanwhile."""
+        self._followers.rebuild(state, progress)
+
+    def catch_up(self, since: Receipt | str | int | None = None, *, wait_seconds_max: float = 10) -> Position:
+        """Take what other processes recorded into the memory image, at least up to a receipt; return the position reached. `Late` if it is not there."""
+        wanted = self.log.since(since)
+        if wanted > self._image.position or since is None:
+            if wanted and self.log.wait(wanted - 1, wait_seconds_max) < wanted:
+                raise Late(f"position {wanted} was not recorded within {wait_seconds_max:g} s", position=wanted, head=self.log.head)
+            self._writer.catch_up()
+        return Position(self._image.position)
+
+    def statistics(self) -> dict[str, Any]:
+        """Return what this process counts: the log's head, commits and commands, the memory image, views, deciders and how long they ran.
+
+        And what no row of the log tells: executions that committed nothing.
+        """
+        return {
+            "log": msgspec.to_builtins(self.log.identity),
+            "head": self.log.head,
+            "commits": self._writer.commits,
+            "commands": self._writer.commands,
+            "image": self._image.statistics(),
+            "pending": len(self._engine.notes(PENDING_NOTE)),
+            "stuck": {held.id: held.error for held in all_held(self._engine)},
+            "reactions": self._reactor.statistics(),
+            "views": self._followers.statistics(),
+            "publications": [publishing.statistics() for publishing in self._publishing],
+            "shares": [share.statistics() for share in self._shares],
+            "subscriptions": [subscription.statistics() for subscription in self._subscriptions],
+            "replicas": [replicating.statistics() for replicating in self._replicating.values()],
+            "deciders": [
+                {
+                    "decider": handler.name,
+                    "runs": handler.runs,
+                    "ran_us": int(handler.ran_seconds * 1e6),
+                    "longest_us": int(handler.longest_seconds * 1e6),
+                }
+                for handler in self.app.handlers.values()
+            ],
+            "executions": [
+                {"handler": handler, "outcome": outcome, "count": count, "ran_us": ran, "latest": latest}
+                for handler, outcome, count, ran, latest in self._engine.samples()
+            ],
+        }
+
+    def flow(self, *, after: int | datetime | None = None, until: int | datetime | None = None) -> Flow:
+        """Return the flow map with what the log has seen of it, between two positions or times: how often, how long, and what does not fit.
+
+        Cost: some ten milliseconds, however long the log is.
+        """
+        return observed_flow(self.log, self.app.topology(), self.app.modules(), after=after, until=until)
+
+    def trace(self, what: str | int, *, fold: bool = True) -> Story:
+        """Return the conversation that a position, an id or a correlation belongs to, as a tree of what caused what.
+
+        What is alike is folded into one line with its count; each record is a line of its own without `fold`. `NotThere` where there is none.
+        """
+        return story_of(self.log, what, fold=fold)
+
+    def why(
+        self, state: type[State], /, *key: Any, since: Receipt | str | int | None = None, wait_seconds_max: float = 10, **named: Any
+    ) -> tuple[Cause, ...]:
+        """Return why the row of a view is as it is: the event that last changed it, the command that decided that, and so on up to the outside.
+
+        `NotThere` where there is no row. Cost: a look at the view, and one at the log for each step.
+        """
+        view = self.view(state)
+        position = view.position_of(*key, since=since, wait_seconds_max=wait_seconds_max, **named)
+        if position is None:
+            shown = ", ".join([*map(repr, key), *(f"{field}={value!r}" for field, value in named.items())])
+            raise NotThere(f"the view `{fold_of(state).name}` has no row for {shown or 'the log'}", view=fold_of(state).name, key=shown)
+        reads = {handler.name: [fold.name for fold in handler.states] for handler in self.app.handlers.values()}
+        return causes_of(self.log, position, reads)
+
+    # --- life
+
+    def close(self) -> None:
+        """Answer every caller, stop what runs, give the log back. Bounded: what was taken is finished, what was not hears `Closed`."""
+        with contextlib.ExitStack() as last_first:
+            last_first.callback(self._engine.close)
+            last_first.callback(self._outside.close)
+            last_first.callback(self._followers.close)
+            last_first.callback(self._writer.close)
+            for channel in self._channels.values():
+                last_first.callback(channel.close)
+            if self._copies_file is not None:
+                last_first.callback(self._copies_file.close)
+            last_first.callback(self._leases.close)
+            stopping: list[Worker | Reactor] = [*self._workers, self._reactor]
+            if self._pending is not None and self._timers is not None:
+                stopping += [self._pending.worker, self._timers.worker]
+            for one in stopping:
+                last_first.callback(one.stop)
+                one.end()  # all are told first: they end at the same time
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Close."""
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Close, in a thread, so that the loop can finish what was taken."""
+        await asyncio.get_running_loop().run_in_executor(None, self.close)
+
+    # --- within
+
+    def _decision(self, command: object, id: str | None, actor: str, correlation: str | None, causation: str | None = None) -> Decision:
+        if inside_decider():
+            raise Invalid("a command can't be dispatched from inside a decider or `evolve`: yield an event, and let a reaction dispatch")
+        handling = self._handling
+        handler, typed = handling.takes.get(type(command)) or handling.taker(command)
+        plain = id is None and actor == "" and correlation is None and causation is None
+        if not plain:
+            check_envelope(id, actor, correlation, causation)
+        body, command = typed.checked(command)
+        own = id if id is not None else self._source.new_id()
+        decision = Decision(handling, handler, typed, command, body, own, self._source.now_us(), given=id is not None)
+        if not plain:
+            decision.actor = actor
+            decision.correlation = correlation if correlation != own else None
+            decision.causation = causation
+        return decision
+
+    def _message(self, message: Message) -> Decision:
+        decision = self._decision(message.body, message.id, message.actor, message.correlation, message.causation)
+        self._handling.wait_for_copies(decision.handler, COPIES_SECONDS_MAX)
+        decision.occurred = occurred_us(message)
+        return decision
+
+    def _fact(self, message: Message) -> Facts:
+        typed, body, event, terms = self._checked_fact(message)
+        return Facts(
+            self.log,
+            [Recording(typed, typed.wish, body, event, terms, PLAIN)],
+            message.id,
+            actor=message.actor,
+            correlation=message.correlation,
+            causation=message.causation,
+            occurred=occurred_us(message),
+            declare=self._declare,
+        )
+
+    def _alone(self, given: Any) -> Alone:
+        """Return a fact that is recorded among others, in a row of its own."""
+        message = given if isinstance(given, Message) else Message(given)
+        typed, body, event, terms = self._checked_fact(message)
+        id, source = message.id, self._source  # noqa: A001 - as everywhere
+        header = Header(
+            id if id is not None else source.new_id(), message.actor, message.correlation, message.causation, occurred_us(message)
+        )
+        return Alone(typed, body, event, terms, header, given=id is not None)
+
+    def _checked_fact(self, message: Message) -> tuple[Typed, bytes, Any, Sequence[str]]:
+        if inside_decider():
+            raise Invalid("a fact can't be recorded from inside a decider or `evolve`: yield the event")
+        check_envelope(message.id, message.actor, message.correlation, message.causation)
+        if type(message.body) not in self.app.records:
+            instead = instead_of(message.body, one="record", many="record_all", make="event")
+            kind = instead or ("a command is dispatched" if isinstance(message.body, Command) else "list it in the app's `records`")
+            raise Invalid(f"{called(message.body)} can't be recorded as a fact: {kind}", type=type(message.body).__name__)
+        typed = self.log.typed[type(message.body)]
+        body, event = typed.checked(message.body)
+        return typed, body, event, typed.terms(event)
+
+    def _recorded(self, job: Facts) -> Receipt:
+        if job.row is not None:
+            return self.log.receipt_of(job.row, repeated=False, events=tuple(recording.event for recording in job.recordings))
+        return self.log.receipt_of(job.result, repeated=True)
+
+    def _receipt_of(self, fact: Alone) -> Receipt:
+        if fact.row is not None:
+            return self.log.receipt(fact.row, fact.header.id or "", (fact.event,))
+        assert fact.known is not None, "it is recorded, now or before"
+        return self.log.receipt_of(fact.known, repeated=True)
+
+    def _record_batch(self, batch: Sequence[Alone]) -> Alone:
+        self._submit_all(batch)
+        for fact in batch:
+            if fact.error is not None:
+                raise fact.error
+        return batch[-1]
+
+    def _submit_all(self, batch: Sequence[Decision | Alone]) -> None:
+        """Have all of these recorded, facts that follow each other in one job."""
+        jobs: list[Decision | Several] = []
+        for together, some in itertools.groupby(batch, lambda one: isinstance(one, Alone)):
+            found: list[Any] = list(some)  # Any: all of them are of the one class, or of the other
+            jobs += [Several(self.log, found, self._declare)] if together else found
+        self._writer.submit_all(jobs, 60)
+        for job in jobs:
+            if isinstance(job, Several) and job.error is not None:
+                for fact in job.facts:
+                    fact.error = job.error
+
+    def _all(self, batch: Sequence[Decision | Alone]) -> Iterator[Receipt | Refused]:
+        self._handling.preload_all([job for job in batch if isinstance(job, Decision)])
+        self._submit_all(batch)
+        for job in batch:
+            deadline = time.monotonic() + 60
+            while isinstance(job, Decision) and job.needs_outside and job.error is None:
+                self._next_round(job)
+                self._handling.collect(job, None, deadline)
+                try:
+                    self._writer.submit(job, _left(deadline))
+                except Exception as error:  # noqa: BLE001 - it is raised below, at this one's turn
+                    job.error = error
+            if job.error is not None:
+                raise job.error
+            try:
+                receipt = self._receipt_of(job) if isinstance(job, Alone) else self._answer(job, deadline)
+            except Refused as refused:
+                yield refused
+            else:
+                yield receipt
+
+    def _answer(self, decision: Decision, deadline: float) -> Receipt:
+        result = decision.result
+        if result is None and decision.row is not None:
+            return self.log.receipt(decision.row, decision.id, decision.events)
+        if isinstance(result, Known):
+            row = result.row
+            if decode_header(row.head).outcome == "pending":
+                return self.outcome(self.log.receipt_of(row, repeated=True, events=()), wait_seconds_max=_left(deadline))
+            self._raise_refusal(row)
+            return self.log.receipt_of(row, repeated=True)
+        if isinstance(result, Refusal):
+            raise result.error()
+        raise OutcomeUnknown(f"whether the command `{decision.id}` was recorded is not known", id=decision.id)
+
+    def _raise_refusal(self, row: Row) -> None:
+        refusal = refusal_in(row)
+        if refusal is not None:
+            raise refusal.error()
+
+    def _next_round(self, decision: Decision) -> None:
+        decision.rounds += 1
+        if decision.rounds > ROUNDS_MAX:
+            raise Stuck(
+                f"`{decision.handler.name}` asked something new in each of {ROUNDS_MAX} rounds, since the states it asks by kept changing; nothing was recorded",
+                id=decision.id,
+                rounds=ROUNDS_MAX,
+            )
+        decision.again()
+
+    def _asked_name(self, row: Row) -> str:
+        """Return the name of the command that a row holds."""
+        number = next(record.number for _, record in taken_apart(row))
+        name = self.log.names.by_number.get(number)
+        return name.name if name is not None else str(number)
+
+    def _decide_pending(self, decision: Decision) -> None:
+        """Decide an input that was enqueued; what it raises says why it can't be."""
+        deadline = time.monotonic() + 60
+        self._handling.wait_for_copies(decision.handler, COPIES_SECONDS_MAX)
+        while True:
+            self._writer.submit(decision, _left(deadline))
+            if not decision.needs_outside:
+                return
+            self._next_round(decision)
+            self._handling.collect(decision, None, deadline)
+
+    def _make_wishes(self) -> list[Wish]:
+        wishes = [typed.wish for typed in self.log.typed.values()]
+        for handler in self.app.handlers.values():
+            handler.wish = Wish("decider", handler.name, handler.version, fingerprint_of(handler.function).digest)
+            wishes.append(handler.wish)
+        for reaction in self.app.reactions:
+            reaction.wish = Wish("reaction", reaction.name, reaction.version, fingerprint_of(reaction.function).digest)
+            wishes.append(reaction.wish)
+        return wishes
+
+    # --- other systems
+
+    def _copy(self, state: type[S]) -> Replicating[S]:
+        self._writer.check_process()
+        replicating = self._replicating.get(state)
+        if replicating is None:
+            listed = ", ".join(one.name for one in self._replicating.values()) or "none"
+            raise Invalid(f"`{getattr(state, '__name__', state)}` is not among the app's replicas: {listed}", state=str(state))
+        return replicating
+
+    def _make_exchange(self, views: str, *, left: Collection[str], run: bool) -> None:
+        """Make what publishes to other systems and takes in what they publish; what is left to other processes is only looked at."""
+        app, log = self.app, self.log
+        leases = self._leases
+        self._copies_file = ViewsFile(views, path_in(self.url), ddl=REPLICA_DDL) if app.systems else None
+        self._publishing = [Publishing(log, leases, one, self._sending, self._wish_of(one)) for one in app.publications]
+        self._shares = [Share(log, leases, state, self._declare) for state in app.shares]
+        self._subscriptions = [
+            Subscription(log, leases, system, self._channels[system], events, self._declare, Wish("subscription", system, 1, ""))
+            for system, events in app.subscriptions.items()
+        ]
+        if self._copies_file is not None:
+            for state, system in app.systems.items():
+                self._replicating[state] = Replicating(log, leases, system, state, self._channels[system], self._copies_file)
+        self._workers: list[Worker] = []
+        if run:
+            self._workers += [one.worker for one in self._publishing]
+            self._workers += [one.worker for one in self._shares]
+            self._workers += [one.worker for one in self._subscriptions if one.system not in left]
+            self._workers += [one.worker for one in self._replicating.values() if one.system not in left]
+        leases.add([worker.name for worker in self._workers])
+
+    @staticmethod
+    def _wish_of(publication: Publication) -> Wish:
+        return Wish("publication", publication.name, publication.version, fingerprint_of(publication.function).digest)
+
+    def _declare(self, batch: Batch) -> None:
+        """Record the names and the topology of this app before the first command, where they are not in the log yet."""
+        if self._declared:
+            return
+        known = batch.notes_of(TOPOLOGY_NOTE).get(TOPOLOGY_NOTE) == self._topology_digest
+        self._declared = known and all(self.log.names.number(wish) is not None for wish in self._wishes)
+        if not known and TOPOLOGY_NOTE not in batch.notes:
+            batch.notes[TOPOLOGY_NOTE] = self._topology_digest
+            batch.declare(self._wishes, Written(TOPOLOGY, self._topology))
+        else:
+            batch.declare(self._wishes)
+        for handler in self.app.handlers.values():
+            self._handling.numbers[handler] = batch.number(handler.wish)
+        for reaction in self.app.reactions:
+            begin_at(batch, lease_of(reaction), self.log.opened_at if reaction.since is None else reaction.since)
+        for publication in self.app.publications:
+            begin_at(batch, publication_worker(publication), self.log.opened_at if publication.since is None else publication.since)
+
+
+class _Copies:
+    """The copies of other systems' states, as deciders read them."""
+
+    def __init__(self, replicating: Mapping[type[State], Replicating[Any]]) -> None:
+        self._replicating = replicating
+
+    def name(self, state: type[State]) -> str:
+        """Return what a copy is called."""
+        return self._replicating[state].name
+
+    def wait(self, state: type[State], wait_seconds_max: float) -> None:
+        """Wait until it can be answered from."""
+        self._replicating[state].wait(None, wait_seconds_max)
+
+    def get(self, state: type[State], key: Key) -> Heard:
+        """Return what it says of a key."""
+        found = self._replicating[state].get(key)
+        return Heard(found.version, found.position, found.age // MICROSECOND, msgspec.Raw(encode(found.state)))
+
+
+def _left(deadline: float) -> float:
+    return max(0.0, deadline - time.monotonic())
