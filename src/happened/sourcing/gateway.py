@@ -13,7 +13,7 @@ import time
 import typing
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple  # Any: answers are of any type
+from typing import Any, NamedTuple, Protocol  # Any: answers are of any type
 
 import msgspec
 
@@ -103,6 +103,18 @@ class Wanted(NamedTuple):
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     question: Question
+
+
+class Answering(Protocol):
+    """Who answers questions: the outside itself, or in a replay what stands in its place."""
+
+    def gateway(self, call: Callable[..., Any]) -> Gateway:
+        """Return the entry of a gateway; `Invalid` if it is not in the app's table."""
+        ...
+
+    def answer(self, wanted: Sequence[Wanted], command: str, loop: asyncio.AbstractEventLoop | None, deadline: float) -> list[Answer]:
+        """Return the answers to questions, in their order."""
+        ...
 
 
 class Outside:
@@ -246,7 +258,7 @@ class Asking:
 
     def __init__(
         self,
-        outside: Outside,
+        outside: Answering,
         answers: Answers,
         command: str,
         loop: asyncio.AbstractEventLoop | None,

@@ -179,6 +179,53 @@ class Handler:
             function=label(self.function),
         )
 
+    def call(self, command: Any, keys: Sequence[Any], entry: Callable[[Fold, Key], Any], reads: list[Any], hearing: "Hearing") -> list[Any]:
+        """Call the function on a command, with these states and what it hears; return what it yields, and say in `reads` as of which versions.
+
+        `keys` are those of the first parameters, where they are known already.
+        """
+        filled: list[Any] = []
+        copied: dict[int, Any] = {}
+        known = len(keys)
+        for place, fill in enumerate(self.fills):
+            key = keys[place] if place < known else fill.find(command, filled)
+            if place in self.copied:
+                heard = hearing.copy(command, fill, key)
+                reads.append(heard.version)
+                state = self.copied[place].decode(heard.state)
+                state = state if state is not None or fill.optional else fill.fold.initial(key)
+                if self.copied[place].whole:
+                    copied[place] = Replica(state, heard.position, timedelta(microseconds=heard.age_us))
+                filled.append(state)
+            elif fill.many:
+                entries = {one: entry(fill.fold, one) for one in key}
+                single = len(fill.fold.key) == 1
+                states = {
+                    (one[0] if single else one): found.state if found.state is not None else fill.fold.initial(one)
+                    for one, found in entries.items()
+                }
+                reads.append([found.version for found in entries.values()])
+                filled.append(states)
+            elif key is None:
+                if not fill.optional:
+                    raise Invalid(f"`{type(command).__name__}` has no value for the key of `{fill.parameter}`", parameter=fill.parameter)
+                reads.append(0)
+                filled.append(None)
+            else:
+                found = entry(fill.fold, key)
+                reads.append(found.version)
+                filled.append(found.state if found.state is not None or fill.optional else fill.fold.initial(key))
+        arguments = filled
+        if self.wants_world:
+            world = hearing.world(entry, reads)
+            arguments = [world if slot == "world" else filled[slot] for slot in self.slots]  # type: ignore[index]  # a slot is a place or `world`
+        elif copied:
+            arguments = list(filled)
+        for place, copy in copied.items():
+            arguments[self.slots.index(place)] = copy
+        yielded = self.function(command, *arguments)
+        return list(yielded) if self.generates else self.listed(yielded)
+
     @staticmethod
     def _events(function: Callable[..., Any]) -> Iterable[type]:
         events = yielded_by(function)
@@ -255,6 +302,37 @@ class DecidingWorld:
     def ask_all(self, gateway: Callable[..., Any], questions: Iterable[tuple[Any, ...]], /) -> list[Any]:
         """Ask the outside many questions at once."""
         return self._asking.ask_all(gateway, [(args, {}) for args in questions_in(gateway, questions)])
+
+
+class Hearing(NamedTuple):
+    """What one run of a decider hears beside its states: the clock, ids, chance and answers of one command."""
+
+    id: str
+    now: int
+    answers: Answers | None
+    """The answers so far; `None` where it hears no World and no copies."""
+    asking: Asking | None
+    copies: Copies
+
+    def world(self, entry: Callable[[Fold, Key], Any], reads: list[Any]) -> DecidingWorld:
+        """Return its `World`."""
+        assert self.asking is not None, "whoever hears a World may ask"
+        return DecidingWorld(self.now, self.id, self.asking, entry, reads)
+
+    def copy(self, command: object, fill: Fill, key: Key | None) -> Heard:
+        """Return what a copy of another system's state says; the first time it is asked, and every later run of this decision hears the same."""
+        if key is None:
+            if not fill.optional:
+                raise Invalid(f"`{type(command).__name__}` has no value for the key of `{fill.parameter}`", parameter=fill.parameter)
+            return Heard(0, 0, 0)
+        assert self.answers is not None, "what copies say is recorded as an answer"
+        state = fill.fold.state
+        question = (self.copies.name(state), encode(key), 0)
+        known = self.answers.known.get(question)
+        if known is None:
+            known = Answer(question[0], msgspec.Raw(question[1]), answer=msgspec.Raw(encode(self.copies.get(state, key))))
+            self.answers.put(known)
+        return _decode_heard(known.answer)
 
 
 def key_from(fold: Fold, key: tuple[Any, ...], named: Mapping[str, Any]) -> Key:
@@ -385,66 +463,13 @@ class Decision(Job):
         deadline: float = 0.0,
     ) -> list[Any]:
         """Run the decider on these states and return what it yields."""
-        handler, command, keys = self.handler, self.command, self.keys
-        filled: list[Any] = []
-        copied: dict[int, Any] = {}
-        known = len(keys)
-        for place, fill in enumerate(handler.fills):
-            key = keys[place] if place < known else fill.find(command, filled)
-            if place in handler.copied:
-                heard = self._heard(fill, key)
-                reads.append(heard.version)
-                state = handler.copied[place].decode(heard.state)
-                state = state if state is not None or fill.optional else fill.fold.initial(key)
-                if handler.copied[place].whole:
-                    copied[place] = Replica(state, heard.position, timedelta(microseconds=heard.age_us))
-                filled.append(state)
-            elif fill.many:
-                entries = {one: entry(fill.fold, one) for one in key}
-                single = len(fill.fold.key) == 1
-                states = {
-                    (one[0] if single else one): found.state if found.state is not None else fill.fold.initial(one)
-                    for one, found in entries.items()
-                }
-                reads.append([found.version for found in entries.values()])
-                filled.append(states)
-            elif key is None:
-                if not fill.optional:
-                    raise Invalid(f"`{type(command).__name__}` has no value for the key of `{fill.parameter}`", parameter=fill.parameter)
-                reads.append(0)
-                filled.append(None)
-            else:
-                found = entry(fill.fold, key)
-                reads.append(found.version)
-                filled.append(found.state if found.state is not None or fill.optional else fill.fold.initial(key))
-        if handler.wants_world:
-            if self.answers is None:
-                self.answers = Answers()
-            asking = Asking(self.handling.outside, self.answers, self.id, loop, may_ask=may_ask, deadline=deadline)
-            world = DecidingWorld(self.now, self.id, asking, entry, reads)
-            arguments = [world if slot == "world" else filled[slot] for slot in handler.slots]  # type: ignore[index]  # a slot is a place or `world`
-        else:
-            arguments = list(filled) if copied else filled
-        for place, copy in copied.items():
-            arguments[handler.slots.index(place)] = copy
-        yielded = handler.function(command, *arguments)
-        return list(yielded) if handler.generates else handler.listed(yielded)
-
-    def _heard(self, fill: Fill, key: Key | None) -> Heard:
-        """Return what a copy of another system's state says; the first time it is asked, and every later run of this decision hears the same."""
-        if key is None:
-            if not fill.optional:
-                raise Invalid(f"`{type(self.command).__name__}` has no value for the key of `{fill.parameter}`", parameter=fill.parameter)
-            return Heard(0, 0, 0)
-        if self.answers is None:
+        handling, handler = self.handling, self.handler
+        if self.answers is None and (handler.wants_world or handler.copied):
             self.answers = Answers()
-        copies, state = self.handling.copies, fill.fold.state
-        question = (copies.name(state), encode(key), 0)
-        known = self.answers.known.get(question)
-        if known is None:
-            known = Answer(question[0], msgspec.Raw(question[1]), answer=msgspec.Raw(encode(copies.get(state, key))))
-            self.answers.put(known)
-        return _decode_heard(known.answer)
+        asking = None
+        if handler.wants_world and self.answers is not None:
+            asking = Asking(handling.outside, self.answers, self.id, loop, may_ask=may_ask, deadline=deadline)
+        return handler.call(self.command, self.keys, entry, reads, Hearing(self.id, self.now, self.answers, asking, handling.copies))
 
     def refusal(self) -> Refusal | None:
         """Return the refusal, if that is what came of it."""
