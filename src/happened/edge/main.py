@@ -8,7 +8,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import NoReturn
@@ -192,11 +192,37 @@ def the_parser() -> argparse.ArgumentParser:
     latency = add("latency", "say how long it takes from a command to the view that shows it, and what deciders wait and run", app=True)
     latency.add_argument("name", metavar="VIEW", nargs="?", help="only of this view")
     add("verify", "read the whole log and prove that nothing was changed or lost")
+    _add_replaying(add)
     stats = add("stats", "tell who the log is, how long, how large, and what it knows")
     stats.add_argument(
         "--count", action="store_true", help="also count records by kind and name, and how long deciders ran: reads the whole log"
     )
     return parser
+
+
+def _add_replaying(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """Say what can be asked of a replay."""
+    check = add("check", "say whether this code, on this history, comes to the same", app=True)
+    check.add_argument("named", metavar="MODULE:APP", nargs="?", help="the app, as --app names it")
+    check.add_argument("--decide", action="store_true", help="decide every recorded input again, and compare what comes of it")
+    check.add_argument("--fold", action="store_true", help="fold the log again, and compare views and states with it")
+    check.add_argument(
+        "--may-differ",
+        action="append",
+        default=[],
+        metavar="NAME.FIELD",
+        help="a field that may come out otherwise, such as OrderPlaced.total",
+    )
+    check.add_argument("--show", type=counted, default=20, metavar="COUNT", help="how many differences to show in full (20)")
+    check.add_argument("--views", metavar="URL", help="where the views are, if not beside the log")
+    lint = add("lint", "find what may not come out the same each time: clock, chance, files, network, global state", app=True)
+    lint.add_argument("named", metavar="MODULE:APP", nargs="?", help="the app, as --app names it")
+    debug = add("debug", "run the decider of a position once more, under pdb, with the same states, world and answers", app=True)
+    debug.add_argument("named", metavar="MODULE:APP", nargs="?", help="the app, as --app names it")
+    debug.add_argument(
+        "--at", type=counted, required=True, metavar="POSITION", help="a position of what was decided; with --evolve of an event"
+    )
+    debug.add_argument("--evolve", nargs="+", metavar=("STATE", "KEY"), help="run the `evolve` of this state instead")
 
 
 class Parser(argparse.ArgumentParser):

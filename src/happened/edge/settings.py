@@ -14,7 +14,8 @@ from happened.app import App
 from happened.core.errors import Invalid
 
 SQLITE = "sqlite:///"
-KEYS = {"app", "log"}
+LISTED = "may-differ"
+KEYS = {"app", "log", LISTED}
 """What `[tool.happened]` may say."""
 
 
@@ -89,7 +90,12 @@ def _log_set() -> str | None:
     return f"{SQLITE}{folder / url.removeprefix(SQLITE)}"
 
 
-def _settings() -> tuple[Path, dict[str, str]]:
+def declared_differences() -> list[str]:
+    """Return the fields that may come out otherwise, as `OrderPlaced.total`: `may-differ` in the settings."""
+    return list(_settings()[1].get(LISTED, []))
+
+
+def _settings() -> tuple[Path, dict[str, Any]]:
     """Return the folder of the nearest pyproject.toml and what it says about us."""
     here = Path.cwd()
     for folder in (here, *here.parents):
@@ -101,13 +107,19 @@ def _settings() -> tuple[Path, dict[str, str]]:
                 raise Invalid(f"{path} can't be read: {error}", path=str(path)) from error
             try:
                 table = msgspec.convert(whole, dict[str, Any]).get("tool", {})
-                settings = msgspec.convert(msgspec.convert(table, dict[str, Any]).get("happened", {}), dict[str, str])
+                settings = msgspec.convert(msgspec.convert(table, dict[str, Any]).get("happened", {}), dict[str, Any])
+                msgspec.convert({key: settings[key] for key in settings if key != LISTED}, dict[str, str])
+                msgspec.convert(settings.get(LISTED, []), list[str])
             except msgspec.ValidationError as error:
-                raise Invalid(f"[tool.happened] in {path} holds texts, `app` and `log`: {error}", path=str(path)) from error
+                raise Invalid(
+                    f"[tool.happened] in {path} holds texts, `app` and `log`, and a list of texts, `{LISTED}`: {error}", path=str(path)
+                ) from error
             unknown = sorted(set(settings) - KEYS)
             if unknown:
                 raise Invalid(
-                    f"[tool.happened] in {path} has no key `{unknown[0]}`: it holds `app` and `log`", path=str(path), keys=unknown
+                    f"[tool.happened] in {path} has no key `{unknown[0]}`: it holds `app`, `log` and `{LISTED}`",
+                    path=str(path),
+                    keys=unknown,
                 )
             return folder, settings
     return here, {}

@@ -72,7 +72,7 @@ def fingerprint_of(thing: Callable[..., object] | type, *more: object) -> Finger
     """
     roots = (thing, *more)
     walk = _Walk(roots)
-    lines = [*(walk.text(root, _label(root)) for root in roots), *walk.lines()]
+    lines = [*(walk.text(root, label_of(root)) for root in roots), *walk.lines()]
     lines += sorted(walk.releases)
     return Fingerprint(hashlib.sha256("\n".join(lines).encode()).hexdigest()[:DIGEST_CHARS], tuple(sorted(walk.unresolved)))
 
@@ -113,7 +113,7 @@ class _Walk:
     def __init__(self, roots: Iterable[object] = ()) -> None:
         self.unresolved: set[str] = set()
         self.releases: set[str] = set()
-        self._own = {_place_of(root if isinstance(root, type) else unwrapped(root)) for root in roots if callable(root)} - {
+        self._own = {place_of(root if isinstance(root, type) else unwrapped(root)) for root in roots if callable(root)} - {
             PYTHON,
             HAPPENED,
         }
@@ -198,8 +198,8 @@ class _Walk:
             case types.MethodDescriptorType() | types.WrapperDescriptorType() | types.ClassMethodDescriptorType():
                 return f"{value.__name__} of {self.text(value.__objclass__, label)}"
             case _:
-                functions = _functions_in(value)
-                if functions and _place_of(type(value)) != PYTHON:  # a decorator that is a class may hold more
+                functions = functions_in(value)
+                if functions and place_of(type(value)) != PYTHON:  # a decorator that is a class may hold more
                     self.unresolved.add(label)
                 return self._texts([type(value), *functions], label) if functions else ""
 
@@ -213,15 +213,15 @@ class _Walk:
         return place == PROJECT or place in self._own
 
     def _reference(self, thing: FunctionType | type) -> str:
-        if not self._is_own(_place_of(thing)) and (isinstance(thing, type) or not _held(thing)):
-            return self._elsewhere(thing, _label(thing))
+        if not self._is_own(place_of(thing)) and (isinstance(thing, type) or not _held(thing)):
+            return self._elsewhere(thing, label_of(thing))
         if id(thing) not in self._numbers:
             self._numbers[id(thing)] = len(self._met)
             self._met.append(thing)
         return f"#{self._numbers[id(thing)]} {thing.__qualname__}"
 
     def _elsewhere(self, thing: FunctionType | types.BuiltinFunctionType | type, label: str) -> str:
-        place = _place_of(thing)
+        place = place_of(thing)
         if self._is_own(place):  # compiled, for example
             self.unresolved.add(label)
         if isinstance(thing, FunctionType):  # its own name may be that of what it wraps
@@ -243,13 +243,13 @@ class _Walk:
         return f"module {self._release(place)} {module.__name__}"
 
     def _function(self, function: FunctionType) -> Iterator[str]:
-        label = _label(function)
-        if not self._is_own(_place_of(function)):
+        label = label_of(function)
+        if not self._is_own(place_of(function)):
             yield self._elsewhere(function, label)
             yield self._texts(_held(function), label)
             return
-        scope = _Scope(_cells(function), function.__globals__, label, function.__module__)
-        node, cls = _node_of(function), _class_of(function)
+        scope = _Scope(cells_of(function), function.__globals__, label, function.__module__)
+        node, cls = node_of(function), class_of(function)
         if node is not None:
             yield _written(node).text
             yield from self._names(_written(node), scope, function)
@@ -323,7 +323,7 @@ class _Walk:
             yield from (self._named(chain, scope) or "" for chain in chains)
 
     def _class(self, cls: type) -> Iterator[str]:
-        label = _label(cls)
+        label = label_of(cls)
         yield self._texts((type(cls), *cls.__bases__), label)
         node = _class_node(cls)
         if node is None:
@@ -331,19 +331,19 @@ class _Walk:
             yield from self._made(cls, label)
             return
         cells: dict[str, object] = {cls.__name__: cls}
-        functions = {stmt: _functions_in(vars(cls).get(stmt.name)) for stmt in node.body if isinstance(stmt, Function)}
+        functions = {stmt: functions_in(vars(cls).get(stmt.name)) for stmt in node.body if isinstance(stmt, Function)}
         for function in [function for found in functions.values() for function in found]:
-            cells |= _cells(function)
+            cells |= cells_of(function)
         module = sys.modules.get(cls.__module__)
         scope = _Scope(cells, vars(module) if module is not None else {}, label, cls.__module__)
         yield _written(node).text
         yield from self._named_all(_written(node).outside, scope)
         yield from self._names(_written(node), scope, cls)
         for stmt, found in functions.items():
-            own = [function for function in found if _node_of(function) is stmt]
-            yield self._texts([function for function in found if _node_of(function) not in functions], label)
+            own = [function for function in found if node_of(function) is stmt]
+            yield self._texts([function for function in found if node_of(function) not in functions], label)
             for function in own:
-                inner = _Scope(cells | _cells(function), function.__globals__, _label(function), function.__module__)
+                inner = _Scope(cells | cells_of(function), function.__globals__, label_of(function), function.__module__)
                 yield from self._names(_written(stmt), inner, function)
                 yield from self._given(function, inner.label)
             if not found:
@@ -356,7 +356,7 @@ class _Walk:
         held: dict[str, object] = {name: value for name, value in vars(cls).items() if not name.startswith("__")}
         plain = {name: held[name] for name in held if isinstance(held[name], (tuple, list, dict, *EXACT))}
         yield self.text(plain, label)
-        yield self._texts([function for value in held.values() for function in _functions_in(value)], label)
+        yield self._texts([function for value in held.values() for function in functions_in(value)], label)
 
 
 # --- values
@@ -384,22 +384,23 @@ MAKERS: tuple[tuple[type, tuple[str, ...]], ...] = (
 )
 
 
-def _functions_in(value: object) -> list[FunctionType]:
+def functions_in(value: object) -> list[FunctionType]:
     """Return the functions in what a decorator has made: what a class holds under the name of a method, for example."""
     names = next((names for kind, names in MAKERS if isinstance(value, kind)), ())
     inner = [getattr(value, name) for name in names] or [getattr(value, "__dict__", {}).get("__wrapped__")]
     own = [value] if isinstance(value, FunctionType) else []
-    return own + [function for one in inner if one is not None for function in _functions_in(one)]
+    return own + [function for one in inner if one is not None for function in functions_in(one)]
 
 
 def _held(function: FunctionType) -> list[object]:
     """Return the functions that a wrapper of others holds: in its closure, as what it wraps, as what `singledispatch` has registered."""
     registered: Mapping[object, object] = vars(function).get("registry", {})
-    held = [*_cells(function).values(), vars(function).get("__wrapped__"), *registered.values()]
+    held = [*cells_of(function).values(), vars(function).get("__wrapped__"), *registered.values()]
     return [one for one in held if isinstance(one, FunctionType | MethodType | functools.partial)]
 
 
-def _cells(function: FunctionType) -> dict[str, object]:
+def cells_of(function: FunctionType) -> dict[str, object]:
+    """Return what the closure of a function holds, by name."""
     found = dict[str, object]()
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         try:
@@ -423,7 +424,7 @@ def _hints(thing: FunctionType | type) -> dict[str, object]:
         return {}
 
 
-def _label(thing: object) -> str:
+def label_of(thing: object) -> str:
     """Return the dotted name of a function or a class, or that of the class of anything else."""
     named = thing if hasattr(thing, "__qualname__") else type(thing)
     return f"{named.__module__}.{getattr(named, '__qualname__', '')}"
@@ -432,9 +433,10 @@ def _label(thing: object) -> str:
 # --- where code comes from
 
 
-def _place_of(thing: object) -> str:
-    if isinstance(thing, FunctionType) and not _file_of(thing).startswith("<"):
-        return _place_of_file(_file_of(thing))
+def place_of(thing: object) -> str:
+    """Return where code comes from: the project, Python, `happened`, or the top-level name of an installed package."""
+    if isinstance(thing, FunctionType) and not file_of(thing).startswith("<"):
+        return _place_of_file(file_of(thing))
     module = getattr(thing, "__module__", None) or type(getattr(thing, "__self__", thing)).__module__
     return _place_of_module(str(module))
 
@@ -544,7 +546,8 @@ def _first_line(node: Function | ast.ClassDef) -> int:
     return min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
 
 
-def _file_of(function: FunctionType) -> str:
+def file_of(function: FunctionType) -> str:
+    """Return the path of the file that a function is written in."""
     path = function.__code__.co_filename
     own = function.__globals__.get("__file__")
     if own == path or not isinstance(own, str) or PurePath(path).is_absolute():
@@ -552,9 +555,10 @@ def _file_of(function: FunctionType) -> str:
     return own if PurePath(own).name == PurePath(path).name else path  # a script's code knows its file as it was typed, its module in full
 
 
-def _node_of(function: FunctionType) -> Function | ast.Lambda | None:
+def node_of(function: FunctionType) -> Function | ast.Lambda | None:
+    """Return the syntax tree of a function; `None` where its source can't be had."""
     code = function.__code__
-    source = _source_of(_file_of(function), function.__globals__)
+    source = _source_of(file_of(function), function.__globals__)
     if source is None:
         return None
     if code.co_name == "<lambda>":
@@ -594,25 +598,25 @@ def _parameters(code: CodeType) -> list[str]:
     return list(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount + stars])
 
 
-def _class_of(function: FunctionType) -> type | None:
+def class_of(function: FunctionType) -> type | None:
     """Return the class whose method this is, where its qualified name leads to it."""
     first, *rest = function.__qualname__.split(".")[:-1] or ("",)
     found: object = function.__globals__.get(first)
     for name in rest:
         found = vars(found).get(name) if isinstance(found, type) else None
-    return found if isinstance(found, type) and function in _functions_in(vars(found).get(function.__name__)) else None
+    return found if isinstance(found, type) and function in functions_in(vars(found).get(function.__name__)) else None
 
 
 def _class_node(cls: type) -> ast.ClassDef | None:
-    functions = [function for value in vars(cls).values() for function in _functions_in(value)]
+    functions = [function for value in vars(cls).values() for function in functions_in(value)]
     module = sys.modules.get(cls.__module__)
     files = {getattr(module, "__file__", None) or "": vars(module) if module is not None else {}}
-    files |= {_file_of(function): function.__globals__ for function in functions}
+    files |= {file_of(function): function.__globals__ for function in functions}
     for path, names in files.items():
         source = _source_of(path, names)
         nodes = sorted(source.classes.get(cls.__qualname__, []), key=_first_line) if source is not None else []
         for node in nodes:
-            if any(_node_of(function) in node.body for function in functions):
+            if any(node_of(function) in node.body for function in functions):
                 return node
         if nodes:
             return nodes[-1]

@@ -15,6 +15,7 @@ from happened.core.annotations import label
 from happened.core.errors import Diverged, Invalid, Stuck
 from happened.core.filling import filled
 from happened.core.messages import Command, Later
+from happened.core.state import Fold, Key
 from happened.core.store import Row, Wanted
 from happened.core.world import MICROSECOND, World, microseconds, moment
 from happened.log.held import EVERYTHING, Held, all_held, back_off_seconds, failed_with
@@ -237,7 +238,7 @@ class Reacting:
             run = f"{self._log.identity.id}:{heard.position}:{reaction.name}"
             with deciding():
                 as_of = self._desk.states_as_of(seen)
-                found, answers = self._called(heard, header, run, now)
+                found, answers = called(reaction, heard, header, self._desk.state, lambda call: self._desk.ask(run, now, call))
             ran = _us(started)
             sent = Sent(0, heard.number, max(0, now - heard.row.at), ran, 1, as_of)
             one = self._come_to(heard, header, found, answers, run, now, sent)
@@ -260,30 +261,6 @@ class Reacting:
         """Count a run that records nothing."""
         self._log.engine.sample(self.reaction.name, outcome, ran, what)
 
-    def _called(self, heard: Heard, header: Header, run: str, now: int) -> tuple[list[Any], list[Written]]:
-        """Call the function with what it asks for; return what it sends, and the answers it got."""
-        reaction = self.reaction
-        taking = reaction.takes[type(heard.event)]
-        states: list[Any] = []
-        for fill in taking.fills:
-            states.append(filled(fill, heard.event, states, self._desk.state))
-
-        def call(world: World | None) -> list[Any]:
-            arguments: list[Any] = []
-            for slot in taking.slots:
-                if slot == WORLD:
-                    arguments.append(world)
-                elif slot == RECORDED:
-                    arguments.append(envelope_of(heard.row, header, heard.ordinal, heard.extra))
-                else:
-                    arguments.append(states[slot])  # type: ignore[index]  # a slot is a place, `world` or `recorded`
-            returned = reaction.function(heard.event, *arguments)
-            if returned is not None and not isinstance(returned, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]  # a checker has not seen every function
-                raise Invalid(f"`{label(reaction.function)}` returned a `{type(returned).__name__}`: yield it, or return a list")
-            return list(returned or ())
-
-        return self._desk.ask(run, now, call) if WORLD in taking.slots else (call(None), [])
-
     def _come_to(
         self, heard: Heard, header: Header, found: Sequence[Any], answers: Sequence[Written], run: str, now: int, sent: Sent
     ) -> Ran:
@@ -305,7 +282,7 @@ class Reacting:
             if isinstance(given, Later):
                 late: Later[Any] = given  # pyright: ignore[reportUnknownVariableType]  # of which command is looked at in the next line
                 self._check_sent(late.command, reaction.later, "later")
-                due = self._due_of(heard.row.at, late)
+                due = due_of(reaction, heard.row.at, late)
                 prepared = self._desk.prepared(late.command, envelope._replace(now=due))
                 later.append((Schedule(envelope.id, due, 0, msgspec.Raw(prepared.asked_bytes)), prepared))
             else:
@@ -325,19 +302,6 @@ class Reacting:
                 f"`{label(self.reaction.function)}` sends a `{type(given).__name__}` {when}, which its annotation does not name: it names {names}",
                 function=label(self.reaction.function),
             )
-
-    def _due_of(self, at: int, late: Later[Any]) -> int:
-        """Return when it is due, in microseconds since 1970."""
-        try:
-            if late.after is not None:
-                due = at + late.after // MICROSECOND
-                moment(due)
-            else:
-                assert late.at is not None, "it has one of both"
-                due = microseconds(late.at)
-        except OverflowError:
-            raise Invalid(f"`{label(self.reaction.function)}` sends a command later than any calendar goes: {late!r}") from None
-        return due
 
     def _check_limits(self, sends: Sequence[Prepared], answers: Sequence[Written], later: Sequence[tuple[Schedule, Prepared]]) -> None:
         """Raise `Invalid` where a row could not be recorded: then it is this event's trouble, and no other's."""
@@ -410,6 +374,50 @@ class Reacting:
             notes[note_of(schedule.due, schedule.id)] = str(position)
         header = msgspec.structs.replace(about, handler=sent.handler, sent=sent)
         batch.add(Draft(header, None, records, (), (), (), notes))
+
+
+def called(
+    reaction: Reaction,
+    heard: Heard,
+    header: Header,
+    state_of: Callable[[Fold, Key], Any],
+    ask: Callable[[Callable[[World], list[Any]]], tuple[list[Any], list[Written]]],
+) -> tuple[list[Any], list[Written]]:
+    """Call a reaction on an event with what it asks for; return what it sends, and the answers it got. `ask` gives a call its `World`."""
+    taking = reaction.takes[type(heard.event)]
+    states: list[Any] = []
+    for fill in taking.fills:
+        states.append(filled(fill, heard.event, states, state_of))
+
+    def call(world: World | None) -> list[Any]:
+        arguments: list[Any] = []
+        for slot in taking.slots:
+            if slot == WORLD:
+                arguments.append(world)
+            elif slot == RECORDED:
+                arguments.append(envelope_of(heard.row, header, heard.ordinal, heard.extra))
+            else:
+                arguments.append(states[slot])  # type: ignore[index]  # a slot is a place, `world` or `recorded`
+        returned = reaction.function(heard.event, *arguments)
+        if returned is not None and not isinstance(returned, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]  # a checker has not seen every function
+            raise Invalid(f"`{label(reaction.function)}` returned a `{type(returned).__name__}`: yield it, or return a list")
+        return list(returned or ())
+
+    return ask(call) if WORLD in taking.slots else (call(None), [])
+
+
+def due_of(reaction: Reaction, at: int, late: Later[Any]) -> int:
+    """Return when a command that is sent later is due, in microseconds since 1970. `at` is when the event was recorded."""
+    try:
+        if late.after is not None:
+            due = at + late.after // MICROSECOND
+            moment(due)
+        else:
+            assert late.at is not None, "it has one of both"
+            due = microseconds(late.at)
+    except OverflowError:
+        raise Invalid(f"`{label(reaction.function)}` sends a command later than any calendar goes: {late!r}") from None
+    return due
 
 
 def heard_in(reaction: Reaction, rows: Sequence[Row], pages: Sequence[Sequence[Any]]) -> Iterator[Heard]:

@@ -129,7 +129,7 @@ class MemoryImage:
                 self.hits += 1
             entry = known if known is not None else NEVER if complete else self.load(kept, [key])[key]
         if entry.stuck:
-            raise _stuck(fold, key, entry)
+            raise standing_still(fold, key, entry)
         return entry
 
     def _met(self, fold: Fold) -> Kept | None:
@@ -176,6 +176,13 @@ class MemoryImage:
                         with deciding():
                             found[key] = kept.entries.setdefault(key, _caught_up(fold, key, found[key], aside[key]))
         return found if complete else None
+
+    def have_all(self, fold: Fold) -> None:
+        """Have all states of this fold in memory, and keep them from now on: one scan of the log. For whoever goes through the whole log alone."""
+        kept = self.follow(fold)
+        if not kept.complete:
+            self._fold_rows(fold, None, self.position, kept.entries)
+            kept.complete = True
 
     def begin(self) -> "ImageOverlay":
         """Start a batch."""
@@ -242,7 +249,7 @@ class MemoryImage:
         self._fold_rows(fold, None, self.position, entries)
         for key, entry in entries.items():
             if entry.stuck:
-                raise _stuck(fold, key, entry)
+                raise standing_still(fold, key, entry)
         return {key: entry.state for key, entry in entries.items() if entry.state is not None}
 
     def statistics(self) -> dict[str, Any]:
@@ -310,7 +317,7 @@ class MemoryImage:
                         if only:
                             continue
                         before = NEVER
-                    found[key] = _stepped(fold, key, before, message, extra, at)
+                    found[key] = stepped(fold, key, before, message, extra, at)
 
     def _fold_straight(self, fold: Fold, wanted: Sequence[Wanted] | None, until: int, found: dict[Key, Entry]) -> None:
         """Fold the keys that are in `found`, in the way that most classes allow: kept short, since a load waits for it."""
@@ -396,7 +403,7 @@ class ImageOverlay:
             else:
                 self._image.hits += 1
         if entry.stuck:
-            raise _stuck(fold, key, entry)
+            raise standing_still(fold, key, entry)
         return entry
 
     def states(self, asked: Sequence[tuple[Kept, bool]], keys: Sequence[Key], reads: list[Any]) -> list[Any]:
@@ -483,7 +490,7 @@ class ImageOverlay:
                         if entry is None:
                             coming.setdefault(kept, {}).setdefault(key, []).append(Coming(version, event, ()))
                             continue
-                    changed[key] = _stepped(fold, key, entry, event, (), version)
+                    changed[key] = stepped(fold, key, entry, event, (), version)
                 for fold in long:
                     self._apply_to(fold, row, header, ordinal, event, extra, None)
         self._applied += facts
@@ -558,7 +565,7 @@ class ImageOverlay:
                         continue
                     before = NEVER
             if undo is None:
-                changed[key] = _stepped(fold, key, before, message, extra, row.position + ordinal)
+                changed[key] = stepped(fold, key, before, message, extra, row.position + ordinal)
             elif before.stuck:
                 changed[key] = before
             else:
@@ -618,7 +625,7 @@ def _reached(fold: Fold, records: Iterable[Any]) -> Iterable[tuple[Key, Any]]:
     return [pair for pair in pairs if None not in pair[0]] if fold.skips_none else pairs
 
 
-def _stepped(fold: Fold, key: Key, before: Entry, message: Any, extra: tuple[Any, ...], version: int) -> Entry:
+def stepped(fold: Fold, key: Key, before: Entry, message: Any, extra: tuple[Any, ...], version: int) -> Entry:
     """Return the next entry; where `evolve` can't take the message the state stands still, and says why."""
     if before.stuck:
         return before
@@ -630,11 +637,12 @@ def _stepped(fold: Fold, key: Key, before: Entry, message: Any, extra: tuple[Any
 
 def _caught_up(fold: Fold, key: Key, entry: Entry, coming: Sequence[Coming]) -> Entry:
     for version, message, extra in coming:
-        entry = message if isinstance(message, Entry) else _stepped(fold, key, entry, message, extra, version)
+        entry = message if isinstance(message, Entry) else stepped(fold, key, entry, message, extra, version)
     return entry
 
 
-def _stuck(fold: Fold, key: Key, entry: Entry) -> Stuck:
+def standing_still(fold: Fold, key: Key, entry: Entry) -> Stuck:
+    """Return the error of a state that stands still."""
     return Stuck(
         f"`{fold.name}` of {key!r} can't be folded past position {entry.version}: {entry.stuck}. Mend `evolve`, then open the log again",
         state=fold.name,

@@ -142,35 +142,34 @@ class Replay:
 
     def decide(self, given: Input, entry: Entries) -> Decided:
         """Decide an input on these states. `Invalid` where no decider takes it; whatever the decider raises is in what is returned."""
-        handler = self.handlers.get(type(given.command))
-        if handler is None:
-            raise Invalid(f"no decider takes `{type(given.command).__name__}`", type=type(given.command).__name__)
+        handler = self.handler(given)
         reads: list[Any] = []
-        answers: Answers | None = None
+        answers = Answers(given.answers)
         try:
             with deciding():
-                if handler.wants_world or handler.copied:
-                    answers = Answers(given.answers)
-                    hearing = Hearing(given.id, given.now, answers, self.asking(answers, given.id), self._copies)
-                else:
-                    hearing = Hearing(given.id, given.now, None, None, self._copies)
-                events = handler.call(given.command, (), entry, reads, hearing)
+                events = self.run(handler, given, entry, answers, reads)
         except Refused as refused:
             return Decided((), as_recorded(refused), None, _known(answers), reads)
         except Unknown as unknown:
             return Decided((), None, unknown.error, _known(answers), reads)
         except Exception as error:  # noqa: BLE001 - whatever today's code raises is what came of it
             return Decided((), None, error, _known(answers), reads)
-        return Decided(events, None, None, _known(answers) if answers is not None else (), reads)
+        return Decided(events, None, None, _known(answers), reads)
 
-    def prepared(self, given: Input, entry: Entries) -> tuple[Handler, Callable[[], list[Any]]]:
-        """Return the decider of an input, and the call that runs it: for whoever wants to be there, such as a debugger. It raises what the decider raises."""
-        handler = self.handlers.get(type(given.command))
-        if handler is None:
+    def handler(self, given: Input) -> Handler:
+        """Return the decider of an input. `Invalid` where none takes it."""
+        found = self.handlers.get(type(given.command))
+        if found is None:
             raise Invalid(f"no decider takes `{type(given.command).__name__}`", type=type(given.command).__name__)
-        answers = Answers(given.answers)
-        hearing = Hearing(given.id, given.now, answers, self.asking(answers, given.id), self._copies)
-        return handler, lambda: handler.call(given.command, (), entry, [], hearing)
+        return found
+
+    def run(self, handler: Handler, given: Input, entry: Entries, answers: Answers, reads: list[Any]) -> list[Any]:
+        """Run the decider and return what it yields; whatever it raises is raised, and `Unknown` for a question that was not asked then.
+
+        For whoever wants to be there: `decide` says what came of it instead.
+        """
+        asking = self.asking(answers, given.id) if handler.wants_world else None
+        return handler.call(given.command, (), entry, reads, Hearing(given.id, given.now, answers, asking, self._copies))
 
     def asking(self, answers: Answers, id: str) -> Asking:
         """Return what hears these answers, and asks nobody else but the policy."""
@@ -221,5 +220,5 @@ def as_recorded(refused: Refused) -> Refusal:
         return Refusal(str(refused), {name: repr(value) for name, value in refused.facts.items()})
 
 
-def _known(answers: Answers | None) -> Sequence[Answer]:
-    return list(answers.known.values()) if answers is not None else ()
+def _known(answers: Answers) -> Sequence[Answer]:
+    return list(answers.known.values())

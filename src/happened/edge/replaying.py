@@ -1,0 +1,212 @@
+"""Replaying: what `check`, `lint` and `debug` do. Does this code, on this history, come to the same, and where does it not."""
+
+import argparse
+import gc
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any  # Any: values of any type
+
+import msgspec
+
+from happened.app import App
+from happened.checking.decisions import Checked, decide_again
+from happened.checking.differences import NOTHING, Difference, Divergence
+from happened.checking.lint import Linted, lint
+from happened.checking.views import CheckedView, fold_views_again, load_states_again
+from happened.core.errors import Invalid, NotThere
+from happened.edge.progress import bar
+from happened.edge.settings import declared_differences, log_url, the_app
+from happened.log.log import Log
+from happened.log.records import Reader
+from happened.opening import beside, open_log, path_in
+
+GC_OBJECTS = 200_000
+"""How many more objects there may be before rings are looked for. What is read here makes none, and to look takes a third of the time."""
+
+VALUE_CHARACTERS_MAX = 200
+
+
+def check(asked: argparse.Namespace) -> int:
+    """Say whether this code, on this history, comes to the same; the exit code is 1 where it does not."""
+    app = the_app(asked.named or asked.app)
+    told: dict[str, Any] = {}
+    lines: list[str] = []
+    fine = True
+    if asked.decide or asked.fold:
+        with _log(app, asked) as log, _seldom_collected():
+            if asked.decide:
+                checked = _decided(app, log, asked)
+                fine = not checked.diverged
+                told["decide"] = {**msgspec.to_builtins(checked, enc_hook=str), "hidden": checked.hidden}
+                lines += decided_as_text(checked, asked.show)
+            if asked.fold:
+                views, states = _folded(app, log, asked)
+                fine = fine and not any(one.wrong for one in (*views, *states))
+                told["fold"] = {"views": msgspec.to_builtins(views, enc_hook=str), "states": msgspec.to_builtins(states, enc_hook=str)}
+                lines += folded_as_text(views, states, asked.show)
+    else:
+        linted = lint(app)
+        fine = not linted.findings
+        told["lint"] = linted
+        lines += linted_as_text(linted)
+    _print(told, lines, as_json=asked.json)
+    return 0 if fine else 1
+
+
+def lint_code(asked: argparse.Namespace) -> int:
+    """Say what in the code may not come out the same each time; the exit code is 1 where anything is found."""
+    linted = lint(the_app(asked.named or asked.app))
+    _print(linted, linted_as_text(linted), as_json=asked.json)
+    return 1 if linted.findings else 0
+
+
+def debug(asked: argparse.Namespace) -> int:
+    """Run the decider or the `evolve` of a position once more, under `pdb`."""
+    from happened.edge.debugging import decider_again, evolve_again  # lazy: a debugger takes longer to import than most commands to run
+
+    app = the_app(asked.named or asked.app)
+    with _log(app, asked) as log:
+        reader = Reader(log.names, [*app.events, *app.handlers], app.called)
+        row = log.row_at(asked.at)
+        if row is None:
+            raise NotThere(f"the log has no position {asked.at}", position=asked.at)
+        if asked.evolve is not None:
+            lines = evolve_again(app, log, reader, row, asked.at, asked.evolve)
+        else:
+            lines = decider_again(app, log, reader, row)
+    for line in lines:
+        print(line)
+    return 0
+
+
+COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {"check": check, "lint": lint_code, "debug": debug}
+
+
+# --- check
+
+
+def _decided(app: App, log: Log, asked: argparse.Namespace) -> Checked:
+    may_differ = [*declared_differences(), *asked.may_differ]
+    with bar("deciding again") as progress:
+        return decide_again(app, log, may_differ=may_differ, shown_max=asked.show, progress=progress)
+
+
+def _folded(app: App, log: Log, asked: argparse.Namespace) -> tuple[list[CheckedView], list[CheckedView]]:
+    with bar("folding again") as progress:
+        views = fold_views_again(app, log, path_in(asked.views or beside(log_url(asked.log))), shown_max=asked.show, progress=progress)
+    with bar("loading again") as progress:
+        states = load_states_again(app, log, shown_max=asked.show, progress=progress)
+    return views, states
+
+
+def decided_as_text(checked: Checked, shown_max: int) -> Iterator[str]:
+    """Tell what came of deciding again."""
+    all_in_all = checked.inputs + checked.runs
+    yield (
+        f"decided again up to position {checked.position:,}: {checked.inputs:,} inputs and {checked.runs:,} runs of reactions; "
+        f"{checked.same:,} of {all_in_all:,} come to the same"
+    )
+    if checked.declared:
+        yield f"{checked.declared:,} differ only where they may"
+    for why, count in checked.unchecked.items():
+        yield f"not decided again: {count:,}, {why}"
+    if not checked.diverged:
+        return
+    by_handler = ", ".join(f"{count:,} of {handler}" for handler, count in sorted(checked.by_handler.items()))
+    yield f"{checked.diverged:,} come to something else: {by_handler}"
+    for number, divergence in enumerate(checked.divergences[:shown_max]):
+        yield ""
+        if not number:
+            yield "the first:"
+        yield from diverged_as_text(divergence)
+    if checked.hidden:
+        yield ""
+        yield f"and {checked.hidden:,} more, not shown (--show COUNT)"
+
+
+def diverged_as_text(divergence: Divergence) -> Iterator[str]:
+    """Tell one divergence."""
+    yield f"position {divergence.position:,}: {divergence.handler} on {divergence.heard} {divergence.id}"
+    then, now = divergence.fingerprint_then, divergence.fingerprint_now
+    yield f"  code  then {then or '?'}, now {now}" if then != now else f"  code  {now}, then as now: what it reads or hears is another"
+    yield from _differences(divergence.differences)
+
+
+def folded_as_text(views: Sequence[CheckedView], states: Sequence[CheckedView], shown_max: int) -> Iterator[str]:
+    """Tell what came of folding again."""
+    for what, listed in (("view", views), ("state", states)):
+        for one in listed:
+            behind = f", {one.behind:,} records behind the log" if one.behind else ""
+            if one.why:
+                yield f"{what} {one.name}: not compared: {one.why}"
+            elif one.wrong:
+                yield f"{what} {one.name}: {one.wrong:,} of {one.rows:,} rows differ as of position {one.position:,}{behind}"
+            else:
+                yield f"{what} {one.name}: {one.rows:,} rows equal as of position {one.position:,}{behind}"
+            if one.fingerprint_then != one.fingerprint_now and one.fingerprint_then:
+                yield f"  code  then {one.fingerprint_then}, now {one.fingerprint_now}"
+            if one.columns:
+                yield f"  only one of both has the columns {', '.join(one.columns)}: not compared"
+            yield from _differences(one.differences)
+            if one.wrong > shown_max:
+                yield f"  and {one.wrong - shown_max:,} more rows, not shown (--show COUNT)"
+
+
+def _differences(differences: Iterable[Difference]) -> Iterator[str]:
+    for one in differences:
+        yield f"  {one.path}"
+        yield f"    then  {_shown(one.then)}"
+        yield f"    now   {_shown(one.now)}"
+
+
+def linted_as_text(linted: Linted) -> Iterator[str]:
+    """Tell what was found in the code."""
+    for one in linted.findings:
+        yield f"{_short(one.file)}:{one.line}: {one.what} ({one.rule}) in {one.where}, by {one.by}: {one.instead}"
+    for name in linted.unresolved:
+        yield f"unresolved: {name}"
+    count = len(linted.findings)
+    yield f"{linted.functions:,} functions looked at: {f'{count:,} found' if count else 'nothing found'}"
+
+
+def _short(path: str) -> str:
+    here = Path.cwd()
+    return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
+
+
+def _shown(value: Any) -> str:
+    if value == NOTHING:
+        return NOTHING
+    text = msgspec.json.encode(value, enc_hook=str).decode()
+    return text if len(text) <= VALUE_CHARACTERS_MAX else f"{text[: VALUE_CHARACTERS_MAX - 1]}…"
+
+
+def _print(told: Any, lines: Iterable[str], *, as_json: bool) -> None:
+    if as_json:
+        print(msgspec.json.encode(told, enc_hook=str).decode())
+    else:
+        for line in lines:
+            print(line)
+
+
+@contextmanager
+def _log(app: App, asked: argparse.Namespace) -> Generator[Log, None, None]:
+    with bar("opening") as progress:
+        log = open_log(log_url(asked.log), progress=progress)
+    try:
+        if log.identity.app not in ("", app.name):
+            raise Invalid(f"the log is of the app `{log.identity.app}`, not of `{app.name}`", app=app.name, log=log.identity.app)
+        yield log
+    finally:
+        log.close()
+
+
+@contextmanager
+def _seldom_collected() -> Generator[None, None, None]:
+    before = gc.get_threshold()
+    gc.set_threshold(GC_OBJECTS, 50, 50)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
