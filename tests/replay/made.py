@@ -6,6 +6,9 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import happened as h
+from tests.replay import bank
+
 _NUMBERS = itertools.count()
 
 
@@ -21,3 +24,21 @@ def imported(folder: Path, text: str) -> ModuleType:
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def recorded(folder: Path) -> str:
+    """Record a history of the bank; return the URL of its log."""
+    url = f"sqlite:///{folder}/bank.db"
+    with bank.app.open(url) as running:
+        for account in ("a", "bb", "down"):
+            running.record(bank.Opened(account, 100))
+        for number, (account, cents) in enumerate([("a", 30), ("bb", 60), ("down", 1), ("a", 40), ("a", 50), ("bb", 10)]):
+            try:
+                running.dispatch(bank.Pay(account, cents), id=f"pay-{number}")
+            except h.Refused:
+                assert number == 4
+            running.settled()
+        running.outcome(running.enqueue(bank.Pay("down", 7), id="pay-6"))
+        running.settled()
+        running.catch_up()
+    return url
