@@ -42,6 +42,7 @@ from happened.notification.timer import Timers
 from happened.notification.why import Cause, causes_of
 from happened.opening import beside, channel_to, open_engine, path_in
 from happened.shelf.rows import ViewsFile
+from happened.sourcing.asked import Asked
 from happened.sourcing.gateway import ROUNDS_MAX, Outside
 from happened.sourcing.handling import (
     PENDING_NOTE,
@@ -112,7 +113,10 @@ class Running:
             self._image = MemoryImage(self._engine, self.log.reader, app.folds, self.log.opened_at, states_max=states_max)
             self._writer = self.log.write_with(self._image)
             self._replicating: dict[type[State], Replicating[Any]] = {}
-            self._handling = Handling(app.handlers, self.log.typed, self._image, self._outside, self._declare, _Copies(self._replicating))
+            self._asked = Asked(self._engine, source, app.gateways)
+            self._handling = Handling(
+                app.handlers, self.log.typed, self._image, self._outside, self._declare, _Copies(self._replicating), self._asked
+            )
             self._sending = Sending(self.log, self._handling, self._image)
             self._wishes = self._make_wishes()
             self._followers = Followers(self.log, app.views, views or beside(url), log_path=path_in(url), run=run)
@@ -461,6 +465,7 @@ class Running:
             "image": self._image.statistics(),
             "pending": len(self._engine.notes(PENDING_NOTE)),
             "stuck": {held.id: held.error for held in all_held(self._engine)},
+            "lost_calls": msgspec.to_builtins(self._asked.lost()),
             "reactions": self._reactor.statistics(),
             "views": self._followers.statistics(),
             "publications": [publishing.statistics() for publishing in self._publishing],

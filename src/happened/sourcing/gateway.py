@@ -29,9 +29,13 @@ ROUNDS_MAX = 5
 
 
 class Gateway:
-    """A table entry for a gateway where the defaults don't do: how long one attempt may take, and how many attempts there are."""
+    """A table entry for a gateway where the defaults don't do: how long one attempt may take, and how many attempts there are.
 
-    def __init__(self, call: Callable[..., Any], *, wait_seconds_max: float = 10, attempts_max: int = 1) -> None:
+    `noted`: before it is asked for a command, that is noted in the log. It costs a commit more, and so it is known of a call what else nobody could know:
+    that it was made, and that its decision was lost in a crash.
+    """
+
+    def __init__(self, call: Callable[..., Any], *, wait_seconds_max: float = 10, attempts_max: int = 1, noted: bool = False) -> None:
         if wait_seconds_max <= 0 or attempts_max < 1:
             raise Invalid(
                 f"gateway `{label(call)}` needs time and at least one attempt", wait_seconds_max=wait_seconds_max, attempts_max=attempts_max
@@ -40,6 +44,7 @@ class Gateway:
         self.name = name_of(call)[0]
         self.wait_seconds_max = wait_seconds_max
         self.attempts_max = attempts_max
+        self.noted = noted
         annotation = returned_by(call)
         if typing.get_origin(annotation) in (Awaitable, Coroutine):
             annotation = typing.get_args(annotation)[-1]
@@ -70,6 +75,8 @@ class Answer(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     error: str = ""
     us: int = 0
     attempt: int = 1
+    lost: int = 0
+    """How many calls were made for it before whose decisions were lost, where such calls are noted."""
 
 
 Question = tuple[str, bytes, int]
@@ -94,6 +101,12 @@ class TimeOver(BaseException):
 
 class NeedsOutside(BaseException):
     """A question has no answer yet. Not an `Exception`, so that a decider's own handlers let it pass."""
+
+
+def call_id(command: str, question: Question) -> str:
+    """Return the key that is offered to a gateway: the same each time the same is asked for the same command."""
+    gateway, arguments, nth = question
+    return f"{command}:{gateway}:{hashlib.sha256(arguments).hexdigest()[:16]}:{nth}"
 
 
 class Wanted(NamedTuple):
@@ -172,9 +185,7 @@ class Outside:
         call = self.instead.get(one.gateway.call, one.gateway.call)
         kwargs = dict(one.kwargs)
         if one.gateway.key_parameter is not None and one.gateway.key_parameter not in kwargs:
-            kwargs[one.gateway.key_parameter] = CallId(
-                f"{command}:{one.gateway.name}:{hashlib.sha256(one.question[1]).hexdigest()[:16]}:{one.question[2]}"
-            )
+            kwargs[one.gateway.key_parameter] = CallId(call_id(command, one.question))
         if inspect.iscoroutinefunction(call):
             return asyncio.run_coroutine_threadsafe(self._ask_async(one, call, kwargs), loop or self._own_loop())
         return _Attempts(one, call, kwargs).future
@@ -265,7 +276,9 @@ class Asking:
         *,
         may_ask: bool,
         deadline: float = 0.0,
+        note: Callable[[str, Sequence[Question]], Mapping[Question, int]] | None = None,
     ) -> None:
+        self._note = note
         self._deadline = deadline
         self._outside = outside
         self._answers = answers
@@ -286,8 +299,10 @@ class Asking:
         if missing:
             if not self._may_ask:
                 raise NeedsOutside
-            for answer in self._outside.answer(missing, self._command, self._loop, self._deadline):
-                self._answers.put(answer)
+            noted = [one.question for one in missing if one.gateway.noted]
+            lost: Mapping[Question, int] = self._note(self._command, noted) if noted and self._note is not None else {}
+            for answer, one in zip(self._outside.answer(missing, self._command, self._loop, self._deadline), missing, strict=True):
+                self._answers.put(msgspec.structs.replace(answer, lost=lost[one.question]) if one.question in lost else answer)
         return [_heard(gateway, self._answers.known[one.question]) for one in wanted]
 
     def _question(self, gateway: Gateway, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Question:

@@ -28,6 +28,7 @@ from happened.log.names import Wish
 from happened.log.row import ANSWER, REFUSAL, Header, Sent, Written, decode_header, encode, taken_apart
 from happened.log.typed import Typed
 from happened.log.writer import Batch, Draft, Job, deciding
+from happened.sourcing.asked import Asked
 from happened.sourcing.gateway import Answer, Answers, Asking, NeedsOutside, Outside, TimeOver, questions_in
 from happened.sourcing.memory_image import Kept, MemoryImage
 
@@ -440,6 +441,8 @@ class Decision(Job):
             heard = (
                 [answer for answer in self.answers.known.values() if not answer.error] if self.answers is not None and self.given else []
             )
+            if self.answers is not None:
+                batch.kept.update(handling.asked.over(self.id, self.answers.known.values()))
             if heard:  # for a retry of the same id; what failed is asked again then
                 batch.kept[ANSWERS_NOTE + self.id] = encode(heard).decode()
             raise
@@ -468,7 +471,8 @@ class Decision(Job):
             self.answers = Answers()
         asking = None
         if handler.wants_world and self.answers is not None:
-            asking = Asking(handling.outside, self.answers, self.id, loop, may_ask=may_ask, deadline=deadline)
+            note = handling.asked.note
+            asking = Asking(handling.outside, self.answers, self.id, loop, may_ask=may_ask, deadline=deadline, note=note)
         return handler.call(self.command, self.keys, entry, reads, Hearing(self.id, self.now, self.answers, asking, handling.copies))
 
     def refusal(self) -> Refusal | None:
@@ -524,6 +528,8 @@ class Decision(Job):
             self.result = said_in(said)
         if self.given and answers:
             notes[ANSWERS_NOTE + self.id] = None
+        if answers:
+            notes.update(self.handling.asked.over(self.id, answers))
         asked: Written | None = None
         if self.decides is None:
             asked = Written(self.asked_typed.number(batch), self.asked_bytes)
@@ -629,8 +635,10 @@ class Handling:
         outside: Outside,
         declare: Callable[[Batch], None],
         copies: Copies,
+        asked: Asked,
     ) -> None:
         self.copies = copies
+        self.asked = asked
         self.handlers = handlers
         self.typed = typed
         self.takes = {command: (handler, typed[command]) for command, handler in handlers.items()}
