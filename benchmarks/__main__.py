@@ -14,6 +14,7 @@ from benchmarks import (
     report,
     row_append,
     row_bytes,
+    row_check,
     row_commands,
     row_conditional,
     row_flow,
@@ -56,6 +57,7 @@ ROWS: dict[str, Row] = {
         row_memory.ROWS,
         row_flow.ROWS,
         row_reactions.ROWS,
+        row_check.ROWS,
     )
     for row in part
 }
