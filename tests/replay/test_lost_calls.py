@@ -31,6 +31,11 @@ def card(account: str) -> int:
     return len(account)
 
 
+def nothing(account: str) -> int:
+    """Stand for the outside that says what the decider fails on."""
+    return -1
+
+
 def charge(command: Charge, world: h.World) -> Iterator[Charged]:
     """Ask it."""
     number = world.ask(card, command.account)
@@ -97,7 +102,7 @@ def test_a_call_that_came_back_leaves_no_note(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/till.db"
     with app().open(url) as running:
         running.dispatch(Charge("a"), id="c-1")
-    with app().open(url, gateways={card: lambda _account: -1}) as running, pytest.raises(ValueError, match="failed after"):
+    with app().open(url, gateways={card: nothing}) as running, pytest.raises(ValueError, match="failed after"):
         running.dispatch(Charge("a"), id="c-2")
 
     with app().open(url, run=False) as running:
