@@ -167,13 +167,13 @@ class MemoryImage:
         finally:
             with self._lock:
                 complete = complete and forgotten == self._forgotten
-                for key in keys:
-                    waiting = kept.loading[key]
-                    waiting[:] = [one for one in waiting if one is not aside[key]]
-                    if not waiting:
-                        del kept.loading[key]
-                    if complete:
-                        with deciding():
+                with deciding():
+                    for key in keys:
+                        waiting = kept.loading[key]
+                        waiting[:] = [one for one in waiting if one is not aside[key]]
+                        if not waiting:
+                            del kept.loading[key]
+                        if complete:
                             found[key] = kept.entries.setdefault(key, _caught_up(fold, key, found[key], aside[key]))
         return found if complete else None
 
