@@ -238,7 +238,6 @@ class Wiring:
 
     def _check_published(self, states: Iterable[Fold], recorded: Collection[type]) -> None:
         """Raise `Invalid` where what is published is also something that happens here: it is said to others, and nothing in this app hears it."""
-        names = set[str]()
         for publication in self.publications:
             published = publication.publishes
             listening = [fold.state.__name__ for fold in states if published in fold.readings]
@@ -249,11 +248,6 @@ class Wiring:
                     f"`{published.__name__}` is published by `{publication.name}`, and {where}: what is published is an event of its own, for others",
                     event=published.__name__,
                 )
-            if publication.name in names:
-                raise Invalid(
-                    f"two publications are called `{publication.name}`: give one another name with `@named`", name=publication.name
-                )
-            names.add(publication.name)
 
     def _check_names(self) -> None:
         seen: dict[tuple[str, str, int], Any] = {}
@@ -273,21 +267,21 @@ class Wiring:
                         'with `@named("...")`',
                         name=key[1],
                     )
-        self._check_reactions()
+        self._check_listeners()
         check_tag_types(
             dict.fromkeys([*kinds["data"], *kinds["state"], *(join.state for fold in map(fold_of, kinds["state"]) for join in fold.joins)])
         )
 
-    def _check_reactions(self) -> None:
-        """See that each reaction's name is its own: its progress, and what it holds, are kept under it."""
+    def _check_listeners(self) -> None:
+        """See that the name of each reaction and publication is its own: its progress, and what it holds, are kept under it."""
         seen: dict[str, str] = {TIMERS: "timers"}
         seen |= {name_of(command)[0]: f"the command `{command.__name__}`" for command in self.handlers}
-        for reaction in self.reactions:
-            other = seen.setdefault(reaction.name, own := f"the reaction `{label(reaction.function)}`")
+        for listener in (*self.reactions, *self.publications):
+            other = seen.setdefault(listener.name, own := f"the {listener.kind} `{label(listener.function)}`")
             if other is not own:
                 raise Invalid(
-                    f"`{reaction.name}` is the name of {other}, and of {own}: list it once, or give one another name with `@named(...)`",
-                    name=reaction.name,
+                    f"`{listener.name}` is the name of {other}, and of {own}: list it once, or give one another name with `@named(...)`",
+                    name=listener.name,
                 )
 
     def _check_data(self) -> None:

@@ -35,6 +35,7 @@ import logging
 import operator
 import os
 import re
+import stat
 import sys
 import sysconfig
 import types
@@ -503,8 +504,11 @@ def _source_of(path: str, names: Mapping[str, object]) -> _Source | None:
     try:
         status = Path(path).stat()
         stamp: object = (status.st_mtime_ns, status.st_size)
-        text = None
+        text: str | None = None
+        there = stat.S_ISREG(status.st_mode)  # code that was given as a text has no path, and that is the folder it runs in
     except OSError:  # a cell of a notebook, a file in an archive
+        there = False
+    if not there:
         stamp = text = "".join(linecache.getlines(path, dict(names)))
     known = _sources.get(path)
     if known is None or known[0] != stamp:
