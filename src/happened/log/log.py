@@ -49,6 +49,9 @@ TEXT_CHARACTERS_MAX = 1_000
 RECENT_MAX = 20_000
 """Events whose tags are kept in memory for the conditions of `append`; a condition that reaches further back reads the log."""
 
+FAR = 1 << 14
+"""Positions: who has more of them before it looks in the index for what it needs of them; the index knows stretches of a quarter of that."""
+
 Progress = Callable[[int, int], None]
 """Hears now and then how much of long work is done, and of how much."""
 
@@ -304,6 +307,16 @@ class Log:
     def committed(self, row: Row, facts: Sequence[tuple[str, Sequence[str]]]) -> None:
         """Take a row of facts for durable."""
         self._recent.add(row, facts)
+
+    def far_behind(self, after: int, until: int, events: Iterable[type]) -> Sequence[Wanted] | None:
+        """Return what to ask the index for, to read on to a known position with no more than these events; `None` where it is not far: all is read then.
+
+        Every name that is used up to there is known after this.
+        """
+        if until - after < FAR:
+            return None
+        self.names.learn(self.engine.notes)
+        return [Wanted((), self.numbers([self.typed[event].wish.name for event in events]))]
 
     def numbers(self, names: Iterable[str]) -> list[int]:
         """Return the numbers of all versions of these names of events; one that matches nothing where there are none."""

@@ -143,6 +143,13 @@ class Hearing(ABC, Generic[L_co, R]):
             if stops:
                 return
 
+    def pass_over(self, position: int) -> None:
+        """Go on to a position up to which nothing is there to be heard."""
+        if position - self._progress.position > UNSAVED_MAX:
+            self._commit([], position, {})
+        self.position = position
+        self.trouble.over()
+
     # --- what is held
 
     @property

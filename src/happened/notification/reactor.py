@@ -90,7 +90,7 @@ class Crew:
             if one.position >= head:
                 one.trouble.over()  # there is nothing that it could not get past
         for position in sorted({one.position for one in mine if one.position < head}):
-            self._advance([one for one in mine if one.position == position], position)
+            self._advance([one for one in mine if one.position == position], position, head)
         if self._worker.stopping:
             for one in mine:
                 self._do(one, one.save)
@@ -105,10 +105,12 @@ class Crew:
             self._do(one, functools.partial(one.claim, epoch))
         return one.epoch == epoch
 
-    def _advance(self, ones: Sequence[AnyHearing], position: int) -> None:
-        """Let reactions that have come equally far take the next page."""
-        decode = self._log.reader.pages({event for one in ones for event in one.listener.events})
-        for rows in self._log.engine.read(position, rows_max=PAGE_ROWS):
+    def _advance(self, ones: Sequence[AnyHearing], position: int, head: int) -> None:
+        """Let those that have come equally far take the next page; where there is none of theirs up to the head, they have come there."""
+        events = {event for one in ones for event in one.listener.events}
+        wanted = self._log.far_behind(position, head, events)
+        decode = self._log.reader.pages(events)
+        for rows in self._log.engine.read(position, head, wanted=wanted, rows_max=PAGE_ROWS):
             try:
                 pages = decode(rows)
             except Exception as error:  # noqa: BLE001 - it is of one that reads what today's code can't, and is seen there
@@ -117,11 +119,13 @@ class Crew:
                     ones[0].retry_at = time.monotonic() + RETRY_SECONDS
                 else:
                     for one in ones:
-                        self._advance([one], position)
+                        self._advance([one], position, head)
                 return
             for one in ones:
                 self._do(one, functools.partial(one.take, rows, pages, lambda: self._worker.stopping))
             return
+        for one in ones:
+            self._do(one, functools.partial(one.pass_over, head))
 
     def _do(self, one: AnyHearing, what: Callable[[], None]) -> None:
         """Do something for one reaction; trouble of the world is its own, and passes or is seen."""
