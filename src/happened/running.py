@@ -107,7 +107,14 @@ class Running:
         self._engine = open_engine(url)
         try:
             self.log = Log(
-                self._engine, source, [*app.events, *app.handlers], app=app.name, called=app.called, ignores=app.ignores, progress=progress
+                self._engine,
+                source,
+                [*app.events, *app.handlers],
+                app=app.name,
+                called=app.called,
+                ignores=app.ignores,
+                upcasts=app.upcasts,
+                progress=progress,
             )
             self._image = MemoryImage(self._engine, self.log.reader, app.folds, self.log.opened_at, states_max=states_max)
             self._writer = self.log.write_with(self._image)

@@ -11,8 +11,10 @@ from happened.core.messages import Command, Event, is_name, name_of
 from happened.core.plain import surplus_in
 from happened.core.state import Fold, State, fold_of
 from happened.core.tags import check_tag_types, is_a
+from happened.core.upcasts import UpcastEntry, steps_of
 from happened.cqrs.view import check_view
 from happened.log.fingerprint import fingerprint_of
+from happened.log.lifting import Lifts
 from happened.log.typed import decode_of
 from happened.notification.flow import Flow, declared_flow
 from happened.notification.publication import Publication
@@ -53,6 +55,7 @@ class Wiring:
         shares: Iterable[type[State]] = (),
         subscriptions: Mapping[str, Iterable[type[Event]]] | None = None,
         replicas: Mapping[str, Iterable[type[State]]] | None = None,
+        upcasts: Iterable[UpcastEntry] = (),
         ignores: Iterable[str] = (),
     ) -> None:
         if not is_name(name):
@@ -87,9 +90,12 @@ class Wiring:
         self.called = check_subscriptions(self.subscriptions, [*self.records, *yielded])
         """What events are called in this log that come from elsewhere."""
         self.folds = self._folds()
+        self.upcasts = tuple(listed("upcasts=[{}]", upcasts))
         self.events = self._events()
+        self._add_upcast()
         self._check_names()
         self._check_data()
+        self.lifts = self._lifts()
 
     def __repr__(self) -> str:
         """Tell apps apart in messages and at the prompt."""
@@ -113,6 +119,22 @@ class Wiring:
         raise Invalid(
             f"the app records no event called `{name}`; it records: {', '.join(sorted(name_of(one)[0] for one in self.records))}", name=name
         )
+
+    def _add_upcast(self) -> None:
+        """Take in the events that only an upcast names: they are read, though nothing here records or hears them."""
+        steps, _ = steps_of(self.upcasts)
+        names = {name_of(cls)[0] for cls in (*self.events, *self.handlers)}
+        for step in steps.values():
+            for cls in step.classes:
+                if is_a(cls, Event) and name_of(cls)[0] not in names and name_of(cls) not in steps:
+                    self.events[cls] = None
+
+    def _lifts(self) -> Lifts:
+        classes = {
+            ("event" if is_a(cls, Event) else "command", self.name_in_log(cls), name_of(cls)[1]): cls
+            for cls in (*self.events, *self.handlers)
+        }
+        return Lifts(self.upcasts, classes)
 
     def topology(self) -> dict[str, Any]:
         """Return the wiring as plain data: what is recorded in the log whenever it changes."""
@@ -168,6 +190,7 @@ class Wiring:
             "subscriptions": {system: sorted(map(self.name_in_log, events)) for system, events in self.subscriptions.items()},
             "replicas": {system: [fold_of(state).name for state in states] for system, states in self.replicas.items()},
             "gateways": sorted(gateway.name for gateway in self.gateways),
+            **({"upcasts": self.lifts.told()} if self.lifts else {}),
         }
 
     def flow(self) -> Flow:

@@ -18,6 +18,7 @@ from happened.core.errors import Broken, Conflict, Diverged, IdReused, Incompati
 from happened.core.messages import Command, Event, Message, is_data
 from happened.core.store import Commit, Engine, Row, Unseen, Wanted
 from happened.core.tags import SEPARATOR, is_unicode, term, text_of
+from happened.core.upcasts import UpcastEntry
 from happened.core.world import Source, microseconds
 from happened.log.names import Names, Wish
 from happened.log.receipt import Receipt
@@ -91,12 +92,13 @@ class Log:
         app: str = "",
         called: Mapping[type, str] | None = None,
         ignores: Iterable[str] | None = (),
+        upcasts: Sequence[UpcastEntry] = (),
         progress: Progress = lambda _done, _all: None,
     ) -> None:
         self.engine = engine
         self.source = source
         self.names = Names()
-        self.reader = Reader(self.names, classes, called)
+        self.reader = Reader(self.names, classes, called, upcasts)
         self.identity = self._identify(app)
         self._check_kinds()
         self.opened_at = self.head
@@ -104,7 +106,10 @@ class Log:
         if ignores is not None:
             self._check_claimed(ignores)
         engine.index(self.reader.reading(), self.reader.row_terms, progress)
-        self.typed = {cls: Typed(cls, self.names, name=name) for (_, name, _), cls in self.reader.classes.items()}
+        self.typed = {
+            cls: Typed(cls, self.names, name=name, before=self.reader.lifts.former_names(cls))
+            for (_, name, _), cls in self.reader.classes.items()
+        }
         self._recent = Recent(self)
         self.writer: Writer
 
@@ -321,7 +326,8 @@ class Log:
     def numbers(self, names: Iterable[str]) -> list[int]:
         """Return the numbers of all versions of these names of events; one that matches nothing where there are none."""
         wanted = set(names)
-        return [name.number for name in list(self.names.by_number.values()) if name.what == "event" and name.name in wanted] or [-1]
+        found = [name.number for name in list(self.names.by_number.values()) if name.what == "event"]
+        return [number for number in found if not wanted.isdisjoint(self.reader.names_today(number))] or [-1]
 
     def _identify(self, app: str) -> Identity:
         """Return who the log is. The lock is taken only to say it for the first time: whoever only reads must not wait for a writer."""
@@ -422,7 +428,11 @@ class Log:
         return query.matches(record.name, [term(*tag) for tag in record.tags])
 
     def _is_event(self, record: Record) -> bool:
-        return any(name.what == "event" and name.name == record.name for name in list(self.names.by_number.values()))
+        if not isinstance(record.body, Event) and record.name in self.reader.lifts.retired:
+            return False
+        return any(
+            name.what == "event" and record.name in self.reader.names_today(name.number) for name in list(self.names.by_number.values())
+        )
 
 
 EVERYTHING_SEEN = 1 << 62
@@ -603,7 +613,7 @@ def check_same(log: Log, id: str, row: Row, recordings: Sequence[Recording]) -> 
 
 def _is_same(log: Log, record: RawRecord, recording: Recording) -> bool:
     name = log.names.by_number.get(record.number)
-    if name is None or (name.what, name.name) != (recording.wish.what, recording.wish.name):
+    if name is None or name.what != recording.wish.what or recording.wish.name not in log.reader.names_today(record.number):
         return False
     if name.fingerprint != recording.wish.fingerprint:
         return True

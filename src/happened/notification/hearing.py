@@ -14,6 +14,7 @@ import msgspec
 
 from happened.core.errors import Diverged
 from happened.core.filling import filled
+from happened.core.messages import Several, events_of
 from happened.core.store import Row, Wanted
 from happened.core.world import World
 from happened.log.held import EVERYTHING, Held, all_held, back_off_seconds, failed_with
@@ -23,7 +24,7 @@ from happened.log.row import Header, Sent, Written, decode_header
 from happened.log.worker import TROUBLE, Advance, Progress, Trouble, claimed, progress_of
 from happened.log.writer import Batch, deciding
 from happened.notification.desk import Desk
-from happened.notification.listener import RECORDED, WORLD, Listener
+from happened.notification.listener import RECORDED, WORLD, Listener, Taking
 
 RUNS_MAX = 200
 """Runs of held events in one commit."""
@@ -197,9 +198,7 @@ class Hearing(ABC, Generic[L_co, R]):
         expected = noted
         for heard in self._queue(held) if not held.parked else ():
             if len(ran) >= RUNS_MAX:
-                rest = Held(
-                    self.listener.name, heard.position, tuple(heard.key), self._log.typed[type(heard.event)].wish.name, dict(held.since)
-                )
+                rest = Held(self.listener.name, heard.position, tuple(heard.key), self._name_of(heard), dict(held.since))
                 self._commit(ran, self.position, {**notes, rest.note: rest.text()}, expected=expected)
                 expected, ran = rest, []
                 notes = {rest.note: None}
@@ -258,7 +257,7 @@ class Hearing(ABC, Generic[L_co, R]):
             said, trace = failed_with(error)
             self._count("failed", _us(started), f"{heard.position}: {trace}")
             since = dict.fromkeys(heard.key or (EVERYTHING,), heard.position)
-            name = self._log.typed[type(heard.event)].wish.name
+            name = self._name_of(heard)
             own = id_of(heard.row, decode_header(heard.row.head), heard.ordinal, heard.extra)
             return Held(listener.name, heard.position, tuple(heard.key), name, since, said, trace, 1, now, now, id=own)
         if not found and not answers:
@@ -267,30 +266,36 @@ class Hearing(ABC, Generic[L_co, R]):
         self.ran_us += ran
         return one
 
+    def _name_of(self, heard: Heard) -> str:
+        return self._log.typed[type(events_of(heard.event)[0])].wish.name
+
     def _count(self, outcome: str, ran: int, what: str) -> None:
         """Count a run that records nothing."""
         self._log.engine.sample(self.listener.name, outcome, ran, what)
 
     def _called(self, heard: Heard, header: Header, run: str, now: int) -> tuple[list[Any], list[Written]]:
-        """Call the function with what it asks for; return what it sends, and the answers it got."""
-        listener = self.listener
-        taking = listener.takes[type(heard.event)]
-        states: list[Any] = []
-        for fill in taking.fills:
-            states.append(filled(fill, heard.event, states, self._desk.state))
+        """Call the function with what it asks for; return what it returns, and the answers it got."""
+        takes, events = self.listener.takes, events_of(heard.event)
 
         def call(world: World | None) -> list[Any]:
-            arguments: list[Any] = []
-            for slot in taking.slots:
-                if slot == WORLD:
-                    arguments.append(world)
-                elif slot == RECORDED:
-                    arguments.append(envelope_of(heard.row, header, heard.ordinal, heard.extra))
-                else:
-                    arguments.append(states[slot])  # type: ignore[index]  # a slot is a place, `world` or `recorded`
-            return self.listed(listener.function(heard.event, *arguments))
+            return [one for event in events for one in self._call(event, takes[type(event)], heard, header, world)]
 
-        return self._desk.ask(run, now, call) if WORLD in taking.slots else (call(None), [])
+        asks = any(WORLD in takes[type(event)].slots for event in events)
+        return self._desk.ask(run, now, call) if asks else (call(None), [])
+
+    def _call(self, event: Any, taking: Taking, heard: Heard, header: Header, world: World | None) -> list[Any]:
+        states: list[Any] = []
+        for fill in taking.fills:
+            states.append(filled(fill, event, states, self._desk.state))
+        arguments: list[Any] = []
+        for slot in taking.slots:
+            if slot == WORLD:
+                arguments.append(world)
+            elif slot == RECORDED:
+                arguments.append(envelope_of(heard.row, header, heard.ordinal, heard.extra))
+            else:
+                arguments.append(states[slot])  # type: ignore[index]  # a slot is a place, `world` or `recorded`
+        return self.listed(self.listener.function(event, *arguments))
 
     # --- what a subclass says
 
@@ -342,9 +347,19 @@ def heard_in(listener: Listener, rows: Sequence[Row], pages: Sequence[Sequence[A
         for ordinal, record in enumerate(records, row.input is not None):
             event: Any = record.body
             taking = takes.get(event.__class__)
-            if taking is not None:
+            if event.__class__ is Several:
+                yield from _heard_split(listener, row, ordinal, record)
+            elif taking is not None:
                 number: int = record.__struct_config__.tag  # a page decodes records as classes that are tagged by the number of their name
                 yield Heard(row.position + ordinal, ordinal, row, number, event, record.extra, taking.key(event))
+
+
+def _heard_split(listener: Listener, row: Row, ordinal: int, record: Any) -> Iterator[Heard]:
+    """Yield the events that one record was split into as one that is heard: they are run, held and retried together."""
+    events = tuple(one for one in record.body.events if type(one) in listener.takes)
+    if events:
+        key = list(dict.fromkeys(term for one in events for term in listener.takes[type(one)].key(one)))
+        yield Heard(row.position + ordinal, ordinal, row, record.__struct_config__.tag, Several(events), record.extra, key)
 
 
 def heard_between(log: Log, listener: Listener, start: int, until: int) -> Iterator[Heard]:

@@ -65,10 +65,9 @@ class Publication(Listener):
 
 
 class Said(NamedTuple):
-    """One notification that is to be recorded, where there is something to say."""
+    """What is to be said of one event: a notification, none, or some where the event was split."""
 
-    event: Event | None
-    body: bytes
+    notifications: Sequence[tuple[bytes, Event]]
     header: Header
     sent: Sent
     """Without the handler's number, which is known under the lock."""
@@ -99,7 +98,7 @@ class Publishing(Hearing[Publication, Said]):
         self, heard: Heard, header: Header, found: Sequence[Any], answers: Sequence[Written], run: str, now: int, sent: Sent
     ) -> Said:
         """Check what is said, and say where it comes from."""
-        body, event = self._typed.checked(found[0]) if found else (b"", None)
+        notifications = [self._typed.checked(one) for one in found]
         extra = heard.extra
         occurred = extra.occurred if extra is not None and extra.occurred is not None else header.occurred or heard.row.at
         about = Header(
@@ -109,12 +108,14 @@ class Publishing(Hearing[Publication, Said]):
             occurred=occurred,
             depth=header.depth + 1,
         )
-        return Said(event, body, about, sent)
+        return Said(notifications, about, sent)
 
     def add(self, batch: Batch, ran: Sequence[Said]) -> None:
         """Record what is said, each in a row of its own."""
         handler, number = batch.number(self.listener.wish), self._typed.number(batch)
         for one in ran:
-            if one.event is not None:
-                header = msgspec.structs.replace(one.header, handler=handler, sent=msgspec.structs.replace(one.sent, handler=handler))
-                batch.add(Draft(header, None, [Written(number, one.body)], (), list(self._typed.terms(one.event)), [number], {}))
+            sent = msgspec.structs.replace(one.sent, handler=handler)
+            for place, (body, event) in enumerate(one.notifications):
+                id = f"{one.header.id}.{place}" if place else one.header.id  # noqa: A001 - as everywhere
+                header = msgspec.structs.replace(one.header, id=id, handler=handler, sent=sent)
+                batch.add(Draft(header, None, [Written(number, body)], (), list(self._typed.terms(event)), [number], {}))

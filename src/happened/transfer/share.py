@@ -80,7 +80,7 @@ class Share:
         self._course = Course(log, self.worker.name)
         self._decode = log.reader.pages_for([self.fold])
         self._simple = not self.fold.wants_record and self.fold.key_of is None
-        fingerprint = fingerprint_of(state, *self.fold.readings).digest
+        fingerprint = fingerprint_of(state, *self.fold.readings, *log.reader.lifts.digests(self.fold.readings)).digest
         _, components = msgspec.json.schema_components([state], ref_template="#/{name}")
         schema: Any = components
         self._change_wish = Wish(SHARE, self.name, self.fold.version, fingerprint, None, schema)
