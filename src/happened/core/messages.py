@@ -182,7 +182,7 @@ def events_of(body: Any) -> tuple[Any, ...]:
     """Return the events that a record's body is: one, none where nobody asked for it, or those that it was split into."""
     if body is None:
         return ()
-    return body.events if type(body) is Several else (body,)
+    return body.events if isinstance(body, Several) else (body,)
 
 
 def is_data(body: Any) -> TypeGuard[Data]:

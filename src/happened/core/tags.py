@@ -415,10 +415,10 @@ def nesting(scope: Scope, *, known: bool = True) -> list[Any]:
     """Return which values lie nested in a class, where, and in which version: what a schema record says of it. Without `known` all are of version 1."""
     found: list[Any] = []
     for below in scope.parts:
-        cls = below.scope.cls
+        cls: Any = below.scope.cls
         name, version = name_of(cls)
-        config: Any = cls.__struct_config__  # type: ignore[attr-defined]  # every Struct has it
-        tag = [config.tag_field, config.tag] if config.tag is not None else None
+        config = cls.__struct_config__
+        tag: list[Any] | None = [config.tag_field, config.tag] if config.tag is not None else None
         found.append([below.encoded, below.holds, name, version if known else 1, nesting(below.scope, known=known), tag])
     return found
 

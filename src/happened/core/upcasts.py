@@ -148,7 +148,7 @@ def _typed(function: Any) -> Step:
     decode, encode = msgspec.json.Decoder(cls).decode, msgspec.json.Encoder(decimal_format="string").encode
 
     def by(data: Data) -> Any:
-        made = function(decode(encode(data)))
+        made: Any = function(decode(encode(data)))
         if several:
             return [(name_of(type(one))[0], msgspec.json.decode(encode(one))) for one in made]
         return msgspec.json.decode(encode(made))

@@ -320,7 +320,7 @@ class ViewBuild(Generic[S]):
         rows, records = page
         there = [(record.body, at) for record, at in zip(records, positions_of(rows), strict=True) if record.body is not None]
         others = self._others(records)
-        if any(type(event) is Several for event, _ in there):
+        if any(isinstance(event, Several) for event, _ in there):
             return self._touches(page)
         if others:
             there = [(event, at) for event, at in there if type(event) not in others]
@@ -359,7 +359,7 @@ class ViewBuild(Generic[S]):
                 for event in events_of(record.body):
                     for folded in self.joined:
                         self._step_joined(connection, folded, event, envelope, at)
-                    if self.fold.follows(type(event)):
+                    if self.fold.follows(event.__class__):
                         self._step_own(connection, event, envelope, at)
             except (Stopped, sqlite3.Error):
                 raise

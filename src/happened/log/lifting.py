@@ -120,23 +120,25 @@ class Lifts:
             known = step.to
             if step.by is None:
                 continue
-            found = step.by(data)
+            found: Any = step.by(data)
             if not is_data(found):
                 if not step.splits:
                     raise Invalid(
                         "it came to something else than a `dict` of data; one that comes to several events says so: annotate it "
                         "`-> Iterable[tuple[str, h.Data]]`"
                     )
-                return Several(tuple(self._read(one, each, name.what) for one, each in found))
+                pairs: Iterable[tuple[str, Any]] = found
+                return Several(tuple(self._read(one, each, name.what) for one, each in pairs))
             data = found
         return self._read(known, data, name.what)
 
     def _read(self, name: str, data: Any, what: str) -> Any:
         version = self._today.get(name, ("", 0))[1]
-        cls = self._classes.get((what, name, version))
+        cls: Any = self._classes.get((what, name, version))
         if cls is None:
             raise Invalid(f"no class of today is called `{name}`")
-        return msgspec.convert(data, cls, str_keys=True)
+        read: Any = msgspec.convert(data, cls, str_keys=True)
+        return read
 
     def _inside(self, parts: Any, data: Any) -> Any:
         """Lift what lies nested in data: what is inside first. What is given is not changed."""
@@ -150,7 +152,7 @@ class Lifts:
 
     def _each(self, holds: str, value: Any, part: Any) -> Any:
         if isinstance(value, list):
-            return [self._each(holds, one, part) for one in value]
+            return [self._each(holds, one, part) for one in list[Any](value)]  # pyright: ignore[reportUnknownArgumentType]  # of what is looked at one by one
         if not is_data(value):
             return value
         if holds == "values":

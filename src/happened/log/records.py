@@ -181,7 +181,7 @@ class Reader:
         return found(body)
 
     def _lifted_terms(self, body: Any) -> Sequence[str]:
-        return list(dict.fromkeys(term for event in events_of(body) for term in terms_of(scope_of(type(event)))(event)))
+        return list(dict.fromkeys(term for event in events_of(body) for term in terms_of(scope_of(event.__class__))(event)))
 
     def reading(self) -> dict[int, str]:
         """Return how each name's tags are read today, as a text to compare: what an index is valid for."""
@@ -261,7 +261,7 @@ class Reader:
         """Return what a record is called today, and its version: of the class that it is read as, else as it was recorded."""
         if name is None:
             return BUILT_IN[number], 1
-        cls = type(body)
+        cls: type[Any] = body.__class__
         if cls in self._called and self.way(number) is not None:
             return self._called[cls], name_of(cls)[1]
         return name.name, name.version
@@ -391,7 +391,7 @@ class Pages:
     def _lift(self, records: list[Any], positions: Sequence[int]) -> None:
         """Put in the place of each record whose body must be lifted one that has what it is today; `None` for what nobody asked for."""
         for place, record in enumerate(records):
-            lifting = self._lifting.get(type(record))
+            lifting = self._lifting.get(record.__class__)
             if lifting is not None:
                 body = self._reader.body(lifting.number, record.body, positions[place])
                 if isinstance(body, Several):
