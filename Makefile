@@ -31,7 +31,7 @@ check: $(SET_UP) ## static checks: lint, format, types, import contracts, dead c
 	$(BIN)/codespell
 
 tests: $(SET_UP) ## the tests alone
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile # a document's blocks and a file's tests stay in one process
 
 torture: $(SET_UP) ## the tests that kill processes, two hundred times each
 	HAPPENED_KILLS=200 $(BIN)/python -m pytest tests/notification/test_kills.py tests/transfer/test_chaos.py

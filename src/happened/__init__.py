@@ -49,6 +49,7 @@ if TYPE_CHECKING:
         named,
     )
     from happened.core.state import Replica, State
+    from happened.core.upcasts import Retired, Upcast, UpcastEntry
     from happened.core.world import World
     from happened.cqrs.ask import Rows, View
     from happened.log.held import Held
@@ -106,6 +107,7 @@ __all__ = [
     "Recorded",
     "Refused",
     "Replica",
+    "Retired",
     "Rows",
     "Running",
     "Settled",
@@ -114,6 +116,8 @@ __all__ = [
     "Stuck",
     "Tag",
     "Unanswered",
+    "Upcast",
+    "UpcastEntry",
     "Value",
     "View",
     "World",
@@ -164,6 +168,7 @@ _HOMES = {
         "named",
     ),
     "happened.core.state": ("Replica", "State"),
+    "happened.core.upcasts": ("Retired", "Upcast", "UpcastEntry"),
     "happened.core.world": ("World",),
     "happened.cqrs.ask": ("Rows", "View"),
     "happened.log.held": ("Held",),

@@ -20,7 +20,8 @@ class App(Wiring):
     functions from events to the commands that follow, each bare or as a `Reaction`. `views` lists the states that are kept as tables. `publications` lists
     the functions from an event to a public one (or `None`), each bare or as a `Publication`; `shares` lists the states whose changes other systems may
     follow. `subscriptions` and `replicas` name other systems: whose notifications are recorded here as facts, and of whose shared states a copy is kept, as
-    states without `evolve`. `ignores` lists names in the log that no class claims any more: they are passed over, where else the log is not opened.
+    states without `evolve`. `upcasts` says how data of older versions is read: `Upcast`, `Retired`, or functions from an old class to a new one.
+    `ignores` lists names in the log that no class claims any more: they are passed over, where else the log is not opened.
 
     `Invalid`, with what to mend, for whatever can be known to be wrong.
     """

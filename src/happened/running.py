@@ -32,8 +32,8 @@ from happened.log.typed import Typed
 from happened.log.worker import Worker, begin_at
 from happened.log.writer import Batch, inside_decider
 from happened.notification.flow import Flow, observed_flow
-from happened.notification.publication import Publication, Publishing, publication_worker
-from happened.notification.reacting import lease_of
+from happened.notification.publication import Publishing
+from happened.notification.reacting import Reacting
 from happened.notification.reactor import Reactor
 from happened.notification.settling import Settled, settled
 from happened.notification.story import Story, story_of
@@ -108,7 +108,14 @@ class Running:
         self._engine = open_engine(url)
         try:
             self.log = Log(
-                self._engine, source, [*app.events, *app.handlers], app=app.name, called=app.called, ignores=app.ignores, progress=progress
+                self._engine,
+                source,
+                [*app.events, *app.handlers],
+                app=app.name,
+                called=app.called,
+                ignores=app.ignores,
+                upcasts=app.upcasts,
+                progress=progress,
             )
             self._image = MemoryImage(self._engine, self.log.reader, app.folds, self.log.opened_at, states_max=states_max)
             self._writer = self.log.write_with(self._image)
@@ -121,10 +128,13 @@ class Running:
             self._wishes = self._make_wishes()
             self._followers = Followers(self.log, app.views, views or beside(url), log_path=path_in(url), run=run)
             works = run and bool(app.handlers)
-            self._leases = Leases(self._engine, source, [PENDING, TIMERS, *map(lease_of, app.reactions)] if works else [])
+            self._leases = Leases(self._engine, source, [PENDING, TIMERS, *(one.lease for one in app.reactions)] if works else [])
             self._pending = PendingWorker(self.log, self._leases, self._handling, self._decide_pending) if works else None
             self._timers = Timers(self.log, self._leases, self._sending) if works else None
-            self._reactor = Reactor(self.log, self._leases, app.reactions if works else (), self._sending)
+            reactions = app.reactions if works else []
+            self._reactor = Reactor(self.log, self._leases, "reactions", [Reacting(one, self.log, self._sending) for one in reactions])
+            publishing = [Publishing(one, self.log, self._sending) for one in app.publications]
+            self._publisher = Reactor(self.log, self._leases, "publications", publishing)
             self._channels = {
                 system: channel_to(channel.log if isinstance(channel, Running) else channel) for system, channel in channels.items()
             }
@@ -142,6 +152,8 @@ class Running:
                 self._pending.worker.start()
                 self._timers.worker.start()
             self._reactor.start()
+            if run:
+                self._publisher.start()
             for worker in self._workers:
                 worker.start()
         except BaseException:
@@ -299,7 +311,9 @@ class Running:
         waited for. `Late` where it is not settled in time. Cost: it reads the conversation, by the index; without a receipt, the end of the log.
         """
         position = self.log.since(receipt) if receipt is not None else None
-        found = settled(self.log, self.app.reactions, position, wait_seconds_max, functools.partial(standing, self.log))
+        found = settled(
+            self.log, [*self.app.reactions, *self.app.publications], position, wait_seconds_max, functools.partial(standing, self.log)
+        )
         if found.position > self._image.position:  # it is on disk, and the states of this process are to know it, too
             self._writer.catch_up()
         return found
@@ -468,7 +482,7 @@ class Running:
             "lost_calls": msgspec.to_builtins(self._asked.lost()),
             "reactions": self._reactor.statistics(),
             "views": self._followers.statistics(),
-            "publications": [publishing.statistics() for publishing in self._publishing],
+            "publications": self._publisher.statistics(),
             "shares": [share.statistics() for share in self._shares],
             "subscriptions": [subscription.statistics() for subscription in self._subscriptions],
             "replicas": [replicating.statistics() for replicating in self._replicating.values()],
@@ -530,7 +544,7 @@ class Running:
             if self._copies_file is not None:
                 last_first.callback(self._copies_file.close)
             last_first.callback(self._leases.close)
-            stopping: list[Worker | Reactor] = [*self._workers, self._reactor]
+            stopping: list[Worker | Reactor] = [*self._workers, self._reactor, self._publisher]
             if self._pending is not None and self._timers is not None:
                 stopping += [self._pending.worker, self._timers.worker]
             for one in stopping:
@@ -716,8 +730,10 @@ class Running:
             handler.wish = Wish("decider", handler.name, handler.version, fingerprint_of(handler.function).digest)
             wishes.append(handler.wish)
         for reaction in self.app.reactions:
-            reaction.wish = Wish("reaction", reaction.name, reaction.version, fingerprint_of(reaction.function).digest)
+            reaction.wish = reaction.wish._replace(fingerprint=fingerprint_of(reaction.function).digest)
             wishes.append(reaction.wish)
+        for publication in self.app.publications:
+            publication.wish = publication.wish._replace(fingerprint=fingerprint_of(publication.function).digest)
         return wishes
 
     # --- other systems
@@ -735,7 +751,6 @@ class Running:
         app, log = self.app, self.log
         leases = self._leases
         self._copies_file = ViewsFile(views, path_in(self.url), ddl=REPLICA_DDL) if app.systems else None
-        self._publishing = [Publishing(log, leases, one, self._sending, self._wish_of(one)) for one in app.publications]
         self._shares = [Share(log, leases, state, self._declare) for state in app.shares]
         self._subscriptions = [
             Subscription(log, leases, system, self._channels[system], events, self._declare, Wish("subscription", system, 1, ""))
@@ -746,15 +761,10 @@ class Running:
                 self._replicating[state] = Replicating(log, leases, system, state, self._channels[system], self._copies_file)
         self._workers: list[Worker] = []
         if run:
-            self._workers += [one.worker for one in self._publishing]
             self._workers += [one.worker for one in self._shares]
             self._workers += [one.worker for one in self._subscriptions if one.system not in left]
             self._workers += [one.worker for one in self._replicating.values() if one.system not in left]
-        leases.add([worker.name for worker in self._workers])
-
-    @staticmethod
-    def _wish_of(publication: Publication) -> Wish:
-        return Wish("publication", publication.name, publication.version, fingerprint_of(publication.function).digest)
+        leases.add([*(worker.name for worker in self._workers), *(one.lease for one in app.publications if run)])
 
     def _declare(self, batch: Batch) -> None:
         """Record the names and the topology of this app before the first command, where they are not in the log yet."""
@@ -769,10 +779,8 @@ class Running:
             batch.declare(self._wishes)
         for handler in self.app.handlers.values():
             self._handling.numbers[handler] = batch.number(handler.wish)
-        for reaction in self.app.reactions:
-            begin_at(batch, lease_of(reaction), self.log.opened_at if reaction.since is None else reaction.since)
-        for publication in self.app.publications:
-            begin_at(batch, publication_worker(publication), self.log.opened_at if publication.since is None else publication.since)
+        for listener in (*self.app.reactions, *self.app.publications):
+            begin_at(batch, listener.lease, self.log.opened_at if listener.since is None else listener.since)
 
 
 class _Copies:

@@ -11,8 +11,10 @@ from happened.core.messages import Command, Event, is_name, name_of
 from happened.core.plain import surplus_in
 from happened.core.state import Fold, State, fold_of
 from happened.core.tags import check_tag_types, is_a
+from happened.core.upcasts import UpcastEntry, steps_of
 from happened.cqrs.view import check_view
 from happened.log.fingerprint import fingerprint_of
+from happened.log.lifting import Lifts
 from happened.log.typed import decode_of
 from happened.notification.flow import Flow, declared_flow
 from happened.notification.publication import Publication
@@ -53,6 +55,7 @@ class Wiring:
         shares: Iterable[type[State]] = (),
         subscriptions: Mapping[str, Iterable[type[Event]]] | None = None,
         replicas: Mapping[str, Iterable[type[State]]] | None = None,
+        upcasts: Iterable[UpcastEntry] = (),
         ignores: Iterable[str] = (),
     ) -> None:
         if not is_name(name):
@@ -87,9 +90,12 @@ class Wiring:
         self.called = check_subscriptions(self.subscriptions, [*self.records, *yielded])
         """What events are called in this log that come from elsewhere."""
         self.folds = self._folds()
+        self.upcasts = tuple(listed("upcasts=[{}]", upcasts))
         self.events = self._events()
+        self._add_upcast()
         self._check_names()
         self._check_data()
+        self.lifts = self._lifts()
 
     def __repr__(self) -> str:
         """Tell apps apart in messages and at the prompt."""
@@ -113,6 +119,22 @@ class Wiring:
         raise Invalid(
             f"the app records no event called `{name}`; it records: {', '.join(sorted(name_of(one)[0] for one in self.records))}", name=name
         )
+
+    def _add_upcast(self) -> None:
+        """Take in the events that only an upcast names: they are read, though nothing here records or hears them."""
+        steps, _ = steps_of(self.upcasts)
+        names = {name_of(cls)[0] for cls in (*self.events, *self.handlers)}
+        for step in steps.values():
+            for cls in step.classes:
+                if is_a(cls, Event) and name_of(cls)[0] not in names and name_of(cls) not in steps:
+                    self.events[cls] = None
+
+    def _lifts(self) -> Lifts:
+        classes = {
+            ("event" if is_a(cls, Event) else "command", self.name_in_log(cls), name_of(cls)[1]): cls
+            for cls in (*self.events, *self.handlers)
+        }
+        return Lifts(self.upcasts, classes)
 
     def topology(self) -> dict[str, Any]:
         """Return the wiring as plain data: what is recorded in the log whenever it changes."""
@@ -168,6 +190,7 @@ class Wiring:
             "subscriptions": {system: sorted(map(self.name_in_log, events)) for system, events in self.subscriptions.items()},
             "replicas": {system: [fold_of(state).name for state in states] for system, states in self.replicas.items()},
             "gateways": sorted(gateway.name for gateway in self.gateways),
+            **({"upcasts": self.lifts.told()} if self.lifts else {}),
         }
 
     def flow(self) -> Flow:
@@ -238,7 +261,6 @@ class Wiring:
 
     def _check_published(self, states: Iterable[Fold], recorded: Collection[type]) -> None:
         """Raise `Invalid` where what is published is also something that happens here: it is said to others, and nothing in this app hears it."""
-        names = set[str]()
         for publication in self.publications:
             published = publication.publishes
             listening = [fold.state.__name__ for fold in states if published in fold.readings]
@@ -249,11 +271,6 @@ class Wiring:
                     f"`{published.__name__}` is published by `{publication.name}`, and {where}: what is published is an event of its own, for others",
                     event=published.__name__,
                 )
-            if publication.name in names:
-                raise Invalid(
-                    f"two publications are called `{publication.name}`: give one another name with `@named`", name=publication.name
-                )
-            names.add(publication.name)
 
     def _check_names(self) -> None:
         seen: dict[tuple[str, str, int], Any] = {}
@@ -273,21 +290,21 @@ class Wiring:
                         'with `@named("...")`',
                         name=key[1],
                     )
-        self._check_reactions()
+        self._check_listeners()
         check_tag_types(
             dict.fromkeys([*kinds["data"], *kinds["state"], *(join.state for fold in map(fold_of, kinds["state"]) for join in fold.joins)])
         )
 
-    def _check_reactions(self) -> None:
-        """See that each reaction's name is its own: its progress, and what it holds, are kept under it."""
+    def _check_listeners(self) -> None:
+        """See that the name of each reaction and publication is its own: its progress, and what it holds, are kept under it."""
         seen: dict[str, str] = {TIMERS: "timers"}
         seen |= {name_of(command)[0]: f"the command `{command.__name__}`" for command in self.handlers}
-        for reaction in self.reactions:
-            other = seen.setdefault(reaction.name, own := f"the reaction `{label(reaction.function)}`")
+        for listener in (*self.reactions, *self.publications):
+            other = seen.setdefault(listener.name, own := f"the {listener.kind} `{label(listener.function)}`")
             if other is not own:
                 raise Invalid(
-                    f"`{reaction.name}` is the name of {other}, and of {own}: list it once, or give one another name with `@named(...)`",
-                    name=reaction.name,
+                    f"`{listener.name}` is the name of {other}, and of {own}: list it once, or give one another name with `@named(...)`",
+                    name=listener.name,
                 )
 
     def _check_data(self) -> None:

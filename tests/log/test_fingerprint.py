@@ -905,6 +905,14 @@ def test_a_source_that_is_no_longer_what_was_loaded_is_not_trusted(look: Look, t
     assert found.unresolved == ("shop.decide",)
 
 
+def test_code_without_a_path_has_a_fingerprint() -> None:
+    """Its path is empty, and that is the folder it runs in: no file to be read."""
+    names: dict[str, Callable[[int], int]] = {}
+    exec(compile("def double(number):\n    return 2 * number", "", "exec"), names)
+
+    assert fingerprint_of(names["double"]).digest
+
+
 def test_code_in_a_notebook_has_its_source(tmp_path: Path) -> None:
     """A shell that keeps the text of its cells for tracebacks keeps it for us too."""
     code = """

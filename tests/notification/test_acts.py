@@ -12,7 +12,7 @@ from happened.core.errors import Diverged
 from happened.log.held import Act, Held
 from happened.log.lease import Leases
 from happened.log.writer import Job
-from happened.notification.reacting import lease_of
+from happened.notification.reacting import Reacting
 from happened.notification.reactor import Reactor
 from tests.notification.model import Noted, app, by_key, done, until, ways, whole
 from tests.notification.rig import Rig
@@ -74,8 +74,8 @@ def test_a_reaction_whose_act_was_raced_does_not_run_what_must_wait(monkeypatch:
     """The commit of a retry fails since somebody has decided meanwhile; what comes next of that key waits all the same."""
     running = app.open(run=False)
     owners = Leases(running.log.engine, running.log.source, [])
-    monkeypatch.setattr(owners, "epoch", {lease_of(by_key): 1}.get)  # for ever
-    reactor = Reactor(running.log, owners, app.reactions, running._sending)
+    monkeypatch.setattr(owners, "epoch", {by_key.lease: 1}.get)  # for ever
+    reactor = Reactor(running.log, owners, "reactions", [Reacting(by_key, running.log, running._sending)])
     [crew] = reactor._crews
     [one] = reactor._at_work
     ways.failing = {1}

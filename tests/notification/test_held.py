@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from happened.notification import reacting
+from happened.notification import hearing
 from tests.notification.model import Noted, app, done, ordered, ways, whole
 from tests.notification.rig import Rig
 
@@ -33,7 +33,7 @@ def test_each_event_runs_once_and_in_order_of_its_keys_whatever_fails(seed: int,
     """Random events, keys, failures, kills at commits, and acts of people, against a model: what it says is done, and nothing else, in order."""
     print("seed", seed)
     chance = random.Random(seed)
-    monkeypatch.setattr(reacting, "RUNS_MAX", chance.choice([1, 2, 3, 200]))
+    monkeypatch.setattr(hearing, "RUNS_MAX", chance.choice([1, 2, 3, 200]))
     rig = Rig(app)
     keys: dict[int, tuple[str, ...]] = {}
     aside: set[int] = set()

@@ -13,8 +13,7 @@ from happened.log.held import back_off_seconds
 from happened.log.names import Wish
 from happened.log.worker import Advance, Progress
 from happened.log.writer import Batch
-from happened.notification import reacting
-from happened.notification.reacting import lease_of
+from happened.notification import hearing
 from tests.notification.model import Do, Done, Noted, Undo, app, by_key, do, done, undo, until, ways, whole
 from tests.notification.rig import Killed, Rig
 
@@ -145,7 +144,7 @@ def test_an_error_between_the_commit_and_what_is_remembered_runs_nothing_twice(u
 
         def unknown(job: Any, wait_seconds_max: float) -> None:
             submit(job, wait_seconds_max)
-            if isinstance(job, Advance) and not armed.is_set() and job.name == lease_of(by_key):
+            if isinstance(job, Advance) and not armed.is_set() and job.name == by_key.lease:
                 armed.set()
                 raise h.OutcomeUnknown("nobody knows")
 
@@ -218,7 +217,7 @@ def test_a_process_that_only_reads_may_skip_retry_and_park_for_one_that_works(ur
 
 def test_thousands_wait_and_come_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three thousand events of a few keys wait for one, across many commits; in the middle its owner is killed."""
-    monkeypatch.setattr(reacting, "RUNS_MAX", 100)
+    monkeypatch.setattr(hearing, "RUNS_MAX", 100)
     rig = Rig(app)
     ways.failing = {0}
     rig.running.record(Noted(0, ("a",)))
@@ -251,7 +250,7 @@ def test_what_fails_is_tried_at_longer_and_longer_distances_and_succeeds_by_itse
         distances.append(back_off_seconds(attempts))
         return 0.0
 
-    monkeypatch.setattr(reacting, "back_off_seconds", short)
+    monkeypatch.setattr(hearing, "back_off_seconds", short)
     ways.failing = {1}
     with app.open(url) as running:
         running.record(Noted(1, ("a",)))

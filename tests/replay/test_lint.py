@@ -166,19 +166,16 @@ def test_a_name_that_leads_nowhere_is_listed(tmp_path: Path) -> None:
 
 
 def test_upcasts_are_looked_at_too(tmp_path: Path) -> None:
-    """Where they are given."""
-    found = lint(
-        imported(
-            tmp_path,
-            HEAD.replace("AMOUNT", "1")
-            .replace("EVOLVE", "return self")
-            .replace("DECIDER", "yield Sold('a')")
-            .replace("REACTION", "yield from ()"),
-        ).app,
-        [by_clock],
-    )
+    app = h.App("stock", records=[Sold2], upcasts=[h.Upcast("Sold", 1, by_clock)])
+    found = lint(app)
 
     assert [(one.rule, one.by) for one in found.findings] == [("clock", f"upcast {__name__}.by_clock")]
+
+
+@h.named("Sold", version=2)
+class Sold2(h.Event):
+    sku: str
+    at: float
 
 
 def by_clock(data: dict[str, object]) -> dict[str, object]:

@@ -189,8 +189,7 @@ class Rough:
     def read(self, after: int, wait_seconds_max: float) -> Page:
         self._check()
         chance = self._chance
-        late_before = self._late.get(threading.get_ident(), [])
-        owed = [one for one in late_before if one.position <= after]  # no more: a look back must not be handed what is still to come
+        owed = self._late.pop(threading.get_ident(), [])
         page = self._channel.read(after, 0 if owed else wait_seconds_max)
         items = list(page.items)
         position = page.position
@@ -199,7 +198,7 @@ class Rough:
             position = max(after, items[cut].position - 1) if chance.random() < 0.5 else position
         elif not self._honest:
             late = {one.position for one in items if chance.random() < 0.1}
-            kept = [one for one in late_before if one.position > after]
+            kept = [one for one in owed if one.position > after]  # a look back is not where they are waited for: they come again
             self._late[threading.get_ident()] = [*kept, *(one for one in items if one.position in late)]
             items = [*(one for one in items if one.position not in late), *owed]
         items += [one for one in self._given[-50:] if chance.random() < 0.2]

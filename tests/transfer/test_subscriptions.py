@@ -121,28 +121,70 @@ def test_a_new_publication_begins_at_the_head_of_that_moment(tmp_path: Path) -> 
 
 def test_a_publication_that_fails_stops_and_is_seen_and_goes_on_when_it_is_mended(tmp_path: Path) -> None:
     """Nothing is skipped: what stands before it was said, what comes after it waits; the app goes on."""
-    broken = [True]
+    fussy = Fussy()
+    app = h.App("crm", records=[Moved], publications=[fussy.publish])
+    with app.open(f"sqlite:///{tmp_path}/crm.db") as upstream:
+        upstream.record_all([Moved("c-1", "a", "France"), Moved("c-1", "a", "Narnia"), Moved("c-2", "a", "Spain")])
+        settled = upstream.settled(wait_seconds_max=60)
+        said = countries_of(upstream)
+        fussy.broken = False
+        until(lambda: upstream.stuck() == [])
 
-    def fussy(event: Moved) -> AddressChanged:
-        if broken[0] and event.country == "Narnia":
+        assert [(one.handler, one.error) for one in settled.stuck] == [("publish", "ValueError: no such country")]
+        assert "no such country" in settled.stuck[0].trace
+        assert said == ["France"]
+        assert countries_of(upstream) == ["France", "Narnia", "Spain"]
+        assert upstream.log.verify().kinds["output"] == 3
+
+
+@pytest.mark.parametrize("act", ["skip", "park"])
+def test_what_can_not_be_published_is_skipped_or_parked_by_a_recorded_act(tmp_path: Path, act: str) -> None:
+    """With `by`, only its own key waits; after the act that goes on, too, and what was parked can be said later."""
+    fussy = Fussy()
+    app = h.App("crm", records=[Moved], publications=[h.Publication(fussy.publish, by="customer")])
+    with app.open(f"sqlite:///{tmp_path}/crm.db") as upstream:
+        upstream.record_all([Moved("c-1", "a", "Narnia"), Moved("c-1", "b", "France"), Moved("c-2", "a", "Spain")])
+        [held] = upstream.settled(wait_seconds_max=60).stuck
+        said = countries_of(upstream)
+        upstream.decide_about(act, "publish", held.position, actor="ann")
+        until(lambda: countries_of(upstream) == ["Spain", "France"])
+        fussy.broken = False
+        if act == "park":
+            upstream.decide_about("retry", "publish", held.position, actor="ann")
+            until(lambda: upstream.stuck() == [])
+
+        assert said == ["Spain"]
+        assert countries_of(upstream) == ["Spain", "France", *["Narnia"] * (act == "park")]
+        assert [record.actor for record in upstream.log.read() if record.name == act] == ["ann"]
+
+
+def test_settled_waits_for_what_is_published(tmp_path: Path) -> None:
+    with h.App("crm", records=[Moved], publications=[address_changed]).open(f"sqlite:///{tmp_path}/crm.db") as upstream:
+        for number in range(20):
+            receipt = upstream.record(Moved("c-1", str(number), f"country {number}"))
+
+            assert upstream.settled(receipt, wait_seconds_max=60).done
+            assert countries_of(upstream)[-1] == f"country {number}"
+
+
+class Fussy:
+    """A publication that can't say everything until it is mended."""
+
+    def __init__(self) -> None:
+        self.broken = True
+
+    def publish(self, event: Moved) -> AddressChanged:
+        if self.broken and event.country == "Narnia":
             raise ValueError("no such country")
         return AddressChanged(event.customer, event.country)
 
-    app = h.App("crm", records=[Moved], publications=[fussy])
-    with app.open(f"sqlite:///{tmp_path}/crm.db") as upstream:
-        upstream.record_all([Moved("c-1", "a", "France"), Moved("c-1", "a", "Narnia"), Moved("c-1", "a", "Spain")])
-        until(lambda: "no such country" in (of(upstream, "publications")["failure"] or ""))
-        said = [record.body["country"] for record in upstream.log.read() if record.name == "AddressChanged"]
-        broken[0] = False
-        until(lambda: of(upstream, "publications")["lag"] == 0)
 
-        assert said == ["France"]
-        assert [record.body["country"] for record in upstream.log.read() if record.name == "AddressChanged"] == [
-            "France",
-            "Narnia",
-            "Spain",
-        ]
-        assert upstream.log.verify().kinds["output"] == 3
+def countries_of(upstream: h.Running) -> list[str]:
+    return [
+        record.body.country if isinstance(record.body, AddressChanged) else record.body["country"]
+        for record in upstream.log.read()
+        if record.name == "AddressChanged"
+    ]
 
 
 class Visits(h.State):

@@ -23,7 +23,7 @@ from happened.checking.differences import (
 from happened.checking.memory import Memory
 from happened.checking.reactions import Runs
 from happened.core.errors import Error, Invalid, Refused
-from happened.core.messages import name_of
+from happened.core.messages import Several, events_of, name_of
 from happened.core.store import Row
 from happened.log.fingerprint import fingerprint_of
 from happened.log.log import Log
@@ -124,7 +124,7 @@ class _Deciding:
         self._log = log
         self._may_differ = may_differ
         self._shown_max = shown_max
-        self._reader = Reader(log.names, [*app.events, *app.handlers], app.called)
+        self._reader = Reader(log.names, [*app.events, *app.handlers], app.called, app.upcasts)
         self._typed = {event: Typed(event, log.names, name=app.called.get(event)) for event in app.events}
         self._replay = Replay(app.handlers, app.gateways, app.systems)
         of_deciders = [fold for handler in app.handlers.values() for fold in handler.states]
@@ -215,6 +215,8 @@ class _Deciding:
             return
         then = [one.body for one in records if one.body is not None]
         others = [one.__struct_config__.tag for one in records if one.body is None] if len(then) != len(records) else ()
+        if Several in map(type, then):
+            then = [event for body in then for event in events_of(body)]
         if others and not OF_A_DECISION.issuperset(others) and self._is_erased(row):
             self._unchecked[ERASED] += 1
             return

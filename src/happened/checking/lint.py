@@ -10,7 +10,7 @@ import ast
 import builtins
 import functools
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple  # Any: what a name leads to
 
@@ -180,9 +180,9 @@ class Root(NamedTuple):
     instead: Mapping[str, str]
 
 
-def lint(app: Wiring, upcasts: Iterable[Callable[..., Any]] = ()) -> Linted:
+def lint(app: Wiring) -> Linted:
     """Look at all that must come out the same each time, and at all that it names. Imports and runs nothing. Cost: a few milliseconds a function."""
-    return _Linting(app).over([*_roots(app), *(Root(f"upcast {label_of(one)}", one, FROM_EVENTS) for one in upcasts)])
+    return _Linting(app).over(_roots(app))
 
 
 def _roots(app: Wiring) -> Iterator[Root]:
@@ -192,6 +192,9 @@ def _roots(app: Wiring) -> Iterator[Root]:
         yield Root(f"reaction {reaction.name}", reaction.function, WITH_WORLD)
     for publication in app.publications:
         yield Root(f"publication {publication.name}", publication.function, FROM_EVENTS)
+    for step in app.lifts.steps.values():
+        if step.function is not None:
+            yield Root(f"upcast {label_of(step.function)}", step.function, FROM_EVENTS)
     for fold in _folds(app):
         for name, function in (("evolve", fold.evolve), ("key_of", fold.key_of)):
             if function is not None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple  # Any: events and keys of any class
 
 from happened.core.errors import Stuck
+from happened.core.messages import Several
 from happened.core.state import Fold, Key
 from happened.core.store import Row, Store
 from happened.log.records import Reader, envelope_of
@@ -90,7 +91,7 @@ class Memory:
         for fold, entries in self._kept.items():
             if not fold.follows(event):
                 continue
-            if fold.fields_of is not None and not fold.wants_record and fold.key_of is None:
+            if event is not Several and fold.fields_of is not None and not fold.wants_record and fold.key_of is None:
                 found.short.append((fold.fields_of, len(fold.key) == 1, fold, entries))
             else:
                 found.long.append((fold, entries))

@@ -5,6 +5,7 @@ outside or sends something later. A run that came to nothing left nothing, and c
 """
 
 import bisect
+import functools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any  # Any: events and commands of any class
@@ -23,7 +24,8 @@ from happened.log.names import Name
 from happened.log.records import Reader
 from happened.log.row import SCHEDULE, Header, Sent, Written, decode_header, taken_apart
 from happened.log.writer import deciding
-from happened.notification.reacting import Heard, called, due_of, heard_in
+from happened.notification.hearing import Heard, called, heard_in
+from happened.notification.reacting import due_of, sent_by
 from happened.notification.reaction import Reaction
 from happened.notification.timer import Schedule
 from happened.sourcing.gateway import Answer, Answers
@@ -207,7 +209,9 @@ class Runs:
 
         try:
             with deciding():
-                found, _ = called(run.reaction, heard, decode_header(heard.row.head), self._state, ask)
+                found, _ = called(
+                    run.reaction, heard, decode_header(heard.row.head), self._state, ask, functools.partial(sent_by, run.reaction)
+                )
             run.now = [self._sending(run.reaction, given, heard) for given in found]
         except Unknown as unknown:
             run.failure = unknown.error

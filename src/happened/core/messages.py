@@ -172,6 +172,19 @@ def is_name(given: object) -> bool:
     return isinstance(given, str) and bool(given)
 
 
+class Several(msgspec.Struct, frozen=True, gc=False):
+    """What one record has become that an upcast has split: its events, in order, at one position."""
+
+    events: tuple[Any, ...]
+
+
+def events_of(body: Any) -> tuple[Any, ...]:
+    """Return the events that a record's body is: one, none where nobody asked for it, or those that it was split into."""
+    if body is None:
+        return ()
+    return body.events if isinstance(body, Several) else (body,)
+
+
 def is_data(body: Any) -> TypeGuard[Data]:
     """Say whether a body is plain data: no class of today's reads it."""
     return isinstance(body, dict)

@@ -33,7 +33,7 @@ import msgspec
 
 from happened.core.annotations import Parameter, label, parameters_of, returned_by, union_of, yielded_by
 from happened.core.errors import Invalid
-from happened.core.messages import Event, Part, Recorded, name_of
+from happened.core.messages import Event, Part, Recorded, Several, name_of
 from happened.core.tags import ONE, Keys, bare, hints_of, is_a, is_unicode, keys_of, names_of, parts_of, plain_fields, scope_of, types_of
 
 RESERVED = ("but", "evolve", "key_of")
@@ -221,11 +221,16 @@ class Fold:
 
     def _late(self, event: type) -> Reading:
         """Find how a class is reached that is met for the first time: one of the union, a narrow kind of one, or any event at all."""
+        if event is Several:
+            return self._each
         found = self.readings.get(event.__mro__[1] if NARROW in vars(event) else event)
         if found is None:
             found = self._reading(event, None) if self.everything and is_a(event, Event) else _nothing
         self._reached[event] = found
         return found
+
+    def _each(self, event: Any, record: Recorded | None = None) -> Iterable[tuple[Key, Any]]:
+        return [pair for one in event.events for pair in self.touched(one, record)]
 
     def _read(self, evolve: Callable[..., Any]) -> None:
         name = self.state.__name__

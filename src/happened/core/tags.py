@@ -19,7 +19,7 @@ from typing import Any, NamedTuple  # Any: annotations and values of any type pa
 import msgspec
 
 from happened.core.errors import Invalid
-from happened.core.messages import Index, Places, Tag, Value, is_data
+from happened.core.messages import Index, Places, Tag, Value, is_data, name_of
 
 SEPARATOR = "\x1f"
 """Stands between tag and value in a term; no tag has it."""
@@ -409,6 +409,18 @@ def _together(
         for part in held(getattr(message, below.field), below.holds):
             if isinstance(part, below.scope.cls):
                 yield from _together(below.scope, part, tags, wanted, visible, every=every)
+
+
+def nesting(scope: Scope, *, known: bool = True) -> list[Any]:
+    """Return which values lie nested in a class, where, and in which version: what a schema record says of it. Without `known` all are of version 1."""
+    found: list[Any] = []
+    for below in scope.parts:
+        cls: Any = below.scope.cls
+        name, version = name_of(cls)
+        config = cls.__struct_config__
+        tag: list[Any] | None = [config.tag_field, config.tag] if config.tag is not None else None
+        found.append([below.encoded, below.holds, name, version if known else 1, nesting(below.scope, known=known), tag])
+    return found
 
 
 def outline(scope: Scope) -> list[Any]:

@@ -47,7 +47,7 @@ class Followers:
     def __init__(self, log: Log, views: Iterable[type[State]], url: str, *, log_path: str | None, run: bool) -> None:
         self._log = log
         self._run = run
-        self._fingerprints = {state: view_fingerprint(fold_of(state)) for state in views}
+        self._fingerprints = {state: view_fingerprint(fold_of(state), log.reader.lifts) for state in views}
         self._views: dict[type[State], ViewState[Any]] = {}
         self._building: list[ViewBuild[Any]] = []
         self._stop = threading.Event()

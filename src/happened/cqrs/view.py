@@ -18,13 +18,14 @@ import msgspec
 
 from happened.core.errors import Diverged, Invalid
 from happened.core.filling import Fill, fill_for
-from happened.core.messages import Recorded
+from happened.core.messages import Recorded, Several, events_of
 from happened.core.state import Fold, Key, State, fold_of, state_in
 from happened.core.store import Bare
 from happened.core.tags import text_of
 from happened.core.tally import tally
 from happened.log.fingerprint import fingerprint_of
 from happened.log.held import told
+from happened.log.lifting import Lifts
 from happened.log.records import envelopes_of, positions_of
 from happened.log.row import decode_header
 from happened.shelf.tables import MANY, Table
@@ -319,6 +320,8 @@ class ViewBuild(Generic[S]):
         rows, records = page
         there = [(record.body, at) for record, at in zip(records, positions_of(rows), strict=True) if record.body is not None]
         others = self._others(records)
+        if any(isinstance(event, Several) for event, _ in there):
+            return self._touches(page)
         if others:
             there = [(event, at) for event, at in there if type(event) not in others]
         keys = self.fold.keys_of([event for event, _ in there])
@@ -350,14 +353,14 @@ class ViewBuild(Generic[S]):
     def _fold_joined(self, connection: sqlite3.Connection, page: Page) -> None:
         rows, records = page
         for record, at, envelope in zip(records, positions_of(rows), envelopes_of(rows, records), strict=True):
-            event: object = record.body
-            if event is None or envelope is None:
+            if envelope is None:
                 continue
             try:
-                for folded in self.joined:
-                    self._step_joined(connection, folded, event, envelope, at)
-                if self.fold.follows(type(event)):
-                    self._step_own(connection, event, envelope, at)
+                for event in events_of(record.body):
+                    for folded in self.joined:
+                        self._step_joined(connection, folded, event, envelope, at)
+                    if self.fold.follows(event.__class__):
+                        self._step_own(connection, event, envelope, at)
             except (Stopped, sqlite3.Error):
                 raise
             except Exception as error:
@@ -487,9 +490,11 @@ def fills_of(fold: Fold, event: type) -> list[Fill]:
     return fills
 
 
-def view_fingerprint(fold: Fold) -> str:
-    """Return the fingerprint of all that the rows of a view depend on: its code, its events, the states it joins."""
-    return fingerprint_of(fold.state, *(join.state for join in fold.joins), *fold.readings).digest
+def view_fingerprint(fold: Fold, lifts: Lifts) -> str:
+    """Return the fingerprint of all that the rows of a view depend on: its code, its events with their upcasts, the states it joins."""
+    joined = [join.state for join in fold.joins]
+    events = [*fold.readings, *(event for state in joined for event in fold_of(state).readings)]
+    return fingerprint_of(fold.state, *joined, *fold.readings, *lifts.digests(events)).digest
 
 
 def key_text(key: Key) -> str:

@@ -35,6 +35,7 @@ import logging
 import operator
 import os
 import re
+import stat
 import sys
 import sysconfig
 import types
@@ -504,9 +505,13 @@ _sources: dict[str, tuple[object, _Source | None]] = {}
 def _source_of(path: str, names: Mapping[str, object]) -> _Source | None:
     try:
         status = Path(path).stat()
-        stamp: object = (status.st_mtime_ns, status.st_size)
-        text = None
     except OSError:  # a cell of a notebook, a file in an archive
+        status = None
+    stamp: object
+    text: str | None
+    if status is not None and stat.S_ISREG(status.st_mode):
+        stamp, text = (status.st_mtime_ns, status.st_size), None
+    else:  # code that was given as a text has no path, and that is the folder it runs in
         stamp = text = "".join(linecache.getlines(path, dict(names)))
     known = _sources.get(path)
     if known is None or known[0] != stamp:

@@ -18,6 +18,7 @@ from happened.core.errors import Broken, Conflict, Diverged, IdReused, Incompati
 from happened.core.messages import Command, Event, Message, is_data
 from happened.core.store import Commit, Engine, Row, Unseen, Wanted
 from happened.core.tags import SEPARATOR, is_unicode, term, text_of
+from happened.core.upcasts import UpcastEntry
 from happened.core.world import Source, microseconds
 from happened.log.names import Names, Wish
 from happened.log.receipt import Receipt
@@ -48,6 +49,9 @@ TEXT_CHARACTERS_MAX = 1_000
 """Characters of an id, an actor, a correlation, a causation, a name: they stand in every index and every list."""
 RECENT_MAX = 20_000
 """Events whose tags are kept in memory for the conditions of `append`; a condition that reaches further back reads the log."""
+
+FAR = 1 << 14
+"""Positions: who has more of them before it looks in the index for what it needs of them; the index knows stretches of a quarter of that."""
 
 Progress = Callable[[int, int], None]
 """Hears now and then how much of long work is done, and of how much."""
@@ -88,12 +92,13 @@ class Log:
         app: str = "",
         called: Mapping[type, str] | None = None,
         ignores: Iterable[str] | None = (),
+        upcasts: Sequence[UpcastEntry] = (),
         progress: Progress = lambda _done, _all: None,
     ) -> None:
         self.engine = engine
         self.source = source
         self.names = Names()
-        self.reader = Reader(self.names, classes, called)
+        self.reader = Reader(self.names, classes, called, upcasts)
         self.identity = self._identify(app)
         self._check_kinds()
         self.opened_at = self.head
@@ -101,7 +106,10 @@ class Log:
         if ignores is not None:
             self._check_claimed(ignores)
         engine.index(self.reader.reading(), self.reader.row_terms, progress)
-        self.typed = {cls: Typed(cls, self.names, name=name) for (_, name, _), cls in self.reader.classes.items()}
+        self.typed = {
+            cls: Typed(cls, self.names, name=name, before=self.reader.lifts.former_names(cls))
+            for (_, name, _), cls in self.reader.classes.items()
+        }
         self._recent = Recent(self)
         self.writer: Writer
 
@@ -305,10 +313,21 @@ class Log:
         """Take a row of facts for durable."""
         self._recent.add(row, facts)
 
+    def far_behind(self, after: int, until: int, events: Iterable[type]) -> Sequence[Wanted] | None:
+        """Return what to ask the index for, to read on to a known position with no more than these events; `None` where it is not far: all is read then.
+
+        Every name that is used up to there is known after this.
+        """
+        if until - after < FAR:
+            return None
+        self.names.learn(self.engine.notes)
+        return [Wanted((), self.numbers([self.typed[event].wish.name for event in events]))]
+
     def numbers(self, names: Iterable[str]) -> list[int]:
         """Return the numbers of all versions of these names of events; one that matches nothing where there are none."""
         wanted = set(names)
-        return [name.number for name in list(self.names.by_number.values()) if name.what == "event" and name.name in wanted] or [-1]
+        found = [name.number for name in list(self.names.by_number.values()) if name.what == "event"]
+        return [number for number in found if not wanted.isdisjoint(self.reader.names_today(number))] or [-1]
 
     def _identify(self, app: str) -> Identity:
         """Return who the log is. The lock is taken only to say it for the first time: whoever only reads must not wait for a writer."""
@@ -409,7 +428,11 @@ class Log:
         return query.matches(record.name, [term(*tag) for tag in record.tags])
 
     def _is_event(self, record: Record) -> bool:
-        return any(name.what == "event" and name.name == record.name for name in list(self.names.by_number.values()))
+        if not isinstance(record.body, Event) and record.name in self.reader.lifts.retired:
+            return False
+        return any(
+            name.what == "event" and record.name in self.reader.names_today(name.number) for name in list(self.names.by_number.values())
+        )
 
 
 EVERYTHING_SEEN = 1 << 62
@@ -590,7 +613,7 @@ def check_same(log: Log, id: str, row: Row, recordings: Sequence[Recording]) -> 
 
 def _is_same(log: Log, record: RawRecord, recording: Recording) -> bool:
     name = log.names.by_number.get(record.number)
-    if name is None or (name.what, name.name) != (recording.wish.what, recording.wish.name):
+    if name is None or name.what != recording.wish.what or recording.wish.name not in log.reader.names_today(record.number):
         return False
     if name.fingerprint != recording.wish.fingerprint:
         return True

@@ -15,7 +15,7 @@ import msgspec
 
 from happened.core.errors import Broken
 from happened.core.messages import name_of
-from happened.core.tags import outline, scope_of
+from happened.core.tags import nesting, outline, scope_of
 from happened.log.row import FIRST_NUMBER, Written, encode
 
 NOTE = "name/"
@@ -32,6 +32,8 @@ class Name(msgspec.Struct, frozen=True):
     fingerprint: str
     tags: Any = None
     """Where the tags lie, as `core.tags.outline` says it."""
+    parts: Any = None
+    """Which values lie nested in it, as `core.tags.nesting` says it."""
 
 
 class Wish(NamedTuple):
@@ -43,6 +45,7 @@ class Wish(NamedTuple):
     fingerprint: str
     tags: Any = None
     schema: Any = None
+    parts: Any = None
 
 
 def wish_for(cls: type, what: str, name: str | None = None) -> Wish:
@@ -53,9 +56,15 @@ def wish_for(cls: type, what: str, name: str | None = None) -> Wish:
         schema: Any = components
     except TypeError:  # a type that JSON schema has no word for; its fields still tell it from others
         schema = {field.name: repr(field.type) for field in msgspec.structs.fields(cls)}
-    tags = outline(scope_of(cls))
-    text = encode([schema, tags])
-    return Wish(what, name if name is not None else own, version, hashlib.sha256(text).hexdigest()[:16], tags, schema)
+    scope = scope_of(cls)
+    tags, parts = outline(scope), nesting(scope)
+    text = encode([schema, tags, parts] if has_versions(parts) else [schema, tags])
+    return Wish(what, name if name is not None else own, version, hashlib.sha256(text).hexdigest()[:16], tags, schema, parts or None)
+
+
+def has_versions(parts: Any) -> bool:
+    """Say whether anything that lies nested is of another version than the first."""
+    return any(version != 1 or has_versions(below) for _, _, _, version, below, _ in parts)
 
 
 class Names:
@@ -88,7 +97,7 @@ class Names:
     def add(self, wish: Wish) -> tuple[int, Written, str, str]:
         """Give a name its number, for the batch that is being written; return it with its record and its note's key and body."""
         number = max(self.by_number, default=FIRST_NUMBER - 1) + 1
-        name = Name(number, *wish[:5])
+        name = Name(number, *wish[:5], parts=wish.parts)
         self._keep(name)
         self._added.append(name)
         body = encode({"number": number, **{key: value for key, value in wish._asdict().items() if value is not None}})

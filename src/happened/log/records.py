@@ -8,17 +8,19 @@ import itertools
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any  # Any: bodies are of any class
+from typing import Any, NamedTuple  # Any: bodies are of any class
 
 import msgspec
 
 from happened.core.errors import Broken, Error, Incompatible
-from happened.core.messages import Event, Recorded, name_of
+from happened.core.messages import Event, Recorded, Several, events_of, name_of
 from happened.core.state import Fold
 from happened.core.store import Bare, Row, Terms
 from happened.core.tags import SEPARATOR, scope_of, term, terms_by_outline, terms_of
 from happened.core.tags import Terms as TermsOf
+from happened.core.upcasts import UpcastEntry
 from happened.core.world import moment
+from happened.log.lifting import Lifts, Way
 from happened.log.names import Name, Names
 from happened.log.narrow import Fields, fields_read, narrowed
 from happened.log.paths import counts_of
@@ -75,13 +77,18 @@ class Record(msgspec.Struct, frozen=True, gc=False):
 class Reader:
     """Reads the rows of one log with the classes of one app. `called` says which of them have another name in this log than their own."""
 
-    def __init__(self, names: Names, classes: Iterable[type], called: Mapping[type, str] | None = None) -> None:
+    def __init__(
+        self, names: Names, classes: Iterable[type], called: Mapping[type, str] | None = None, upcasts: Sequence[UpcastEntry] = ()
+    ) -> None:
         self.names = names
         self.classes: dict[tuple[str, str, int], type] = {}
         elsewhere: Mapping[Any, str] = called or {}
         for cls in classes:
             own, version = name_of(cls)
             self.classes["event" if issubclass(cls, Event) else "command", elsewhere.get(cls, own), version] = cls
+        self.lifts = Lifts(upcasts, self.classes)
+        self._called = {cls: name for (_, name, _), cls in self.classes.items()}
+        self._ways: dict[int, Way | None] = {}
         self._decoders: dict[int, Any] = {}
         self._terms: dict[int, TermsOf] = {}
         self._changes = 0
@@ -89,9 +96,35 @@ class Reader:
         self._pages_for: dict[tuple[Fold, ...], Pages] = {}
 
     def class_of(self, number: int) -> type | None:
-        """Return today's class of a name, or `None` if the app has none."""
+        """Return today's class of a name whose bodies are read as they stand there, or `None` if the app has none."""
         name = self.names.by_number.get(number)
-        return self.classes.get((name.what, name.name, name.version)) if name is not None else None
+        return self.classes.get((name.what, name.name, name.version)) if name is not None and self.way(number) is None else None
+
+    def way(self, number: int) -> Way | None:
+        """Return how bodies of a name are lifted; `None` where they are read as they stand there."""
+        if not self.lifts:
+            return None
+        self._look_again()
+        ways = self._ways  # another thread may begin anew
+        if number not in ways:
+            name = self.names.by_number.get(number)
+            ways[number] = self.lifts.way(name) if name is not None else None
+        return ways[number]
+
+    def leads_to(self, number: int) -> frozenset[type]:
+        """Return the classes of today that bodies of a name may come to."""
+        way = self.way(number)
+        if way is not None:
+            return way.classes
+        cls = self.class_of(number)
+        return frozenset([cls]) if cls is not None else frozenset()
+
+    def names_today(self, number: int) -> frozenset[str]:
+        """Return what the events of a name are called today: what a query by name asks for. None for a name that is retired."""
+        way = self.way(number)
+        if way is None:
+            return frozenset([self.names.by_number[number].name])
+        return frozenset(self._called[cls] for cls in way.classes)
 
     def unclaimed(self, ignores: Iterable[str]) -> list[Name]:
         """Return the recorded names of data that no class claims."""
@@ -103,10 +136,11 @@ class Reader:
             and name.what in ("event", "command")
             and name.name not in ignored
             and (name.what, name.name, name.version) not in self.classes
+            and self.way(name.number) is None
         ]
 
     def body(self, number: int, raw: msgspec.Raw | bytes, position: int) -> Any:
-        """Decode a body with today's class, or as plain data where there is none."""
+        """Decode a body with today's class, or as plain data where there is none: `Several` where it became several."""
         self._look_again()
         decoders = self._decoders  # another thread may begin anew
         found = decoders.get(number)
@@ -114,7 +148,7 @@ class Reader:
             cls = self.class_of(number)
             decoders[number] = found = msgspec.json.Decoder(cls | None if cls is not None else Any)
         try:
-            return found.decode(raw)
+            body = found.decode(raw)
         except msgspec.MsgspecError as error:
             name = self.names.by_number[number]
             raise Incompatible(
@@ -124,11 +158,18 @@ class Reader:
                 version=name.version,
                 position=position,
             ) from error
+        way = self.way(number)
+        if way is None or not way.classes or body is None:
+            return body
+        return self.lifts.lifted(way, self.names.by_number[number], body, position)
 
     def terms(self, number: int, body: Any) -> Sequence[str]:
         """Return the terms of a decoded body; none of one that was erased."""
         if body is None:
             return ()
+        way = self.way(number)
+        if way is not None:
+            return self._lifted_terms(body) if way.classes else ()
         self._look_again()
         known = self._terms  # another thread may begin anew
         found = known.get(number)
@@ -139,13 +180,19 @@ class Reader:
             known[number] = found = terms_of(scope_of(cls)) if cls is not None else terms_by_outline(outlined or [[], []])
         return found(body)
 
+    def _lifted_terms(self, body: Any) -> Sequence[str]:
+        return list(dict.fromkeys(term for event in events_of(body) for term in terms_of(scope_of(event.__class__))(event)))
+
     def reading(self) -> dict[int, str]:
         """Return how each name's tags are read today, as a text to compare: what an index is valid for."""
         read: dict[int, str] = {}
         for number, name in list(self.names.by_number.items()):
             if name.what == "event":
-                cls = self.class_of(number)
+                cls, way = self.class_of(number), self.way(number)
                 how = _plain(scope_of(cls)) if cls is not None else _outlined(name.tags or [[], []])
+                if way is not None:
+                    scopes = [scope_of(one) for one in sorted(way.classes, key=name_of)]
+                    how = [way.digest, *map(_plain, scopes)]
                 read[number] = f"{INDEXED} {how!r}"
         return read
 
@@ -186,25 +233,38 @@ class Reader:
             body = self.body(raw.number, raw.body, position) if name is not None else msgspec.json.decode(raw.body)
             kind = kind_of(raw.number, name, asked=asked, fact=asks_nothing)
             own = header.id if header.id is not None else header.decides
+            bodies = body.events if isinstance(body, Several) else (body,)
             occurred = extra.occurred if extra.occurred is not None else header.occurred
-            yield Record(
-                position=position,
-                id=id_of(row, header, ordinal, extra),
-                kind=kind,
-                name=name.name if name is not None else BUILT_IN[raw.number],
-                version=name.version if name is not None else 1,
-                body=body,
-                tags=self._pairs(raw.number, body, extra) if name is not None else (),
-                time=at,
-                occurred=moment(occurred) if occurred is not None else at,
-                causation=header.causation if asks_nothing or kind == INPUT else own,
-                correlation=header.correlation or own,
-                actor=header.actor,
-                handler=handler.name if handler is not None and not asked else None,
-                fingerprint=name.fingerprint if name is not None else handler.fingerprint if handler is not None else "",
-                traceparent=header.traceparent,
-                row=row.position,
-            )
+            id = id_of(row, header, ordinal, extra)  # noqa: A001 - as everywhere
+            for place, one in enumerate(bodies):
+                called, version = self._known_as(raw.number, name, one)
+                yield Record(
+                    position=position,
+                    id=id if place == 0 else f"{id}.{place}",
+                    kind=kind,
+                    name=called,
+                    version=version,
+                    body=one,
+                    tags=self._pairs(raw.number, one, extra) if name is not None else (),
+                    time=at,
+                    occurred=moment(occurred) if occurred is not None else at,
+                    causation=header.causation if asks_nothing or kind == INPUT else own,
+                    correlation=header.correlation or own,
+                    actor=header.actor,
+                    handler=handler.name if handler is not None and not asked else None,
+                    fingerprint=name.fingerprint if name is not None else handler.fingerprint if handler is not None else "",
+                    traceparent=header.traceparent,
+                    row=row.position,
+                )
+
+    def _known_as(self, number: int, name: Name | None, body: Any) -> tuple[str, int]:
+        """Return what a record is called today, and its version: of the class that it is read as, else as it was recorded."""
+        if name is None:
+            return BUILT_IN[number], 1
+        cls: type[Any] = body.__class__
+        if cls in self._called and self.way(number) is not None:
+            return self._called[cls], name_of(cls)[1]
+        return name.name, name.version
 
     def _pairs(self, number: int, body: Any, extra: Extra) -> tuple[tuple[str, str], ...]:
         pairs = [tuple(found.split(SEPARATOR, 1)) for found in self.terms(number, body)]
@@ -257,6 +317,7 @@ class Reader:
             self._changes = self.names.changes
             self._decoders = {}
             self._terms = {}
+            self._ways = {}
 
 
 def _unknown(number: int, position: int) -> Error:
@@ -281,6 +342,15 @@ def kind_of(number: int, name: Name | None, *, asked: bool, fact: bool) -> str:
     return INPUT if asked or fact else INTERNAL
 
 
+class Lifting(NamedTuple):
+    """How records of one name are lifted, of which today's classes are asked for."""
+
+    number: int
+    way: Way
+    made: type[Any]
+    """What a record is with its lifted body."""
+
+
 class Pages:
     """Decodes pages of rows in one call each, to structs with `body` (an event, or `None` for what was not asked for) and `extra`."""
 
@@ -290,10 +360,21 @@ class Pages:
         self._changes = -1
         self._decode: Any = None
         self._decode_flat: Any = None
+        self._lifting: dict[type, Lifting] = {}
+        """By the class that a record is decoded to: how its body is lifted."""
+
+    @property
+    def splits(self) -> bool:
+        """Whether any record may be several events: `Several` as its body."""
+        self._build_again()
+        return any(len(lifting.way.classes) > 1 for lifting in self._lifting.values())
 
     def __call__(self, rows: Sequence[Row]) -> list[list[Any]]:
         """Decode these rows: for each its records. Cost: about 1 µs for an event that is asked for, a fifth of it for one that is not."""
         found: list[list[Any]] = self._decoded("_decode", [row.records for row in rows], lambda: map(bare_of, rows))
+        if self._lifting:
+            for row, records in zip(rows, found, strict=True):
+                self._lift(records, range(row.position + (row.input is not None), row.last + 1))
         return found
 
     def flat(self, rows: Sequence[Bare]) -> list[Any]:
@@ -303,11 +384,25 @@ class Pages:
             for first, after, text, *_ in rows:
                 if len(taken_apart_text(text, first)) != after - first:
                     raise Broken(f"the row at position {first} has not as many records as it counts", position=first)
+        if self._lifting:
+            self._lift(found, list(positions_of(rows)))
         return found
 
+    def _lift(self, records: list[Any], positions: Sequence[int]) -> None:
+        """Put in the place of each record whose body must be lifted one that has what it is today; `None` for what nobody asked for."""
+        for place, record in enumerate(records):
+            lifting = self._lifting.get(record.__class__)
+            if lifting is not None:
+                body = self._reader.body(lifting.number, record.body, positions[place])
+                if isinstance(body, Several):
+                    events = tuple(one for one in body.events if type(one) in self._needed)
+                    body = Several(events) if events else None
+                elif type(body) not in self._needed:
+                    body = None
+                records[place] = lifting.made(body, record.extra)
+
     def _decoded(self, how: str, texts: Sequence[str], rows: Callable[[], Iterable[Bare]]) -> Any:
-        if self._changes != self._reader.names.changes:
-            self._build()
+        self._build_again()
         try:
             return getattr(self, how)("[" + ",".join(texts) + "]")
         except msgspec.MsgspecError:
@@ -321,15 +416,27 @@ class Pages:
                         self._reader.body(raw.number, raw.body, position)
             raise
 
+    def _build_again(self) -> None:
+        if self._changes != self._reader.names.changes:
+            self._build()
+
     def _build(self) -> None:
         names = self._reader.names
         changes = names.changes  # before the names are listed: one that comes meanwhile is found again
         shapes: list[Any] = []
+        lifting: dict[type, Lifting] = {}
         for number in (*BUILT_IN, *list(names.by_number)):
             cls = self._reader.class_of(number)
             if cls is not None and cls in self._needed:
                 fields: list[Any] = [("body", narrowed(cls, self._needed[cls]) | None), ("extra", Extra | None, None)]
                 shapes.append(msgspec.defstruct(f"Number{number}", fields, array_like=True, tag=number, frozen=True, gc=False))
+            elif (way := self._reader.way(number)) is not None and not way.classes.isdisjoint(self._needed):
+                raw: list[Any] = [("body", msgspec.Raw), ("extra", Extra | None, None)]
+                made: list[Any] = [("body", Any), ("extra", Extra | None, None)]
+                shape = msgspec.defstruct(f"Number{number}", raw, array_like=True, tag=number, frozen=True, gc=False)
+                lifted = msgspec.defstruct(f"Lifted{number}", made, array_like=True, tag=number, frozen=True, gc=False)
+                lifting[shape] = Lifting(number, way, lifted)
+                shapes.append(shape)
             else:
                 skipped = {"body": None, "extra": None}
                 shapes.append(
@@ -340,6 +447,7 @@ class Pages:
             union = union | shape
         self._decode = msgspec.json.Decoder(list[list[union]]).decode
         self._decode_flat = msgspec.json.Decoder(list[union]).decode
+        self._lifting = lifting
         self._changes = changes
 
 

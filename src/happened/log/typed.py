@@ -1,6 +1,6 @@
 """Typed: one class of data, ready for the log: checked, encoded, its tags found, its number looked up."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any  # Any: instances of the class
 
 import msgspec
@@ -32,16 +32,18 @@ def decode_of(cls: type) -> Callable[[bytes], Any]:
 
 
 class Typed:
-    """One event or command class. Made once for each log that is opened. `what` and `name` say how the log calls it, where that is not the usual."""
+    """One event or command class. Made once for each log that is opened. `what` and `name` say how the log calls it, where that is not the usual; `before`, what else it was called."""
 
-    __slots__ = ("_changes", "_decode", "_names", "_number", "_zoneless", "cls", "terms", "what", "wish")
+    __slots__ = ("_changes", "_decode", "_names", "_number", "_zoneless", "called", "cls", "terms", "what", "wish")
 
-    def __init__(self, cls: type, names: Names, *, what: str | None = None, name: str | None = None) -> None:
+    def __init__(self, cls: type, names: Names, *, what: str | None = None, name: str | None = None, before: Collection[str] = ()) -> None:
         if not (is_a(cls, Event) or is_a(cls, Command)):
             raise Invalid(f"`{cls!r}` is neither an event nor a command: subclass `Event` or `Command`", type=str(cls))
         self.cls = cls
         self.what = what if what is not None else "event" if is_a(cls, Event) else "command"
         self.wish: Wish = wish_for(cls, self.what, name)
+        self.called = frozenset([self.wish.name, *before])
+        """What it is called in the log, today and before."""
         self.terms = terms_of(scope_of(cls))
         self._decode = decode_of(cls)
         self._zoneless = zoneless_in(cls)

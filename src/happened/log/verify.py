@@ -40,16 +40,18 @@ def verified(store: Store, reader: Reader, find: Callable[[str], Sequence[Row]],
                 raise Broken(
                     f"the row at position {row.position} was changed after it was recorded: its digest differs", position=row.position
                 )
-            count = 0
+            positions: set[int] = set()  # a record that was split is read as several, at one position
             try:
                 names.check(row)
                 reader.learn([row])
                 _check_cause(row, find)
                 for record in reader.records(row):
-                    count += 1
-                    kinds[record.kind] = kinds.get(record.kind, 0) + 1
+                    if record.position not in positions:
+                        kinds[record.kind] = kinds.get(record.kind, 0) + 1
+                    positions.add(record.position)
             except msgspec.MsgspecError as error:
                 raise Broken(f"the row at position {row.position} can't be read: {error}", position=row.position) from error
+            count = len(positions)
             if count != row.count or len(row.salts) != SALT_BYTES * count:
                 raise Broken(f"the row at position {row.position} says {row.count} records and has {count}", position=row.position)
             before, position, at = row.digest, row.last, row.at

@@ -1,7 +1,7 @@
-"""The reactor: the threads in which reactions work.
+"""The reactor: the threads in which reactions and publications work.
 
-Reactions that ask nobody outside share a thread, and what it reads and decodes; one that may ask has a thread of its own, since the outside is slow.
-Each reaction has its own lease, its own place in the log and its own trouble.
+Those that ask nobody outside share a thread, and what it reads and decodes; one that may ask has a thread of its own, since the outside is slow.
+Each has its own lease, its own place in the log and its own trouble.
 """
 
 import functools
@@ -12,24 +12,23 @@ from typing import Any  # Any: what is counted is of any type
 from happened.log.held import told
 from happened.log.lease import Leases
 from happened.log.log import Log
-from happened.log.worker import IDLE_SECONDS, RETRY_SECONDS, Progress, Worker, progress_of
-from happened.notification.desk import Desk
-from happened.notification.reacting import Reacting
-from happened.notification.reaction import Reaction
+from happened.log.worker import IDLE_SECONDS, RETRY_SECONDS, Worker
+from happened.notification.hearing import AnyHearing
 
 PAGE_ROWS = 300
 """Rows of the log that are read at once, and whose events are run and recorded in one commit."""
 
 
 class Reactor:
-    """All reactions of one app on one log."""
+    """All reactions of one app on one log, or all of its publications; `name` says which."""
 
-    def __init__(self, log: Log, leases: Leases, reactions: Sequence[Reaction], desk: Desk) -> None:
+    def __init__(self, log: Log, leases: Leases, name: str, at_work: Sequence[AnyHearing]) -> None:
         self._log = log
-        self._at_work = [Reacting(reaction, log, desk) for reaction in reactions]
-        asking = [one for one in self._at_work if one.reaction.wants_world]
-        others = [one for one in self._at_work if not one.reaction.wants_world]
-        self._crews = [Crew(log, leases, ones) for ones in [others, *([one] for one in asking)] if ones]
+        self._at_work = at_work
+        asking = [one for one in self._at_work if one.listener.wants_world]
+        others = [one for one in self._at_work if not one.listener.wants_world]
+        self._crews = [Crew(log, leases, name, others)] if others else []
+        self._crews += [Crew(log, leases, one.lease, [one]) for one in asking]
 
     def start(self) -> None:
         """Begin."""
@@ -47,34 +46,18 @@ class Reactor:
             crew.stop()
 
     def statistics(self) -> list[dict[str, Any]]:
-        """Return for each reaction: how far it has come, by whichever process, how often it ran in this one, and what is wrong."""
+        """Return for each: how far it has come, by whichever process, how often it ran in this one, and what is wrong."""
         head = self._log.head
-        found: list[dict[str, Any]] = []
-        for one in self._at_work:
-            noted = progress_of(self._log.engine, one.lease) or Progress(head, 0)
-            position = max(one.position, noted.position) if one.epoch is not None else noted.position
-            found.append(
-                {
-                    "reaction": one.reaction.name,
-                    "position": position,
-                    "lag": max(0, head - position),
-                    "mine": one.epoch is not None,
-                    "runs": one.runs,
-                    "ran_us": one.ran_us,
-                    "failure": one.trouble.error,
-                }
-            )
-        return found
+        return [one.statistics(head) for one in self._at_work]
 
 
 class Crew:
-    """Reactions that share a thread."""
+    """Listeners that share a thread."""
 
-    def __init__(self, log: Log, leases: Leases, ones: Sequence[Reacting]) -> None:
+    def __init__(self, log: Log, leases: Leases, name: str, ones: Sequence[AnyHearing]) -> None:
         self._log = log
         self._leases = leases
         self._ones = ones
-        name = "reactions" if len(ones) > 1 or not ones[0].reaction.wants_world else ones[0].lease
         self._worker = Worker(log, None, name, begin=self._begin, step=self._step)
 
     def start(self) -> None:
@@ -107,12 +90,12 @@ class Crew:
             if one.position >= head:
                 one.trouble.over()  # there is nothing that it could not get past
         for position in sorted({one.position for one in mine if one.position < head}):
-            self._advance([one for one in mine if one.position == position], position)
+            self._advance([one for one in mine if one.position == position], position, head)
         if self._worker.stopping:
             for one in mine:
                 self._do(one, one.save)
 
-    def _owns(self, one: Reacting) -> bool:
+    def _owns(self, one: AnyHearing) -> bool:
         """Say whether this process may run a reaction now; take it over where that is new."""
         epoch = self._leases.epoch(one.lease)
         if epoch is None or time.monotonic() < one.retry_at:
@@ -122,10 +105,12 @@ class Crew:
             self._do(one, functools.partial(one.claim, epoch))
         return one.epoch == epoch
 
-    def _advance(self, ones: Sequence[Reacting], position: int) -> None:
-        """Let reactions that have come equally far take the next page."""
-        decode = self._log.reader.pages({event for one in ones for event in one.reaction.events})
-        for rows in self._log.engine.read(position, rows_max=PAGE_ROWS):
+    def _advance(self, ones: Sequence[AnyHearing], position: int, head: int) -> None:
+        """Let those that have come equally far take the next page; where there is none of theirs up to the head, they have come there."""
+        events = {event for one in ones for event in one.listener.events}
+        wanted = self._log.far_behind(position, head, events)
+        decode = self._log.reader.pages(events)
+        for rows in self._log.engine.read(position, head, wanted=wanted, rows_max=PAGE_ROWS):
             try:
                 pages = decode(rows)
             except Exception as error:  # noqa: BLE001 - it is of one that reads what today's code can't, and is seen there
@@ -134,13 +119,15 @@ class Crew:
                     ones[0].retry_at = time.monotonic() + RETRY_SECONDS
                 else:
                     for one in ones:
-                        self._advance([one], position)
+                        self._advance([one], position, head)
                 return
             for one in ones:
                 self._do(one, functools.partial(one.take, rows, pages, lambda: self._worker.stopping))
             return
+        for one in ones:
+            self._do(one, functools.partial(one.pass_over, head))
 
-    def _do(self, one: Reacting, what: Callable[[], None]) -> None:
+    def _do(self, one: AnyHearing, what: Callable[[], None]) -> None:
         """Do something for one reaction; trouble of the world is its own, and passes or is seen."""
         try:
             what()
@@ -148,4 +135,4 @@ class Crew:
             one.trouble.met(error)
             one.retry_at = time.monotonic() + RETRY_SECONDS
             one.release()
-            self._log.engine.sample(one.reaction.name, "failed", 0, told(error))
+            self._log.engine.sample(one.listener.name, "failed", 0, told(error))

@@ -15,8 +15,8 @@ from happened.log.held import Held, all_held
 from happened.log.log import Log
 from happened.log.row import SCHEDULE, decode_header, taken_apart
 from happened.log.worker import progress_of
-from happened.notification.reacting import heard_between, lease_of, numbers_of
-from happened.notification.reaction import Reaction
+from happened.notification.hearing import heard_between, numbers_of
+from happened.notification.listener import Listener
 from happened.notification.timer import LEASE as TIMERS
 from happened.notification.timer import NOTE, Schedule, due_before, due_of, note_of
 
@@ -63,12 +63,12 @@ class Open(NamedTuple):
     """When those are due that are due already, and have not come."""
 
 
-def settled(log: Log, reactions: Sequence[Reaction], position: int | None, wait_seconds_max: float, standing: Standing) -> Settled:
+def settled(log: Log, listeners: Sequence[Listener], position: int | None, wait_seconds_max: float, standing: Standing) -> Settled:
     """Wait until the conversation of the record at a position is settled, or all of the log. `Late` if it is not in time."""
     look = (
         functools.partial(_conversation, log, _correlation(log, position))
         if position is not None
-        else functools.partial(_everything, log, reactions)
+        else functools.partial(_everything, log, listeners)
     )
     deadline = time.monotonic() + wait_seconds_max
     while True:
@@ -83,8 +83,8 @@ def settled(log: Log, reactions: Sequence[Reaction], position: int | None, wait_
         stuck = {held.note: held for held in (*keeps.values(), *silent)}
         busy = [f"the command at position {one} is not decided" for one in found.pending if one not in keeps]
         busy += [f"what was due at {moment(due):%Y-%m-%d %H:%M:%S} is not sent" for due in found.due]
-        for reaction in reactions:
-            busy += _left_to(reaction, log, found, stuck)
+        for listener in listeners:
+            busy += _left_to(listener, log, found, stuck)
         if not busy and look().last == found.last:
             return Settled(not stuck, found.last, tuple(stuck.values()), tuple(sorted(moment(due) for due in found.timers.values())))
         if time.monotonic() >= deadline:
@@ -108,11 +108,11 @@ def _correlation(log: Log, position: int) -> str:
     return header.correlation or header.id or header.decides or ""
 
 
-def _everything(log: Log, reactions: Sequence[Reaction]) -> Open:
-    """Look at the whole log: by the index for the last event that each reaction hears, and by the notes of what is pending and due."""
+def _everything(log: Log, listeners: Sequence[Listener]) -> Open:
+    """Look at the whole log: by the index for the last event that each listener hears, and by the notes of what is pending and due."""
     head = log.head
     heard: dict[int, set[int]] = {}
-    for number in {number for reaction in reactions for number in numbers_of(log, reaction)}:
+    for number in {number for listener in listeners for number in numbers_of(log, listener)}:
         for rows in log.engine.read(wanted=[Wanted((), [number])], backwards=True, rows_max=LATEST_ROWS):
             places = [
                 place
@@ -155,23 +155,23 @@ def _conversation(log: Log, correlation: str) -> Open:
     return Open(last, list(pending.values()), heard, set(scheduled), timers, [due for due in timers.values() if due <= now])
 
 
-def _left_to(reaction: Reaction, log: Log, found: Open, stuck: dict[str, Held]) -> list[str]:
-    """Return what a reaction has not done of a conversation yet, and add what keeps it from doing the rest."""
-    numbers = numbers_of(log, reaction)
+def _left_to(listener: Listener, log: Log, found: Open, stuck: dict[str, Held]) -> list[str]:
+    """Return what a listener has not done of a conversation yet, and add what keeps it from doing the rest."""
+    numbers = numbers_of(log, listener)
     events = set[int]().union(*(found.heard.get(number, ()) for number in numbers))
     if not events:
         return []
-    progress = progress_of(log.engine, lease_of(reaction))
-    held = all_held(log.engine, reaction.name)
+    progress = progress_of(log.engine, listener.lease)
+    held = all_held(log.engine, listener.name)
     standing = [one for one in held if one.position in events]
     coming = {event for event in events if progress is None or event > progress.position}
     waited_for = [one for one in held if not one.parked]
     if waited_for:  # what waits for one of them may lie further than what is noted: it need not be heard to be known to wait
-        for heard in heard_between(log, reaction, min(one.position for one in waited_for) + 1, max(events)):
+        for heard in heard_between(log, listener, min(one.position for one in waited_for) + 1, max(events)):
             behind = [one for one in waited_for if one.makes_wait(heard.position, heard.key)]
             if behind and heard.position in events:
                 standing += behind
                 coming.discard(heard.position)
     for one in standing:
         stuck[one.note] = one
-    return [f"`{reaction.name}` has not heard position {max(coming)}"] if coming else []
+    return [f"`{listener.name}` has not heard position {max(coming)}"] if coming else []

@@ -578,7 +578,7 @@ def same_as(id: str, row: Row, typed: Typed, body: bytes, batch: Batch) -> None:
     """Raise `IdReused` unless this row holds this body under the id. Bodies of another version, or erased, are taken for the same."""
     recorded = next(record for _, record in taken_apart(row))
     name = batch.names.by_number.get(recorded.number)
-    if name is None or name.name != typed.wish.name or name.what != typed.what:
+    if name is None or name.name not in typed.called or name.what != typed.what:
         raise IdReused(
             f"the id `{id}` was used by `{name.name if name else '?'}`, not by `{typed.wish.name}`", id=id, position=row.position
         )

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple  # Any: events and keys of any class
 import msgspec
 
 from happened.core.errors import Stuck
-from happened.core.messages import Recorded
+from happened.core.messages import Recorded, events_of
 from happened.core.state import Fold, Key, State
 from happened.core.store import Row, Store, Wanted
 from happened.core.tags import term, text_of
@@ -167,13 +167,13 @@ class MemoryImage:
         finally:
             with self._lock:
                 complete = complete and forgotten == self._forgotten
-                for key in keys:
-                    waiting = kept.loading[key]
-                    waiting[:] = [one for one in waiting if one is not aside[key]]
-                    if not waiting:
-                        del kept.loading[key]
-                    if complete:
-                        with deciding():
+                with deciding():
+                    for key in keys:
+                        waiting = kept.loading[key]
+                        waiting[:] = [one for one in waiting if one is not aside[key]]
+                        if not waiting:
+                            del kept.loading[key]
+                        if complete:
                             found[key] = kept.entries.setdefault(key, _caught_up(fold, key, found[key], aside[key]))
         return found if complete else None
 
@@ -197,9 +197,9 @@ class MemoryImage:
         with deciding():
             for row, records in zip(rows, self._reader.pages(self._classes)(rows), strict=True):
                 events = [
-                    (ordinal + (row.input is not None), found.body, found.extra)
+                    (ordinal + (row.input is not None), event, found.extra)
                     for ordinal, found in enumerate(records)
-                    if found.body is not None
+                    for event in events_of(found.body)
                 ]
                 if events:
                     overlay.apply(row, decode_header(row.head), events, strict=False)
@@ -218,7 +218,7 @@ class MemoryImage:
 
         `Stuck` if `evolve` can't take an event of any of them.
         """
-        if fold.wants_record or fold.key_of is not None:
+        if fold.wants_record or fold.key_of is not None or self._reader.pages_for([fold]).splits:
             return self._states_by_steps(fold)
         with deciding():
             return self._states_by_pages(fold)
@@ -290,7 +290,7 @@ class MemoryImage:
 
     def _numbers(self, fold: Fold) -> list[int]:
         names = list(self._reader.names.by_number)  # a copy: another thread may be adding one
-        return [number for number in names if self._reader.class_of(number) in fold.readings] or [-1]
+        return [number for number in names if not self._reader.leads_to(number).isdisjoint(fold.readings)] or [-1]
 
     def _fold_rows(self, fold: Fold, wanted: Sequence[Wanted] | None, until: int, found: dict[Key, Entry]) -> None:
         with deciding():  # `evolve` may no more dispatch than a decider may
@@ -300,7 +300,7 @@ class MemoryImage:
         decode = self._reader.pages_for([fold]).flat
         only = wanted is not None
         simple = not fold.wants_record and fold.key_of is None
-        if only and simple and fold.fields_of is not None:
+        if only and simple and fold.fields_of is not None and not self._reader.pages_for([fold]).splits:
             self._fold_straight(fold, wanted, until, found)
             return
         touched, get = fold.touched, found.get

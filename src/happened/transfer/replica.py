@@ -450,11 +450,12 @@ class Replicating(Generic[S]):
         standing = copy.standing
         if not standing.ready:
             self.worker.rest(ANEW_SECONDS)  # neither could this one be proven: not in a hurry
-        self.rebuilt += 1
         self._log.engine.sample(self.worker.name, "diverged", 0, why)
-        return self._made(
+        made = self._made(
             Origin(standing.log, standing.epoch), ShareStanding(standing.generation, standing.begins, 0), standing.generation, why
         )
+        self.rebuilt += 1  # from here on the old one is known to have diverged
+        return made
 
     def _made(self, origin: Origin, known: ShareStanding | None, generation: int, diverged: str | None) -> Copy[S]:
         """Make an empty copy; the one that answers is told why, if it is no more to be trusted. Those that nobody answers from go."""

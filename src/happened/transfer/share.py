@@ -80,7 +80,7 @@ class Share:
         self._course = Course(log, self.worker.name)
         self._decode = log.reader.pages_for([self.fold])
         self._simple = not self.fold.wants_record and self.fold.key_of is None
-        fingerprint = fingerprint_of(state, *self.fold.readings).digest
+        fingerprint = fingerprint_of(state, *self.fold.readings, *log.reader.lifts.digests(self.fold.readings)).digest
         _, components = msgspec.json.schema_components([state], ref_template="#/{name}")
         schema: Any = components
         self._change_wish = Wish(SHARE, self.name, self.fold.version, fingerprint, None, schema)
@@ -128,10 +128,12 @@ class Share:
 
     def _step(self) -> None:
         course = self._course
-        if self._log.wait(course.position, IDLE_SECONDS) <= course.position:
+        head = self._log.wait(course.position, IDLE_SECONDS)
+        if head <= course.position:
             course.note()  # so that who follows knows that there is nothing else
             return
-        for rows in self._log.engine.read(course.position, rows_max=PAGE_ROWS):
+        wanted = None if self.fold.everything else self._log.far_behind(course.position, head, self.fold.readings)
+        for rows in self._log.engine.read(course.position, head, wanted=wanted, rows_max=PAGE_ROWS):
             changed, causes = self._folded(rows, self._entries)
             done = rows[-1].last
             if changed:
@@ -143,6 +145,8 @@ class Share:
             self._as_of = course.position
             if self.worker.stopping:
                 return
+        if head > course.position:  # nothing of its own is there up to the head
+            self._as_of = course.position = head
 
     # --- folding
 

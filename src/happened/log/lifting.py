@@ -1,0 +1,260 @@
+"""Lifting: how what was recorded under an older name or version is read today.
+
+A chain of upcasts leads from each recorded name and version to a class of today. What lies nested in a body is lifted first, by what the recorded schema
+says lies there and in which version: so a new version of an address needs no new version of the events that hold one.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple  # Any: data before it has a type
+
+import msgspec
+
+from happened.core.errors import Incompatible, Invalid
+from happened.core.messages import Data, Several, is_data, name_of
+from happened.core.tags import Scope, nesting, scope_of
+from happened.core.upcasts import Step, UpcastEntry, steps_of
+from happened.log.fingerprint import fingerprint_of
+from happened.log.names import Name
+
+VALUE = "value"
+
+
+class Way(NamedTuple):
+    """How bodies of one recorded name are read today."""
+
+    classes: frozenset[type]
+    """What they may come to; none for a name that is retired."""
+    steps: tuple[Step, ...]
+    parts: Any
+    """What lies nested in them, as far as it must be lifted."""
+    digest: str
+    """Changes with the code of any step: an index of what is read is valid for it."""
+
+
+class Lifts:
+    """All chains of one app. `Invalid` for gaps, forks, and names that nobody has: said when the app is made."""
+
+    def __init__(self, entries: Iterable[UpcastEntry], classes: Mapping[tuple[str, str, int], type]) -> None:
+        self.steps, self.retired = steps_of(entries)
+        self._classes = classes
+        self._values = _values_in(classes.values())
+        self._today: dict[str, tuple[str, int]] = {name: (what, version) for what, name, version in classes}
+        self._today |= {name: (VALUE, version) for name, version in self._values.items()}
+        self._digests: dict[tuple[str, int], str] = {}
+        for name in self.retired:
+            if name in self._today or any(step.name == name for step in self.steps.values()):
+                raise Invalid(f"`{name}` is retired, and a class or an upcast reads it: one of both", name=name)
+        self.chains = {start: self._chain(start) for start in self.steps}
+        for (name, version), chain in self.chains.items():
+            self._check_splits(name, version, chain)
+
+    def __bool__(self) -> bool:
+        """Whether anything is read otherwise than it was written."""
+        return bool(self.steps or self.retired)
+
+    def way(self, name: Name) -> Way | None:
+        """Return how bodies of a recorded name are read, `None` where that is as they stand there: by the class of that name and version, if there is one."""
+        if name.name in self.retired:
+            return Way(frozenset(), (), [], "retired")
+        chain = self.chains.get((name.name, name.version), ())
+        cls = self._classes.get((name.what, name.name, name.version))
+        if not chain and cls is None:
+            return None
+        parts = self._parts(name, chain, cls)
+        if not chain and not parts:
+            return None
+        classes = self._leads_to(name, chain, cls)
+        digest = hashlib.sha256("\n".join([*map(self.digest_of, chain), *self._digests_in(parts)]).encode()).hexdigest()[:16]
+        return Way(classes, tuple(chain), parts, digest)
+
+    def digest_of(self, step: Step) -> str:
+        """Return a text that changes with what a step does."""
+        key = (step.name, step.version)
+        if key not in self._digests:
+            code = fingerprint_of(step.function).digest if step.function is not None else ""
+            self._digests[key] = f"{step.name} {step.version} {step.to} {code}"
+        return self._digests[key]
+
+    def digests(self, classes: Iterable[type]) -> list[str]:
+        """Return what of the chains matters to who reads these classes: what a view's fingerprint depends on, too."""
+        wanted = set(classes)
+        names = {name for (_, name, _), cls in self._classes.items() if cls in wanted}
+        values = set(_values_in(wanted))
+        found = [
+            self.digest_of(step)
+            for start, chain in self.chains.items()
+            for step in chain
+            if names & {one for each in chain for one in (each.to, *each.into)} or any(each.splits for each in chain) or start[0] in values
+        ]
+        return sorted(set(found))
+
+    def told(self) -> dict[str, Any]:
+        """Return the table as plain data: what is recorded of it with the wiring."""
+        return {"steps": sorted(map(self.digest_of, self.steps.values())), "retired": sorted(self.retired)}
+
+    def former_names(self, cls: type) -> frozenset[str]:
+        """Return the names that a class had before."""
+        own = {name for (_, name, _), found in self._classes.items() if found is cls}
+        return frozenset(name for (name, _), chain in self.chains.items() if chain[-1].to in own)
+
+    def lifted(self, way: Way, name: Name, data: Any, position: int) -> Any:
+        """Return today's instance of what was recorded as this data; `Several` where that became several. `Incompatible`, with the position, where it fails."""
+        try:
+            return self._lifted(way, name, data)
+        except Exception as error:
+            raise Incompatible(
+                f"`{name.name}` version {name.version} at position {position} can't be read by its upcasts: {type(error).__name__}: {error}",
+                name=name.name,
+                version=name.version,
+                position=position,
+            ) from error
+
+    # --- within
+
+    def _lifted(self, way: Way, name: Name, data: Any) -> Any:
+        if way.parts:
+            data = self._inside(way.parts, data)
+        known = name.name
+        for step in way.steps:
+            known = step.to
+            if step.by is None:
+                continue
+            found: Any = step.by(data)
+            if not is_data(found):
+                if not step.splits:
+                    raise Invalid(
+                        "it came to something else than a `dict` of data; one that comes to several events says so: annotate it "
+                        "`-> Iterable[tuple[str, h.Data]]`"
+                    )
+                pairs: Iterable[tuple[str, Any]] = found
+                return Several(tuple(self._read(one, each, name.what) for one, each in pairs))
+            data = found
+        return self._read(known, data, name.what)
+
+    def _read(self, name: str, data: Any, what: str) -> Any:
+        version = self._today.get(name, ("", 0))[1]
+        cls: Any = self._classes.get((what, name, version))
+        if cls is None:
+            raise Invalid(f"no class of today is called `{name}`")
+        read: Any = msgspec.convert(data, cls, str_keys=True)
+        return read
+
+    def _inside(self, parts: Any, data: Any) -> Any:
+        """Lift what lies nested in data: what is inside first. What is given is not changed."""
+        if not is_data(data):
+            return data
+        made: Data = dict(data)
+        for field, holds, name, version, below, tag in parts:
+            if made.get(field) is not None:
+                made[field] = self._each(holds, made[field], (name, version, below, tag))
+        return made
+
+    def _each(self, holds: str, value: Any, part: Any) -> Any:
+        if isinstance(value, list):
+            return [self._each(holds, one, part) for one in list[Any](value)]  # pyright: ignore[reportUnknownArgumentType]  # of what is looked at one by one
+        if not is_data(value):
+            return value
+        if holds == "values":
+            return {key: self._each("one", one, part) for key, one in value.items()}
+        name, version, below, tag = part
+        if tag is not None and value.get(tag[0]) != tag[1]:
+            return value
+        found: Any = self._inside(below, value)
+        for step in self.chains.get((name, version), ()):
+            found = step.by(found) if step.by is not None else found
+        return found
+
+    def _chain(self, start: tuple[str, int]) -> list[Step]:
+        chain: list[Step] = []
+        name, version = start
+        while (step := self.steps.get((name, version))) is not None:
+            if step in chain:
+                raise Invalid(f"the upcasts of `{start[0]}` version {start[1]} go round in a circle", name=start[0])
+            chain.append(step)
+            if step.splits:
+                return chain
+            name, version = step.to, step.to_version
+        today = self._today.get(name)
+        if today is None:
+            raise Invalid(
+                f"the upcasts of `{start[0]}` version {start[1]} lead to `{name}` version {version}, and no class of this app is called that: "
+                "list the class, or rename with `to=`",
+                name=start[0],
+                version=start[1],
+            )
+        if version < today[1]:
+            raise Invalid(
+                f"the upcasts of `{start[0]}` version {start[1]} end at `{name}` version {version}, and the class has version {today[1]}: "
+                f"add the upcast of `{name}` version {version}",
+                name=start[0],
+                version=start[1],
+            )
+        if version > today[1]:
+            raise Invalid(
+                f"the upcasts of `{start[0]}` version {start[1]} lead to `{name}` version {version}, and the class has version {today[1]}: give the "
+                f'class the new version, `@named("{name}", version={version})`, or take the upcast out',
+                name=start[0],
+                version=start[1],
+            )
+        return chain
+
+    def _check_splits(self, name: str, version: int, chain: Sequence[Step]) -> None:
+        last = chain[-1]
+        if last.splits:
+            what = {self._today[one][0] for one in last.into if one in self._today}
+            missing = [one for one in last.into if one not in self._today]
+            if missing:
+                raise Invalid(
+                    f"the upcast of `{name}` version {version} comes to `{missing[0]}`, which no class of this app is called", name=name
+                )
+            if what - {"event"} or name in self._values:
+                raise Invalid(
+                    f"the upcast of `{name}` version {version} comes to several: only an event may become several events", name=name
+                )
+
+    def _leads_to(self, name: Name, chain: Sequence[Step], cls: type | None) -> frozenset[type]:
+        if not chain:
+            return frozenset([cls]) if cls is not None else frozenset()
+        last = chain[-1]
+        if last.splits and not last.into:
+            return frozenset(found for (what, _, _), found in self._classes.items() if what == name.what)
+        names = last.into or (last.to,)
+        return frozenset(found for (what, own, _), found in self._classes.items() if what == name.what and own in names)
+
+    def _parts(self, name: Name, chain: Sequence[Step], cls: type | None) -> Any:
+        """Return what must be lifted inside a body: as its recorded schema says; one that was recorded without that is taken as today's class, in version 1."""
+        parts = name.parts
+        if parts is None:
+            of = cls if cls is not None else next(iter(self._leads_to(name, chain, cls)), None)
+            parts = nesting(scope_of(of), known=False) if of is not None and len(self._leads_to(name, chain, cls)) == 1 else []
+        return self._needed(parts)
+
+    def _needed(self, parts: Any) -> Any:
+        needed: list[Any] = []
+        for field, holds, name, version, below, tag in parts:
+            inside = self._needed(below)
+            if inside or (name, version) in self.chains:
+                needed.append([field, holds, name, version, inside, tag])
+        return needed
+
+    def _digests_in(self, parts: Any) -> Iterator[str]:
+        for field, _, name, version, below, _ in parts:
+            yield field
+            yield from map(self.digest_of, self.chains.get((name, version), ()))
+            yield from self._digests_in(below)
+
+
+def _values_in(classes: Iterable[type]) -> dict[str, int]:
+    """Return the names of the values that lie in these classes, with their newest versions."""
+    found: dict[str, int] = {}
+
+    def look(scope: Scope) -> None:
+        for below in scope.parts:
+            name, version = name_of(below.scope.cls)
+            found[name] = max(version, found.get(name, 0))
+            look(below.scope)
+
+    for cls in classes:
+        look(scope_of(cls))
+    return found

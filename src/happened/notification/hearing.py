@@ -1,0 +1,394 @@
+"""Hearing: one listener at work on one log, each event once.
+
+One run is one commit: what came of it, the answers it got from outside, and how far the listener has come, under a compare-and-set with the owner's epoch.
+Before that commit a run leaves no trace in the log; after it, the code never runs again for that event. Many runs share a commit. An event whose run fails
+is held, with all that share a term with it; the others go on.
+"""
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Generic, NamedTuple, TypeVar  # Any: events, commands and states of any class
+
+import msgspec
+
+from happened.core.errors import Diverged
+from happened.core.filling import filled
+from happened.core.messages import Several, events_of
+from happened.core.state import Fold, Key
+from happened.core.store import Row, Wanted
+from happened.core.world import World
+from happened.log.held import EVERYTHING, Held, all_held, back_off_seconds, failed_with
+from happened.log.log import Log
+from happened.log.records import envelope_of, id_of
+from happened.log.row import Header, Sent, Written, decode_header
+from happened.log.worker import TROUBLE, Advance, Progress, Trouble, claimed, progress_of
+from happened.log.writer import Batch, deciding
+from happened.notification.desk import Desk
+from happened.notification.listener import RECORDED, WORLD, Listener
+
+RUNS_MAX = 200
+"""Runs of held events in one commit."""
+UNSAVED_MAX = 20_000
+"""Positions that a listener passes without a run before that is noted: they are read again after a crash."""
+DEPTH_MAX = 100
+"""Handlers between a record and what came from outside: more is a circle."""
+CIRCLE_MAX = 12
+NUMBER_MAX = 1 << 31
+"""No name's number has more digits."""
+FOR_EVER = 1e6
+
+
+L_co = TypeVar("L_co", bound=Listener, covariant=True)
+R = TypeVar("R")
+"""What a run has come to."""
+
+
+class Heard(NamedTuple):
+    """An event, as a listener hears it."""
+
+    position: int
+    ordinal: int
+    row: Row
+    number: int
+    """Of the event's name."""
+    event: Any
+    extra: Any
+    key: Sequence[str]
+
+
+class Hearing(ABC, Generic[L_co, R]):
+    """One listener at work on one log, while this process holds its lease. A subclass says what comes of a run."""
+
+    def __init__(self, listener: L_co, log: Log, desk: Desk) -> None:
+        self.listener = listener
+        self.lease = listener.lease
+        self.epoch: int | None = None
+        self.position = 0
+        """Up to where events were run or held; what is noted may lie behind, with no run between."""
+        self.trouble = Trouble(log, self.lease)
+        self.runs = self.ran_us = 0
+        self.retry_at = 0.0
+        """When to go on after trouble of the world, by the monotonic clock."""
+        self._log = log
+        self._desk = desk
+        self._progress = Progress(0, 0)
+        self._held: list[Held] = []
+        self._due: dict[int, float] = {}
+        """When a held event is tried again, by the monotonic clock."""
+
+    # --- owning
+
+    def claim(self, epoch: int) -> None:
+        """Take the work over from whoever had it; begin where that one came to."""
+        start = self._log.opened_at if self.listener.since is None else self.listener.since
+        self._progress = claimed(self._log, self.lease, epoch, start=start)
+        self.position = self._progress.position
+        self._held = all_held(self._log.engine, self.listener.name)
+        self._due = dict.fromkeys((one.position for one in self._held), 0.0)
+        first = min((one.position for one in self._held if not one.parked), default=None)
+        for heard in self._passed(first + 1) if first is not None else ():
+            self._let_wait(heard)
+        self.epoch = epoch
+
+    def release(self) -> None:
+        """Forget where it was: it is another's, or must be read anew."""
+        self.epoch = None
+
+    def save(self) -> None:
+        """Note how far it has come, where it has passed what it need not run."""
+        if self.epoch is not None and self.position > self._progress.position:
+            self._commit([], self.position, {})
+
+    def statistics(self, head: int) -> dict[str, Any]:
+        """Return how far it has come, by whichever process, how often it ran in this one, and what is wrong."""
+        noted = progress_of(self._log.engine, self.lease) or Progress(head, 0)
+        position = max(self.position, noted.position) if self.epoch is not None else noted.position
+        return {
+            "name": self.listener.name,
+            "position": position,
+            "lag": max(0, head - position),
+            "mine": self.epoch is not None,
+            "runs": self.runs,
+            "ran_us": self.ran_us,
+            "failure": self.trouble.error,
+        }
+
+    # --- what comes
+
+    def take(self, rows: Sequence[Row], pages: Sequence[Sequence[Any]], stopping: Callable[[], bool] = lambda: False) -> None:
+        """Run the function on the events of these rows, in order, and record what comes of it: in one commit, or of each row that asked outside.
+
+        It stops after a row where it is told to.
+        """
+        ran: list[R] = []
+        wrong: list[Held] = []
+        for row, records in zip(rows, pages, strict=True):
+            for heard in heard_in(self.listener, [row], [records]):
+                if self._held and self._let_wait(heard):
+                    continue
+                one = self._run(heard, rows[-1].last)
+                if isinstance(one, Held):
+                    wrong.append(one)
+                    self._hold(one)
+                else:
+                    ran.append(one)
+            stops = stopping()
+            slow = self.listener.wants_world and (wrong or any(map(self.asked, ran)))  # what was asked is not to be asked again
+            last = stops or row is rows[-1]
+            if slow or (last and (ran or wrong or row.last - self._progress.position > UNSAVED_MAX)):
+                self._commit(ran, row.last, {one.note: one.text() for one in wrong})
+                ran, wrong = [], []
+            if slow or last:
+                self.position = row.last
+                self.trouble.over()
+            if stops:
+                return
+
+    def pass_over(self, position: int) -> None:
+        """Go on to a position up to which nothing is there to be heard."""
+        if position - self._progress.position > UNSAVED_MAX:
+            self._commit([], position, {})
+        self.position = position
+        self.trouble.over()
+
+    # --- what is held
+
+    @property
+    def patience_seconds(self) -> float:
+        """How long it may wait until something that is held is tried again."""
+        waiting = [self._due[one.position] for one in self._held if not one.parked]
+        return max(0.0, min(waiting) - time.monotonic()) if waiting else FOR_EVER
+
+    def look_after(self) -> None:
+        """Do what people have decided about held events, and try those again whose time has come."""
+        if not self._held:
+            return
+        now = time.monotonic()
+        mine = {one.position: one for one in self._held}
+        for noted in all_held(self._log.engine, self.listener.name):
+            if noted.position not in mine:
+                continue  # another owner has come further: the next commit says so
+            held = msgspec.structs.replace(noted, since=mine[noted.position].since)
+            if noted.act == "skip":
+                self._go_on(noted, held, None, [])
+            elif noted.act == "park":
+                self._go_on(noted, held, msgspec.structs.replace(held, parked=True, act="", since={}), [])
+            elif noted.act == "retry" or (not noted.parked and now >= self._due.get(noted.position, 0.0)):
+                self._try(noted, held)
+
+    def _try(self, noted: Held, held: Held) -> None:
+        """Run a held event again."""
+        heard = next((heard for heard in self._at(held.position)), None)
+        one = self._run(heard, self.position) if heard is not None else None
+        if not isinstance(one, Held):  # where its class takes no part any more, nothing is left to be run
+            self._go_on(noted, held, None, [one] if one is not None else [])
+        elif not held.attempts:  # it came next of those that have waited: from now on others wait for it, and not for what it waited for
+            self._go_on(noted, held, one, [])
+        else:
+            again = msgspec.structs.replace(one, since=held.since, parked=held.parked, attempts=held.attempts + 1, failed=held.failed)
+            self._commit([], self.position, {again.note: again.text()}, expected=noted)
+            self._hold(again)
+
+    def _go_on(self, noted: Held, held: Held, after: Held | None, ran: list[R]) -> None:
+        """Let those come that have waited for a held event; who fails of them is held in its turn. `after` is what stays of it; `ran` is its own run."""
+        self._held = [one for one in self._held if one.position != held.position]
+        if after is not None:
+            self._hold(after)
+        notes: dict[str, str | None] = {held.note: after.text() if after is not None else None}
+        expected = noted
+        for heard in self._queue(held) if not held.parked else ():
+            if len(ran) >= RUNS_MAX:
+                rest = Held(self.listener.name, heard.position, tuple(heard.key), self._name_of(heard), dict(held.since))
+                self._commit(ran, self.position, {**notes, rest.note: rest.text()}, expected=expected)
+                expected, ran = rest, []
+                notes = {rest.note: None}
+            one = self._run(heard, self.position)
+            if isinstance(one, Held):
+                notes[one.note] = one.text()
+                self._hold(one)
+            else:
+                ran.append(one)
+        self._commit(ran, self.position, notes, expected=expected)
+
+    def _queue(self, held: Held) -> Iterator[Heard]:
+        """Read what has waited for a held event and for no other."""
+        for heard in self._passed(held.position + 1):
+            if held.makes_wait(heard.position, heard.key) and not self._let_wait(heard):
+                yield heard
+
+    def _hold(self, held: Held) -> None:
+        self._held = [one for one in self._held if one.position != held.position] + [held]
+        self._due[held.position] = time.monotonic() + back_off_seconds(held.attempts)
+
+    def _let_wait(self, heard: Heard) -> bool:
+        """Say whether an event must wait for one that is held."""
+        waits = [one.makes_wait(heard.position, heard.key) for one in self._held]
+        return any(waits)
+
+    def _passed(self, start: int) -> Iterator[Heard]:
+        """Read the events from a position on that were run or held."""
+        return heard_between(self._log, self.listener, start, self.position)
+
+    def _at(self, position: int) -> Iterator[Heard]:
+        row = self._log.row_at(position)
+        if row is not None:
+            pages = self._log.reader.pages(self.listener.events)([row])
+            yield from (heard for heard in heard_in(self.listener, [row], pages) if heard.position == position)
+
+    # --- one run
+
+    def _run(self, heard: Heard, seen: int) -> R | Held:
+        """Run the function on one event; return what it came to, or what went wrong. Nothing is recorded."""
+        listener = self.listener
+        now = self._log.source.now_us()
+        started = time.perf_counter()
+        try:
+            header = decode_header(heard.row.head)
+            run = f"{self._log.identity.id}:{heard.position}:{listener.name}"
+            with deciding():
+                as_of = self._desk.states_as_of(seen)
+                found, answers = called(listener, heard, header, self._desk.state, lambda call: self._desk.ask(run, now, call), self.listed)
+            ran = _us(started)
+            sent = Sent(0, heard.number, max(0, now - heard.row.at), ran, 1, as_of)
+            one = self.come_to(heard, header, found, answers, run, now, sent)
+        except TROUBLE:
+            raise  # of the world, not of this event
+        except BaseException as error:  # noqa: BLE001 - whatever it is, `sys.exit` too, holds the event's key, and is seen
+            said, trace = failed_with(error)
+            self._count("failed", _us(started), f"{heard.position}: {trace}")
+            since = dict.fromkeys(heard.key or (EVERYTHING,), heard.position)
+            name = self._name_of(heard)
+            own = id_of(heard.row, decode_header(heard.row.head), heard.ordinal, heard.extra)
+            return Held(listener.name, heard.position, tuple(heard.key), name, since, said, trace, 1, now, now, id=own)
+        if not found and not answers:
+            self._count("nothing", ran, f"{heard.position}")
+        self.runs += 1
+        self.ran_us += ran
+        return one
+
+    def _name_of(self, heard: Heard) -> str:
+        return self._log.typed[type(events_of(heard.event)[0])].wish.name
+
+    def _count(self, outcome: str, ran: int, what: str) -> None:
+        """Count a run that records nothing."""
+        self._log.engine.sample(self.listener.name, outcome, ran, what)
+
+    # --- what a subclass says
+
+    @abstractmethod
+    def listed(self, returned: Any) -> list[Any]:
+        """Return what the function has returned as a list. `Invalid` where it may not return that."""
+
+    @abstractmethod
+    def come_to(self, heard: Heard, header: Header, found: Sequence[Any], answers: Sequence[Written], run: str, now: int, sent: Sent) -> R:
+        """Make of what a run has returned what is to be recorded; what it raises holds the event. `sent` is without the handler's number."""
+
+    @abstractmethod
+    def add(self, batch: Batch, ran: Sequence[R]) -> None:
+        """Put what runs came to into a batch."""
+
+    def load(self, ran: Sequence[R]) -> None:
+        """Make ready what is needed to add these, before the lock is taken."""
+
+    def asked(self, one: R) -> bool:
+        """Say whether a run got answers from outside: it is recorded before the next."""
+        return False
+
+    # --- recording
+
+    def _commit(self, ran: Sequence[R], position: int, notes: Mapping[str, str | None], *, expected: Held | None = None) -> None:
+        """Record runs, notes, and how far the listener has come. `Diverged` where somebody has decided about the held event meanwhile."""
+        after = Progress(position, self._progress.epoch, self._progress.began)
+        self.load(ran)
+
+        def add(batch: Batch) -> None:
+            if expected is not None and batch.noted(expected.note) != expected.text():
+                raise Diverged(f"about position {expected.position} something was decided meanwhile", position=expected.position)
+            self._desk.declare(batch)
+            self.add(batch, ran)
+            batch.kept.update(notes)
+
+        self._log.writer.submit(Advance(self.lease, self._progress, after, add), 60)
+        self._progress = after
+
+
+AnyHearing = Hearing[Listener, Any]
+"""A listener at work, of whichever kind."""
+
+
+def called(
+    listener: Listener,
+    heard: Heard,
+    header: Header,
+    state_of: Callable[[Fold, Key], Any],
+    ask: Callable[[Callable[[World], list[Any]]], tuple[list[Any], list[Written]]],
+    listed: Callable[[Any], list[Any]],
+) -> tuple[list[Any], list[Written]]:
+    """Call a listener on an event with what it asks for; return what it returns, and the answers it got. `ask` gives a call its `World`."""
+    events = events_of(heard.event)
+
+    def call(world: World | None) -> list[Any]:
+        return [one for event in events for one in listed(_returned(listener, event, heard, header, state_of, world))]
+
+    asks = any(WORLD in listener.takes[type(event)].slots for event in events)
+    return ask(call) if asks else (call(None), [])
+
+
+def _returned(
+    listener: Listener, event: Any, heard: Heard, header: Header, state_of: Callable[[Fold, Key], Any], world: World | None
+) -> Any:
+    taking = listener.takes[type(event)]
+    states: list[Any] = []
+    for fill in taking.fills:
+        states.append(filled(fill, event, states, state_of))
+    arguments: list[Any] = []
+    for slot in taking.slots:
+        if slot == WORLD:
+            arguments.append(world)
+        elif slot == RECORDED:
+            arguments.append(envelope_of(heard.row, header, heard.ordinal, heard.extra))
+        else:
+            arguments.append(states[slot])  # type: ignore[index]  # a slot is a place, `world` or `recorded`
+    return listener.function(event, *arguments)
+
+
+def heard_in(listener: Listener, rows: Sequence[Row], pages: Sequence[Sequence[Any]]) -> Iterator[Heard]:
+    """Yield the events of these rows that a listener hears, in order."""
+    takes = listener.takes
+    for row, records in zip(rows, pages, strict=True):
+        for ordinal, record in enumerate(records, row.input is not None):
+            event: Any = record.body
+            taking = takes.get(event.__class__)
+            if event.__class__ is Several:
+                yield from _heard_split(listener, row, ordinal, record)
+            elif taking is not None:
+                number: int = record.__struct_config__.tag  # a page decodes records as classes that are tagged by the number of their name
+                yield Heard(row.position + ordinal, ordinal, row, number, event, record.extra, taking.key(event))
+
+
+def _heard_split(listener: Listener, row: Row, ordinal: int, record: Any) -> Iterator[Heard]:
+    """Yield the events that one record was split into as one that is heard: they are run, held and retried together."""
+    events = tuple(one for one in record.body.events if type(one) in listener.takes)
+    if events:
+        key = list(dict.fromkeys(term for one in events for term in listener.takes[type(one)].key(one)))
+        yield Heard(row.position + ordinal, ordinal, row, record.__struct_config__.tag, Several(events), record.extra, key)
+
+
+def heard_between(log: Log, listener: Listener, start: int, until: int) -> Iterator[Heard]:
+    """Read the events that a listener hears from one position up to another, by the index."""
+    if start > until:
+        return
+    wanted = [Wanted((), numbers_of(log, listener))]
+    decode = log.reader.pages(listener.events)
+    for rows in log.engine.read(start - 1, until, wanted=wanted):
+        yield from (heard for heard in heard_in(listener, rows, decode(rows)) if heard.position >= start)
+
+
+def numbers_of(log: Log, listener: Listener) -> list[int]:
+    """Return the numbers of the names that a listener hears."""
+    return log.numbers([log.typed[event].wish.name for event in listener.events])
+
+
+def _us(started: float) -> int:
+    return int((time.perf_counter() - started) * 1e6)
