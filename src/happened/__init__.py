@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from happened.notification.reaction import Reaction
     from happened.notification.settling import Settled
     from happened.opening import open_log
+    from happened.past import Past
     from happened.running import Running
     from happened.sourcing.gateway import Gateway
     from happened.wiring import Decider
@@ -96,6 +97,7 @@ __all__ = [
     "OutcomeUnknown",
     "Overloaded",
     "Part",
+    "Past",
     "Places",
     "Position",
     "Publication",
@@ -175,6 +177,7 @@ _HOMES = {
     "happened.notification.reaction": ("Reaction",),
     "happened.notification.settling": ("Settled",),
     "happened.opening": ("open_log",),
+    "happened.past": ("Past",),
     "happened.sourcing.gateway": ("Gateway",),
 }
 """Where each name is defined."""
