@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from happened.notification.reaction import Reaction
     from happened.notification.settling import Settled
     from happened.opening import open_log
+    from happened.past import Past
     from happened.running import Running
     from happened.sourcing.gateway import Gateway
     from happened.wiring import Decider
@@ -97,6 +98,7 @@ __all__ = [
     "OutcomeUnknown",
     "Overloaded",
     "Part",
+    "Past",
     "Places",
     "Position",
     "Publication",
@@ -180,6 +182,7 @@ _HOMES = {
     "happened.notification.reaction": ("Reaction",),
     "happened.notification.settling": ("Settled",),
     "happened.opening": ("open_log",),
+    "happened.past": ("Past",),
     "happened.sourcing.gateway": ("Gateway",),
 }
 """Where each name is defined."""

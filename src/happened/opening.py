@@ -84,3 +84,9 @@ def beside(url: str) -> str:
     if path is None:
         return "memory:"
     return f"sqlite:///{path.removesuffix('.db')}.views.db"
+
+
+def snapshots_beside(url: str) -> str | None:
+    """Return the path of the snapshots' file beside a log; `None` for one in memory."""
+    path = path_in(url)
+    return f"{path.removesuffix('.db')}.snapshots.db" if path is not None else None

@@ -40,8 +40,10 @@ from happened.notification.story import Story, story_of
 from happened.notification.timer import LEASE as TIMERS
 from happened.notification.timer import Timers
 from happened.notification.why import Cause, causes_of
-from happened.opening import beside, channel_to, open_engine, path_in
+from happened.opening import beside, channel_to, open_engine, path_in, snapshots_beside
+from happened.past import Past, position_of
 from happened.shelf.rows import ViewsFile
+from happened.shelf.snapshots import SnapshotsFile
 from happened.sourcing.asked import Asked
 from happened.sourcing.gateway import ROUNDS_MAX, Outside
 from happened.sourcing.handling import (
@@ -60,6 +62,8 @@ from happened.sourcing.memory_image import MemoryImage
 from happened.sourcing.pending import LEASE as PENDING
 from happened.sourcing.pending import PendingWorker, standing
 from happened.sourcing.sending import Sending
+from happened.sourcing.snapshot import Snapshots, Taker
+from happened.sourcing.time_travel import Travel
 from happened.sourcing.together import Together
 from happened.transfer.channel import Channel
 from happened.transfer.replica import DDL as REPLICA_DDL
@@ -119,6 +123,9 @@ class Running:
             )
             self._image = MemoryImage(self._engine, self.log.reader, app.folds, self.log.opened_at, states_max=states_max)
             self._writer = self.log.write_with(self._image)
+            self.snapshots = Snapshots(self.log, self._image, SnapshotsFile(snapshots_beside(url)))
+            self.travel = Travel(self._image, self.snapshots)
+            self._taker = Taker(self.log, self.snapshots, app.alone()) if run and path_in(url) is not None else None
             self._replicating: dict[type[State], Replicating[Any]] = {}
             self._asked = Asked(self._engine, source, app.gateways)
             self._handling = Handling(
@@ -156,6 +163,8 @@ class Running:
                 self._publisher.start()
             for worker in self._workers:
                 worker.start()
+            if self._taker is not None:
+                self._taker.start()
         except BaseException:
             self.close()
             raise
@@ -530,6 +539,19 @@ class Running:
         reads = {handler.name: [fold.name for fold in handler.states] for handler in self.app.handlers.values()}
         return causes_of(self.log, position, reads)
 
+    # --- the past
+
+    def at(self, when: Receipt | str | int | datetime) -> Past:
+        """Return this app as it was at a position, a receipt's, or the last position that was recorded at a time or before.
+
+        A position inside a command is rounded down to the end of the one before it. `Invalid` for one that is not there yet. Cost: a look at the log.
+        """
+        self._writer.check_process()
+        position = position_of(self.log, when)
+        self.log.names.learn(self._engine.notes)  # others may have recorded new ones
+        handlers = [one.name for one in (*self.app.reactions, *self.app.publications)]
+        return Past(self.log, self.travel, self.app.views, handlers, position)
+
     # --- life
 
     def close(self) -> None:
@@ -537,6 +559,9 @@ class Running:
         with contextlib.ExitStack() as last_first:
             last_first.callback(self._engine.close)
             last_first.callback(self._outside.close)
+            last_first.callback(self.snapshots.close)
+            if self._taker is not None:
+                last_first.callback(self._taker.stop)
             last_first.callback(self._followers.close)
             last_first.callback(self._writer.close)
             for channel in self._channels.values():

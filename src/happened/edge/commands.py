@@ -8,14 +8,13 @@ import argparse
 import getpass
 import importlib
 import itertools
-import json
 import operator
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -29,9 +28,16 @@ from happened.core.messages import name_of
 from happened.core.state import State, fold_of
 from happened.core.tags import SEPARATOR
 from happened.core.world import moment
-from happened.edge import replaying, sight
+from happened.edge import replaying, sight, travelling
 from happened.edge.progress import bar
 from happened.edge.settings import SQLITE, app_is_set, log_is_there, log_url, the_app
+from happened.edge.words import key_in as _key
+from happened.edge.words import named as _named
+from happened.edge.words import print_json as _print_json
+from happened.edge.words import print_row as _print_row
+from happened.edge.words import print_rows as _print_rows
+from happened.edge.words import print_table as _print_table
+from happened.edge.words import text_of as _text
 from happened.log.held import Act, Held, all_held
 from happened.log.log import Log
 from happened.log.records import SYSTEMIC, Record
@@ -545,6 +551,7 @@ def demo(asked: argparse.Namespace) -> int:
 
 COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     **replaying.COMMANDS,
+    **travelling.COMMANDS,
     "demo": demo,
     "tail": tail,
     "show": show,
@@ -603,31 +610,6 @@ def _running(
         yield running
 
 
-def _named(name: str, states: Iterable[type[State]], what: str) -> type[State]:
-    """Return the state of this name, or of a class of this name."""
-    listed = list(dict.fromkeys(states))
-    for one in listed:
-        if name in (fold_of(one).name, one.__name__):
-            return one
-    known = ", ".join(sorted(fold_of(one).name for one in listed)) or "none"
-    raise Invalid(f"the app has no {what} called `{name}`; it has: {known}", name=name)
-
-
-def _key(cls: type[State], texts: Sequence[str]) -> tuple[Any, ...]:
-    """Read a key from words, each as its field's type says."""
-    fields = [field for field in msgspec.structs.fields(cls) if field.required]
-    if texts and len(texts) != len(fields):
-        listed = " ".join(field.name.upper() for field in fields)
-        raise Invalid(f"the key of `{fold_of(cls).name}` is: {listed or 'nothing, there is only one'}", key=list(texts))
-    key: list[Any] = []
-    for field, text in zip(fields, texts, strict=False):
-        try:
-            key.append(msgspec.convert(text, field.type, strict=False))
-        except msgspec.ValidationError as error:
-            raise Invalid(f"`{text}` can't be the `{field.name}` of a `{fold_of(cls).name}`: {error}", field=field.name) from error
-    return tuple(key)
-
-
 def _found(log: Log, what: str) -> list[Record]:
     """Return the record at a position, or of an id; or all records of the message with this id."""
     if what.isdecimal() and len(what) <= POSITION_DIGITS_MAX:
@@ -676,10 +658,6 @@ def _counted(log: Log, head: int) -> dict[str, Any]:
 # --- printing
 
 
-def _print_json(value: Any) -> None:
-    print(msgspec.json.encode(value).decode())
-
-
 def _print_records(records: Iterable[Record], *, as_json: bool) -> None:
     for record in records:
         if as_json:
@@ -689,41 +667,3 @@ def _print_records(records: Iterable[Record], *, as_json: bool) -> None:
         if len(body) > BODY_CHARACTERS_MAX:
             body = body[: BODY_CHARACTERS_MAX - 1] + "…"
         print(f"{record.position:>7}  {record.time:%Y-%m-%d %H:%M:%S.%f}  {record.kind:<8}  {record.name:<20}  {record.id}  {body}")
-
-
-def _print_row(row: State, *, as_json: bool) -> None:
-    if as_json:
-        _print_json(row)
-        return
-    fields: dict[str, Any] = msgspec.to_builtins(row)
-    width = max(map(len, fields), default=0)
-    for field, value in fields.items():
-        print(f"{field:<{width}}  {_text(value)}")
-
-
-def _print_rows(rows: Sequence[State], about: Mapping[str, Any], *, as_json: bool) -> None:
-    if as_json:
-        _print_json({**about, "rows": list(rows)})
-    else:
-        _print_table([msgspec.to_builtins(row) for row in rows])
-
-
-def _print_table(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Print rows of the same fields in columns, numbers to the right."""
-    if not rows:
-        print("no rows")
-        return
-    cells = [list(rows[0]), *([_text(value) for value in row.values()] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    numbers = [isinstance(value, int | float) for value in rows[0].values()]
-    for line in cells:
-        aligned = [cell.rjust(width) if number else cell.ljust(width) for cell, width, number in zip(line, widths, numbers, strict=True)]
-        print("  ".join(aligned).rstrip())
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    if value is None:
-        return "-"
-    return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, dict | list | tuple | bool) else str(value)

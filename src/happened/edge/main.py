@@ -191,6 +191,7 @@ def the_parser() -> argparse.ArgumentParser:
     replica.add_argument("--limit", type=counted, default=1000, metavar="COUNT", help="rows at most (1000)")
     latency = add("latency", "say how long it takes from a command to the view that shows it, and what deciders wait and run", app=True)
     latency.add_argument("name", metavar="VIEW", nargs="?", help="only of this view")
+    _add_travelling(add)
     add("verify", "read the whole log and prove that nothing was changed or lost")
     _add_replaying(add)
     stats = add("stats", "tell who the log is, how long, how large, and what it knows")
@@ -223,6 +224,48 @@ def _add_replaying(add: Callable[..., argparse.ArgumentParser]) -> None:
         "--at", type=counted, required=True, metavar="POSITION", help="a position of what was decided; with --evolve of an event"
     )
     debug.add_argument("--evolve", nargs="+", metavar=("STATE", "KEY"), help="run the `evolve` of this state instead")
+
+
+def _add_travelling(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """Say what can be asked of the past."""
+    at = add("at", "show a state or a view as it was at a position or time", app=True)
+    at.add_argument("when", type=moment, metavar="POSITION|TIME", help="a position, or a time with a zone")
+    at.add_argument("what", choices=("state", "view"), help="what to show")
+    at.add_argument("name", metavar="NAME", help="the state's or view's name")
+    at.add_argument("key", metavar="KEY", nargs="*", help="the values of its key; without them all there were")
+    at.add_argument("--where", metavar="SQL", default="", help="of a view: a condition in the names of the fields")
+    at.add_argument(
+        "--order", metavar="FIELD", action="append", default=[], help="of a view: order by this field; --order=-FIELD downwards"
+    )
+    at.add_argument("--limit", type=counted, default=1000, metavar="COUNT", help="rows at most (1000)")
+    diff = add("diff", "say which states and views differ between two positions or times", app=True)
+    diff.add_argument("before", type=moment, metavar="A", help="a position, or a time with a zone")
+    diff.add_argument("after", type=moment, metavar="B", help="another one")
+    diff.add_argument("names", metavar="NAME", nargs="*", help="only these states and views")
+    diff.add_argument("--limit", type=counted, default=100, metavar="COUNT", help="differences at most (100)")
+    step = add("step", "go through the events of one entity, with what each changed", app=True)
+    step.add_argument("tag", type=tagged, metavar="TAG=VALUE", help="the entity, such as sku=widget")
+    step.add_argument("--all", action="store_true", help="print all at once, also on a terminal")
+    step.add_argument("--until", type=moment, metavar="WHEN", help="up to this position or time")
+    blame = add("blame", "say which event, command and actor last set a row or a field, and all before", app=True)
+    blame.add_argument("name", metavar="VIEW", help="the view's or state's name")
+    blame.add_argument("key", metavar="KEY", nargs="*", help="the values of its key; after them a field")
+    blame.add_argument("--field", metavar="FIELD", help="only what set this field")
+    blame.add_argument("--until", type=moment, metavar="WHEN", help="as of this position or time")
+    blame.add_argument("--limit", type=counted, default=100, metavar="COUNT", help="events at most (100)")
+    bisect = add("bisect", "find the first position at which something no longer holds", app=True)
+    bisect.add_argument("expression", metavar="EXPRESSION", help="what should hold, in the names of the fields, such as 'units >= 0'")
+    bisect.add_argument("name", metavar="STATE", help="the state's name")
+    bisect.add_argument("key", metavar="KEY", nargs="*", help="the values of its key; without them it should hold for all")
+    bisect.add_argument("--linear", action="store_true", help="look after every command: finds the first also where it held again later")
+    bisect.add_argument("--until", type=moment, metavar="WHEN", help="up to this position or time")
+    snapshots = add("snapshots", "list the snapshots and whether they are used; take or drop them", app=True)
+    snapshots.add_argument("names", metavar="STATE", nargs="*", help="with --take and --drop: only of these")
+    doing = snapshots.add_mutually_exclusive_group()
+    doing.add_argument("--take", action="store_true", help="take snapshots of all states")
+    doing.add_argument("--drop", action="store_true", help="drop them: nothing is lost but time")
+    snapshots.add_argument("--at", type=moment, metavar="WHEN", help="with --take: as of this position or time (the end)")
+    snapshots.add_argument("--depths", type=counted, default=1, metavar="COUNT", help="with --take: so many, evenly up to there (1)")
 
 
 class Parser(argparse.ArgumentParser):

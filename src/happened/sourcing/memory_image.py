@@ -9,7 +9,8 @@ load is needed to know.
 
 import itertools
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple  # Any: events and keys of any class
 
 import msgspec
@@ -37,6 +38,9 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
 
 
 NEVER = Entry(None, 0)
+
+NOTHING: Mapping[Key, State] = MappingProxyType({})
+"""What is folded before the first event."""
 
 
 class Coming(NamedTuple):
@@ -118,7 +122,7 @@ class MemoryImage:
         kept = self.kept.get(fold) or self._met(fold)
         if kept is None:
             found = {key: NEVER}
-            self._fold_rows(fold, self._wanted(fold, [key]), self.position, found)
+            self._fold_rows(fold, self.wanted(fold, [key]), self.position, found)
             entry = found[key]
         else:
             if kept.stopped:
@@ -162,7 +166,7 @@ class MemoryImage:
         found = dict.fromkeys(keys, NEVER)
         complete = False
         try:
-            self._fold_rows(fold, self._wanted(fold, keys), until, found)
+            self._fold_rows(fold, self.wanted(fold, keys), until, found)
             complete = True
         finally:
             with self._lock:
@@ -213,23 +217,39 @@ class MemoryImage:
                 kept.complete = False
                 kept.entries.clear()
 
-    def states(self, fold: Fold) -> dict[Key, State]:
-        """Fold the whole log into the states of one class: every key that is there now. Reads the log once, keeps nothing.
+    def states(self, fold: Fold, *, start: Mapping[Key, State] = NOTHING, after: int = 0, until: int | None = None) -> dict[Key, State]:
+        """Fold the whole log into the states of one class: every key that is there now, or was at a position. Reads the log once, keeps nothing.
 
-        `Stuck` if `evolve` can't take an event of any of them.
+        `start` and `after` say what is folded already, and up to where. `Stuck` if `evolve` can't take an event of any of them.
         """
+        end = self.position if until is None else until
         if fold.wants_record or fold.key_of is not None or self._reader.pages_for([fold]).splits:
-            return self._states_by_steps(fold)
+            return self._states_by_steps(fold, start, after, end)
         with deciding():
-            return self._states_by_pages(fold)
+            return self._states_by_pages(fold, start, after, end)
 
-    def _states_by_pages(self, fold: Fold) -> dict[Key, State]:
+    def as_of(self, fold: Fold, key: Key, until: int, *, after: int = 0, before: Entry = NEVER) -> Entry:
+        """Return a state as of a position that is the last of a row, from the log, by the index. `Stuck` if it stood still by then.
+
+        `before` and `after` say what is folded already, and up to where.
+        """
+        found = {key: before}
+        self._fold_rows(fold, self.wanted(fold, [key]), until, found, after)
+        if found[key].stuck:
+            raise standing_still(fold, key, found[key])
+        return found[key]
+
+    def entries(self, fold: Fold, found: dict[Key, Entry], after: int, until: int) -> None:
+        """Fold what lies between two positions into all states of a class, with the position of the last change of each."""
+        self._fold_rows(fold, None, until, found, after)
+
+    def _states_by_pages(self, fold: Fold, start: Mapping[Key, State], begin: int, until: int) -> dict[Key, State]:
         decode = self._reader.pages_for([fold]).flat
-        found: dict[Key, State] = {}
+        found: dict[Key, State] = dict(start)
         get, step, initial, checked = found.get, fold.evolve, fold.state, fold.may_move
         if step is None:  # a state that nothing changes
             return found
-        for rows in self._store.read_bare(until=self.position):
+        for rows in self._store.read_bare(begin, until):
             for key, message in _reached(fold, decode(rows)):
                 before = get(key)
                 try:
@@ -237,16 +257,16 @@ class MemoryImage:
                     if after is None or checked:
                         fold.check_next(key, message, after)
                 except Exception:  # noqa: BLE001 - folding once more, with positions, says which event it was
-                    return self._states_by_steps(fold)
+                    return self._states_by_steps(fold, start, begin, until)
                 if after is not None:
                     found[key] = after
                 else:
                     found.pop(key, None)
         return found
 
-    def _states_by_steps(self, fold: Fold) -> dict[Key, State]:
-        entries: dict[Key, Entry] = {}
-        self._fold_rows(fold, None, self.position, entries)
+    def _states_by_steps(self, fold: Fold, start: Mapping[Key, State], after: int, until: int) -> dict[Key, State]:
+        entries = {key: Entry(state, 0) for key, state in start.items()}
+        self._fold_rows(fold, None, until, entries, after)
         for key, entry in entries.items():
             if entry.stuck:
                 raise standing_still(fold, key, entry)
@@ -279,7 +299,8 @@ class MemoryImage:
                     cache[event] = found
         return found
 
-    def _wanted(self, fold: Fold, keys: Sequence[Key]) -> list[Wanted]:
+    def wanted(self, fold: Fold, keys: Sequence[Key]) -> list[Wanted]:
+        """Return what to ask the index for, to meet every event of these keys; others come with them."""
         numbers = [] if fold.everything else self._numbers(fold)
         if not any(fold.tags) or fold.key_of is not None:
             return [Wanted((), numbers)]
@@ -292,19 +313,19 @@ class MemoryImage:
         names = list(self._reader.names.by_number)  # a copy: another thread may be adding one
         return [number for number in names if not self._reader.leads_to(number).isdisjoint(fold.readings)] or [-1]
 
-    def _fold_rows(self, fold: Fold, wanted: Sequence[Wanted] | None, until: int, found: dict[Key, Entry]) -> None:
+    def _fold_rows(self, fold: Fold, wanted: Sequence[Wanted] | None, until: int, found: dict[Key, Entry], after: int = 0) -> None:
         with deciding():  # `evolve` may no more dispatch than a decider may
-            self._fold_page_by_page(fold, wanted, until, found)
+            self._fold_page_by_page(fold, wanted, until, found, after)
 
-    def _fold_page_by_page(self, fold: Fold, wanted: Sequence[Wanted] | None, until: int, found: dict[Key, Entry]) -> None:
+    def _fold_page_by_page(self, fold: Fold, wanted: Sequence[Wanted] | None, until: int, found: dict[Key, Entry], after: int) -> None:
         decode = self._reader.pages_for([fold]).flat
         only = wanted is not None
         simple = not fold.wants_record and fold.key_of is None
         if only and simple and fold.fields_of is not None and not self._reader.pages_for([fold]).splits:
-            self._fold_straight(fold, wanted, until, found)
+            self._fold_straight(fold, wanted, until, found, after)
             return
         touched, get = fold.touched, found.get
-        for rows in self._store.read_bare(until=until, wanted=wanted, heads=not simple):
+        for rows in self._store.read_bare(after, until, wanted=wanted, heads=not simple):
             records = decode(rows)
             envelopes: Iterable[Recorded | None] = itertools.repeat(None) if simple else envelopes_of(rows, records)
             for at, record, envelope in zip(positions_of(rows), records, envelopes):  # noqa: B905 - one of them may have no end
@@ -319,14 +340,14 @@ class MemoryImage:
                         before = NEVER
                     found[key] = stepped(fold, key, before, message, extra, at)
 
-    def _fold_straight(self, fold: Fold, wanted: Sequence[Wanted] | None, until: int, found: dict[Key, Entry]) -> None:
+    def _fold_straight(self, fold: Fold, wanted: Sequence[Wanted] | None, until: int, found: dict[Key, Entry], begin: int) -> None:
         """Fold the keys that are in `found`, in the way that most classes allow: kept short, since a load waits for it."""
         decode = self._reader.pages_for([fold]).flat
         states = {key: entry.state for key, entry in found.items()}
         versions: dict[Key, int] = {}
         step: Callable[..., Any] = fold.evolve  # type: ignore[assignment]  # what is loaded has it
         initial, checked = fold.state, fold.may_move
-        for rows in self._store.read_bare(until=until, wanted=wanted):
+        for rows in self._store.read_bare(begin, until, wanted=wanted):
             there = [(at, record.body) for at, record in zip(positions_of(rows), decode(rows), strict=True) if record.body is not None]
             for key, (at, event) in zip(fold.keys_of([event for _, event in there]), there, strict=True):
                 if key not in states:  # of another, or it stands still

@@ -1,0 +1,143 @@
+"""The snapshots' file: states as bytes, in chunks, each set of chunks with all that says what it is of.
+
+It lies beside the log and is made with the first snapshot. All of it can be deleted without loss. A snapshot is seen only when the last of its chunks is
+written, and each chunk is written by itself, so that a reader never waits for more than one.
+"""
+
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any  # Any: the columns of a row
+
+import msgspec
+
+from happened.core.errors import Broken, Closed, StoreFailed
+
+DDL = (
+    """create table if not exists _snapshot(
+    id integer primary key, name text not null, fingerprint text not null, log text not null, epoch integer not null,
+    position integer not null, digest blob not null, states integer not null, chunks integer not null, bytes integer not null,
+    seconds real not null, whole integer not null default 0)""",
+    "create table if not exists _chunk(snapshot integer not null, n integer not null, body blob not null, primary key(snapshot, n)) without rowid",
+)
+
+BUSY_SECONDS = 10
+
+ABOUT = "id, name, fingerprint, log, epoch, position, digest, states, chunks, bytes, seconds"
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """What is said of a snapshot."""
+
+    id: int
+    name: str
+    fingerprint: str
+    log: str
+    epoch: int
+    position: int
+    digest: bytes
+    states: int
+    chunks: int
+    bytes: int
+    seconds: float
+    """How long it took to write."""
+
+
+class SnapshotsFile:
+    """One SQLite file of snapshots. Every method may be called from any thread. Without a path it is in memory."""
+
+    def __init__(self, path: str | None) -> None:
+        self.path = path
+        self._lock = threading.RLock()
+        self._connection: sqlite3.Connection | None = None
+        self._closed = False
+
+    def listed(self) -> list[Kept]:
+        """Return all snapshots, by name and position."""
+        return [Kept(*row) for row in self._asked(f"select {ABOUT} from _snapshot where whole order by name, position, id")]  # noqa: S608 - a constant
+
+    def put(self, about: Kept, chunks: Iterable[bytes]) -> int:
+        """Write a snapshot; return its id. What `about` says of its id, its chunks and its bytes is found here."""
+        with self._lock:
+            cursor = self._run(
+                "insert into _snapshot(name, fingerprint, log, epoch, position, digest, states, chunks, bytes, seconds) values(?, ?, ?, ?, ?, ?, ?, 0, 0, 0)",
+                (about.name, about.fingerprint, about.log, about.epoch, about.position, about.digest, about.states),
+            )
+            made = cursor.lastrowid or 0
+        count = size = 0
+        try:
+            for body in chunks:
+                self._run("insert into _chunk(snapshot, n, body) values(?, ?, ?)", (made, count, body))
+                count += 1
+                size += len(body)
+        except BaseException:
+            self.drop([made])
+            raise
+        self._run("update _snapshot set chunks = ?, bytes = ?, whole = 1 where id = ?", (count, size, made))
+        return made
+
+    def timed(self, id: int, seconds: float) -> None:
+        """Note how long it took to write one."""
+        self._run("update _snapshot set seconds = ? where id = ?", (seconds, id))
+
+    def chunk(self, id: int, n: int) -> bytes | None:
+        """Return one chunk of a snapshot, `None` where it is not there any more."""
+        found = self._asked("select body from _chunk where snapshot = ? and n = ?", (id, n))
+        return found[0][0] if found else None
+
+    def chunks(self, about: Kept) -> Iterator[bytes | None]:
+        """Yield all chunks of a snapshot, in order."""
+        for n in range(about.chunks):
+            yield self.chunk(about.id, n)
+
+    def drop(self, ids: Iterable[int]) -> None:
+        """Delete snapshots, also those that were never whole."""
+        for one in ids:
+            self._run("delete from _snapshot where id = ?", (one,))
+            self._run("delete from _chunk where snapshot = ?", (one,))
+
+    def unfinished(self) -> list[int]:
+        """Return those that somebody has begun and not finished: who was killed, or is still at it."""
+        return [one for (one,) in self._asked("select id from _snapshot where not whole")]
+
+    def close(self) -> None:
+        """Give the file back. Calling it twice is fine."""
+        with self._lock:
+            self._closed = True
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+
+    def _asked(self, query: str, params: tuple[object, ...] = ()) -> list[tuple[Any, ...]]:
+        if self._connection is None and self.path is not None and not Path(self.path).exists():
+            return []
+        with self._lock:
+            return self._run(query, params).fetchall()
+
+    def _run(self, statement: str, params: tuple[object, ...] = ()) -> sqlite3.Cursor:
+        with self._lock:
+            if self._closed:
+                raise Closed("the snapshots are closed")
+            try:
+                if self._connection is None:
+                    self._connection = self._opened()
+                return self._connection.execute(statement, params)
+            except sqlite3.OperationalError as error:
+                raise StoreFailed(f"the snapshots in {self.path or 'memory'} can't be read or written: {error}", path=self.path) from error
+            except sqlite3.DatabaseError as error:
+                raise Broken(
+                    f"{self.path} is no file of snapshots, or a damaged one: {error}. Delete it: nothing is lost", path=self.path
+                ) from error
+
+    def _opened(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self.path or ":memory:", timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        try:
+            connection.execute("pragma journal_mode=wal")
+            connection.execute("pragma synchronous=normal")
+            for statement in DDL:
+                connection.execute(statement)
+        except BaseException:
+            connection.close()
+            raise
+        return connection

@@ -1,0 +1,385 @@
+"""Snapshots: all states of a class as of a position, kept so that a fold need not begin at zero.
+
+A snapshot says what it is of (log, epoch, position, the digest of the row there) and which code made it (a fingerprint of the state and of its events).
+One of another history or of other code is not used, and `listed` says why. A fingerprint is no proof: when a snapshot is taken, and when it is first used
+by a process, the states of some keys are folded again from the log and compared.
+
+They are taken by cost: as soon as folding what came since the last one has taken longer than writing one takes. Whoever takes them folds from the log by
+itself, without the writer's lock. Of many, those are dropped whose neighbours are nearest, so that they lie evenly and no fold from one to the next grows long.
+"""
+
+import hashlib
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple  # Any: states of any class
+
+import msgspec
+
+from happened.core.errors import Broken, Closed, Invalid
+from happened.core.messages import Event, name_of
+from happened.core.state import Fold, Key, State
+from happened.core.tags import text_of
+from happened.log.fingerprint import fingerprint_of
+from happened.log.held import told
+from happened.log.log import Log, Progress
+from happened.shelf.snapshots import Kept, SnapshotsFile
+from happened.sourcing.memory_image import Entry, MemoryImage
+
+FORMAT = "1"
+"""Stands in every fingerprint: goes up when states are kept otherwise."""
+
+CHUNK_STATES = 256
+"""States in a chunk: what is read to find one of them."""
+
+KEPT_MAX = 32
+"""Snapshots of a class; then those go whose neighbours are nearest."""
+
+BYTES_MAX = 256 << 20
+"""Bytes of all snapshots of a class. The latest stays, however large."""
+
+PROVEN_KEYS = 3
+"""Keys that are folded again from the log when a snapshot is taken; when it is first used it is one."""
+
+LEAST_SECONDS = 0.05
+"""A fold that is shorter than this is worth no snapshot."""
+
+GUESSED_SECONDS = 1e-6
+"""What it may take to fold a record, before it was measured."""
+
+PLAIN_KEYS = (str, int)
+
+LOOK_SECONDS = 1.0
+"""How often to look whether a snapshot is worth it."""
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """A snapshot that is there: all states of a class as of a position. `wrong` says why it is not used, and is empty where it is."""
+
+    state: str
+    position: int
+    states: int
+    bytes: int
+    seconds: float
+    wrong: str = ""
+
+
+class Since(NamedTuple):
+    """From where a fold goes on: the states as of a position."""
+
+    position: int
+    entries: Mapping[Key, Entry]
+
+
+ZERO = Since(0, {})
+
+
+class Snapshots:
+    """The snapshots of one open log."""
+
+    def __init__(self, log: Log, image: MemoryImage, file: SnapshotsFile) -> None:
+        self._log = log
+        self._image = image
+        self._file = file
+        self._meanings: dict[Fold, str] = {}
+        self._known: dict[int, str] = {}
+        """Of each snapshot that was looked at: why it is not used. Its part of the log can't change."""
+        self._taking = threading.Lock()
+        self.took = 0.0, 0.0
+        """Seconds that the last one took to load what there was before it, and to fold the rest."""
+        self._decoders: dict[Fold, Any] = {}
+
+    # --- using
+
+    def since(self, fold: Fold, until: int) -> Since:
+        """Return the latest states as of a position up to this one: from the nearest snapshot that may be used, else none at 0."""
+        kept = self._nearest(fold, until)
+        if kept is None:
+            return ZERO
+        found: dict[Key, Entry] = {}
+        for body in self._file.chunks(kept):
+            if body is None:  # dropped meanwhile, by whichever process
+                return ZERO
+            found.update(self._decoded(fold, body))
+        return Since(kept.position, found)
+
+    def position(self, fold: Fold, until: int) -> int:
+        """Return as of when the nearest snapshot is that may be used; 0 where there is none."""
+        kept = self._nearest(fold, until)
+        return kept.position if kept is not None else 0
+
+    def one(self, fold: Fold, key: Key, until: int) -> tuple[int, Entry | None]:
+        """Return the state of one key in the nearest snapshot, and as of when; reads one chunk."""
+        if any(type(value) not in PLAIN_KEYS for value in key):  # what is equal may have another text, and lie in another chunk
+            since = self.since(fold, until)
+            return since.position, since.entries.get(key)
+        kept = self._nearest(fold, until)
+        body = self._file.chunk(kept.id, _place_of(key, kept.chunks)) if kept is not None and kept.chunks else None
+        if kept is None or body is None:
+            return 0, None
+        return kept.position, self._decoded(fold, body).get(key)
+
+    def listed(self, folds: Iterable[Fold]) -> list[Snapshot]:
+        """Return all snapshots that are there, each with why it is not used, if it is not: of no class of these, of other code, of another history."""
+        by_name = {fold.name: fold for fold in folds}
+        return [
+            Snapshot(kept.name, kept.position, kept.states, kept.bytes, kept.seconds, self._wrong(by_name.get(kept.name), kept))
+            for kept in self._file.listed()
+        ]
+
+    # --- taking
+
+    def take(self, fold: Fold, until: int, progress: Progress = lambda _done, _all: None) -> Snapshot:
+        """Take a snapshot of all states of a class as of a position that is the last of a row; where there is one, that is returned.
+
+        Folds on from the nearest one. `Invalid` where the states can't be kept or a key stands still. Cost: the fold, and some microseconds a state.
+        """
+        with self._taking:
+            there = self._nearest(fold, until)
+            if there is not None and there.position == until:
+                return Snapshot(there.name, there.position, there.states, there.bytes, there.seconds)
+            began = time.monotonic()
+            before = self.since(fold, until)
+            entries = dict(before.entries)
+            progress(before.position, until)
+            loaded = time.monotonic()
+            self._image.entries(fold, entries, before.position, until)
+            self.took = loaded - began, time.monotonic() - loaded
+            progress(until, until)
+            return self._written(fold, entries, until, progress)
+
+    def drop(self, names: Iterable[str] | None = None, *, wrong: Iterable[Fold] | None = None) -> int:
+        """Delete snapshots: of these states, or all; with `wrong`, only those that are not used. Return how many. Nothing is lost but time."""
+        wanted = None if names is None else set(names)
+        by_name = {fold.name: fold for fold in wrong or ()}
+        gone = [
+            kept.id
+            for kept in self._file.listed()
+            if (wanted is None or kept.name in wanted) and (wrong is None or self._wrong(by_name.get(kept.name), kept))
+        ]
+        self._file.drop([*gone, *(self._file.unfinished() if names is None and wrong is None else ())])
+        return len(gone)
+
+    def close(self) -> None:
+        """Give the file back."""
+        self._file.close()
+
+    def _written(self, fold: Fold, entries: Mapping[Key, Entry], until: int, progress: Progress) -> Snapshot:
+        row = self._log.row_at(until)
+        if row is None or row.last != until:
+            raise Invalid(f"a snapshot is as of the end of a command, and {until} is none", position=until)
+        for key, entry in entries.items():
+            if entry.stuck:
+                raise Invalid(
+                    f"`{fold.name}` of {key!r} stands still at position {entry.version}: {entry.stuck}. No snapshot is taken of it",
+                    state=fold.name,
+                    position=entry.version,
+                )
+        there = {key: entry for key, entry in entries.items() if entry.state is not None}
+        self._prove(fold, there, until, PROVEN_KEYS)
+        began = time.monotonic()
+        identity = self._log.identity
+        about = Kept(0, fold.name, self._meaning(fold), identity.id, identity.epoch, until, row.digest, len(there), 0, 0, 0.0)
+        made = self._file.put(about, self._encoded(fold, there, progress))
+        seconds = time.monotonic() - began
+        self._file.timed(made, seconds)
+        self._known[made] = ""
+        self._thin_out(fold)
+        [kept] = [one for one in self._file.listed() if one.id == made] or [about]
+        return Snapshot(fold.name, until, len(there), kept.bytes, seconds)
+
+    def _thin_out(self, fold: Fold) -> None:
+        """Drop those of other code, and of today's those that are too many: always the one whose neighbours are nearest, never the last."""
+        of_name = [kept for kept in self._file.listed() if kept.name == fold.name]
+        meaning = self._meaning(fold)
+        self._file.drop(kept.id for kept in of_name if kept.fingerprint != meaning)
+        own = [kept for kept in of_name if kept.fingerprint == meaning]
+        while len(own) > 1 and (len(own) > KEPT_MAX or sum(kept.bytes for kept in own) > BYTES_MAX):
+            positions = [0, *(kept.position for kept in own)]
+            nearest = min(range(len(own) - 1), key=lambda at: positions[at + 2] - positions[at])
+            self._file.drop([own.pop(nearest).id])
+
+    # --- within
+
+    def _nearest(self, fold: Fold, until: int) -> Kept | None:
+        meaning = self._meaning(fold)
+        for kept in reversed(self._file.listed()):
+            if kept.name == fold.name and kept.position <= until and kept.fingerprint == meaning and not self._wrong(fold, kept):
+                return kept
+        return None
+
+    def _wrong(self, fold: Fold | None, kept: Kept) -> str:
+        """Return why a snapshot is not used."""
+        if fold is None:
+            return "the app has no state of this name"
+        if kept.fingerprint != self._meaning(fold):
+            return "it was made by other code"
+        known = self._known.get(kept.id)
+        if known is None:
+            known = self._known[kept.id] = self._origin(kept) or self._proof(fold, kept)
+        return known
+
+    def _origin(self, kept: Kept) -> str:
+        identity = self._log.identity
+        row = self._log.row_at(kept.position)
+        if kept.log != identity.id:
+            return f"it is of the log {kept.log}"
+        if kept.epoch > identity.epoch or row is None or row.last != kept.position or row.digest != kept.digest:
+            return "it is of another history of this log"
+        return ""
+
+    def _proof(self, fold: Fold, kept: Kept) -> str:
+        """Return what is wrong with one chunk of it, taken at random: it can't be read, or a state in it is not what the log says."""
+        if not kept.states:
+            return ""
+        try:
+            body = self._file.chunk(kept.id, _any_of(kept.chunks, 1)[0])
+            self._prove(fold, self._decoded(fold, body or b""), kept.position, 1)
+        except (zlib.error, msgspec.MsgspecError, ValueError, Broken) as error:
+            return f"it does not hold what the log says: {told(error)}"
+        return ""
+
+    def _prove(self, fold: Fold, entries: Mapping[Key, Entry], position: int, count: int) -> None:
+        """Fold some keys from zero, and raise `Broken` where that comes to something else. Only where the index finds them: else it is the whole log."""
+        if fold.key_of is not None or not any(fold.tags):
+            return
+        keys = list(entries)
+        for key in [keys[place] for place in _any_of(len(keys), count)]:
+            folded = self._image.as_of(fold, key, position)
+            if folded.state != entries[key].state:
+                raise Broken(
+                    f"`{fold.name}` of {key!r} at position {position} is {folded.state!r} folded from the log, and {entries[key].state!r} in the snapshot",
+                    state=fold.name,
+                    position=position,
+                )
+
+    def _meaning(self, fold: Fold) -> str:
+        found = self._meanings.get(fold)
+        if found is None:
+            events: Iterable[type] = fold.readings
+            if fold.everything:
+                events = sorted([cls for cls in self._log.reader.classes.values() if issubclass(cls, Event)], key=name_of)
+            found = self._meanings[fold] = fingerprint_of(fold.state, *events, *self._log.reader.lifts.digests(events), FORMAT).digest
+        return found
+
+    def _encoded(self, fold: Fold, entries: Mapping[Key, Entry], progress: Progress) -> Iterator[bytes]:
+        """Yield chunks: each of the keys that fall into it. `Invalid` where a state would be read back as something else."""
+        count = -(-len(entries) // CHUNK_STATES)
+        parts: list[list[Key]] = [[] for _ in range(count)]
+        for key in entries:
+            parts[_place_of(key, count)].append(key)
+        for n, keys in enumerate(parts):
+            progress(n, count)
+            states = [entries[key].state for key in keys]
+            try:
+                body = msgspec.msgpack.encode((states, [entries[key].version for key in keys]))
+                again = self._decoder(fold)(body)
+            except (msgspec.MsgspecError, TypeError, ValueError, OverflowError) as error:  # what is in them, or their size
+                raise Invalid(f"states of `{fold.name}` can't be kept: {error}", state=fold.name) from error
+            if again[0] != states or _exact(again[0]) != _exact(states):
+                raise Invalid(f"states of `{fold.name}` can't be kept: they would be read back as something else", state=fold.name)
+            yield zlib.compress(body, 1)
+
+    def _decoded(self, fold: Fold, body: bytes) -> dict[Key, Entry]:
+        states, versions = self._decoder(fold)(zlib.decompress(body))
+        fields = fold.key
+        return {
+            tuple([getattr(state, field) for field in fields]): Entry(state, version)
+            for state, version in zip(states, versions, strict=True)
+        }
+
+    def _decoder(self, fold: Fold) -> Callable[[bytes], tuple[list[State], list[int]]]:
+        found = self._decoders.get(fold)
+        if found is None:
+            kind: Any = tuple[list[fold.state], list[int]]  # type: ignore[name-defined]  # a class that is known when it runs
+            try:
+                found = self._decoders[fold] = msgspec.msgpack.Decoder(kind).decode
+            except TypeError as error:
+                raise Invalid(f"states of `{fold.name}` can't be kept: {error}", state=fold.name) from error
+        return found
+
+
+class Taker:
+    """Takes snapshots while an app is open, in a thread of its own."""
+
+    def __init__(self, log: Log, snapshots: Snapshots, folds: Sequence[Fold]) -> None:
+        self._log = log
+        self._snapshots = snapshots
+        self._folds = folds
+        self._stop = threading.Event()
+        self._reached: dict[Fold, int] = {}
+        self._rates: dict[Fold, float] = {}
+        self._writing: dict[Fold, float] = {}
+        self.failures: dict[str, str] = {}
+        """Why no snapshots are taken of a state."""
+        self._thread = threading.Thread(target=self._work, name="happened-snapshots", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop after the snapshot that is being taken."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _work(self) -> None:
+        while not self._stop.wait(LOOK_SECONDS):
+            for fold in self._folds:
+                if self._stop.is_set():
+                    return
+                if fold.name not in self.failures:
+                    try:
+                        self.consider(fold)
+                    except Closed:
+                        return
+                    except Exception as error:  # noqa: BLE001 - states are folded without snapshots then, and it is seen
+                        self.failures[fold.name] = told(error)
+
+    def consider(self, fold: Fold) -> None:
+        """Take as many snapshots as are worth it: one wherever folding what came since the last takes longer than to write it."""
+        snapshots = self._snapshots
+        head = self._log.head
+        if fold not in self._reached:
+            own = [one for one in snapshots.listed([fold]) if one.state == fold.name and not one.wrong]
+            self._reached[fold] = own[-1].position if own else 0
+            self._writing[fold] = own[-1].seconds if own else 0.0
+        while not self._stop.is_set():
+            rate = self._rates.get(fold, GUESSED_SECONDS)
+            worth = max(LEAST_SECONDS, self._writing[fold])
+            reached = self._reached[fold]
+            step = int(worth / rate) + 1
+            if head - reached < step:
+                return
+            row = self._log.row_at(reached + step)
+            assert row is not None, "positions are dense"
+            taken = snapshots.take(fold, row.last, self._go_on)
+            loading, folding = snapshots.took
+            self._rates[fold] = min(max(folding / (row.last - reached), GUESSED_SECONDS / 20), GUESSED_SECONDS * 100)
+            self._writing[fold] = loading + taken.seconds
+            self._reached[fold] = row.last
+
+    def _go_on(self, _done: int, _all: int) -> None:
+        if self._stop.is_set():
+            raise Closed("the app is being closed")
+
+
+def _any_of(among: int, count: int) -> list[int]:
+    """Return some places among so many, others each time."""
+    salt = str(time.monotonic_ns())
+    return [int.from_bytes(hashlib.sha256(f"{salt} {n}".encode()).digest()[:8], "big") % among for n in range(count if among else 0)]
+
+
+def _exact(states: list[Any]) -> bytes:
+    """Return states as bytes that tell 1 from 1.0, which are equal. Empty where members of a set have no order."""
+    try:
+        return msgspec.msgpack.encode(states, order="deterministic")
+    except TypeError:
+        return b""
+
+
+def _place_of(key: Key, chunks: int) -> int:
+    """Return the chunk that a key lies in."""
+    return zlib.crc32("\x1f".join([text_of(value) for value in key]).encode()) % chunks if chunks else 0

@@ -1,0 +1,193 @@
+"""Snapshots: any of them plus the rest is the fold of all; one of other code, another history, or with other states is not used; all can be deleted."""
+
+import sqlite3
+import zlib
+from decimal import Decimal
+from pathlib import Path
+from typing import Self
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import happened as h
+from happened.core.state import fold_of
+from happened.shelf.snapshots import SnapshotsFile
+from happened.sourcing import snapshot as taking
+from happened.sourcing.snapshot import Snapshots, Taker
+from tests.travel.made import ALONE, Order, Received, Stock, Total, history, shop
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 2**32), length=st.integers(1, 30), data=st.data())
+def test_any_snapshot_plus_the_rest_is_the_fold_of_all(seed: int, length: int, data: st.DataObject) -> None:
+    with shop.open("memory:", run=False) as running:
+        history(running, seed, length)
+        of = running.snapshots
+        whole = {state: running.states(state) for state in ALONE}
+        ends = [row.last for rows in running.log.engine.read() for row in rows]
+        for state in ALONE:
+            fold = fold_of(state)
+            position = data.draw(st.sampled_from(ends))
+            taken = of.take(fold, position)
+            assert (taken.position, of.position(fold, running.log.head)) == (position, position)
+            after, start = running.travel.start(fold, running.log.head)
+            assert after == position
+            kept = {key: one for key, (one, _) in start.items()}
+            assert running._image.states(fold, start=kept, after=after) == whole[state]
+            assert running.at(running.log.head).states(state) == whole[state]
+
+
+def test_deleting_all_snapshots_loses_nothing(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/shop.db"
+    file = tmp_path / "shop.snapshots.db"
+    with shop.open(url, run=False) as running:
+        history(running, 11, 40)
+        middle = running.at(running.log.head // 2).position
+        before = {state: running.at(middle).states(state) for state in ALONE}
+        assert not file.exists()
+        for state in ALONE:
+            running.snapshots.take(fold_of(state), middle)
+        assert {state: running.at(middle).states(state) for state in ALONE} == before
+    assert file.exists()
+    with shop.open(url, run=False) as running:
+        assert [one.wrong for one in running.snapshots.listed(shop.alone())] == [""] * len(ALONE)
+        assert running.snapshots.drop() == len(ALONE)
+        assert {state: running.at(middle).states(state) for state in ALONE} == before
+    for path in tmp_path.glob("shop.snapshots.db*"):
+        path.unlink()
+    with shop.open(url, run=False) as running:
+        assert {state: running.at(middle).states(state) for state in ALONE} == before
+        assert running.snapshots.listed(shop.alone()) == []
+
+
+def test_a_snapshot_is_really_used(tmp_path: Path) -> None:
+    with shop.open(f"sqlite:///{tmp_path}/shop.db", run=False) as running:
+        history(running, 12, 40)
+        fold = fold_of(Total)  # it has no key to prove it by: what is in the file is believed
+        running.snapshots.take(fold, running.log.head)
+        _rewrite(tmp_path / "shop.snapshots.db", orders=1000)
+        found = running.at(running.log.head).state(Total)
+        assert found is not None
+        assert found.orders == 1000
+
+
+def _rewrite(path: Path, **changes: object) -> None:
+    """Change fields of the only state of the only chunk."""
+    with sqlite3.connect(path) as connection:
+        [(body,)] = connection.execute("select body from _chunk").fetchall()
+        states, versions = msgspec.msgpack.decode(zlib.decompress(body))
+        states[0].update(changes)
+        connection.execute("update _chunk set body = ?", (zlib.compress(msgspec.msgpack.encode((states, versions))),))
+
+
+def test_one_that_does_not_hold_what_the_log_says_is_not_used(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/shop.db"
+    with shop.open(url, run=False) as running:
+        running.record(Received("a", 5, Decimal("1.5")))
+        running.snapshots.take(fold_of(Stock), running.log.head)
+    _rewrite(tmp_path / "shop.snapshots.db", units=6)
+    with shop.open(url, run=False) as running:
+        [one] = running.snapshots.listed(shop.alone())
+        assert one.wrong.startswith("it does not hold what the log says")
+        assert running.at(running.log.head).state(Stock, "a") == Stock("a", 5, Decimal("1.5"))
+        assert running.snapshots.drop(wrong=shop.alone()) == 1
+        assert running.snapshots.listed(shop.alone()) == []
+
+
+def test_one_of_another_history_is_not_used(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/shop.db"
+    with shop.open(url, run=False) as running:
+        running.record(Received("a", 5, Decimal("1.5")))
+        running.snapshots.take(fold_of(Stock), running.log.head)
+    (tmp_path / "shop.snapshots.db").rename(tmp_path / "other.snapshots.db")
+    with shop.open(f"sqlite:///{tmp_path}/other.db", run=False) as running:
+        running.record(Received("a", 7, Decimal("1.5")))
+        [one] = running.snapshots.listed(shop.alone())
+        assert one.wrong.startswith("it is of the log ")
+        assert running.at(running.log.head).state(Stock, "a") == Stock("a", 7, Decimal("1.5"))
+
+
+def test_one_of_other_code_is_not_used(tmp_path: Path) -> None:
+    class Stock(h.State):  # the same name, and another meaning
+        sku: str
+        units: int = 0
+
+        def evolve(self, event: Received) -> Self:
+            return self.but(units=self.units + 10 * event.units)
+
+    other = h.App("shop", records=shop.records, views=[Stock], ignores=["Cancel", "Cancelled"])
+    url = f"sqlite:///{tmp_path}/shop.db"
+    with shop.open(url, run=False) as running:
+        running.record(Received("a", 5, Decimal("1.5")))
+        running.snapshots.take(fold_of(ALONE[0]), running.log.head)
+    with other.open(url, run=False) as running:
+        assert [one.wrong for one in running.snapshots.listed(other.alone())] == ["it was made by other code"]
+        assert running.at(running.log.head).state(Stock, "a") == Stock("a", 50)
+
+
+def test_what_can_not_be_kept_is_said() -> None:
+    class Odd(h.State):
+        sku: str
+        values: tuple[float, ...] = ()
+
+        def evolve(self, event: Received) -> "Odd":
+            return self.but(values=(*self.values, float("nan")))
+
+    class Failing(h.State):
+        sku: str
+
+        def evolve(self, event: Received) -> "Failing":
+            raise ValueError("no")
+
+    odd = h.App("odd", records=[Received])
+    with odd.open("memory:", run=False) as running:
+        running.record(Received("a", 5, Decimal("1.5")))
+        with pytest.raises(h.Invalid, match="read back as something else"):
+            running.snapshots.take(fold_of(Odd), running.log.head)
+        with pytest.raises(h.Invalid, match="stands still at position"):
+            running.snapshots.take(fold_of(Failing), running.log.head)
+        assert running.snapshots.listed([fold_of(Odd), fold_of(Failing)]) == []
+
+
+def test_they_are_thinned_out_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(taking, "KEPT_MAX", 4)
+    with shop.open("memory:", run=False) as running:
+        for n in range(40):
+            running.record(Received("a", n, Decimal(1)))
+            running.snapshots.take(fold_of(Stock), running.log.head)
+        listed = [one.position for one in running.snapshots.listed(shop.alone())]
+        assert len(listed) == 4
+        assert listed[-1] == running.log.head
+        gaps = [after - before for before, after in zip([0, *listed], listed, strict=False)]
+        assert max(gaps) <= running.log.head * 2 // 3
+
+
+def test_they_are_taken_by_cost_and_only_where_it_is_worth_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with shop.open(f"sqlite:///{tmp_path}/shop.db", run=False) as running:
+        history(running, 13, 60)
+        taker = Taker(running.log, running.snapshots, [fold_of(Order)])
+        taker.consider(fold_of(Order))
+        assert running.snapshots.listed(shop.alone()) == []
+        monkeypatch.setattr(taking, "LEAST_SECONDS", 1e-5)
+        monkeypatch.setattr(taking, "GUESSED_SECONDS", 1e-6)
+        taker.consider(fold_of(Order))
+        listed = running.snapshots.listed(shop.alone())
+        assert listed
+        assert all(one.wrong == "" and one.state == "Order" for one in listed)
+        head = running.log.head
+        assert running.log.verify().position == head
+        assert running.at(head).states(Order) == running.states(Order)
+
+
+def test_two_processes_may_take_the_same(tmp_path: Path) -> None:
+    with shop.open(f"sqlite:///{tmp_path}/shop.db", run=False) as running:
+        history(running, 14, 20)
+        fold = fold_of(Order)
+        other = Snapshots(running.log, running._image, SnapshotsFile(str(tmp_path / "shop.snapshots.db")))
+        first = running.snapshots.take(fold, running.log.head)
+        assert other.take(fold, running.log.head) == first
+        other.drop()
+        assert running.at(running.log.head).states(Order) == running.states(Order)
+        other.close()
