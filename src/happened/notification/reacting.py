@@ -229,12 +229,14 @@ class Reacting:
 
     def _run(self, heard: Heard, seen: int) -> Ran | Held:
         """Run the function on one event; return what it came to, or what went wrong. Nothing is recorded."""
+        return self._run_as(f"{self._log.identity.id}:{heard.position}:{self.reaction.name}", heard, seen, self._log.source.now_us())
+
+    def _run_as(self, run: str, heard: Heard, seen: int, now: int) -> Ran | Held:
+        """Do so under the id of a run, from which its ids and its chance come, and at a time."""
         reaction = self.reaction
-        now = self._log.source.now_us()
         started = time.perf_counter()
         try:
             header = decode_header(heard.row.head)
-            run = f"{self._log.identity.id}:{heard.position}:{reaction.name}"
             with deciding():
                 as_of = self._desk.states_as_of(seen)
                 found, answers = self._called(heard, header, run, now)

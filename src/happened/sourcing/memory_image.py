@@ -132,6 +132,16 @@ class MemoryImage:
             raise _stuck(fold, key, entry)
         return entry
 
+    def as_of(self, fold: Fold, key: Key, position: int) -> Entry:
+        """Return a state as of any position. Reads the log, by the index."""
+        if position == self.position:
+            return self.get(fold, key)
+        found = {key: NEVER}
+        self._fold_rows(fold, self._wanted(fold, [key]), position, found)
+        if found[key].stuck:
+            raise _stuck(fold, key, found[key])
+        return found[key]
+
     def _met(self, fold: Fold) -> Kept | None:
         """Begin to keep a class, or not while a batch is being decided: a reader must not wait for the writer, and reads the log instead."""
         if not self.guard.acquire(blocking=False):
