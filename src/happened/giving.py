@@ -12,9 +12,11 @@ here either; from the first difference on, reactions hear everything that has no
 import bisect
 import hashlib
 import heapq
+import os
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any, NamedTuple  # Any: commands, events and answers of any class
 
 import msgspec
@@ -59,7 +61,8 @@ from happened.sourcing.pending import PendingWorker
 from happened.sourcing.sending import Sending
 from happened.stores.machine import Machine
 from happened.stores.memory import MemoryStore
-from happened.stores.over import Over, Pin, below
+from happened.stores.over import PIN_NOTE, Over, Pin, below
+from happened.stores.sqlite import SqliteStore
 from happened.wiring import Wiring
 
 NO_EDITS = RowEdits()
@@ -433,12 +436,9 @@ class Plan(NamedTuple):
     clock: BranchClock
 
 
-def planned(log: Log, app: Wiring, edits: Iterable[Edit], at: int | datetime | None) -> Plan:
-    """Plan a branch of a log as it is now: it begins before the first edit, at a position or time if one is given, else at the end.
-
-    `Invalid` for edits that don't fit. Cost: one look at what lies behind the beginning.
-    """
-    origin = Origin.of(log)
+def begins(origin: Origin, app: Wiring, edits: Iterable[Edit], at: int | datetime | None) -> tuple[Edits, int]:
+    """Check the edits of a branch; return them with the position after which it begins. `Invalid` for edits that don't fit."""
+    log = origin.log
     checked = Edits(edits, log, origin.names.by_number, origin.until, {*app.events, *app.handlers})
     after = origin.until if checked.begins is None else checked.begins
     if at is not None:
@@ -448,6 +448,37 @@ def planned(log: Log, app: Wiring, edits: Iterable[Edit], at: int | datetime | N
                 f"the branch is to begin after position {after}, and an edit is about what lies before: begin at {checked.begins}, or leave `at` out",
                 at=after,
             )
+    return checked, after
+
+
+def save(log: Log, plan: Plan, url: str) -> None:
+    """Keep a branch in a file: its rows and notes in one commit, and where its origin is, from there."""
+    below, path = plan.origin.log.engine, Path(url.removeprefix("sqlite:///"))
+    if not isinstance(below, SqliteStore):
+        raise Invalid("a branch of a log in memory, or of another branch, can't be kept in a file")
+    if not url.startswith("sqlite:///") or path.exists():
+        raise Invalid(f"`{url}` names no new file to keep a branch in: write sqlite:///path", url=url)
+    origin = os.path.relpath(Path(below.path).absolute(), path.absolute().parent)
+    rows = [row for page in log.engine.read(plan.after) for row in page]
+    terms = [log.reader.row_terms(row) for row in rows]
+    notes: dict[str, str | None] = {
+        **log.engine.notes(""),
+        PIN_NOTE: encode(msgspec.structs.replace(plan.engine.pin, path=origin)).decode(),
+    }
+    store = SqliteStore(str(path))
+    try:
+        store.append(lambda _: Commit(rows, terms, notes), 0)
+    finally:
+        store.close()
+
+
+def planned(log: Log, app: Wiring, edits: Iterable[Edit], at: int | datetime | None) -> Plan:
+    """Plan a branch of a log as it is now: it begins before the first edit, at a position or time if one is given, else at the end.
+
+    `Invalid` for edits that don't fit. Cost: one look at what lies behind the beginning.
+    """
+    origin = Origin.of(log)
+    checked, after = begins(origin, app, edits, at)
     survey, later = Survey(origin, after, origin.until), Survey(origin, origin.until, origin.noted)
     machine = Machine()
     id = machine.new_id().split("-")[0]  # noqa: A001 - as everywhere

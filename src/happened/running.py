@@ -21,7 +21,7 @@ from happened.core.store import Engine, Row
 from happened.core.world import MICROSECOND, Source
 from happened.cqrs.ask import Rows, View
 from happened.cqrs.follower import Followers
-from happened.giving import Failed, Giving, Plan, Works, planned
+from happened.giving import Failed, Giving, Origin, Plan, Works, begins, planned, save
 from happened.log.fingerprint import fingerprint_of
 from happened.log.held import Act, Held, all_held
 from happened.log.lease import Leases
@@ -548,12 +548,19 @@ class Running:
         app = code if code is not None else self.app
         return Branch(self, app, planned(self.log, app, edits, at), answers or {})
 
-    def _side(self, rows: Iterable[Row], names: Names, until: int) -> Side:
-        """Return what there is to compare: rows, and the states that are folded from events alone, as of a position."""
+    def check_edits(self, edits: Iterable[Edit], at: int | datetime | None, code: Wiring) -> None:
+        """Raise `Invalid` where these edits don't fit, as `branch` does; it makes none."""
+        begins(Origin.of(self.log), code, edits, at)
+
+    def _side(self, after: int, until: int) -> Side:
+        """Return what there is to compare: rows between two positions, and the states that are folded from events alone, as of the second."""
 
         def state(fold: Fold, key: Key) -> State | None:
             return self._image.as_of(fold, key, until).state
 
+        names = Names()
+        names.learn(self._engine.notes)
+        rows = (row for page in self._engine.read(after, until) for row in page)
         folds = dict.fromkeys([*self.app.folds, *map(fold_of, self.app.views)])
         return Side(rows, self.log.reader, names, {fold.name: fold for fold in folds if not fold.joins}, state)
 
@@ -853,6 +860,11 @@ class Branch(Running):
         return Position(self._plan.after)
 
     @property
+    def until(self) -> Position:
+        """The position that its origin had come to when it was made."""
+        return Position(self._plan.origin.until)
+
+    @property
     def failed(self) -> tuple[Failed, ...]:
         """What it was given and could not take, since a decider raised an error that is no refusal: nothing of it is recorded."""
         return tuple(self._giving.failed)
@@ -862,13 +874,15 @@ class Branch(Running):
 
         The origin must be open. Memory: all records behind the place where they part.
         """
-        origin, after = self._plan.origin, self._plan.after
-        joined = {fold_of(view).name for view in self.app.views if fold_of(view).joins}
-        rows = (row for page in self._engine.read(after) for row in page)
-        there = self._of._side(origin.rows(after), origin.names, origin.until)
-        here = self._side(rows, self.log.names, self.log.head)
         failed = [f"position {one.position}, {one.id}: {one.error}" for one in self.failed]
-        return difference(there, here, failed=failed, not_compared=sorted(joined))
+        return compared(self._of, self, self._plan.after, self._plan.origin.until, failed)
+
+    def save(self, url: str) -> None:
+        """Keep it in a file of its own, which holds only what it does not share: opened by its URL it lies over its origin again.
+
+        `Invalid` where the origin is in memory, or the file is there.
+        """
+        save(self.log, self._plan, url)
 
     def settled(self, receipt: Receipt | str | int | None = None, *, wait_seconds_max: float = 10) -> Settled:
         """Let it go on, and wait until all is done in it."""
@@ -922,6 +936,14 @@ class Branch(Running):
         self._handling.preload(decision)
         self._decide_pending(decision)
         return decision.row
+
+
+def compared(origin: Running, branch: Running, after: int, until: int, failed: Sequence[str]) -> Difference:
+    """Compare a branch with its origin, from where they part up to where the origin had come."""
+    joined = {fold_of(view).name for view in branch.app.views if fold_of(view).joins}
+    there = origin._side(after, until)
+    here = branch._side(after, branch.log.head)
+    return difference(there, here, failed=failed, not_compared=sorted(joined))
 
 
 class Apart(NamedTuple):

@@ -16,7 +16,7 @@ import msgspec
 from happened.core.errors import Diverged
 from happened.core.store import Bare, Commit, Engine, Head, Row, Terms, Unseen, Wanted
 from happened.stores.memory import MemoryStore
-from happened.stores.sqlite import SqliteStore, connect_to_read
+from happened.stores.sqlite import SqliteStore, connect_to_read, reading_on
 
 PIN_NOTE = "pin"
 """The note of a log over another one that says which, and up to where."""
@@ -103,22 +103,26 @@ class Prefix(SqliteStore):
     def __init__(self, path: str, until: int) -> None:
         self._until = until
         self._found_by: dict[int, str] | None = None
+        self._loaded = False
         super().__init__(path, connect=connect_to_read)
 
     def found_by(self, reading: Mapping[int, str], terms_of: Callable[[Row], Terms]) -> bool:
-        """Take the index as it is on disk, and find in memory what that does not hold yet."""
-        with self._index_lock:
+        """Say how the index on disk was made. It is taken in, with what it does not hold yet, when somebody asks for it."""
+        with self._index_lock, self._reader() as reader:
             known = self._found_by
             if known is None or any(known.get(name, how) != how for name, how in reading.items()):
-                self._terms_of = None
-                with self._reader() as reader:
-                    self._load_index(reader)
+                self._loaded = False
+                self._reading_stored = reading_on(reader)
                 self._reading = dict(self._reading_stored)
             self._found_by = dict(reading)
             self._terms_of = terms_of
-        with self._reader() as reader:
-            self._catch_up_index(reader)
-        return all(self._reading_stored.get(name, how) == how for name, how in reading.items())
+            return all(self._reading_stored.get(name, how) == how for name, how in reading.items())
+
+    def _look_for_rebuild(self, connection: sqlite3.Connection) -> None:
+        if not self._loaded:
+            self._load_index(connection)
+            self._loaded = True
+        super()._look_for_rebuild(connection)
 
     def _catch_up_index(self, connection: sqlite3.Connection) -> None:
         if self._terms_of is None:
