@@ -546,7 +546,8 @@ class Running:
         beginning is read twice and decided once; what lies before it is not copied.
         """
         app = code if code is not None else self.app
-        return Branch(self, app, planned(self.log, app, edits, at), answers or {})
+        outside = Silent(app.gateways, answers or {})
+        return Branch(self, app, planned(self.log, app, edits, at), outside)
 
     def check_edits(self, edits: Iterable[Edit], at: int | datetime | None, code: Wiring) -> None:
         """Raise `Invalid` where these edits don't fit, as `branch` does; it makes none."""
@@ -830,13 +831,13 @@ class Branch(Running):
     origin's last record. Close it when done: what it has recorded is in memory, and gone then.
     """
 
-    def __init__(self, of: Running, app: Wiring, plan: Plan, answers: Mapping[Callable[..., Any], Callable[..., Any]]) -> None:
+    def __init__(self, of: Running, app: Wiring, plan: Plan, outside: Silent) -> None:
         self._of = of
         self._plan = plan
         self._waits = threading.Lock()
         self._stands = True
         """Nothing goes on by itself yet."""
-        self._silent = Silent(app.gateways, answers)
+        self._silent = outside
         super().__init__(
             app,
             "memory:",

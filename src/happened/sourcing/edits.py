@@ -18,8 +18,6 @@ from happened.log.log import Log, place_of, with_zone
 from happened.log.names import Name
 from happened.log.row import ANSWER, BUILT_IN, decode_header, taken_apart
 
-SENDERS = ("reaction", "publication", "subscription")
-
 
 class Change(msgspec.Struct, frozen=True):
     """At this position there is something else: another command, another fact, another event that was decided. Its id and all else of it stay."""

@@ -149,11 +149,6 @@ class Over:
         """The index of what lies below was made by today's reading."""
         self._reading: dict[int, str] = {}
 
-    @property
-    def below(self) -> Below:
-        """The other log."""
-        return self._below
-
     def append(self, decide: Callable[[Unseen], Commit], seen: int, *, wait_seconds_max: float = 10.0) -> Head:
         """Append to what is kept beside."""
 
