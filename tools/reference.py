@@ -18,6 +18,7 @@ GROUPS: dict[str, list[str]] = {
     "Data": ["Event", "Command", "Value", "State", "Tag", "Index", "Places", "Part", "Recorded", "Message", "Loose", "Later", "Replica"],
     "Names": ["named", "Position", "CallId", "Data"],
     "The outside": ["World", "Gateway"],
+    "What would have been": ["Branch", "Change", "Drop", "Insert", "Answer", "Clock", "Difference"],
     "Wiring": ["App", "Decider", "Reaction", "Publication", "Upcast", "UpcastEntry", "Retired"],
     "At work": ["Running", "Receipt", "View", "Rows", "Settled", "Held", "Past"],
     "What is seen": ["Flow"],

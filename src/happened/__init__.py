@@ -62,21 +62,29 @@ if TYPE_CHECKING:
     from happened.notification.settling import Settled
     from happened.opening import open_log
     from happened.past import Past
-    from happened.running import Running
+    from happened.running import Branch, Running
+    from happened.sourcing.difference import Difference
+    from happened.sourcing.edits import Answer, Change, Clock, Drop, Insert
     from happened.sourcing.gateway import Gateway
     from happened.wiring import Decider
 
 __all__ = [
+    "Answer",
     "App",
     "Boundary",
+    "Branch",
     "Broken",
     "CallId",
+    "Change",
+    "Clock",
     "Closed",
     "Command",
     "Conflict",
     "Data",
     "Decider",
+    "Difference",
     "Diverged",
+    "Drop",
     "Error",
     "Event",
     "Flow",
@@ -87,6 +95,7 @@ __all__ = [
     "IdReused",
     "Incompatible",
     "Index",
+    "Insert",
     "Invalid",
     "Item",
     "Late",
@@ -130,7 +139,7 @@ __all__ = [
 
 _HOMES = {
     "happened.app": ("App",),
-    "happened.running": ("Running",),
+    "happened.running": ("Branch", "Running"),
     "happened.wiring": ("Decider",),
     "happened.core.boundary": ("Boundary", "Item", "Query", "query"),
     "happened.core.errors": (
@@ -183,6 +192,8 @@ _HOMES = {
     "happened.notification.settling": ("Settled",),
     "happened.opening": ("open_log",),
     "happened.past": ("Past",),
+    "happened.sourcing.difference": ("Difference",),
+    "happened.sourcing.edits": ("Answer", "Change", "Clock", "Drop", "Insert"),
     "happened.sourcing.gateway": ("Gateway",),
 }
 """Where each name is defined."""

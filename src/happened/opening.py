@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import msgspec
+
 from happened.core.errors import Invalid
 from happened.core.store import Engine
 from happened.core.world import Source
@@ -9,6 +11,7 @@ from happened.log.log import Log, Progress
 from happened.sourcing.memory_image import MemoryImage
 from happened.stores.machine import Machine
 from happened.stores.memory import MemoryStore
+from happened.stores.over import PIN_NOTE, Over, Pin, Prefix
 from happened.stores.sqlite import SqliteStore, connect_to_read
 from happened.transfer.channel import Channel, LogChannel, Readable
 from happened.transfer.systems import is_channel, nowhere
@@ -20,10 +23,32 @@ def open_engine(url: str) -> Engine:
     if path == ":memory:":
         raise Invalid(f"`{url}` names no file: write memory: for a log that is not kept", url=url)
     if path is not None:
-        return SqliteStore(path)
+        store = SqliteStore(path)
+        try:
+            return _over(store) or store
+        except BaseException:
+            store.close()
+            raise
     if url in ("memory:", "memory://"):
         return MemoryStore()
     raise Invalid(f"`{url}` names no log: write memory: or sqlite:///path", url=url)
+
+
+def _over(store: SqliteStore) -> Over | None:
+    """Return the log that a file holds over another one, if it does."""
+    noted = store.notes(PIN_NOTE).get(PIN_NOTE)
+    if noted is None:
+        return None
+    pin = msgspec.json.decode(noted, type=Pin)
+    path = Path(store.path).parent / pin.path
+    if not path.is_file():
+        raise Invalid(f"{store.path} is a branch of {path}, which is not there: put it back, or drop the branch", path=str(path))
+    prefix = Prefix(str(path), pin.position)
+    try:
+        return Over(prefix, store, pin, owns=True)
+    except BaseException:
+        prefix.close()
+        raise
 
 
 def _sqlite_path(url: object) -> str | None:

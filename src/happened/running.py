@@ -5,26 +5,28 @@ import contextlib
 import functools
 import hashlib
 import itertools
+import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Self, TypeVar  # Any: commands, events and keys of any class
+from typing import Any, NamedTuple, Self, TypeVar  # Any: commands, events and keys of any class
 
 import msgspec
 
-from happened.core.errors import Error, Invalid, Late, NotThere, OutcomeUnknown, Refused, Stuck
+from happened.core.errors import Error, Invalid, Late, NotThere, OutcomeUnknown, Refused, Stuck, Unanswered
 from happened.core.messages import Command, Event, Message, Position, called, instead_of
-from happened.core.state import Key, Replica, State, fold_alone_of, fold_of
-from happened.core.store import Row
+from happened.core.state import Fold, Key, Replica, State, fold_alone_of, fold_of
+from happened.core.store import Engine, Row
 from happened.core.world import MICROSECOND, Source
 from happened.cqrs.ask import Rows, View
 from happened.cqrs.follower import Followers
+from happened.giving import Failed, Giving, Origin, Plan, Works, begins, planned, save
 from happened.log.fingerprint import fingerprint_of
 from happened.log.held import Act, Held, all_held
 from happened.log.lease import Leases
 from happened.log.log import PLAIN, Facts, Log, Progress, Recording, check_envelope, occurred_us
-from happened.log.names import Wish
+from happened.log.names import Names, Wish
 from happened.log.receipt import Receipt
 from happened.log.row import TOPOLOGY, Header, Written, decode_header, encode, taken_apart
 from happened.log.several import Alone, Several
@@ -45,7 +47,9 @@ from happened.past import Past, position_of
 from happened.shelf.rows import ViewsFile
 from happened.shelf.snapshots import SnapshotsFile
 from happened.sourcing.asked import Asked
-from happened.sourcing.gateway import ROUNDS_MAX, Outside
+from happened.sourcing.difference import Difference, Side, difference
+from happened.sourcing.edits import Edit
+from happened.sourcing.gateway import ROUNDS_MAX, Outside, Silent
 from happened.sourcing.handling import (
     PENDING_NOTE,
     Decision,
@@ -58,13 +62,14 @@ from happened.sourcing.handling import (
     outcome_of,
     refusal_in,
 )
-from happened.sourcing.memory_image import MemoryImage
+from happened.sourcing.memory_image import STATES_MAX, MemoryImage
 from happened.sourcing.pending import LEASE as PENDING
 from happened.sourcing.pending import PendingWorker, standing
 from happened.sourcing.sending import Sending
 from happened.sourcing.snapshot import Snapshots, Taker
 from happened.sourcing.time_travel import Travel
 from happened.sourcing.together import Together
+from happened.stores.over import Over
 from happened.transfer.channel import Channel
 from happened.transfer.replica import DDL as REPLICA_DDL
 from happened.transfer.replica import Replicating
@@ -100,6 +105,7 @@ class Running:
         source: Source,
         states_max: int,
         progress: Progress,
+        apart: "Apart | None" = None,
     ) -> None:
         check_channels([*app.subscriptions, *app.replicas], channels)
         self.app = app
@@ -108,9 +114,13 @@ class Running:
         self._declared = False
         self._topology = encode(app.topology())
         self._topology_digest = hashlib.sha256(self._topology).hexdigest()
-        self._outside = Outside(app.gateways, gateways)
-        self._engine = open_engine(url)
+        self._engine = apart.engine if apart is not None else open_engine(url)
         try:
+            alone = isinstance(self._engine, Over)
+            """It is a branch: nothing reaches outside, and of other processes none works on it."""
+            self._outside = (
+                apart.outside if apart is not None else Silent(app.gateways, gateways) if alone else Outside(app.gateways, gateways)
+            )
             self.log = Log(
                 self._engine,
                 source,
@@ -129,12 +139,21 @@ class Running:
             self._replicating: dict[type[State], Replicating[Any]] = {}
             self._asked = Asked(self._engine, source, app.gateways)
             self._handling = Handling(
-                app.handlers, self.log.typed, self._image, self._outside, self._declare, _Copies(self._replicating), self._asked
+                app.handlers,
+                self.log.typed,
+                self._image,
+                self._outside,
+                self._declare,
+                _Copies(self._replicating, silent=alone),
+                self._asked,
             )
             self._sending = Sending(self.log, self._handling, self._image)
             self._wishes = self._make_wishes()
             self._followers = Followers(self.log, app.views, views or beside(url), log_path=path_in(url), run=run)
-            works = run and bool(app.handlers)
+            works = run and bool(app.handlers) and (apart is not None or not alone)
+            self._publishes = run and not alone
+            self._told = not alone
+            """Others are told what is published; of a branch nobody hears."""
             self._leases = Leases(self._engine, source, [PENDING, TIMERS, *(one.lease for one in app.reactions)] if works else [])
             self._pending = PendingWorker(self.log, self._leases, self._handling, self._decide_pending) if works else None
             self._timers = Timers(self.log, self._leases, self._sending) if works else None
@@ -146,28 +165,35 @@ class Running:
                 system: channel_to(channel.log if isinstance(channel, Running) else channel) for system, channel in channels.items()
             }
             left = {system for system, channel in channels.items() if channel is None}
-            self._make_exchange(views or beside(url), left=left, run=run)
+            self._make_exchange(views or beside(url), left=left, run=run and not alone)
         except BaseException:
             self._engine.close()
             raise
         try:
-            self._followers.start()
-            self._leases.start()
-            if self._pending is not None and self._timers is not None:
-                if self._leases.epoch(PENDING) is not None:
-                    self._pending.forget_held()  # before anybody can ask
-                self._pending.worker.start()
-                self._timers.worker.start()
-            self._reactor.start()
-            if run:
-                self._publisher.start()
-            for worker in self._workers:
-                worker.start()
-            if self._taker is not None:
-                self._taker.start()
+            self._begin()
         except BaseException:
             self.close()
             raise
+
+    def _begin(self) -> None:
+        self._followers.start()
+        self._work()
+
+    def _work(self) -> None:
+        """Have reactions run, timers ring and pending commands decided, from now on."""
+        self._leases.start()
+        if self._pending is not None and self._timers is not None:
+            if self._leases.epoch(PENDING) is not None:
+                self._pending.forget_held()  # before anybody can ask
+            self._pending.worker.start()
+            self._timers.worker.start()
+        self._reactor.start()
+        if self._publishes:
+            self._publisher.start()
+        for worker in self._workers:
+            worker.start()
+        if self._taker is not None:
+            self._taker.start()
 
     def __repr__(self) -> str:
         """Tell which app runs on which log."""
@@ -552,6 +578,41 @@ class Running:
         handlers = [one.name for one in (*self.app.reactions, *self.app.publications)]
         return Past(self.log, self.travel, self.app.views, handlers, position)
 
+    # --- what would have been
+
+    def branch(
+        self,
+        *edits: Edit,
+        at: int | datetime | None = None,
+        code: Wiring | None = None,
+        answers: Mapping[Callable[..., Any], Callable[..., Any]] | None = None,
+    ) -> "Branch":
+        """Return what would have been: with edits, or by other code, from before the first edit on or from `at` on, up to now.
+
+        All that came from outside is given again in its order, and decided again; recorded answers are heard first. A new question is `Unanswered`, unless
+        `answers` has a function for its gateway. `Invalid` for edits that don't fit. What is recorded from now on is not in it. Cost: what lies behind the
+        beginning is read twice and decided once; what lies before it is not copied.
+        """
+        app = code if code is not None else self.app
+        outside = Silent(app.gateways, answers or {})
+        return Branch(self, app, planned(self.log, app, edits, at), outside)
+
+    def check_edits(self, edits: Iterable[Edit], at: int | datetime | None, code: Wiring) -> None:
+        """Raise `Invalid` where these edits don't fit, as `branch` does; it makes none."""
+        begins(Origin.of(self.log), code, edits, at)
+
+    def _side(self, after: int, until: int) -> Side:
+        """Return what there is to compare: rows between two positions, and the states that are folded from events alone, as of the second."""
+
+        def state(fold: Fold, key: Key) -> State | None:
+            return self._image.as_of(fold, key, until).state
+
+        names = Names()
+        names.learn(self._engine.notes)
+        rows = (row for page in self._engine.read(after, until) for row in page)
+        folds = dict.fromkeys([*self.app.folds, *map(fold_of, self.app.views)])
+        return Side(rows, self.log.reader, names, {fold.name: fold for fold in folds if not fold.joins}, state)
+
     # --- life
 
     def close(self) -> None:
@@ -808,11 +869,143 @@ class Running:
             begin_at(batch, listener.lease, self.log.opened_at if listener.since is None else listener.since)
 
 
+class Branch(Running):
+    """What would have been: an app on a log over the origin's. It is asked as a `Running` is, and reaches nothing outside.
+
+    It stands still until it is given something: from then on its reactions run on, and its timers ring by its own clock, which shows the time of the
+    origin's last record. Close it when done: what it has recorded is in memory, and gone then.
+    """
+
+    def __init__(self, of: Running, app: Wiring, plan: Plan, outside: Silent) -> None:
+        self._of = of
+        self._plan = plan
+        self._waits = threading.Lock()
+        self._stands = True
+        """Nothing goes on by itself yet."""
+        self._silent = outside
+        super().__init__(
+            app,
+            "memory:",
+            run=True,
+            channels=dict.fromkeys([*app.subscriptions, *app.replicas]),
+            gateways={},
+            views=None,
+            source=plan.clock,
+            states_max=STATES_MAX,
+            progress=lambda _done, _all: None,
+            apart=Apart(plan.engine, self._silent),
+        )
+
+    def __repr__(self) -> str:
+        """Tell of what it is a branch."""
+        return f"<Branch of {self._plan.origin.log.identity.id} after {self._plan.after}: {self.app.name}>"
+
+    @property
+    def begins(self) -> Position:
+        """The last position that it shares with its origin."""
+        return Position(self._plan.after)
+
+    @property
+    def until(self) -> Position:
+        """The position that its origin had come to when it was made."""
+        return Position(self._plan.origin.until)
+
+    @property
+    def failed(self) -> tuple[Failed, ...]:
+        """What it was given and could not take, since a decider raised an error that is no refusal: nothing of it is recorded."""
+        return tuple(self._giving.failed)
+
+    def diff(self) -> Difference:
+        """Return what differs from the origin, as that was when the branch was made. False where nothing does; `print` shows it.
+
+        The origin must be open. Memory: all records behind the place where they part.
+        """
+        failed = [f"position {one.position}, {one.id}: {one.error}" for one in self.failed]
+        return compared(self._of, self, self._plan.after, self._plan.origin.until, failed)
+
+    def save(self, url: str) -> None:
+        """Keep it in a file of its own, which holds only what it does not share: opened by its URL it lies over its origin again.
+
+        `Invalid` where the origin is in memory, or the file is there.
+        """
+        save(self.log, self._plan, url)
+
+    def settled(self, receipt: Receipt | str | int | None = None, *, wait_seconds_max: float = 10) -> Settled:
+        """Let it go on, and wait until all is done in it."""
+        self._go_on()
+        return super().settled(receipt, wait_seconds_max=wait_seconds_max)
+
+    def outcome(self, receipt: Receipt | str, *, wait_seconds_max: float = 10) -> Receipt:
+        """Let it go on, and wait for what comes of an enqueued command."""
+        self._go_on()
+        return super().outcome(receipt, wait_seconds_max=wait_seconds_max)
+
+    def _begin(self) -> None:
+        works = Works(
+            self.log,
+            self._image,
+            self._handling,
+            self._silent,
+            self._plan.clock,
+            self.app.reactions,
+            self._pending,
+            self._timers,
+            self._decide_pending,
+            self._inserted,
+        )
+        self._giving = Giving(works, self._plan)
+        self._giving.give()
+        self._followers.start()
+
+    def _go_on(self) -> None:
+        with self._waits:
+            if self._stands and self._giving.done:
+                self._stands = False
+                self._work()
+
+    def _decision(self, command: object, id: str | None, actor: str, correlation: str | None, causation: str | None = None) -> Decision:
+        self._go_on()
+        return super()._decision(command, id, actor, correlation, causation)
+
+    def _checked_fact(self, message: Message) -> tuple[Typed, bytes, Any, Sequence[str]]:
+        self._go_on()
+        return super()._checked_fact(message)
+
+    def _inserted(self, what: Any) -> Row | None:
+        """Record what an edit inserts; return its row."""
+        message = what if isinstance(what, Message) else Message(what)
+        if isinstance(message.body, Event):
+            job = self._fact(message)
+            self._writer.submit(job, 60)
+            return job.row
+        decision = self._message(message)
+        self._handling.preload(decision)
+        self._decide_pending(decision)
+        return decision.row
+
+
+def compared(origin: Running, branch: Running, after: int, until: int, failed: Sequence[str]) -> Difference:
+    """Compare a branch with its origin, from where they part up to where the origin had come."""
+    joined = {fold_of(view).name for view in branch.app.views if fold_of(view).joins}
+    there = origin._side(after, until)
+    here = branch._side(after, branch.log.head)
+    return difference(there, here, failed=failed, not_compared=sorted(joined))
+
+
+class Apart(NamedTuple):
+    """What an app has on a branch, in place of a log's URL and of the outside."""
+
+    engine: Engine
+    outside: Outside
+
+
 class _Copies:
     """The copies of other systems' states, as deciders read them."""
 
-    def __init__(self, replicating: Mapping[type[State], Replicating[Any]]) -> None:
+    def __init__(self, replicating: Mapping[type[State], Replicating[Any]], *, silent: bool) -> None:
         self._replicating = replicating
+        self._silent = silent
+        """Nothing is known of other systems but what was recorded."""
 
     def name(self, state: type[State]) -> str:
         """Return what a copy is called."""
@@ -820,10 +1013,15 @@ class _Copies:
 
     def wait(self, state: type[State], wait_seconds_max: float) -> None:
         """Wait until it can be answered from."""
-        self._replicating[state].wait(None, wait_seconds_max)
+        if not self._silent:
+            self._replicating[state].wait(None, wait_seconds_max)
 
     def get(self, state: type[State], key: Key) -> Heard:
-        """Return what it says of a key."""
+        """Return what it says of a key. `Unanswered` where nothing is known of other systems."""
+        if self._silent:
+            raise Unanswered(
+                f"what `{self.name(state)}` says of {key!r} was not recorded, and no other system is heard here", replica=self.name(state)
+            )
         found = self._replicating[state].get(key)
         return Heard(found.version, found.position, found.age // MICROSECOND, msgspec.Raw(encode(found.state)))
 

@@ -181,14 +181,14 @@ def test_once_nothing_is_left_to_be_tried_nobody_looks_all_the_time(url: str, mo
         worker = running._pending
         assert worker is not None
         looked: list[None] = []
-        decide_some = worker._decide_some
+        decide_some = worker.decide_some
 
         def counted() -> bool:
             looked.append(None)
             return decide_some()
 
         time.sleep(0.2)
-        monkeypatch.setattr(worker, "_decide_some", counted)
+        monkeypatch.setattr(worker, "decide_some", counted)
         time.sleep(0.4)
 
         assert looked == []

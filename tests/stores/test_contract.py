@@ -5,8 +5,13 @@ from typing import ClassVar
 
 import pytest
 
+from happened.core.store import Commit, Engine
+from happened.log.row import encode
 from happened.stores.memory import MemoryStore
-from happened.testing.store_contract import Place, StoreContract
+from happened.stores.over import PIN_NOTE, Over, Pin
+from happened.stores.sqlite import SqliteStore
+from happened.testing.rows import INTRUDER, Fact, Scribe, read_by, terms_of
+from happened.testing.store_contract import Place, StoreContract, no_progress
 
 
 class TestMemoryStore(StoreContract):
@@ -28,3 +33,42 @@ class TestSqliteStore(StoreContract):
     def place(self, tmp_path: Path) -> Place:
         """Keep the file in the test's own folder."""
         return Place.named("happened.stores.sqlite:SqliteStore", str(tmp_path / "log.db"))
+
+
+def origin(store: Engine) -> Pin:
+    """Write a log that another one is to lie over, and what comes after the place where it does; say where that is."""
+    store.index(read_by("today"), terms_of, no_progress)
+    scribe = Scribe(store, actor=INTRUDER)
+    for n in range(40):
+        scribe.append(Fact((f"n={n}", "all=1", "a=1"), 16 + n % 3, 1 + n * 7 % 250, id=f"id-{n}"))
+    last = [row for page in store.read() for row in page][-1]
+    scribe.append(*[Fact(("two=1", "t=late"), records=3, id="early"), Fact(("all=1",), id="late")] * 3, notes={"a": "of the other log"})
+    return Pin("origin", 1, last.last, last.at, last.digest.hex(), 18, "origin.db")
+
+
+class TestOverMemory(StoreContract):
+    """A log in memory over another one, which has gone on since."""
+
+    @pytest.fixture
+    def place(self) -> Place:
+        """Keep both for the test."""
+        store = MemoryStore()
+        over = Over(store, MemoryStore(), origin(store), owns=False)
+        return Place(lambda: over)
+
+
+class TestOverSqlite(StoreContract):
+    """A file over another one, opened by any number of handles and processes."""
+
+    shared: ClassVar[bool] = True
+
+    @pytest.fixture
+    def place(self, tmp_path: Path) -> Place:
+        """Keep both files in the test's own folder."""
+        store = SqliteStore(str(tmp_path / "origin.db"))
+        pin = origin(store)
+        store.close()
+        own = SqliteStore(str(tmp_path / "over.db"))
+        own.append(lambda _: Commit(notes={PIN_NOTE: encode(pin).decode()}), 0)
+        own.close()
+        return Place.named("happened.opening:open_engine", f"sqlite:///{tmp_path / 'over.db'}")

@@ -28,7 +28,7 @@ from happened.core.messages import name_of
 from happened.core.state import State, fold_of
 from happened.core.tags import SEPARATOR
 from happened.core.world import moment
-from happened.edge import replaying, sight, travelling
+from happened.edge import branches, replaying, sight, travelling
 from happened.edge.progress import bar
 from happened.edge.settings import SQLITE, app_is_set, log_is_there, log_url, the_app
 from happened.edge.words import key_in as _key
@@ -560,6 +560,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "view": view,
     "rebuild": rebuild,
     "run": run,
+    **branches.COMMANDS,
     "stuck": stuck,
     "retry": decide_about,
     "skip": decide_about,

@@ -198,6 +198,7 @@ def the_parser() -> argparse.ArgumentParser:
     stats.add_argument(
         "--count", action="store_true", help="also count records by kind and name, and how long deciders ran: reads the whole log"
     )
+    add_branch(add)
     return parser
 
 
@@ -266,6 +267,29 @@ def _add_travelling(add: Callable[..., argparse.ArgumentParser]) -> None:
     doing.add_argument("--drop", action="store_true", help="drop them: nothing is lost but time")
     snapshots.add_argument("--at", type=moment, metavar="WHEN", help="with --take: as of this position or time (the end)")
     snapshots.add_argument("--depths", type=counted, default=1, metavar="COUNT", help="with --take: so many, evenly up to there (1)")
+
+
+def add_branch(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add what can be asked of branches."""
+    branch = add("branch", "say what would have been: with edits, or by other code, on a branch of the log", app=True)
+    branch.add_argument(
+        "action", choices=("new", "edit", "run", "diff", "list", "drop"), metavar="ACTION", help="new, edit, run, diff, list or drop"
+    )
+    branch.add_argument("name", metavar="NAME", nargs="?", help="the branch's name")
+    branch.add_argument("--at", type=moment, metavar="WHEN", help="begin after this position or time; by default before the first edit")
+    for option, meta, about in (
+        ("--change", ("POSITION", "JSON"), "another body for a command, a fact, or an event that was decided"),
+        ("--insert", ("AFTER", "NAME", "JSON"), "a command or a fact that comes after a position"),
+        ("--answer", ("POSITION", "JSON"), "another answer of the outside"),
+        ("--clock", ("POSITION", "TIME"), "another `now` for a command"),
+    ):
+        branch.add_argument(option, nargs=len(meta), metavar=meta, action="append", default=[], help=about)
+    branch.add_argument(
+        "--drop", metavar="POSITION", action="append", default=[], help="leave out a command, a fact, or an event that was decided"
+    )
+    branch.add_argument("--clear", action="store_true", help="with edit: forget the edits that there are")
+    branch.add_argument("--code", metavar="MODULE:APP", help="run with this code")
+    branch.add_argument("--limit", type=counted, default=20, metavar="COUNT", help="lines of each kind that diff shows (20)")
 
 
 class Parser(argparse.ArgumentParser):

@@ -233,7 +233,7 @@ class Log:
 
     def position_at(self, moment: datetime) -> int:
         """Return the last position that was recorded at a time or before, 0 where none was; of a command its last. Cost: some twenty looks at a row."""
-        wanted = microseconds(_with_zone(moment))
+        wanted = microseconds(with_zone(moment))
         low, high = 0, self.head
         while low < high:  # what is recorded up to `low` was recorded in time, what lies after `high` was not
             row = self.row_at((low + high) // 2 + 1)
@@ -724,10 +724,10 @@ def _conflict(unless: Boundary, position: int, name: str) -> Conflict:
 
 def occurred_us(message: Message) -> int | None:
     """Return when a message says it happened, in microseconds. `Invalid` without a zone."""
-    return None if message.occurred is None else microseconds(_with_zone(message.occurred))
+    return None if message.occurred is None else microseconds(with_zone(message.occurred))
 
 
-def _with_zone(given: object) -> datetime:
+def with_zone(given: object) -> datetime:
     """Return it if it is a time with a zone: a caller without a type checker may give anything."""
     if not isinstance(given, datetime) or given.tzinfo is None:
         raise Invalid(f"a time must have a zone, not {given!r}", occurred=str(given))

@@ -14,6 +14,7 @@ from happened.log.writer import Batch
 class Prepared(Protocol):
     """A command that is ready to be sent."""
 
+    id: str
     sent: Sent | None
     asked_typed: Typed
     asked_bytes: bytes

@@ -240,12 +240,14 @@ class Hearing(ABC, Generic[L_co, R]):
 
     def _run(self, heard: Heard, seen: int) -> R | Held:
         """Run the function on one event; return what it came to, or what went wrong. Nothing is recorded."""
+        return self._run_as(f"{self._log.identity.id}:{heard.position}:{self.listener.name}", heard, seen, self._log.source.now_us())
+
+    def _run_as(self, run: str, heard: Heard, seen: int, now: int) -> R | Held:
+        """Do so under the id of a run, from which its ids and its chance come, and at a time."""
         listener = self.listener
-        now = self._log.source.now_us()
         started = time.perf_counter()
         try:
             header = decode_header(heard.row.head)
-            run = f"{self._log.identity.id}:{heard.position}:{listener.name}"
             with deciding():
                 as_of = self._desk.states_as_of(seen)
                 found, answers = called(listener, heard, header, self._desk.state, lambda call: self._desk.ask(run, now, call), self.listed)

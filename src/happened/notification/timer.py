@@ -107,8 +107,8 @@ class Timers:
         for note, position in due[:RINGS_MAX]:
             try:
                 if position not in scheduled:
-                    scheduled |= self._scheduled_with(position)
-                ready.append(Due(note, self._read(position, scheduled)))
+                    scheduled |= self.scheduled_with(position)
+                ready.append(Due(note, self.read(position, scheduled)))
             except TROUBLE:
                 raise
             except Exception as error:  # noqa: BLE001 - it is held, and seen; the others go on
@@ -117,7 +117,7 @@ class Timers:
             self._desk.load([one.prepared for one in ready])
             self._log.writer.submit(Ring(self._desk, ready), 60)
 
-    def _scheduled_with(self, position: int) -> dict[int, Scheduled]:
+    def scheduled_with(self, position: int) -> dict[int, Scheduled]:
         """Return what the row at a position schedules, by position: one row may have thousands, and many of them may be due."""
         row = self._log.row_at(position)
         if row is None:
@@ -128,7 +128,7 @@ class Timers:
             if record.number == SCHEDULE
         }
 
-    def _read(self, position: int, scheduled: Mapping[int, Scheduled]) -> Prepared:
+    def read(self, position: int, scheduled: Mapping[int, Scheduled]) -> Prepared:
         """Have the command of a timer ready. `Invalid` where no decider takes it any more, `Incompatible` where it can't be read."""
         if position not in scheduled:
             raise Broken(f"there is no schedule at position {position}, where a timer points to", position=position)

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol  # Any: answers are of any type
 import msgspec
 
 from happened.core.annotations import label, parameters_of, returned_by
-from happened.core.errors import GatewayFailed, Invalid
+from happened.core.errors import GatewayFailed, Invalid, Unanswered
 from happened.core.messages import CallId, name_of
 from happened.core.plain import strange_in
 from happened.core.tags import bare
@@ -211,6 +211,30 @@ class Outside:
                 self._thread = threading.Thread(target=self._loop.run_forever, name="happened-gateways", daemon=True)
                 self._thread.start()
             return self._loop
+
+
+class Silent(Outside):
+    """An outside that nobody reaches: only the functions answer that were given in place of gateways. Any other question is `Unanswered`."""
+
+    def __init__(self, gateways: Iterable[Gateway], instead: Mapping[Callable[..., Any], Callable[..., Any]]) -> None:
+        super().__init__(gateways, instead)
+        self.refused: Unanswered | None = None
+        """The first question that had no answer: whoever asks may catch the error, and it is not to go unnoticed."""
+
+    def answer(self, wanted: Sequence[Wanted], command: str, loop: asyncio.AbstractEventLoop | None, deadline: float) -> list[Answer]:
+        """Let the given functions answer. `Unanswered` for a gateway that has none."""
+        for one in wanted:
+            if one.gateway.call not in self.instead:
+                said = ", ".join([*map(repr, one.args), *(f"{name}={value!r}" for name, value in one.kwargs.items())])
+                error = Unanswered(
+                    f"`{command}` asks `{one.gateway.name}({said})`, and no answer to that was recorded; nobody outside is asked here. Say what it "
+                    f"answers: `answers={{{label(one.gateway.call)}: a function}}`",
+                    gateway=one.gateway.name,
+                    id=command,
+                )
+                self.refused = self.refused or error
+                raise error
+        return super().answer(wanted, command, loop, deadline)
 
 
 class _Attempts:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, NoReturn, Protocol  # Any: commands and even
 import msgspec
 
 from happened.core.annotations import Parameter, label, parameters_of, yielded_by
-from happened.core.errors import Error, IdReused, Invalid, Overloaded, Refused
+from happened.core.errors import Error, IdReused, Invalid, Overloaded, Refused, Unanswered
 from happened.core.filling import Fill, fill_for
 from happened.core.messages import Command, Event, Recorded, called, instead_of, name_of
 from happened.core.state import Fold, Key, Replica, State, fold_alone_of, replica_in, state_in
@@ -695,6 +695,8 @@ class Handling:
             raise Overloaded(
                 f"the outside did not answer `{decision.handler.name}` in the time allowed; nothing was recorded", id=decision.id
             ) from None
+        except Unanswered:
+            raise
         except Error:
             return  # refused, or failed on an answer: the run under the lock says so, with the same answers
         except Exception:  # noqa: BLE001 - the run under the lock raises it, or the state has moved on and it does not

@@ -77,9 +77,9 @@ class PendingWorker:
         if head == self._position and time.monotonic() < self._look_at:
             self.worker.rest(LOOK_SECONDS)
             return
-        self._position = head if self._decide_some() else -1
+        self._position = head if self.decide_some() else -1
 
-    def _decide_some(self) -> bool:
+    def decide_some(self) -> bool:
         """Decide the first of those that are pending and may be decided now; return whether that is all."""
         noted = sorted(self._log.engine.notes(PENDING_NOTE).items())
         held = {one.note: one for one in all_held(self._log.engine) if one.key == KEY} if noted else {}
@@ -91,7 +91,7 @@ class PendingWorker:
         for note, known in noted:
             if self.worker.stopping or len(taken) >= DECIDED_MAX:
                 break
-            kept = self._kept(note, known)
+            kept = self.kept(note, known)
             own = note_of(kept.name, kept.row.position)
             standing = held.get(own)
             if standing is not None and self._decided_about(kept, standing):
@@ -161,7 +161,8 @@ class PendingWorker:
 
         self._log.engine.append(decide, EVERYTHING_SEEN)
 
-    def _kept(self, note: str, known: str) -> Kept:
+    def kept(self, note: str, known: str) -> Kept:
+        """Read a command that is pending, by its note and its id."""
         row = self._log.row_at(int(note.removeprefix(PENDING_NOTE)))
         assert row is not None, "a pending note points to its input"
         [(_, raw)] = list(taken_apart(row))

@@ -14,9 +14,9 @@ from happened.log.log import Log
 from happened.log.row import ANSWER, Written, encode
 from happened.log.worker import Envelope
 from happened.log.writer import Batch
-from happened.sourcing.gateway import Answers, Asking, TimeOver
+from happened.sourcing.gateway import Answer, Answers, Asking, TimeOver
 from happened.sourcing.handling import PENDING_NOTE, DecidingWorld, Decision, Handling, Known, Pending
-from happened.sourcing.memory_image import MemoryImage
+from happened.sourcing.memory_image import Entry, MemoryImage
 
 ASK_SECONDS_MAX = 600.0
 """How long the outside may take to answer one run of a reaction; each gateway has its own, shorter one."""
@@ -29,6 +29,8 @@ class Sending:
         self._log = log
         self._handling = handling
         self._image = image
+        self.heard: Sequence[Answer] = ()
+        """Answers that were recorded before, and are heard first."""
 
     def states_as_of(self, position: int) -> int:
         """Have the durable states reach a position at least; return which one they are as of."""
@@ -36,19 +38,23 @@ class Sending:
             self._log.writer.catch_up()
         return self._image.position
 
+    def entry(self, fold: Fold, key: Key) -> Entry:
+        """Return a durable state with its version. `Stuck` where it stands still."""
+        return self._image.get(fold, key)
+
     def state(self, fold: Fold, key: Key) -> Any:
         """Return a durable state, `None` where there is none. `Stuck` where it stands still."""
-        return self._image.get(fold, key).state
+        return self.entry(fold, key).state
 
     def ask(self, id: str, now: int, run: Callable[[World], Any]) -> tuple[Any, list[Written]]:
         """Run something that may ask the outside; return what it returns, and the answers to be recorded with it.
 
         Its ids, its chance and the keys offered to gateways come from `id`: run again, it offers the same.
         """
-        answers = Answers()
+        answers = Answers(self.heard)
         deadline = self._handling.outside.deadline(ASK_SECONDS_MAX)
         asking = Asking(self._handling.outside, answers, id, None, may_ask=True, deadline=deadline)
-        world = DecidingWorld(now, id, asking, self._image.get, [])
+        world = DecidingWorld(now, id, asking, self.entry, [])
         try:
             found = run(world)
         except TimeOver as error:
@@ -86,15 +92,21 @@ class Sending:
         """Record commands in their order: decided, or pending."""
         waiting = bool(batch.notes_of(PENDING_NOTE)) or any(note.startswith(PENDING_NOTE) for note in batch.notes)
         for decision in decisions:
-            if not waiting and self._decided(batch, decision):
-                continue
-            decision.again()
-            waiting = True
-            draft = Pending(decision).draft(batch)
-            if draft is not None:  # else it was sent before
-                batch.add(draft)
+            if waiting or not self.decided(batch, decision):
+                waiting = True
+                self.keep(batch, decision)
 
-    def _decided(self, batch: Batch, decision: Decision) -> bool:
+    @staticmethod
+    def keep(batch: Batch, decision: Decision) -> None:
+        """Record a command as pending."""
+        decision.again()
+        draft = Pending(decision).draft(batch)
+        if draft is not None:  # else it was sent before
+            batch.add(draft)
+
+    @staticmethod
+    def decided(batch: Batch, decision: Decision) -> bool:
+        """Record a command with what is decided on it; say whether that could be done now."""
         decision.taken_at = batch.began
         try:
             draft = decision.draft(batch)

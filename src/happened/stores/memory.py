@@ -128,6 +128,10 @@ class MemoryStore:
             self._counts = counts
             self._reading = dict(reading)
 
+    def found_by(self, reading: Mapping[int, str], _terms_of: Callable[[Row], Terms]) -> bool:
+        """Say whether rows are found by this reading, where a log lies over this one."""
+        return self._reading is not None and all(self._reading.get(name, how) == how for name, how in reading.items())
+
     def find_id(self, id: str) -> Sequence[int]:
         """Return the position of the row that uses this id, if there is one."""
         return self._ids.get(id, ())

@@ -633,13 +633,13 @@ class SqliteStore:
 
     def _load_index(self, connection: sqlite3.Connection) -> None:
         self._runs.load(connection)
-        self._reading_stored = _reading_on(connection)
+        self._reading_stored = reading_on(connection)
         self._generation = _generation(connection)
 
     def _look_for_rebuild(self, connection: sqlite3.Connection) -> None:
         """Begin anew where another process has made the index anew: under the runs' old names lie others now."""
         if self._terms_of is not None and _generation(connection) != self._generation:
-            self._check_reading(_reading_on(connection))  # before it is taken in: who has heard of it once hears of it every time
+            self._check_reading(reading_on(connection))  # before it is taken in: who has heard of it once hears of it every time
             self._load_index(connection)
 
     def _check_reading(self, stored: Mapping[int, str]) -> None:
@@ -683,7 +683,7 @@ class SqliteStore:
             self._runs.applied(flushed)
 
     def _write_shelf(self, writer: sqlite3.Connection) -> None:
-        stored = _reading_on(writer)
+        stored = reading_on(writer)
         self._check_reading(stored)
         if any(name not in stored for name in self._reading):
             stored.update(self._reading)
@@ -894,7 +894,8 @@ def _generation(connection: sqlite3.Connection) -> str:
     return row[0] if row is not None else ""
 
 
-def _reading_on(connection: sqlite3.Connection) -> dict[int, str]:
+def reading_on(connection: sqlite3.Connection) -> dict[int, str]:
+    """Return by which reading of each name the index on disk was made."""
     row = connection.execute("select body from shelf where key = 'reading'").fetchone()
     lines = row[0].split("\n") if row is not None else ()
     return {int(name): how for name, _, how in (line.partition("\t") for line in lines if line)}

@@ -1,0 +1,991 @@
+"""Giving again: what a log was given after a position, given to a branch of it, in the order of then and at the times of then.
+
+What came from outside is given again: commands, facts, what people decided, what other systems had published. What the log's own handlers caused is not:
+reactions run on the branch's events and cause their own, timers ring. Each takes its turn where it did in the origin, sees states as of where it saw them
+there, and has the ids that it had there; so where nothing is otherwise, nothing comes out otherwise. What has no counterpart in the origin takes its turn
+at once.
+
+Of what left no trace it is not known when it was, or whether: a reaction that did nothing. As long as the branch is what the origin was, it has done nothing
+here either; from the first difference on, reactions hear everything that has no trace.
+"""
+
+import bisect
+import hashlib
+import heapq
+import os
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple  # Any: commands, events and answers of any class
+
+import msgspec
+
+from happened.core.errors import Broken, Invalid, Unanswered
+from happened.core.state import Fold, Key
+from happened.core.store import Commit, Row, Wanted
+from happened.core.world import Source
+from happened.log.held import Held, all_held, held_by
+from happened.log.log import EVERYTHING_SEEN, IDENTITY_NOTE, Identity, Log, place_of
+from happened.log.names import Name, Names, Wish
+from happened.log.records import id_of
+from happened.log.row import (
+    ANSWER,
+    FIRST_NUMBER,
+    FORMAT,
+    REFUSAL,
+    SCHEDULE,
+    SCHEMA,
+    TOPOLOGY,
+    Header,
+    Sent,
+    Written,
+    decode_extra,
+    decode_header,
+    encode,
+    taken_apart,
+)
+from happened.log.worker import NOTE as PROGRESS_NOTE
+from happened.log.worker import TROUBLE, Progress, progress_of
+from happened.log.writer import Batch, Draft, Job
+from happened.notification.hearing import Heard, heard_between, heard_in
+from happened.notification.reacting import Ran, Reacting
+from happened.notification.reaction import Reaction
+from happened.notification.timer import NOTE as TIMER_NOTE
+from happened.notification.timer import Schedule, Timers, due_of, note_of
+from happened.sourcing.edits import Edit, Edits, RowEdits
+from happened.sourcing.gateway import Answer, Answers, Silent
+from happened.sourcing.handling import PENDING_NOTE, Decision, Handling, Pending
+from happened.sourcing.memory_image import Entry, MemoryImage
+from happened.sourcing.pending import KEY as PENDING_KEY
+from happened.sourcing.pending import PendingWorker
+from happened.sourcing.sending import Sending
+from happened.stores.machine import Machine
+from happened.stores.memory import MemoryStore
+from happened.stores.over import PIN_NOTE, Over, Pin, below
+from happened.stores.sqlite import SqliteStore
+from happened.wiring import Wiring
+
+NO_EDITS = RowEdits()
+SHARED = ("share", "beacon")
+SUBMIT_SECONDS_MAX = 60
+
+_decode_answer = msgspec.json.Decoder(Answer).decode
+_decode_schedule = msgspec.json.Decoder(Schedule | None).decode
+
+
+class BranchClock:
+    """The source of a branch: its time is that of the origin's records, its ids are its own. It moves only as it is moved."""
+
+    def __init__(self, machine: Source, origin: str, now: int) -> None:
+        self._machine = machine
+        self._origin = origin
+        self._made = 0
+        self._us = now
+
+    def set(self, us: int) -> None:
+        """Show a time, in microseconds since 1970."""
+        self._us = us
+
+    def now_us(self) -> int:
+        """Return what it shows."""
+        return self._us
+
+    def new_id(self) -> str:
+        """Return the next id: the same in every branch that is made and edited like this one."""
+        self._made += 1
+        return f"{self._origin}~{self._made}"
+
+    def salt(self, count: int) -> bytes:
+        """Return unpredictable bytes."""
+        return self._machine.salt(count)
+
+    def owner(self) -> str:
+        """Return the name of this process."""
+        return self._machine.owner()
+
+    def gone(self, owner: str) -> bool:
+        """Say whether a process has ended."""
+        return self._machine.gone(owner)
+
+
+class Origin(NamedTuple):
+    """The log that a branch is of, up to where it had come when the branch was made."""
+
+    log: Log
+    names: Names
+    until: int
+    notes: Mapping[str, str]
+    """As they were a moment later."""
+    noted: int
+    """Up to where records may have changed these notes."""
+
+    @classmethod
+    def of(cls, log: Log) -> "Origin":
+        """Look at a log as it is now. It may go on meanwhile: what it has noted of that is cut by what is recorded behind `until`."""
+        until = log.head
+        notes = log.engine.notes("")
+        names = Names()
+        names.learn(lambda start: {key: body for key, body in notes.items() if key.startswith(start)})
+        return cls(log, names, until, notes, log.head)
+
+    def rows(self, after: int, until: int | None = None) -> Iterable[Row]:
+        """Yield the rows after a position, up to another or to the end."""
+        for page in self.log.engine.read(after, self.until if until is None else until):
+            yield from page
+
+    def name(self, number: int) -> Name | None:
+        """Return what a number stands for."""
+        return self.names.by_number.get(number)
+
+    def position_of(self, id: str) -> int | None:
+        """Return where a record is, by its id."""
+        base, mark, ordinal = id.rpartition("#")
+        for row in self.log.find(base if mark else id):
+            header = decode_header(row.head)
+            for place in range(row.count):
+                if id_of(row, header, place, None) == id:
+                    return row.position + place
+        return int(base) + int(ordinal) if base.isdecimal() and ordinal.isdecimal() else None
+
+
+class Run(msgspec.Struct):
+    """What a handler has left in the origin of one run on one event."""
+
+    id: str
+    rows: set[str]
+    """The ids of the rows."""
+
+
+class Survey:
+    """What is to be known of what comes, before it is given: one look at the rows after a position."""
+
+    def __init__(self, origin: Origin, after: int, until: int) -> None:
+        self.runs: dict[tuple[int, str], Run] = {}
+        """By the position of the event and the name of the reaction."""
+        self.pending: set[str] = set()
+        """Ids of commands that were enqueued."""
+        self.decided: set[str] = set()
+        """Ids of commands that were decided after they were enqueued."""
+        self.rung: dict[str, str] = {}
+        """Ids of commands that a timer has sent, with the ids of the records that scheduled them."""
+        self.answered: dict[str, int] = {}
+        """Where the answers are that the decider of a command has heard."""
+        self.wishes: dict[int, Wish] = {}
+        """Names that were recorded."""
+        self.topology = False
+        """The wiring was recorded."""
+        self._origin = origin
+        for row in origin.rows(after, until):
+            self._add(row)
+
+    def _add(self, row: Row) -> None:
+        header = decode_header(row.head)
+        if header.id is None and header.decides is None:
+            for _, raw in taken_apart(row):
+                self.topology = self.topology or raw.number == TOPOLOGY
+                if raw.number == SCHEMA:
+                    found = msgspec.json.decode(raw.body, type=_Schema)
+                    self.wishes[found.number] = Wish(found.what, found.name, found.version, found.fingerprint, found.tags, found.schema_)
+            return
+        own = header.id or header.decides or ""
+        if header.outcome == "pending":
+            self.pending.add(own)
+        if header.decides is not None:
+            self.decided.add(own)
+        if f"[{ANSWER}," in row.records:
+            self.answered[own] = row.position
+        sender = self._origin.name(header.sent.handler) if header.sent is not None else None
+        if header.sent is None or sender is None or sender.what != "reaction" or header.id is None:
+            return
+        if header.sent.cause == 0:
+            self.rung[own] = header.causation or ""
+            return
+        key, run = self.run_of(row, header, sender.name)
+        self.runs.setdefault(key, Run(run, set())).rows.add(own)
+
+    def run_of(self, row: Row, header: Header, name: str) -> tuple[tuple[int, str], str]:
+        """Return which run a row is of: the event's position and the reaction's name; and the id of the run."""
+        own = header.id or ""
+        run = own if row.input is None else own.rpartition(":")[0]
+        log, _, position = run.removesuffix(f":{name}").rpartition(":")
+        if log == self._origin.log.identity.id and position.isdecimal():
+            return (int(position), name), run
+        found = self._origin.position_of(header.causation or "")
+        return (found if found is not None else -1, name), run
+
+
+class _Schema(msgspec.Struct, frozen=True):
+    number: int
+    what: str
+    name: str
+    version: int
+    fingerprint: str
+    tags: Any = None
+    schema_: Any = msgspec.field(default=None, name="schema")
+
+
+def notes_as_of(origin: Origin, survey: Survey, later: Survey, position: int, at: int) -> dict[str, str]:
+    """Return the notes of a log as they were at a position, as far as they say what is and not who is at work: what came later is cut, what went is put back.
+
+    What is pending, what is to come later, the names and the wiring follow from the records, and are exact. How far handlers have come is not before
+    where they were then; what they hold is what is still held and failed by then. Leases, trouble, and answers kept for commands that failed and that
+    nobody has sent again are of no position, and left out.
+    """
+    kept: dict[str, str] = {}
+    wishes, topology = {*survey.wishes, *later.wishes}, survey.topology or later.topology
+    for key, body in origin.notes.items():
+        kind, _, rest = key.partition("/")
+        if (
+            (kind == "name" and int(rest) not in wishes)
+            or kind in ("kind", "origin")
+            or (kind == "pending" and int(rest) <= position)
+            or (kind == "timer" and int(body) <= position)
+            or (kind == "topology" and not topology)
+        ):
+            kept[key] = body
+        elif kind == "progress":
+            progress = msgspec.json.decode(body, type=Progress)
+            kept[key] = encode(Progress(min(progress.position, position), 0, min(progress.began, position))).decode()
+        elif kind == "held":
+            [held] = held_by({key: body})
+            if held.position <= position and held.failed <= at and held.key != PENDING_KEY:
+                kept[key] = body
+        elif kind == "unread" and msgspec.json.decode(body)["position"] <= position:
+            kept[key] = body
+    for id in (survey.decided | later.decided) - survey.pending - later.pending:  # noqa: A001 - as everywhere
+        for row in origin.log.find(id):
+            if decode_header(row.head).outcome == "pending":
+                kept[f"{PENDING_NOTE}{row.position:020d}"] = id
+    for id, scheduled in (survey.rung | later.rung).items():  # noqa: A001 - as everywhere
+        place = origin.position_of(scheduled)
+        schedule = schedule_at(origin.log, place) if place is not None and place <= position else None
+        if schedule is not None:
+            kept[note_of(schedule.due, id)] = str(place)
+    if topology:
+        for rows in origin.log.engine.read(until=position, wanted=[Wanted((), [TOPOLOGY])], backwards=True):
+            found = [bytes(raw.body) for row in rows for _, raw in taken_apart(row) if raw.number == TOPOLOGY]
+            if found:
+                kept["topology"] = hashlib.sha256(found[0]).hexdigest()
+                break
+    kept.pop(IDENTITY_NOTE, None)
+    return kept
+
+
+def schedule_at(log: Log, position: int) -> Schedule | None:
+    """Return what the record at a position schedules."""
+    row = log.row_at(position)
+    raw = list(taken_apart(row))[position - row.position][1] if row is not None else None
+    return _decode_schedule(raw.body) if raw is not None and raw.number == SCHEDULE else None
+
+
+class AsOf(Sending):
+    """The desk of reactions that are run again: they see states as of a position, and hear the answers that were recorded."""
+
+    def __init__(self, log: Log, handling: Handling, image: MemoryImage) -> None:
+        super().__init__(log, handling, image)
+        self._as_of = image
+        self.position: int | None = None
+        """None: all there is."""
+
+    def entry(self, fold: Fold, key: Key) -> Entry:
+        """Return a state as of the position."""
+        return super().entry(fold, key) if self.position is None else self._as_of.as_of(fold, key, self.position)
+
+    def states_as_of(self, position: int) -> int:
+        """Return as of when states are seen."""
+        return self._as_of.position if self.position is None else self.position
+
+
+class Again(Reacting):
+    """A reaction that is run one event at a time, as it is told."""
+
+    def __init__(self, reaction: Reaction, log: Log, desk: AsOf) -> None:
+        super().__init__(reaction, log, desk)
+        self.as_of = desk
+        self._held = all_held(log.engine, reaction.name)
+
+    def run(self, run: str, heard: Heard, now: int, seen: int | None, answers: Sequence[Answer]) -> Ran | Held | None:
+        """Run it on one event; `None` where that waits for one that is held."""
+        if self._held and self._let_wait(heard):
+            return None
+        self.as_of.position, self.as_of.heard = seen, answers
+        try:
+            one = self._run_as(run, heard, heard.position, now)
+        finally:
+            self.as_of.position, self.as_of.heard = None, ()
+        if isinstance(one, Held):
+            self._hold(one)
+        return one
+
+    def put(self, batch: Batch, ran: Ran) -> Sent:
+        """Record what a run got from outside and sends later; return what its commands say of it."""
+        sent = msgspec.structs.replace(ran.sent, handler=batch.number(self.listener.wish))
+        if ran.header is not None:
+            self._add_row(batch, ran, ran.header, sent)
+        return sent
+
+
+class Told(Job):
+    """What a run of a reaction comes to, or a timer that rings: recorded, and decided where it was decided at once in the origin."""
+
+    def __init__(
+        self, desk: AsOf, sends: Sequence[Any], keep: Collection[str], *, ran: tuple[Again, Ran] | None = None, note: str = ""
+    ) -> None:
+        super().__init__(sends[0].id if sends else "told")
+        self._desk = desk
+        self._sends = sends
+        self._keep = keep
+        """Ids of commands that were enqueued in the origin."""
+        self._ran = ran
+        self._note = note
+        self.rows: list[Row] = []
+
+    def draft(self, batch: Batch) -> None:
+        """Record it."""
+        mark = batch.mark()
+        try:
+            self._desk.declare(batch)
+            before = len(batch.rows)
+            sent = self._ran[0].put(batch, self._ran[1]) if self._ran is not None else None
+            for decision in self._sends:
+                decision.sent = sent or decision.sent
+                if decision.id in self._keep or not self._desk.decided(batch, decision):
+                    self._desk.keep(batch, decision)
+            if self._note:
+                batch.kept[self._note] = None
+        except BaseException:
+            batch.back_to(mark)
+            raise
+        self.rows = batch.rows[before:]
+
+
+class Copied(Job):
+    """A row of the origin that is recorded as it was, but for what is edited: facts, what a person decided, and commands one of whose events is edited."""
+
+    def __init__(self, giving: "Giving", row: Row, header: Header, edits: RowEdits, notes: Mapping[str, None]) -> None:
+        super().__init__(header.id or header.decides or "")
+        self._giving = giving
+        self._row = row
+        self._header = header
+        self._edits = edits
+        self._notes = dict(notes)
+
+    def draft(self, batch: Batch) -> Draft | None:
+        """Record it, under the numbers that names have here."""
+        giving, log = self._giving, self._giving.log
+        giving.desk.declare(batch)
+        asked: Written | None = None
+        records: list[Written] = []
+        events: list[tuple[int, Any, Any]] = []
+        names: dict[int, None] = {}
+        tags: dict[str, None] = {}
+        facts: list[tuple[str, Sequence[str]]] = []
+        for ordinal, (is_asked, raw) in enumerate(taken_apart(self._row)):
+            body, number = bytes(raw.body), 0
+            if ordinal in self._edits.changed:
+                to = self._edits.changed[ordinal]
+                if to is None:
+                    continue
+                typed = log.typed[type(to)]
+                body, number = typed.checked(to)[0], typed.number(batch)
+            else:
+                number = giving.number(batch, raw.number)
+            written = Written(number, body, bytes(raw.extra))
+            if is_asked:
+                asked = written
+                continue
+            place = len(records) + (asked is not None)
+            records.append(written)
+            if number < FIRST_NUMBER:
+                continue
+            extra = decode_extra(raw.extra) if bytes(raw.extra) else None
+            event = log.reader.body(number, body, self._row.position + ordinal)
+            terms = list(log.reader.terms(number, event))
+            if extra is not None:
+                terms += [f"{tag}\x1f{value}" for tag, value in (*extra.tags, *extra.kept)]
+            name = log.names.by_number[number]
+            facts.append((name.name, terms))
+            names[number] = None
+            tags.update(dict.fromkeys(terms))
+            if log.reader.class_of(number) is not None and event is not None:
+                events.append((place, event, extra))
+        if not records and asked is None:
+            return None
+        header = msgspec.structs.replace(self._header, handler=giving.handler(batch, self._header), sent=giving.sent(batch, self._header))
+        is_fact = asked is None and header.decides is None
+        return Draft(header, asked, records, events, tuple(tags), tuple(names), dict(self._notes), facts if is_fact else ())
+
+
+class Failed(NamedTuple):
+    """An input that the branch could not take: its decider raised. Nothing of it is recorded."""
+
+    position: int
+    """In the origin."""
+    id: str
+    error: str
+
+
+class Plan(NamedTuple):
+    """Of what log a branch is, where it begins, what is otherwise, and what it is recorded on."""
+
+    origin: Origin
+    survey: Survey
+    edits: Edits
+    after: int
+    engine: Over
+    clock: BranchClock
+
+
+def begins(origin: Origin, app: Wiring, edits: Iterable[Edit], at: int | datetime | None) -> tuple[Edits, int]:
+    """Check the edits of a branch; return them with the position after which it begins. `Invalid` for edits that don't fit."""
+    log = origin.log
+    checked = Edits(edits, log, origin.names.by_number, origin.until, {*app.events, *app.handlers})
+    after = origin.until if checked.begins is None else checked.begins
+    if at is not None:
+        after = _whole(log, log.position_at(at) if isinstance(at, datetime) else min(place_of(at), origin.until))
+        if checked.begins is not None and checked.begins < after:
+            raise Invalid(
+                f"the branch is to begin after position {after}, and an edit is about what lies before: begin at {checked.begins}, or leave `at` out",
+                at=after,
+            )
+    return checked, after
+
+
+def save(log: Log, plan: Plan, url: str) -> None:
+    """Keep a branch in a file: its rows and notes in one commit, and where its origin is, from there."""
+    below, path = plan.origin.log.engine, Path(url.removeprefix("sqlite:///"))
+    if not isinstance(below, SqliteStore):
+        raise Invalid("a branch of a log in memory, or of another branch, can't be kept in a file")
+    if not url.startswith("sqlite:///") or path.exists():
+        raise Invalid(f"`{url}` names no new file to keep a branch in: write sqlite:///path", url=url)
+    origin = os.path.relpath(Path(below.path).absolute(), path.absolute().parent)
+    rows = [row for page in log.engine.read(plan.after) for row in page]
+    terms = [log.reader.row_terms(row) for row in rows]
+    notes: dict[str, str | None] = {
+        **log.engine.notes(""),
+        PIN_NOTE: encode(msgspec.structs.replace(plan.engine.pin, path=origin)).decode(),
+    }
+    store = SqliteStore(str(path))
+    try:
+        store.append(lambda _: Commit(rows, terms, notes), 0)
+    finally:
+        store.close()
+
+
+def planned(log: Log, app: Wiring, edits: Iterable[Edit], at: int | datetime | None) -> Plan:
+    """Plan a branch of a log as it is now: it begins before the first edit, at a position or time if one is given, else at the end.
+
+    `Invalid` for edits that don't fit. Cost: one look at what lies behind the beginning.
+    """
+    origin = Origin.of(log)
+    checked, after = begins(origin, app, edits, at)
+    survey, later = Survey(origin, after, origin.until), Survey(origin, origin.until, origin.noted)
+    machine = Machine()
+    id = machine.new_id().split("-")[0]  # noqa: A001 - as everywhere
+    under, owns = below(log.engine, after)
+    try:
+        pin = pinned(origin, {*survey.wishes, *later.wishes}, after)
+        own = MemoryStore()
+        notes: dict[str, str | None] = {**notes_as_of(origin, survey, later, after, pin.at)}
+        notes[IDENTITY_NOTE] = encode(Identity(id, 1, FORMAT, app.name)).decode()
+        own.append(lambda _: Commit(notes=notes), 0)
+        return Plan(origin, survey, checked, after, Over(under, own, pin, owns=owns), BranchClock(machine, origin.log.identity.id, pin.at))
+    except BaseException:
+        if owns:
+            under.close()
+        raise
+
+
+def _whole(log: Log, position: int) -> int:
+    """Return the end of the last whole command up to a position."""
+    row = log.row_at(position) if position else None
+    return position if row is None or row.last == position else row.position - 1
+
+
+def pinned(origin: Origin, later: Collection[int], after: int) -> Pin:
+    """Return where a branch stands on its origin; `later` are the numbers of names that came after."""
+    row = origin.log.row_at(after) if after else None
+    names = max((number for number in origin.names.by_number if number not in later), default=0)
+    identity = origin.log.identity
+    at, digest = (row.at, row.digest) if row is not None else (0, bytes(32))
+    return Pin(identity.id, identity.epoch, after, at, digest.hex(), names)
+
+
+class Works(NamedTuple):
+    """What the branch gives to record with."""
+
+    log: Log
+    image: MemoryImage
+    handling: Handling
+    outside: Silent
+    clock: BranchClock
+    reactions: Sequence[Reaction]
+    pending: PendingWorker | None
+    timers: Timers | None
+    decide: Callable[[Decision], None]
+    insert: Callable[[Any], Row | None]
+
+
+class Giving:
+    """Gives again. `give` is called once."""
+
+    def __init__(self, works: Works, plan: Plan) -> None:
+        self.log = works.log
+        self.failed: list[Failed] = []
+        self.diverged = False
+        """Something is otherwise than in the origin."""
+        self.done = False
+        """All was given."""
+        self._works = works
+        self._origin = origin = plan.origin
+        self._survey = plan.survey
+        self._edits = plan.edits
+        self._after = plan.after
+        self.desk = AsOf(works.log, works.handling, works.image)
+        self._reactions = {reaction.name: Again(reaction, works.log, self.desk) for reaction in works.reactions}
+        known = {(name.what, name.name, name.version, name.fingerprint) for name in origin.names.by_number.values()}
+        self._changed = {name for name, one in self._reactions.items() if one.listener.wish[:4] not in known}
+        """Reactions whose code the origin never ran: they hear everything."""
+        self._ends: list[tuple[int, int]] = []
+        """Positions of the origin up to where something was given, and where the branch stood then."""
+        self._made: dict[str, Row] = {}
+        """Rows of the branch whose counterpart is still to come, by id."""
+        self._waiting: dict[tuple[int, str], Heard] = {}
+        """Events that a reaction will hear where it did in the origin."""
+        self._to_hear: deque[tuple[Again, Heard]] = deque()
+        self._timers: dict[str, str] = {}
+        """By the id of a command that is sent later: its note."""
+        self._due: list[tuple[int, str]] = []
+        self._pages = works.log.reader.pages({event for reaction in works.reactions for event in reaction.events})
+
+    # --- all of it
+
+    def give(self) -> None:
+        """Give again what came after a position, to the end."""
+        for note in self.log.engine.notes(TIMER_NOTE):
+            self._remember_timer(note)
+        self._pendings = {id: note for note, id in self.log.engine.notes(PENDING_NOTE).items()}  # noqa: A001 - as everywhere
+        for position in sorted(position for position in self._edits.rows if position <= self._after):
+            self._insert(self._edits.rows[position], position)
+        self._hear_what_was()
+        for row in self._origin.rows(self._after):
+            self._row(row)
+        if self.diverged:
+            self._finish()
+        self._note_progress()
+        self.done = True
+
+    def _row(self, row: Row) -> None:
+        """Give one row again, or what stands for it here."""
+        header = decode_header(row.head)
+        self._works.clock.set(row.at)
+        if self.diverged:
+            self._ring_due(row.at)
+        if header.id is not None or header.decides is not None:
+            self._given(row, header, self._edits.rows.get(row.position, NO_EDITS))
+            self._check_answered()
+        self._ends.append((row.last, self.log.head))
+        edits = self._edits.rows.get(row.position)
+        if edits is not None:
+            self._insert(edits, row.position)
+
+    def _given(self, row: Row, header: Header, edits: RowEdits) -> None:
+        sender = self._origin.name(header.sent.handler) if header.sent is not None else None
+        what = sender.what if sender is not None else ""
+        if header.id in self._made:
+            self._match(row, self._made.pop(header.id))
+        elif header.decides is not None:
+            self._match(row, self._decides(row, header, header.decides, edits))
+        elif sender is not None and what == "reaction":
+            if header.id in self._survey.rung:
+                self._match(row, self._ring(header.id, row.at))
+            else:
+                self._run_again(row, header, sender.name)
+                self._match(row, self._made.pop(header.id or "", None))
+        elif what == "publication" or self._is_shared(row):
+            return  # what is said to others is said by nobody here
+        elif row.input is not None and not edits.changed.keys() - {0} and not self._is_act(row):
+            self._match(row, self._command(row, header, edits))
+        else:
+            self._match(row, self._copied(row, header, edits, {}))
+
+    def _is_act(self, row: Row) -> bool:
+        name = self._origin.name(next(raw.number for _, raw in taken_apart(row)))
+        return name is not None and name.what == "act"
+
+    def _is_shared(self, row: Row) -> bool:
+        number = next((raw.number for _, raw in taken_apart(row)), 0)
+        name = self._origin.name(number)
+        return name is not None and name.what in SHARED
+
+    def _check_answered(self) -> None:
+        """Raise what was asked and had no answer, whatever the code has made of it."""
+        if self._works.outside.refused is not None:
+            raise self._works.outside.refused
+
+    # --- what came from outside
+
+    def _command(self, row: Row, header: Header, edits: RowEdits) -> Row | None:
+        """Give a command again."""
+        command = edits.changed.get(0)
+        if 0 in edits.changed:
+            self.diverged = True
+            if command is None:
+                return None
+        else:
+            command = self._body(row)
+        handler, typed = self._works.handling.taker(command)
+        body, command = typed.checked(command)
+        now = edits.now if edits.now is not None else header.now if header.now is not None else row.at
+        decision = Decision(self._works.handling, handler, typed, command, body, header.id or "", now, given=True)
+        decision.actor, decision.correlation, decision.causation = header.actor, header.correlation, header.causation
+        decision.occurred, decision.traceparent = header.occurred, header.traceparent
+        if header.outcome == "pending":
+            return self._keep(decision)
+        self._hear_answers(decision, row, edits)
+        return self._decided(decision, row.position)
+
+    def _keep(self, decision: Decision) -> Row | None:
+        """Enqueue a command."""
+        job = Pending(decision)
+        self.log.writer.submit(job, SUBMIT_SECONDS_MAX)
+        if job.row is not None:
+            self._pendings[decision.id] = f"{PENDING_NOTE}{job.row.position:020d}"
+        return job.row
+
+    def _body(self, row: Row) -> Any:
+        """Return a command of the origin. `Invalid` where the code has no class for it."""
+        raw = next(raw for _, raw in taken_apart(row))
+        name = self._origin.name(raw.number)
+        cls = self.log.reader.classes.get((name.what, name.name, name.version)) if name is not None else None
+        if name is None or cls is None:
+            raise Invalid(
+                f"the origin was given a `{name.name if name is not None else raw.number}` at position {row.position}, and the code that the branch "
+                "runs with has no class for it: list its decider, or drop it from the branch",
+                position=row.position,
+            )
+        return self.log.typed[cls].read(bytes(raw.body))[1]
+
+    def _hear_answers(self, decision: Decision, row: Row | None, edits: RowEdits = NO_EDITS) -> None:
+        """Let a decision hear the answers that a row of the origin holds."""
+        if row is None or f"[{ANSWER}," not in row.records:
+            return
+        heard = answers_in(row, edits)
+        if decision.handler.wants_world or decision.handler.copied:
+            decision.answers = Answers(heard)
+            self.diverged = self.diverged or bool(edits.answers)
+
+    def _decided(self, decision: Decision, position: int) -> Row | None:
+        """Have a command decided and recorded; one whose decider raises is in `failed`, and nothing of it is recorded."""
+        try:
+            self._works.handling.preload(decision)
+            self._works.decide(decision)
+        except (Unanswered, *TROUBLE):
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever the decider raises is what came of this command
+            self._check_answered()
+            self.failed.append(Failed(position, decision.id, f"{type(error).__name__}: {error}"))
+            self.diverged = True
+        return decision.row
+
+    def _decides(self, row: Row, header: Header, id: str, edits: RowEdits) -> Row | None:
+        """Have a command decided that was enqueued, if it was here."""
+        note = self._pendings.get(id)
+        if note is None or self._works.pending is None or note not in self.log.engine.notes(note):
+            return None
+        if edits.changed or header.handler is None:  # who skipped it was a person
+            return self._copied(row, header, edits, {note: None})
+        kept = self._works.pending.kept(note, id)
+        if kept.decision is None:
+            self.failed.append(Failed(row.position, id, str(kept.error)))
+            return None
+        if edits.now is not None:
+            kept.decision.now = edits.now
+        self._hear_answers(kept.decision, row, edits)
+        return self._decided(kept.decision, row.position)
+
+    def _copied(self, row: Row, header: Header, edits: RowEdits, notes: Mapping[str, None]) -> Row | None:
+        """Record a row as it was, but for what is edited."""
+        self.diverged = self.diverged or bool(edits.changed)
+        job = Copied(self, row, header, edits, notes)
+        self.log.writer.submit(job, SUBMIT_SECONDS_MAX)
+        return job.row
+
+    def _insert(self, edits: RowEdits, position: int) -> None:
+        """Give what comes after a row here, and did not in the origin."""
+        for what in edits.inserted:
+            self.diverged = True
+            try:
+                row = self._works.insert(what)
+            except (Unanswered, Invalid, *TROUBLE):
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever the decider raises is what came of this command
+                self._check_answered()
+                self.failed.append(Failed(position, "", f"{type(error).__name__}: {error}"))
+            else:
+                if row is not None:
+                    self._follow(row, {})
+
+    def number(self, batch: Batch, number: int) -> int:
+        """Return what stands here for a name of the origin; recorded in this batch if it is new here."""
+        name = self._origin.name(number) if number >= FIRST_NUMBER else None
+        if name is None:
+            return number
+        return batch.number(self._survey.wishes.get(number) or Wish(name.what, name.name, name.version, name.fingerprint, name.tags))
+
+    def handler(self, batch: Batch, header: Header) -> int | None:
+        """Return what stands here for the handler of a row of the origin."""
+        return self.number(batch, header.handler) if header.handler is not None else None
+
+    def sent(self, batch: Batch, header: Header) -> Sent | None:
+        """Return how a row that is copied came to be sent."""
+        sent = header.sent
+        if sent is None or not sent.handler:
+            return batch.heard(header.causation) if header.causation is not None else None
+        cause = self.number(batch, sent.cause) if sent.cause else 0
+        return msgspec.structs.replace(sent, handler=self.number(batch, sent.handler), cause=cause)
+
+    # --- what is compared, and who hears of it
+
+    def _match(self, row: Row, here: Row | None) -> None:
+        """Take a row of the branch for the counterpart of one of the origin, and let reactions hear of it."""
+        if here is None:
+            self.diverged = True
+            return
+        theirs, ours = come_to(row, self._origin.names), come_to(here, self.log.names)
+        if [one[1:] for one in theirs] != [one[1:] for one in ours] or decode_header(row.head).outcome != decode_header(here.head).outcome:
+            self.diverged = True
+        places: dict[tuple[str, int], list[int]] = {}
+        for place, of, _ in theirs:
+            places.setdefault(of, []).append(row.position + place)
+        back: dict[int, int] = {}
+        for place, of, _ in ours:
+            if places.get(of):
+                back[here.position + place] = places[of].pop(0)
+        self._follow(here, back)
+
+    def _follow(self, row: Row, back: Mapping[int, int]) -> None:
+        """Let reactions hear the events of a row: where they did in the origin, or else now. `back` says which of them are which of the origin's."""
+        if not self._reactions:
+            return
+        records = self._pages([row])
+        for name, again in self._reactions.items():
+            for heard in heard_in(again.listener, [row], records):
+                key = back.get(heard.position, 0), name
+                if key in self._survey.runs:
+                    self._waiting[key] = heard
+                elif self.diverged or name in self._changed:
+                    self._to_hear.append((again, heard))
+        self._hear()
+
+    def _hear(self) -> None:
+        """Run reactions on events that have no counterpart in the origin, or left no trace there."""
+        waiting, self._to_hear = self._to_hear, deque()
+        while waiting:
+            again, heard = waiting.popleft()
+            run = f"{self._origin.log.identity.id}~:{heard.position}:{again.listener.name}"  # the same in each branch that is made like this one
+            self._run(again, heard, run, heard.row.at, None, (), frozenset())
+            waiting.extend(self._to_hear)
+            self._to_hear.clear()
+
+    def _hear_what_was(self) -> None:
+        """Let reactions hear what was before the branch, that the origin never had and that ask for it."""
+        for name, again in self._reactions.items():
+            since = again.listener.since
+            if name in self._changed and since is not None and progress_of(self.log.engine, again.lease) is None:
+                for heard in list(heard_between(self.log, again.listener, since + 1, self._after)):
+                    self._to_hear.append((again, heard))
+        self._hear()
+
+    # --- reactions
+
+    def _run_again(self, row: Row, header: Header, name: str) -> None:
+        """Run a reaction where it ran in the origin: what it comes to is in `_made`."""
+        key, run = self._survey.run_of(row, header, name)
+        again = self._reactions.get(name)
+        heard = self._waiting.pop(key, None)
+        if heard is None and again is not None and 0 < key[0] <= self._after:
+            heard = next(iter(heard_at(self.log, again.listener, key[0])), None)
+        if again is None or heard is None or header.sent is None:
+            return
+        now = header.now if header.now is not None else heard.row.at + header.sent.waited
+        before = self.log.find(run) if key[0] <= self._after else []  # the branch begins in the midst of a commit
+        answers = answers_in(before[0] if before else row, NO_EDITS) if before or row.input is None else ()
+        seen = self._here(header.sent.seen) if again.listener.states else None
+        self._run(again, heard, run, now, seen, answers, self._survey.runs[key].rows)
+
+    def _here(self, position: int) -> int:
+        """Return where the branch stood when the origin had come to a position."""
+        if position <= self._after:
+            return position
+        place = bisect.bisect_right(self._ends, (position, EVERYTHING_SEEN))
+        return self._ends[place - 1][1] if place else self._after
+
+    def _run(
+        self, again: Again, heard: Heard, run: str, now: int, seen: int | None, answers: Sequence[Answer], known: Collection[str]
+    ) -> None:
+        """Run a reaction on an event and record what it comes to; what has no counterpart in the origin is heard in its turn."""
+        one = again.run(run, heard, now, seen, answers)
+        self._check_answered()
+        if one is None:
+            return
+        if isinstance(one, Held):
+            held = one
+            self.diverged = True
+            self.log.engine.append(lambda _: Commit(notes={held.note: held.text()}), EVERYTHING_SEEN)
+            return
+        if heard.position <= self._after:  # a part of it may lie before the branch, where that begins in the midst of a commit
+            one = one._replace(sends=[prepared for prepared in one.sends if not self.log.find(prepared.id)])
+            if one.header is not None and self.log.find(run):
+                one = one._replace(header=None, later=())
+        if not one.sends and one.header is None:
+            return
+        self._tell(one.sends, known, ran=(again, one))
+        for schedule, _ in one.later:
+            self._remember_timer(note_of(schedule.due, schedule.id))
+
+    def _tell(self, sends: Sequence[Any], known: Collection[str], *, ran: tuple[Again, Ran] | None = None, note: str = "") -> None:
+        for decision in sends:
+            position = self._survey.answered.get(decision.id)
+            self._hear_answers(decision, self._origin.log.row_at(position) if position is not None else None)
+        self.desk.load(sends)
+        told = Told(self.desk, sends, self._survey.pending, ran=ran, note=note)
+        self.log.writer.submit(told, SUBMIT_SECONDS_MAX)
+        for row in told.rows:
+            header = decode_header(row.head)
+            if header.id is None:
+                continue
+            if header.id in known:
+                self._made[header.id] = row
+            else:
+                self.diverged = True
+                self._follow(row, {})
+            if header.outcome == "pending":
+                self._pendings[header.id] = f"{PENDING_NOTE}{row.position:020d}"
+                if header.id not in self._survey.pending:
+                    self._decide_now(header.id)
+
+    def _decide_now(self, id: str) -> None:
+        """Decide a command that could not be decided where it was sent, and has no place of its own in the origin."""
+        if self._works.pending is None:
+            return
+        kept = self._works.pending.kept(self._pendings[id], id)
+        if kept.decision is None:
+            return
+        try:
+            self._works.decide(kept.decision)
+        except (Unanswered, *TROUBLE):
+            raise
+        except Exception:  # noqa: BLE001 - it stays pending, and is held when all is given
+            self._check_answered()
+        else:
+            if kept.decision.row is not None:
+                self._follow(kept.decision.row, {})
+
+    # --- timers
+
+    def _remember_timer(self, note: str) -> None:
+        id = note.removeprefix(TIMER_NOTE).split("/", 1)[1]  # noqa: A001 - as everywhere
+        self._timers[id] = note
+        heapq.heappush(self._due, (due_of(note), id))
+
+    def _ring_due(self, until: int) -> None:
+        """Ring what is due by the branch's clock, and was not sent in the origin, or not then."""
+        while self._due and self._due[0][0] <= until:
+            due, id = heapq.heappop(self._due)  # noqa: A001 - as everywhere
+            if not self._rings_as_then(id, due):
+                self._works.clock.set(due)
+                row = self._ring(id, due)
+                self._works.clock.set(until)
+                if row is not None:
+                    self._made.pop(id, None)
+                    self._follow(row, {})
+
+    def _rings_as_then(self, id: str, due: int) -> bool:
+        """Say whether a timer of the origin is the same: then it rings where it did there, or not at all."""
+        scheduled = self._survey.rung.get(id)
+        if scheduled is None:
+            return note_of(due, id) in self._origin.notes
+        place = self._origin.position_of(scheduled)
+        schedule = schedule_at(self._origin.log, place) if place is not None else None
+        return schedule is not None and schedule.due == due
+
+    def _ring(self, id: str, now: int) -> Row | None:
+        """Send what a timer sends, if it is there and due."""
+        note = self._timers.get(id)
+        position = self.log.engine.notes(note).get(note) if note is not None else None
+        if note is None or position is None or due_of(note) > now or self._works.timers is None:
+            return None
+        del self._timers[id]
+        timers = self._works.timers
+        try:
+            prepared = timers.read(int(position), timers.scheduled_with(int(position)))
+        except (Invalid, Broken) as error:
+            self.failed.append(Failed(0, id, str(error)))
+            return None
+        self._tell([prepared], {id}, note=note)
+        return self._made.pop(id, None)
+
+    # --- the end
+
+    def _finish(self) -> None:
+        """Do what there is still to do: what is due, what is pending, and what follows from it."""
+        while True:
+            before = self.log.head
+            self._ring_due(self._works.clock.now_us())
+            mark = self.log.head
+            while self._works.pending is not None and not self._works.pending.decide_some():
+                pass
+            for rows in self.log.engine.read(mark):
+                for row in rows:
+                    self._follow(row, {})
+            if self.log.head == before:
+                return
+
+    def _note_progress(self) -> None:
+        """Say that reactions have heard everything: who goes on from here goes on behind it."""
+        head = self.log.head
+        if head == self._after:
+            return
+        notes: dict[str, str | None] = {}
+        for again in self._reactions.values():
+            before = progress_of(self.log.engine, again.lease)
+            began = before.began if before is not None else self._after
+            notes[PROGRESS_NOTE + again.lease] = encode(Progress(head, 0, began)).decode()
+        self.log.engine.append(lambda _: Commit(notes=notes), EVERYTHING_SEEN)
+
+
+def answers_in(row: Row, edits: RowEdits) -> list[Answer]:
+    """Return the answers that a row holds, as they are edited."""
+    found: list[Answer] = []
+    for ordinal, (_, raw) in enumerate(taken_apart(row)):
+        if raw.number != ANSWER or bytes(raw.body) == b"null":
+            continue
+        answer = _decode_answer(raw.body)
+        if ordinal in edits.answers:
+            value = edits.answers[ordinal]
+            failed = f"{type(value).__name__}: {value}" if isinstance(value, Exception) else ""
+            said = msgspec.Raw(encode(value)) if not failed else msgspec.Raw(b"")
+            answer = msgspec.structs.replace(answer, answer=said, error=failed)
+        found.append(answer)
+    return found
+
+
+def come_to(row: Row, names: Names) -> list[tuple[int, tuple[str, int], bytes]]:
+    """Return what a row came to: its events and its refusal, each with its place, its name and version, and its body."""
+    found: list[tuple[int, tuple[str, int], bytes]] = []
+    for place, (asked, raw) in enumerate(taken_apart(row)):
+        name = names.by_number.get(raw.number)
+        if raw.number == REFUSAL:
+            found.append((place, ("", 0), bytes(raw.body)))
+        elif not asked and name is not None and name.what == "event":
+            found.append((place, (name.name, name.version), bytes(raw.body)))
+    return found
+
+
+def heard_at(log: Log, reaction: Reaction, position: int) -> Iterable[Heard]:
+    """Yield the event at a position, as a reaction hears it."""
+    row = log.row_at(position)
+    pages = log.reader.pages(reaction.events)([row]) if row is not None else ()
+    return (heard for heard in heard_in(reaction, [row] if row is not None else [], pages) if heard.position == position)

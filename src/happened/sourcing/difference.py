@@ -1,0 +1,312 @@
+"""The difference between a log and a branch of it: what is missing, what was added, what came out otherwise, matched by cause and not by position.
+
+Each message is told by what it is, what it says, and what caused it. Two trees of causes are laid over each other from the roots on: what came from
+outside is matched by its id, what was caused by its cause, first what says the same, then what is of the same name and says something else. What lies
+under something that has no counterpart has none either. Ids and clocks are no part of what a message says, but for those that its body holds.
+"""
+
+import bisect
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple  # Any: bodies and states of any class
+
+import msgspec
+
+from happened.core.errors import Error
+from happened.core.messages import Event, Recorded, is_data
+from happened.core.state import Fold, Key
+from happened.core.store import Row
+from happened.log.names import Names
+from happened.log.records import INPUT, INTERNAL, PUBLISHED, SYSTEMIC, Reader, Record
+from happened.log.row import ANSWER, SCHEDULE, taken_apart
+
+SHOWN_MAX = 20
+TEXT_CHARACTERS_MAX = 160
+
+_sorted = msgspec.json.Encoder(decimal_format="string", order="deterministic").encode
+
+
+class Changed(msgspec.Struct, frozen=True):
+    """A message that is there in both, and says something else: the fields that differ, each as it was and as it is."""
+
+    before: Record
+    after: Record
+    fields: Mapping[str, tuple[Any, Any]]
+
+    def __str__(self) -> str:
+        """Tell it in one line."""
+        said = ", ".join(f"{field} {_short(was)} -> {_short(now)}" for field, (was, now) in self.fields.items())
+        return f"{self.before.position} {self.before.name}: {said}"
+
+
+class First(msgspec.Struct, frozen=True):
+    """Where the difference begins: the first message that has no counterpart, or another body, though what caused it is the same in both."""
+
+    what: str
+    """`missing`, `added` or `changed`."""
+    before: Record | None
+    after: Record | None
+
+    def __str__(self) -> str:
+        """Tell it in one line."""
+        record = self.before or self.after
+        assert record is not None, "something differs"
+        return f"{self.what}: {_line(record)}"
+
+
+class RowDifference(msgspec.Struct, frozen=True):
+    """A state that came out otherwise: `None` where there is none."""
+
+    state: str
+    key: Key
+    before: Any
+    after: Any
+
+    def __str__(self) -> str:
+        """Tell it in one line."""
+        return f"{self.state} {', '.join(map(str, self.key))}: {_short(self.before)} -> {_short(self.after)}"
+
+
+class Difference(msgspec.Struct, frozen=True):
+    """What differs between a log and a branch of it. False where nothing does; `print` shows it."""
+
+    first: First | None
+    missing: tuple[Record, ...]
+    """What the origin has and the branch has not, in order."""
+    added: tuple[Record, ...]
+    """What the branch has and the origin has not."""
+    changed: tuple[Changed, ...]
+    rows: tuple[RowDifference, ...]
+    """States that differ, of those that decide and of views."""
+    not_compared: tuple[str, ...] = ()
+    """Views that ask for other states, and are not compared."""
+    failed: tuple[str, ...] = ()
+    """What the branch could not take, since a decider raised an error."""
+
+    def __bool__(self) -> bool:
+        """Say whether anything differs."""
+        return bool(self.missing or self.added or self.changed or self.rows or self.failed)
+
+    def __str__(self) -> str:
+        """Show it: of each kind so many lines, and how many more there are."""
+        return "\n".join(self.lines())
+
+    def lines(self, shown_max: int = SHOWN_MAX) -> Iterator[str]:
+        """Yield it as lines; of each kind at most so many, and then how many are not shown."""
+        if not self:
+            yield "nothing differs"
+        if self.first is not None:
+            yield f"first {self.first}"
+        parts: list[tuple[str, Sequence[str]]] = [
+            ("failed", self.failed),
+            ("missing", list(map(_line, self.missing))),
+            ("added", list(map(_line, self.added))),
+            ("changed", list(map(str, self.changed))),
+            ("states", list(map(str, self.rows))),
+        ]
+        for title, found in parts:
+            if found:
+                yield f"{title} ({len(found):,}):"
+                yield from (f"  {one}" for one in found[:shown_max])
+                if len(found) > shown_max:
+                    yield f"  and {len(found) - shown_max:,} more"
+        if self.not_compared:
+            yield f"not compared: {', '.join(self.not_compared)}"
+
+
+class Side(NamedTuple):
+    """One of the two logs: its rows behind the place where they part, and how they are read."""
+
+    rows: Iterable[Row]
+    reader: Reader
+    names: Names
+    folds: Mapping[str, Fold]
+    """By name: the states that are compared."""
+    state: Callable[[Fold, Key], Any]
+    """Returns a state as of the end."""
+
+
+class _Node:
+    """One message."""
+
+    __slots__ = ("base", "body", "label", "record")
+
+    def __init__(self, record: Record, label: tuple[Any, ...], body: bytes) -> None:
+        self.record = record
+        self.label = label
+        self.body = body
+        self.base = record.id.rpartition("#")[0] or record.id
+
+
+class _Tree:
+    """What a side has, by cause."""
+
+    def __init__(self, side: Side) -> None:
+        self.nodes = list(_nodes(side))
+        ids = {node.record.id for node in self.nodes}
+        self.below: dict[str, list[_Node]] = {}
+        self.roots: list[_Node] = []
+        for node in self.nodes:
+            if node.record.causation in ids and node.record.causation != node.record.id:
+                self.below.setdefault(node.record.causation or "", []).append(node)
+            else:
+                self.roots.append(node)
+
+    def under(self, nodes: Iterable[_Node]) -> Iterator[_Node]:
+        """Yield these, and all that lies under them."""
+        waiting = deque(nodes)
+        while waiting:
+            node = waiting.popleft()
+            yield node
+            waiting.extend(self.below.get(node.record.id, ()))
+
+
+def difference(origin: Side, branch: Side, *, failed: Sequence[str], not_compared: Sequence[str]) -> Difference:
+    """Compare two logs from where they part. Memory: all records behind that place."""
+    old, new = _Tree(origin), _Tree(branch)
+    missing: list[_Node] = []
+    added: list[_Node] = []
+    changed: list[tuple[_Node, _Node]] = []
+    matched: list[tuple[int, int]] = []
+    begins: list[tuple[str, _Node | None, _Node | None]] = []
+    waiting: deque[tuple[list[_Node], list[_Node], bool]] = deque()
+    groups: dict[str, tuple[list[_Node], list[_Node]]] = {}
+    for place, tree in ((0, old), (1, new)):
+        for node in tree.roots:
+            groups.setdefault(node.base, ([], []))[place].append(node)
+    waiting.extend((olds, news, True) for olds, news in groups.values())
+    while waiting:
+        olds, news, same_so_far = waiting.popleft()
+        pairs, gone, come = _paired(olds, news)
+        for one, other in pairs:
+            same = one.label == other.label and one.body == other.body
+            matched.append((other.record.position, one.record.position))
+            if not same:
+                changed.append((one, other))
+                if same_so_far:
+                    begins.append(("changed", one, other))
+            waiting.append((old.below.get(one.record.id, []), new.below.get(other.record.id, []), same_so_far and same))
+        missing += old.under(gone)
+        added += new.under(come)
+        if same_so_far:
+            begins += [("missing", node, None) for node in gone] + [("added", None, node) for node in come]
+    matched.sort()
+    found = [*missing, *added, *(node for pair in changed for node in pair)]
+    return Difference(
+        _first(begins, matched),
+        tuple(node.record for node in sorted(missing, key=_position)),
+        tuple(node.record for node in sorted(added, key=_position)),
+        tuple(_changed(*pair) for pair in sorted(changed, key=lambda pair: _position(pair[0]))),
+        tuple(_states(origin, branch, [node.record for node in found])),
+        tuple(not_compared),
+        tuple(failed),
+    )
+
+
+def _nodes(side: Side) -> Iterator[_Node]:
+    for row in side.rows:
+        side.reader.learn([row])
+        for record, (_, raw) in zip(side.reader.records(row), taken_apart(row), strict=True):
+            name = side.names.by_number.get(raw.number)
+            if record.kind == SYSTEMIC or (name is not None and name.what in PUBLISHED):
+                continue
+            label: tuple[Any, ...] = (record.kind, record.name, record.version)
+            body: Any = msgspec.to_builtins(record.body)
+            if raw.number == ANSWER and is_data(body):
+                label = ("answer", body["gateway"], _sorted(body["arguments"]), body.get("nth", 0))
+                body = {"answer": body.get("answer"), "error": body.get("error", "")}
+            elif raw.number == SCHEDULE and is_data(body):
+                command = side.names.by_number.get(body["number"])
+                label = ("later", command.name if command is not None else "")
+                body = {"due": body["due"], "command": body["body"]}
+            yield _Node(record, label, _sorted(body))
+
+
+def _paired(olds: Sequence[_Node], news: Sequence[_Node]) -> tuple[list[tuple[_Node, _Node]], list[_Node], list[_Node]]:
+    """Pair what has one cause: what is the same, then what is of one name, then inputs of one id; return the pairs, and what is left on both sides."""
+    pairs: list[tuple[_Node, _Node]] = []
+    ways: list[Callable[[_Node], Any]] = [
+        lambda node: (node.label, node.body),
+        lambda node: node.label,
+        lambda node: node.record.id if node.record.kind == INPUT else node,
+    ]
+    for way in ways:
+        there: dict[Any, deque[_Node]] = {}
+        for node in news:
+            there.setdefault(way(node), deque()).append(node)
+        left: list[_Node] = []
+        taken: set[int] = set()
+        for node in olds:
+            same = there.get(way(node))
+            if same:
+                pairs.append((node, same.popleft()))
+                taken.add(id(pairs[-1][1]))
+            else:
+                left.append(node)
+        olds, news = left, [node for node in news if id(node) not in taken]
+    return pairs, list(olds), list(news)
+
+
+def _first(begins: Sequence[tuple[str, _Node | None, _Node | None]], matched: Sequence[tuple[int, int]]) -> First | None:
+    """Return the first of the places where the two part. What was added stands behind what stands before it in the branch."""
+
+    def place(begin: tuple[str, _Node | None, _Node | None]) -> tuple[int, int, int]:
+        _, one, other = begin
+        if one is not None:
+            return one.record.position, 0, 0
+        assert other is not None, "one of both is there"
+        before = bisect.bisect_left(matched, (other.record.position, 0))
+        return (max((old for _, old in matched[:before]), default=0) if before else 0), 1, other.record.position
+
+    if not begins:
+        return None
+    what, one, other = min(begins, key=place)
+    return First(what, one.record if one is not None else None, other.record if other is not None else None)
+
+
+def _changed(one: _Node, other: _Node) -> Changed:
+    was: Any = msgspec.to_builtins(one.record.body)
+    now: Any = msgspec.to_builtins(other.record.body)
+    if not is_data(was) or not is_data(now) or one.record.name != other.record.name:
+        return Changed(one.record, other.record, {"": (was, now)})
+    fields = {field: (was.get(field), now.get(field)) for field in [*was, *(field for field in now if field not in was)]}
+    return Changed(one.record, other.record, {field: both for field, both in fields.items() if both[0] != both[1]})
+
+
+def _states(origin: Side, branch: Side, records: Sequence[Record]) -> Iterator[RowDifference]:
+    """Compare the states that an event reaches which differs: all others are folded of the same events."""
+    events = [record for record in records if record.kind in (INPUT, INTERNAL) and isinstance(record.body, Event)]
+    for name, fold in branch.folds.items():
+        theirs = origin.folds.get(name)
+        if theirs is None:
+            continue
+        keys: dict[Key, None] = {}
+        for record in events:
+            envelope = Recorded(record.id, record.time, record.occurred, record.actor)
+            for of in (fold, theirs):
+                if type(record.body) in of.readings:
+                    keys.update(dict.fromkeys(key for key, _ in of.touched(record.body, envelope)))
+        for key in keys:
+            before, after = _state(origin, theirs, key), _state(branch, fold, key)
+            if msgspec.to_builtins(before) != msgspec.to_builtins(after):
+                yield RowDifference(name, key, before, after)
+
+
+def _state(side: Side, fold: Fold, key: Key) -> Any:
+    try:
+        return side.state(fold, key)
+    except Error as error:  # it stands still
+        return f"{type(error).__name__}: {error}"
+
+
+def _position(node: _Node) -> int:
+    return node.record.position
+
+
+def _line(record: Record) -> str:
+    return f"{record.position} {record.name} {record.id}: {_short(record.body)}"
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= TEXT_CHARACTERS_MAX else f"{text[:TEXT_CHARACTERS_MAX]}... ({len(text):,} characters)"

@@ -1,0 +1,178 @@
+"""`happened branch`, as it is run: branches kept in files beside the log."""
+
+import json
+import subprocess
+import sys
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BANK = """
+from collections.abc import Iterator
+from decimal import Decimal
+from typing import Annotated
+
+import happened as h
+
+Account = Annotated[str, h.Tag("account")]
+
+class Paid(h.Event):
+    account: Account
+    amount: Decimal
+
+class Drawn(h.Event):
+    account: Account
+    amount: Decimal
+
+class Draw(h.Command):
+    account: Account
+    amount: Decimal
+
+class Balance(h.State):
+    account: Account
+    amount: Decimal = Decimal(0)
+
+    def evolve(self, event: Paid | Drawn) -> "Balance":
+        return self.but(amount=self.amount + (event.amount if isinstance(event, Paid) else -event.amount))
+
+def draw(command: Draw) -> Iterator[Drawn]:
+    yield Drawn(command.account, command.amount)
+
+def strict(command: Draw, balance: Balance) -> Iterator[Drawn]:
+    if command.amount > balance.amount:
+        raise h.Refused("overdrawn")
+    yield Drawn(command.account, command.amount)
+
+app = h.App("bank", records=[Paid], deciders=[draw], views=[Balance])
+stricter = h.App("bank", records=[Paid], deciders=[strict], views=[Balance])
+"""
+
+FILL = """
+from decimal import Decimal
+from bank import *
+with app.open("sqlite:///bank.db") as running:
+    running.record(Paid("ann", Decimal(100)), id="salary")
+    running.dispatch(Draw("ann", Decimal(130)), id="car")
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "bank.py").write_text(BANK)
+    (tmp_path / "pyproject.toml").write_text('[tool.happened]\napp = "bank:app"\nlog = "sqlite:///bank.db"\n')
+    subprocess.run([sys.executable, "-c", FILL], cwd=tmp_path, check=True, timeout=60)
+    return tmp_path
+
+
+def run(folder: Path, *arguments: str) -> tuple[int, str, str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "happened", *arguments], cwd=folder, check=False, capture_output=True, text=True, timeout=60
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def told(folder: Path, *arguments: str) -> Any:
+    code, output, errors = run(folder, *arguments, "--json")
+    assert code in (0, 1), errors
+    return json.loads(output)
+
+
+def position_of(folder: Path, id: str) -> str:
+    return str(told(folder, "show", "--id", id)[0]["position"])
+
+
+def test_a_branch_from_its_making_to_its_end(folder: Path) -> None:
+    """Made, edited, run, compared, looked at by other commands, listed, dropped."""
+    salary = position_of(folder, "salary")
+    code, output, errors = run(folder, "branch", "new", "rich", "--change", salary, '{"account": "ann", "amount": "200"}')
+    assert (code, errors) == (0, ""), errors
+    assert "branch `rich`" in output
+    assert run(folder, "branch", "diff", "rich")[0] == 1
+    assert "was not run" in run(folder, "branch", "diff", "rich")[2]
+
+    assert run(folder, "branch", "run", "rich")[0] == 0
+    code, output, _ = run(folder, "branch", "diff", "rich")
+    assert code == 1
+    assert "amount 100 -> 200" in output
+    url = "sqlite:///bank.branch-rich.db"
+    assert told(folder, "view", "Balance", "ann", "--log", url)["amount"] == "70"
+    assert told(folder, "view", "Balance", "ann")["amount"] == "-30"
+    assert run(folder, "verify", "--log", url)[0] == 0
+    assert run(folder, "trace", "car", "--log", url)[0] == 0
+
+    assert run(folder, "branch", "edit", "rich", "--drop", position_of(folder, "car"))[0] == 0
+    assert not (folder / "bank.branch-rich.db").exists()
+    assert run(folder, "branch", "run", "rich")[0] == 0
+    found = told(folder, "branch", "diff", "rich")
+    assert [record["id"] for record in found["missing"]] == ["car", "car#1"]
+    assert [row["after"]["amount"] for row in found["rows"]] == ["200"]
+    assert "rich: 2 edits, run up to" in run(folder, "branch", "list")[1]
+    assert [one["name"] for one in told(folder, "branch", "list")] == ["rich"]
+
+    assert run(folder, "branch", "drop", "rich")[0] == 0
+    assert run(folder, "branch", "list")[1] == ""
+    assert {path.name for path in folder.iterdir() if "branch" in path.name} == set()
+
+
+def test_a_branch_by_other_code(folder: Path) -> None:
+    """What if overdrafts had been refused; and a branch of which nothing is otherwise."""
+    assert run(folder, "branch", "new", "strict", "--at", "0", "--code", "bank:stricter")[0] == 0
+    assert run(folder, "branch", "run", "strict")[0] == 0
+    found = told(folder, "branch", "diff", "strict")
+    assert [record["name"] for record in found["added"]] == ["refusal"]
+    assert Decimal(found["rows"][0]["after"]["amount"]) == 100
+
+    assert run(folder, "branch", "new", "same", "--at", "0")[0] == 0
+    assert run(folder, "branch", "run", "same")[0] == 0
+    code, output, _ = run(folder, "branch", "diff", "same")
+    assert (code, output) == (0, "nothing differs\n")
+
+
+def test_inserts_and_clocks_and_clearing(folder: Path) -> None:
+    """Each option of edits; `--clear` forgets those that were there."""
+    insert = ("--insert", position_of(folder, "salary"), "Paid", '{"account": "ann", "amount": "50"}')
+    clock = ("--clock", position_of(folder, "car"), "2030-01-01T00:00:00Z")
+    assert run(folder, "branch", "new", "more", *insert, *clock)[0] == 0
+    assert run(folder, "branch", "run", "more")[0] == 0
+    assert [record["name"] for record in told(folder, "branch", "diff", "more")["added"]] == ["Paid"]
+    assert run(folder, "branch", "edit", "more", "--clear")[0] == 0
+    assert told(folder, "branch", "list")[0]["edits"] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        (("new", "../x"), 2, "no name of a branch"),
+        (("new",), 2, "no name of a branch"),
+        (("run", "none"), 1, "there is no branch `none`"),
+        (("new", "x", "--drop", "99999"), 2, "there is nothing at position 99999"),
+        (("new", "x", "--drop", "first"), 2, "`first` is no position"),
+        (("new", "x", "--answer", "1", "{"), 2, "is no JSON"),
+        (("new", "x", "--insert", "0", "Nothing", "{}"), 2, "no event and no command `Nothing`"),
+        (("new", "x", "--insert", "0", "Paid", '{"account": "a"}'), 2, "missing required field"),
+        (("new", "x", "--code", "bank:nothing"), 2, "has no app called"),
+        (("split", "x"), 2, "invalid choice"),
+    ],
+)
+def test_what_is_wrong_is_said(folder: Path, arguments: tuple[str, ...], code: int, text: str) -> None:
+    """And nothing is left behind."""
+    found, _, errors = run(folder, "branch", *arguments)
+
+    assert found == code, errors
+    assert text in errors
+    assert not list(folder.glob("*.json"))
+
+
+def test_another_log_in_the_place_of_the_origin_is_diverged(folder: Path) -> None:
+    """The branch is not of that one."""
+    assert run(folder, "branch", "new", "x")[0] == 0
+    for path in folder.glob("bank*.db*"):
+        path.unlink()
+    subprocess.run([sys.executable, "-c", FILL], cwd=folder, check=True, timeout=60)
+
+    code, _, errors = run(folder, "branch", "run", "x")
+
+    assert code == 2
+    assert "is not the one that `x` is a branch of" in errors

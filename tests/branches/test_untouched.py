@@ -1,0 +1,89 @@
+"""A branch of which nothing is otherwise comes out as its origin, record by record."""
+
+import random
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+import happened as h
+from tests.branches.conftest import Make, told
+from tests.branches.desk import Balance, Total, desk, draw, remind, tariff, warn, watch
+
+
+def essence(record: h.Record) -> tuple[Any, ...]:
+    """Return all of a record but its position: in one commit, what is sent later stands before or behind other runs."""
+    return (
+        record.kind,
+        record.name,
+        record.id,
+        str(record.body),
+        record.time,
+        record.occurred,
+        record.causation,
+        record.correlation,
+        record.actor,
+        record.handler,
+        record.fingerprint,
+        record.tags,
+    )
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_an_untouched_branch_is_equal_to_its_origin(make: Make, seed: int) -> None:
+    """Wherever it begins: ids, times, chance, answers, refusals, what reactions saw and sent, what timers rang, what is pending and to come."""
+    made = make(seed, 40)
+    if seed % 3:
+        made.settle()
+    made.clock.move(timedelta(minutes=2))
+    made.settle()
+    chance = random.Random(seed)
+    head = made.running.log.head
+
+    for at in (0, *sorted(chance.sample(range(1, head), 4)), head):
+        with made.running.branch(at=at) as branch:
+            assert branch.begins <= at
+            assert not branch.diff(), f"from {at}:\n{branch.diff()}"
+            assert sorted(map(essence, told(branch))) == sorted(map(essence, made.records()))
+            assert branch.states(Balance) == made.running.states(Balance)
+            assert branch.state(Total) == made.running.states(Total)[()]
+            assert branch.view(Total).find(since=branch.log.head) == made.running.states(Total)[()]
+            assert branch.log.verify().position == branch.log.head
+            assert set(branch.log.engine.notes("timer/")) == set(made.running.log.engine.notes("timer/"))
+            assert branch.failed == ()
+
+
+def test_other_code_that_decides_the_same_makes_no_difference(make: Make) -> None:
+    """Reactions of which the origin never ran the code hear everything, and come to the same."""
+    made = make(4, 40)
+    made.settle()
+    functions: list[Callable[..., Any]] = [draw, warn, watch, remind, tariff]
+    assert len(functions) == 5
+
+    with made.running.branch(at=0, code=desk) as branch:
+        assert not branch.diff()
+
+
+def test_a_branch_of_a_branch(make: Make) -> None:
+    """It lies over both."""
+    made = make(6, 40)
+    made.settle()
+    paid = next(record.position for record in made.records() if record.name == "Paid")
+
+    with made.running.branch(h.Drop(paid)) as first:
+        assert first.diff()
+        with first.branch(at=0) as second:
+            assert not second.diff(), str(second.diff())
+            assert sorted(map(essence, told(second))) == sorted(map(essence, told(first)))
+        with first.branch(at=first.log.head) as second:
+            assert not second.diff()
+
+
+def test_what_is_in_flight_stays_so(make: Make) -> None:
+    """A branch of a log that is not settled is as unsettled."""
+    made = make(8, 30)
+    for _ in range(20):
+        made.step()
+        with made.running.branch(at=0) as branch:
+            assert not branch.diff(), str(branch.diff())
