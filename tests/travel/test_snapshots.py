@@ -1,6 +1,7 @@
 """Snapshots: any of them plus the rest is the fold of all; one of other code, another history, or with other states is not used; all can be deleted."""
 
 import sqlite3
+import tempfile
 import zlib
 from decimal import Decimal
 from pathlib import Path
@@ -71,6 +72,40 @@ def test_a_snapshot_is_really_used(tmp_path: Path) -> None:
         found = running.at(running.log.head).state(Total)
         assert found is not None
         assert found.orders == 1000
+    with shop.open(f"sqlite:///{tmp_path}/shop.db", run=False) as running:
+        loaded = running.state(Total)
+        assert loaded is not None
+        assert loaded.orders == 1000
+
+
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 2**32), data=st.data())
+def test_what_is_loaded_into_memory_is_the_same_with_and_without(seed: int, data: st.DataObject) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        url = f"sqlite:///{folder}/shop.db"
+        with shop.open(url, run=False, views="memory:") as running:
+            history(running, seed, 12)
+            ends = [row.last for rows in running.log.engine.read() for row in rows]
+            taken = {state: data.draw(st.sampled_from(ends)) for state in (Stock, Order)}
+        found: list[dict[object, object]] = []
+        for snapped in (False, True):
+            with shop.open(url, run=False, views="memory:") as running:
+                for state, position in taken.items() if snapped else ():
+                    running.snapshots.take(fold_of(state), position)
+                keys = [*((Stock, f"sku-{n}") for n in range(5)), *((Order, f"o-{n}") for n in range(6))]
+                found.append({(state, key): running._image.get(fold_of(state), (key,)) for state, key in keys})
+        assert found[0] == found[1]  # states, and versions, also of what is gone
+
+
+def test_a_file_that_is_damaged_stops_no_command(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/shop.db"
+    with shop.open(url, run=False) as running:
+        running.record(Received("a", 5, Decimal("1.5")))
+    (tmp_path / "shop.snapshots.db").write_bytes(b"no database" * 1000)
+    with shop.open(url, run=False) as running:
+        assert running.state(Stock, "a") == Stock("a", 5, Decimal("1.5"))
+        with pytest.raises(h.Broken, match="Delete it: nothing is lost"):
+            running.snapshots.listed(shop.alone())
 
 
 def _rewrite(path: Path, **changes: object) -> None:

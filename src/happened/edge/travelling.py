@@ -1,6 +1,7 @@
 """Travelling: what `at`, `diff`, `step`, `blame`, `bisect` and `snapshots` do. They only read the log; `snapshots` alone writes, into its own file."""
 
 import argparse
+import os
 import sys
 import termios
 import tty
@@ -113,7 +114,7 @@ def step(asked: argparse.Namespace) -> int:
         for number, one in enumerate(found, 1):
             _print_step(one, f"{number} of {len(found)}")
     else:
-        _walk(found, _key_pressed)
+        _walk(found)
     return 0
 
 
@@ -259,35 +260,33 @@ def _cut(value: Any, most: int = VALUE_CHARACTERS_MAX) -> str:
 # --- on a terminal
 
 
-def _walk(found: Sequence[Step], key_pressed: Callable[[], str]) -> None:
+def _walk(found: Sequence[Step]) -> None:
     """Show one step, and go on by keys: n next, p previous, g first, G last, q quit."""
     place = 0
-    while True:
-        _print_step(found[place], f"{place + 1} of {len(found)}")
-        print("n next, p previous, g first, G last, q quit", flush=True)
-        match key_pressed():
-            case "n" | " " | "\r" | "\n":
-                place = min(place + 1, len(found) - 1)
-            case "p":
-                place = max(place - 1, 0)
-            case "g":
-                place = 0
-            case "G":
-                place = len(found) - 1
-            case "q" | "" | "\x04":
-                return
-            case "\x03":
-                raise KeyboardInterrupt
-            case _:
-                continue
+    with _keys() as key_pressed:
+        while True:
+            _print_step(found[place], f"{place + 1} of {len(found)}")
+            print("n next, p previous, g first, G last, q quit", flush=True)
+            match key_pressed():
+                case "p":
+                    place = max(place - 1, 0)
+                case "g":
+                    place = 0
+                case "G":
+                    place = len(found) - 1
+                case "q" | "" | "\x04":
+                    return
+                case _:
+                    place = min(place + 1, len(found) - 1)
 
 
-def _key_pressed() -> str:
-    """Wait for one key, without a line's end."""
+@contextmanager
+def _keys() -> Generator[Callable[[], str], None, None]:
+    """Give a function that waits for one key, without a line's end; what was typed before is not lost."""
     door = sys.stdin.fileno()
     before = termios.tcgetattr(door)
     try:
-        tty.setraw(door)
-        return sys.stdin.read(1)
+        tty.setcbreak(door, termios.TCSADRAIN)
+        yield lambda: os.read(door, 1).decode(errors="replace")
     finally:
         termios.tcsetattr(door, termios.TCSADRAIN, before)
