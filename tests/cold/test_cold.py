@@ -96,6 +96,31 @@ def test_packed_rows_are_read_and_found_as_before(path: str) -> None:
     store.close()
 
 
+def test_the_index_of_what_is_cold_is_packed_and_merged_with_what_comes(path: str) -> None:
+    """It takes fewer bytes, is found by who had it open and who opens anew, and goes on growing."""
+    store = indexed(path)
+    rows = filled(store, 4_000)
+    store.close()
+    with closing(connect(path)) as file:
+        [(before,)] = file.execute("select sum(length(entries)) from run")
+    with closing(indexed(path)) as other, closing(indexed(path)) as store:
+        store.compact(rows[-1].last, nothing)
+        with closing(connect(path)) as file:
+            assert file.execute(
+                "select count(*) from run where last <= ? and length(entries) % 8 = 0", (store.parts().cold,)
+            ).fetchone() == (0,)
+            assert file.execute("select sum(length(entries)) from run").fetchone()[0] < before
+        for one in (store, other):
+            scribe = Scribe(one, seen=one.wait(1 << 40, 0))
+            for n in range(30):
+                scribe.append(*(Fact(("n=7",), 16, 2, f"{id(one)}-{n}-{part}") for part in range(20)))
+        expected = [row for row in flat(store.read()) if "n=7" in terms_of(row).tags]
+        assert len(expected) == 80 + 1_200
+        for one in (store, other):
+            assert [row for row in flat(one.read(wanted=[Wanted(("n=7",))])) if "n=7" in terms_of(row).tags] == expected
+            assert all(row.position in one.find_id(terms_of(row).id or "") for row in expected)
+
+
 def test_an_index_is_made_anew_of_packed_rows(path: str) -> None:
     """The shelf can be dropped also where rows are packed."""
     with closing(indexed(path)) as store:

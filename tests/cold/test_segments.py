@@ -3,6 +3,7 @@
 import hashlib
 import random
 import uuid
+from array import array
 
 import msgspec
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as some
 from happened.core.errors import Broken, Incompatible
 from happened.core.store import START, Row
 from happened.log.row import ERASED, SALT_BYTES, Extra, Header, Written, encode, seal
-from happened.stores import segments
+from happened.stores import runs, segments
 from happened.stores.segments import LINKS, Segment, fitting, pack
 from happened.testing.rows import check_whole, head_of
 
@@ -111,6 +112,15 @@ def test_a_body_that_was_erased_is_packed() -> None:
     rows[20] = msgspec.structs.replace(rows[20], records=f"[[16,{ERASED.decode()},{extra.decode()}]]", salts=bytes(16))
 
     assert Segment(pack(rows, START.digest)).rows(0, 40) == rows
+
+
+@given(some.lists(some.tuples(some.integers(0, 2**32 - 1), some.lists(some.integers(1, 2**32 - 1), min_size=1, max_size=5)), max_size=60))
+def test_a_run_of_the_index_unpacks_to_the_same_entries(said: list[tuple[int, list[int]]]) -> None:
+    """Whatever the hashes and positions; what is packed is told from what is not by its length."""
+    entries = array("Q", sorted(hashed << 32 | position for hashed, positions in said for position in positions)).tobytes()
+
+    assert runs.unpacked(runs.packed(entries)) == entries
+    assert len(runs.packed(entries)) % runs.ENTRY_BYTES
 
 
 def test_a_newer_layout_says_so() -> None:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from happened.core.store import Row
+from happened.stores import runs
 from happened.stores.cold import Cold
 
 STEPS_A_CHECKPOINT = 64
@@ -35,7 +36,27 @@ class Packing:
         while reached := self._cold.pack(self._connection, until, self._begin, first_time):
             progress(reached, until)
             self._step(STEPS_A_CHECKPOINT)
+        self._pack_runs()
         self.give_back()
+
+    def _pack_runs(self) -> None:
+        """Pack the index of what is cold, part by part."""
+        cold = self._cold.until(self._connection)
+        for part in range(runs.PARTS):
+            which = "part = ? and last <= ? and length(entries) % ? = 0"
+            found = self._connection.execute(
+                f"select kind, last, level, entries from run where {which}", (part, cold, runs.ENTRY_BYTES)
+            ).fetchall()
+            packed = [(runs.packed(entries), part, kind, last, level, entries) for kind, last, level, entries in found]
+            if packed:
+                self._begin()
+                try:  # what was merged or made anew meanwhile is left
+                    self._connection.executemany(
+                        "update run set entries = ? where part = ? and kind = ? and last = ? and level = ? and entries = ?", packed
+                    )
+                finally:
+                    self._connection.execute("commit")
+                self._step(STEPS_A_CHECKPOINT)
 
     def unpack(self, after: int, last_time: Sequence[Statement], progress: Callable[[int, int], None]) -> None:
         """Put rows back into their table, from the last segment to the one that holds the position after this one."""

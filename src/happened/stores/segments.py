@@ -2,7 +2,7 @@
 
 The texts of rows of one shape differ in few places. So each text is cut at its quotation marks, and the pieces that stand in the same place of all rows of
 a shape are a column: most are the same in all rows, or the same as another column (what was decided repeats what was asked), and are kept once. What is
-left is deflated, each large column by statistics of its own. Salts are random and kept as they are. Of the digests one in 16 is kept; the others follow
+left is deflated, each large column by statistics of its own. Salts are random and kept as they are. Of the digests one in 8 is kept; the others follow
 by the chain from that before.
 """
 
@@ -10,7 +10,7 @@ import zlib
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from itertools import accumulate, pairwise, repeat
-from typing import Any, overload  # Any: rows of the columns that were asked for
+from typing import Any  # Any: rows of the columns that were asked for
 
 import msgspec
 
@@ -19,12 +19,12 @@ from happened.core.errors import Broken, Incompatible
 from happened.core.store import Row
 
 LAYOUT = 1
-ROWS_MAX = 512
-"""With fewer rows it takes more bytes, with more it takes longer to read one: some 0.4 ms."""
+ROWS_MAX = 256
+"""With fewer rows it takes more bytes, with more it takes longer to read one: some 0.3 ms."""
 TEXT_BYTES_MAX = 256 * 1024
 """No more text is packed together than is unfolded in about a millisecond, unless one row has more."""
-LINKS = 16
-"""One digest in so many is kept: for one row at most so many are computed, in about 0.1 ms."""
+LINKS = 8
+"""One digest in so many is kept: for one row at most so many are computed, in some 50 µs."""
 LEVEL = 9
 OWN_STATISTICS_BYTES = 1000
 """A column of so many bytes is deflated apart: what describes its statistics takes about 60."""
@@ -32,9 +32,12 @@ VALUE_BYTES = 60
 """What a piece of text takes in memory, beside its characters."""
 DIGEST_BYTES = 32
 UUID_CHARACTERS = 36
+UUID_BYTES = 16
+GROUPS = ((0, 4), (4, 6), (6, 8), (8, 10), (10, 16))
+"""The bytes of a UUID between its hyphens."""
 
 SAME, LIKE, UUIDS, TEXTS = range(4)
-"""How a column is kept: one value, as an earlier column, as 16 bytes each, as texts."""
+"""How a column is kept: one value, as an earlier column, as UUIDs of 16 bytes each, as texts."""
 
 
 class Shape(msgspec.Struct, array_like=True, frozen=True):
@@ -144,18 +147,21 @@ def _columns(alike: list[list[str]], parts: list[bytes]) -> list[tuple[int, int]
 def _dense(column: Sequence[str]) -> bytes | None:
     """Return a column of UUIDs in 16 bytes each; `None` where one is written otherwise than they usually are."""
     try:
-        dense = b"".join([bytes.fromhex(text.replace("-", "")) for text in column])
+        whole = bytes.fromhex("".join(column).replace("-", ""))
     except ValueError:
         return None
-    return dense if len(dense) == len(column) * 16 and tuple(_uuids(dense)) == tuple(column) else None
+    dense = b"".join([whole[n + start : n + end] for start, end in GROUPS for n in range(0, len(whole), UUID_BYTES)])
+    return dense if len(whole) == len(column) * UUID_BYTES and tuple(_uuids(dense, 0, len(column))) == tuple(column) else None
 
 
-def _uuids(dense: bytes) -> list[str]:
-    text = dense.hex()
-    return [
-        f"{text[n : n + 8]}-{text[n + 8 : n + 12]}-{text[n + 12 : n + 16]}-{text[n + 16 : n + 20]}-{text[n + 20 : n + 32]}"
-        for n in range(0, len(text), 32)
+def _uuids(dense: bytes, first: int, after: int) -> list[str]:
+    """Return UUIDs of a column. Their groups of digits stand apart, the first of all of them first: so no step is taken for each digit."""
+    count = len(dense) // UUID_BYTES
+    groups = [
+        dense[start * count + (end - start) * first : start * count + (end - start) * after].hex("-", end - start).split("-")
+        for start, end in GROUPS
     ]
+    return list(map("-".join, zip(*groups, strict=True))) if first < after else []
 
 
 def _deflated(contents: Contents, parts: Sequence[bytes]) -> bytes:
@@ -170,12 +176,33 @@ def _deflated(contents: Contents, parts: Sequence[bytes]) -> bytes:
     return b"".join([*found, deflate.flush()])
 
 
+class Column:
+    """The pieces in one place of all rows of a shape, split when they are asked for."""
+
+    __slots__ = ("_how", "_part", "_pieces", "_size")
+
+    def __init__(self, how: int, part: bytes, size: int) -> None:
+        self._how = how
+        self._part = part
+        self._size = size
+        self._pieces: list[str] | None = [part.decode()] * size if how == SAME else None
+
+    def between(self, first: int, after: int) -> list[str]:
+        """Return the pieces of rows. UUIDs are written out anew each time: they take the most memory."""
+        if self._how == UUIDS:
+            return _uuids(self._part, first, after)
+        pieces = self._pieces
+        if pieces is None:
+            pieces = self._pieces = self._part.decode().split("\0")
+        return pieces if after - first == self._size else pieces[first:after]
+
+
 class Alike:
     """The rows of one shape."""
 
     __slots__ = ("_texts", "is_asked", "members")
 
-    def __init__(self, pieces: tuple[int, int, int], columns: list[Sequence[str]], members: Sequence[int]) -> None:
+    def __init__(self, pieces: tuple[int, int, int], columns: list[Column], members: Sequence[int]) -> None:
         head, asked, _ = pieces
         self._texts = columns[:head], columns[head : head + asked], columns[head + asked :]
         self.is_asked = asked > 0
@@ -187,29 +214,11 @@ class Alike:
         """Return the heads, the inputs or the records of those of the rows that stand between two places."""
         first, after = bisect_left(self.members, start), bisect_left(self.members, end)
         columns = self._texts[which]
-        return map('"'.join, zip(*[column[first:after] for column in columns], strict=True)) if columns else repeat(None, after - first)
-
-
-class Dense(Sequence[str]):
-    """A column of UUIDs, written out only where they are asked for: that takes longer than all else."""
-
-    def __init__(self, dense: bytes) -> None:
-        self._dense = dense
-
-    def __len__(self) -> int:
-        """Return how many there are."""
-        return len(self._dense) // 16
-
-    @overload
-    def __getitem__(self, at: int) -> str: ...
-    @overload
-    def __getitem__(self, at: slice) -> list[str]: ...
-    def __getitem__(self, at: int | slice) -> str | list[str]:
-        """Return one, or those between two places."""
-        if isinstance(at, int):
-            return _uuids(self._dense[16 * at : 16 * at + 16])[0]
-        start, end, _ = at.indices(len(self))
-        return _uuids(self._dense[16 * start : 16 * end])
+        return (
+            map('"'.join, zip(*[column.between(first, after) for column in columns], strict=True))
+            if columns
+            else repeat(None, after - first)
+        )
 
 
 HEADS, INPUTS, RECORDS = range(3)
@@ -237,7 +246,7 @@ class Segment:
         self._salts = packed.salts
         self._kept = [packed.digests[n : n + DIGEST_BYTES] for n in range(0, len(packed.digests), DIGEST_BYTES)]
         self._links: dict[int, list[bytes]] = {}
-        """Digests that were asked for, by 16."""
+        """Digests that were asked for, by 8."""
         pairs = contents.which
         self._which = [pairs[n] | pairs[n + 1] << 8 for n in range(0, len(pairs), 2)]
         """Of each row its shape; nothing where there is only one."""
@@ -248,17 +257,14 @@ class Segment:
         values = 4 * self.count
         for shape, places in zip(contents.shapes, members, strict=True):
             among: Sequence[int] = places or range(self.count)
-            columns: list[Sequence[str]] = []
+            columns: list[Column] = []
             for how, of in shape.columns:
                 if how == LIKE:
                     columns.append(columns[of])
                     continue
                 part, end = plain[end : end + of], end + of
-                if how == SAME:
-                    columns.append([part.decode()] * len(among))
-                else:
-                    columns.append(Dense(part) if how == UUIDS else part.decode().split("\0"))
-                    values += len(among)
+                columns.append(Column(how, part, len(among)))
+                values += len(among) if how == TEXTS else 0
             self._alike.append(Alike(shape.pieces, columns, among))
         self.bytes = len(plain) + len(packed.salts) + VALUE_BYTES * values
         """About what it takes in memory."""
@@ -336,7 +342,7 @@ class Segment:
         return [asked[number] for number in self._which[start:end]] if self._which else asked * (end - start)
 
     def _linked(self, link: int) -> list[bytes]:
-        """Return the digests of 16 rows, computed from the one before them. The last of them is the one that is kept."""
+        """Return the digests of 8 rows, computed from the one before them. The last of them is the one that is kept."""
         start, end = link * LINKS, min((link + 1) * LINKS, self.count)
         digests: list[bytes] = []
         before = self._kept[link - 1] if link else self.before
