@@ -4,11 +4,13 @@ import json
 import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 import happened as h
+from happened.core.store import Packs
 
 
 def happened(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -85,3 +87,32 @@ def test_a_damaged_row_is_named_and_what_lies_before_it_stays(folder: Path) -> N
 
     assert found.returncode == 1
     assert "happened verify" in found.stderr
+
+
+MODEL = """
+import happened as h
+
+class Seen(h.Event):
+    n: int
+
+app = h.App("seen", records=[Seen])
+"""
+
+
+def test_run_packs_by_itself(tmp_path: Path) -> None:
+    """`happened run --cold-after` packs what is that old while it runs, and ends in time."""
+    (tmp_path / "seen.py").write_text(MODEL)
+    with h.open_log(f"sqlite:///{tmp_path}/log.db", create=True) as log:
+        for _ in range(5):
+            log.append([h.Loose("Seen", {"n": n}) for n in range(1_000)])
+        command = [sys.executable, "-m", "happened", "run", "seen:app", "--log", "sqlite:///log.db", "--cold-after", "0"]
+        with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE) as running:
+            assert isinstance(log.engine, Packs)
+            deadline = time.monotonic() + 60
+            while not log.engine.parts().cold and time.monotonic() < deadline:
+                log.wait(log.head, 0.1)
+            running.terminate()
+            running.communicate()
+        assert running.returncode == 0
+        assert log.engine.parts().cold >= 4_000
+        log.verify()
