@@ -28,6 +28,7 @@ class TestSqliteStore(StoreContract):
     """One file, opened by any number of handles and processes."""
 
     shared: ClassVar[bool] = True
+    packs: ClassVar[bool] = True
 
     @pytest.fixture
     def place(self, tmp_path: Path) -> Place:

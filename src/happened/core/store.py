@@ -8,7 +8,7 @@ Whoever decides under that lock, after reading all there is, can't be overtaken;
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol  # Any: a row's columns, three or six
+from typing import Any, NamedTuple, Protocol, runtime_checkable  # Any: a row's columns, three or six
 
 import msgspec
 
@@ -83,6 +83,21 @@ class Commit(NamedTuple):
     rows: Sequence[Row] = ()
     terms: Sequence[Terms] = ()
     notes: Mapping[str, str | None] = {}
+
+
+class Parts(msgspec.Struct, frozen=True):
+    """How much of a log is packed, and what it takes."""
+
+    cold: int
+    """The last position of the cold part; 0 where there is none."""
+    cold_rows: int
+    cold_bytes: int
+    segments: int
+    hot_rows: int
+    free_bytes: int
+    """What is free in the file, and is used again by what is recorded."""
+    gives_back: bool
+    """Whether packing gives free pages back to the file system."""
 
 
 class Store(Protocol):
@@ -162,6 +177,29 @@ class Shelved(Protocol):
 
     def samples(self) -> Sequence[tuple[str, str, int, int, str]]:
         """Return (handler, outcome, how many, microseconds in all, what was said of the latest) for all that was sampled."""
+        ...
+
+
+@runtime_checkable
+class Packs(Protocol):
+    """What a store also does that can pack rows away. A row's bytes, and the order in which it is read, stay what they are; where it lies is not seen."""
+
+    def compact(
+        self, until: int, progress: Callable[[int, int], None], *, notes: Mapping[str, str] | None = None, rewrite: bool = False
+    ) -> None:
+        """Pack the rows that end at or before a position, the newest never; with the first that are packed notes are set.
+
+        It goes on in steps, each of them safe against a kill, beside all who read and write; `rewrite` once stops them. `Broken` for rows that the chain
+        does not bind; `Overloaded` where the lock could not be had: what was packed is packed.
+        """
+        ...
+
+    def unpack(self, after: int, progress: Callable[[int, int], None], *, notes: Sequence[str] = ()) -> None:
+        """Undo it for rows after a position, in steps, and for some before it; with the last that are put back notes are deleted."""
+        ...
+
+    def parts(self) -> Parts:
+        """Return how much is packed."""
         ...
 
 

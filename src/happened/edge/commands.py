@@ -15,7 +15,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from datetime import timedelta
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar  # Any: keys, rows and bodies are of any type
@@ -26,9 +27,10 @@ from happened.app import App
 from happened.core.errors import Diverged, Invalid, Late, NotThere
 from happened.core.messages import name_of
 from happened.core.state import State, fold_of
+from happened.core.store import Packs
 from happened.core.tags import SEPARATOR
 from happened.core.world import moment
-from happened.edge import branches, replaying, sight, travelling
+from happened.edge import branches, cold, replaying, sight, travelling
 from happened.edge.progress import bar
 from happened.edge.settings import SQLITE, app_is_set, log_is_there, log_url, the_app
 from happened.edge.words import key_in as _key
@@ -38,6 +40,7 @@ from happened.edge.words import print_row as _print_row
 from happened.edge.words import print_rows as _print_rows
 from happened.edge.words import print_table as _print_table
 from happened.edge.words import text_of as _text
+from happened.log.compacting import InBackground
 from happened.log.held import Act, Held, all_held
 from happened.log.log import Log
 from happened.log.records import SYSTEMIC, Record
@@ -177,6 +180,7 @@ def stats(asked: argparse.Namespace) -> int:
             "log": msgspec.to_builtins(log.identity),
             "head": head,
             "bytes": sum(file.stat().st_size for file in (path, Path(f"{path}-wal")) if file.is_file()),
+            "parts": log.engine.parts() if isinstance(log.engine, Packs) else None,
             "first": ends[0].time if ends else None,
             "last": ends[-1].time if ends else None,
             "names": [{"what": name.what, "name": name.name, "version": name.version} for name in list(log.names.by_number.values())],
@@ -192,6 +196,8 @@ def stats(asked: argparse.Namespace) -> int:
         return 0
     for key in ("head", "bytes", "first", "last"):
         print(f"{key:<10}{_text(told[key])}")
+    if told["parts"] is not None:
+        print("\n".join(cold.lines(told["parts"])))
     for key, value in told["log"].items():
         print(f"{key if key != 'id' else 'log':<10}{value}")
     for title in ("names", "executions", "counts", "deciders"):
@@ -354,7 +360,8 @@ def run(asked: argparse.Namespace) -> int:
         url = log_url(asked.log, there=False)
         with bar("opening") as progress:
             running = app.open(url, channels=dict(asked.channel), progress=progress)
-        with running:
+        older = timedelta(days=asked.cold_after) if asked.cold_after is not None else None
+        with running, InBackground(running.log, older=older) if older is not None else nullcontext():
             if not asked.json:
                 what = f"{len(app.reactions)} reactions, {len(app.views)} views, {len(app.handlers)} deciders"
                 print(f"{app.name} runs on {url}: {what}; Ctrl-C or SIGTERM ends it", flush=True)
@@ -573,6 +580,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "replica": replica,
     "verify": verify,
     "stats": stats,
+    **cold.COMMANDS,
 }
 
 

@@ -31,6 +31,9 @@ ACTS = (
 COUNT_MAX = 10**15
 """More than any log holds, and less than SQLite takes."""
 
+DAYS_MAX = 36_500
+"""A hundred years: further back no clock has written."""
+
 EPILOG = """\
 exit codes:
   0    done
@@ -157,6 +160,7 @@ def the_parser() -> argparse.ArgumentParser:
     run = add("run", "run an app until it is told to stop: reactions, timers, views, pending commands", app=True, more=of_channels)
     run.add_argument("named", metavar="MODULE:APP", nargs="?", help="the app, as --app names it")
     run.add_argument("--every", type=seconds, default=0, metavar="SECONDS", help="say how it stands every so often (0: never)")
+    run.add_argument("--cold-after", type=days, metavar="DAYS", help="pack away by itself what was recorded so many days ago")
     stuck = add("stuck", "list what handlers could not get past, and what stands still", app=True)
     stuck.add_argument("--trace", action="store_true", help="also where each error came from")
     for act, about in ACTS:
@@ -192,6 +196,7 @@ def the_parser() -> argparse.ArgumentParser:
     latency = add("latency", "say how long it takes from a command to the view that shows it, and what deciders wait and run", app=True)
     latency.add_argument("name", metavar="VIEW", nargs="?", help="only of this view")
     _add_travelling(add)
+    _add_cold(add)
     add("verify", "read the whole log and prove that nothing was changed or lost")
     _add_replaying(add)
     stats = add("stats", "tell who the log is, how long, how large, and what it knows")
@@ -292,6 +297,18 @@ def add_branch(add: Callable[..., argparse.ArgumentParser]) -> None:
     branch.add_argument("--limit", type=counted, default=20, metavar="COUNT", help="lines of each kind that diff shows (20)")
 
 
+def _add_cold(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
+    """Say what can be asked for about cold parts."""
+    compact = add("compact", "pack old records away in the log's own file, so that they take a fifth; they are read and verified as before")
+    compact.add_argument("--keep", type=counted, metavar="COUNT", help="records at the end that stay as they are (10000; with --older 0)")
+    compact.add_argument("--older", type=days, metavar="DAYS", help="only what was recorded so many days ago or more")
+    compact.add_argument(
+        "--rewrite", action="store_true", help="first write anew, once, a file that can't give back space; writers wait for that"
+    )
+    unpack = add("unpack", "put packed records back into the table of rows, where plain SQL sees them")
+    unpack.add_argument("--after", type=counted, default=0, metavar="POSITION", help="only those after this position, and some before it")
+
+
 class Parser(argparse.ArgumentParser):
     """Says bad usage as all other errors are said."""
 
@@ -338,6 +355,14 @@ def seconds(text: str) -> float:
     if not 0 <= wait < math.inf:
         raise argparse.ArgumentTypeError(f"`{text}` is no time to wait: give seconds")
     return wait
+
+
+def days(text: str) -> float:
+    """Read a number of days."""
+    count = float(text)
+    if not 0 <= count <= DAYS_MAX:
+        raise argparse.ArgumentTypeError(f"`{text}` is no number of days between 0 and {DAYS_MAX:,}")
+    return count
 
 
 def channel(text: str) -> tuple[str, str]:

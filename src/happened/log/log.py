@@ -45,6 +45,10 @@ from happened.log.writer import Batch, Draft, Job, Memory, Writer, inside_decide
 IDENTITY_NOTE = "log"
 KIND_NOTE = "kind/"
 """Before a number: the framework's own number of a kind that came later, with the release that reads it."""
+KIND_COLD = KIND_NOTE + "cold"
+"""The note of a log with a cold part."""
+KINDS = {*map(str, BUILT_IN), KIND_COLD.removeprefix(KIND_NOTE)}
+"""What stands behind `kind/` of all that this release reads."""
 TEXT_CHARACTERS_MAX = 1_000
 """Characters of an id, an actor, a correlation, a causation, a name: they stand in every index and every list."""
 RECENT_MAX = 20_000
@@ -354,7 +358,7 @@ class Log:
     def _check_kinds(self) -> None:
         for note, release in self.engine.notes(KIND_NOTE).items():
             number = note.removeprefix(KIND_NOTE)
-            if not number.isdecimal() or int(number) not in BUILT_IN:
+            if number not in KINDS:
                 raise Incompatible(
                     f"this log has records of a kind that this release does not know (number {number}): it takes release {release} of `happened`",
                     number=number,

@@ -15,6 +15,7 @@ import msgspec
 
 from happened.core.errors import Diverged
 from happened.core.store import Bare, Commit, Engine, Head, Row, Terms, Unseen, Wanted
+from happened.stores.cold import COUNTED
 from happened.stores.memory import MemoryStore
 from happened.stores.sqlite import SqliteStore, connect_to_read, reading_on
 
@@ -127,9 +128,8 @@ class Prefix(SqliteStore):
     def _catch_up_index(self, connection: sqlite3.Connection) -> None:
         if self._terms_of is None:
             return
-        which = "where position > ? and position <= ? order by position limit 1000"
         with self._index_lock:
-            while rows := self._rows(connection, which, (self._runs.indexed, self._until)):
+            while rows := [Row(*row) for row in self._between(connection, COUNTED, self._runs.indexed + 1, self._until, 1000)]:
                 self._runs.add(rows, list(map(self._terms_of, rows)))
 
 

@@ -19,33 +19,18 @@ from pathlib import Path
 from typing import Any  # Any: rows of the columns that were asked for
 
 from happened.core.errors import Broken, Closed, Diverged, Forked, Incompatible, Invalid, OutcomeUnknown, Overloaded, StoreFailed
-from happened.core.store import START, Bare, Commit, Head, Row, Terms, Unseen, Wanted
-from happened.stores import runs
+from happened.core.store import START, Bare, Commit, Head, Parts, Row, Terms, Unseen, Wanted
+from happened.stores import cold, runs
+from happened.stores.cold import BARE, COUNTED, HEADED, WHOLE, Cold, Columns, one_moment
+from happened.stores.packing import INCREMENTAL, Packing, Statement
 from happened.stores.samples import Samples
 
 Connect = Callable[[str], sqlite3.Connection]
 
-COLUMNS = ", ".join(Row.__struct_fields__)
 INSERT = "insert into log(position, count, at, head, records, salts, digest, input) values(?, ?, ?, ?, ?, ?, ?, ?)"
 INSERT_FACTS = "insert into log(position, count, at, head, records, salts, digest) values(?, ?, ?, ?, ?, ?, ?)"
-BARE = "position + (input is not null), position + count, records"
-HEADED = f"{BARE}, position, at, head"
-"""The columns of a `Bare`, without and with what a row says of itself."""
-COUNTED = COLUMNS.replace("salts", "x''").replace("digest", "x''")
-"""What is counted: what was asked and what came of it."""
 
-DDL = (
-    """create table if not exists log(
-    position integer primary key,
-    count    integer not null,
-    at       integer not null,
-    head     text not null,
-    input    text,
-    records  text not null,
-    salts    blob not null,
-    digest   blob not null)""",
-    "create table if not exists note(key text primary key, body text not null) without rowid",
-    """create view if not exists record as
+RECORD_VIEW = """create view record as
     with part(row, at, head, decided, asked, ordinal, record) as (
         select position, at, head, head ->> '$.d', 1, 0, input from log where input is not null
         union all
@@ -66,7 +51,26 @@ DDL = (
         part.head ->> '$.c' as causation, coalesce(part.head ->> '$.g', part.head ->> '$.i', decided) as correlation,
         coalesce(part.head ->> '$.a', '') as actor, handler.body ->> 'name' as handler
     from part left join note as name on name.key = 'name/' || (record ->> 0)
-    left join note as handler on handler.key = 'name/' || (part.head ->> '$.h')""",
+    left join note as handler on handler.key = 'name/' || (part.head ->> '$.h')
+    union all
+    select first, first, 'cold', 'packed records', 1,
+        json_object('first', first, 'last', last, 'see', 'they are packed: `happened tail` and `show` read them, `happened unpack` puts them back'),
+        null, null, null, null, null, null
+    from (select min(first) as first, max(last) as last from segment) where last is not null"""
+
+DDL = (
+    """create table if not exists log(
+    position integer primary key,
+    count    integer not null,
+    at       integer not null,
+    head     text not null,
+    input    text,
+    records  text not null,
+    salts    blob not null,
+    digest   blob not null)""",
+    "create table if not exists note(key text primary key, body text not null) without rowid",
+    RECORD_VIEW.replace("view", "view if not exists", 1),
+    cold.DDL,
     *runs.DDL,
     (
         "create table if not exists sample(handler text not null, outcome text not null, count integer not null, ran integer not null, "
@@ -95,6 +99,8 @@ WAL_BYTES_MAX = 64 * 1024 * 1024
 GROW_FROM_PAGES = 400
 """A WAL is grown ahead only once a log is busy: a script of forty lines leaves no large file behind."""
 CLOSE_SECONDS_MAX = 10.0
+LOCK_SECONDS_MAX = 10.0
+"""How long a step of packing waits for others."""
 SETTLE_SECONDS = 5.0
 """How long to try to learn the outcome of a commit that failed."""
 
@@ -129,6 +135,7 @@ class SqliteStore:
         """How many wait for it."""
         self._readers: deque[sqlite3.Connection] = deque()
         self._closed = False
+        self._cold = Cold(path)
         self._runs = runs.Runs()
         self._terms_of: Callable[[Row], Terms] | None = None
         self._reading: dict[int, str] = {}
@@ -222,14 +229,14 @@ class SqliteStore:
         rows_max: int = 1000,
     ) -> Iterator[Sequence[Row]]:
         """Yield pages of rows."""
-        for page in self._read_pages(COLUMNS, _last_of_row, after, until, wanted, backwards=backwards, rows_max=rows_max):
+        for page in self._read_pages(WHOLE, after, until, wanted, backwards=backwards, rows_max=rows_max):
             yield [Row(*found) for found in page]
 
     def read_bare(
         self, after: int = 0, until: int | None = None, *, wanted: Sequence[Wanted] | None = None, rows_max: int = 1000, heads: bool = False
     ) -> Iterator[Sequence[Bare]]:
         """Yield pages of what a fold needs of rows."""
-        return self._read_pages(HEADED if heads else BARE, _last_of_bare, after, until, wanted, backwards=False, rows_max=rows_max)
+        return self._read_pages(HEADED if heads else BARE, after, until, wanted, backwards=False, rows_max=rows_max)
 
     def notes(self, start: str, before: str | None = None) -> Mapping[str, str]:
         """Return the durable notes whose key starts with a text."""
@@ -324,7 +331,7 @@ class SqliteStore:
                 known = self._runs.counts.here()
 
             def rows(first: int, last: int) -> Iterator[dict[str, int]]:
-                for found in self._found(reader, "where position between ? and ?", (first, last), COUNTED):
+                for found in self._between(reader, COUNTED, first, last):
                     yield dict(counts_of(Row(*found)))
 
             with contextlib.closing(reader.cursor()) as cursor:
@@ -349,6 +356,51 @@ class SqliteStore:
             before = counted.get((handler, outcome), (0, 0, ""))
             counted[handler, outcome] = (before[0] + count, before[1] + ran, what)
         return [(*key, *values) for key, values in counted.items()]
+
+    # --- the cold part
+
+    def compact(
+        self, until: int, progress: Callable[[int, int], None], *, notes: Mapping[str, str] | None = None, rewrite: bool = False
+    ) -> None:
+        """Pack the rows that end at or before a position into segments; `rewrite` the file first where it can't give back what becomes free."""
+        first_time: list[Statement] = [("drop view if exists record", ()), (RECORD_VIEW, ())]
+        first_time += [("insert or replace into note(key, body) values(?, ?)", note) for note in (notes or {}).items()]
+        with self._packing() as packing:
+            if rewrite and not self.parts().gives_back:
+                packing.vacuum()
+            packing.pack(until, first_time, progress)
+
+    def unpack(self, after: int, progress: Callable[[int, int], None], *, notes: Sequence[str] = ()) -> None:
+        """Put the rows that lie after a position back into their table, and those that are packed with them."""
+        with self._packing() as packing:
+            packing.unpack(after, [("delete from note where key = ?", (note,)) for note in notes], progress)
+
+    def parts(self) -> Parts:
+        """Return how much of the log is packed, and what it takes."""
+        with self._reader() as reader, one_moment(reader):
+            until = self._cold.until(reader)
+            count, rows, size = 0, 0, 0
+            if until:
+                [(count, rows, size)] = reader.execute("select count(*), sum(rows), sum(length(body)) from segment")
+            [(hot,)] = reader.execute("select count(*) from log")
+            [(free,)], [(page,)], [(mode,)] = [reader.execute(f"pragma {name}") for name in ("freelist_count", "page_size", "auto_vacuum")]
+            return Parts(until, rows, size, count, hot, free * page, mode == INCREMENTAL)
+
+    def rewrite(self, rows: Sequence[Row]) -> None:
+        """Put other rows in the place of those that begin at the same positions and are packed. For erasing: only what the chain leaves out may differ."""
+        with self._packing() as packing:
+            packing.rewrite(rows)
+
+    @contextlib.contextmanager
+    def _packing(self) -> Generator[Packing]:
+        self._check_usable()
+        connection = self._connect(self.path)
+        try:
+            yield Packing(connection, self._cold, lambda attempt: self._until_free(attempt, _soon()))
+        except sqlite3.Error as error:
+            raise _failed(error) from error
+        finally:
+            connection.close()
 
     # --- writing
 
@@ -382,8 +434,10 @@ class SqliteStore:
         return connection
 
     def _check_own(self, connection: sqlite3.Connection) -> None:
-        """Raise `Invalid` for another program's file, before anything is changed in it."""
+        """Raise `Invalid` for another program's file, before anything is changed in it. A new one is made so that packing can shorten it."""
         tables = [name for (name,) in connection.execute("select name from sqlite_master where type = 'table' order by name")]
+        if not tables:  # only a file that is still to be made takes it; in another it would take the lock
+            connection.execute("pragma auto_vacuum=incremental")
         columns = tuple(name for _, name, *_ in connection.execute("pragma table_info(log)"))
         if tables and columns != Row.__struct_fields__:
             raise Invalid(
@@ -426,12 +480,12 @@ class SqliteStore:
         if changes == self._changes and seen >= self._head.position and self._runs.indexed >= self._head.position:
             return ()  # no other connection has committed since
         last = "select position, count, at, digest from log order by position desc limit 1"
-        found = self._writer.execute(last).fetchone()
+        found: tuple[int, int, int, bytes] | None = self._writer.execute(last).fetchone()
         if self._head_row and found is not None and found[0] != self._head_row:
-            there = self._writer.execute("select digest from log where position = ?", (self._head_row,)).fetchone()
+            there = self._digest(self._writer, self._head_row)
         else:
-            there = found[3:] if found is not None else None
-        if self._head_row and (there is None or there[0] != self._head.digest):
+            there = found[3] if found is not None else None
+        if self._head_row and there != self._head.digest:
             raise Diverged(
                 f"the log no longer has what it had at position {self._head.position}: another file was put in its place",
                 path=self.path,
@@ -446,7 +500,7 @@ class SqliteStore:
             return ()
         if seen >= self._head.position and self._runs.indexed >= self._head.position:
             return ()
-        rows = self._rows(self._writer, "where position > ? order by position", (seen,))
+        rows = [Row(*row) for row in self._between(self._writer, WHOLE, seen + 1, runs.POSITION)]
         self._index_up_to_here()
         return rows
 
@@ -562,8 +616,7 @@ class SqliteStore:
                 [(busy, _, _)] = self._writer.execute("pragma wal_checkpoint(truncate)")
                 if not busy:
                     if first is not None:
-                        row = self._writer.execute("select digest from log where position = ?", (first.position,)).fetchone()
-                        found = row is not None and row[0] == first.digest
+                        found = self._digest(self._writer, first.position) == first.digest
                     else:
                         found = all(_noted(self._writer, key).get(key) == body for key, body in commit.notes.items())
                     break
@@ -653,7 +706,7 @@ class SqliteStore:
         if self._terms_of is None:
             return
         with self._index_lock:
-            while rows := self._rows(connection, "where position > ? order by position limit 1000", (self._runs.indexed,)):
+            while rows := self._to_index(connection):
                 self._runs.add(rows, list(map(self._terms_of, rows)))
 
     def _rebuild(self, progress: Callable[[int, int], None]) -> None:
@@ -665,7 +718,7 @@ class SqliteStore:
                 self._runs.load(self._writer)
                 self._reading_stored = {}
                 last = self._last(self._writer)
-                while rows := self._rows(self._writer, "where position > ? order by position limit 1000", (self._runs.indexed,)):
+                while rows := self._to_index(self._writer):
                     assert self._terms_of is not None, "an index is rebuilt by a reading"
                     self._runs.add(rows, list(map(self._terms_of, rows)))
                     progress(self._runs.indexed, last)
@@ -718,8 +771,7 @@ class SqliteStore:
 
     def _read_pages(
         self,
-        columns: str,
-        last_of: Callable[[tuple[Any, ...]], int],
+        columns: Columns,
         after: int,
         until: int | None,
         wanted: Sequence[Wanted] | None,
@@ -727,7 +779,7 @@ class SqliteStore:
         backwards: bool,
         rows_max: int,
     ) -> Iterator[list[Any]]:
-        """Yield pages of rows, as these columns of them; `last_of` tells from those the position of a row's last record."""
+        """Yield pages of rows, as these columns of them."""
         self._check_usable()
         if wanted is None:
             positions, ranges = set[int](), [self._all_after(after)]
@@ -738,9 +790,10 @@ class SqliteStore:
         if ranges:
             if positions:
                 ranges = _merged([*ranges, *[(position, position) for position in positions]])
-            pages = self._read_ranges(ranges, after, last, columns, last_of, backwards=backwards, rows_max=rows_max)
+            pages = self._read_ranges(ranges, after, last, columns, backwards=backwards, rows_max=rows_max)
         else:
             pages = self._read_at(sorted(positions, reverse=backwards), columns, rows_max=rows_max)
+        last_of = columns.last
         for page in pages:
             if min(last_of(page[0]), last_of(page[-1])) <= after or max(last_of(page[0]), last_of(page[-1])) > last:
                 page[:] = [found for found in page if after < last_of(found) <= last]
@@ -749,13 +802,9 @@ class SqliteStore:
 
     def _all_after(self, after: int) -> tuple[int, int]:
         """Return the range from the first row that does not end at or before a position up to the last record."""
-        with self._reader() as reader:
-            [(first, last)] = reader.execute(
-                "select coalesce((select position + (position + count - 1 <= ?) from log where position <= ? order by position desc limit 1), 0), "
-                "coalesce((select position + count - 1 from log order by position desc limit 1), 0)",
-                (after, after),
-            )
-        return first, last
+        with self._reader() as reader, one_moment(reader):
+            begun = self._begun(reader, after)
+            return (begun[0] + (begun[1] <= after) if begun is not None else 0), self._last(reader)
 
     def _places(self, wanted: Sequence[Wanted]) -> tuple[set[int], list[tuple[int, int]], int]:
         """Return where the index says that there is something wanted: positions of rows, and ranges of positions; and up to where it knows."""
@@ -773,12 +822,16 @@ class SqliteStore:
                     ranges.append((0, self._runs.indexed))
             return positions, _merged(ranges), self._runs.indexed
 
-    def _read_at(self, positions: Sequence[int], columns: str, *, rows_max: int) -> Iterator[list[Any]]:
+    def _read_at(self, positions: Sequence[int], columns: Columns, *, rows_max: int) -> Iterator[list[Any]]:
         for start in range(0, len(positions), rows_max):
             page = positions[start : start + rows_max]
-            order = " desc" * (page[0] > page[-1])
-            with self._reader() as reader:
-                rows = self._found(reader, f"where position in ({','.join(map(str, page))}) order by position{order}", (), columns)
+            backwards = page[0] > page[-1]
+            with self._reader() as reader, one_moment(reader):
+                until = self._cold.until(reader)
+                packed = self._cold.at(reader, columns, [position for position in page if position <= until])
+                hot = ",".join([str(position) for position in page if position > until])
+                found = self._found(reader, f"where position in ({hot}) order by position{' desc' * backwards}", (), columns) if hot else []
+            rows = [*found, *packed] if backwards else [*packed, *found]
             if rows:
                 yield rows
 
@@ -787,18 +840,16 @@ class SqliteStore:
         ranges: Sequence[tuple[int, int]],
         after: int,
         until: int,
-        columns: str,
-        last_of: Callable[[tuple[Any, ...]], int],
+        columns: Columns,
         *,
         backwards: bool,
         rows_max: int,
     ) -> Iterator[list[Any]]:
-        which = f"where position between ? and ? order by position{' desc' * backwards} limit ?"
         for start, end in reversed(ranges) if backwards else ranges:
             first, last = max(start, after - RECORDS_MAX, 1), min(end, until)
             while first <= last:
                 with self._reader() as reader:
-                    rows = self._found(reader, which, (first, last, rows_max), columns)
+                    rows = self._between(reader, columns, first, last, rows_max, backwards=backwards)
                 if not rows:
                     break
                 if len(rows) < rows_max:
@@ -806,15 +857,38 @@ class SqliteStore:
                 elif backwards:
                     last = rows[-1][0] - 1
                 else:
-                    first = last_of(rows[-1]) + 1
+                    first = columns.last(rows[-1]) + 1
                 yield rows
 
-    def _rows(self, connection: sqlite3.Connection, where: str, values: tuple[int, ...]) -> list[Row]:
-        return [Row(*found) for found in self._found(connection, where, values, COLUMNS)]
+    def _between(
+        self, connection: sqlite3.Connection, columns: Columns, first: int, last: int, rows_max: int = -1, *, backwards: bool = False
+    ) -> list[Any]:
+        """Return the rows that begin between two positions, in order or backwards, at most so many (below 0: all), wherever they lie."""
+        which = f"where position between ? and ? order by position{' desc' * backwards} limit ?"
+        with one_moment(connection):
+            until = self._cold.until(connection)
+            if first > until:
+                return self._found(connection, which, (first, last, rows_max), columns)
+            hot = self._found(connection, which, (until + 1, last, rows_max), columns) if backwards and last > until else []
+            left = rows_max - len(hot) if rows_max >= 0 else -1
+            rows = self._cold.between(connection, columns, max(first, 1), min(last, until), left, backwards=backwards)
+            if backwards:
+                return hot + rows
+            left = rows_max - len(rows) if rows_max >= 0 else -1
+            return rows + self._found(connection, which, (until + 1, last, left), columns) if last > until and left else rows
 
-    def _found(self, connection: sqlite3.Connection, where: str, values: tuple[int, ...], columns: str) -> list[Any]:
+    def _to_index(self, connection: sqlite3.Connection) -> list[Row]:
+        """Return the next rows that are not in the index, without what it does not need of them."""
+        return [Row(*row) for row in self._between(connection, COUNTED, self._runs.indexed + 1, runs.POSITION, 1000)]
+
+    def _digest(self, connection: sqlite3.Connection, position: int) -> bytes | None:
+        """Return the digest of the row that begins at a position, if one does."""
+        rows = self._between(connection, WHOLE, position, position)
+        return rows[0][-1] if rows else None
+
+    def _found(self, connection: sqlite3.Connection, where: str, values: tuple[int, ...], columns: Columns) -> list[Any]:
         try:
-            return connection.execute(f"select {columns} from log {where}", values).fetchall()
+            return connection.execute(f"select {columns.sql} from log {where}", values).fetchall()
         except sqlite3.DatabaseError as error:
             if "decode" in str(error) or "malformed" in str(error):
                 raise Broken(f"{self.path} is damaged: {error}", path=self.path) from error
@@ -840,18 +914,25 @@ class SqliteStore:
 
     def _behind(self, connection: sqlite3.Connection, position: int) -> int:
         """Return the last position of the last row that does not lie behind this one, whole."""
-        found = connection.execute(
-            "select position, count from log where position <= ? order by position desc limit 1", (min(position, runs.POSITION),)
+        begun = self._begun(connection, min(position, runs.POSITION))
+        return 0 if begun is None else begun[1] if begun[1] <= position else begun[0] - 1
+
+    def _begun(self, connection: sqlite3.Connection, position: int) -> tuple[int, int] | None:
+        """Return the first and last position of the last row that begins at a position or before it."""
+        if 0 < position <= self._cold.until(connection):
+            return self._cold.begun(connection, position)
+        found: tuple[int, int] | None = connection.execute(
+            "select position, position + count - 1 from log where position <= ? order by position desc limit 1", (position,)
         ).fetchone()
-        if found is None:
-            return 0
-        first: int = found[0]
-        last: int = first + found[1] - 1
-        return last if last <= position else first - 1
+        return found
 
     def _last(self, connection: sqlite3.Connection) -> int:
         row = connection.execute("select position + count - 1 from log order by position desc limit 1").fetchone()
         return row[0] if row is not None else 0
+
+
+def _soon() -> float:
+    return time.monotonic() + LOCK_SECONDS_MAX
 
 
 def _noted(connection: sqlite3.Connection, start: str, before: str | None = None) -> Mapping[str, str]:
@@ -899,16 +980,6 @@ def reading_on(connection: sqlite3.Connection) -> dict[int, str]:
     row = connection.execute("select body from shelf where key = 'reading'").fetchone()
     lines = row[0].split("\n") if row is not None else ()
     return {int(name): how for name, _, how in (line.partition("\t") for line in lines if line)}
-
-
-def _last_of_row(found: tuple[Any, ...]) -> int:
-    last: int = found[0] + found[1] - 1
-    return last
-
-
-def _last_of_bare(found: tuple[Any, ...]) -> int:
-    last: int = found[1] - 1
-    return last
 
 
 def _merged(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -10,11 +10,13 @@ from typing import Any, Self  # Any: a store of any class, and JSON
 
 import msgspec
 
-from happened.core.store import Engine
+from happened.core.store import Engine, Packs
 from happened.testing.rows import INTRUDER, Fact, Scribe, read_by, terms_of
 
 Order = tuple[str, str, int]
 """What to do, on the data at which place, how often."""
+PACKED_AT_ONCE = 50
+"""Positions that are packed in a step: soon the first rows of a test are, and never all that it reads."""
 
 
 def opened(opener: str, place: str) -> Engine:
@@ -31,9 +33,12 @@ class Intruder:
         self._process = subprocess.Popen(  # noqa: S603 - it starts this module, and takes nothing from outside
             [sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
+        self._packing = False
+        self._steps = 0
 
-    def open(self, opener: str, place: str) -> None:
-        """Open the data of a test there."""
+    def open(self, opener: str, place: str, *, packing: bool = False) -> None:
+        """Open the data of a test there; `packing` says that a step packs rows, too."""
+        self._packing = packing
         self._tell(("open " + opener, place, 0))
         self._hear()
 
@@ -41,6 +46,14 @@ class Intruder:
         """Have so many rows appended, one commit each; return the position that was reached."""
         self.begin(count)
         return self.finish()
+
+    def step(self) -> None:
+        """Have a row appended; where it packs, then the next rows packed away, the next time the last of them put back, and then nothing."""
+        self.append()
+        self._steps += 1
+        if self._packing and self._steps % 3:
+            self._tell(("pack" if self._steps % 3 == 1 else "unpack", "", 0))
+            self._hear()
 
     def begin(self, count: int) -> None:
         """Have rows appended while the test goes on. Call `finish` before anything else."""
@@ -93,6 +106,14 @@ def serve() -> None:
             assert scribe is not None, "data is opened first"
             for _ in range(count):
                 scribe.append(Fact(tags=("who=" + INTRUDER,), name=17))
+            if what in ("pack", "unpack"):
+                store = scribe.store
+                assert isinstance(store, Packs), "only a store that can pack is asked to"
+                cold = store.parts().cold
+                if what == "pack":
+                    store.compact(min(cold + PACKED_AT_ONCE, scribe.seen), lambda _done, _all: None)
+                else:
+                    store.unpack(max(cold - PACKED_AT_ONCE, 0), lambda _done, _all: None)
             if what == "close":
                 scribe.store.close()
             answer: int | str = scribe.seen

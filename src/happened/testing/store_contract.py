@@ -9,7 +9,8 @@
         def place(self, tmp_path: Path) -> Place:
             return Place.named("my_package.my_store:MyStore", str(tmp_path / "log"))
 
-A store that is `shared` between processes runs every test twice: alone, and with a second process that commits a row before every step of the first. So
+A store that is `shared` between processes runs every test twice: alone, and with a second process that commits a row before every step of the first; one
+that `packs` a third time, with a second process that also packs rows away there, or puts them back. So
 no test counts positions from 1; each looks at what it wrote itself, and at the end of each the whole log must be dense, in time, and bound by its chain.
 It needs pytest, and reaches the seam of `happened.core.store` only.
 """
@@ -27,7 +28,7 @@ from happened.core.store import Bare, Commit, Engine, Head, Row, Terms, Unseen, 
 from happened.testing.intruder import Intruder, opened
 from happened.testing.rows import Fact, Scribe, added_up, check_whole, counts_of, flat, matches, other_terms_of, ours, read_by, terms_of
 
-ALONE, BESIDE = "alone", "beside another process"
+ALONE, BESIDE, PACKED = "alone", "beside another process", "beside a process that packs"
 WAIT_SECONDS_MAX = 20.0
 """For what comes at once, on a busy machine."""
 WAIT_SECONDS_MIN = 0.03
@@ -139,10 +140,14 @@ class StoreContract:
     shared: ClassVar[bool] = False
     """Whether several handles, also of several processes, may be open on the same data, and closing one loses nothing."""
 
+    packs: ClassVar[bool] = False
+    """Whether it is a `Packs`, and `shared`: then every test runs also beside a process that packs rows away, and puts them back."""
+
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """Run every test also beside another process, where the store can."""
         if "company" in metafunc.fixturenames:
-            metafunc.parametrize("company", [ALONE, BESIDE] if self.shared else [ALONE], indirect=True)
+            companies = [ALONE, *[BESIDE] * self.shared, *[PACKED] * self.packs]
+            metafunc.parametrize("company", companies, indirect=True)
 
     @pytest.fixture
     def place(self) -> Place:
@@ -164,7 +169,7 @@ class StoreContract:
             return
         assert place.elsewhere is not None, "a store that is shared has a `Place.named(...)`"
         intruder: Intruder = request.getfixturevalue("second_process")
-        intruder.open(*place.elsewhere)
+        intruder.open(*place.elsewhere, packing=request.param == PACKED)
         yield intruder
         intruder.close()
 
@@ -177,7 +182,7 @@ class StoreContract:
             store = place.open()
             handles.append(store)
             store.index(read_by("today"), terms_of, no_progress)
-            return store if company is None else Accompanied(store, company.append)
+            return store if company is None else Accompanied(store, company.step)
 
         yield open_one
         for handle in handles:

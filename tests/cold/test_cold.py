@@ -1,0 +1,450 @@
+"""The cold part of a SQLite log: killed at any moment, beside others, its place given back, what plain SQL shows, and what an older release says."""
+
+import os
+import random
+import sqlite3
+import subprocess
+import sys
+import time
+import zlib
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+
+import msgspec
+import pytest
+
+import happened as h
+from happened.core.store import Row, Wanted
+from happened.log import log as log_module
+from happened.log.compacting import InBackground, compact, unpack
+from happened.stores import cold, segments
+from happened.stores.sqlite import SqliteStore, connect, connect_to_read
+from happened.testing import Clock
+from happened.testing.intruder import Intruder
+from happened.testing.rows import Fact, Scribe, check_whole, flat, matches, read_by, terms_of
+from tests.log.erase import erase
+from tests.semantics.model import Balance, Deposited, bank
+
+KILLS = int(os.environ.get("HAPPENED_KILLS", "15"))
+
+WORK = """
+import sys
+from happened.stores import segments
+from happened.stores.sqlite import SqliteStore
+
+segments.ROWS_MAX = 64
+store = SqliteStore(sys.argv[1])
+print("ready", flush=True)
+while True:
+    store.compact(int(sys.argv[2]), lambda done, _all: print(done, flush=True))
+    store.unpack(int(sys.argv[2]) // 2, lambda done, _all: print(done, flush=True))
+"""
+"""A program that packs and unpacks until it is killed."""
+
+
+def nothing(_done: int, _all: int) -> None:
+    """Hear of no progress."""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    """Say where the log is."""
+    return str(tmp_path / "log.db")
+
+
+def indexed(path: str) -> SqliteStore:
+    """Open a store as a log does."""
+    store = SqliteStore(path)
+    store.index(read_by("today"), terms_of, nothing)
+    return store
+
+
+def filled(store: SqliteStore, count: int, *, at_once: int = 100) -> list[Row]:
+    """Append rows of several shapes."""
+    scribe = Scribe(store)
+    for start in range(0, count, at_once):
+        facts = [Fact((f"n={n % 50}",), 16 + n % 3, 1 + n % 2, f"id-{n}", "x" * 40) for n in range(start, min(start + at_once, count))]
+        scribe.append(*facts)
+    return flat(store.read())
+
+
+def test_packed_rows_are_read_and_found_as_before(path: str) -> None:
+    """In both directions, from any position, in pages of any size, by the index, by ids, and in what is counted; by who had them open and by who opens anew."""
+    store = indexed(path)
+    rows = filled(store, 2_000)
+    counted = store.counted(777, 2_222, lambda row: terms_of(row).counts)
+
+    store.compact(rows[-300].last, nothing)
+
+    with closing(indexed(path)) as other:
+        for one in (store, other):
+            assert one.parts().cold == rows[-300].last
+            assert flat(one.read()) == rows
+            assert flat(one.read(backwards=True, rows_max=77)) == rows[::-1]
+            for row in (rows[0], rows[1], rows[700], rows[-301], rows[-300], rows[-299], rows[-1]):
+                assert next(iter(one.read(row.position - 1, rows_max=1)))[0] == row
+                assert flat(one.read(row.last, row.last + 20)) == [
+                    other for other in rows if other.position > row.last and other.last <= row.last + 20
+                ]
+                assert row.position in one.find_id(terms_of(row).id or "")
+            for wanted in ([Wanted(("n=7",))], [Wanted(("n=7",)), Wanted(("n=8",), (17,))], [Wanted((), (18,))]):
+                for backwards in (False, True):
+                    found = [row for row in flat(one.read(wanted=wanted, backwards=backwards, rows_max=30)) if matches(row, wanted)]
+                    assert found == [row for row in (rows[::-1] if backwards else rows) if matches(row, wanted)]
+            assert one.counted(777, 2_222, lambda row: terms_of(row).counts) == counted
+    store.close()
+
+
+def test_the_index_of_what_is_cold_is_packed_and_merged_with_what_comes(path: str) -> None:
+    """It takes fewer bytes, is found by who had it open and who opens anew, and goes on growing."""
+    store = indexed(path)
+    rows = filled(store, 4_000)
+    store.close()
+    with closing(connect(path)) as file:
+        [(before,)] = file.execute("select sum(length(entries)) from run")
+    with closing(indexed(path)) as other, closing(indexed(path)) as store:
+        store.compact(rows[-1].last, nothing)
+        with closing(connect(path)) as file:
+            assert file.execute(
+                "select count(*) from run where last <= ? and length(entries) % 8 = 0", (store.parts().cold,)
+            ).fetchone() == (0,)
+            assert file.execute("select sum(length(entries)) from run").fetchone()[0] < before
+        for one in (store, other):
+            scribe = Scribe(one, seen=one.wait(1 << 40, 0))
+            for n in range(30):
+                scribe.append(*(Fact(("n=7",), 16, 2, f"{id(one)}-{n}-{part}") for part in range(20)))
+        expected = [row for row in flat(store.read()) if "n=7" in terms_of(row).tags]
+        assert len(expected) == 80 + 1_200
+        for one in (store, other):
+            assert [row for row in flat(one.read(wanted=[Wanted(("n=7",))])) if "n=7" in terms_of(row).tags] == expected
+            assert all(row.position in one.find_id(terms_of(row).id or "") for row in expected)
+
+
+def test_an_index_is_made_anew_of_packed_rows(path: str) -> None:
+    """The shelf can be dropped also where rows are packed."""
+    with closing(indexed(path)) as store:
+        rows = filled(store, 1_500)
+        store.compact(rows[-1].last, nothing)
+    with closing(connect(path)) as file:
+        for table in ("run", "covered", "block", "counted", "shelf", "sample"):
+            file.execute(f"delete from {table}")
+
+    with closing(indexed(path)) as store:
+        assert store.parts().hot_rows == 1
+        assert [row for row in flat(store.read(wanted=[Wanted(("n=7",))])) if matches(row, [Wanted(("n=7",))])] == [
+            row for row in rows if "n=7" in terms_of(row).tags
+        ]
+
+
+def test_a_page_that_is_read_while_rows_move_has_each_once(path: str) -> None:
+    """Between any two pages rows are packed or put back, and a reader misses none and meets none twice."""
+    with closing(indexed(path)) as store, closing(indexed(path)) as reader:
+        rows = filled(store, 1_200)
+        for backwards in (False, True):
+            for wanted in (None, [Wanted((), (16, 17, 18))], [Wanted(("n=3",))]):
+                seen: list[Row] = []
+                for number, page in enumerate(reader.read(wanted=wanted, backwards=backwards, rows_max=60)):
+                    seen += page
+                    if number % 2:
+                        store.unpack(max(store.parts().cold - 400, 0), nothing)
+                    else:
+                        store.compact(rows[(number * 97) % 1_000].last, nothing)
+                expected = [row for row in rows if wanted is None or matches(row, wanted)]
+                assert [row for row in seen if wanted is None or matches(row, wanted)] == (expected[::-1] if backwards else expected)
+
+
+def test_a_process_that_slept_goes_on_where_its_last_row_was_packed(path: str) -> None:
+    """Whoever knows the head of long ago finds it in the cold part, and appends behind what others have."""
+    with closing(indexed(path)) as asleep, closing(indexed(path)) as store:
+        sleeper = Scribe(asleep)
+        sleeper.append(Fact(("a=1",), id="first"))
+        rows = filled(store, 600)
+        store.compact(rows[-1].last, nothing)
+
+        sleeper.append(Fact(("a=1",), id="second"))
+
+        assert sleeper.taken_in == rows[1:]
+        check_whole(flat(store.read()))
+
+
+def test_killed_at_any_moment_nothing_is_lost(path: str) -> None:
+    """A process that packs and unpacks is killed again and again while another writes: the log is whole, and the next one goes on."""
+    seed = int(os.environ.get("HAPPENED_SEED", "11"))
+    print("seed", seed, "kills", KILLS)
+    chance = random.Random(seed)
+    with closing(indexed(path)) as store:
+        rows = filled(store, 1_000)
+    moved = set[int]()
+    with Intruder() as writer:
+        writer.open("happened.stores.sqlite:SqliteStore", path)
+        for _ in range(KILLS):
+            with subprocess.Popen([sys.executable, "-c", WORK, path, str(rows[-1].last)], stdout=subprocess.PIPE, text=True) as child:
+                assert child.stdout is not None
+                child.stdout.readline()
+                writer.begin(20)
+                for _ in range(chance.randrange(1, 30)):
+                    child.stdout.readline()
+                time.sleep(chance.random() * 0.02)  # a moment inside a step
+                child.kill()
+            writer.finish()
+            with closing(indexed(path)) as store:
+                found = flat(store.read())
+                moved.add(store.parts().cold)
+                check_whole(found)
+                assert found[: len(rows)] == rows
+        writer.close()
+    with closing(indexed(path)) as store:
+        store.compact(rows[-1].last, nothing)
+        assert store.parts().cold == rows[-1].last
+        assert len(flat(store.read())) == len(rows) + 20 * KILLS
+    assert len(moved) > 1, "they were killed at different places"
+
+
+def test_what_rows_took_is_given_back(path: str) -> None:
+    """The file is as short as what is in it; what was packed grows no file when it is packed again with what came after."""
+    with closing(indexed(path)) as store:
+        rows = filled(store, 20_000, at_once=1_000)
+    before = Path(path).stat().st_size
+    with closing(indexed(path)) as store:
+        store.compact(rows[-1].last, nothing)
+        parts = store.parts()
+    after = Path(path).stat().st_size
+
+    assert parts.free_bytes == 0
+    assert parts.gives_back
+    assert after < before / 2
+    with closing(indexed(path)) as store:
+        store.unpack(0, nothing)
+        assert store.parts() == msgspec.structs.replace(parts, cold=0, cold_rows=0, cold_bytes=0, segments=0, hot_rows=20_000)
+        check_whole(flat(store.read()))
+
+
+def test_a_file_that_can_not_give_back_is_written_anew_once(path: str) -> None:
+    """Logs that were made before there were cold parts: what is free in them is used again, or given back after one rewriting."""
+    with closing(indexed(path)) as store:
+        rows = filled(store, 5_000, at_once=1_000)
+    with closing(connect(path)) as file:
+        file.execute("drop table segment")
+        file.execute("pragma journal_mode=delete")
+        file.execute("pragma auto_vacuum=none")
+        file.execute("vacuum")
+    before = Path(path).stat().st_size
+    with closing(indexed(path)) as store:
+        store.compact(rows[4_000].last, nothing)
+        assert not store.parts().gives_back
+        assert store.parts().free_bytes > before / 3
+        store.compact(rows[-1].last, nothing, rewrite=True)
+        assert store.parts().gives_back
+        assert store.parts().free_bytes == 0
+        assert flat(store.read()) == rows
+    assert Path(path).stat().st_size < before / 2
+
+
+def test_segments_grow_until_they_are_full(path: str) -> None:
+    """Packing a few rows at a time leaves no crowd of small segments."""
+    with closing(indexed(path)) as store:
+        rows = filled(store, 1_500)
+        for row in rows[::100]:
+            store.compact(row.last, nothing)
+        store.compact(rows[-1].last, nothing)
+
+        assert store.parts().segments == -(-1_499 // segments.ROWS_MAX)
+        assert flat(store.read()) == rows
+
+
+def test_the_newest_row_stays(path: str) -> None:
+    """A log has a row to follow on, whatever is packed; an empty one has nothing to pack."""
+    with closing(indexed(path)) as store:
+        store.compact(1 << 40, nothing)
+        filled(store, 3)
+        store.compact(1 << 40, nothing)
+        assert (store.parts().cold_rows, store.parts().hot_rows) == (2, 1)
+
+
+def test_damage_of_a_segment_is_named(path: str) -> None:
+    """One bit of the packed bytes."""
+    with closing(indexed(path)) as store:
+        rows = filled(store, 700)
+        store.compact(rows[-1].last, nothing)
+    with closing(connect(path)) as file:
+        [body] = file.execute("select body from segment where first = 1").fetchone()
+        file.execute("update segment set body = ? where first = 1", (body[:900] + bytes([body[900] ^ 1]) + body[901:],))
+
+    with closing(SqliteStore(path)) as store, pytest.raises(h.Broken, match="cold part from position 1 on"):
+        flat(store.read())
+
+
+def test_a_forged_segment_does_not_verify(path: str) -> None:
+    """Whoever packs other records anew, with a check sum that fits, can't have the digests that were noted."""
+    with bank.open(f"sqlite:///{path}", run=False) as running:
+        for n in range(100):
+            running.record(Deposited("a", n + 1), id=f"fact-{n}")
+        whole = running.log.verify()
+        compact(running.log, keep=0)
+        assert running.log.verify() == whole
+        engine = running.log.engine
+        assert isinstance(engine, SqliteStore)
+    with closing(connect(path)) as file:
+        part = cold.Cold(path)
+        segment = part.segment(file, 1)
+        rows = segment.rows(0, segment.count)
+        forged = [
+            msgspec.structs.replace(row, records=row.records.replace('"amount":51', '"amount":99'), digest=row.digest) for row in rows
+        ]
+        assert forged != rows
+        body = _packed_unseen(forged, segment.before)
+        file.execute("update segment set body = ?, checked = ? where first = 1", (body, zlib.crc32(body)))
+
+    with h.open_log(f"sqlite:///{path}") as log, pytest.raises(h.Broken, match="was changed after it was recorded"):
+        log.verify()
+
+
+def _packed_unseen(rows: list[Row], before: bytes) -> bytes:
+    """Pack rows without looking whether they follow by the chain."""
+    packed: list[bytes] = []
+
+    class Blind(segments.Segment):
+        def __init__(self, body: bytes) -> None:
+            packed.append(body)
+            super().__init__(body)
+
+        def rows(self, start: int, end: int) -> list[Row]:
+            return rows[start:end]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(segments, "Segment", Blind)
+        return segments.pack(rows, before)
+
+
+def test_a_body_in_a_cold_part_can_be_erased(path: str, tmp_path: Path) -> None:
+    """A store puts a row without the body in the place of the other: readers that have it unfolded see it, the chain holds, the file has it no more."""
+    with closing(SqliteStore(path)) as store, closing(SqliteStore(path)) as other:
+        Scribe(store).append(Fact(text="s3cr3t-word"))
+        rows = filled(store, 600)
+        store.compact(rows[-1].last, nothing)
+        copy = str(tmp_path / "copy.db")
+        with closing(connect(copy)) as file:
+            file.execute("attach ? as whole", (path,))
+            file.execute("create table log as select * from whole.log")
+            file.executemany("insert into log values(?, ?, ?, ?, ?, ?, ?, ?)", [msgspec.structs.astuple(row) for row in rows])
+        erase(copy, 1)
+        with closing(connect(copy)) as file:
+            erased = Row(*file.execute("select * from log where position = 1").fetchone())
+        assert flat(other.read()) == rows
+
+        store.rewrite([erased])
+
+        for one in (store, other):
+            found = flat(one.read())
+            assert found == [erased, *rows[1:]] != rows
+            check_whole(found)
+        with pytest.raises(h.Broken, match="no row of the cold part"):
+            store.rewrite([msgspec.structs.replace(erased, position=5_000)])
+    assert b"s3cr3t" not in Path(path).read_bytes()
+
+
+def test_an_older_release_says_which_reads_it(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log with a cold part is marked; the mark goes with the last of it."""
+    url = f"sqlite:///{path}"
+    with bank.open(url, run=False) as running:
+        running.record_all([Deposited("a", 1)] * 20)
+        compact(running.log, keep=5)
+    with monkeypatch.context() as older:
+        older.setattr(log_module, "KINDS", {"0", "1", "2", "3", "4", "5"})
+        with pytest.raises(h.Incompatible, match=r"cold.*release 0\.1\.0"):
+            bank.open(url, run=False)
+    with h.open_log(url) as log:
+        unpack(log)
+        assert log.engine.notes("kind/") == {}
+    with monkeypatch.context() as older:
+        older.setattr(log_module, "KINDS", {"0", "1", "2", "3", "4", "5"})
+        bank.open(url, run=False).close()
+
+
+def test_a_log_of_the_first_format_is_packed(tmp_path: Path) -> None:
+    """It has no table for it, and is opened read-only by others meanwhile."""
+    path = tmp_path / "old.db"
+    path.write_bytes((Path(__file__).parent.parent / "log" / "first_format.db").read_bytes())
+    with h.open_log(f"sqlite:///{path}") as log:
+        whole = log.verify()
+        before = list(log.read())
+        with closing(SqliteStore(str(path), connect=connect_to_read)) as reader:
+            rows = flat(reader.read())
+            compact(log, keep=0)
+            assert flat(reader.read()) == rows
+        assert list(log.read()) == before
+        assert log.verify() == whole
+
+
+def test_states_views_and_the_record_view(path: str) -> None:
+    """States and views come of packed rows; plain SQL says in one line what it does not show, and shows all again after unpacking."""
+    url = f"sqlite:///{path}"
+    with bank.open(url) as running:
+        for n in range(300):
+            running.record(Deposited(f"a{n % 7}", 1), id=f"fact-{n}")
+        with sqlite3.connect(path) as file:
+            shown = file.execute("select * from record order by position").fetchall()
+        file.close()
+        compact(running.log, keep=10)
+        running.record(Deposited("a0", 1), id="later")
+        assert running.state(Balance, "a0") is not None
+
+    with bank.open(url, run=False) as running:
+        assert running.state(Balance, "a0") == Balance("a0", 44, 44)
+        cold = running.log.head - 10 - 1
+        with sqlite3.connect(path) as file:
+            [first, *others] = file.execute(
+                "select position, row, kind, body ->> 'last', body ->> 'see' from record order by position"
+            ).fetchall()
+            assert first[:4] == (1, 1, "cold", cold)
+            assert "happened unpack" in first[4]
+            assert [position for position, *_ in others] == list(range(cold + 1, running.log.head + 1))
+        unpack(running.log)
+        with sqlite3.connect(path) as file:
+            assert file.execute("select * from record order by position").fetchall()[:-1] == shown
+        file.close()
+
+
+def test_what_is_old_is_packed_by_age(tmp_path: Path) -> None:
+    """`older` keeps what is younger, `keep` what is last; both together keep both."""
+    clock = Clock()
+    with bank.open(f"sqlite:///{tmp_path}/log.db", run=False, source=clock) as running:
+        running.record_all([Deposited("a", 1)] * 50)
+        clock.move(timedelta(days=10))
+        running.record_all([Deposited("a", 1)] * 50)
+        head = running.log.head
+        assert compact(running.log, older=timedelta(days=11)).cold == 0
+        assert compact(running.log, older=timedelta(days=5), keep=head - 20).cold == 20
+        assert compact(running.log, older=timedelta(days=5)).cold == head - 50
+        assert compact(running.log).cold == head - 50
+        assert compact(running.log, keep=0).cold == head - 1
+
+
+def test_it_packs_by_itself(path: str) -> None:
+    """While it is told to, in the background, as soon as enough has come together."""
+    with bank.open(f"sqlite:///{path}", run=False) as running:
+        running.record_all([Deposited("a", 1)] * 6_000)
+        with InBackground(running.log, keep=100):
+            deadline = time.monotonic() + 30
+            engine = running.log.engine
+            assert isinstance(engine, SqliteStore)
+            while engine.parts().cold < running.log.head - 101 and time.monotonic() < deadline:
+                running.log.wait(running.log.head, 0.05)
+        assert engine.parts().cold == running.log.head - 100
+        running.log.verify()
+
+
+def test_a_log_in_memory_has_no_cold_part() -> None:
+    """It says so; so do numbers that can't be meant."""
+    with bank.open(run=False) as running, pytest.raises(h.Invalid, match="in memory"):
+        compact(running.log)
+
+
+def test_numbers_that_can_not_be_meant(path: str) -> None:
+    """They say what they are."""
+    with h.open_log(f"sqlite:///{path}", create=True) as log:
+        with pytest.raises(h.Invalid, match="number of records"):
+            compact(log, keep=-1)
+        with pytest.raises(h.Invalid, match="time that has passed"):
+            compact(log, older=timedelta(days=-1))

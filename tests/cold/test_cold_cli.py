@@ -1,0 +1,118 @@
+"""`happened compact` and `happened unpack`, as they are run: text, JSON, exit codes."""
+
+import json
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import happened as h
+from happened.core.store import Packs
+
+
+def happened(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command."""
+    return subprocess.run([sys.executable, "-m", "happened", *arguments], cwd=folder, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Make a folder with a log of 200 facts."""
+    with h.open_log(f"sqlite:///{tmp_path}/log.db", create=True) as log:
+        for n in range(200):
+            log.append(h.Loose("Seen", {"n": n}, tags=(("who", "ann"),)), id=f"seen-{n}")
+    return tmp_path
+
+
+def test_compact_and_unpack(folder: Path) -> None:
+    """What is packed is said, in words and as JSON; stats say it too; all is read as before."""
+    of = ("--log", "sqlite:///log.db")
+    before = happened(folder, "tail", "-n", "300", *of).stdout
+    verified = happened(folder, "verify", *of).stdout
+
+    nothing = happened(folder, "compact", *of)
+    packed = happened(folder, "compact", "--keep", "50", *of)
+    stats = happened(folder, "stats", *of)
+    as_json = json.loads(happened(folder, "compact", "--keep", "50", "--json", *of).stdout)
+
+    assert (nothing.returncode, nothing.stdout) == (0, "cold      nothing; hot 201 rows\n")
+    assert (packed.returncode, packed.stderr) == (0, "")
+    assert "up to position 151: 151 rows in 1 segments" in packed.stdout
+    assert "hot       from position 152 on: 50 rows" in packed.stdout
+    assert "up to position 151" in stats.stdout
+    assert {key: as_json[key] for key in ("cold", "cold_rows", "hot_rows", "segments", "gives_back")} == {
+        "cold": 151,
+        "cold_rows": 151,
+        "hot_rows": 50,
+        "segments": 1,
+        "gives_back": True,
+    }
+    assert happened(folder, "tail", "-n", "300", *of).stdout == before
+    assert happened(folder, "verify", *of).stdout == verified
+    assert json.loads(happened(folder, "show", "seen-3", "--json", *of).stdout)[0]["body"] == {"n": 3}
+
+    unpacked = happened(folder, "unpack", *of)
+
+    assert (unpacked.returncode, unpacked.stdout) == (0, "cold      nothing; hot 201 rows\n")
+    assert happened(folder, "verify", *of).stdout == verified
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        (("compact", "--keep", "-1"), 2, "a count lies between"),
+        (("compact", "--older", "-1"), 2, "no number of days"),
+        (("compact", "--older", "nan"), 2, "no number of days"),
+        (("unpack", "--after", "x"), 2, "invalid"),
+        (("compact", "--log", "sqlite:///none.db"), 2, "there is no log"),
+    ],
+)
+def test_bad_arguments(folder: Path, arguments: tuple[str, ...], code: int, text: str) -> None:
+    """They are said, and nothing is done."""
+    found = happened(folder, *arguments, *(() if "--log" in arguments else ("--log", "sqlite:///log.db")))
+
+    assert (found.returncode, text in found.stderr) == (code, True), found.stderr
+
+
+def test_a_damaged_row_is_named_and_what_lies_before_it_stays(folder: Path) -> None:
+    """Rows that were changed are not packed: exit code 1 and the position."""
+    connection = sqlite3.connect(folder / "log.db", isolation_level=None)
+    connection.execute("""update log set records = replace(records, '"n":77', '"n":78') where position = 79""")
+    connection.close()
+
+    found = happened(folder, "compact", "--keep", "0", "--log", "sqlite:///log.db")
+
+    assert found.returncode == 1
+    assert "happened verify" in found.stderr
+
+
+MODEL = """
+import happened as h
+
+class Seen(h.Event):
+    n: int
+
+app = h.App("seen", records=[Seen])
+"""
+
+
+def test_run_packs_by_itself(tmp_path: Path) -> None:
+    """`happened run --cold-after` packs what is that old while it runs, and ends in time."""
+    (tmp_path / "seen.py").write_text(MODEL)
+    with h.open_log(f"sqlite:///{tmp_path}/log.db", create=True) as log:
+        for _ in range(5):
+            log.append([h.Loose("Seen", {"n": n}) for n in range(1_000)])
+        command = [sys.executable, "-m", "happened", "run", "seen:app", "--log", "sqlite:///log.db", "--cold-after", "0"]
+        with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE) as running:
+            assert isinstance(log.engine, Packs)
+            deadline = time.monotonic() + 60
+            while not log.engine.parts().cold and time.monotonic() < deadline:
+                log.wait(log.head, 0.1)
+            running.terminate()
+            running.communicate()
+        assert running.returncode == 0
+        assert log.engine.parts().cold >= 4_000
+        log.verify()
