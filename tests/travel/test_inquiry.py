@@ -82,7 +82,10 @@ class Fragile(h.State):
 
 def test_blame_names_event_command_and_actor_and_all_before() -> None:
     with shop.open("memory:", run=False) as running:
-        head = lambda: running.log.head  # noqa: E731 - short
+
+        def head() -> int:
+            return running.log.head
+
         running.record(Received("a", 5, Decimal(1)), id="delivery", actor="anna")
         running.record(Received("b", 5, Decimal(1)))
         running.record(Ordered("o", "CH", (Line("a", 2),)), id="order", actor="ben")
