@@ -343,16 +343,21 @@ class Taker:
 
     def _work(self) -> None:
         while not self._stop.wait(LOOK_SECONDS):
-            for fold in self._folds:
-                if self._stop.is_set():
-                    return
-                if fold.name not in self.failures:
-                    try:
-                        self.consider(fold)
-                    except Closed:
-                        return
-                    except Exception as error:  # noqa: BLE001 - states are folded without snapshots then, and it is seen
-                        self.failures[fold.name] = told(error)
+            try:
+                self.look()
+            except Closed:
+                return
+
+    def look(self) -> None:
+        """Take what is worth it. A state of which none can be taken is left alone from then on, and told in `failures`."""
+        for fold in self._folds:
+            if fold.name not in self.failures:
+                try:
+                    self.consider(fold)
+                except Closed:
+                    raise
+                except Exception as error:  # noqa: BLE001 - states are folded without snapshots then, and it is seen
+                    self.failures[fold.name] = told(error)
 
     def consider(self, fold: Fold) -> None:
         """Take as many snapshots as are worth it: one wherever folding what came since the last takes longer than to write it."""
