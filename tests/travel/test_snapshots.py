@@ -93,7 +93,7 @@ def test_what_is_loaded_into_memory_is_the_same_with_and_without(seed: int, data
             with shop.open(url, run=False, views="memory:") as running:
                 for state, position in taken.items() if snapped else ():
                     running.snapshots.take(fold_of(state), position)
-                keys = [*((Stock, f"sku-{n}") for n in range(5)), *((Order, f"o-{n}") for n in range(6))]
+                keys: list[tuple[type[h.State], str]] = [*((Stock, f"sku-{n}") for n in range(5)), *((Order, f"o-{n}") for n in range(6))]
                 found.append({(state, key): running._image.get(fold_of(state), (key,)) for state, key in keys})
         assert found[0] == found[1]  # states, and versions, also of what is gone
 

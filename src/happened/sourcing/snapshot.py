@@ -50,6 +50,9 @@ GUESSED_SECONDS = 1e-6
 
 PLAIN_KEYS = (str, int)
 
+REST = 20
+"""So many times as long as it took to take a snapshot, nothing is taken: threads share one lock of Python, and the writer is to have most of it."""
+
 LOOK_SECONDS = 1.0
 """How often to look whether a snapshot is worth it."""
 
@@ -376,11 +379,13 @@ class Taker:
                 return
             row = self._log.row_at(reached + step)
             assert row is not None, "positions are dense"
+            began = time.monotonic()
             taken = snapshots.take(fold, row.last, self._go_on)
             loading, folding = snapshots.took
             self._rates[fold] = min(max(folding / (row.last - reached), GUESSED_SECONDS / 20), GUESSED_SECONDS * 100)
             self._writing[fold] = loading + taken.seconds
             self._reached[fold] = row.last
+            self._stop.wait(REST * (time.monotonic() - began))
 
     def _go_on(self, _done: int, _all: int) -> None:
         if self._stop.is_set():
