@@ -87,14 +87,19 @@ def branch_name(number: int) -> str:
 
 def open_bank(path: Path, *, cache: bool) -> Bank:
     """Open the bank on a file: at its best with `cache`, or reading every account from the store."""
-    settings = {"PERSISTENCE_MODULE": "eventsourcing.sqlite", "SQLITE_DBNAME": str(path)}
+    return Bank(env=settings(path, cache=cache))
+
+
+def settings(path: Path, *, cache: bool) -> dict[str, str]:
+    """Return the peer's settings for that."""
+    found = {"PERSISTENCE_MODULE": "eventsourcing.sqlite", "SQLITE_DBNAME": str(path)}
     if cache:
-        settings |= {
+        found |= {
             "AGGREGATE_CACHE_MAXSIZE": str(CACHE_MAX),
             "AGGREGATE_CACHE_FASTFORWARD": "n",
             "DEEPCOPY_FROM_AGGREGATE_CACHE": "n",
         }
-    return Bank(env=settings)
+    return found
 
 
 def fill(path: Path, entries: Iterable[Entry]) -> None:

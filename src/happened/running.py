@@ -519,6 +519,7 @@ class Running:
             "reactions": self._reactor.statistics(),
             "views": self._followers.statistics(),
             "publications": self._publisher.statistics(),
+            "snapshots_failed": dict(self._taker.failures) if self._taker is not None else {},
             "shares": [share.statistics() for share in self._shares],
             "subscriptions": [subscription.statistics() for subscription in self._subscriptions],
             "replicas": [replicating.statistics() for replicating in self._replicating.values()],

@@ -82,28 +82,24 @@ class Fragile(h.State):
 
 def test_blame_names_event_command_and_actor_and_all_before() -> None:
     with shop.open("memory:", run=False) as running:
-
-        def head() -> int:
-            return running.log.head
-
         running.record(Received("a", 5, Decimal(1)), id="delivery", actor="anna")
         running.record(Received("b", 5, Decimal(1)))
         running.record(Ordered("o", "CH", (Line("a", 2),)), id="order", actor="ben")
         running.record(Received("a", 0, Decimal(2)), id="price", actor="carl")
-        found = blame(running.log, running.travel, Stock, ("a",), None, head())
+        found = blame(running.log, running.travel, Stock, ("a",), None, running.log.head)
         assert [(one.id, one.actor) for one in found] == [("price", "carl"), ("order", "ben"), ("delivery", "anna")]
-        units = blame(running.log, running.travel, Stock, ("a",), "units", head())
+        units = blame(running.log, running.travel, Stock, ("a",), "units", running.log.head)
         assert [one.id for one in units] == ["order", "delivery"]
         running.dispatch(Cancel("o"), id="cancel", actor="dora")
-        [gone, _] = blame(running.log, running.travel, Order, ("o",), None, head())
+        [gone, _] = blame(running.log, running.travel, Order, ("o",), None, running.log.head)
         assert (gone.name, gone.command, gone.cause, gone.actor) == ("Cancelled", "Cancel", "cancel", "dora")
         assert gone.changes[0].after is None
-        [joined] = blame(running.log, running.travel, Returned, ("CH",), "cancelled", head())
+        [joined] = blame(running.log, running.travel, Returned, ("CH",), "cancelled", running.log.head)
         assert (joined.command, joined.changes[0].after) == ("Cancel", Returned("CH", 1))
         with pytest.raises(h.NotThere, match="has set"):
-            blame(running.log, running.travel, Stock, ("never",), None, head())
+            blame(running.log, running.travel, Stock, ("never",), None, running.log.head)
         with pytest.raises(h.Invalid, match="has no field"):
-            blame(running.log, running.travel, Stock, ("a",), "colour", head())
+            blame(running.log, running.travel, Stock, ("a",), "colour", running.log.head)
 
 
 @settings(max_examples=15, deadline=None)

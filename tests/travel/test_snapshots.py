@@ -86,7 +86,8 @@ def test_what_is_loaded_into_memory_is_the_same_with_and_without(seed: int, data
         with shop.open(url, run=False, views="memory:") as running:
             history(running, seed, 12)
             ends = [row.last for rows in running.log.engine.read() for row in rows]
-            taken = {state: data.draw(st.sampled_from(ends)) for state in (Stock, Order)}
+            both: tuple[type[h.State], ...] = (Stock, Order)
+        taken = {state: data.draw(st.sampled_from(ends)) for state in both}
         found: list[dict[object, object]] = []
         for snapped in (False, True):
             with shop.open(url, run=False, views="memory:") as running:

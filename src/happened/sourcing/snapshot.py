@@ -50,6 +50,9 @@ GUESSED_SECONDS = 1e-6
 
 PLAIN_KEYS = (str, int)
 
+REST = 20
+"""So many times as long as it took to take a snapshot, nothing is taken: threads share one lock of Python, and the writer is to have most of it."""
+
 LOOK_SECONDS = 1.0
 """How often to look whether a snapshot is worth it."""
 
@@ -343,16 +346,21 @@ class Taker:
 
     def _work(self) -> None:
         while not self._stop.wait(LOOK_SECONDS):
-            for fold in self._folds:
-                if self._stop.is_set():
-                    return
-                if fold.name not in self.failures:
-                    try:
-                        self.consider(fold)
-                    except Closed:
-                        return
-                    except Exception as error:  # noqa: BLE001 - states are folded without snapshots then, and it is seen
-                        self.failures[fold.name] = told(error)
+            try:
+                self.look()
+            except Closed:
+                return
+
+    def look(self) -> None:
+        """Take what is worth it. A state of which none can be taken is left alone from then on, and told in `failures`."""
+        for fold in self._folds:
+            if fold.name not in self.failures:
+                try:
+                    self.consider(fold)
+                except Closed:
+                    raise
+                except Exception as error:  # noqa: BLE001 - states are folded without snapshots then, and it is seen
+                    self.failures[fold.name] = told(error)
 
     def consider(self, fold: Fold) -> None:
         """Take as many snapshots as are worth it: one wherever folding what came since the last takes longer than to write it."""
@@ -371,11 +379,13 @@ class Taker:
                 return
             row = self._log.row_at(reached + step)
             assert row is not None, "positions are dense"
+            began = time.monotonic()
             taken = snapshots.take(fold, row.last, self._go_on)
             loading, folding = snapshots.took
             self._rates[fold] = min(max(folding / (row.last - reached), GUESSED_SECONDS / 20), GUESSED_SECONDS * 100)
             self._writing[fold] = loading + taken.seconds
             self._reached[fold] = row.last
+            self._stop.wait(REST * (time.monotonic() - began))
 
     def _go_on(self, _done: int, _all: int) -> None:
         if self._stop.is_set():
