@@ -553,6 +553,10 @@ class Giving:
         """Rows of the branch whose counterpart is still to come, by id."""
         self._waiting: dict[tuple[int, str], Heard] = {}
         """Events that a reaction will hear where it did in the origin."""
+        self._heard: set[tuple[int, str]] = set()
+        """Events before the branch that a reaction has heard in it."""
+        self._ready: dict[str, tuple[Again, Ran, Any]] = {}
+        """Commands that reactions have sent, and that are recorded where they were in the origin, by id."""
         self._to_hear: deque[tuple[Again, Heard]] = deque()
         self._timers: dict[str, str] = {}
         """By the id of a command that is sent later: its note."""
@@ -601,8 +605,7 @@ class Giving:
             if header.id in self._survey.rung:
                 self._match(row, self._ring(header.id, row.at))
             else:
-                self._run_again(row, header, sender.name)
-                self._match(row, self._made.pop(header.id or "", None))
+                self._match(row, self._taken_turn(row, header, sender.name))
         elif what == "publication" or self._is_shared(row):
             return  # what is said to others is said by nobody here
         elif row.input is not None and not edits.changed.keys() - {0} and not self._is_act(row):
@@ -800,12 +803,23 @@ class Giving:
 
     # --- reactions
 
+    def _taken_turn(self, row: Row, header: Header, name: str) -> Row | None:
+        """Record what a reaction sends, where it was recorded in the origin; it is run where the first of that was. Return the row, if there is one."""
+        own = header.id or ""
+        if own not in self._ready:
+            self._run_again(row, header, name)
+        if own in self._ready:
+            again, ran, decision = self._ready.pop(own)
+            self._tell([decision], {own}, ran=(again, ran))
+        return self._made.pop(own, None)
+
     def _run_again(self, row: Row, header: Header, name: str) -> None:
-        """Run a reaction where it ran in the origin: what it comes to is in `_made`."""
+        """Run a reaction where it ran in the origin."""
         key, run = self._survey.run_of(row, header, name)
         again = self._reactions.get(name)
         heard = self._waiting.pop(key, None)
-        if heard is None and again is not None and 0 < key[0] <= self._after:
+        if heard is None and again is not None and 0 < key[0] <= self._after and key not in self._heard:
+            self._heard.add(key)
             heard = next(iter(heard_at(self.log, again.listener, key[0])), None)
         if again is None or heard is None or header.sent is None:
             return
@@ -825,7 +839,7 @@ class Giving:
     def _run(
         self, again: Again, heard: Heard, run: str, now: int, seen: int | None, answers: Sequence[Answer], known: Collection[str]
     ) -> None:
-        """Run a reaction on an event and record what it comes to; what has no counterpart in the origin is heard in its turn."""
+        """Run a reaction on an event and record what it comes to: what is `known` in the origin at its turn there, the rest now."""
         one = again.run(run, heard, now, seen, answers)
         self._check_answered()
         if one is None:
@@ -839,9 +853,11 @@ class Giving:
             one = one._replace(sends=[prepared for prepared in one.sends if not self.log.find(prepared.id)])
             if one.header is not None and self.log.find(run):
                 one = one._replace(header=None, later=())
-        if not one.sends and one.header is None:
-            return
-        self._tell(one.sends, known, ran=(again, one))
+        alone = one._replace(header=None)
+        self._ready.update({decision.id: (again, alone, decision) for decision in one.sends if decision.id in known})
+        now_sent = [decision for decision in one.sends if decision.id not in known]
+        if now_sent or one.header is not None:
+            self._tell(now_sent, known, ran=(again, one))
         for schedule, _ in one.later:
             self._remember_timer(note_of(schedule.due, schedule.id))
 

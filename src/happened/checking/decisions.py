@@ -28,7 +28,7 @@ from happened.core.store import Row
 from happened.log.fingerprint import fingerprint_of
 from happened.log.log import Log
 from happened.log.records import INTERNAL, Reader
-from happened.log.row import ANSWER, REFUSAL, Header, decode_header, encode, taken_apart, taken_apart_text
+from happened.log.row import ANSWER, NOTHING, REFUSAL, Header, decode_header, encode, taken_apart, taken_apart_text
 from happened.log.typed import Typed
 from happened.log.writer import deciding
 from happened.sourcing.gateway import Answers
@@ -39,7 +39,7 @@ from happened.wiring import Wiring
 PAGES_AHEAD = 20
 """Pages of 1,000 rows that are read ahead."""
 
-OF_A_DECISION = frozenset((ANSWER, REFUSAL))
+OF_A_DECISION = frozenset((ANSWER, REFUSAL, NOTHING))
 """What may stand beside the events of a decision."""
 
 HANDLED = re.compile(r'"(?:d|s|h)":')

@@ -29,6 +29,7 @@ from happened.log.row import (
     BUILT_IN,
     CONVERSATION,
     FIRST_NUMBER,
+    NOTHING,
     REFUSAL,
     SCHEDULE,
     SCHEMA,
@@ -337,7 +338,7 @@ def kind_of(number: int, name: Name | None, *, asked: bool, fact: bool) -> str:
         return SYSTEMIC
     if number == ANSWER:
         return ANSWERED
-    if number in (REFUSAL, SCHEDULE) or (name is not None and name.what in PUBLISHED):
+    if number in (REFUSAL, SCHEDULE, NOTHING) or (name is not None and name.what in PUBLISHED):
         return OUTPUT
     return INPUT if asked or fact else INTERNAL
 

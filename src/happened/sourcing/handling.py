@@ -25,7 +25,7 @@ from happened.core.tags import is_a
 from happened.core.world import Chance, World, moment
 from happened.log.held import note_of
 from happened.log.names import Wish
-from happened.log.row import ANSWER, REFUSAL, Header, Sent, Written, decode_header, encode, taken_apart
+from happened.log.row import ANSWER, NOTHING, REFUSAL, Header, Sent, Written, decode_header, encode, taken_apart
 from happened.log.typed import Typed
 from happened.log.writer import Batch, Draft, Job, deciding
 from happened.sourcing.asked import Asked
@@ -534,6 +534,8 @@ class Decision(Job):
         if self.decides is None:
             asked = Written(self.asked_typed.number(batch), self.asked_bytes)
         else:
+            if not records:  # a row has at least one: this one says that it was decided, and that nothing came of it
+                records.append(Written(NOTHING, b"{}"))
             notes[self.decides] = None
             notes[note_of(self.asked_typed.wish.name, int(self.decides.removeprefix(PENDING_NOTE)))] = None
         return Draft(self._header(reads, started, outcome), asked, records, events, tags, names, notes)
