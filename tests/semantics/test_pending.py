@@ -4,6 +4,8 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
 from typing import Annotated
 
 import msgspec
@@ -237,3 +239,29 @@ def test_what_is_stuck_is_written_once(url: str, faults: Faults) -> None:
             time.sleep(0.15)
 
         assert len(written) == 1
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+def test_what_was_enqueued_and_comes_to_nothing_is_decided_and_the_log_goes_on(tmp_path: Path, kind: str) -> None:
+    """A row has at least one record: what comes after it stands behind it, and in SQL, too, it says that nothing came of it."""
+
+    class Wave(h.Command):
+        account: Annotated[str, h.Tag("account")]
+
+    def wave(_: Wave) -> Iterator[Deposited]:
+        yield from ()
+
+    wave.__annotations__ = {"_": Wave, "return": Iterator[Deposited]}
+    url = "memory:" if kind == "memory" else f"sqlite:///{tmp_path}/log.db"
+    with h.App("waves", records=[Deposited], deciders=[wave]).open(url) as running:
+        receipts = [running.enqueue(Wave("a"), id=f"w-{number}") for number in range(5)]
+        outcomes = [running.outcome(receipt, wait_seconds_max=30) for receipt in receipts]
+        running.record(Deposited("a", 1))
+
+        assert [outcome.events for outcome in outcomes] == [()] * 5
+        assert running.dispatch(Wave("a"), id="w-0").repeated
+        assert [record.kind for record in running.log.read() if record.name == "nothing"] == ["output"] * 5
+        running.log.verify()
+        if kind == "sqlite":
+            with closing(sqlite3.connect(tmp_path / "log.db")) as file:
+                assert file.execute("select count(*), max(kind) from record where name = 'nothing'").fetchall() == [(5, "output")]
