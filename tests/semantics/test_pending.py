@@ -259,7 +259,7 @@ def test_what_was_enqueued_and_comes_to_nothing_is_decided_and_the_log_goes_on(t
         running.record(Deposited("a", 1))
 
         assert [outcome.events for outcome in outcomes] == [()] * 5
-        assert running.dispatch(Wave("a"), id="w-0").repeated
+        assert running.dispatch(Wave("a"), id="w-0").position == outcomes[0].position
         assert [record.kind for record in running.log.read() if record.name == "nothing"] == ["output"] * 5
         running.log.verify()
         if kind == "sqlite":

@@ -22,7 +22,8 @@ from happened.core.store import Row
 FORMAT = 1
 """The number of this format. A higher one than the code knows is not opened."""
 
-SCHEMA, TOPOLOGY, EPOCH_CHANGE, REFUSAL, ANSWER, SCHEDULE, NOTHING = range(7)
+SCHEMA, TOPOLOGY, EPOCH_CHANGE, REFUSAL, ANSWER, SCHEDULE = range(6)
+NOTHING = 7
 """Numbers of the names that the framework itself records; those of users start at 16."""
 
 BUILT_IN = {

@@ -37,13 +37,13 @@ RECORD_VIEW = """create view record as
         select position, at, log.head, log.head ->> '$.d', input is not null and 0, each.key + (input is not null), each.value
         from log, json_each(log.records) as each)
     select part.row + ordinal as position, part.row as row,
-        case when record ->> 0 in (0, 1, 2) then 'system' when record ->> 0 = 4 then 'answer' when record ->> 0 in (3, 5, 6) then 'output'
+        case when record ->> 0 in (0, 1, 2) then 'system' when record ->> 0 = 4 then 'answer' when record ->> 0 in (3, 5, 7) then 'output'
              when name.body ->> 'what' in ('notification', 'share', 'beacon') then 'output'
              when asked or (decided is null and not exists(select 1 from log where log.position = part.row and input is not null)) then 'input'
              else 'internal' end as kind,
         coalesce(name.body ->> 'name',
             case record ->> 0 when 0 then 'schema' when 1 then 'topology' when 2 then 'epoch' when 3 then 'refusal' when 4 then 'answer'
-            when 5 then 'schedule' when 6 then 'nothing' end) as name,
+            when 5 then 'schedule' when 7 then 'nothing' end) as name,
         coalesce(name.body ->> 'version', 1) as version, record -> 1 as body,
         coalesce(record ->> '$[2].i', case when ordinal = 0 and part.head ->> '$.i' is not null then part.head ->> '$.i'
             else coalesce(part.head ->> '$.i', decided, part.row) || '#' || (ordinal + (decided is not null)) end) as id,
