@@ -73,6 +73,7 @@ def test_a_snapshot_is_really_used(tmp_path: Path) -> None:
         assert found is not None
         assert found.orders == 1000
     with shop.open(f"sqlite:///{tmp_path}/shop.db", run=False) as running:
+        running.snapshots.renew(fold_of(Total))
         loaded = running.state(Total)
         assert loaded is not None
         assert loaded.orders == 1000
@@ -93,6 +94,7 @@ def test_what_is_loaded_into_memory_is_the_same_with_and_without(seed: int, data
             with shop.open(url, run=False, views="memory:") as running:
                 for state, position in taken.items() if snapped else ():
                     running.snapshots.take(fold_of(state), position)
+                    running.snapshots.renew(fold_of(state))
                 keys: list[tuple[type[h.State], str]] = [*((Stock, f"sku-{n}") for n in range(5)), *((Order, f"o-{n}") for n in range(6))]
                 found.append({(state, key): running._image.get(fold_of(state), (key,)) for state, key in keys})
         assert found[0] == found[1]  # states, and versions, also of what is gone

@@ -88,7 +88,7 @@ class Snapshots:
         self._meanings: dict[Fold, str] = {}
         self._known: dict[int, str] = {}
         """Of each snapshot that was looked at: why it is not used. Its part of the log can't change."""
-        self._latest: dict[Fold, tuple[float, Kept | None]] = {}
+        self._latest: dict[Fold, Kept | None] = {}
         self._taking = threading.Lock()
         self.took = 0.0, 0.0
         """Seconds that the last one took to load what there was before it, and to fold the rest."""
@@ -124,19 +124,19 @@ class Snapshots:
             return 0, None
         return kept.position, self._decoded(fold, body).get(key)
 
+    def renew(self, fold: Fold) -> None:
+        """Look up, and prove, which snapshot of a class loads are to begin with from now on. It is done beside commands, never in their way."""
+        self._latest[fold] = self._nearest(fold, self._log.head)
+
     def latest(self, fold: Fold, key: Key, until: int) -> tuple[int, Entry | None]:
-        """Do what `one` does for a load that can also do without: what is there is looked up once a second, and trouble with the file is none of the load's."""
-        now = time.monotonic()
-        known = self._latest.get(fold)
+        """Do what `one` does for a load that can also do without: from what `renew` has found. Trouble with the file is none of the load's."""
+        kept = self._latest.get(fold)
+        if kept is None or kept.position > until or not kept.chunks or any(type(value) not in PLAIN_KEYS for value in key):
+            return 0, None
         try:
-            if known is None or known[0] < now - LOOK_SECONDS:
-                known = self._latest[fold] = now, self._nearest(fold, until)
-            kept = known[1]
-            if kept is None or kept.position > until or not kept.chunks or any(type(value) not in PLAIN_KEYS for value in key):
-                return 0, None
             body = self._file.chunk(kept.id, _place_of(key, kept.chunks))
             return (kept.position, self._decoded(fold, body).get(key)) if body is not None else (0, None)
-        except (Broken, Closed, Invalid, StoreFailed, zlib.error, msgspec.MsgspecError):
+        except (Broken, Closed, StoreFailed, zlib.error, msgspec.MsgspecError):
             return 0, None
 
     def listed(self, folds: Iterable[Fold]) -> list[Snapshot]:
@@ -356,6 +356,7 @@ class Taker:
         for fold in self._folds:
             if fold.name not in self.failures:
                 try:
+                    self._snapshots.renew(fold)
                     self.consider(fold)
                 except Closed:
                     raise
