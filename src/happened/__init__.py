@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from happened.core.state import Replica, State
     from happened.core.world import World
     from happened.cqrs.ask import Rows, View
+    from happened.log.erasure import Erasure
     from happened.log.held import Held
     from happened.log.log import Log, Loose
     from happened.log.receipt import Receipt
@@ -59,7 +60,7 @@ if TYPE_CHECKING:
     from happened.notification.publication import Publication
     from happened.notification.reaction import Reaction
     from happened.notification.settling import Settled
-    from happened.opening import open_log
+    from happened.opening import adopt, erase, open_log
     from happened.running import Running
     from happened.sourcing.gateway import Gateway
     from happened.wiring import Decider
@@ -75,6 +76,7 @@ __all__ = [
     "Data",
     "Decider",
     "Diverged",
+    "Erasure",
     "Error",
     "Event",
     "Flow",
@@ -117,6 +119,8 @@ __all__ = [
     "Value",
     "View",
     "World",
+    "adopt",
+    "erase",
     "named",
     "open_log",
     "query",
@@ -166,6 +170,7 @@ _HOMES = {
     "happened.core.state": ("Replica", "State"),
     "happened.core.world": ("World",),
     "happened.cqrs.ask": ("Rows", "View"),
+    "happened.log.erasure": ("Erasure",),
     "happened.log.held": ("Held",),
     "happened.log.log": ("Log", "Loose"),
     "happened.log.receipt": ("Receipt",),
@@ -174,7 +179,7 @@ _HOMES = {
     "happened.notification.publication": ("Publication",),
     "happened.notification.reaction": ("Reaction",),
     "happened.notification.settling": ("Settled",),
-    "happened.opening": ("open_log",),
+    "happened.opening": ("adopt", "erase", "open_log"),
     "happened.sourcing.gateway": ("Gateway",),
 }
 """Where each name is defined."""

@@ -1,15 +1,22 @@
 """Opening: from a URL to the store or the channel behind it."""
 
+from collections.abc import Sequence
 from pathlib import Path
+
+import msgspec
 
 from happened.core.errors import Invalid
 from happened.core.store import Engine
 from happened.core.world import Source
+from happened.log.adoption import adopted
+from happened.log.erasure import Erasure, erased, scrubbed
 from happened.log.log import Log, Progress
+from happened.log.receipt import Receipt
+from happened.shelf.rows import forget_rows
 from happened.sourcing.memory_image import MemoryImage
 from happened.stores.machine import Machine
 from happened.stores.memory import MemoryStore
-from happened.stores.sqlite import SqliteStore, connect_to_read
+from happened.stores.sqlite import SqliteStore, connect_to_read, is_open_elsewhere
 from happened.transfer.channel import Channel, LogChannel, Readable
 from happened.transfer.systems import is_channel, nowhere
 
@@ -48,6 +55,68 @@ def open_log(url: str, *, create: bool = False, source: Source | None = None, pr
         engine.close()
         raise
     return log
+
+
+def adopt(url: str, *, actor: str, reason: str, epoch: int | None = None, source: Source | None = None) -> Receipt:
+    """Take over a log that was restored from a copy: begin a new epoch, record who did it and why, and return the receipt of that record.
+
+    Receipts, views, replicas and subscriptions that know positions of the earlier epoch beyond it are `Diverged` from then on; what they know before it
+    stands. Views are folded anew where they must be. `Invalid` while anybody has the log open. The new epoch is the next one; `epoch` says a higher one,
+    where a copy from before an earlier adoption is adopted: the number of that one must not come twice.
+    """
+    path = path_in(url)
+    if path is None:
+        raise Invalid(f"`{url}` names no file that can have been restored: write sqlite:///path", url=url)
+    if not Path(path).is_file():
+        raise Invalid(f"there is no log at {path}", url=url)
+    if is_open_elsewhere(path):
+        raise Invalid(f"{path} is open, in this process or another: stop all that use it, then adopt it", url=url)
+    with open_log(url, source=source) as log:
+        return adopted(log, actor=actor, reason=reason, epoch=epoch)
+
+
+def erase(
+    url: str,
+    what: str | tuple[str, str],
+    *,
+    actor: str,
+    reason: str,
+    keep: Sequence[str] = (),
+    dry_run: bool = False,
+    views: str | None = None,
+    progress: Progress = lambda _done, _all: None,
+) -> Erasure:
+    """Erase the bodies of all records of an id, or of all that have a tag, as ("customer", "c-17"); record who did it and why. Others may go on meanwhile.
+
+    Gone are the bodies and their salts, answers of the outside and refusals beside them, what was published of them, and all that was derived: from the
+    log's file, the index, and the views' file, which is written anew. Not gone: ids, actors and other texts of headers, tags given by hand, what others
+    were told (`published`), and copies of the files. `keep` names tags that go on leading to the records. `dry_run` only says what would be erased.
+    It reads the whole log, and writes its file anew.
+    """
+    with open_log(url) as log:
+        return erased_in(log, what, views or beside(url), actor=actor, reason=reason, keep=keep, dry_run=dry_run, progress=progress)
+
+
+def erased_in(
+    log: Log,
+    what: str | tuple[str, str] | None,
+    views: str,
+    *,
+    actor: str = "",
+    reason: str = "",
+    keep: Sequence[str] = (),
+    dry_run: bool = False,
+    progress: Progress = lambda _done, _all: None,
+) -> Erasure:
+    """Erase in an open log, and take the bytes out of its files; without anything only the bytes of what was erased before."""
+    found = Erasure(0, {}, {}, (), (), 0, 0)
+    if what is not None:
+        found = erased(log, what, actor=actor, reason=reason, keep=keep, dry_run=dry_run, progress=progress)
+    if dry_run:
+        return found
+    path = path_in(views)
+    done = scrubbed(log, lambda position: path is None or forget_rows(path, log.identity.id, position), progress)
+    return msgspec.structs.replace(found, scrubbed=done)
 
 
 def channel_to(given: "str | Log | Channel | None") -> Channel:

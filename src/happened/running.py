@@ -20,6 +20,7 @@ from happened.core.store import Row
 from happened.core.world import MICROSECOND, Source
 from happened.cqrs.ask import Rows, View
 from happened.cqrs.follower import Followers
+from happened.log.erasure import Erasure
 from happened.log.fingerprint import fingerprint_of
 from happened.log.held import Act, Held, all_held
 from happened.log.lease import Leases
@@ -40,7 +41,7 @@ from happened.notification.story import Story, story_of
 from happened.notification.timer import LEASE as TIMERS
 from happened.notification.timer import Timers
 from happened.notification.why import Cause, causes_of
-from happened.opening import beside, channel_to, open_engine, path_in
+from happened.opening import beside, channel_to, erased_in, open_engine, path_in
 from happened.shelf.rows import ViewsFile
 from happened.sourcing.gateway import ROUNDS_MAX, Outside
 from happened.sourcing.handling import (
@@ -99,6 +100,7 @@ class Running:
         check_channels([*app.subscriptions, *app.replicas], channels)
         self.app = app
         self.url = url
+        self._views_url = views or beside(url)
         self._source = source
         self._declared = False
         self._topology = encode(app.topology())
@@ -517,6 +519,15 @@ class Running:
             raise NotThere(f"the view `{fold_of(state).name}` has no row for {shown or 'the log'}", view=fold_of(state).name, key=shown)
         reads = {handler.name: [fold.name for fold in handler.states] for handler in self.app.handlers.values()}
         return causes_of(self.log, position, reads)
+
+    # --- audit
+
+    def erase(self, what: str | tuple[str, str], *, actor: str, reason: str, keep: Sequence[str] = (), dry_run: bool = False) -> Erasure:
+        """Erase the bodies of all records of an id, or of all that have a tag, as `happened.erase` does; the states of this process forget them at once.
+
+        Views are folded anew, and are not answered from until they are whole again: `Late`.
+        """
+        return erased_in(self.log, what, self._views_url, actor=actor, reason=reason, keep=keep, dry_run=dry_run)
 
     # --- life
 

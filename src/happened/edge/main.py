@@ -8,7 +8,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import NoReturn
@@ -191,12 +191,36 @@ def the_parser() -> argparse.ArgumentParser:
     replica.add_argument("--limit", type=counted, default=1000, metavar="COUNT", help="rows at most (1000)")
     latency = add("latency", "say how long it takes from a command to the view that shows it, and what deciders wait and run", app=True)
     latency.add_argument("name", metavar="VIEW", nargs="?", help="only of this view")
-    add("verify", "read the whole log and prove that nothing was changed or lost")
+    add_audit(add)
     stats = add("stats", "tell who the log is, how long, how large, and what it knows")
     stats.add_argument(
         "--count", action="store_true", help="also count records by kind and name, and how long deciders ran: reads the whole log"
     )
     return parser
+
+
+def add_audit(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """Say what can be asked for of a log as a whole: to prove it, take it over, erase in it, copy it."""
+    verify = add("verify", "read the whole log and prove that nothing was changed or lost")
+    verify.add_argument("--until", metavar="RECEIPT|DIGEST", help="only up to what was noted, and prove that it is still what led to it")
+    adopt = add("adopt", "take over a log that was restored from a copy: begin a new epoch, while nobody has it open")
+    adopt.add_argument(
+        "--epoch", type=counted, metavar="N", help="a higher one than the next, if that was used by an adoption that is lost"
+    )
+    erase = add("erase", "take the bodies of records out of the log for good, and all that was made of them")
+    of_erase = erase.add_mutually_exclusive_group(required=True)
+    of_erase.add_argument("what", metavar="ID|TAG=VALUE", nargs="?", help="a message's id, or a tag: all records that have it")
+    of_erase.add_argument("--id", metavar="ID", help="an id, also one with a `=` in it")
+    of_erase.add_argument(
+        "--resume", action="store_true", help="erase nothing more, and finish what was stopped before the files were clean"
+    )
+    erase.add_argument("--keep", metavar="TAG", action="append", default=[], help="a tag that goes on leading to what is left")
+    erase.add_argument("--views", metavar="URL", help="where the views lie, if not beside the log")
+    erase.add_argument("--dry-run", action="store_true", help="only say what would be erased")
+    erase.add_argument("--yes", action="store_true", help="don't ask")
+    for acting in (adopt, erase):
+        acting.add_argument("--actor", metavar="NAME", help="who decides it; by default the name of the user")
+        acting.add_argument("--reason", default="", metavar="TEXT", help="why; it is recorded, too")
 
 
 class Parser(argparse.ArgumentParser):

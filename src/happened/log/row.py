@@ -21,10 +21,22 @@ from happened.core.store import Row
 FORMAT = 1
 """The number of this format. A higher one than the code knows is not opened."""
 
-SCHEMA, TOPOLOGY, EPOCH_CHANGE, REFUSAL, ANSWER, SCHEDULE = range(6)
+SCHEMA, TOPOLOGY, EPOCH_CHANGE, REFUSAL, ANSWER, SCHEDULE, ERASURE = range(7)
 """Numbers of the names that the framework itself records; those of users start at 16."""
 
-BUILT_IN = {SCHEMA: "schema", TOPOLOGY: "topology", EPOCH_CHANGE: "epoch", REFUSAL: "refusal", ANSWER: "answer", SCHEDULE: "schedule"}
+BUILT_IN = {
+    SCHEMA: "schema",
+    TOPOLOGY: "topology",
+    EPOCH_CHANGE: "epoch",
+    REFUSAL: "refusal",
+    ANSWER: "answer",
+    SCHEDULE: "schedule",
+    ERASURE: "erasure",
+}
+SYSTEM = frozenset({SCHEMA, TOPOLOGY, EPOCH_CHANGE, ERASURE})
+"""What the log says about itself."""
+SAID_OF_ITSELF = (f"[[{EPOCH_CHANGE},", f"[[{ERASURE},")
+"""How the records of a row begin that says what a person has done to the log: adopted it, or erased something."""
 FIRST_NUMBER = 16
 
 CONVERSATION = ""
@@ -90,6 +102,29 @@ class Extra(msgspec.Struct, omit_defaults=True, frozen=True, gc=False):
     """The digest of the body that was here, in hex."""
     kept: tuple[tuple[str, str], ...] = msgspec.field(default=(), name="e")
     """Tags that were kept when the body was erased."""
+
+
+class EpochChange(msgspec.Struct, frozen=True):
+    """What is recorded where a log was adopted: the epoch that begins here, and what of the log was there."""
+
+    epoch: int
+    position: int
+    """The last position before this record: what other copies of the log have after it is another history."""
+    digest: str
+    """The chain's link there, in hex."""
+    reason: str = ""
+
+
+class Erased(msgspec.Struct, frozen=True):
+    """What is recorded where bodies were erased: not what was in them, nor the value of the tag that they were found by."""
+
+    positions: tuple[tuple[int, int], ...]
+    """The first and the last position of each stretch."""
+    by: str = ""
+    """How they were found: `id ID`, or `tag TAG`."""
+    kept: tuple[str, ...] = ()
+    """The tags that still lead to them."""
+    reason: str = ""
 
 
 class Written(msgspec.Struct, frozen=True, gc=False):
@@ -195,6 +230,16 @@ def taken_apart_text(records: str, position: int) -> list[RawRecord]:
     return found
 
 
+def is_erased(record: RawRecord) -> bool:
+    """Say whether the body of a record is gone, and its digest stands in its place."""
+    return bytes(record.body) == ERASED and b'"h"' in bytes(record.extra) and decode_extra(record.extra).erased is not None
+
+
+def body_digest(salt: bytes, body: bytes) -> bytes:
+    """Return what the chain holds of a body."""
+    return _sha256(salt + body).digest()
+
+
 def digest_of(before: bytes, row: Row) -> bytes:
     """Compute the digest that a row must have after the one with digest `before`."""
     head = row.head.encode()
@@ -202,8 +247,8 @@ def digest_of(before: bytes, row: Row) -> bytes:
     start = 0
     for _, record in taken_apart(row):
         extra = bytes(record.extra)
-        erased = decode_extra(extra).erased if b'"h"' in extra and bytes(record.body) == ERASED else None
-        if erased is not None:
+        if is_erased(record):
+            erased = decode_extra(extra).erased or ""
             without = encode(msgspec.structs.replace(decode_extra(extra), erased=None, kept=()))
             extra = b"" if without == b"{}" else without
             body = bytes.fromhex(erased)
