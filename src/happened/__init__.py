@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from happened.notification.publication import Publication
     from happened.notification.reaction import Reaction
     from happened.notification.settling import Settled
-    from happened.opening import adopt, erase, open_log
+    from happened.opening import adopt, copy_log, erase, export_log, import_log, open_log
     from happened.running import Running
     from happened.sourcing.gateway import Gateway
     from happened.wiring import Decider
@@ -120,7 +120,10 @@ __all__ = [
     "View",
     "World",
     "adopt",
+    "copy_log",
     "erase",
+    "export_log",
+    "import_log",
     "named",
     "open_log",
     "query",
@@ -179,7 +182,7 @@ _HOMES = {
     "happened.notification.publication": ("Publication",),
     "happened.notification.reaction": ("Reaction",),
     "happened.notification.settling": ("Settled",),
-    "happened.opening": ("adopt", "erase", "open_log"),
+    "happened.opening": ("adopt", "copy_log", "erase", "export_log", "import_log", "open_log"),
     "happened.sourcing.gateway": ("Gateway",),
 }
 """Where each name is defined."""

@@ -8,6 +8,7 @@ import itertools
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar  # Any: commands, events and keys of any class
 
@@ -24,7 +25,7 @@ from happened.log.erasure import Erasure
 from happened.log.fingerprint import fingerprint_of
 from happened.log.held import Act, Held, all_held
 from happened.log.lease import Leases
-from happened.log.log import PLAIN, Facts, Log, Progress, Recording, check_envelope, occurred_us
+from happened.log.log import PLAIN, Facts, Identity, Log, Progress, Recording, check_envelope, occurred_us
 from happened.log.names import Wish
 from happened.log.receipt import Receipt
 from happened.log.row import TOPOLOGY, Header, Written, decode_header, encode, taken_apart
@@ -41,7 +42,7 @@ from happened.notification.story import Story, story_of
 from happened.notification.timer import LEASE as TIMERS
 from happened.notification.timer import Timers
 from happened.notification.why import Cause, causes_of
-from happened.opening import beside, channel_to, erased_in, open_engine, path_in
+from happened.opening import beside, channel_to, copy_log, erased_in, open_engine, path_in
 from happened.shelf.rows import ViewsFile
 from happened.sourcing.gateway import ROUNDS_MAX, Outside
 from happened.sourcing.handling import (
@@ -69,7 +70,7 @@ from happened.transfer.subscription import Subscription
 from happened.transfer.systems import (
     check_channels,
 )
-from happened.wiring import Wiring, listed
+from happened.wiring import ALL, Wiring, listed
 
 S = TypeVar("S", bound=State)
 LOOK_AHEAD = 500
@@ -95,8 +96,10 @@ class Running:
         views: str | None,
         source: Source,
         states_max: int,
+        outside: bool,
         progress: Progress,
     ) -> None:
+        channels = channels if outside else nothing_of(app, channels, gateways)
         check_channels([*app.subscriptions, *app.replicas], channels)
         self.app = app
         self.url = url
@@ -105,7 +108,7 @@ class Running:
         self._declared = False
         self._topology = encode(app.topology())
         self._topology_digest = hashlib.sha256(self._topology).hexdigest()
-        self._outside = Outside(app.gateways, gateways)
+        self._outside = Outside(app.gateways, gateways, reached=outside)
         self._engine = open_engine(url)
         try:
             self.log = Log(
@@ -114,7 +117,15 @@ class Running:
             self._image = MemoryImage(self._engine, self.log.reader, app.folds, self.log.opened_at, states_max=states_max)
             self._writer = self.log.write_with(self._image)
             self._replicating: dict[type[State], Replicating[Any]] = {}
-            self._handling = Handling(app.handlers, self.log.typed, self._image, self._outside, self._declare, _Copies(self._replicating))
+            self._handling = Handling(
+                app.handlers,
+                self.log.typed,
+                self._image,
+                self._outside,
+                self._declare,
+                _Copies(self._replicating),
+                keeps_asked=app.store == ALL,
+            )
             self._sending = Sending(self.log, self._handling, self._image)
             self._wishes = self._make_wishes()
             self._followers = Followers(self.log, app.views, views or beside(url), log_path=path_in(url), run=run)
@@ -529,6 +540,10 @@ class Running:
         """
         return erased_in(self.log, what, self._views_url, actor=actor, reason=reason, keep=keep, dry_run=dry_run)
 
+    def copy(self, to: str | Path, *, until: int | None = None) -> Identity:
+        """Copy this log, while it goes on, into a new file, as `happened.copy_log` does."""
+        return copy_log(self.log, to, until=until)
+
     # --- life
 
     def close(self) -> None:
@@ -800,6 +815,13 @@ class _Copies:
         """Return what it says of a key."""
         found = self._replicating[state].get(key)
         return Heard(found.version, found.position, found.age // MICROSECOND, msgspec.Raw(encode(found.state)))
+
+
+def nothing_of(app: Wiring, channels: "Mapping[str, Any]", gateways: Mapping[Any, Any]) -> "dict[str, None]":  # Any: whatever a caller gave
+    """Return channels that lead nowhere. `Invalid` where some were given that lead somewhere, or gateways."""
+    if gateways or any(channel is not None for channel in channels.values()):
+        raise Invalid("with `outside=False` nothing outside is reached: leave `channels` and `gateways` out")
+    return dict.fromkeys([*app.subscriptions, *app.replicas])
 
 
 def _left(deadline: float) -> float:

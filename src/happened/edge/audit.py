@@ -1,4 +1,4 @@
-"""What the commands do that look at a log as a whole: prove it, take it over, erase in it."""
+"""What the commands do that look at a log as a whole: prove it, take it over, erase in it, copy it."""
 
 import argparse
 import getpass
@@ -12,8 +12,9 @@ from happened.core.errors import Invalid
 from happened.edge.progress import bar
 from happened.edge.settings import log_url
 from happened.log.erasure import Erasure, is_unfinished
+from happened.log.log import Identity
 from happened.opening import adopt as adopt_log
-from happened.opening import beside, erased_in, open_log
+from happened.opening import beside, copy_log, erased_in, export_log, import_log, open_log
 
 SHOWN_MAX = 20
 """Published records that are listed one by one."""
@@ -109,6 +110,44 @@ def _told(found: Erasure, asked: argparse.Namespace, done: str) -> int:
     return 0
 
 
+def copy(asked: argparse.Namespace) -> int:
+    """Copy a log that may be in use."""
+    url = log_url(asked.log)
+    with bar("copying") as progress:
+        identity = copy_log(url, asked.to, until=asked.until, progress=progress)
+    return _came(identity, asked, f"copied to {asked.to}")
+
+
+def export(asked: argparse.Namespace) -> int:
+    """Write a log as lines of JSON."""
+    url = log_url(asked.log)
+    with bar("exporting") as progress:
+        found = export_log(url, asked.file, after=asked.after, until=asked.until, tag=asked.tag, plain=asked.jsonl, progress=progress)
+    if asked.json:
+        print(msgspec.json.encode(found).decode())
+    else:
+        what = "records" if asked.jsonl else "rows"
+        print(f"exported to {asked.file}: {found.lines:,} {what}, after position {found.after:,} up to {found.until:,}")
+    return 0
+
+
+def take_in(asked: argparse.Namespace) -> int:
+    """Make a log of what was exported."""
+    url = log_url(asked.log, there=False)
+    with bar("importing") as progress:
+        identity = import_log(asked.file, url, progress=progress)
+    return _came(identity, asked, f"imported to {url}")
+
+
+def _came(identity: Identity, asked: argparse.Namespace, done: str) -> int:
+    if asked.json:
+        print(msgspec.json.encode(identity).decode())
+    elif identity.origin is not None:
+        print(f"{done}: the log {identity.id}, which is {identity.origin.log} up to position {identity.origin.position:,}")
+        print(f"digest: {identity.origin.digest}")
+    return 0
+
+
 def user() -> str:
     """Return who is at the keyboard, as far as the machine knows."""
     try:
@@ -117,4 +156,11 @@ def user() -> str:
         return str(os.getuid())
 
 
-COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {"verify": verify, "adopt": adopt, "erase": erase}
+COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
+    "verify": verify,
+    "adopt": adopt,
+    "erase": erase,
+    "copy": copy,
+    "export": export,
+    "import": take_in,
+}

@@ -334,7 +334,7 @@ def run(asked: argparse.Namespace) -> int:
     try:
         url = log_url(asked.log, there=False)
         with bar("opening") as progress:
-            running = app.open(url, channels=dict(asked.channel), progress=progress)
+            running = app.open(url, channels=dict(asked.channel), outside=not asked.no_outside, progress=progress)
         with running:
             if not asked.json:
                 what = f"{len(app.reactions)} reactions, {len(app.views)} views, {len(app.handlers)} deciders"

@@ -18,7 +18,7 @@ from happened.core.tags import term
 from happened.log.adoption import check_reason
 from happened.log.held import NOTE as HELD_NOTE
 from happened.log.log import ERASED_NOTE, EVERYTHING_SEEN, Log, Progress, check_envelope
-from happened.log.records import ANSWERED, PUBLISHED, SYSTEMIC, Record
+from happened.log.records import ANSWERED, INPUT, PUBLISHED, SYSTEMIC, Record
 from happened.log.row import (
     ERASED,
     ERASURE,
@@ -186,7 +186,8 @@ class Choice:
             places = {place for place, _ in chosen}
             if not isinstance(self.what, str):
                 for place, record in enumerate(records):
-                    if place not in places and (record.kind == ANSWERED or record.name == "refusal"):
+                    unkept = record.kind == INPUT and record.body is None  # its digest with its salt could be guessed
+                    if place not in places and (record.kind == ANSWERED or record.name == "refusal" or unkept):
                         chosen.append((place, record))
             own = header.id or header.decides
             if chosen and own is not None:

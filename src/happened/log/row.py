@@ -133,6 +133,8 @@ class Written(msgspec.Struct, frozen=True, gc=False):
     number: int
     body: bytes
     extra: bytes = b""
+    kept: bool = True
+    """False: its digest is written in its place. Only of what was asked."""
 
 
 class RawRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -173,7 +175,7 @@ def seal(before: bytes, position: int, at: int, header: Header, asked: Written |
             texts.append(f"[{number},{body.decode()},{extra.decode()}]")
         else:
             link += b"%d 0 %b" % (number, digest)
-            texts.append(f"[{number},{body.decode()}]")
+            texts.append(f"[{number},{body.decode()}]" if record.kept else digest_alone(number, digest))
         if len(body) > RECORD_BYTES_MAX:
             raise too_large(len(body))
         start += SALT_BYTES
@@ -186,18 +188,25 @@ def _sealed_pair(before: bytes, position: int, at: int, head: bytes, asked: Writ
     number, body, other, record = asked.number, asked.body, decided.number, decided.body
     if len(body) > RECORD_BYTES_MAX or len(record) > RECORD_BYTES_MAX:
         raise too_large(max(len(body), len(record)))
+    digest = _sha256(salts[:SALT_BYTES] + body).digest()
     link = b"%b%d 2 %d %b%d 0 %b%d 0 %b" % (
         before,
         at,
         len(head),
         head,
         number,
-        _sha256(salts[:SALT_BYTES] + body).digest(),
+        digest,
         other,
         _sha256(salts[SALT_BYTES:] + record).digest(),
     )
-    text, texts = f"[{number},{body.decode()}]", f"[[{other},{record.decode()}]]"
+    text = f"[{number},{body.decode()}]" if asked.kept else digest_alone(number, digest)
+    texts = f"[[{other},{record.decode()}]]"
     return Row(position, 2, at, head.decode(), text, texts, salts, _sha256(link).digest())
+
+
+def digest_alone(number: int, digest: bytes) -> str:
+    """Return a record whose body is not kept: as one that was erased, but that its salt stays, and what comes under its id again can be compared."""
+    return f'[{number},null,{{"h":"{digest.hex()}"}}]'
 
 
 def too_many(count: int) -> Invalid:
