@@ -103,13 +103,13 @@ class Running:
         check_channels([*app.subscriptions, *app.replicas], channels)
         self.app = app
         self.url = url
-        self._views_url = views or beside(url)
         self._source = source
         self._declared = False
         self._topology = encode(app.topology())
         self._topology_digest = hashlib.sha256(self._topology).hexdigest()
         self._outside = Outside(app.gateways, gateways, reached=outside)
         self._engine = open_engine(url)
+        self._views_url = views or beside(url)
         try:
             self.log = Log(
                 self._engine, source, [*app.events, *app.handlers], app=app.name, called=app.called, ignores=app.ignores, progress=progress

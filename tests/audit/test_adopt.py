@@ -217,3 +217,15 @@ def test_a_replica_goes_on_or_is_built_anew_and_a_subscription_that_heard_what_w
         one.record(Moved("c3", "High Street", "Italy"))
         until(lambda: len([1 for record in other.log.read() if record.name == "crm/AddressChanged"]) == 2)
         assert [record.body.country for record in other.log.read() if isinstance(record.body, DebtorMoved)] == ["France", "Italy"]
+
+
+def test_a_note_of_another_epoch_than_the_log_has_recorded_is_found(url: str) -> None:
+    """Who changes the note would make receipts of what was lost valid again."""
+    with bank.open(url, run=False) as running:
+        running.dispatch(Deposit("a", 1))
+    adopt(url)
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection, connection:
+        connection.execute("update note set body = replace(body, '\"epoch\":2', '\"epoch\":3') where key = 'log'")
+
+    with bank.open(url, run=False) as running, pytest.raises(h.Broken, match="epoch 3"):
+        running.log.verify()

@@ -12,6 +12,7 @@ from typing import Annotated
 import pytest
 
 import happened as h
+from happened.core.store import Row
 from tests.audit.people import Call, Person, customers, filled
 from tests.semantics.model import Balance, Deposit, bank
 
@@ -25,7 +26,7 @@ def url(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path}/log.db"
 
 
-def rows_of(url: str) -> list[object]:
+def rows_of(url: str) -> list[Row]:
     """Return all rows of a log."""
     with h.open_log(url) as log:
         return [row for rows in log.engine.read() for row in rows]
@@ -78,10 +79,10 @@ def test_a_copy_up_to_any_position_is_a_log_as_it_was_there(url: str, tmp_path: 
     """Whole commands, the names of then, and states as the same rows come to; also positions inside a command, and none."""
     with customers.open(url, run=False) as running:
         filled(running)
-    ends = [row.last for row in rows_of(url)]  # type: ignore[attr-defined]  # they are rows
+    ends = [row.last for row in rows_of(url)]
     for until in (0, *range(ends[0], ends[-1] + 1, 3)):
         copy = way(url, tmp_path / f"copy-{until}.db", until)
-        kept = [row for row in rows_of(url) if row.last <= until]  # type: ignore[attr-defined]  # they are rows
+        kept = [row for row in rows_of(url) if row.last <= until]
         assert rows_of(copy) == kept
         with customers.open(copy, run=False) as running:
             running.log.verify()
@@ -90,6 +91,22 @@ def test_a_copy_up_to_any_position_is_a_log_as_it_was_there(url: str, tmp_path: 
             assert (state.calls if state is not None else 0) == calls
             running.dispatch(Call("c-1", "more"))
             running.log.verify()
+
+
+@WAYS
+def test_a_copy_of_a_log_that_was_adopted_and_erased_in_says_so_too(url: str, tmp_path: Path, way: Way) -> None:
+    """Its rows say in which epoch they were recorded, and what of them was erased by whom."""
+    with customers.open(url, run=False) as running:
+        filled(running)
+    receipt = h.adopt(url, actor="ann", reason="restored")
+    h.erase(url, ("customer", "c-1"), actor="ann", reason="asked")
+    for until in (None, receipt.position, receipt.position - 1):
+        copy = way(url, tmp_path / f"copy-{until}.db", until)
+        with customers.open(copy, run=False) as running:
+            verified = running.log.verify()
+            assert running.log.identity.epoch == (1 if until == receipt.position - 1 else 2)
+            assert (verified.erased, verified.unexplained) == (12, 0 if until is None else 12)
+            assert running.state(Person, "c-1") is None
 
 
 def test_what_waits_at_that_position_waits_in_the_copy(url: str, tmp_path: Path) -> None:
@@ -192,7 +209,7 @@ def test_a_slice_has_what_its_rows_need_and_plain_lines_are_records(url: str, tm
     first, *rest = [json.loads(line) for line in (tmp_path / "slice.jsonl").read_text().splitlines()]
     assert {schema["name"] for schema in first["schemas"]} >= {"Met", "Call", "Called", "call"}
     assert first["topology"]["app"] == "customers"
-    assert [row["position"] for row in rest[:-1]] == [row.position for row in rows_of(url) if row.position > after]  # type: ignore[attr-defined]  # they are rows
+    assert [row["position"] for row in rest[:-1]] == [row.position for row in rows_of(url) if row.position > after]
     assert (len(rest) - 1, rest[-1]) == (found.lines, {"end": found.until, "rows": found.lines})
 
     h.export_log(url, tmp_path / "plain.jsonl", plain=True)
@@ -294,6 +311,7 @@ def test_without_outside_nothing_is_reached(tmp_path: Path) -> None:
             assert copy.log.find("asked") == []
             copy.log.verify()
         assert reached == []
-        for given in ({"channels": {"met": theirs}}, {"gateways": {weather: weather}}):
-            with pytest.raises(h.Invalid, match="outside"):
-                system.open(f"sqlite:///{tmp_path}/copy.db", outside=False, **given)  # one of both
+        with pytest.raises(h.Invalid, match="outside"):
+            system.open(f"sqlite:///{tmp_path}/copy.db", outside=False, channels={"met": theirs})
+        with pytest.raises(h.Invalid, match="outside"):
+            system.open(f"sqlite:///{tmp_path}/copy.db", outside=False, gateways={weather: weather})

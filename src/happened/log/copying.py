@@ -27,7 +27,7 @@ from happened.log.log import (
 from happened.log.log import Progress as Told
 from happened.log.names import NOTE as NAME_NOTE
 from happened.log.records import Reader
-from happened.log.row import FORMAT, SCHEDULE, SCHEMA, decode_header, digest_of, taken_apart
+from happened.log.row import EPOCH_CHANGE, FORMAT, SCHEDULE, SCHEMA, EpochChange, decode_header, digest_of, taken_apart
 from happened.log.worker import FAILING, Progress
 from happened.log.worker import NOTE as PROGRESS_NOTE
 
@@ -54,6 +54,9 @@ class Standing:
         self.position = 0
         self.digest = START.digest
         self.rows = 0
+        self.epoch = 1
+        self.ended: tuple[tuple[int, int], ...] = ()
+        """The epochs before, and the last position of each."""
         self._at = 0
         self._names: set[str] = set()
         self._pending: dict[str, int] = {}
@@ -79,6 +82,10 @@ class Standing:
             self._pending.pop(header.decides, None)
         if header.id is not None:
             self._timers.pop(header.id, None)
+        if row.records.startswith(f"[[{EPOCH_CHANGE},"):
+            change = msgspec.json.decode(next(taken_apart(row))[1].body, type=EpochChange)
+            self.ended = (*self.ended, (self.epoch, change.position))
+            self.epoch = change.epoch
         if row.records.startswith("[[0,") or f"[{SCHEDULE}," in row.records:
             for place, (_, raw) in enumerate(taken_apart(row)):
                 if raw.number == SCHEMA:
@@ -169,7 +176,7 @@ class Filling:
                 f"the rows end at position {self.standing.position}, and {origin.position} was to be the last",
                 position=self.standing.position,
             )
-        identity = Identity(self._source.new_id().split("-")[0], 1, FORMAT, app, origin=origin)
+        identity = Identity(self._source.new_id().split("-")[0], self.standing.epoch, FORMAT, app, self.standing.ended, origin)
         notes = {**self.standing.notes(noted, head), IDENTITY_NOTE: msgspec.json.encode(identity).decode()}
         self._engine.append(lambda _unseen: Commit(notes=notes), EVERYTHING_SEEN)
         self._index()

@@ -335,7 +335,8 @@ class Log:
         With `noted`, a receipt, its text, or a digest in hex (its first 32 digits do), it reads up to there, and proves that nothing up to there was
         changed, taken out or put in since that was noted, not even by somebody who made all digests anew. `Diverged` for a receipt of another log.
         """
-        return verified(self.engine, self.reader, self.find, progress, self.identity, self._noted(noted))
+        epochs = [self.identity.epoch, *(ended for _, ended in self.identity.ended)]
+        return verified(self.engine, self.reader, self.find, progress, epochs, self._noted(noted))
 
     def _noted(self, noted: object) -> Noted | None:
         """Read what was noted. `Invalid` for what is no digest."""

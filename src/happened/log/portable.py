@@ -165,7 +165,7 @@ def _first_line(log: Log, first: int, last: int, head: int, noted: Mapping[str, 
             topology = found[-1]
             break
     identity = log.identity
-    kept = {} if first or tag is not None else noted
+    kept: Mapping[str, str] = {} if first or tag is not None else noted
     return First(
         "log",
         FORMAT,

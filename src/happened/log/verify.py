@@ -6,7 +6,6 @@ that was written anew from its first change on, with new digests: a digest that 
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -29,9 +28,6 @@ from happened.log.row import (
     is_erased,
     taken_apart,
 )
-
-if TYPE_CHECKING:
-    from happened.log.log import Identity
 
 
 class Verified(msgspec.Struct, frozen=True):
@@ -88,10 +84,13 @@ def verified(
     reader: Reader,
     find: Callable[[str], Sequence[Row]],
     progress: Callable[[int, int], None],
-    identity: "Identity",
+    epochs: Sequence[int],
     noted: Noted | None = None,
 ) -> Verified:
-    """Read the log, the whole of it or up to what was noted, and return what was counted. `Broken` with the first bad position."""
+    """Read the log, the whole of it or up to what was noted, and return what was counted. `Broken` with the first bad position.
+
+    `epochs` is what the log's note says: the epoch of today, and the last position of each before.
+    """
     before, position, at = START.digest, 0, 0
     rows_seen = 0
     kinds: dict[str, int] = {}
@@ -131,7 +130,7 @@ def verified(
     if position != head:
         raise Broken(f"the log ends at position {position}, not at {head}", position=position)
     names.end()
-    acts.end(identity)
+    acts.end(epochs)
     return Verified(position, rows_seen, kinds, before.hex(), *acts.counted())
 
 
@@ -191,12 +190,13 @@ class _Acts:
             unexplained += place < 0 or spans[place][1] < position
         return len(self._erased), unexplained
 
-    def end(self, identity: "Identity") -> None:
-        """Raise `Broken` where the note of who the log is does not say the epochs that the log has recorded."""
-        said = [ended for _, ended in identity.ended]
-        if said != [ended for _, ended in self._adopted] or identity.epoch != (self._adopted[-1][0] if self._adopted else 1):
+    def end(self, epochs: Sequence[int]) -> None:
+        """Raise `Broken` where the note of who the log is does not say the epochs that the log has recorded: the one of today, and where those before ended."""
+        said = [self._adopted[-1][0] if self._adopted else 1, *(ended for _, ended in self._adopted)]
+        if said != list(epochs):
             raise Broken(
-                f"the log's note says epoch {identity.epoch}, and its records say {self._adopted[-1][0] if self._adopted else 1}: one of them was changed"
+                f"the log's note says epoch {epochs[0]}, after {len(epochs) - 1} adoptions, and its records say {said[0]}, after {len(said) - 1}: one "
+                "of them was changed"
             )
 
 
