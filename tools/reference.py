@@ -22,6 +22,7 @@ GROUPS: dict[str, list[str]] = {
     "Wiring": ["App", "Decider", "Reaction", "Publication", "Upcast", "UpcastEntry", "Retired"],
     "At work": ["Running", "Receipt", "View", "Rows", "Settled", "Held", "Past"],
     "What is seen": ["Flow"],
+    "Care of a log": ["adopt", "erase", "Erasure", "copy_log", "export_log", "import_log"],
     "The log": ["open_log", "Log", "Record", "Boundary", "Query", "Item", "query"],
     "Other histories": ["Branch", "Change", "Drop", "Insert", "Answer", "Difference"],
 }
@@ -31,6 +32,9 @@ NAMED_IN_SIGNATURES = {
     "Source": "happened.core.world",
     "Progress": "happened.log.log",
     "Verified": "happened.log.log",
+    **dict.fromkeys(("Identity", "CameFrom"), "happened.log.log"),
+    "Published": "happened.log.erasure",
+    "Exported": "happened.log.portable",
     **dict.fromkeys(("Node", "Arrow", "Finding", "Times"), "happened.notification.flow"),
     **dict.fromkeys(("Story", "Line"), "happened.notification.story"),
     **dict.fromkeys(("Cause", "Read"), "happened.notification.why"),

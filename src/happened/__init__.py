@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from happened.core.upcasts import Retired, Upcast, UpcastEntry
     from happened.core.world import World
     from happened.cqrs.ask import Rows, View
+    from happened.log.erasure import Erasure
     from happened.log.held import Held
     from happened.log.log import Log, Loose
     from happened.log.receipt import Receipt
@@ -60,7 +61,7 @@ if TYPE_CHECKING:
     from happened.notification.publication import Publication
     from happened.notification.reaction import Reaction
     from happened.notification.settling import Settled
-    from happened.opening import open_log
+    from happened.opening import adopt, copy_log, erase, export_log, import_log, open_log
     from happened.past import Past
     from happened.running import Branch, Running
     from happened.sourcing.difference import Difference
@@ -85,6 +86,7 @@ __all__ = [
     "Difference",
     "Diverged",
     "Drop",
+    "Erasure",
     "Error",
     "Event",
     "Flow",
@@ -132,6 +134,11 @@ __all__ = [
     "Value",
     "View",
     "World",
+    "adopt",
+    "copy_log",
+    "erase",
+    "export_log",
+    "import_log",
     "named",
     "open_log",
     "query",
@@ -182,6 +189,7 @@ _HOMES = {
     "happened.core.upcasts": ("Retired", "Upcast", "UpcastEntry"),
     "happened.core.world": ("World",),
     "happened.cqrs.ask": ("Rows", "View"),
+    "happened.log.erasure": ("Erasure",),
     "happened.log.held": ("Held",),
     "happened.log.log": ("Log", "Loose"),
     "happened.log.receipt": ("Receipt",),
@@ -190,10 +198,10 @@ _HOMES = {
     "happened.notification.publication": ("Publication",),
     "happened.notification.reaction": ("Reaction",),
     "happened.notification.settling": ("Settled",),
-    "happened.opening": ("open_log",),
     "happened.past": ("Past",),
     "happened.sourcing.difference": ("Difference",),
     "happened.sourcing.edits": ("Answer", "Change", "Clock", "Drop", "Insert"),
+    "happened.opening": ("adopt", "copy_log", "erase", "export_log", "import_log", "open_log"),
     "happened.sourcing.gateway": ("Gateway",),
 }
 """Where each name is defined."""

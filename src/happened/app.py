@@ -22,6 +22,7 @@ class App(Wiring):
     follow. `subscriptions` and `replicas` name other systems: whose notifications are recorded here as facts, and of whose shared states a copy is kept, as
     states without `evolve`. `upcasts` says how data of older versions is read: `Upcast`, `Retired`, or functions from an old class to a new one.
     `ignores` lists names in the log that no class claims any more: they are passed over, where else the log is not opened.
+    `store="decisions"` keeps of a command its header, and what was decided, but not what it said, nor what the outside answered.
 
     `Invalid`, with what to mend, for whatever can be known to be wrong.
     """
@@ -36,6 +37,7 @@ class App(Wiring):
         views: str | None = None,
         source: Source | None = None,
         states_max: int = STATES_MAX,
+        outside: bool = True,
         progress: Progress = lambda _done, _all: None,
     ) -> Running:
         """Open a log by its URL, `memory:` or `sqlite:///path`, and start the app on it.
@@ -44,7 +46,8 @@ class App(Wiring):
         listens to: the running app itself, the URL of its log, which is only read, or `None` to leave it to other processes. `gateways` puts real functions in the place of
         the app's stubs. `views` is the URL of the views' file: `sqlite:///path`, or `memory:`; by default a file beside the log. `source` is where the
         time and new ids come from: the machine, or in tests a `Clock`. `states_max` is how many states are kept in memory before those that were unchanged
-        the longest make room. `progress` hears of long work (an index that must be rebuilt): how much is done, and of how much.
+        the longest make room. With `outside=False` nothing outside is reached: no gateway is asked (a question that has no recorded answer is
+        `Unanswered`), no channel is read; what is published is recorded, for nobody. So a copy is run to see what it does. `progress` hears of long work (an index that must be rebuilt): how much is done, and of how much.
         """
         return Running(
             self,
@@ -55,5 +58,6 @@ class App(Wiring):
             views=views,
             source=source or Machine(),
             states_max=states_max,
+            outside=outside,
             progress=progress,
         )

@@ -1,18 +1,31 @@
-"""Opening: from a URL to the store or the channel behind it."""
+"""Opening: from a URL to the store or the channel behind it, and what is done to a log as a whole."""
 
+import contextlib
+import gzip
+import os
+import zlib
+from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
+from typing import IO
 
 import msgspec
 
-from happened.core.errors import Invalid
+from happened.core.errors import Broken, Invalid
 from happened.core.store import Engine
 from happened.core.world import Source
-from happened.log.log import Log, Progress
+from happened.log.adoption import adopted
+from happened.log.copying import copied
+from happened.log.erasure import Erasure, erased, scrubbed
+from happened.log.log import Identity, Log, Progress
+from happened.log.portable import Exported, exported, imported
+from happened.log.receipt import Receipt
+from happened.shelf.rows import forget_rows
+from happened.shelf.snapshots import forget_snapshots
 from happened.sourcing.memory_image import MemoryImage
 from happened.stores.machine import Machine
 from happened.stores.memory import MemoryStore
 from happened.stores.over import PIN_NOTE, Over, Pin, Prefix
-from happened.stores.sqlite import SqliteStore, connect_to_read
+from happened.stores.sqlite import SqliteStore, connect_to_read, is_open_elsewhere
 from happened.transfer.channel import Channel, LogChannel, Readable
 from happened.transfer.systems import is_channel, nowhere
 
@@ -73,6 +86,177 @@ def open_log(url: str, *, create: bool = False, source: Source | None = None, pr
         engine.close()
         raise
     return log
+
+
+def adopt(url: str, *, actor: str, reason: str, epoch: int | None = None, source: Source | None = None) -> Receipt:
+    """Take over a log that was restored from a copy: begin a new epoch, record who did it and why, and return the receipt of that record.
+
+    Receipts, views, replicas and subscriptions that know positions of the earlier epoch beyond it are `Diverged` from then on; what they know before it
+    stands. Views are folded anew where they must be. `Invalid` while anybody has the log open. The new epoch is the next one; `epoch` says a higher one,
+    where a copy from before an earlier adoption is adopted: the number of that one must not come twice.
+    """
+    path = path_in(url)
+    if path is None:
+        raise Invalid(f"`{url}` names no file that can have been restored: write sqlite:///path", url=url)
+    if not Path(path).is_file():
+        raise Invalid(f"there is no log at {path}", url=url)
+    if is_open_elsewhere(path):
+        raise Invalid(f"{path} is open, in this process or another: stop all that use it, then adopt it", url=url)
+    with open_log(url, source=source) as log:
+        return adopted(log, actor=actor, reason=reason, epoch=epoch)
+
+
+def erase(
+    url: str,
+    what: str | tuple[str, str],
+    *,
+    actor: str,
+    reason: str,
+    keep: Sequence[str] = (),
+    dry_run: bool = False,
+    views: str | None = None,
+    progress: Progress = lambda _done, _all: None,
+) -> Erasure:
+    """Erase the bodies of all records of an id, or of all that have a tag, as ("customer", "c-17"); record who did it and why. Others may go on meanwhile.
+
+    Gone are the bodies and their salts, answers of the outside and refusals beside them, what was published of them, and all that was derived: from the
+    log's file, the index, and the views' file, which is written anew. Not gone: ids, actors and other texts of headers, tags given by hand, what others
+    were told (`published`), and copies of the files. `keep` names tags that go on leading to the records. `dry_run` only says what would be erased.
+    It reads the whole log, and writes its file anew.
+    """
+    with open_log(url) as log:
+        return erased_in(log, what, views or beside(url), actor=actor, reason=reason, keep=keep, dry_run=dry_run, progress=progress)
+
+
+def erased_in(
+    log: Log,
+    what: str | tuple[str, str] | None,
+    views: str,
+    *,
+    actor: str = "",
+    reason: str = "",
+    keep: Sequence[str] = (),
+    dry_run: bool = False,
+    progress: Progress = lambda _done, _all: None,
+) -> Erasure:
+    """Erase in an open log, and take the bytes out of its files; without anything only the bytes of what was erased before."""
+    found = Erasure(0, {}, {}, (), (), 0, 0)
+    if what is not None:
+        found = erased(log, what, actor=actor, reason=reason, keep=keep, dry_run=dry_run, progress=progress)
+    if dry_run:
+        return found
+    path = path_in(views)
+    snapshots = snapshots_beside(f"sqlite:///{log.engine.path}") if isinstance(log.engine, SqliteStore) else None
+
+    def forget(position: int) -> bool:
+        rows_gone = path is None or forget_rows(path, log.identity.id, position)
+        return forget_snapshots(snapshots) and rows_gone
+
+    done = scrubbed(log, forget, progress)
+    return msgspec.structs.replace(found, scrubbed=done)
+
+
+def copy_log(log: Log | str, to: str | Path, *, until: int | None = None, progress: Progress = lambda _done, _all: None) -> Identity:
+    """Copy a log, of which others may go on writing meanwhile, into a new file: all of it, or up to a position. Return who the copy is.
+
+    Positions and digests are those of the origin, which the copy names; each row is held against the chain on the way. `Invalid` where there is a file
+    already; until the copy is whole there is none.
+    """
+    if isinstance(log, str):
+        with open_log(log, progress=progress) as opened:
+            return copy_log(opened, to, until=until, progress=progress)
+    with _new_file(to) as made:
+        return copied(log, made, until, Machine(), progress)
+
+
+def export_log(
+    log: Log | str,
+    to: str | Path,
+    *,
+    after: int = 0,
+    until: int | None = None,
+    tag: tuple[str, str] | None = None,
+    plain: bool = False,
+    progress: Progress = lambda _done, _all: None,
+) -> Exported:
+    """Write a log, or what lies between two positions, or has a tag, into a new file of JSON lines, compressed where its name ends in `.gz`.
+
+    With schemas, wiring and digests, so that a whole log, or one up to a position, can be imported again; `plain` writes records for other tools.
+    Memory is one page. `Invalid` where there is a file already; until it is whole there is none.
+    """
+    if isinstance(log, str):
+        with open_log(log, progress=progress) as opened:
+            return export_log(opened, to, after=after, until=until, tag=tag, plain=plain, progress=progress)
+    with _new(to) as part, _written_to(part, compressed=str(to).endswith(".gz")) as file:
+        return exported(log, file, after=after, until=until, tag=tag, plain=plain, told=progress)
+
+
+def import_log(source: str | Path, to: str, *, progress: Progress = lambda _done, _all: None) -> Identity:
+    """Make a new log, at a URL, of what was exported: at the same positions, with the same digests, each row held against the chain. It names its origin.
+
+    `Broken` where the file is damaged or cut off, `Invalid` for a slice, or where there is a log already. What fails leaves no log.
+    """
+    path = path_in(to)
+    if not path:
+        raise Invalid(f"`{to}` names no file to import into: write sqlite:///path", url=to)
+    if not Path(source).is_file():
+        raise Invalid(f"there is no file at {source}", path=str(source))
+    try:
+        with _new_file(path) as made, _read_from(Path(source)) as lines:
+            return imported(lines, made, Machine(), told=progress)[0]
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise Broken(f"{source} is damaged or cut off: {error}", path=str(source)) from error
+
+
+@contextlib.contextmanager
+def _new(to: str | Path) -> Generator[Path]:
+    """Give a path beside one that is new, and move what was made there into its place if all went well."""
+    path = Path(to)
+    if path.exists():
+        raise Invalid(f"there is something at {path} already: name a new file", path=str(path))
+    if not path.absolute().parent.is_dir():
+        raise Invalid(f"there is no folder {path.absolute().parent}", path=str(path))
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        try:
+            os.link(part, path)  # unlike a renaming it takes nobody's place
+        except FileExistsError as error:
+            raise Invalid(f"there is something at {path} by now: name a new file", path=str(path)) from error
+    finally:
+        for file in (part, Path(f"{part}-wal"), Path(f"{part}-shm")):
+            file.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _new_file(to: str | Path) -> Generator[Callable[[], Engine]]:
+    """Give a function that makes the store of a new log, anew each time it is called."""
+    with _new(to) as part:
+
+        def make() -> Engine:
+            for file in (part, Path(f"{part}-wal"), Path(f"{part}-shm")):
+                file.unlink(missing_ok=True)
+            return SqliteStore(str(part))
+
+        yield make
+
+
+@contextlib.contextmanager
+def _written_to(path: Path, *, compressed: bool) -> Generator[IO[bytes]]:
+    with path.open("wb") as raw:
+        if compressed:
+            with gzip.GzipFile(filename="", fileobj=raw, mode="wb", compresslevel=6) as packed:
+                yield packed  # type: ignore[misc]  # it has all that is asked of a file here
+        else:
+            yield raw
+        raw.flush()
+        os.fsync(raw.fileno())
+
+
+@contextlib.contextmanager
+def _read_from(path: Path) -> Generator[Iterable[bytes]]:
+    with gzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb") as file:
+        yield file
 
 
 def channel_to(given: "str | Log | Channel | None") -> Channel:

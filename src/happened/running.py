@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar  # Any: commands, events and keys of any class
 
@@ -22,10 +23,11 @@ from happened.core.world import MICROSECOND, Source
 from happened.cqrs.ask import Rows, View
 from happened.cqrs.follower import Followers
 from happened.giving import Failed, Giving, Origin, Plan, Works, begins, planned, save
+from happened.log.erasure import Erasure
 from happened.log.fingerprint import fingerprint_of
 from happened.log.held import Act, Held, all_held
 from happened.log.lease import Leases
-from happened.log.log import PLAIN, Facts, Log, Progress, Recording, check_envelope, occurred_us
+from happened.log.log import PLAIN, Facts, Identity, Log, Progress, Recording, check_envelope, occurred_us
 from happened.log.names import Names, Wish
 from happened.log.receipt import Receipt
 from happened.log.row import TOPOLOGY, Header, Written, decode_header, encode, taken_apart
@@ -42,7 +44,7 @@ from happened.notification.story import Story, story_of
 from happened.notification.timer import LEASE as TIMERS
 from happened.notification.timer import Timers
 from happened.notification.why import Cause, causes_of
-from happened.opening import beside, channel_to, open_engine, path_in, snapshots_beside
+from happened.opening import beside, channel_to, copy_log, erased_in, open_engine, path_in, snapshots_beside
 from happened.past import Past, position_of
 from happened.shelf.rows import ViewsFile
 from happened.shelf.snapshots import SnapshotsFile
@@ -78,7 +80,7 @@ from happened.transfer.subscription import Subscription
 from happened.transfer.systems import (
     check_channels,
 )
-from happened.wiring import Wiring, listed
+from happened.wiring import ALL, Wiring, listed
 
 S = TypeVar("S", bound=State)
 LOOK_AHEAD = 500
@@ -104,9 +106,11 @@ class Running:
         views: str | None,
         source: Source,
         states_max: int,
+        outside: bool,
         progress: Progress,
         apart: "Apart | None" = None,
     ) -> None:
+        channels = channels if outside else nothing_of(app, channels, gateways)
         check_channels([*app.subscriptions, *app.replicas], channels)
         self.app = app
         self.url = url
@@ -115,11 +119,16 @@ class Running:
         self._topology = encode(app.topology())
         self._topology_digest = hashlib.sha256(self._topology).hexdigest()
         self._engine = apart.engine if apart is not None else open_engine(url)
+        self._views_url = views or beside(url)
         try:
             alone = isinstance(self._engine, Over)
             """It is a branch: nothing reaches outside, and of other processes none works on it."""
             self._outside = (
-                apart.outside if apart is not None else Silent(app.gateways, gateways) if alone else Outside(app.gateways, gateways)
+                apart.outside
+                if apart is not None
+                else Silent(app.gateways, gateways)
+                if alone
+                else Outside(app.gateways, gateways, reached=outside)
             )
             self.log = Log(
                 self._engine,
@@ -147,6 +156,7 @@ class Running:
                 self._declare,
                 _Copies(self._replicating, silent=alone),
                 self._asked,
+                keeps_asked=app.store == ALL,
             )
             self._sending = Sending(self.log, self._handling, self._image)
             self._wishes = self._make_wishes()
@@ -615,6 +625,19 @@ class Running:
         folds = dict.fromkeys([*self.app.folds, *map(fold_of, self.app.views)])
         return Side(rows, self.log.reader, names, {fold.name: fold for fold in folds if not fold.joins}, state)
 
+    # --- audit
+
+    def erase(self, what: str | tuple[str, str], *, actor: str, reason: str, keep: Sequence[str] = (), dry_run: bool = False) -> Erasure:
+        """Erase the bodies of all records of an id, or of all that have a tag, as `happened.erase` does; the states of this process forget them at once.
+
+        Views are folded anew, and are not answered from until they are whole again: `Late`.
+        """
+        return erased_in(self.log, what, self._views_url, actor=actor, reason=reason, keep=keep, dry_run=dry_run)
+
+    def copy(self, to: str | Path, *, until: int | None = None) -> Identity:
+        """Copy this log, while it goes on, into a new file, as `happened.copy_log` does."""
+        return copy_log(self.log, to, until=until)
+
     # --- life
 
     def close(self) -> None:
@@ -894,6 +917,7 @@ class Branch(Running):
             views=None,
             source=plan.clock,
             states_max=STATES_MAX,
+            outside=True,  # there is none: what it would be is `Silent`
             progress=lambda _done, _all: None,
             apart=Apart(plan.engine, self._silent),
         )
@@ -1026,6 +1050,13 @@ class _Copies:
             )
         found = self._replicating[state].get(key)
         return Heard(found.version, found.position, found.age // MICROSECOND, msgspec.Raw(encode(found.state)))
+
+
+def nothing_of(app: Wiring, channels: "Mapping[str, Any]", gateways: Mapping[Any, Any]) -> "dict[str, None]":  # Any: whatever a caller gave
+    """Return channels that lead nowhere. `Invalid` where some were given that lead somewhere, or gateways."""
+    if gateways or any(channel is not None for channel in channels.values()):
+        raise Invalid("with `outside=False` nothing outside is reached: leave `channels` and `gateways` out")
+    return dict.fromkeys([*app.subscriptions, *app.replicas])
 
 
 def _left(deadline: float) -> float:

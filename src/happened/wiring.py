@@ -39,6 +39,10 @@ Decider = Callable[..., Iterable[Event]]
 """A function from a command, states and the `World` to the events that it decides. It may raise `Refused`."""
 
 
+ALL, DECISIONS = STORES = ("all", "decisions")
+"""What is kept of a command: all of it, or what was decided."""
+
+
 class Wiring:
     """The tables of an app, read and checked. `App` says what each holds."""
 
@@ -57,10 +61,14 @@ class Wiring:
         replicas: Mapping[str, Iterable[type[State]]] | None = None,
         upcasts: Iterable[UpcastEntry] = (),
         ignores: Iterable[str] = (),
+        store: str = ALL,
     ) -> None:
         if not is_name(name):
             raise Invalid("an app needs a name, a text: it is recorded in its log")
         self.name = name
+        if store not in STORES:
+            raise Invalid(f"`store` is {' or '.join(map(repr, STORES))}, not {store!r}", store=str(store))
+        self.store = store
         self.ignores: tuple[Any, ...] = tuple(listed("ignores=[{}]", ignores))
         if not all(isinstance(one, str) for one in self.ignores):
             raise Invalid(f'`ignores` lists names as the log has them, not {ignores!r}: write ignores=["OrderSent"]')
@@ -140,6 +148,7 @@ class Wiring:
         """Return the wiring as plain data: what is recorded in the log whenever it changes."""
         return {
             "app": self.name,
+            "store": self.store,
             "records": sorted(name_of(event)[0] for event in self.records),
             "deciders": [
                 {

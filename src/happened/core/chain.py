@@ -65,6 +65,16 @@ def taken_apart_text(records: str, position: int) -> list[RawRecord]:
     return found
 
 
+def is_erased(record: RawRecord) -> bool:
+    """Say whether the body of a record is gone, and its digest stands in its place."""
+    return bytes(record.body) == ERASED and b'"h"' in bytes(record.extra) and decode_extra(record.extra).erased is not None
+
+
+def body_digest(salt: bytes, body: bytes) -> bytes:
+    """Return what the chain holds of a body."""
+    return _sha256(salt + body).digest()
+
+
 def digest_of(before: bytes, row: Row) -> bytes:
     """Compute the digest that a row must have after the one with digest `before`."""
     head = row.head.encode()
@@ -72,8 +82,8 @@ def digest_of(before: bytes, row: Row) -> bytes:
     start = 0
     for _, record in taken_apart(row):
         extra = bytes(record.extra)
-        erased = decode_extra(extra).erased if b'"h"' in extra and bytes(record.body) == ERASED else None
-        if erased is not None:
+        if is_erased(record):
+            erased = decode_extra(extra).erased or ""
             without = encode(msgspec.structs.replace(decode_extra(extra), erased=None, kept=()))
             extra = b"" if without == b"{}" else without
             body = bytes.fromhex(erased)

@@ -83,6 +83,8 @@ class Commit(NamedTuple):
     rows: Sequence[Row] = ()
     terms: Sequence[Terms] = ()
     notes: Mapping[str, str | None] = {}
+    instead: Sequence[Row] = ()
+    """Rows that take the place of those at their positions: the same rows, of which bodies were erased. What was derived from those is made anew."""
 
 
 class Parts(msgspec.Struct, frozen=True):
@@ -141,6 +143,13 @@ class Store(Protocol):
 
     def wait(self, after: int, wait_seconds_max: float) -> int:
         """Wait until something lies after this position, or the time is over; return the last position. Wakes for commits of any process."""
+        ...
+
+    def scrub(self, progress: Callable[[int, int], None]) -> bool:
+        """Take all bytes out of what is kept that no row, note or index has any more, and make anew what was derived. Say whether it could be done.
+
+        Called after rows were replaced. It can't be done while another process reads; calling it again, also from another process, does the rest.
+        """
         ...
 
     def close(self) -> None:

@@ -70,6 +70,10 @@ class Standing(NamedTuple):
     broken: str | None
 
 
+class BegunAnew(Exception):
+    """The table was emptied between the waiting for it and the look at it."""
+
+
 class Following(Protocol):
     """What a view asks of who follows it."""
 
@@ -112,6 +116,7 @@ class ViewState(Generic[S]):
             with self.file.snapshot() as reader:
                 standing = standing_of(reader, build)
                 if standing is not None:
+                    build.ready = build.ready and standing.ready  # it may have been begun anew
                     return ask(reader, build, standing)
             if self.build is build:
                 self.following.renew(build)
@@ -251,8 +256,10 @@ class View(Generic[S]):
         self.of.wait(self.of.log.since(since), wait_seconds_max)
 
         def look(
-            reader: sqlite3.Connection, build: ViewBuild[S], _standing: Standing
+            reader: sqlite3.Connection, build: ViewBuild[S], standing: Standing
         ) -> tuple[tuple[S, Position] | None, tuple[int, str] | None]:
+            if not standing.ready:
+                raise BegunAnew
             row = reader.execute(build.own.table.get, encoded).fetchone()
             stuck = reader.execute(
                 "select position, error from _stuck where name = ? and fingerprint = ? and generation = ? and key = ?",
@@ -260,7 +267,10 @@ class View(Generic[S]):
             ).fetchone()
             return (build.own.table.decode(row), Position(row[-1])) if row is not None else None, stuck
 
-        found, stuck = self.of.answer(look)
+        try:
+            found, stuck = self.of.answer(look)
+        except BegunAnew:
+            return self._found(whole, since, wait_seconds_max)
         if stuck is not None:
             position, error = stuck
             raise Stuck(
@@ -299,11 +309,16 @@ class View(Generic[S]):
         condition, params = self._condition
 
         def look(reader: sqlite3.Connection, build: ViewBuild[S], standing: Standing) -> tuple[list[S], int, dict[str, tuple[int, str]]]:
+            if not standing.ready:
+                raise BegunAnew
             table = build.own.table
             found = reader.execute(table.select(condition, self._order, limit=True), (*params, limit)).fetchall()
             return [table.decode(row) for row in found], standing.position, self.of.stuck(reader, build)
 
-        found, position, stuck = self.of.answer(look)
+        try:
+            found, position, stuck = self.of.answer(look)
+        except BegunAnew:
+            return self.rows(limit=limit, since=since, wait_seconds_max=wait_seconds_max)
         own = {key: why for key, why in stuck.items() if key.startswith("[")}  # a joined state has no row here
         if own and since is not None:
             raise _standing_still(self.of.build.name, own)

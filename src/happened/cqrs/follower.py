@@ -20,7 +20,7 @@ from happened.cqrs.ask import View, ViewState, shown_in
 from happened.cqrs.view import Page, Stopped, ViewBuild, check_history, view_fingerprint
 from happened.log.held import told
 from happened.log.lease import Leases
-from happened.log.log import Log, Progress
+from happened.log.log import Log, Progress, latest_erasure
 from happened.log.records import Pages
 from happened.shelf.rows import ViewsFile
 
@@ -126,6 +126,8 @@ class Followers:
                     self._stop.wait(IDLE_SECONDS)
                     continue
                 behind = min(build.position for build in mine)
+                if self._erased_since(mine):
+                    continue
                 if self._log.wait(behind, IDLE_SECONDS) > behind or not all(map(self._is_answered_from, mine)):
                     for position in sorted({build.position for build in mine}):
                         self._advance([build for build in mine if build.position == position])
@@ -142,6 +144,14 @@ class Followers:
                     if build.broken is None:
                         build.epoch = None  # what was folded and not written is forgotten
                 self._stop.wait(RETRY_SECONDS)
+
+    def _erased_since(self, builds: Sequence[ViewBuild[Any]]) -> bool:
+        """Say whether something of what these were folded from was erased: then they are read again, and begun anew."""
+        latest = latest_erasure(self._log.engine)
+        tainted = [build for build in builds if build.erased < latest]
+        for build in tainted:
+            build.epoch = None
+        return bool(tainted)
 
     def _at_work(self) -> list[ViewBuild[Any]]:
         with self._moved:
@@ -352,6 +362,7 @@ class Followers:
             connection.execute(f"delete from _view {WHERE}", identity)  # noqa: S608 - a constant
             connection.execute(f"delete from _stuck {WHERE}", identity)  # noqa: S608 - a constant
             connection.execute(f"delete from _shown {WHERE}", identity)  # noqa: S608 - a constant
+            connection.execute(f"delete from _begun {WHERE}", identity)  # noqa: S608 - a constant
 
     def _decoder(self, builds: Sequence[ViewBuild[Any]]) -> Pages:
         return self._log.reader.pages_for([folded.fold for build in builds for folded in (build.own, *build.joined)])
@@ -444,12 +455,20 @@ class Followers:
         connection.execute(
             "insert or replace into _view(name, fingerprint, generation, made, log, epoch, position, digest, owner, ready) "
             "select ?, ?, ?, coalesce(max(made) filter (where name = ? and fingerprint = ?), max(made) + 1, 1), ?, ?, 0, ?, 0, 0 from _view",
-            (*build.identity, build.name, build.fingerprint, self._log.identity.id, self._log.identity.epoch, build.digest),
+            (*build.identity, build.name, build.fingerprint, self._log.identity.id, self._log.identity.epoch, bytes(32)),
+        )
+        connection.execute(
+            "insert or replace into _begun(name, fingerprint, generation, erased) values(?, ?, ?, ?)",
+            (*build.identity, latest_erasure(self._log.engine)),
         )
 
     def _load(self, connection: sqlite3.Connection, build: ViewBuild[Any]) -> None:
-        """Read the checkpoint of a table and what is stuck, and hold it against the log."""
+        """Read the checkpoint of a table and what is stuck, and hold it against the log.
+
+        What was folded from events that were lost when the log was adopted, or erased since, is begun anew: somebody has decided that, and recorded it.
+        """
         build.forget()
+        self._begin_anew(connection, build)
         found = connection.execute(f"select log, epoch, position, digest, ready, made from _view {WHERE}", build.identity).fetchone()  # noqa: S608 - a constant
         if found is None:
             raise _replaced(build)
@@ -460,7 +479,23 @@ class Followers:
         build.shown = shown_in(connection, build)
         row = self._log.row_at(build.position) if build.position else None
         there = row.digest if row is not None and row.last == build.position else None
-        check_history(build, self._log.identity.id, self._log.identity.epoch, log, epoch, there)
+        check_history(build, self._log.identity, log, epoch, there)
+
+    def _begin_anew(self, connection: sqlite3.Connection, build: ViewBuild[Any]) -> None:
+        """Empty a table that holds what is no more; say of one that goes on that it is of today's epoch."""
+        identity = self._log.identity
+        of_log = (
+            f"select log, epoch, position, coalesce(erased, 0) from _view left join _begun using (name, fingerprint, generation) {WHERE}"  # noqa: S608 - a constant
+        )
+        found = connection.execute(of_log, build.identity).fetchone()
+        if found is None or found[0] != identity.id:
+            return
+        _, epoch, position, erased = found
+        if erased < latest_erasure(self._log.engine) or (epoch < identity.epoch and not identity.has(epoch, position)):
+            self._make(connection, build)
+        elif epoch < identity.epoch:
+            connection.execute(f"update _view set epoch = ? {WHERE}", (identity.epoch, *build.identity))  # noqa: S608 - a constant
+        [(build.erased,)] = connection.execute(f"select coalesce(max(erased), 0) from _begun {WHERE}", build.identity)  # noqa: S608 - a constant
 
     # --- who follows
 

@@ -26,6 +26,7 @@ from happened.core.tally import tally
 from happened.log.fingerprint import fingerprint_of
 from happened.log.held import told
 from happened.log.lifting import Lifts
+from happened.log.log import Identity
 from happened.log.records import envelopes_of, positions_of
 from happened.log.row import decode_header
 from happened.shelf.tables import MANY, Table
@@ -187,6 +188,8 @@ class ViewBuild(Generic[S]):
         self.made = 0
         """Versions of the code are numbered as they come; the tables of a newer one take the place of older ones."""
         self.ready = False
+        self.erased = 0
+        """Where the last erasure stands after which it was begun."""
         self.epoch: int | None = None
         """The owner's epoch under which the checkpoint was read; `None`: it must be read (again) before anything is folded."""
         self.broken: str | None = None
@@ -502,13 +505,13 @@ def key_text(key: Key) -> str:
     return msgspec.json.encode([text_of(value) for value in key]).decode()
 
 
-def check_history(build: ViewBuild[Any], log: str, epoch: int, found_log: str, found_epoch: int, digest_there: bytes | None) -> None:
+def check_history(build: ViewBuild[Any], identity: Identity, found_log: str, found_epoch: int, digest_there: bytes | None) -> None:
     """Raise `Diverged` unless a checkpoint belongs to this log's history."""
-    same = found_log == log and found_epoch <= epoch and (build.position == 0 or digest_there == build.digest)
+    same = found_log == identity.id and found_epoch <= identity.epoch and (build.position == 0 or digest_there == build.digest)
     if not same:
         raise Diverged(
             f"the view `{build.name}` was folded from another history: its checkpoint is position {build.position} of log {found_log}. "
-            "Was an older log put in place? Restore the right one, or delete the views' file: it is rebuilt",
+            "Was an older log put in place? Restore the right one, or take over this one: happened adopt",
             view=build.name,
             position=build.position,
             log=found_log,

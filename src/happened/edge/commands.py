@@ -5,11 +5,9 @@ command is left to the process that has the gateways for it.
 """
 
 import argparse
-import getpass
 import importlib
 import itertools
 import operator
-import os
 import signal
 import sys
 import threading
@@ -31,6 +29,8 @@ from happened.core.store import Packs
 from happened.core.tags import SEPARATOR
 from happened.core.world import moment
 from happened.edge import branches, cold, replaying, sight, travelling
+from happened.edge.audit import COMMANDS as AUDIT
+from happened.edge.audit import user
 from happened.edge.progress import bar
 from happened.edge.settings import SQLITE, app_is_set, log_is_there, log_url, the_app
 from happened.edge.words import key_in as _key
@@ -155,19 +155,6 @@ def _execution(log: Log, record: Record) -> dict[str, Any]:
         told["outcome"] = header.outcome
         told["execution"] = {"waited_us": header.waited, "ran_us": header.ran, "attempt": header.attempt, "reads": list(header.reads)}
     return told
-
-
-def verify(asked: argparse.Namespace) -> int:
-    """Prove that nothing was changed or lost."""
-    with _log(asked) as log, bar("verifying") as verifying:
-        verified = log.verify(verifying)
-    if asked.json:
-        _print_json(verified)
-    else:
-        kinds = ", ".join(f"{count:,} {kind}" for kind, count in verified.kinds.items())
-        print(f"verified: {verified.position:,} records in {verified.rows:,} rows ({kinds or 'none'})")
-        print(f"digest: {verified.digest}")
-    return 0
 
 
 def stats(asked: argparse.Namespace) -> int:
@@ -359,7 +346,7 @@ def run(asked: argparse.Namespace) -> int:
     try:
         url = log_url(asked.log, there=False)
         with bar("opening") as progress:
-            running = app.open(url, channels=dict(asked.channel), progress=progress)
+            running = app.open(url, channels=dict(asked.channel), outside=not asked.no_outside, progress=progress)
         older = timedelta(days=asked.cold_after) if asked.cold_after is not None else None
         with running, InBackground(running.log, older=older) if older is not None else nullcontext():
             if not asked.json:
@@ -438,7 +425,7 @@ def _standing_in(view: Mapping[str, Any]) -> list[dict[str, Any]]:
 def decide_about(asked: argparse.Namespace) -> int:
     """Record what is to become of something that is stuck."""
     with _log(asked) as log:
-        job = Act(log, asked.command, asked.handler, asked.position, actor=asked.actor or _user(), id=None, reason=asked.reason)
+        job = Act(log, asked.command, asked.handler, asked.position, actor=asked.actor or user(), id=None, reason=asked.reason)
         log.writer.submit(job, ACT_SECONDS_MAX)
         if job.row is None:
             raise NotThere(f"`{asked.handler}` holds nothing at position {asked.position}", position=asked.position)
@@ -448,14 +435,6 @@ def decide_about(asked: argparse.Namespace) -> int:
     else:
         print(f"recorded at position {receipt.position:,}: {asked.command} {asked.handler} {asked.position}; whoever runs it does so now")
     return 0
-
-
-def _user() -> str:
-    """Return who is at the keyboard, as far as the machine knows."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return str(os.getuid())
 
 
 # --- the flow
@@ -578,9 +557,9 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "why": why,
     "replicas": replicas,
     "replica": replica,
-    "verify": verify,
     "stats": stats,
     **cold.COMMANDS,
+    **AUDIT,
 }
 
 

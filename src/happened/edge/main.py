@@ -159,6 +159,7 @@ def the_parser() -> argparse.ArgumentParser:
     )
     run = add("run", "run an app until it is told to stop: reactions, timers, views, pending commands", app=True, more=of_channels)
     run.add_argument("named", metavar="MODULE:APP", nargs="?", help="the app, as --app names it")
+    run.add_argument("--no-outside", action="store_true", help="reach nothing outside: ask no gateway, read no channel")
     run.add_argument("--every", type=seconds, default=0, metavar="SECONDS", help="say how it stands every so often (0: never)")
     run.add_argument("--cold-after", type=days, metavar="DAYS", help="pack away by itself what was recorded so many days ago")
     stuck = add("stuck", "list what handlers could not get past, and what stands still", app=True)
@@ -197,8 +198,8 @@ def the_parser() -> argparse.ArgumentParser:
     latency.add_argument("name", metavar="VIEW", nargs="?", help="only of this view")
     _add_travelling(add)
     _add_cold(add)
-    add("verify", "read the whole log and prove that nothing was changed or lost")
     _add_replaying(add)
+    add_audit(add)
     stats = add("stats", "tell who the log is, how long, how large, and what it knows")
     stats.add_argument(
         "--count", action="store_true", help="also count records by kind and name, and how long deciders ran: reads the whole log"
@@ -307,6 +308,41 @@ def _add_cold(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
     )
     unpack = add("unpack", "put packed records back into the table of rows, where plain SQL sees them")
     unpack.add_argument("--after", type=counted, default=0, metavar="POSITION", help="only those after this position, and some before it")
+
+
+def add_audit(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """Say what can be asked for of a log as a whole: to prove it, take it over, erase in it, copy it."""
+    verify = add("verify", "read the whole log and prove that nothing was changed or lost")
+    verify.add_argument("--until", metavar="RECEIPT|DIGEST", help="only up to what was noted, and prove that it is still what led to it")
+    adopt = add("adopt", "take over a log that was restored from a copy: begin a new epoch, while nobody has it open")
+    adopt.add_argument(
+        "--epoch", type=counted, metavar="N", help="a higher one than the next, if that was used by an adoption that is lost"
+    )
+    erase = add("erase", "take the bodies of records out of the log for good, and all that was made of them")
+    of_erase = erase.add_mutually_exclusive_group(required=True)
+    of_erase.add_argument("what", metavar="ID|TAG=VALUE", nargs="?", help="a message's id, or a tag: all records that have it")
+    of_erase.add_argument("--id", metavar="ID", help="an id, also one with a `=` in it")
+    of_erase.add_argument(
+        "--resume", action="store_true", help="erase nothing more, and finish what was stopped before the files were clean"
+    )
+    erase.add_argument("--keep", metavar="TAG", action="append", default=[], help="a tag that goes on leading to what is left")
+    erase.add_argument("--views", metavar="URL", help="where the views lie, if not beside the log")
+    erase.add_argument("--dry-run", action="store_true", help="only say what would be erased")
+    erase.add_argument("--yes", action="store_true", help="don't ask")
+    copy = add("copy", "copy a log that may be in use into a new file: a log of its own, to be looked at and tried out")
+    copy.add_argument("--to", metavar="FILE", required=True, help="the new file")
+    copy.add_argument("--until", type=counted, metavar="POSITION", help="only what stands up to there")
+    export = add("export", "write a log, or a part of it, as lines of JSON; compressed where the name ends in .gz")
+    export.add_argument("file", metavar="FILE", help="the new file")
+    export.add_argument("--after", type=counted, default=0, metavar="POSITION", help="only what stands after there")
+    export.add_argument("--until", type=counted, metavar="POSITION", help="only what stands up to there")
+    export.add_argument("--tag", type=tagged, metavar="TAG=VALUE", help="only rows with this tag, such as sku=widget")
+    export.add_argument("--jsonl", action="store_true", help="a line for each record, for other tools: that is not to be imported again")
+    taken = add("import", "make a new log, named by --log, of what was exported, and prove that it is the same")
+    taken.add_argument("file", metavar="FILE", help="what was exported")
+    for acting in (adopt, erase):
+        acting.add_argument("--actor", metavar="NAME", help="who decides it; by default the name of the user")
+        acting.add_argument("--reason", default="", metavar="TEXT", help="why; it is recorded, too")
 
 
 class Parser(argparse.ArgumentParser):

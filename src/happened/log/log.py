@@ -6,6 +6,7 @@ any process commits; `verify` proves that nothing was changed or lost. Deciders 
 
 import heapq
 import operator
+import string
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
@@ -39,10 +40,12 @@ from happened.log.row import (
     taken_apart,
 )
 from happened.log.typed import Typed
-from happened.log.verify import Verified, verified
+from happened.log.verify import Noted, Verified, verified
 from happened.log.writer import Batch, Draft, Job, Memory, Writer, inside_decider
 
 IDENTITY_NOTE = "log"
+ERASED_NOTE = "erased"
+"""Where the last erasure stands."""
 KIND_NOTE = "kind/"
 """Before a number: the framework's own number of a kind that came later, with the release that reads it."""
 KIND_COLD = KIND_NOTE + "cold"
@@ -51,6 +54,8 @@ KINDS = {*map(str, BUILT_IN), KIND_COLD.removeprefix(KIND_NOTE)}
 """What stands behind `kind/` of all that this release reads."""
 TEXT_CHARACTERS_MAX = 1_000
 """Characters of an id, an actor, a correlation, a causation, a name: they stand in every index and every list."""
+DIGEST_DIGITS_MIN, DIGEST_DIGITS = 32, 64
+"""As many as a receipt has, and as a digest has."""
 RECENT_MAX = 20_000
 """Events whose tags are kept in memory for the conditions of `append`; a condition that reaches further back reads the log."""
 
@@ -63,13 +68,38 @@ Progress = Callable[[int, int], None]
 PLAIN = Extra()
 
 
-class Identity(msgspec.Struct, frozen=True):
+class CameFrom(msgspec.Struct, frozen=True):
+    """Which log a copy was made of, and up to where."""
+
+    log: str
+    epoch: int
+    position: int
+    digest: str
+    """The chain's link there, in hex: it is the same in both."""
+
+
+class Identity(msgspec.Struct, frozen=True, omit_defaults=True):
     """Who a log is."""
 
     id: str
     epoch: int
     format: int
     app: str
+    ended: tuple[tuple[int, int], ...] = ()
+    """The epochs before, and the last position of each: what is known of an epoch after that was in another history, which is no more."""
+    origin: CameFrom | None = None
+
+    def has(self, epoch: int, position: int) -> bool:
+        """Say whether a position that was known in an epoch is one of this history: in the epoch of today, or before the earlier one ended."""
+        return position <= last_known(self.epoch, self.ended, epoch)
+
+
+def last_known(epoch: int, ended: Sequence[tuple[int, int]], known: int) -> int:
+    """Return up to which position what was known of a log in one epoch is true in another one, that of today: all, where they are the same."""
+    if known >= epoch:
+        return EVERYTHING_SEEN if known == epoch else -1
+    limits = [last for one, last in ended if one >= known] or [last for _, last in ended[-1:]]
+    return min(limits, default=-1)
 
 
 class Loose(msgspec.Struct, frozen=True):
@@ -124,6 +154,7 @@ class Log:
     def write_with(self, memory: Memory) -> Writer:
         """Make the writer, over this memory image."""
         self.writer = Writer(self.engine, self.names, self.reader, self.source, memory, self.opened_at)
+        self.writer.forgetting.append(self._forget)
         return self.writer
 
     def close(self) -> None:
@@ -277,10 +308,7 @@ class Log:
         if isinstance(since, str):
             since = Receipt.parse(since)
         if isinstance(since, Receipt):
-            if since.log != self.identity.id or since.epoch > self.identity.epoch:
-                raise Diverged(
-                    "the receipt is of another log than this one", receipt=str(since), log=self.identity.id, epoch=self.identity.epoch
-                )
+            self._check_own(since)
             row = self.row_at(since.position) if since.digest and since.position <= self.head else None
             if row is not None and row.digest[:16].hex() != since.digest:
                 raise Diverged(
@@ -291,16 +319,53 @@ class Log:
             return since.position
         return place_of(since)
 
+    def _check_own(self, receipt: Receipt) -> None:
+        """Raise `Diverged` for a receipt of another log, or of what was lost when this one was adopted."""
+        identity = self.identity
+        if receipt.log != identity.id or receipt.epoch > identity.epoch:
+            raise Diverged("the receipt is of another log than this one", receipt=str(receipt), log=identity.id, epoch=identity.epoch)
+        if not identity.has(receipt.epoch, receipt.position):
+            raise Diverged(
+                f"the receipt is of epoch {receipt.epoch}, and the log was adopted since, without what it speaks of: what was recorded there is lost",
+                receipt=str(receipt),
+                position=receipt.position,
+                epoch=identity.epoch,
+            )
+
     # --- verifying
 
-    def verify(self, progress: Progress = lambda _done, _all: None) -> Verified:
+    def verify(self, progress: Progress = lambda _done, _all: None, *, noted: Receipt | str | None = None) -> Verified:
         """Read the whole log: positions dense, times never falling, the chain unbroken, every record readable, every name recorded before its use.
 
         The names that the log is opened with must be those that it recorded. A causation that names a record of this log (`ID#3`, where the id `ID` is
         in it) must stand before what it caused; one that names an id alone, or another log's, is a text that somebody gave. Returns what was counted;
         `Broken` with the first bad position. Cost: about 10 µs a row, and 100 µs for one that names a record as its cause.
+
+        With `noted`, a receipt, its text, or a digest in hex (its first 32 digits do), it reads up to there, and proves that nothing up to there was
+        changed, taken out or put in since that was noted, not even by somebody who made all digests anew. `Diverged` for a receipt of another log.
         """
-        return verified(self.engine, self.reader, self.find, progress)
+        epochs = [self.identity.epoch, *(ended for _, ended in self.identity.ended)]
+        return verified(self.engine, self.reader, self.find, progress, epochs, self._noted(noted))
+
+    def _noted(self, noted: object) -> Noted | None:
+        """Read what was noted. `Invalid` for what is no digest."""
+        if noted is None:
+            return None
+        if isinstance(noted, str) and ":" in noted:
+            noted = Receipt.parse(noted)
+        if isinstance(noted, Receipt):
+            self._check_own(noted)
+        digest = noted.digest if isinstance(noted, Receipt) else noted
+        if (
+            not isinstance(digest, str)
+            or not DIGEST_DIGITS_MIN <= len(digest) <= DIGEST_DIGITS
+            or set(digest.lower()) - set(string.hexdigits)
+        ):
+            raise Invalid(
+                f"{digest!r} is no digest: that is a receipt, or {DIGEST_DIGITS_MIN} to {DIGEST_DIGITS} hexadecimal digits",
+                digest=str(digest),
+            )
+        return Noted(digest.lower(), noted.position if isinstance(noted, Receipt) else None)
 
     # --- within
 
@@ -326,6 +391,10 @@ class Log:
             return None
         self.names.learn(self.engine.notes)
         return [Wanted((), self.numbers([self.typed[event].wish.name for event in events]))]
+
+    def _forget(self) -> None:
+        """Let go of the tags of events that may have been erased; what is asked for is read again."""
+        self._recent = Recent(self)
 
     def numbers(self, names: Iterable[str]) -> list[int]:
         """Return the numbers of all versions of these names of events; one that matches nothing where there are none."""
@@ -449,6 +518,11 @@ def place_of(position: object) -> int:
     if type(position) is not int or position < 0:
         raise Invalid(f"{position!r} is no position: that is a whole number from 0 on", position=str(position))
     return min(position, EVERYTHING_SEEN)
+
+
+def latest_erasure(engine: Engine) -> int:
+    """Return the position of the last erasure of a log, 0 if there was none."""
+    return int(engine.notes(ERASED_NOTE).get(ERASED_NOTE, "0"))
 
 
 def _identity_in(notes: Mapping[str, str]) -> Identity | None:

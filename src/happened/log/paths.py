@@ -17,7 +17,7 @@ import msgspec
 from happened.core.errors import Broken
 from happened.core.store import Row
 from happened.core.tally import tally
-from happened.log.row import ANSWER, SCHEDULE, Header, RawRecord, decode_header
+from happened.log.row import ANSWER, EPOCH_CHANGE, ERASURE, SCHEDULE, Header, RawRecord, decode_header
 
 Counts = Sequence[tuple[str, int]]
 
@@ -93,6 +93,8 @@ def counts_in(header: Header, asked: int, records: Sequence[Any]) -> Counts:
 
 
 def _made(header: Header, asked: int, numbers: Sequence[int], records: Sequence[Any]) -> Counts:
+    if numbers and numbers[0] in (EPOCH_CHANGE, ERASURE):
+        return ()  # what somebody has done to the log
     sent, handler = header.sent, header.handler or 0
     cause, sender = (sent.cause, sent.handler) if sent is not None else (0, 0)
     recorded = [one for one in dict.fromkeys(numbers) if one > SCHEDULE]

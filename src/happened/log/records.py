@@ -33,6 +33,7 @@ from happened.log.row import (
     REFUSAL,
     SCHEDULE,
     SCHEMA,
+    SYSTEM,
     TOPOLOGY,
     Extra,
     Header,
@@ -42,7 +43,6 @@ from happened.log.row import (
     taken_apart_text,
 )
 
-SYSTEM = {0, 1, 2}
 INPUT, INTERNAL, ANSWERED, OUTPUT, SYSTEMIC = "input", "internal", "answer", "output", "system"
 PUBLISHED = ("notification", "share", "beacon")
 """What a name stands for whose records are outputs: said to other systems."""

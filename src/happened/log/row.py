@@ -22,8 +22,7 @@ from happened.core.store import Row
 FORMAT = 1
 """The number of this format. A higher one than the code knows is not opened."""
 
-SCHEMA, TOPOLOGY, EPOCH_CHANGE, REFUSAL, ANSWER, SCHEDULE = range(6)
-NOTHING = 7
+SCHEMA, TOPOLOGY, EPOCH_CHANGE, REFUSAL, ANSWER, SCHEDULE, ERASURE, NOTHING = range(8)
 """Numbers of the names that the framework itself records; those of users start at 16."""
 
 BUILT_IN = {
@@ -33,8 +32,13 @@ BUILT_IN = {
     REFUSAL: "refusal",
     ANSWER: "answer",
     SCHEDULE: "schedule",
+    ERASURE: "erasure",
     NOTHING: "nothing",
 }
+SYSTEM = frozenset({SCHEMA, TOPOLOGY, EPOCH_CHANGE, ERASURE})
+"""What the log says about itself."""
+SAID_OF_ITSELF = (f"[[{EPOCH_CHANGE},", f"[[{ERASURE},")
+"""How the records of a row begin that says what a person has done to the log: adopted it, or erased something."""
 FIRST_NUMBER = 16
 
 CONVERSATION = ""
@@ -45,6 +49,7 @@ RECORDS_MAX = 10_000
 
 encode, decode_extra = chain.encode, chain.decode_extra
 digest_of, taken_apart, taken_apart_text = chain.digest_of, chain.taken_apart, chain.taken_apart_text
+is_erased, body_digest = chain.is_erased, chain.body_digest
 ERASED, SALT_BYTES = chain.ERASED, chain.SALT_BYTES
 Extra = chain.Extra
 RawRecord = chain.RawRecord
@@ -93,12 +98,37 @@ class Header(msgspec.Struct, omit_defaults=True, frozen=True, gc=False):
     """How many handlers stand between this and what came from outside."""
 
 
+class EpochChange(msgspec.Struct, frozen=True):
+    """What is recorded where a log was adopted: the epoch that begins here, and what of the log was there."""
+
+    epoch: int
+    position: int
+    """The last position before this record: what other copies of the log have after it is another history."""
+    digest: str
+    """The chain's link there, in hex."""
+    reason: str = ""
+
+
+class Erased(msgspec.Struct, frozen=True):
+    """What is recorded where bodies were erased: not what was in them, nor the value of the tag that they were found by."""
+
+    positions: tuple[tuple[int, int], ...]
+    """The first and the last position of each stretch."""
+    by: str = ""
+    """How they were found: `id ID`, or `tag TAG`."""
+    kept: tuple[str, ...] = ()
+    """The tags that still lead to them."""
+    reason: str = ""
+
+
 class Written(msgspec.Struct, frozen=True, gc=False):
     """A record ready to be put into a row."""
 
     number: int
     body: bytes
     extra: bytes = b""
+    kept: bool = True
+    """False: its digest is written in its place. Only of what was asked."""
 
 
 decode_header = msgspec.json.Decoder(Header).decode
@@ -126,7 +156,7 @@ def seal(before: bytes, position: int, at: int, header: Header, asked: Written |
             texts.append(f"[{number},{body.decode()},{extra.decode()}]")
         else:
             link += b"%d 0 %b" % (number, digest)
-            texts.append(f"[{number},{body.decode()}]")
+            texts.append(f"[{number},{body.decode()}]" if record.kept else digest_alone(number, digest))
         if len(body) > RECORD_BYTES_MAX:
             raise too_large(len(body))
         start += SALT_BYTES
@@ -139,18 +169,25 @@ def _sealed_pair(before: bytes, position: int, at: int, head: bytes, asked: Writ
     number, body, other, record = asked.number, asked.body, decided.number, decided.body
     if len(body) > RECORD_BYTES_MAX or len(record) > RECORD_BYTES_MAX:
         raise too_large(max(len(body), len(record)))
+    digest = _sha256(salts[:SALT_BYTES] + body).digest()
     link = b"%b%d 2 %d %b%d 0 %b%d 0 %b" % (
         before,
         at,
         len(head),
         head,
         number,
-        _sha256(salts[:SALT_BYTES] + body).digest(),
+        digest,
         other,
         _sha256(salts[SALT_BYTES:] + record).digest(),
     )
-    text, texts = f"[{number},{body.decode()}]", f"[[{other},{record.decode()}]]"
+    text = f"[{number},{body.decode()}]" if asked.kept else digest_alone(number, digest)
+    texts = f"[[{other},{record.decode()}]]"
     return Row(position, 2, at, head.decode(), text, texts, salts, _sha256(link).digest())
+
+
+def digest_alone(number: int, digest: bytes) -> str:
+    """Return a record whose body is not kept: as one that was erased, but that its salt stays, and what comes under its id again can be compared."""
+    return f'[{number},null,{{"h":"{digest.hex()}"}}]'
 
 
 def too_many(count: int) -> Invalid:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from happened.log.writer import Batch
 
 
+encode_in_order = msgspec.json.Encoder(decimal_format="string", order="deterministic").encode
+
+
 def decode_of(cls: type) -> Callable[[bytes], Any]:
     """Return the function that reads the body of a class. `Invalid` where the class has a field that could be written and not read again."""
     hints_of(cls)  # first, since it says what can't be seen
@@ -76,6 +79,10 @@ class Typed:
     def same(self, recorded: bytes, body: bytes) -> bool:
         """Say whether a recorded body of this shape is the same as another, or erased. What is equal may have been written otherwise: `1.50`, a set."""
         return recorded in (body, ERASED) or bool(self._decode(recorded) == self._decode(body))
+
+    def in_order(self, body: bytes) -> bytes:
+        """Return a body as it is digested where it is not kept: what has no order is put into one, so that it has the same bytes in every process."""
+        return encode_in_order(self._decode(body))
 
     def number(self, batch: "Batch") -> int:
         """Return the number of the class's name; recorded in this batch if it is new."""

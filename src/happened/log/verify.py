@@ -1,9 +1,11 @@
-"""Verify: the whole log, row by row, against the chain and against itself.
+"""Verify: the whole log, row by row, against the chain and against itself, or up to a digest that somebody has noted.
 
-The names come from the schema records alone, in their order, and the notes that a log is opened with must say the same.
+The names come from the schema records alone, in their order, and the notes that a log is opened with must say the same. The chain alone can't tell a log
+that was written anew from its first change on, with new digests: a digest that was noted elsewhere can, since none leads to it but what it was made of.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -11,7 +13,21 @@ from happened.core.errors import Broken
 from happened.core.store import START, Row, Store
 from happened.log.names import NOTE, Name
 from happened.log.records import Reader
-from happened.log.row import BUILT_IN, FIRST_NUMBER, SALT_BYTES, SCHEMA, decode_header, digest_of, taken_apart
+from happened.log.row import (
+    BUILT_IN,
+    EPOCH_CHANGE,
+    ERASURE,
+    FIRST_NUMBER,
+    SAID_OF_ITSELF,
+    SALT_BYTES,
+    SCHEMA,
+    EpochChange,
+    Erased,
+    decode_header,
+    digest_of,
+    is_erased,
+    taken_apart,
+)
 
 
 class Verified(msgspec.Struct, frozen=True):
@@ -21,14 +37,65 @@ class Verified(msgspec.Struct, frozen=True):
     rows: int
     kinds: Mapping[str, int]
     digest: str
+    erased: int = 0
+    """Records whose bodies were erased."""
+    unexplained: int = 0
+    """Those of them that no record of an erasure speaks of: nobody said who erased them, and why."""
 
 
-def verified(store: Store, reader: Reader, find: Callable[[str], Sequence[Row]], progress: Callable[[int, int], None]) -> Verified:
-    """Read the whole log and return what was counted. `Broken` with the first bad position."""
+class Noted(msgspec.Struct, frozen=True):
+    """A digest that was noted, or its beginning, and where it stands if that was noted, too."""
+
+    digest: str
+    position: int | None = None
+
+    def check(self, row: Row) -> bool:
+        """Say whether this is the row that was noted. `Broken` where another one stands in its place."""
+        same = row.digest.hex().startswith(self.digest)
+        if self.position is None or row.last < self.position:
+            return same and self.position is None
+        if row.last != self.position or not same:
+            raise Broken(
+                f"the record at position {self.position} is not the one that was noted: the chain holds, so at least one row up to there was "
+                "changed, taken out or put in, and all digests after it were made anew",
+                position=self.position,
+                noted=self.digest,
+            )
+        return True
+
+    def missing(self, head: int) -> Broken:
+        """Return the error of a log that ends before it."""
+        if self.position is None:
+            return Broken(
+                f"no row up to the end, at position {head}, has the digest that was noted: rows were taken out at the end, or the log was "
+                "written anew",
+                position=head,
+                noted=self.digest,
+            )
+        return Broken(
+            f"the log ends at position {head}, and what was noted stood at {self.position}: all after {head} was taken out",
+            position=head + 1,
+            noted=self.digest,
+        )
+
+
+def verified(
+    store: Store,
+    reader: Reader,
+    find: Callable[[str], Sequence[Row]],
+    progress: Callable[[int, int], None],
+    epochs: Sequence[int],
+    noted: Noted | None = None,
+) -> Verified:
+    """Read the log, the whole of it or up to what was noted, and return what was counted. `Broken` with the first bad position.
+
+    `epochs` is what the log's note says: the epoch of today, and the last position of each before.
+    """
     before, position, at = START.digest, 0, 0
     rows_seen = 0
     kinds: dict[str, int] = {}
     names = _Names(store.notes)
+    acts = _Acts()
     head = store.wait(1 << 62, 0)
     for rows in store.read(until=head):
         for row in rows:
@@ -49,6 +116,7 @@ def verified(store: Store, reader: Reader, find: Callable[[str], Sequence[Row]],
                     if record.position not in positions:
                         kinds[record.kind] = kinds.get(record.kind, 0) + 1
                     positions.add(record.position)
+                acts.take(row)
             except msgspec.MsgspecError as error:
                 raise Broken(f"the row at position {row.position} can't be read: {error}", position=row.position) from error
             count = len(positions)
@@ -56,11 +124,16 @@ def verified(store: Store, reader: Reader, find: Callable[[str], Sequence[Row]],
                 raise Broken(f"the row at position {row.position} says {row.count} records and has {count}", position=row.position)
             before, position, at = row.digest, row.last, row.at
             rows_seen += 1
+            if noted is not None and noted.check(row):
+                return Verified(position, rows_seen, kinds, before.hex(), *acts.counted())
         progress(position, head)
+    if noted is not None:
+        raise noted.missing(position)
     if position != head:
         raise Broken(f"the log ends at position {position}, not at {head}", position=position)
     names.end()
-    return Verified(position, rows_seen, kinds, before.hex())
+    acts.end(epochs)
+    return Verified(position, rows_seen, kinds, before.hex(), *acts.counted())
 
 
 def _check_cause(row: Row, find: Callable[[str], Sequence[Row]]) -> None:
@@ -83,6 +156,61 @@ def _digest(before: bytes, row: Row) -> bytes:
         return digest_of(before, row)
     except (msgspec.MsgspecError, ValueError, Broken):
         return b""
+
+
+class _Acts:
+    """What the log says about itself beside its names: who has adopted it, and what was erased."""
+
+    def __init__(self) -> None:
+        self._adopted: list[tuple[int, int]] = []
+        """Each epoch that an adoption began, and after which position."""
+        self._erased: list[int] = []
+        """Positions of records without a body."""
+        self._explained: list[tuple[int, int]] = []
+
+    def take(self, row: Row) -> None:
+        """Take in a row."""
+        if row.records.startswith(SAID_OF_ITSELF):
+            for _, raw in taken_apart(row):
+                if raw.number == EPOCH_CHANGE:
+                    change = msgspec.json.decode(raw.body, type=EpochChange)
+                    self._adopted.append((change.epoch, change.position))
+                elif raw.number == ERASURE:
+                    self._explained += msgspec.json.decode(raw.body, type=Erased).positions
+        if '"h":' in row.records or (row.input is not None and '"h":' in row.input):
+            for place, (_, raw) in enumerate(taken_apart(row)):
+                if is_erased(raw) and not any(row.salts[SALT_BYTES * place : SALT_BYTES * (place + 1)]):
+                    self._erased.append(row.position + place)
+
+    def counted(self) -> tuple[int, int]:
+        """Return how many were erased, and how many of those no erasure speaks of."""
+        spans = merged(self._explained)
+        firsts = [first for first, _ in spans]
+        unexplained = 0
+        for position in self._erased:
+            place = bisect_right(firsts, position) - 1
+            unexplained += place < 0 or spans[place][1] < position
+        return len(self._erased), unexplained
+
+    def end(self, epochs: Sequence[int]) -> None:
+        """Raise `Broken` where the note of who the log is does not say the epochs that the log has recorded: the one of today, and where those before ended."""
+        said = [self._adopted[-1][0] if self._adopted else 1, *(ended for _, ended in self._adopted)]
+        if said != list(epochs):
+            raise Broken(
+                f"the log's note says epoch {epochs[0]}, after {len(epochs) - 1} adoptions, and its records say {said[0]}, after {len(said) - 1}: one "
+                "of them was changed"
+            )
+
+
+def merged(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return the stretches of positions that these cover, in order, none of which touch."""
+    found: list[tuple[int, int]] = []
+    for first, last in sorted(spans):
+        if found and first <= found[-1][1] + 1:
+            found[-1] = (found[-1][0], max(last, found[-1][1]))
+        else:
+            found.append((first, last))
+    return found
 
 
 class _Names:

@@ -13,19 +13,19 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol  # Any: events and results are of the caller's types
 
 import msgspec
 
-from happened.core.errors import Closed, Error, Forked, OutcomeUnknown, Overloaded
+from happened.core.errors import Closed, Diverged, Error, Forked, OutcomeUnknown, Overloaded
 from happened.core.store import Commit, Engine, Head, Row, Terms, Unseen
 from happened.core.tags import term
 from happened.core.world import Source
 from happened.log.names import Names, Wish
 from happened.log.paths import counts_in
 from happened.log.records import Reader
-from happened.log.row import CONVERSATION, SALT_BYTES, TOPOLOGY, Header, Sent, Written, decode_header, seal, taken_apart
+from happened.log.row import CONVERSATION, SAID_OF_ITSELF, SALT_BYTES, TOPOLOGY, Header, Sent, Written, decode_header, seal, taken_apart
 
 SALTS_AHEAD = 256
 WAIT_SECONDS_MAX = 1e6
@@ -194,6 +194,8 @@ class Batch:
         self.beside = 0
         """Rows that a job has added by itself."""
         self.salt = writer.salt
+        self.instead: Sequence[Row] = ()
+        """Rows of the log without the bodies that are to be erased."""
 
     @property
     def position(self) -> int:
@@ -298,7 +300,7 @@ class Batch:
 
     def commit(self) -> Commit:
         """Return what there is to commit."""
-        return Commit(self.rows, self.terms, {**self.notes, **self.kept})
+        return Commit(self.rows, self.terms, {**self.notes, **self.kept}, self.instead)
 
 
 def _found_by(draft: Draft) -> Sequence[str]:
@@ -332,6 +334,8 @@ class Writer:
         self._wake = threading.Semaphore(0)
         self._thread: threading.Thread | None = None
         self._indexed_names = names.changes
+        self.forgetting: list[Callable[[], None]] = []
+        """What else is to be done where bodies were erased."""
         self.commits = 0
         self.commands = 0
 
@@ -461,6 +465,15 @@ class Writer:
                 raise
             finally:
                 self.names.dropped()
+
+    def alone(self, job: Job, wait_seconds_max: float) -> None:
+        """Have a job decided and committed by itself: what it changes, no other decision of the same commit has been made on. Its `error` is raised."""
+        self.check_process()
+        with self._mutex:
+            self._check(1)
+        self._commit([job], wait_seconds_max)
+        if job.error is not None:
+            raise job.error
 
     def close(self) -> None:
         """Refuse what comes from now on, and answer what waits: what was taken by its outcome, the rest with `Closed`."""
@@ -659,6 +672,8 @@ class Writer:
         self.names.kept()
         began[0].overlay.merge(head.position)
         self.seen = head.position
+        if began[0].instead:
+            self.let_go()
         self.commits += 1
         self.commands += len(drafted) + began[0].beside
         for job, row in drafted:
@@ -679,9 +694,27 @@ class Writer:
 
     def _take_in(self, unseen: Unseen) -> None:
         if unseen.rows:
+            self._look_for_acts(unseen.rows)
             self._reader.learn(unseen.rows)
             self._memory.catch_up(unseen.rows)
         self.seen = unseen.head.position
+
+    def _look_for_acts(self, rows: Sequence[Row]) -> None:
+        """Look whether somebody has adopted the log, or erased something, in another process."""
+        for row in rows:
+            if row.records.startswith(SAID_OF_ITSELF):
+                if row.records.startswith(SAID_OF_ITSELF[0]):
+                    raise Diverged(
+                        f"the log was adopted by somebody else, at position {row.position}, while it was open here: open it again",
+                        position=row.position,
+                    )
+                self.let_go()
+
+    def let_go(self) -> None:
+        """Forget what was made of bodies that were erased since."""
+        self._memory.forget()
+        for forget in self.forgetting:
+            forget()
 
     def _fail(self, jobs: Sequence[Job], error: BaseException) -> None:
         for job in jobs:

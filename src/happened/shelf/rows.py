@@ -25,6 +25,9 @@ DDL = (
     """create table if not exists _shown(
     name text not null, fingerprint text not null, generation integer not null, tally blob not null,
     primary key(name, fingerprint, generation)) without rowid""",
+    """create table if not exists _begun(
+    name text not null, fingerprint text not null, generation integer not null, erased integer not null,
+    primary key(name, fingerprint, generation)) without rowid""",
 )
 
 COLUMNS = ["name", "fingerprint", "generation", "made", "log", "epoch", "position", "digest", "owner", "ready", "broken"]
@@ -244,3 +247,57 @@ def _path_in(url: str) -> str | None:
     if path == url or path in ("", ":memory:"):
         raise Invalid(f"`{url}` names no place for views: write memory: or sqlite:///path", url=url)
     return path
+
+
+def forget_rows(path: str, log: str, erased: int) -> bool:
+    """Empty all views of a log that lie in a file, and take what they held out of its bytes. Say whether that could be done.
+
+    Whoever follows them finds them at position 0 and folds them anew; until they are whole again they are not answered from. The bytes stay while another
+    process reads; calling it again does the rest.
+    """
+    if not Path(path).is_file():
+        return True
+    connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+    try:
+        tables = [name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")]
+        if "_view" not in tables:
+            return True
+        connection.execute("pragma secure_delete=on")
+        for statement in DDL:
+            connection.execute(statement)
+        connection.execute("begin immediate")
+        for name, fingerprint, generation in connection.execute(
+            "select name, fingerprint, generation from _view left join _begun using (name, fingerprint, generation) "
+            "where log = ? and coalesce(erased, 0) < ?",
+            (log, erased),
+        ).fetchall():
+            identity = (name, fingerprint, generation)
+            for table in tables:
+                if table.endswith(f"_{fingerprint[:6]}{generation % 100:02d}"):
+                    connection.execute(f'delete from "{table}"')  # noqa: S608 - a table of ours
+            for table in ("_stuck", "_shown"):
+                connection.execute(f"delete from {table} where name = ? and fingerprint = ? and generation = ?", identity)  # noqa: S608 - constants
+            connection.execute(
+                "update _view set position = 0, digest = zeroblob(32), ready = 0, owner = -1, broken = null "
+                "where name = ? and fingerprint = ? and generation = ?",
+                identity,
+            )
+            connection.execute(
+                "insert or replace into _begun(name, fingerprint, generation, erased) values(?, ?, ?, ?)", (*identity, erased)
+            )
+        connection.execute("commit")
+        return scrubbed(connection)
+    except sqlite3.OperationalError:
+        return False
+    finally:
+        connection.close()
+
+
+def scrubbed(connection: sqlite3.Connection) -> bool:
+    """Write a file anew without what was deleted in it, and empty its WAL. Say whether that could be done: not while somebody reads."""
+    try:
+        connection.execute("vacuum")
+        [(busy, _, _)] = connection.execute("pragma wal_checkpoint(truncate)")
+    except sqlite3.OperationalError:
+        return False
+    return not busy

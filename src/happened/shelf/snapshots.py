@@ -4,6 +4,7 @@ It lies beside the log and is made with the first snapshot. All of it can be del
 written, and each chunk is written by itself, so that a reader never waits for more than one.
 """
 
+import contextlib
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator
@@ -42,6 +43,20 @@ class Kept(msgspec.Struct, frozen=True):
     bytes: int
     seconds: float
     """How long it took to write."""
+
+
+def forget_snapshots(path: str | None) -> bool:
+    """Take all snapshots out of a file, and their bytes; say whether that could be done now. Nothing is lost but time."""
+    if path is None or not Path(path).exists():
+        return True
+    try:
+        with contextlib.closing(sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)) as connection:
+            for statement in (*DDL, "delete from _chunk", "delete from _snapshot", "vacuum"):
+                connection.execute(statement)
+            [(busy, _, _)] = connection.execute("pragma wal_checkpoint(truncate)")
+    except sqlite3.OperationalError:  # somebody is reading: it is done later
+        return False
+    return not busy
 
 
 class SnapshotsFile:

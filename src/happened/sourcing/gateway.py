@@ -133,7 +133,10 @@ class Answering(Protocol):
 class Outside:
     """Where gateways run: sync ones in threads, async ones on the loop that called, or on one of its own."""
 
-    def __init__(self, gateways: Iterable[Gateway], instead: Mapping[Callable[..., Any], Callable[..., Any]]) -> None:
+    def __init__(
+        self, gateways: Iterable[Gateway], instead: Mapping[Callable[..., Any], Callable[..., Any]], *, reached: bool = True
+    ) -> None:
+        self._reached = reached
         self.gateways = {gateway.call: gateway for gateway in gateways}
         for stub in instead:
             if stub not in self.gateways:
@@ -153,6 +156,13 @@ class Outside:
 
     def answer(self, wanted: Sequence[Wanted], command: str, loop: asyncio.AbstractEventLoop | None, deadline: float) -> list[Answer]:
         """Ask these questions at once, and return the answers in their order. Errors are answers too. `TimeOver` where they have not come in time."""
+        if not self._reached and wanted:
+            name, arguments, _ = wanted[0].question
+            raise Unanswered(
+                f"`{name}` is asked with {arguments.decode()}, and this log was opened with `outside=False`: nobody is asked",
+                gateway=name,
+                id=command,
+            )
         waiting = [self._start(one, command, loop) for one in wanted]
         try:
             return [future.result(max(deadline - time.monotonic(), 0.0)) for future in waiting]

@@ -25,8 +25,22 @@ from happened.core.tags import is_a
 from happened.core.world import Chance, World, moment
 from happened.log.held import note_of
 from happened.log.names import Wish
-from happened.log.row import ANSWER, NOTHING, REFUSAL, Header, Sent, Written, decode_header, encode, taken_apart
-from happened.log.typed import Typed
+from happened.log.row import (
+    ANSWER,
+    NOTHING,
+    REFUSAL,
+    SALT_BYTES,
+    Header,
+    Sent,
+    Written,
+    body_digest,
+    decode_extra,
+    decode_header,
+    encode,
+    is_erased,
+    taken_apart,
+)
+from happened.log.typed import Typed, encode_in_order
 from happened.log.writer import Batch, Draft, Job, deciding
 from happened.sourcing.asked import Asked
 from happened.sourcing.gateway import Answer, Answers, Asking, NeedsOutside, Outside, TimeOver, questions_in
@@ -490,7 +504,7 @@ class Decision(Job):
         body, event = typed.checked(event)  # from here on it is the event as it will be read again
         self.events = (event,)
         number = typed.number(batch)
-        asked = Written(self.asked_typed.number(batch), self.asked_bytes)
+        asked = self._asked(batch)
         header = self._header(reads, started, "accepted")
         return Draft(header, asked, (Written(number, body),), ((1, event, None),), typed.terms(event), (number,), _NO_NOTES)
 
@@ -502,7 +516,7 @@ class Decision(Job):
         names: list[int] = []
         tags: Sequence[str] = ()
         answers = None if self.answers is None else self.answers.known.values()
-        if answers:
+        if answers and handling.keeps_asked:
             records += [Written(ANSWER, encode(answer)) for answer in answers]
         ordinal = len(records) + (self.decides is None)
         yields = handling.yields[handler]
@@ -532,13 +546,19 @@ class Decision(Job):
             notes.update(self.handling.asked.over(self.id, answers))
         asked: Written | None = None
         if self.decides is None:
-            asked = Written(self.asked_typed.number(batch), self.asked_bytes)
+            asked = self._asked(batch)
         else:
             if not records:  # a row has at least one: this one says that it was decided, and that nothing came of it
                 records.append(Written(NOTHING, b"{}"))
             notes[self.decides] = None
             notes[note_of(self.asked_typed.wish.name, int(self.decides.removeprefix(PENDING_NOTE)))] = None
         return Draft(self._header(reads, started, outcome), asked, records, events, tags, names, notes)
+
+    def _asked(self, batch: Batch) -> Written:
+        number = self.asked_typed.number(batch)
+        if self.handling.keeps_asked:
+            return Written(number, self.asked_bytes)
+        return Written(number, encode_in_order(self.command), b"", kept=False)
 
     def _header(self, reads: Sequence[Any], started: float, outcome: str) -> Header:
         handler, first = self.handler, self.decides is None
@@ -584,7 +604,11 @@ def same_as(id: str, row: Row, typed: Typed, body: bytes, batch: Batch) -> None:
         raise IdReused(
             f"the id `{id}` was used by `{name.name if name else '?'}`, not by `{typed.wish.name}`", id=id, position=row.position
         )
-    if name.fingerprint == typed.wish.fingerprint and not typed.same(bytes(recorded.body), body):
+    if is_erased(recorded) and any(row.salts[:SALT_BYTES]):  # it was never kept, and its digest tells
+        same = body_digest(row.salts[:SALT_BYTES], typed.in_order(body)).hex() == decode_extra(recorded.extra).erased
+    else:
+        same = typed.same(bytes(recorded.body), body)
+    if name.fingerprint == typed.wish.fingerprint and not same:
         raise IdReused(
             f"the id `{id}` was used by a `{name.name}` with another body; a new intention needs a new id", id=id, position=row.position
         )
@@ -638,9 +662,13 @@ class Handling:
         declare: Callable[[Batch], None],
         copies: Copies,
         asked: Asked,
+        *,
+        keeps_asked: bool = True,
     ) -> None:
         self.copies = copies
         self.asked = asked
+        self.keeps_asked = keeps_asked
+        """What was asked, and what the outside has answered, is recorded."""
         self.handlers = handlers
         self.typed = typed
         self.takes = {command: (handler, typed[command]) for command, handler in handlers.items()}
@@ -697,7 +725,7 @@ class Handling:
             raise Overloaded(
                 f"the outside did not answer `{decision.handler.name}` in the time allowed; nothing was recorded", id=decision.id
             ) from None
-        except Unanswered:
+        except Unanswered:  # nothing outside is reached, and asking again would not change that
             raise
         except Error:
             return  # refused, or failed on an answer: the run under the lock says so, with the same answers

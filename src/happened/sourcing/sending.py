@@ -59,6 +59,8 @@ class Sending:
             found = run(world)
         except TimeOver as error:
             raise GatewayFailed(f"the outside did not answer within {ASK_SECONDS_MAX:g} s", attempts=1) from error
+        if not self._handling.keeps_asked:
+            return found, []
         return found, [Written(ANSWER, encode(answer)) for answer in answers.known.values()]
 
     def prepared(self, command: Any, envelope: Envelope) -> Decision:

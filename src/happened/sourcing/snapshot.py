@@ -23,7 +23,7 @@ from happened.core.state import Fold, Key, State
 from happened.core.tags import text_of
 from happened.log.fingerprint import fingerprint_of
 from happened.log.held import told
-from happened.log.log import Log, Progress
+from happened.log.log import Log, Progress, latest_erasure
 from happened.shelf.snapshots import Kept, SnapshotsFile
 from happened.sourcing.memory_image import Entry, MemoryImage
 
@@ -274,6 +274,11 @@ class Snapshots:
                 )
 
     def _meaning(self, fold: Fold) -> str:
+        erasure = latest_erasure(self._log.engine)
+        own = self._own_meaning(fold)
+        return f"{own}-{erasure}" if erasure else own  # what was folded before bodies were erased may hold what was in them
+
+    def _own_meaning(self, fold: Fold) -> str:
         found = self._meanings.get(fold)
         if found is None:
             events: Iterable[type] = fold.readings

@@ -4,7 +4,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from happened.core.errors import Closed, Forked, Overloaded
+from happened.core.errors import Closed, Diverged, Forked, Overloaded
 from happened.core.store import START, Bare, Commit, Head, Row, Terms, Unseen, Wanted
 from happened.stores.samples import Samples
 
@@ -25,6 +25,7 @@ class MemoryStore:
         self._counts: list[Sequence[tuple[str, int]]] = []
         """Of each row what is counted."""
         self._reading: dict[int, str] | None = None
+        self._terms_of: Callable[[Row], Terms] | None = None
         self._lock = threading.RLock()
         """Of a kind that only its holder can release."""
         self._showing = threading.Lock()
@@ -47,6 +48,8 @@ class MemoryStore:
                 raise Closed("the log is closed")
             commit = decide(Unseen(self._rows[self._place(seen) :], self._head(), self._noted))
             with self._showing:
+                if commit.instead:
+                    self._replace(commit.instead)
                 for row, terms in zip(commit.rows, commit.terms, strict=True):
                     _file((self._tags, self._names, self._ids), row, terms)
                     self._counts.append(terms.counts)
@@ -105,6 +108,11 @@ class MemoryStore:
             self._grown.wait_for(lambda: self._closed or self._head().position > after, wait_seconds_max)
         return self._head().position
 
+    def scrub(self, progress: Callable[[int, int], None]) -> bool:
+        """Do nothing: what was replaced is kept nowhere."""
+        progress(1, 1)
+        return True
+
     def close(self) -> None:
         """Refuse what comes from now on."""
         with self._lock:
@@ -114,23 +122,27 @@ class MemoryStore:
 
     def index(self, reading: Mapping[int, str], terms_of: Callable[[Row], Terms], progress: Callable[[int, int], None]) -> None:
         """Find the terms of all rows anew: a log in memory is as short-lived as its index."""
+        self._terms_of = terms_of
         if dict(reading) == self._reading:
             return
         with self._lock:
-            fresh: tuple[dict[str, list[int]], dict[int, list[int]], dict[str, list[int]]] = ({}, {}, {})
-            counts: list[Sequence[tuple[str, int]]] = []
-            for done, row in enumerate(self._rows):
-                terms = terms_of(row)
-                _file(fresh, row, terms)
-                counts.append(terms.counts)
-                progress(done + 1, len(self._rows))
-            self._tags, self._names, self._ids = fresh
-            self._counts = counts
+            self._index_anew(terms_of, progress)
             self._reading = dict(reading)
 
     def found_by(self, reading: Mapping[int, str], _terms_of: Callable[[Row], Terms]) -> bool:
         """Say whether rows are found by this reading, where a log lies over this one."""
         return self._reading is not None and all(self._reading.get(name, how) == how for name, how in reading.items())
+
+    def _index_anew(self, terms_of: Callable[[Row], Terms], progress: Callable[[int, int], None]) -> None:
+        fresh: tuple[dict[str, list[int]], dict[int, list[int]], dict[str, list[int]]] = ({}, {}, {})
+        counts: list[Sequence[tuple[str, int]]] = []
+        for done, row in enumerate(self._rows):
+            terms = terms_of(row)
+            _file(fresh, row, terms)
+            counts.append(terms.counts)
+            progress(done + 1, len(self._rows))
+        self._tags, self._names, self._ids = fresh
+        self._counts = counts
 
     def find_id(self, id: str) -> Sequence[int]:
         """Return the position of the row that uses this id, if there is one."""
@@ -156,6 +168,18 @@ class MemoryStore:
     def samples(self) -> Sequence[tuple[str, str, int, int, str]]:
         """Return what was counted."""
         return self._samples.all()
+
+    def _replace(self, rows: Sequence[Row]) -> None:
+        places = [self._at.get(row.position) for row in rows]
+        for place, row in zip(places, rows, strict=True):
+            if place is None or self._rows[place].digest != row.digest:
+                raise Diverged(f"there is no such row at position {row.position} any more", position=row.position)
+        for place, row in zip(places, rows, strict=True):
+            assert place is not None, "it was looked for"
+            self._rows[place] = row
+        if self._terms_of is not None:
+            self._index_anew(self._terms_of, lambda _done, _all: None)
+        self._samples.forget()
 
     def _head(self) -> Head:
         if not self._rows:

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import msgspec
 
-from happened.core.errors import Diverged
+from happened.core.errors import Diverged, Invalid
 from happened.core.store import Bare, Commit, Engine, Head, Row, Terms, Unseen, Wanted
 from happened.stores.cold import COUNTED
 from happened.stores.memory import MemoryStore
@@ -160,7 +160,10 @@ class Over:
             def notes(start: str) -> Mapping[str, str]:
                 return _without_pin(unseen.notes(start))
 
-            return decide(Unseen(rows, self._standing(unseen.head), notes))
+            commit = decide(Unseen(rows, self._standing(unseen.head), notes))
+            if any(row.position <= self._end for row in commit.instead):
+                raise Invalid("what is to be erased lies in the log that this is a branch of: erase it there", position=self._end)
+            return commit
 
         head = self._own.append(over, seen, wait_seconds_max=wait_seconds_max)
         self.sync_seconds = self._own.sync_seconds
@@ -208,6 +211,10 @@ class Over:
     def wait(self, after: int, wait_seconds_max: float) -> int:
         """Wait until something lies after this position."""
         return max(self._own.wait(after, wait_seconds_max if after >= self._end else 0.0), self._end)
+
+    def scrub(self, progress: Callable[[int, int], None]) -> bool:
+        """Do so in what is kept beside."""
+        return self._own.scrub(progress)
 
     def close(self) -> None:
         """Give everything back."""

@@ -23,6 +23,11 @@ class Samples:
             counted, self._counted = self._counted, {}
         return counted
 
+    def forget(self) -> None:
+        """Forget what was said, and go on counting."""
+        with self._lock:
+            self._counted = {key: (count, ran, "") for key, (count, ran, _) in self._counted.items()}
+
     def all(self) -> Sequence[tuple[str, str, int, int, str]]:
         """Return (handler, outcome, count, microseconds in all, the latest)."""
         with self._lock:

@@ -37,13 +37,13 @@ RECORD_VIEW = """create view record as
         select position, at, log.head, log.head ->> '$.d', input is not null and 0, each.key + (input is not null), each.value
         from log, json_each(log.records) as each)
     select part.row + ordinal as position, part.row as row,
-        case when record ->> 0 in (0, 1, 2) then 'system' when record ->> 0 = 4 then 'answer' when record ->> 0 in (3, 5, 7) then 'output'
+        case when record ->> 0 in (0, 1, 2, 6) then 'system' when record ->> 0 = 4 then 'answer' when record ->> 0 in (3, 5, 7) then 'output'
              when name.body ->> 'what' in ('notification', 'share', 'beacon') then 'output'
              when asked or (decided is null and not exists(select 1 from log where log.position = part.row and input is not null)) then 'input'
              else 'internal' end as kind,
         coalesce(name.body ->> 'name',
             case record ->> 0 when 0 then 'schema' when 1 then 'topology' when 2 then 'epoch' when 3 then 'refusal' when 4 then 'answer'
-            when 5 then 'schedule' when 7 then 'nothing' end) as name,
+            when 5 then 'schedule' when 6 then 'erasure' when 7 then 'nothing' end) as name,
         coalesce(name.body ->> 'version', 1) as version, record -> 1 as body,
         coalesce(record ->> '$[2].i', case when ordinal = 0 and part.head ->> '$.i' is not null then part.head ->> '$.i'
             else coalesce(part.head ->> '$.i', decided, part.row) || '#' || (ordinal + (decided is not null)) end) as id,
@@ -98,6 +98,8 @@ GROW_BYTES = 4 * 1024 * 1024
 WAL_BYTES_MAX = 64 * 1024 * 1024
 GROW_FROM_PAGES = 400
 """A WAL is grown ahead only once a log is busy: a script of forty lines leaves no large file behind."""
+SCRUB_SECONDS_MAX = 10.0
+"""How long to wait for those who read, so that nothing that was erased stays in the WAL."""
 CLOSE_SECONDS_MAX = 10.0
 LOCK_SECONDS_MAX = 10.0
 """How long a step of packing waits for others."""
@@ -114,6 +116,24 @@ def connect_to_read(path: str) -> sqlite3.Connection:
     """Open a file that is another's, to read only: a store on it can do nothing else."""
     uri = f"{Path(path).absolute().as_uri()}?mode=ro"
     return sqlite3.connect(uri, uri=True, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=64)
+
+
+def is_open_elsewhere(path: str) -> bool:
+    """Say whether any connection, of this process or another, has a file open: SQLite gives nobody a file for himself then."""
+    connection = connect(path)
+    try:
+        connection.execute("pragma locking_mode=exclusive")
+        connection.execute("begin exclusive")
+        connection.execute("rollback")
+    except sqlite3.OperationalError as error:
+        if not _is_busy(error):
+            raise _failed(error) from error
+        return True
+    except sqlite3.DatabaseError as error:
+        raise Broken(f"{path} is no SQLite file, or a damaged one: {error}", path=path) from error
+    finally:
+        connection.close()
+    return False
 
 
 class SqliteStore:
@@ -258,6 +278,29 @@ class SqliteStore:
                         self._grown.wait_for(lambda: self._closed or self._last_seen > after, min(POLL_SECONDS, left))
                     finally:
                         self._waiting -= 1
+
+    def scrub(self, progress: Callable[[int, int], None]) -> bool:
+        """Make the index anew, write the file anew without what was deleted in it, and empty the WAL."""
+        if self._terms_of is not None:
+            self._rebuild(progress)
+        deadline = time.monotonic() + SCRUB_SECONDS_MAX
+        with self._lock:
+            self._check_usable()
+            self._changes = -1
+            try:
+                self._until_free(lambda: self._writer.execute("vacuum"), deadline)
+                self._writer.execute("pragma secure_delete=off")
+                while True:
+                    [(busy, _, _)] = self._writer.execute("pragma wal_checkpoint(truncate)")
+                    if not busy or time.monotonic() > deadline:
+                        break
+                    time.sleep(BUSY_SECONDS)
+            except Overloaded:
+                return False
+            except sqlite3.Error as error:
+                raise _failed(error) from error
+            self._pages = self._wal_bytes = 0
+        return not busy
 
     def is_there(self) -> bool:
         """Say whether the file that was opened is still the one at its path."""
@@ -546,7 +589,9 @@ class SqliteStore:
             else:
                 writer.execute("insert or replace into note(key, body) values(?, ?)", (key, body))
         flushed = None
-        if self._runs.due() and self._terms_of is not None:
+        if commit.instead:
+            self._replace(commit.instead)
+        elif self._runs.due() and self._terms_of is not None:
             with self._index_lock:
                 flushed = self._runs.flush_next(writer)
             self._write_shelf(writer)
@@ -556,6 +601,30 @@ class SqliteStore:
         if self._pages >= GROW_FROM_PAGES:
             self._grow_wal()
         return flushed
+
+    def _replace(self, rows: Sequence[Row]) -> None:
+        """Put rows in the place of those at their positions, and drop what was derived from those."""
+        writer = self._writer
+        writer.execute("pragma secure_delete=on")
+        until = self._cold.until(writer)
+        self._cold.rewrite(writer, [row for row in rows if row.position <= until])
+        for row in rows:
+            if row.position <= until:
+                continue
+            changed = writer.execute(
+                "update log set input = ?, records = ?, salts = ? where position = ? and digest = ?",
+                (row.input, row.records, row.salts, row.position, row.digest),
+            ).rowcount
+            if changed != 1:
+                raise Diverged(f"there is no such row at position {row.position} any more", path=self.path, position=row.position)
+        for table in runs.TABLES:
+            writer.execute(f"delete from {table}")
+        writer.execute("insert into shelf(key, body) values('generation', ?)", (os.urandom(8).hex(),))
+        writer.execute("update sample set what = ''")
+        writer.execute("drop view if exists record")  # it may be of a release that did not know erasures
+        for statement in DDL:
+            writer.execute(statement)
+        self._samples.forget()
 
     def _commit(self, commit: Commit, pages: int) -> Head:
         started = time.perf_counter()
@@ -583,7 +652,10 @@ class SqliteStore:
             self._head, self._head_row = head, commit.rows[-1].position
             self._last_seen = head.position
             with self._index_lock:
-                self._runs.add(commit.rows, commit.terms)
+                if commit.instead:
+                    self._load_index(self._writer)
+                else:
+                    self._runs.add(commit.rows, commit.terms)
         try:
             self._maybe_checkpoint()
         except Exception as error:  # noqa: BLE001 - the commit has taken place: a checkpoint comes again

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import msgspec
 
 from happened.core.store import START, Commit, Engine, Head, Row, Terms, Unseen, Wanted
-from happened.log.row import SALT_BYTES, Header, Written, decode_header, digest_of, encode, seal, taken_apart
+from happened.log.row import SALT_BYTES, Header, Written, body_digest, decode_header, digest_of, encode, seal, taken_apart
 
 INTRUDER = "intruder"
 """The actor in the rows of another process."""
@@ -37,9 +37,9 @@ class Body(msgspec.Struct, frozen=True):
 
 def terms_of(row: Row) -> Terms:
     """Find the terms of a row, as a log's reader does."""
-    records = [(record.number, msgspec.json.decode(record.body, type=Body)) for _, record in taken_apart(row)]
+    records = [(record.number, msgspec.json.decode(record.body, type=Body | None)) for _, record in taken_apart(row)]
     return Terms(
-        list(dict.fromkeys(tag for _, body in records for tag in body.tags)),
+        list(dict.fromkeys(tag for _, body in records if body is not None for tag in body.tags)),
         decode_header(row.head).id,
         list(dict.fromkeys(number for number, _ in records)),
         counts_of(row),
@@ -96,6 +96,14 @@ def check_whole(rows: Sequence[Row]) -> None:
         assert row.at >= head.at, f"recorded time never falls: at position {row.position}"
         assert row.digest == digest_of(head.digest, row), f"the chain holds: broken at position {row.position}"
         head = head_of(row)
+
+
+def without(row: Row) -> Row:
+    """Return a row of one record without the body of that, as a log erases it."""
+    [(_, record)] = taken_apart(row)
+    digest = body_digest(row.salts, bytes(record.body)).hex()
+    text = f'[{record.number},null,{{"h":"{digest}"}}]'
+    return msgspec.structs.replace(row, records=f"[{text}]", salts=bytes(SALT_BYTES))
 
 
 def head_of(row: Row) -> Head:

@@ -21,12 +21,26 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import ClassVar, NamedTuple
 
+import msgspec
 import pytest
 
-from happened.core.errors import Closed, Overloaded
+from happened.core.errors import Closed, Diverged, Overloaded
 from happened.core.store import Bare, Commit, Engine, Head, Row, Terms, Unseen, Wanted
 from happened.testing.intruder import Intruder, opened
-from happened.testing.rows import Fact, Scribe, added_up, check_whole, counts_of, flat, matches, other_terms_of, ours, read_by, terms_of
+from happened.testing.rows import (
+    Fact,
+    Scribe,
+    added_up,
+    check_whole,
+    counts_of,
+    flat,
+    matches,
+    other_terms_of,
+    ours,
+    read_by,
+    terms_of,
+    without,
+)
 
 ALONE, BESIDE, PACKED = "alone", "beside another process", "beside a process that packs"
 WAIT_SECONDS_MAX = 20.0
@@ -94,6 +108,11 @@ class Accompanied:
         """Wait, after the step."""
         self._step()
         return self.alone.wait(after, wait_seconds_max)
+
+    def scrub(self, progress: Callable[[int, int], None]) -> bool:
+        """Scrub, after the step."""
+        self._step()
+        return self.alone.scrub(progress)
 
     def close(self) -> None:
         """Close, after the step."""
@@ -321,6 +340,44 @@ class StoreContract:
             assert row.position in store.find_id(text[:20] or "none")
 
     # --- notes
+
+    def test_rows_are_replaced_in_a_commit_and_what_was_derived_from_them_is_made_anew(self, store: Engine) -> None:
+        """As where a body was erased: place, digest and count stay, the tags of what is gone lead nowhere, and what else is there is found."""
+        scribe = Scribe(store)
+        gone, kept = scribe.append(Fact(("gone=1",), 16, 1, "gone"), Fact(("kept=1",), 17, 2, "kept"))
+
+        def decide(unseen: Unseen) -> Commit:
+            row = scribe.row_after(unseen.head, Fact(("act=1",), 18))
+            return Commit([row], [terms_of(row)], {"act": "done"}, [without(gone)])
+
+        store.append(decide, scribe.seen)
+        for _ in range(2):
+            found = {row.position: row for row in flat(store.read())}
+            assert found[gone.position] == without(gone)
+            assert found[kept.position] == kept
+            assert ours(flat(store.read(wanted=[Wanted(("gone=1",))]))) == []
+            assert ours(flat(store.read(wanted=[Wanted(("kept=1",))]))) == [kept]
+            assert gone.position in store.find_id("gone")
+            assert store.notes("act") == {"act": "done"}
+            assert store.scrub(lambda _done, _all: None)
+        scribe.append(Fact(("later=1",), 16, 1, "later"))
+        assert len(ours(flat(store.read(wanted=[Wanted(("later=1",))])))) == 1
+        check_whole(flat(store.read()))
+
+    def test_a_row_that_is_not_there_is_not_replaced_and_nothing_is_stored(self, store: Engine) -> None:
+        """Its place is taken by another, or by none: the whole commit is refused."""
+        scribe = Scribe(store)
+        [first] = scribe.append(Fact(("a=1",)))
+
+        def decide(unseen: Unseen) -> Commit:
+            row = scribe.row_after(unseen.head, Fact(("act=1",)))
+            return Commit([row], [terms_of(row)], {"act": "done"}, [without(first), msgspec.structs.replace(first, digest=bytes(32))])
+
+        with pytest.raises(Diverged):
+            store.append(decide, scribe.seen)
+
+        assert ours(flat(store.read())) == [first]
+        assert store.notes("act") == {}
 
     def test_notes_are_set_and_deleted_in_a_commit(self, store: Engine) -> None:
         """A note is what was set last; `None` deletes it, also one that is not there. No row is needed beside."""

@@ -17,10 +17,10 @@ import msgspec
 
 from happened.core.errors import Broken, Closed, Error, StoreFailed
 from happened.core.store import Row
-from happened.log.log import IDENTITY_NOTE, Identity
+from happened.log.log import IDENTITY_NOTE, Identity, last_known
 from happened.log.names import Name, Names
 from happened.log.records import PUBLISHED
-from happened.log.row import FIRST_NUMBER, SCHEMA, decode_extra, decode_header, taken_apart
+from happened.log.row import FIRST_NUMBER, SCHEMA, decode_extra, decode_header, is_erased, taken_apart
 from happened.log.worker import NOTE as PROGRESS_NOTE
 from happened.log.worker import Progress
 
@@ -46,10 +46,15 @@ def share_worker(name: str) -> str:
 
 
 class Origin(NamedTuple):
-    """Whose records these are: the log, and its epoch."""
+    """Whose records these are: the log, its epoch, and the epochs before with the last position of each."""
 
     log: str
     epoch: int
+    ended: tuple[tuple[int, int], ...] = ()
+
+    def last_known(self, epoch: int) -> int:
+        """Return up to which position what was read in an epoch is still true."""
+        return last_known(self.epoch, self.ended, epoch)
 
 
 class Published(msgspec.Struct, frozen=True, gc=False):
@@ -231,7 +236,7 @@ class LogChannel:
         if body is None:
             raise StoreFailed("it is no log yet")
         identity = msgspec.json.decode(body, type=Identity)
-        return Origin(identity.id, identity.epoch)
+        return Origin(identity.id, identity.epoch, identity.ended)
 
     def _page(self, store: Readable, after: int, wait_seconds_max: float) -> Page:
         head = store.wait(after, wait_seconds_max)
@@ -280,7 +285,7 @@ def published_in(row: Row, names: Names) -> Iterator[Published]:
             known = raw.number
             name = by_number.get(known)
             what, called, version = (name.what, name.name, name.version) if name is not None and name.what in PUBLISHED else ("", "", 0)
-        if what:
+        if what and not is_erased(raw):
             extra = decode_extra(raw.extra) if raw.extra else None
             occurred = extra.occurred if extra is not None and extra.occurred is not None else head_occurred
             yield Published(position, own, position - row.position, what, called, version, raw.body, at, occurred, correlation, depth, link)

@@ -323,7 +323,26 @@ class Replicating(Generic[S]):
                 damaged = error
         self._noted = found
         self._copy = copy if damaged is None else self._built_anew(copy, str(damaged))
-        check_origin(self.channel, self.system, Seen(found.log, found.epoch, found.taken, found.digest))
+        self._check_origin(self._copy)
+
+    def _check_origin(self, copy: Copy[S], *, deep: bool = True) -> bool:
+        """Hold a copy against its origin; say whether that was adopted since, and the copy goes on from there, or another is built: it holds what is no more."""
+        standing = copy.standing
+        origin = self.channel.origin()
+        if origin.log == standing.log and standing.epoch < origin.epoch:
+            last = origin.last_known(standing.epoch)
+            if standing.taken > last:
+                self._copy = self._built_anew(copy, f"it holds what the origin has lost after position {last}", origin)
+                return True
+            check_origin(self.channel, self.system, Seen(standing.log, standing.epoch, standing.taken, standing.digest))
+            back = {field: min(getattr(standing, field), last) for field in ("position", "as_of", "proven", "equal_as_of")}
+            copy.standing = msgspec.structs.replace(standing, epoch=origin.epoch, **back)
+            self._inflow = Inflow(self.channel)
+            self._head = 0
+            self._write(copy)
+            return True
+        check_origin(self.channel, self.system, Seen(standing.log, standing.epoch, standing.taken, standing.digest), deep=deep)
+        return False
 
     def _step(self) -> None:
         copy = self._copy
@@ -334,8 +353,8 @@ class Replicating(Generic[S]):
         known = self.channel.standing(self.fold.name) if not current else None  # before the page: all that it speaks of is in the page then
         page = self._inflow.read(standing.position, IDLE_SECONDS if current else POLL_SECONDS)
         self._head = page.head
-        seen = Seen(standing.log, standing.epoch, standing.taken, standing.digest)
-        check_origin(self.channel, self.system, seen, deep=bool(page.items))
+        if self._check_origin(copy, deep=bool(page.items)):
+            return
         if page.head < standing.position:
             raise Diverged(
                 f"the log of `{self.system}` ends at {page.head}, and was read up to {standing.position}: an older one was put in its place",
@@ -445,15 +464,21 @@ class Replicating(Generic[S]):
         self._copy = made = self._made(origin, ShareStanding(generation, begins, 0), generation, None)
         return made
 
-    def _built_anew(self, copy: Copy[S], why: str) -> Copy[S]:
+    def _built_anew(self, copy: Copy[S], why: str, origin: Origin | None = None) -> Copy[S]:
         """Note that a copy has diverged, and return a new one of the same generation, from its beginning. The old one answers until that is proven."""
         standing = copy.standing
         if not standing.ready:
             self.worker.rest(ANEW_SECONDS)  # neither could this one be proven: not in a hurry
         self._log.engine.sample(self.worker.name, "diverged", 0, why)
-        made = self._made(
-            Origin(standing.log, standing.epoch), ShareStanding(standing.generation, standing.begins, 0), standing.generation, why
-        )
+        known = self.channel.standing(self.fold.name)
+        if origin is not None:  # another history: the share may be in another generation there
+            made = self._made(origin, known, 0, why)
+        elif known is not None and known.generation > standing.generation:  # what there was of the older one may have been erased
+            made = self._made(Origin(standing.log, standing.epoch), known, known.generation, why)
+        else:
+            made = self._made(
+                Origin(standing.log, standing.epoch), ShareStanding(standing.generation, standing.begins, 0), standing.generation, why
+            )
         self.rebuilt += 1  # from here on the old one is known to have diverged
         return made
 
@@ -467,7 +492,8 @@ class Replicating(Generic[S]):
             standing = Standing(
                 latest + 1,
                 generation,
-                *origin,
+                origin.log,
+                origin.epoch,
                 begins,
                 begins,
                 0,
@@ -545,11 +571,11 @@ class Replicating(Generic[S]):
             with self.file.reader() as reader:
                 standing = self.standing(reader, ready=True)
             wanted = self._position(since, standing)
-            if standing is not None and standing.as_of >= wanted:
+            if standing is not None and wanted is not None and standing.as_of >= wanted:
                 return
             left = deadline - time.monotonic()
             if left <= 0:
-                raise self._late(standing, wanted)
+                raise self._late(standing, wanted or 0)
             with self.moved:
                 self.moved.wait(min(POLL_SECONDS, left))
 
@@ -637,17 +663,28 @@ class Replicating(Generic[S]):
             pass
         return timedelta(microseconds=max(0, now - since))
 
-    def _position(self, since: Receipt | str | int | None, standing: Standing | None) -> int:
+    def _position(self, since: Receipt | str | int | None, standing: Standing | None) -> int | None:
+        """Return the position of the origin that is asked for; `None` where that is of a later epoch than the copy. `Diverged` for what the origin does not have."""
         if since is None:
             return 0
         receipt = Receipt.parse(since) if isinstance(since, str) else since
         if not isinstance(receipt, Receipt):
             return place_of(receipt)
-        if standing is not None and (receipt.log != standing.log or receipt.epoch > standing.epoch):
+        if standing is None or (receipt.log, receipt.epoch) == (standing.log, standing.epoch):
+            return receipt.position
+        origin = self.channel.origin() if receipt.log == standing.log else None  # it may have been adopted since
+        last = origin.last_known(receipt.epoch) if origin is not None else NEVER
+        if last == NEVER:
             raise Diverged(
                 f"the receipt is of another log than the one that `{self.name}` is a copy of", receipt=str(receipt), log=standing.log
             )
-        return receipt.position
+        if receipt.position > last:
+            raise Diverged(
+                f"the receipt is of epoch {receipt.epoch}, and the log of `{self.system}` was adopted since, without what it speaks of",
+                receipt=str(receipt),
+                position=receipt.position,
+            )
+        return receipt.position if receipt.epoch < standing.epoch else None
 
     def _late(self, standing: Standing | None, wanted: int) -> Late:
         why = self.worker.failure or self._reached()[1] or self._unshared() or "it has not come that far yet"

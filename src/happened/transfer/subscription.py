@@ -85,7 +85,20 @@ class Subscription:
         self._seen = msgspec.json.decode(body, type=Seen) if body is not None else None
         self._inflow = Inflow(self._channel)
         self._read_again()
-        check_origin(self._channel, self.system, self._seen)
+        self._go_back(check_origin(self._channel, self.system, self._seen))
+
+    def _go_back(self, origin: Origin) -> None:
+        """Go on from where the log of the other system was restored, if it was adopted since: what it says from there on is new."""
+        seen, course = self._seen, self._course
+        if seen is None or seen.epoch == origin.epoch:
+            return
+        after = Seen(origin.log, origin.epoch, seen.position, seen.digest)
+
+        def add(batch: Batch) -> None:
+            batch.kept[ORIGIN_NOTE + self.system] = encode(after).decode()
+
+        course.record(min(course.position, origin.last_known(seen.epoch)), add)
+        self._seen = after
 
     def _end(self) -> None:
         self._course.note()
@@ -94,6 +107,10 @@ class Subscription:
         course = self._course
         page = self._inflow.read(course.position, IDLE_SECONDS)
         origin = check_origin(self._channel, self.system, self._seen, deep=bool(page.items))
+        if self._seen is not None and origin.epoch != self._seen.epoch:
+            self._inflow = Inflow(self._channel)
+            self._go_back(check_origin(self._channel, self.system, self._seen))
+            return
         self.head = page.head
         if page.head < course.position:
             raise Diverged(
@@ -102,7 +119,7 @@ class Subscription:
         wanted = [item for item in page.items if item.what == NOTIFICATION and item.name in self._names]
         if wanted:
             last = wanted[-1]
-            seen = Seen(*origin, last.position, last.digest)
+            seen = Seen(origin.log, origin.epoch, last.position, last.digest)
             course.record(page.position, lambda batch: self._taken(batch, wanted, seen))
             self._seen = seen
         elif page.position == course.position:
@@ -190,7 +207,16 @@ def check_origin(channel: Channel, system: str, seen: Seen | None, *, deep: bool
     origin = channel.origin()
     if seen is None:
         return origin
-    if origin != (seen.log, seen.epoch):
+    if origin.log == seen.log and origin.epoch > seen.epoch:
+        if seen.position > origin.last_known(seen.epoch):
+            raise Diverged(
+                f"the log of `{system}` was restored and adopted without position {seen.position}, which was taken in here: what came from there after "
+                f"position {origin.last_known(seen.epoch)} is of a history that is no more",
+                system=system,
+                position=seen.position,
+            )
+        deep = True
+    elif (origin.log, origin.epoch) != (seen.log, seen.epoch):
         raise Diverged(
             f"the channel of `{system}` leads to the log {origin.log} in epoch {origin.epoch}, and what came before was of {seen.log} in epoch "
             f"{seen.epoch}: lead it to that one",

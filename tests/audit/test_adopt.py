@@ -1,0 +1,231 @@
+"""A restored log is taken over: what others know of the history that was lost is refused, what they know from before it stands."""
+
+import shutil
+import sqlite3
+from contextlib import closing
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+import happened as h
+from happened.log.adoption import adopted
+from tests.semantics.model import Balance, Deposit, bank
+from tests.transfer.model import Debtor, DebtorMoved, Moved, Paid, crm, until
+
+WAIT = 20
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    """Return the URL of a log that is not there yet."""
+    return f"sqlite:///{tmp_path}/log.db"
+
+
+def backed_up(url: str) -> str:
+    """Copy a log that may be open; return the path of the copy."""
+    path = url.removeprefix("sqlite:///")
+    copy = f"{path}.copy"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("vacuum into ?", (copy,))
+    return copy
+
+
+def restored(url: str, copy: str) -> None:
+    """Put a copy in the place of a log that nobody has open."""
+    path = url.removeprefix("sqlite:///")
+    for file in (path, f"{path}-wal", f"{path}-shm"):
+        Path(file).unlink(missing_ok=True)
+    shutil.copy(copy, path)
+
+
+def adopt(url: str) -> h.Receipt:
+    """Adopt it."""
+    return h.adopt(url, actor="ann", reason="the disk was lost")
+
+
+def test_an_adoption_is_recorded_and_the_log_goes_on(url: str) -> None:
+    """Who, why, and from where; the epoch is the next one, and the chain holds."""
+    with bank.open(url, run=False) as running:
+        last = running.dispatch(Deposit("a", 1), id="one")
+    receipt = adopt(url)
+
+    with bank.open(url, run=False) as running:
+        [record] = [one for one in running.log.read() if one.name == "epoch"]
+        after = running.dispatch(Deposit("a", 2), id="two")
+        running.log.verify()
+        assert running.dispatch(Deposit("a", 1), id="one").repeated
+    assert (receipt.epoch, receipt.position, after.epoch) == (2, last.position + 1, 2)
+    assert (record.kind, record.actor, record.body["reason"], record.body["position"]) == (
+        "system",
+        "ann",
+        "the disk was lost",
+        last.position,
+    )
+    assert record.body["digest"].startswith(last.digest)
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:
+        assert connection.execute("select kind, name from record where position = ?", (receipt.position,)).fetchall() == [
+            ("system", "epoch")
+        ]
+
+
+def test_receipts_of_what_was_lost_are_diverged_and_those_before_stand(url: str) -> None:
+    """Also before the log has grown that far again, where a digest can't tell yet."""
+    with bank.open(url, run=False) as running:
+        kept = running.dispatch(Deposit("a", 1))
+        copy = backed_up(url)
+        lost = [running.dispatch(Deposit("a", 1)) for _ in range(5)]
+    restored(url, copy)
+    adopt(url)
+
+    with bank.open(url) as running:
+        assert running.view(Balance).get("a", since=kept, wait_seconds_max=WAIT).amount == 1
+        for receipt in lost:
+            with pytest.raises(h.Diverged, match="adopted"):
+                running.view(Balance).get("a", since=str(receipt))
+            with pytest.raises(h.Diverged):
+                running.log.verify(noted=receipt)
+        running.log.verify(noted=kept)
+
+
+def test_a_second_adoption_of_the_same_copy_may_say_a_higher_epoch(url: str) -> None:
+    """What was recorded in the second epoch is then told from what is recorded in the third."""
+    with bank.open(url, run=False) as running:
+        running.dispatch(Deposit("a", 1))
+    copy = backed_up(url)
+    adopt(url)
+    with bank.open(url, run=False) as running:
+        lost = running.dispatch(Deposit("a", 1))
+    restored(url, copy)
+
+    receipt = h.adopt(url, actor="ann", reason="again", epoch=3)
+
+    assert receipt.epoch == 3
+    with bank.open(url, run=False) as running:
+        running.log.verify()
+        with pytest.raises(h.Diverged):
+            running.catch_up(lost)
+    with pytest.raises(h.Invalid, match="higher"):
+        h.adopt(url, actor="ann", reason="again", epoch=3)
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["views from before the copy", "newer views"])
+def test_views_go_on_or_are_folded_anew(url: str, before: bool) -> None:
+    """Views that have seen what was lost are emptied and folded again; others go on from where they are. Without the adoption it is `Diverged`."""
+    with bank.open(url) as running:
+        kept = running.dispatch(Deposit("a", 1))
+        running.view(Balance).get("a", since=kept, wait_seconds_max=WAIT)
+        copy = backed_up(url)
+    with bank.open(url, run=not before) as running:
+        lost = running.dispatch(Deposit("a", 10))
+        running.dispatch(Deposit("b", 10))
+        if not before:
+            running.view(Balance).get("b", since=running.log.head, wait_seconds_max=WAIT)
+    restored(url, copy)
+    if not before:
+        with pytest.raises(h.Diverged), bank.open(url):
+            pass
+    receipt = adopt(url)
+
+    for _ in range(2):  # the second time nothing is begun anew
+        with bank.open(url) as running:
+            view = running.view(Balance)
+            assert view.get("a", since=receipt, wait_seconds_max=WAIT).amount == 1
+            assert view.find("b") is None
+    with bank.open(url) as running:
+        after = running.dispatch(Deposit("a", 5))
+        assert after.position > receipt.position
+        assert lost.position <= after.position
+        assert running.view(Balance).get("a", since=after, wait_seconds_max=WAIT).amount == 6
+    with bank.open(url) as running:
+        assert running.view(Balance).get("a", since=after, wait_seconds_max=WAIT).changes == 2
+
+
+def test_a_log_that_is_open_is_not_adopted(url: str) -> None:
+    """In this process, and in another one that only reads; afterwards it is."""
+    with bank.open(url, run=False) as running:
+        running.dispatch(Deposit("a", 1))
+        with pytest.raises(h.Invalid, match="is open"):
+            adopt(url)
+        assert [record.name for record in running.log.read() if record.name == "epoch"] == []
+    assert adopt(url).epoch == 2
+
+
+def test_who_has_it_open_all_the_same_records_nothing_more(url: str) -> None:
+    """It was opened between the look and the adoption: its next commit hears of it, under the lock."""
+    with bank.open(url, run=False) as running:
+        running.dispatch(Deposit("a", 1))
+        with h.open_log(url) as log:
+            adopted(log, actor="ann", reason="a race")
+        head = running.log.head
+
+        with pytest.raises(h.Diverged, match="open it again"):
+            running.dispatch(Deposit("a", 1))
+
+        assert running.log.head == head
+
+
+def test_what_can_not_be_adopted_is_invalid(url: str) -> None:
+    """Memory, a file that is not there, a reason that is no text."""
+    for bad in ("memory:", url):
+        with pytest.raises(h.Invalid):
+            adopt(bad)
+    with bank.open(url, run=False):
+        pass
+    with pytest.raises(h.Invalid, match="reason"):
+        h.adopt(url, actor="ann", reason="x" * 10_001)
+
+
+billing = h.App("billing", subscriptions={"crm": [DebtorMoved]}, replicas={"crm": [Debtor]})
+
+
+@pytest.fixture
+def urls(tmp_path: Path) -> tuple[str, str]:
+    """Return the URLs of two systems."""
+    return f"sqlite:///{tmp_path}/crm.db", f"sqlite:///{tmp_path}/billing.db"
+
+
+def test_a_replica_goes_on_or_is_built_anew_and_a_subscription_that_heard_what_was_lost_stands_still(urls: tuple[str, str]) -> None:
+    """A copy can be made again, facts that were recorded can't: somebody must decide about those."""
+    theirs, ours = urls
+    with crm.open(theirs) as one, billing.open(ours, channels={"crm": theirs}) as other:
+        kept = one.record(Moved("c1", "Main Street", "France"))
+        other.replica(Debtor, "c1", since=kept, wait_seconds_max=WAIT)
+        until(lambda: len([1 for record in other.log.read() if record.name == "crm/AddressChanged"]) == 1)
+    copy = backed_up(theirs)
+    before = backed_up(ours)
+    with crm.open(theirs) as one, billing.open(ours, channels={"crm": theirs}) as other:
+        lost = one.record(Moved("c2", "Side Street", "Spain"))
+        other.replica(Debtor, "c2", since=lost, wait_seconds_max=WAIT)
+        until(lambda: len([1 for record in other.log.read() if record.name == "crm/AddressChanged"]) == 2)
+    restored(theirs, copy)
+    adopt(theirs)
+
+    with crm.open(theirs) as one, billing.open(ours, channels={"crm": theirs}) as other:
+        new = one.record(Paid("c1", Decimal(5)))
+        found = other.replica(Debtor, "c1", since=new, wait_seconds_max=WAIT)
+        assert found.state == Debtor("c1", "France", Decimal(5))
+        assert other.replica(Debtor, "c2").state is None
+        with pytest.raises(h.Diverged, match="adopted"):
+            other.replica(Debtor, "c1", since=lost)
+        until(lambda: "adopted" in str(other.statistics()["subscriptions"][0]["failure"]))
+
+    restored(ours, before)
+    Path(ours.removeprefix("sqlite:///").replace(".db", ".views.db")).unlink()
+    adopt(ours)
+    with crm.open(theirs) as one, billing.open(ours, channels={"crm": theirs}) as other:
+        one.record(Moved("c3", "High Street", "Italy"))
+        until(lambda: len([1 for record in other.log.read() if record.name == "crm/AddressChanged"]) == 2)
+        assert [record.body.country for record in other.log.read() if isinstance(record.body, DebtorMoved)] == ["France", "Italy"]
+
+
+def test_a_note_of_another_epoch_than_the_log_has_recorded_is_found(url: str) -> None:
+    """Who changes the note would make receipts of what was lost valid again."""
+    with bank.open(url, run=False) as running:
+        running.dispatch(Deposit("a", 1))
+    adopt(url)
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection, connection:
+        connection.execute("update note set body = replace(body, '\"epoch\":2', '\"epoch\":3') where key = 'log'")
+
+    with bank.open(url, run=False) as running, pytest.raises(h.Broken, match="epoch 3"):
+        running.log.verify()

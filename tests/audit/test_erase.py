@@ -1,0 +1,284 @@
+"""What is erased is gone from every file, the chain holds, and nobody goes on with what was made of it."""
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TypedDict
+
+import pytest
+
+import happened as h
+from happened.log.erasure import Choice, Erasing, erased, is_unfinished
+from happened.opening import erased_in
+from tests.audit.people import SECRET, Call, Called, Order, People, Person, customers, filled
+from tests.transfer.model import Debtor, DebtorMoved, Left, Moved, crm, until
+
+WAIT = 20
+
+
+class By(TypedDict):
+    """Who erases, and why."""
+
+    actor: str
+    reason: str
+
+
+BY: By = {"actor": "ann", "reason": "she has asked for it"}
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    """Return the URL of a log that is not there yet."""
+    return f"sqlite:///{tmp_path}/log.db"
+
+
+def files_with(url: str, text: str) -> list[str]:
+    """Return the names of the files beside a log that have a text in their bytes."""
+    folder = Path(url.removeprefix("sqlite:///")).parent
+    return sorted(file.name for file in folder.iterdir() if text.encode() in file.read_bytes())
+
+
+def closed(url: str) -> None:
+    """Fill a log, with its views, and close it."""
+    with customers.open(url) as running:
+        filled(running)
+        running.view(People).get(since=running.log.head, wait_seconds_max=WAIT)
+        running.view(Person).rows(since=running.log.head, wait_seconds_max=WAIT)
+
+
+def test_what_has_a_tag_is_gone_from_all_files_and_the_rest_is_as_it_was(url: str) -> None:
+    """Input, events, answers and refusals of one customer: the text is in no file, the chain holds, the others are untouched."""
+    closed(url)
+    assert files_with(url, SECRET) == ["log.db", "log.views.db"]
+    with h.open_log(url) as log:
+        before = log.verify()
+        others = [record for record in log.read() if ("customer", "c-2") in record.tags]
+
+    dry = h.erase(url, ("customer", "c-1"), dry_run=True, **BY)
+    assert files_with(url, SECRET) == ["log.db", "log.views.db"]
+    found = h.erase(url, ("customer", "c-1"), **BY)
+
+    assert files_with(url, SECRET) == []
+    assert (found.scrubbed, dry.position, dry.records) == (True, 0, found.records)
+    assert found.kinds == dry.kinds == {"input": 5, "internal": 3, "answer": 3, "output": 1}
+    with h.open_log(url) as log:
+        after = log.verify()
+        [said] = [record for record in log.read() if record.name == "erasure"]
+        assert [record for record in log.read() if ("customer", "c-2") in record.tags] == others
+        assert [
+            record for record in log.read() if record.position not in range(said.position, said.position + 1) and "c-1" in str(record.body)
+        ] == []
+    assert (after.position, after.erased, after.unexplained) == (before.position + 1, found.records, 0)
+    assert (said.kind, said.actor, said.body["reason"], said.body["by"]) == ("system", "ann", "she has asked for it", "tag customer")
+    assert sum(last - first + 1 for first, last in said.body["positions"]) == found.records
+    with customers.open(url) as running:
+        running.log.verify()
+        assert running.state(Person, "c-1") is None
+        assert running.states(Person).keys() == {("c-2",)}
+        assert running.view(People).get(since=running.log.head, wait_seconds_max=WAIT).count == 1
+        assert running.view(Person).find("c-1") is None
+    assert files_with(url, SECRET) == []
+
+
+def test_an_id_is_erased_with_all_that_its_message_has_recorded(url: str) -> None:
+    """The id stays used: whatever comes under it is its repetition. A record that has an id of its own is erased alone."""
+    closed(url)
+    with customers.open(url, run=False) as running:
+        [event] = [record for row in running.log.find("call-1") for record in running.log.reader.records(row) if record.kind == "internal"]
+        alone = running.erase(event.id, **BY)
+        assert (alone.records, alone.names) == (1, {"Called": 1})
+        rest = running.erase("call-1", **BY)
+        assert rest.kinds == {"input": 1, "answer": 1}
+        assert running.erase("call-1", **BY).records == 0
+        assert running.dispatch(Order("c-9", "anything"), id="order-2").repeated is False
+        running.log.verify()
+        with pytest.raises(h.NotThere):
+            running.erase("nobody", **BY)
+    with customers.open(url, run=False) as running:
+        assert running.log.verify().unexplained == 0
+
+
+def test_tags_that_are_kept_lead_to_what_is_left(url: str) -> None:
+    """A pseudonym may stay, to say that there was something."""
+    closed(url)
+    found = h.erase(url, ("customer", "c-1"), keep=["customer"], **BY)
+
+    with h.open_log(url) as log:
+        left = list(log.read(h.query(customer="c-1")))
+        log.verify()
+    assert left
+    assert all(record.body is None and record.tags == (("customer", "c-1"),) for record in left)
+    assert found.records > len(left)
+
+
+@pytest.mark.parametrize("where", ["this process", "another"])
+def test_states_in_memory_forget_before_the_next_decision(url: str, where: str) -> None:
+    """A decision after the erasure is made on what the log says then, whoever has erased."""
+    with customers.open(url, run=False) as running:
+        filled(running)
+        known = running.state(Person, "c-1")
+        assert known is not None
+        assert known.calls == 3
+        if where == "another":
+            h.erase(url, ("customer", "c-1"), **BY)
+        else:
+            running.erase(("customer", "c-1"), **BY)
+
+        receipt = running.dispatch(h_call("c-1"))
+
+        assert isinstance(receipt.events[0], Called)
+        assert receipt.events[0].nth == 1
+        now = running.state(Person, "c-1")
+        assert now is not None
+        assert now.calls == 1
+        running.log.verify()
+
+
+def h_call(customer: str) -> Call:
+    """Return a call."""
+    return Call(customer, "again")
+
+
+def test_a_decision_that_shares_the_moment_is_not_made_on_what_is_erased(url: str) -> None:
+    """What waits while the erasure has the lock is decided after it, on states without it."""
+    with customers.open(url, run=False) as running:
+        filled(running)
+        running.state(Person, "c-1")
+        choice = Choice(running.log, ("customer", "c-1"), ())
+        for rows in running.log.engine.read():
+            choice.look(rows)
+        meanwhile = running.dispatch(h_call("c-1"))  # recorded after the log was looked through
+        job = Erasing(running.log, choice, actor="ann", reason="")
+        running.log.writer.alone(job, 10)
+
+        assert [event.nth for event in meanwhile.events] == [4]
+        assert [event.nth for event in running.dispatch(h_call("c-1")).events] == [1]
+        row = running.log.row_at(meanwhile.position)
+        assert row is not None
+        assert "again" not in f"{row.input}{row.records}"
+        running.log.verify()
+
+
+def test_views_of_a_process_that_runs_are_folded_anew(url: str) -> None:
+    """It goes on all the time, and another process erases: nobody is answered from what is gone, and the rest is there again."""
+    with customers.open(url) as running:
+        filled(running)
+        view, people = running.view(Person), running.view(People)
+        view.get("c-1", since=running.log.head, wait_seconds_max=WAIT)
+
+        found = h.erase(url, ("customer", "c-1"), **BY)
+
+        assert view.find("c-1", since=found.position, wait_seconds_max=WAIT) is None
+        assert view.get("c-2", since=found.position, wait_seconds_max=WAIT).calls == 1
+        assert people.get(since=found.position, wait_seconds_max=WAIT).count == 1
+        running.erase(("customer", "c-2"), **BY)
+        assert view.find("c-2", since=running.log.head, wait_seconds_max=WAIT) is None
+    assert files_with(url, SECRET) == []
+
+
+def test_views_elsewhere_are_folded_anew_when_they_are_opened(url: str, tmp_path: Path) -> None:
+    """Nobody told the eraser of them."""
+    views = f"sqlite:///{tmp_path}/elsewhere.db"
+    with customers.open(url, views=views) as running:
+        filled(running)
+        running.view(Person).get("c-1", since=running.log.head, wait_seconds_max=WAIT)
+    h.erase(url, ("customer", "c-1"), **BY)
+
+    with customers.open(url, views=views) as running:
+        assert running.view(Person).find("c-1", since=running.log.head, wait_seconds_max=WAIT) is None
+        assert running.view(Person).get("c-2").calls == 1
+
+
+def test_who_is_stopped_after_the_commit_can_go_on(url: str) -> None:
+    """The bodies are gone from the rows, their bytes not yet from the file: a note says so, and whoever comes finishes it."""
+    closed(url)
+    with h.open_log(url) as log:
+        erased(log, ("customer", "c-1"), **BY)
+        assert is_unfinished(log)
+        log.verify()
+    assert files_with(url, SECRET) != []
+
+    with h.open_log(url) as log:
+        assert erased_in(log, None, url.replace(".db", ".views.db")).scrubbed
+        assert not is_unfinished(log)
+    assert files_with(url, SECRET) == []
+
+
+ERASER = """
+import sys
+import happened as h
+print("go", flush=True)
+h.erase(sys.argv[1], ("customer", "c-1"), actor="ann", reason="asked")
+print("done", flush=True)
+"""
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_kill_at_any_moment_leaves_a_whole_log_and_all_or_nothing(url: str, seed: int) -> None:
+    """Whenever it comes, the log verifies, the customer is there whole or gone, and erasing once more finishes it."""
+    closed(url)
+    with h.open_log(url) as log:
+        digest = log.verify().digest
+    child = subprocess.Popen([sys.executable, "-c", ERASER, url], stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    assert child.stdout.readline() == "go\n"
+    time.sleep(random.Random(seed).uniform(0.0, 0.25))
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    child.stdout.close()
+
+    with h.open_log(url) as log:
+        verified = log.verify(noted=digest)
+        assert verified.erased in (0, 12), f"seed {seed}"
+    assert h.erase(url, ("customer", "c-1"), **BY).scrubbed
+    assert files_with(url, SECRET) == [], f"seed {seed}"
+    with h.open_log(url) as log:
+        assert log.verify().erased == 12
+
+
+def test_what_waits_for_its_decision_is_not_erased(url: str) -> None:
+    """Somebody was promised an outcome: it comes first."""
+    with customers.open(url, run=False) as running:
+        running.enqueue(h_call("c-1"), id="later")
+        with pytest.raises(h.Invalid, match="waits for its decision"):
+            running.erase("later", **BY)
+        running.log.verify()
+
+
+@pytest.mark.parametrize("what", ["", ("customer",), ("", "x"), 7])
+def test_what_is_neither_an_id_nor_a_tag_is_invalid(url: str, what: object) -> None:
+    """Nothing is recorded."""
+    with customers.open(url, run=False) as running, pytest.raises(h.Invalid):
+        running.erase(what, **BY)  # type: ignore[arg-type]  # that is what is tested
+
+
+billing = h.App("billing", subscriptions={"crm": [DebtorMoved]}, replicas={"crm": [Debtor]})
+
+
+@pytest.fixture
+def systems(tmp_path: Path) -> Iterator[tuple[h.Running, h.Running]]:
+    """Run two systems of which one listens to the other."""
+    with crm.open(f"sqlite:///{tmp_path}/log.db") as one, billing.open(f"sqlite:///{tmp_path}/billing.db", channels={"crm": one}) as other:
+        yield one, other
+
+
+def test_what_was_published_is_listed_and_copies_are_made_anew(systems: tuple[h.Running, h.Running]) -> None:
+    """What others were told is listed; the share begins a new generation without it, and copies follow."""
+    one, other = systems
+    one.record(Moved("c-1", SECRET, "France"))
+    kept = one.record(Moved("c-2", "Main Street", "Spain"))
+    other.replica(Debtor, "c-2", since=kept, wait_seconds_max=WAIT)
+    until(lambda: len([1 for record in other.log.read() if record.name == "crm/AddressChanged"]) == 2)
+
+    found = one.erase(("customer", "c-1"), **BY)
+
+    assert sorted((told.what, told.name) for told in found.published) == [("notification", "AddressChanged"), ("share", "Card")]
+    new = one.record(Left("c-2"))
+    assert other.replica(Debtor, "c-2", since=new, wait_seconds_max=WAIT).state is None
+    until(lambda: other.replica(Debtor, "c-1").state is None)
+    one.log.verify()
+    assert other.statistics()["replicas"][0]["state"] != "diverged"
