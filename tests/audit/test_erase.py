@@ -2,16 +2,20 @@
 
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import TypedDict
 
 import pytest
 
 import happened as h
+from happened.core.state import fold_of
+from happened.log.compacting import compact
 from happened.log.erasure import Choice, Erasing, erased, is_unfinished
 from happened.opening import erased_in
 from tests.audit.people import SECRET, Call, Called, Order, People, Person, customers, filled
@@ -82,6 +86,27 @@ def test_what_has_a_tag_is_gone_from_all_files_and_the_rest_is_as_it_was(url: st
         assert running.view(People).get(since=running.log.head, wait_seconds_max=WAIT).count == 1
         assert running.view(Person).find("c-1") is None
     assert files_with(url, SECRET) == []
+
+
+def test_what_is_packed_or_snapped_is_gone_too(url: str) -> None:
+    """A segment of the cold part is packed anew, and snapshots, which may hold what was erased, are no longer used and no longer there."""
+    closed(url)
+    with customers.open(url, run=False) as running:
+        compact(running.log, keep=2)
+        running.snapshots.take(fold_of(Person), running.log.head)
+        assert [state.name for state in running.at(running.log.head).states(Person).values()] == [SECRET, "Max"]
+
+        running.erase(("customer", "c-1"), **BY)
+
+        assert [state.name for state in running.at(running.log.head).states(Person).values()] == ["Max"]
+        running.log.verify()
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///").replace("log.db", "log.snapshots.db"))) as file:
+        assert file.execute("select count(*) from _chunk").fetchall() == [(0,)]
+    with customers.open(url) as running:
+        assert running.state(Person, "c-1") is None
+        assert running.state(Person, "c-2") is not None
+        assert [record for record in running.log.read() if SECRET in str(record.body)] == []
+        assert running.log.verify().erased > 0
 
 
 def test_an_id_is_erased_with_all_that_its_message_has_recorded(url: str) -> None:
