@@ -25,7 +25,7 @@ from happened.core.errors import Broken, Invalid, Unanswered
 from happened.core.state import Fold, Key
 from happened.core.store import Commit, Row, Wanted
 from happened.core.world import Source
-from happened.log.held import Held, all_held, held_by
+from happened.log.held import Held, held_by
 from happened.log.log import EVERYTHING_SEEN, IDENTITY_NOTE, Identity, Log, place_of
 from happened.log.names import Name, Names, Wish
 from happened.log.records import id_of
@@ -297,33 +297,26 @@ class AsOf(Sending):
         return self._as_of.position if self.position is None else self.position
 
 
-class Again(Reacting):
+class Again:
     """A reaction that is run one event at a time, as it is told."""
 
     def __init__(self, reaction: Reaction, log: Log, desk: AsOf) -> None:
-        super().__init__(reaction, log, desk)
+        self.listener = reaction
         self.as_of = desk
-        self._held = all_held(log.engine, reaction.name)
+        self._at_work = Reacting(reaction, log, desk)
+        self._at_work.recall()
 
     def run(self, run: str, heard: Heard, now: int, seen: int | None, answers: Sequence[Answer]) -> Ran | Held | None:
         """Run it on one event; `None` where that waits for one that is held."""
-        if self._held and self._let_wait(heard):
-            return None
         self.as_of.position, self.as_of.heard = seen, answers
         try:
-            one = self._run_as(run, heard, heard.position, now)
+            return self._at_work.run_once(run, heard, now)
         finally:
             self.as_of.position, self.as_of.heard = None, ()
-        if isinstance(one, Held):
-            self._hold(one)
-        return one
 
     def put(self, batch: Batch, ran: Ran) -> Sent:
         """Record what a run got from outside and sends later; return what its commands say of it."""
-        sent = msgspec.structs.replace(ran.sent, handler=batch.number(self.listener.wish))
-        if ran.header is not None:
-            self._add_row(batch, ran, ran.header, sent)
-        return sent
+        return self._at_work.put(batch, ran)
 
 
 class Told(Job):
@@ -796,7 +789,7 @@ class Giving:
         """Let reactions hear what was before the branch, that the origin never had and that ask for it."""
         for name, again in self._reactions.items():
             since = again.listener.since
-            if name in self._changed and since is not None and progress_of(self.log.engine, again.lease) is None:
+            if name in self._changed and since is not None and progress_of(self.log.engine, again.listener.lease) is None:
                 for heard in list(heard_between(self.log, again.listener, since + 1, self._after)):
                     self._to_hear.append((again, heard))
         self._hear()
@@ -966,9 +959,9 @@ class Giving:
             return
         notes: dict[str, str | None] = {}
         for again in self._reactions.values():
-            before = progress_of(self.log.engine, again.lease)
+            before = progress_of(self.log.engine, again.listener.lease)
             began = before.began if before is not None else self._after
-            notes[PROGRESS_NOTE + again.lease] = encode(Progress(head, 0, began)).decode()
+            notes[PROGRESS_NOTE + again.listener.lease] = encode(Progress(head, 0, began)).decode()
         self.log.engine.append(lambda _: Commit(notes=notes), EVERYTHING_SEEN)
 
 

@@ -17,7 +17,7 @@ from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType
-from typing import Any, TypeVar  # Any: keys, rows and bodies are of any type
+from typing import Any, Self, TypeVar  # Any: keys, rows and bodies are of any type
 
 import msgspec
 
@@ -77,11 +77,11 @@ def tail(asked: argparse.Namespace) -> int:
     """Show the last records, and follow."""
     path = Path(log_url(asked.log).removeprefix(SQLITE))
     followed = _file_at(path)
-    with _log(asked) as log:
+    with Interrupts() as interrupts, _log(asked) as log:
         last = log.head
         latest = (record for record in log.read(until=last, backwards=True) if _is_asked(asked, record))
         _print_records(reversed(list(itertools.islice(latest, asked.count))), as_json=asked.json)
-        while asked.follow:
+        while asked.follow and interrupts.last():
             sys.stdout.flush()
             head = log.wait(last, FOLLOW_SECONDS)
             if _file_at(path) != followed:
@@ -91,6 +91,35 @@ def tail(asked: argparse.Namespace) -> int:
                 _print_records(coming, as_json=asked.json)
                 last = head
     return 0
+
+
+class Interrupts:
+    """Keeps an interrupt in mind: where it comes at a moment at which Python can't raise it (in what cleans up an object), it would be lost."""
+
+    def __init__(self) -> None:
+        self._came = False
+        self._before: Any = None
+
+    def __enter__(self) -> Self:
+        """Listen, in the main thread; elsewhere interrupts don't come."""
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, self._come)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let it be as before."""
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+    def last(self) -> bool:
+        """Return `True`; or raise the interrupt that has come."""
+        if self._came:
+            raise KeyboardInterrupt
+        return True
+
+    def _come(self, _number: int, _frame: FrameType | None) -> None:
+        self._came = True
+        raise KeyboardInterrupt
 
 
 def _file_at(path: Path) -> tuple[int, int] | None:

@@ -152,6 +152,21 @@ class Hearing(ABC, Generic[L_co, R]):
         self.position = position
         self.trouble.over()
 
+    # --- event by event, as a branch does it
+
+    def recall(self) -> None:
+        """Take in what is held, without owning the work."""
+        self._held = all_held(self._log.engine, self.listener.name)
+
+    def run_once(self, run: str, heard: Heard, now: int) -> R | Held | None:
+        """Run it on one event, under the id of a run and at a time, and record nothing; `None` where that waits for one that is held."""
+        if self._held and self._let_wait(heard):
+            return None
+        one = self._run_as(run, heard, heard.position, now)
+        if isinstance(one, Held):
+            self._hold(one)
+        return one
+
     # --- what is held
 
     @property

@@ -140,17 +140,21 @@ class Reacting(Hearing[Reaction, Ran]):
 
     def add(self, batch: Batch, ran: Sequence[Ran]) -> None:
         """Send commands, and record what is sent later."""
-        number = batch.number(self.listener.wish)
         sends: list[Prepared] = []
         for one in ran:
-            sent = msgspec.structs.replace(one.sent, handler=number)
-            if one.header is not None:
-                self._add_row(batch, one, one.header, sent)
+            sent = self.put(batch, one)
             for prepared in one.sends:
                 prepared.sent = sent
                 sends.append(prepared)
         if sends:
             self._desk.send(batch, sends)
+
+    def put(self, batch: Batch, ran: Ran) -> Sent:
+        """Record what a run got from outside and sends later; return what its commands say of it."""
+        sent = msgspec.structs.replace(ran.sent, handler=batch.number(self.listener.wish))
+        if ran.header is not None:
+            self._add_row(batch, ran, ran.header, sent)
+        return sent
 
     def _add_row(self, batch: Batch, ran: Ran, about: Header, sent: Sent) -> None:
         """Record what a run got from outside, and what it sends later."""
