@@ -143,7 +143,7 @@ class Running:
             self._image = MemoryImage(self._engine, self.log.reader, app.folds, self.log.opened_at, states_max=states_max)
             self._writer = self.log.write_with(self._image)
             self.snapshots = Snapshots(self.log, self._image, SnapshotsFile(snapshots_beside(url)))
-            self._image.snapped = self.snapshots.latest
+            self._image.snapped, self._image.forgets = self.snapshots.latest, self.snapshots.let_go
             self.travel = Travel(self._image, self.snapshots)
             self._taker = Taker(self.log, self.snapshots, app.alone()) if run and path_in(url) is not None else None
             self._replicating: dict[type[State], Replicating[Any]] = {}

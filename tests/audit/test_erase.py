@@ -94,10 +94,12 @@ def test_what_is_packed_or_snapped_is_gone_too(url: str) -> None:
     with customers.open(url, run=False) as running:
         compact(running.log, keep=2)
         running.snapshots.take(fold_of(Person), running.log.head)
+        running.snapshots.renew(fold_of(Person))
         assert [state.name for state in running.at(running.log.head).states(Person).values()] == [SECRET, "Max"]
 
         running.erase(("customer", "c-1"), **BY)
 
+        assert running.state(Person, "c-1") is None
         assert [state.name for state in running.at(running.log.head).states(Person).values()] == ["Max"]
         running.log.verify()
     with closing(sqlite3.connect(url.removeprefix("sqlite:///").replace("log.db", "log.snapshots.db"))) as file:

@@ -104,6 +104,8 @@ class MemoryImage:
         self._classes: frozenset[type] = frozenset()
         self._making_room = False
         self.snapped: Callable[[Fold, Key, int], tuple[int, Entry | None]] = lambda _fold, _key, _until: (0, None)
+        self.forgets: Callable[[], None] = lambda: None
+        """Told when all states are let go: they may hold what was erased, and so may what loads begin with."""
         """Returns a state from a snapshot, and as of which position up to another it is."""
         self._forgotten = 0
         """How often all was let go."""
@@ -228,6 +230,7 @@ class MemoryImage:
 
     def forget(self) -> None:
         """Let go of all states; they are loaded again when they are asked for."""
+        self.forgets()
         with self._lock:
             self._forgotten += 1
             for kept in self.kept.values():

@@ -128,6 +128,10 @@ class Snapshots:
         """Look up, and prove, which snapshot of a class loads are to begin with from now on. It is done beside commands, never in their way."""
         self._latest[fold] = self._nearest(fold, self._log.head)
 
+    def let_go(self) -> None:
+        """Have loads begin without snapshots, until they are looked up again."""
+        self._latest.clear()
+
     def latest(self, fold: Fold, key: Key, until: int) -> tuple[int, Entry | None]:
         """Do what `one` does for a load that can also do without: from what `renew` has found. Trouble with the file is none of the load's."""
         kept = self._latest.get(fold)
