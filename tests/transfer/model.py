@@ -165,6 +165,8 @@ class Rough:
         self._late: dict[int, list[Published]] = {}
         """By thread: each that reads is owed its own."""
         self._given: list[Published] = []
+        self._delayed: set[int] = set()
+        """What came late once does not again: whoever begins anew comes to an end."""
         self.down = False
 
     def origin(self) -> Origin:
@@ -197,7 +199,8 @@ class Rough:
             cut = chance.randrange(len(items))
             position = max(after, items[cut].position - 1) if chance.random() < 0.5 else position
         elif not self._honest:
-            late = {one.position for one in items if chance.random() < 0.1}
+            late = {one.position for one in items if one.position not in self._delayed and chance.random() < 0.1}
+            self._delayed |= late
             kept = [one for one in owed if one.position > after]  # a look back is not where they are waited for: they come again
             self._late[threading.get_ident()] = [*kept, *(one for one in items if one.position in late)]
             items = [*(one for one in items if one.position not in late), *owed]

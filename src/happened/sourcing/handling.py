@@ -604,11 +604,13 @@ def same_as(id: str, row: Row, typed: Typed, body: bytes, batch: Batch) -> None:
         raise IdReused(
             f"the id `{id}` was used by `{name.name if name else '?'}`, not by `{typed.wish.name}`", id=id, position=row.position
         )
+    if name.fingerprint != typed.wish.fingerprint:
+        return
     if is_erased(recorded) and any(row.salts[:SALT_BYTES]):  # it was never kept, and its digest tells
         same = body_digest(row.salts[:SALT_BYTES], typed.in_order(body)).hex() == decode_extra(recorded.extra).erased
     else:
         same = typed.same(bytes(recorded.body), body)
-    if name.fingerprint == typed.wish.fingerprint and not same:
+    if not same:
         raise IdReused(
             f"the id `{id}` was used by a `{name.name}` with another body; a new intention needs a new id", id=id, position=row.position
         )

@@ -607,7 +607,11 @@ class SqliteStore:
         writer = self._writer
         writer.execute("pragma secure_delete=on")
         until = self._cold.until(writer)
-        self._cold.rewrite(writer, [row for row in rows if row.position <= until])
+        packed = [row for row in rows if row.position <= until]
+        for row in packed:
+            if self._digest(writer, row.position) != row.digest:
+                raise Diverged(f"there is no such row at position {row.position} any more", path=self.path, position=row.position)
+        self._cold.rewrite(writer, packed)
         for row in rows:
             if row.position <= until:
                 continue
