@@ -27,7 +27,7 @@ from happened.core.store import Commit, Row, Wanted
 from happened.core.world import Source
 from happened.log.held import Held, held_by
 from happened.log.log import EVERYTHING_SEEN, IDENTITY_NOTE, Identity, Log, place_of
-from happened.log.names import Name, Names, Wish
+from happened.log.names import Name, Names, Wish, decode_schema, wish_again
 from happened.log.records import id_of
 from happened.log.row import (
     ANSWER,
@@ -48,7 +48,7 @@ from happened.log.row import (
 from happened.log.worker import NOTE as PROGRESS_NOTE
 from happened.log.worker import TROUBLE, Progress, progress_of
 from happened.log.writer import Batch, Draft, Job
-from happened.notification.hearing import Heard, heard_between, heard_in
+from happened.notification.hearing import Heard, heard_at, heard_between, heard_in
 from happened.notification.reacting import Ran, Reacting
 from happened.notification.reaction import Reaction
 from happened.notification.timer import NOTE as TIMER_NOTE
@@ -185,8 +185,8 @@ class Survey:
             for _, raw in taken_apart(row):
                 self.topology = self.topology or raw.number == TOPOLOGY
                 if raw.number == SCHEMA:
-                    found = msgspec.json.decode(raw.body, type=_Schema)
-                    self.wishes[found.number] = Wish(found.what, found.name, found.version, found.fingerprint, found.tags, found.schema_)
+                    found = decode_schema(raw.body)
+                    self.wishes[found.number] = wish_again(found)
             return
         own = header.id or header.decides or ""
         if header.outcome == "pending":
@@ -213,16 +213,6 @@ class Survey:
             return (int(position), name), run
         found = self._origin.position_of(header.causation or "")
         return (found if found is not None else -1, name), run
-
-
-class _Schema(msgspec.Struct, frozen=True):
-    number: int
-    what: str
-    name: str
-    version: int
-    fingerprint: str
-    tags: Any = None
-    schema_: Any = msgspec.field(default=None, name="schema")
 
 
 def notes_as_of(origin: Origin, survey: Survey, later: Survey, position: int, at: int) -> dict[str, str]:
@@ -728,7 +718,7 @@ class Giving:
         name = self._origin.name(number) if number >= FIRST_NUMBER else None
         if name is None:
             return number
-        return batch.number(self._survey.wishes.get(number) or Wish(name.what, name.name, name.version, name.fingerprint, name.tags))
+        return batch.number(self._survey.wishes.get(number) or wish_again(name))
 
     def handler(self, batch: Batch, header: Header) -> int | None:
         """Return what stands here for the handler of a row of the origin."""
@@ -813,7 +803,7 @@ class Giving:
         heard = self._waiting.pop(key, None)
         if heard is None and again is not None and 0 < key[0] <= self._after and key not in self._heard:
             self._heard.add(key)
-            heard = next(iter(heard_at(self.log, again.listener, key[0])), None)
+            heard = heard_at(self.log, again.listener, key[0])
         if again is None or heard is None or header.sent is None:
             return
         now = header.now if header.now is not None else heard.row.at + header.sent.waited
@@ -991,10 +981,3 @@ def come_to(row: Row, names: Names) -> list[tuple[int, tuple[str, int], bytes]]:
         elif not asked and name is not None and name.what == "event":
             found.append((place, (name.name, name.version), bytes(raw.body)))
     return found
-
-
-def heard_at(log: Log, reaction: Reaction, position: int) -> Iterable[Heard]:
-    """Yield the event at a position, as a reaction hears it."""
-    row = log.row_at(position)
-    pages = log.reader.pages(reaction.events)([row]) if row is not None else ()
-    return (heard for heard in heard_in(reaction, [row] if row is not None else [], pages) if heard.position == position)

@@ -67,6 +67,22 @@ def has_versions(parts: Any) -> bool:
     return any(version != 1 or has_versions(below) for _, _, _, version, below, _ in parts)
 
 
+class Schema(Name, frozen=True):
+    """A name as its record has it: with the JSON schema, which the note of it leaves out."""
+
+    schema: Any = None
+
+
+def wish_again(name: Name) -> Wish:
+    """Return what is to be recorded of a name that another log has recorded."""
+    return Wish(
+        name.what, name.name, name.version, name.fingerprint, name.tags, name.schema if isinstance(name, Schema) else None, name.parts
+    )
+
+
+decode_schema = msgspec.json.Decoder(Schema).decode
+
+
 class Names:
     """The names of one log that this process has seen, and in a batch those it is about to add."""
 

@@ -194,7 +194,7 @@ class Hearing(ABC, Generic[L_co, R]):
 
     def _try(self, noted: Held, held: Held) -> None:
         """Run a held event again."""
-        heard = next((heard for heard in self._at(held.position)), None)
+        heard = heard_at(self._log, self.listener, held.position)
         one = self._run(heard, self.position) if heard is not None else None
         if not isinstance(one, Held):  # where its class takes no part any more, nothing is left to be run
             self._go_on(noted, held, None, [one] if one is not None else [])
@@ -244,12 +244,6 @@ class Hearing(ABC, Generic[L_co, R]):
     def _passed(self, start: int) -> Iterator[Heard]:
         """Read the events from a position on that were run or held."""
         return heard_between(self._log, self.listener, start, self.position)
-
-    def _at(self, position: int) -> Iterator[Heard]:
-        row = self._log.row_at(position)
-        if row is not None:
-            pages = self._log.reader.pages(self.listener.events)([row])
-            yield from (heard for heard in heard_in(self.listener, [row], pages) if heard.position == position)
 
     # --- one run
 
@@ -400,6 +394,14 @@ def heard_between(log: Log, listener: Listener, start: int, until: int) -> Itera
     decode = log.reader.pages(listener.events)
     for rows in log.engine.read(start - 1, until, wanted=wanted):
         yield from (heard for heard in heard_in(listener, rows, decode(rows)) if heard.position >= start)
+
+
+def heard_at(log: Log, listener: Listener, position: int) -> Heard | None:
+    """Return the event at a position, as a listener hears it; `None` where it hears nothing there."""
+    row = log.row_at(position)
+    rows = [row] if row is not None else []
+    pages = log.reader.pages(listener.events)(rows) if rows else []
+    return next((heard for heard in heard_in(listener, rows, pages) if heard.position == position), None)
 
 
 def numbers_of(log: Log, listener: Listener) -> list[int]:
