@@ -9,7 +9,6 @@ which is more than was asked for, and never less.
 
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Protocol
 
 import msgspec
 
@@ -56,48 +55,6 @@ class Pin(msgspec.Struct, frozen=True):
         )
 
 
-class Below(Protocol):
-    """What is needed of the other log."""
-
-    def found_by(self, reading: Mapping[int, str], terms_of: Callable[[Row], Terms], /) -> bool:
-        """Have its rows found by this reading, and say whether they are; it changes nothing that others use."""
-        ...
-
-    def read(
-        self,
-        after: int = 0,
-        until: int | None = None,
-        *,
-        wanted: Sequence[Wanted] | None = None,
-        backwards: bool = False,
-        rows_max: int = 1000,
-    ) -> Iterator[Sequence[Row]]:
-        """Yield pages of rows."""
-        ...
-
-    def read_bare(
-        self, after: int = 0, until: int | None = None, *, wanted: Sequence[Wanted] | None = None, rows_max: int = 1000, heads: bool = False
-    ) -> Iterator[Sequence[Bare]]:
-        """Yield what a fold needs of rows."""
-        ...
-
-    def find_id(self, id: str) -> Sequence[int]:
-        """Return the positions of the rows that may use this id."""
-        ...
-
-    def find_ids(self, ids: Sequence[str]) -> frozenset[str]:
-        """Return those of these ids that some row may use."""
-        ...
-
-    def counted(self, after: int, until: int | None, counts_of: Callable[[Row], Sequence[tuple[str, int]]]) -> Mapping[str, int]:
-        """Return what was counted of the rows between two positions."""
-        ...
-
-    def close(self) -> None:
-        """Give it back."""
-        ...
-
-
 class Prefix(SqliteStore):
     """A file that is another log's, opened to read only, and looked at up to a position: what lies behind that is not even indexed."""
 
@@ -136,7 +93,7 @@ class Prefix(SqliteStore):
 class Over:
     """A log over another one. What is `own` holds what comes after the pin, and every note."""
 
-    def __init__(self, below: Below, own: Engine, pin: Pin, *, owns: bool) -> None:
+    def __init__(self, below: "Below", own: Engine, pin: Pin, *, owns: bool) -> None:
         pin.check(below)
         self.pin = pin
         self.sync_seconds = own.sync_seconds
@@ -194,9 +151,9 @@ class Over:
 
     def _parts(
         self, after: int, until: int | None, wanted: Sequence[Wanted] | None, *, backwards: bool
-    ) -> Sequence[tuple[Below | Engine, int | None, Sequence[Wanted] | None]]:
+    ) -> Sequence[tuple[Engine, int | None, Sequence[Wanted] | None]]:
         """Return which of the two are to be read, each up to where, and by what of the index."""
-        parts: list[tuple[Below | Engine, int | None, Sequence[Wanted] | None]] = []
+        parts: list[tuple[Engine, int | None, Sequence[Wanted] | None]] = []
         if after < self._end:
             end = self._end if until is None else min(until, self._end)
             parts.append((self._below, end, wanted if self._alike else None))
@@ -255,6 +212,10 @@ class Over:
     def samples(self) -> Sequence[tuple[str, str, int, int, str]]:
         """Return what was counted of this log, not of the other."""
         return self._own.samples()
+
+
+Below = MemoryStore | Prefix | Over
+"""What another log may lie over: it says by which reading its rows are found."""
 
 
 def _without_pin(notes: Mapping[str, str]) -> Mapping[str, str]:
