@@ -137,7 +137,7 @@ class Running:
                 app=app.name,
                 called=app.called,
                 ignores=app.ignores,
-                upcasts=app.upcasts,
+                lifts=app.lifts,
                 progress=progress,
             )
             self._image = MemoryImage(self._engine, self.log.reader, app.folds, self.log.opened_at, states_max=states_max)

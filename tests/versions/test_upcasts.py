@@ -303,6 +303,26 @@ def test_typed_upcasts_may_split_too(url: str) -> None:
 
     deal_2.__annotations__ = {"old": Deal, "return": Iterator[Bought | Paid]}
     write(url, Deal("a", 2), name="deals")
+
+    class Deals(h.State):
+        sku: Sku
+        count: int = 0
+
+        def evolve(self, event: Bought) -> "Deals":
+            return self.but(count=self.count + 1)
+
+    def decide_deal(command: Order, deals: Deals) -> Iterator[Bought]:
+        yield from [Bought(command.sku)] * (deals.count == 0)
+
+    def twice(old: Deal) -> Iterator[Bought]:
+        yield from [Bought(old.sku)] * old.pieces
+
+    twice.__annotations__ = {"old": Deal, "return": Iterator[Bought]}
+    decide_deal.__annotations__ = {"command": Order, "deals": Deals, "return": Iterator[Bought]}
+    with h.App("deals", deciders=[decide_deal], views=[Deals], upcasts=[twice]).open(url) as running:
+        assert running.state(Deals, "a") == Deals("a", 2)
+        assert running.states(Deals) == {("a",): Deals("a", 2)}
+        assert running.view(Deals).get(sku="a", since=running.log.head) == Deals("a", 2)
     with h.App("deals", records=[Bought, Paid], upcasts=[deal_2]).open(url) as running:
         assert bodies(running) == [Bought("a"), Paid("a", 2)]
         assert bodies(running, h.query(names=["Paid"])) == [Paid("a", 2)]

@@ -124,7 +124,7 @@ class _Deciding:
         self._log = log
         self._may_differ = may_differ
         self._shown_max = shown_max
-        self._reader = Reader(log.names, [*app.events, *app.handlers], app.called, app.upcasts)
+        self._reader = Reader(log.names, [*app.events, *app.handlers], app.called, app.lifts)
         self._typed = {event: Typed(event, log.names, name=app.called.get(event)) for event in app.events}
         self._replay = Replay(app.handlers, app.gateways, app.systems)
         of_deciders = [fold for handler in app.handlers.values() for fold in handler.states]

@@ -74,7 +74,7 @@ def fold_views_again(
 
     `Invalid` for a file that is none of views, `Diverged` for views of another history. Memory: the rows of one view.
     """
-    reader = Reader(log.names, app.events, app.called, app.upcasts)
+    reader = Reader(log.names, app.events, app.called, app.lifts)
     if path is None or not Path(path).is_file():
         return [CheckedView(fold_of(view).name, why="there is no file of views: they are built when the app runs") for view in app.views]
     with closing(sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)) as file:
@@ -86,7 +86,7 @@ def fold_views_again(
 
 def load_states_again(app: Wiring, log: Log, *, shown_max: int = 100, progress: Progress = lambda _done, _all: None) -> list[CheckedView]:
     """Compare the states that decisions are made on, as they are loaded by the index, with a scan of the log: up to 2,000 of each class."""
-    reader = Reader(log.names, app.events, app.called, app.upcasts)
+    reader = Reader(log.names, app.events, app.called, app.lifts)
     memory = Memory(log.engine, reader, app.folds)
     loading = MemoryImage(log.engine, reader, app.folds, until := log.head)
     decode = reader.pages(app.events)

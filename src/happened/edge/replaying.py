@@ -67,7 +67,7 @@ def debug(asked: argparse.Namespace) -> int:
 
     app = the_app(asked.named or asked.app)
     with _log(app, asked) as log:
-        reader = Reader(log.names, [*app.events, *app.handlers], app.called, app.upcasts)
+        reader = Reader(log.names, [*app.events, *app.handlers], app.called, app.lifts)
         row = log.row_at(asked.at)
         if row is None:
             raise NotThere(f"the log has no position {asked.at}", position=asked.at)

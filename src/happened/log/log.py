@@ -19,8 +19,8 @@ from happened.core.errors import Broken, Conflict, Diverged, IdReused, Incompati
 from happened.core.messages import Command, Event, Message, is_data
 from happened.core.store import Commit, Engine, Row, Unseen, Wanted
 from happened.core.tags import SEPARATOR, is_unicode, term, text_of
-from happened.core.upcasts import UpcastEntry
 from happened.core.world import Source, microseconds
+from happened.log.lifting import Lifts
 from happened.log.names import Names, Wish
 from happened.log.receipt import Receipt
 from happened.log.records import INPUT, INTERNAL, Reader, Record
@@ -126,13 +126,13 @@ class Log:
         app: str = "",
         called: Mapping[type, str] | None = None,
         ignores: Iterable[str] | None = (),
-        upcasts: Sequence[UpcastEntry] = (),
+        lifts: Lifts | None = None,
         progress: Progress = lambda _done, _all: None,
     ) -> None:
         self.engine = engine
         self.source = source
         self.names = Names()
-        self.reader = Reader(self.names, classes, called, upcasts)
+        self.reader = Reader(self.names, classes, called, lifts)
         self.identity = self._identify(app)
         self._check_kinds()
         self.opened_at = self.head

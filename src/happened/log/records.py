@@ -18,7 +18,6 @@ from happened.core.state import Fold
 from happened.core.store import Bare, Row, Terms
 from happened.core.tags import SEPARATOR, scope_of, term, terms_by_outline, terms_of
 from happened.core.tags import Terms as TermsOf
-from happened.core.upcasts import UpcastEntry
 from happened.core.world import moment
 from happened.log.lifting import Lifts, Way
 from happened.log.names import Name, Names
@@ -78,16 +77,14 @@ class Record(msgspec.Struct, frozen=True, gc=False):
 class Reader:
     """Reads the rows of one log with the classes of one app. `called` says which of them have another name in this log than their own."""
 
-    def __init__(
-        self, names: Names, classes: Iterable[type], called: Mapping[type, str] | None = None, upcasts: Sequence[UpcastEntry] = ()
-    ) -> None:
+    def __init__(self, names: Names, classes: Iterable[type], called: Mapping[type, str] | None = None, lifts: Lifts | None = None) -> None:
         self.names = names
         self.classes: dict[tuple[str, str, int], type] = {}
         elsewhere: Mapping[Any, str] = called or {}
         for cls in classes:
             own, version = name_of(cls)
             self.classes["event" if issubclass(cls, Event) else "command", elsewhere.get(cls, own), version] = cls
-        self.lifts = Lifts(upcasts, self.classes)
+        self.lifts = lifts if lifts is not None else Lifts((), {})
         self._called = {cls: name for (_, name, _), cls in self.classes.items()}
         self._ways: dict[int, Way | None] = {}
         self._decoders: dict[int, Any] = {}
@@ -368,7 +365,7 @@ class Pages:
     def splits(self) -> bool:
         """Whether any record may be several events: `Several` as its body."""
         self._build_again()
-        return any(len(lifting.way.classes) > 1 for lifting in self._lifting.values())
+        return any(step.splits for lifting in self._lifting.values() for step in lifting.way.steps)
 
     def __call__(self, rows: Sequence[Row]) -> list[list[Any]]:
         """Decode these rows: for each its records. Cost: about 1 µs for an event that is asked for, a fifth of it for one that is not."""

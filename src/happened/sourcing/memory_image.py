@@ -338,10 +338,11 @@ class MemoryImage:
             self._fold_page_by_page(fold, wanted, until, found, after)
 
     def _fold_page_by_page(self, fold: Fold, wanted: Sequence[Wanted] | None, until: int, found: dict[Key, Entry], after: int) -> None:
-        decode = self._reader.pages_for([fold]).flat
+        pages = self._reader.pages_for([fold])
+        decode = pages.flat
         only = wanted is not None
         simple = not fold.wants_record and fold.key_of is None
-        if only and simple and fold.fields_of is not None and not self._reader.pages_for([fold]).splits:
+        if only and simple and fold.fields_of is not None and not pages.splits:
             self._fold_straight(fold, wanted, until, found, after)
             return
         touched, get = fold.touched, found.get
