@@ -396,3 +396,35 @@ def test_without_its_upcast_a_log_is_not_opened(url: str) -> None:
     write(url, Sold1("a", 2), name="stock")
     with pytest.raises(h.Incompatible, match="event `Sold` version 1, which no class of this app claims"):
         h.App("stock", records=[Sold]).open(url)
+
+
+def test_a_branch_knows_in_which_version_it_has_what_lies_nested(url: str) -> None:
+    """What it records anew of a name says the same as its origin's record: what was of version 2 is not lifted from version 1."""
+
+    @h.named("Point", version=2)
+    class Point2(h.Value):
+        x: int
+
+    @h.named("Drawn")
+    class Drawn2(h.Event):
+        at: Point2
+
+    @h.named("Point", version=3)
+    class Point(h.Value):
+        x: int
+
+    @h.named("Drawn")
+    class Drawn(h.Event):
+        at: Point
+
+    def ten_times(old: h.Data) -> h.Data:
+        return {"x": 10 * old["x"]}
+
+    def one_more(old: h.Data) -> h.Data:
+        return {"x": old["x"] + 1}
+
+    write(url, Drawn2(Point2(5)), name="draw")
+    upcasts = [h.Upcast("Point", 1, ten_times), h.Upcast("Point", 2, one_more)]
+    with h.App("draw", records=[Drawn], upcasts=upcasts).open(url) as running, running.branch(at=0) as branch:
+        assert bodies(running) == bodies(branch) == [Drawn(Point(6))]
+        assert not branch.diff()
