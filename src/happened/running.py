@@ -83,6 +83,9 @@ from happened.transfer.systems import (
 from happened.wiring import ALL, Wiring, listed
 
 S = TypeVar("S", bound=State)
+ON_A_BRANCH = "Give a function in its place: `open(..., gateways={...})`"
+WITHOUT_OUTSIDE = "This log was opened with `outside=False`"
+
 LOOK_AHEAD = 500
 """Commands of `dispatch_all` that are decided in one commit."""
 
@@ -123,13 +126,12 @@ class Running:
         try:
             alone = isinstance(self._engine, Over)
             """It is a branch: nothing reaches outside, and of other processes none works on it."""
-            self._outside = (
-                apart.outside
-                if apart is not None
-                else Silent(app.gateways, gateways)
-                if alone
-                else Outside(app.gateways, gateways, reached=outside)
-            )
+            if apart is not None:
+                self._outside = apart.outside
+            elif alone or not outside:
+                self._outside = Silent(app.gateways, gateways, ON_A_BRANCH if alone else WITHOUT_OUTSIDE)
+            else:
+                self._outside = Outside(app.gateways, gateways)
             self.log = Log(
                 self._engine,
                 source,

@@ -133,10 +133,7 @@ class Answering(Protocol):
 class Outside:
     """Where gateways run: sync ones in threads, async ones on the loop that called, or on one of its own."""
 
-    def __init__(
-        self, gateways: Iterable[Gateway], instead: Mapping[Callable[..., Any], Callable[..., Any]], *, reached: bool = True
-    ) -> None:
-        self._reached = reached
+    def __init__(self, gateways: Iterable[Gateway], instead: Mapping[Callable[..., Any], Callable[..., Any]]) -> None:
         self.gateways = {gateway.call: gateway for gateway in gateways}
         for stub in instead:
             if stub not in self.gateways:
@@ -156,13 +153,6 @@ class Outside:
 
     def answer(self, wanted: Sequence[Wanted], command: str, loop: asyncio.AbstractEventLoop | None, deadline: float) -> list[Answer]:
         """Ask these questions at once, and return the answers in their order. Errors are answers too. `TimeOver` where they have not come in time."""
-        if not self._reached and wanted:
-            name, arguments, _ = wanted[0].question
-            raise Unanswered(
-                f"`{name}` is asked with {arguments.decode()}, and this log was opened with `outside=False`: nobody is asked",
-                gateway=name,
-                id=command,
-            )
         waiting = [self._start(one, command, loop) for one in wanted]
         try:
             return [future.result(max(deadline - time.monotonic(), 0.0)) for future in waiting]
@@ -224,10 +214,14 @@ class Outside:
 
 
 class Silent(Outside):
-    """An outside that nobody reaches: only the functions answer that were given in place of gateways. Any other question is `Unanswered`."""
+    """An outside that nobody reaches: only the functions answer that were given in place of gateways. Any other question is `Unanswered`.
 
-    def __init__(self, gateways: Iterable[Gateway], instead: Mapping[Callable[..., Any], Callable[..., Any]]) -> None:
+    `what_to_do` says what else could be done, where the caller can't give such functions: by default, that he can.
+    """
+
+    def __init__(self, gateways: Iterable[Gateway], instead: Mapping[Callable[..., Any], Callable[..., Any]], what_to_do: str = "") -> None:
         super().__init__(gateways, instead)
+        self._what_to_do = what_to_do
         self.refused: Unanswered | None = None
         """The first question that had no answer: whoever asks may catch the error, and it is not to go unnoticed."""
 
@@ -236,9 +230,9 @@ class Silent(Outside):
         for one in wanted:
             if one.gateway.call not in self.instead:
                 said = ", ".join([*map(repr, one.args), *(f"{name}={value!r}" for name, value in one.kwargs.items())])
+                what_to_do = self._what_to_do or f"Say what it answers: `answers={{{label(one.gateway.call)}: a function}}`"
                 error = Unanswered(
-                    f"`{command}` asks `{one.gateway.name}({said})`, and no answer to that was recorded; nobody outside is asked here. Say what it "
-                    f"answers: `answers={{{label(one.gateway.call)}: a function}}`",
+                    f"`{command}` asks `{one.gateway.name}({said})`, and no answer to that was recorded; nobody outside is asked here. {what_to_do}",
                     gateway=one.gateway.name,
                     id=command,
                 )
