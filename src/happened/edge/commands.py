@@ -33,13 +33,7 @@ from happened.edge.audit import COMMANDS as AUDIT
 from happened.edge.audit import user
 from happened.edge.progress import bar
 from happened.edge.settings import SQLITE, app_is_set, log_is_there, log_url, the_app
-from happened.edge.words import key_in as _key
-from happened.edge.words import named as _named
-from happened.edge.words import print_json as _print_json
-from happened.edge.words import print_row as _print_row
-from happened.edge.words import print_rows as _print_rows
-from happened.edge.words import print_table as _print_table
-from happened.edge.words import text_of as _text
+from happened.edge.words import key_in, named, print_json, print_row, print_rows, print_table, text_of
 from happened.log.compacting import InBackground
 from happened.log.held import Act, Held, all_held
 from happened.log.log import Log
@@ -152,14 +146,14 @@ def show(asked: argparse.Namespace) -> int:
             f"the log has no {'' if asked.id is not None else 'position and no '}id `{asked.id or asked.what}`", what=asked.id or asked.what
         )
     if asked.json:
-        _print_json(told)
+        print_json(told)
         return 0
     for number, fields in enumerate(told):
         if number:
             print()
         width = max(map(len, fields))
         for field, value in fields.items():
-            print(f"{field:<{width}}  {_text(value)}")
+            print(f"{field:<{width}}  {text_of(value)}")
     return 0
 
 
@@ -208,10 +202,10 @@ def stats(asked: argparse.Namespace) -> int:
         if asked.count:
             told |= _counted(log, head)
     if asked.json:
-        _print_json(told)
+        print_json(told)
         return 0
     for key in ("head", "bytes", "first", "last"):
-        print(f"{key:<10}{_text(told[key])}")
+        print(f"{key:<10}{text_of(told[key])}")
     if told["parts"] is not None:
         print("\n".join(cold.lines(told["parts"])))
     for key, value in told["log"].items():
@@ -219,7 +213,7 @@ def stats(asked: argparse.Namespace) -> int:
     for title in ("names", "executions", "counts", "deciders"):
         if told.get(title):
             print(f"\n{title}:")
-            _print_table(told[title])
+            print_table(told[title])
     return 0
 
 
@@ -229,17 +223,17 @@ def stats(asked: argparse.Namespace) -> int:
 def state(asked: argparse.Namespace) -> int:
     """Show a state, or all of a name."""
     app = the_app(asked.app)
-    cls = _named(asked.name, [*(fold.state for fold in app.folds), *app.views], "state")
-    key = _key(cls, asked.key)
+    cls = named(asked.name, [*(fold.state for fold in app.folds), *app.views], "state")
+    key = key_in(cls, asked.key)
     with _running(app, asked, views=()) as running:
         if not asked.key and fold_of(cls).key:
             rows = list(running.states(cls).values())
-            _print_rows(rows, {"position": running.log.head}, as_json=asked.json)
+            print_rows(rows, {"position": running.log.head}, as_json=asked.json)
             return 0
         found = running.state(cls, *key)
     if found is None:
         raise NotThere(f"there is no `{asked.name}` of {', '.join(asked.key)} (never happened, or gone)", state=asked.name, key=asked.key)
-    _print_row(found, as_json=asked.json)
+    print_row(found, as_json=asked.json)
     return 0
 
 
@@ -249,9 +243,9 @@ def views(asked: argparse.Namespace) -> int:
     with _running(app, asked, views=app.views) as running:
         told = running.statistics()["views"]
     if asked.json:
-        _print_json(told)
+        print_json(told)
         return 0
-    _print_table(
+    print_table(
         [
             {
                 "view": one["view"],
@@ -273,9 +267,9 @@ def replicas(asked: argparse.Namespace) -> int:
     with _running(app, asked, views=(), channels=dict(asked.channel)) as running:
         told = running.statistics()["replicas"]
     if asked.json:
-        _print_json(told)
+        print_json(told)
         return 0
-    _print_table(
+    print_table(
         [
             {
                 "replica": one["replica"],
@@ -298,25 +292,25 @@ def replica(asked: argparse.Namespace) -> int:
     """Show rows of a copy of another system's states, as they are: nothing is waited for."""
     app = the_app(asked.app)
     system, _, name = asked.name.rpartition("/")
-    cls = _named(name, [one for one, of in app.systems.items() if system in ("", of)], "replica")
-    key = _key(cls, asked.key)
+    cls = named(name, [one for one, of in app.systems.items() if system in ("", of)], "replica")
+    key = key_in(cls, asked.key)
     with _running(app, asked, views=(), channels=dict(asked.channel)) as running:
         if asked.key or not fold_of(cls).key:
             found = running.replica(cls, *key, wait_seconds_max=0)
             if found.state is None:
                 raise NotThere(f"the copy `{asked.name}` has nothing under this key", replica=asked.name, key=asked.key)
-            _print_row(found.state, as_json=asked.json)
+            print_row(found.state, as_json=asked.json)
             return 0
         rows = running.replica_rows(cls, limit=asked.limit, wait_seconds_max=0)
-        _print_rows(rows, {"position": rows.position, "age_seconds": rows.age.total_seconds()}, as_json=asked.json)
+        print_rows(rows, {"position": rows.position, "age_seconds": rows.age.total_seconds()}, as_json=asked.json)
     return 0
 
 
 def view(asked: argparse.Namespace) -> int:
     """Show rows of a view."""
     app = the_app(asked.app)
-    cls = _named(asked.name, app.views, "view")
-    key = _key(cls, asked.key)
+    cls = named(asked.name, app.views, "view")
+    key = key_in(cls, asked.key)
     if asked.key and (asked.where or asked.order):
         raise Invalid("a key names one row: --where and --order go without it")
     with _running(app, asked, views=[cls], run=True) as running:
@@ -324,10 +318,10 @@ def view(asked: argparse.Namespace) -> int:
         of = of.order_by(*asked.order) if asked.order else of
         if asked.key or not fold_of(cls).key:
             row = _caught_up(running, cls, asked, lambda head, wait: of.get(*key, since=head, wait_seconds_max=wait))
-            _print_row(row, as_json=asked.json)
+            print_row(row, as_json=asked.json)
             return 0
         rows = _caught_up(running, cls, asked, lambda head, wait: of.rows(limit=asked.limit, since=head, wait_seconds_max=wait))
-    _print_rows(rows, {"position": rows.position, "age_seconds": rows.age.total_seconds()}, as_json=asked.json)
+    print_rows(rows, {"position": rows.position, "age_seconds": rows.age.total_seconds()}, as_json=asked.json)
     return 0
 
 
@@ -349,12 +343,12 @@ def _caught_up(running: Running, cls: type[State], asked: argparse.Namespace, as
 def rebuild(asked: argparse.Namespace) -> int:
     """Build a view anew, and switch to it."""
     app = the_app(asked.app)
-    cls = _named(asked.name, app.views, "view")
+    cls = named(asked.name, app.views, "view")
     with _running(app, asked, views=[cls], run=True) as running, bar(f"rebuilding {asked.name}") as progress:
         running.rebuild(cls, progress=progress)
         [told] = running.statistics()["views"]
     if asked.json:
-        _print_json(told)
+        print_json(told)
     else:
         print(f"rebuilt {told['view']} up to position {told['position']:,}")
     return 0
@@ -394,7 +388,7 @@ def _print_standing(running: Running, *, as_json: bool) -> None:
     """Say how far everything has come."""
     told = running.statistics()
     if as_json:
-        _print_json(told)
+        print_json(told)
     else:
         lag = max([one["lag"] for one in (*told["reactions"], *told["views"])], default=0)
         print(f"position {told['head']:,}, lag {lag:,}, {told['pending']:,} pending, {len(told['stuck']):,} stuck")
@@ -414,18 +408,18 @@ def stuck(asked: argparse.Namespace) -> int:
         with _log(asked) as log:
             held, failing = all_held(log.engine), all_failing(log.engine)
     if asked.json:
-        _print_json({"stuck": held, "views": views, "workers": failing})
+        print_json({"stuck": held, "views": views, "workers": failing})
     elif held or views or failing:
         if held:
-            _print_table([_held_shown(one) for one in held])
+            print_table([_held_shown(one) for one in held])
         for one in held if asked.trace else ():
             print(f"\n{one.handler} {one.position}:\n{one.trace}")
         if views:
             print()
-            _print_table(views)
+            print_table(views)
         if failing:
             print()
-            _print_table([{"worker": one.worker, "since": f"{moment(one.since):%Y-%m-%d %H:%M:%S}", "error": one.error} for one in failing])
+            print_table([{"worker": one.worker, "since": f"{moment(one.since):%Y-%m-%d %H:%M:%S}", "error": one.error} for one in failing])
     else:
         print("nothing is stuck")
     return 1 if any(not one.parked for one in held) or views or failing else 0
@@ -460,7 +454,7 @@ def decide_about(asked: argparse.Namespace) -> int:
             raise NotThere(f"`{asked.handler}` holds nothing at position {asked.position}", position=asked.position)
         receipt = log.receipt_of(job.row, repeated=False, events=())
     if asked.json:
-        _print_json({"act": asked.command, "handler": asked.handler, "position": asked.position, "receipt": str(receipt)})
+        print_json({"act": asked.command, "handler": asked.handler, "position": asked.position, "receipt": str(receipt)})
     else:
         print(f"recorded at position {receipt.position:,}: {asked.command} {asked.handler} {asked.position}; whoever runs it does so now")
     return 0
@@ -486,7 +480,7 @@ def flow(asked: argparse.Namespace) -> int:
             found = observed_flow(log, *wiring, after=asked.after, until=asked.until)
     drawing = drawn(found, focus=asked.focus, hops=asked.hops)
     if asked.json or asked.output == "json":
-        _print_json(sight.as_json(found, drawing, whole=asked.focus is None))
+        print_json(sight.as_json(found, drawing, whole=asked.focus is None))
     else:
         for line in (sight.as_mermaid if asked.output == "mermaid" else sight.as_text)(found, drawing):
             print(line)
@@ -498,7 +492,7 @@ def trace(asked: argparse.Namespace) -> int:
     with _log(asked) as log:
         story = story_of(log, asked.id if asked.id is not None else asked.what, fold=not asked.all)
     if asked.json:
-        _print_json(story)
+        print_json(story)
     else:
         for line in sight.story_as_text(story):
             print(line)
@@ -508,8 +502,8 @@ def trace(asked: argparse.Namespace) -> int:
 def why(asked: argparse.Namespace) -> int:
     """Say why a row is as it is."""
     app = the_app(asked.app)
-    cls = _named(asked.name, app.views, "view")
-    key = _key(cls, asked.key)
+    cls = named(asked.name, app.views, "view")
+    key = key_in(cls, asked.key)
     if len(key) != len(fold_of(cls).key):
         raise Invalid(f"which row of `{asked.name}`? its key is: {' '.join(name.upper() for name in fold_of(cls).key)}", view=asked.name)
     with _running(app, asked, views=[cls], run=True) as running:
@@ -521,7 +515,7 @@ def why(asked: argparse.Namespace) -> int:
         reads = {handler.name: [fold.name for fold in handler.states] for handler in app.handlers.values()}
         causes = causes_of(running.log, position, reads)
     if asked.json:
-        _print_json({"view": fold_of(cls).name, "key": key, "position": position, "causes": causes})
+        print_json({"view": fold_of(cls).name, "key": key, "position": position, "causes": causes})
     else:
         for line in sight.causes_as_text(f"{fold_of(cls).name} {' '.join(asked.key)}".strip(), causes):
             print(line)
@@ -531,13 +525,13 @@ def why(asked: argparse.Namespace) -> int:
 def latency(asked: argparse.Namespace) -> int:
     """Say how long it takes until a view shows what came, and how long deciders wait and run."""
     app = the_app(asked.app)
-    views = app.views if asked.name is None else [_named(asked.name, app.views, "view")]
+    views = app.views if asked.name is None else [named(asked.name, app.views, "view")]
     with _running(app, asked, views=views) as running:
         shown = [{"view": one["view"], **one["shown"]} for one in running.statistics()["views"]]
         seen = observed_flow(running.log, app.topology()) if asked.name is None else None
     deciders = [arrow for arrow in seen.arrows if arrow.target.startswith("decider:") and arrow.count] if seen is not None else []
     if asked.json:
-        _print_json({"views": shown, "deciders": deciders})
+        print_json({"views": shown, "deciders": deciders})
         return 0
     for line in sight.latency_as_text(shown, deciders):
         print(line)
@@ -678,9 +672,9 @@ def _counted(log: Log, head: int) -> dict[str, Any]:
 def _print_records(records: Iterable[Record], *, as_json: bool) -> None:
     for record in records:
         if as_json:
-            _print_json(record)
+            print_json(record)
             continue
-        body = _text(msgspec.to_builtins(record.body))
+        body = text_of(msgspec.to_builtins(record.body))
         if len(body) > BODY_CHARACTERS_MAX:
             body = body[: BODY_CHARACTERS_MAX - 1] + "…"
         print(f"{record.position:>7}  {record.time:%Y-%m-%d %H:%M:%S.%f}  {record.kind:<8}  {record.name:<20}  {record.id}  {body}")
