@@ -6,11 +6,10 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 
-import msgspec
-
 from happened.core.errors import Invalid
 from happened.edge.progress import bar
 from happened.edge.settings import log_url
+from happened.edge.words import print_json
 from happened.log.erasure import Erasure, is_unfinished
 from happened.log.log import Identity
 from happened.opening import adopt as adopt_log
@@ -28,7 +27,7 @@ def verify(asked: argparse.Namespace) -> int:
         verified = log.verify(verifying, noted=asked.until)
         unfinished = is_unfinished(log)
     if asked.json:
-        print(msgspec.json.encode(verified).decode())
+        print_json(verified)
         return 0
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in verified.kinds.items())
     print(f"verified: {verified.position:,} records in {verified.rows:,} rows ({kinds or 'none'})")
@@ -48,7 +47,7 @@ def adopt(asked: argparse.Namespace) -> int:
         raise Invalid("why? give --reason TEXT: it is recorded")
     receipt = adopt_log(log_url(asked.log), actor=asked.actor or user(), reason=asked.reason, epoch=asked.epoch)
     if asked.json:
-        print(msgspec.json.encode({"receipt": str(receipt), "epoch": receipt.epoch, "position": receipt.position}).decode())
+        print_json({"receipt": str(receipt), "epoch": receipt.epoch, "position": receipt.position})
     else:
         print(
             f"adopted: epoch {receipt.epoch} begins at position {receipt.position:,}; what was recorded after {receipt.position - 1:,} before is lost"
@@ -94,7 +93,7 @@ def _named(what: str) -> str | tuple[str, str]:
 
 def _told(found: Erasure, asked: argparse.Namespace, done: str) -> int:
     if asked.json:
-        print(msgspec.json.encode(found).decode())
+        print_json(found)
         return 0
     print(f"{done}: {found.records:,} records, {found.notes:,} notes")
     for name, count in sorted(found.names.items()):
@@ -124,7 +123,7 @@ def export(asked: argparse.Namespace) -> int:
     with bar("exporting") as progress:
         found = export_log(url, asked.file, after=asked.after, until=asked.until, tag=asked.tag, plain=asked.jsonl, progress=progress)
     if asked.json:
-        print(msgspec.json.encode(found).decode())
+        print_json(found)
     else:
         what = "records" if asked.jsonl else "rows"
         print(f"exported to {asked.file}: {found.lines:,} {what}, after position {found.after:,} up to {found.until:,}")
@@ -141,7 +140,7 @@ def take_in(asked: argparse.Namespace) -> int:
 
 def _came(identity: Identity, asked: argparse.Namespace, done: str) -> int:
     if asked.json:
-        print(msgspec.json.encode(identity).decode())
+        print_json(identity)
     elif identity.origin is not None:
         print(f"{done}: the log {identity.id}, which is {identity.origin.log} up to position {identity.origin.position:,}")
         print(f"digest: {identity.origin.digest}")

@@ -17,6 +17,7 @@ from happened.app import App
 from happened.core.errors import Diverged, Invalid, NotThere
 from happened.core.messages import Command, Event, name_of
 from happened.edge.settings import SQLITE, log_url, the_app
+from happened.edge.words import print_json
 from happened.log.log import Log
 from happened.log.row import taken_apart
 from happened.running import Running, compared
@@ -130,7 +131,7 @@ def _list(asked: argparse.Namespace) -> int:
     base = _base(asked)
     plans = [_read(path) for path in sorted(base.parent.glob(f"{base.name}.branch-*.json"))]
     if asked.json:
-        print(msgspec.json.encode(plans).decode())
+        print_json(plans)
         return 0
     for plan in plans:
         begins = "" if plan.at is None else f", from {plan.at:,}"

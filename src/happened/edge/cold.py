@@ -5,11 +5,10 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from datetime import timedelta
 
-import msgspec
-
 from happened.core.store import Parts
 from happened.edge.progress import bar
 from happened.edge.settings import log_url
+from happened.edge.words import print_json
 from happened.log.compacting import compact, unpack
 from happened.opening import open_log
 
@@ -31,7 +30,7 @@ def unpacked(asked: argparse.Namespace) -> int:
 
 def _told(parts: Parts, *, as_json: bool) -> int:
     if as_json:
-        print(msgspec.json.encode(parts).decode())
+        print_json(parts)
         return 0
     print("\n".join(lines(parts)))
     if parts.free_bytes and not parts.gives_back:
