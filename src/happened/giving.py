@@ -52,9 +52,9 @@ from happened.notification.hearing import Heard, heard_at, heard_between, heard_
 from happened.notification.reacting import Ran, Reacting
 from happened.notification.reaction import Reaction
 from happened.notification.timer import NOTE as TIMER_NOTE
-from happened.notification.timer import Schedule, Timers, due_of, note_of
+from happened.notification.timer import Schedule, Timers, decode_schedule, due_of, note_of
 from happened.sourcing.edits import Edit, Edits, RowEdits
-from happened.sourcing.gateway import Answer, Answers, Silent
+from happened.sourcing.gateway import Answer, Answers, Silent, answers_in
 from happened.sourcing.handling import PENDING_NOTE, Decision, Handling, Pending
 from happened.sourcing.memory_image import Entry, MemoryImage
 from happened.sourcing.pending import KEY as PENDING_KEY
@@ -69,9 +69,6 @@ from happened.wiring import Wiring
 NO_EDITS = RowEdits()
 SHARED = ("share", "beacon")
 SUBMIT_SECONDS_MAX = 60
-
-_decode_answer = msgspec.json.Decoder(Answer).decode
-_decode_schedule = msgspec.json.Decoder(Schedule | None).decode
 
 
 class BranchClock:
@@ -266,7 +263,7 @@ def schedule_at(log: Log, position: int) -> Schedule | None:
     """Return what the record at a position schedules."""
     row = log.row_at(position)
     raw = list(taken_apart(row))[position - row.position][1] if row is not None else None
-    return _decode_schedule(raw.body) if raw is not None and raw.number == SCHEDULE else None
+    return decode_schedule(raw.body) if raw is not None and raw.number == SCHEDULE else None
 
 
 class AsOf(Sending):
@@ -657,7 +654,7 @@ class Giving:
         """Let a decision hear the answers that a row of the origin holds."""
         if row is None or f"[{ANSWER}," not in row.records:
             return
-        heard = answers_in(row, edits)
+        heard = edited_answers(row, edits)
         if decision.handler.wants_world or decision.handler.copied:
             decision.answers = Answers(heard)
             self.diverged = self.diverged or bool(edits.answers)
@@ -808,7 +805,7 @@ class Giving:
             return
         now = header.now if header.now is not None else heard.row.at + header.sent.waited
         before = self.log.find(run) if key[0] <= self._after else []  # the branch begins in the midst of a commit
-        answers = answers_in(before[0] if before else row, NO_EDITS) if before or row.input is None else ()
+        answers = edited_answers(before[0] if before else row, NO_EDITS) if before or row.input is None else ()
         seen = self._here(header.sent.seen) if again.listener.states else None
         self._run(again, heard, run, now, seen, answers, self._survey.runs[key].rows)
 
@@ -955,13 +952,11 @@ class Giving:
         self.log.engine.append(lambda _: Commit(notes=notes), EVERYTHING_SEEN)
 
 
-def answers_in(row: Row, edits: RowEdits) -> list[Answer]:
+def edited_answers(row: Row, edits: RowEdits) -> list[Answer]:
     """Return the answers that a row holds, as they are edited."""
     found: list[Answer] = []
-    for ordinal, (_, raw) in enumerate(taken_apart(row)):
-        if raw.number != ANSWER or bytes(raw.body) == b"null":
-            continue
-        answer = _decode_answer(raw.body)
+    for ordinal, recorded in answers_in(row).items():
+        answer = recorded
         if ordinal in edits.answers:
             value = edits.answers[ordinal]
             failed = f"{type(value).__name__}: {value}" if isinstance(value, Exception) else ""

@@ -31,9 +31,9 @@ from happened.log.records import INTERNAL, Reader
 from happened.log.row import ANSWER, NOTHING, REFUSAL, Header, decode_header, encode, taken_apart, taken_apart_text
 from happened.log.typed import Typed
 from happened.log.writer import deciding
-from happened.sourcing.gateway import Answers
+from happened.sourcing.gateway import Answers, answers_in
 from happened.sourcing.handling import Handler, Hearing, Refusal, refusal_in
-from happened.sourcing.replay import Decided, Input, RecordedCopies, Replay, Unknown, answers_in, as_recorded, now_of
+from happened.sourcing.replay import Decided, Input, RecordedCopies, Replay, Unknown, as_recorded, now_of
 from happened.wiring import Wiring
 
 PAGES_AHEAD = 20
@@ -227,7 +227,7 @@ class _Deciding:
         try:
             if handler.wants_world or handler.copied:
                 given = Input(own, command, now_of(row, header, kept.row if kept is not None else None))
-                answers = Answers(answers_in(row) if ANSWER in others else ())
+                answers = Answers(answers_in(row).values() if ANSWER in others else ())
                 now = self._replay.run(handler, given, self._memory.get, answers, [])
             else:
                 now = handler.call(command, (), self._memory.get, [], HEARS_NOTHING)

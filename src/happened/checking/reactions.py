@@ -10,8 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any  # Any: events and commands of any class
 
-import msgspec
-
 from happened.checking.differences import Divergence, differing_messages, differing_outcomes, plain
 from happened.core.errors import Invalid
 from happened.core.messages import Command, Later, name_of
@@ -27,9 +25,9 @@ from happened.log.writer import deciding
 from happened.notification.hearing import Heard, called, heard_in
 from happened.notification.reacting import due_of, sent_by
 from happened.notification.reaction import Reaction
-from happened.notification.timer import Schedule
-from happened.sourcing.gateway import Answer, Answers
-from happened.sourcing.replay import Entries, Replay, Unknown, answers_in
+from happened.notification.timer import decode_schedule
+from happened.sourcing.gateway import Answer, Answers, answers_in
+from happened.sourcing.replay import Entries, Replay, Unknown
 
 ROWS_KEPT = 40_000
 """Rows kept, at least, for the events that runs heard: those read ahead are half of them."""
@@ -40,8 +38,6 @@ GONE = "the event that it heard is not there, or was erased"
 
 Sending = tuple[str, dict[str, Any]]
 """A command that is sent: its name and its fields, and when it is due where it comes later."""
-
-_decode_schedule = msgspec.json.Decoder(Schedule | None).decode
 
 
 class Run:
@@ -111,7 +107,7 @@ class Runs:
                 continue
             if own:
                 found.now_us = header.now
-                found.answers = answers_in(row)
+                found.answers = list(answers_in(row).values())
                 self._take_later(found, row)
             elif command is None:
                 found.why = GONE
@@ -175,7 +171,7 @@ class Runs:
         for _, record in taken_apart(row):
             if record.number != SCHEDULE:
                 continue
-            schedule = _decode_schedule(record.body)
+            schedule = decode_schedule(record.body)
             if schedule is None:
                 run.why = GONE
                 continue

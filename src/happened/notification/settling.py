@@ -18,7 +18,7 @@ from happened.log.worker import progress_of
 from happened.notification.hearing import heard_between, numbers_of
 from happened.notification.listener import Listener
 from happened.notification.timer import LEASE as TIMERS
-from happened.notification.timer import NOTE, Schedule, due_before, due_of, note_of
+from happened.notification.timer import NOTE, Schedule, decode_schedule, due_before, due_of, note_of
 
 LOOK_SECONDS = 0.05
 PAUSE_SECONDS = 0.005
@@ -142,7 +142,7 @@ def _conversation(log: Log, correlation: str) -> Open:
             pending.pop(header.decides, None)
         for place, (asked, record) in enumerate(taken_apart(row), row.position):
             if record.number == SCHEDULE:
-                scheduled[place] = msgspec.json.decode(record.body, type=Schedule | None)
+                scheduled[place] = decode_schedule(record.body)
             elif not asked:
                 heard.setdefault(record.number, set()).add(place)
         last = row.last

@@ -41,6 +41,10 @@ class Schedule(msgspec.Struct, frozen=True, gc=False):
     body: msgspec.Raw
 
 
+decode_schedule = msgspec.json.Decoder(Schedule | None).decode
+"""Reads the record of a schedule; `None` where it was erased."""
+
+
 def note_of(due: int, id: str) -> str:
     """Return the key of a timer's note: notes sort by when they are due."""
     return f"{NOTE}{due:020d}/{id}"
@@ -133,7 +137,7 @@ class Timers:
         if position not in scheduled:
             raise Broken(f"there is no schedule at position {position}, where a timer points to", position=position)
         row, ordinal, body = scheduled[position]
-        schedule = msgspec.json.decode(body, type=Schedule | None)
+        schedule = decode_schedule(body)
         if schedule is None:
             raise Invalid(f"the command that is due at position {position} was erased", position=position)
         header = decode_header(row.head)

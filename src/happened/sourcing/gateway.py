@@ -21,8 +21,9 @@ from happened.core.annotations import label, parameters_of, returned_by
 from happened.core.errors import GatewayFailed, Invalid, Unanswered
 from happened.core.messages import CallId, name_of
 from happened.core.plain import strange_in
+from happened.core.store import Row
 from happened.core.tags import bare
-from happened.log.row import encode
+from happened.log.row import ANSWER, ERASED, encode, taken_apart
 
 THREADS_MAX = 32
 ROUNDS_MAX = 5
@@ -80,6 +81,18 @@ class Answer(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 
 
 Question = tuple[str, bytes, int]
+
+
+_decode_answer = msgspec.json.Decoder(Answer).decode
+
+
+def answers_in(row: Row) -> dict[int, Answer]:
+    """Return the answers that a row holds, in order, by their places among the row's records; without what was erased."""
+    return {
+        ordinal: _decode_answer(record.body)
+        for ordinal, (_, record) in enumerate(taken_apart(row))
+        if record.number == ANSWER and bytes(record.body) != ERASED
+    }
 
 
 class Answers:

@@ -17,9 +17,9 @@ from happened.core.messages import Command
 from happened.core.state import Fold, Key, State, fold_of
 from happened.core.store import Row
 from happened.log.records import Reader
-from happened.log.row import ANSWER, Header, decode_header, encode, taken_apart
+from happened.log.row import Header, decode_header, encode, taken_apart
 from happened.log.writer import deciding
-from happened.sourcing.gateway import Answer, Answers, Asking, Gateway, Wanted
+from happened.sourcing.gateway import Answer, Answers, Asking, Gateway, Wanted, answers_in
 from happened.sourcing.handling import DecidingWorld, Handler, Hearing, Refusal, said_in
 
 Policy = Callable[[Callable[..., Any], tuple[Any, ...], Mapping[str, Any]], Any]
@@ -27,8 +27,6 @@ Policy = Callable[[Callable[..., Any], tuple[Any, ...], Mapping[str, Any]], Any]
 
 Entries = Callable[[Fold, Key], Any]
 """From a state's fold and key to its entry, with `state` (`None`: there is none) and `version`. `Stuck` where it stands still."""
-
-_decode_answer = msgspec.json.Decoder(Answer).decode
 
 
 class Input(NamedTuple):
@@ -196,7 +194,7 @@ def input_in(reader: Reader, row: Row, kept: Row | None = None, header: Header |
     command = reader.body(asked.number, asked.body, holder.position)
     if command is None:
         raise NotThere(f"the input `{own}` at position {holder.position} was erased", id=own, position=holder.position)
-    return Input(own, command, now_of(row, about, kept), answers_in(row))
+    return Input(own, command, now_of(row, about, kept), list(answers_in(row).values()))
 
 
 def now_of(row: Row, header: Header, kept: Row | None = None) -> int:
@@ -205,11 +203,6 @@ def now_of(row: Row, header: Header, kept: Row | None = None) -> int:
         return header.now
     before = decode_header(kept.head).now if kept is not None else None
     return before if before is not None else row.at
-
-
-def answers_in(row: Row) -> list[Answer]:
-    """Return the answers that a row holds."""
-    return [_decode_answer(record.body) for _, record in taken_apart(row) if record.number == ANSWER and bytes(record.body) != b"null"]
 
 
 def as_recorded(refused: Refused) -> Refusal:
