@@ -151,6 +151,10 @@ def heard(running: h.Running) -> list[tuple[str, str]]:
     return [(record.body.customer, record.body.country) for record in running.log.read() if record.name == "crm/AddressChanged"]
 
 
+LATE_TIMES = 4
+"""How often what comes late is handed out."""
+
+
 class Rough:
     """A channel that hands out everything at least once, and takes liberties: doubles, shuffles within windows, and hands out some records late.
 
@@ -162,8 +166,8 @@ class Rough:
         self._chance = chance
         self._honest = honest
         self._window = window
-        self._late: dict[int, list[Published]] = {}
-        """By thread: each that reads is owed its own."""
+        self._late: dict[int, list[tuple[Published, int]]] = {}
+        """By thread, since each that reads is owed its own: what, and how often it is still handed out. A reader may lose a page that it has begun with."""
         self._given: list[Published] = []
         self._delayed: set[int] = set()
         """What came late once does not again: whoever begins anew comes to an end."""
@@ -191,7 +195,8 @@ class Rough:
     def read(self, after: int, wait_seconds_max: float) -> Page:
         self._check()
         chance = self._chance
-        owed = self._late.pop(threading.get_ident(), [])
+        late_before = self._late.pop(threading.get_ident(), [])
+        owed = [one for one, _ in late_before]
         page = self._channel.read(after, 0 if owed else wait_seconds_max)
         items = list(page.items)
         position = page.position
@@ -201,8 +206,9 @@ class Rough:
         elif not self._honest:
             late = {one.position for one in items if one.position not in self._delayed and chance.random() < 0.1}
             self._delayed |= late
-            kept = [one for one in owed if one.position > after]  # a look back is not where they are waited for: they come again
-            self._late[threading.get_ident()] = [*kept, *(one for one in items if one.position in late)]
+            again = [(one, left) for one, left in late_before if one.position > after]  # a look back is not where they are waited for
+            again += [(one, left - 1) for one, left in late_before if one.position <= after and left > 1]
+            self._late[threading.get_ident()] = [*again, *((one, LATE_TIMES) for one in items if one.position in late)]
             items = [*(one for one in items if one.position not in late), *owed]
         items += [one for one in self._given[-50:] if chance.random() < 0.2]
         self._given = (self._given + items)[-200:]
