@@ -22,6 +22,7 @@ from benchmarks import (
     row_lag,
     row_memory,
     row_reactions,
+    row_read,
     row_replica,
     row_restart,
     row_shop,
@@ -59,6 +60,7 @@ ROWS: dict[str, Row] = {
         row_memory.ROWS,
         row_flow.ROWS,
         row_reactions.ROWS,
+        row_read.ROWS,
         row_check.ROWS,
     )
     for row in part

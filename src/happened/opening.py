@@ -4,7 +4,7 @@ import contextlib
 import gzip
 import os
 import zlib
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -16,6 +16,7 @@ from happened.core.world import Source
 from happened.log.adoption import adopted
 from happened.log.copying import copied
 from happened.log.erasure import Erasure, erased, scrubbed
+from happened.log.lifting import Lifts
 from happened.log.log import Identity, Log, Progress
 from happened.log.portable import Exported, exported, imported
 from happened.log.receipt import Receipt
@@ -78,9 +79,22 @@ def open_log(url: str, *, create: bool = False, source: Source | None = None, pr
     path = _sqlite_path(url)
     if path and path != ":memory:" and not create and not (Path(path).is_file() and Path(path).stat().st_size):
         raise Invalid(f"there is no log at {path}: write open_log(..., create=True) to make one", url=url)
+    return log_for_guest(url, source=source, progress=progress)
+
+
+def log_for_guest(
+    url: str,
+    classes: Iterable[type] = (),
+    *,
+    called: Mapping[type, str] | None = None,
+    lifts: Lifts | None = None,
+    source: Source | None = None,
+    progress: Progress = lambda _done, _all: None,
+) -> Log:
+    """Open a log beside the app that it belongs to: what is derived from it stays as it is, whatever these classes read otherwise."""
     engine = open_engine(url)
     try:
-        log = Log(engine, source or Machine(), (), ignores=None, progress=progress)
+        log = Log(engine, source or Machine(), classes, called=called, ignores=None, lifts=lifts, progress=progress, guest=True)
         log.write_with(MemoryImage(engine, log.reader, (), log.opened_at))
     except BaseException:
         engine.close()

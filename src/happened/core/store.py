@@ -39,6 +39,13 @@ Bare = tuple[Any, ...]
 """What a fold needs of a row: the position of the first of `records`, the position after the last, `records`; with heads also its own position, `at`, `head`."""
 
 
+def with_input(row: Row) -> str:
+    """Return all records of a row as one JSON text: what was asked first."""
+    if row.input is None:
+        return row.records
+    return f"[{row.input},{row.records[1:]}" if row.records != "[]" else f"[{row.input}]"
+
+
 class Head(msgspec.Struct, frozen=True, gc=False):
     """Where a log stands: the position of its last record, when that was recorded, and the last row's digest."""
 
@@ -132,9 +139,19 @@ class Store(Protocol):
         ...
 
     def read_bare(
-        self, after: int = 0, until: int | None = None, *, wanted: Sequence[Wanted] | None = None, rows_max: int = 1000, heads: bool = False
+        self,
+        after: int = 0,
+        until: int | None = None,
+        *,
+        wanted: Sequence[Wanted] | None = None,
+        rows_max: int = 1000,
+        heads: bool = False,
+        inputs: bool = False,
     ) -> Iterator[Sequence[Bare]]:
-        """Yield what `read` does, as far as a fold needs it. What a row says of itself comes only with `heads`, and costs half as much again."""
+        """Yield what `read` does, as far as a fold needs it. What a row says of itself comes only with `heads`, and costs half as much again.
+
+        With `inputs`, and without heads, what was asked is the first of a row's records.
+        """
         ...
 
     def notes(self, start: str, before: str | None = None) -> Mapping[str, str]:
@@ -160,8 +177,14 @@ class Store(Protocol):
 class Shelved(Protocol):
     """What a store also keeps that can be rebuilt: the index that `read(wanted=...)` uses, sums of what rows count, and samples of executions."""
 
-    def index(self, reading: Mapping[int, str], terms_of: Callable[[Row], Terms], progress: Callable[[int, int], None]) -> None:
-        """Say how rows are read today: a fingerprint for each name, and the function that finds a row's terms. Rebuilds what differs."""
+    def index(
+        self, reading: Mapping[int, str], terms_of: Callable[[Row], Terms], progress: Callable[[int, int], None], *, guest: bool = False
+    ) -> bool:
+        """Say how rows are read today: a fingerprint for each name, and the function that finds a row's terms. Rebuilds what differs.
+
+        A guest rebuilds nothing, and from then on writes nothing of the index: others read it in their own way. To him all rows that have any tag
+        asked for are looked at. Returns whether terms are looked up in the index.
+        """
         ...
 
     def find_id(self, id: str) -> Sequence[int]:

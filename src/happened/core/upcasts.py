@@ -82,6 +82,11 @@ class Step(NamedTuple):
     classes: tuple[type, ...] = ()
     """What it leads to, where its annotation names classes: an app need not list them a second time."""
 
+    @property
+    def said(self) -> str:
+        """What it is called in an error."""
+        return label(self.function) if self.function is not None else f"the upcast of {self.name} {self.version}"
+
 
 def steps_of(entries: Iterable[UpcastEntry]) -> tuple[dict[tuple[str, int], Step], frozenset[str]]:
     """Read a table: its steps by name and version, and the names that are retired. `Invalid` for what is no entry, and for two of one name and version."""

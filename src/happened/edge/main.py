@@ -210,7 +210,7 @@ def the_parser() -> argparse.ArgumentParser:
 
 def _add_replaying(add: Callable[..., argparse.ArgumentParser]) -> None:
     """Say what can be asked of a replay."""
-    check = add("check", "say whether this code, on this history, comes to the same", app=True)
+    check = add("check", "say whether this code can read the log, or with --decide and --fold whether it comes to the same", app=True)
     check.add_argument("named", metavar="MODULE:APP", nargs="?", help="the app, as --app names it")
     check.add_argument("--decide", action="store_true", help="decide every recorded input again, and compare what comes of it")
     check.add_argument("--fold", action="store_true", help="fold the log again, and compare views and states with it")
@@ -221,7 +221,9 @@ def _add_replaying(add: Callable[..., argparse.ArgumentParser]) -> None:
         metavar="NAME.FIELD",
         help="a field that may come out otherwise, such as OrderPlaced.total",
     )
-    check.add_argument("--show", type=counted, default=20, metavar="COUNT", help="how many differences to show in full (20)")
+    check.add_argument(
+        "--show", type=counted, default=20, metavar="COUNT", help="how many differences, positions or fields to show of one thing (20)"
+    )
     check.add_argument("--views", metavar="URL", help="where the views are, if not beside the log")
     lint = add("lint", "find what may not come out the same each time: clock, chance, files, network, global state", app=True)
     lint.add_argument("named", metavar="MODULE:APP", nargs="?", help="the app, as --app names it")

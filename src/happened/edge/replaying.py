@@ -1,9 +1,8 @@
 """Replaying: what `check`, `lint` and `debug` do. Does this code, on this history, come to the same, and where does it not."""
 
 import argparse
-import gc
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any  # Any: values of any type
 
@@ -13,28 +12,27 @@ from happened.app import App
 from happened.checking.decisions import Checked, decide_again
 from happened.checking.differences import NOTHING, Difference, Divergence
 from happened.checking.lint import Linted, lint
+from happened.checking.reading import RISKY, Readings, Verdict
 from happened.checking.views import CheckedView, fold_views_again, load_states_again
-from happened.core.errors import Invalid, NotThere
+from happened.checking.visit import readings_of, seldom_collected, snapshots_of, visit
+from happened.core.errors import NotThere
 from happened.edge.progress import bar
 from happened.edge.settings import declared_differences, log_url, the_app
 from happened.log.log import Log
-from happened.log.records import Reader
-from happened.opening import beside, open_log, path_in
-
-GC_OBJECTS = 200_000
-"""How many more objects there may be before rings are looked for. What is read here makes none, and to look takes a third of the time."""
+from happened.opening import beside, path_in
+from happened.sourcing.snapshot import Snapshot
 
 VALUE_CHARACTERS_MAX = 200
 
 
 def check(asked: argparse.Namespace) -> int:
-    """Say whether this code, on this history, comes to the same; the exit code is 1 where it does not."""
+    """Say whether today's code can read the log, or with --decide and --fold whether it comes to the same; the exit code is 1 where it does not."""
     app = the_app(asked.named or asked.app)
     told: dict[str, Any] = {}
     lines: list[str] = []
-    fine = True
     if asked.decide or asked.fold:
-        with _log(app, asked) as log, _seldom_collected():
+        fine = True
+        with _log(app, asked) as log, seldom_collected():
             if asked.decide:
                 checked = _decided(app, log, asked)
                 fine = not checked.diverged
@@ -46,10 +44,14 @@ def check(asked: argparse.Namespace) -> int:
                 told["fold"] = {"views": msgspec.to_builtins(views, enc_hook=str), "states": msgspec.to_builtins(states, enc_hook=str)}
                 lines += folded_as_text(views, states, asked.show)
     else:
+        url = log_url(asked.log)
+        with bar("reading") as progress:
+            readings = readings_of(url, app, progress)
+        fine = readings.readable
+        snapshots = snapshots_of(url, app) if fine else []
         linted = lint(app)
-        fine = not linted.findings
-        told["lint"] = linted
-        lines += linted_as_text(linted)
+        told = {**msgspec.to_builtins(readings), "snapshots": msgspec.to_builtins(snapshots), "lint": msgspec.to_builtins(linted)}
+        lines += [*readings_as_text(readings, asked.show), *snapshots_as_text(snapshots), *linted_as_text(linted)]
     _print(told, lines, as_json=asked.json)
     return 0 if fine else 1
 
@@ -67,7 +69,7 @@ def debug(asked: argparse.Namespace) -> int:
 
     app = the_app(asked.named or asked.app)
     with _log(app, asked) as log:
-        reader = Reader(log.names, [*app.events, *app.handlers], app.called, app.lifts)
+        reader = log.reader
         row = log.row_at(asked.at)
         if row is None:
             raise NotThere(f"the log has no position {asked.at}", position=asked.at)
@@ -153,6 +155,48 @@ def folded_as_text(views: Sequence[CheckedView], states: Sequence[CheckedView], 
                 yield f"  and {one.wrong - shown_max:,} more rows, not shown (--show COUNT)"
 
 
+def readings_as_text(readings: Readings, shown_max: int) -> Iterator[str]:
+    """Tell whether the log can be read: a line for each name, and below it what is to be said of it."""
+    width = max((len(f"{one.name} {one.version}") for one in readings.names), default=0)
+    for one in readings.names:
+        bad = f", {one.bad:,} can't be read" if one.bad else ""
+        called = f"{one.name} {one.version}"
+        yield f"{one.verdict:<10}  {called:<{width}}  {one.count:,}, first {one.first:,}, last {one.last:,}{bad}"
+        yield from (f"            {line}" for line in _about(one, shown_max))
+    impossible = [one for one in readings.names if one.bad]
+    risky = sum(one.verdict == RISKY for one in readings.names)
+    yield (
+        f"{readings.position:,} positions, {len(readings.names)} names: "
+        + (f"{sum(one.bad for one in impossible):,} records of {len(impossible)} can't be read" if impossible else "all can be read")
+        + (f"; of {risky} something is lost or defaulted" if risky else "")
+    )
+
+
+def _about(one: Verdict, shown_max: int) -> Iterator[str]:
+    for trouble in one.troubles:
+        where = f" at `{trouble.path}`" if trouble.path else ""
+        yield f"{trouble.reason}{where}: position{'s' * (len(trouble.positions) > 1)} {_capped(trouble.positions, shown_max)}"
+    if one.dropped:
+        yield f"recorded, and dropped: {_capped(one.dropped, shown_max)}"
+    if one.defaulted:
+        yield f"not recorded, and defaulted: {_capped(one.defaulted, shown_max)}"
+    yield from one.notes
+
+
+def _capped(found: Sequence[object], most: int) -> str:
+    more = f" and {len(found) - most:,} more (--show COUNT)" if len(found) > most else ""
+    return f"{', '.join(map(str, found[:most]))}{more}"
+
+
+def snapshots_as_text(snapshots: Sequence[Snapshot]) -> Iterator[str]:
+    """Tell which snapshots are not used, and why."""
+    for one in snapshots:
+        if one.wrong:
+            yield f"snapshot of {one.state} at position {one.position:,} is not used: {one.wrong}"
+    if snapshots:
+        yield f"{len(snapshots)} snapshots, {sum(not one.wrong for one in snapshots)} of them used"
+
+
 def _differences(differences: Iterable[Difference]) -> Iterator[str]:
     for one in differences:
         yield f"  {one.path}"
@@ -193,20 +237,6 @@ def _print(told: Any, lines: Iterable[str], *, as_json: bool) -> None:
 @contextmanager
 def _log(app: App, asked: argparse.Namespace) -> Generator[Log, None, None]:
     with bar("opening") as progress:
-        log = open_log(log_url(asked.log), progress=progress)
-    try:
-        if log.identity.app not in ("", app.name):
-            raise Invalid(f"the log is of the app `{log.identity.app}`, not of `{app.name}`", app=app.name, log=log.identity.app)
+        log = visit(log_url(asked.log), app, progress)
+    with closing(log):
         yield log
-    finally:
-        log.close()
-
-
-@contextmanager
-def _seldom_collected() -> Generator[None, None, None]:
-    before = gc.get_threshold()
-    gc.set_threshold(GC_OBJECTS, 50, 50)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)

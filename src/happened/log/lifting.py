@@ -5,6 +5,7 @@ says lies there and in which version: so a new version of an address needs no ne
 """
 
 import hashlib
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple  # Any: data before it has a type
 
@@ -12,12 +13,24 @@ import msgspec
 
 from happened.core.errors import Incompatible, Invalid
 from happened.core.messages import Data, Several, is_data, name_of
-from happened.core.tags import Scope, nesting, scope_of
+from happened.core.tags import EACH, ONE, Scope, nesting, scope_of
 from happened.core.upcasts import Step, UpcastEntry, steps_of
 from happened.log.fingerprint import fingerprint_of
 from happened.log.names import Name
 
 VALUE = "value"
+
+HELD = {ONE: "", EACH: "[]", "values": "[...]"}
+"""How a path goes on from a field to what it holds."""
+
+
+class Unlifted(Exception):
+    """A body can't be lifted: why, and the path of the field where that is known. It leaves this package as `Incompatible`, with a position."""
+
+    def __init__(self, reason: str, path: str = "") -> None:
+        super().__init__(f"{reason}, at `{path}`" if path else reason)
+        self.reason = reason
+        self.path = path
 
 
 class Way(NamedTuple):
@@ -101,18 +114,18 @@ class Lifts:
     def lifted(self, way: Way, name: Name, data: Any, position: int) -> Any:
         """Return today's instance of what was recorded as this data; `Several` where that became several. `Incompatible`, with the position, where it fails."""
         try:
-            return self._lifted(way, name, data)
-        except Exception as error:
+            found = [read_as(cls, body) for cls, body in self.bodies(way, name, data)]
+        except Unlifted as error:
             raise Incompatible(
-                f"`{name.name}` version {name.version} at position {position} can't be read by its upcasts: {type(error).__name__}: {error}",
+                f"`{name.name}` version {name.version} at position {position} can't be read by its upcasts: {error}",
                 name=name.name,
                 version=name.version,
                 position=position,
             ) from error
+        return Several(tuple(found)) if any(step.splits for step in way.steps) else found[0]
 
-    # --- within
-
-    def _lifted(self, way: Way, name: Name, data: Any) -> Any:
+    def bodies(self, way: Way, name: Name, data: Any) -> Iterator[tuple[type, Any]]:
+        """Yield the classes of today, and for each the data that it is to be read from. `Unlifted` where a step fails."""
         if way.parts:
             data = self._inside(way.parts, data)
         known = name.name
@@ -120,25 +133,34 @@ class Lifts:
             known = step.to
             if step.by is None:
                 continue
-            found: Any = step.by(data)
+            found = _stepped(step, data)
             if not is_data(found):
-                if not step.splits:
-                    raise Invalid(
-                        "it came to something else than a `dict` of data; one that comes to several events says so: annotate it "
-                        "`-> Iterable[tuple[str, h.Data]]`"
-                    )
-                pairs: Iterable[tuple[str, Any]] = found
-                return Several(tuple(self._read(one, each, name.what) for one, each in pairs))
+                yield from self._several(step, found, name.what)
+                return
             data = found
-        return self._read(known, data, name.what)
+        yield self._class_of(known, name.what), data
 
-    def _read(self, name: str, data: Any, what: str) -> Any:
-        version = self._today.get(name, ("", 0))[1]
-        cls: Any = self._classes.get((what, name, version))
+    # --- within
+
+    def _several(self, step: Step, found: Any, what: str) -> Iterator[tuple[type, Any]]:
+        if not step.splits:
+            raise Unlifted(
+                f"`{step.said}` came to something else than a `dict` of data; one that comes to several events says so: annotate it "
+                "`-> Iterable[tuple[str, h.Data]]`"
+            )
+        try:
+            pairs = [(self._class_of(name, what), data) for name, data in found]
+        except Unlifted:
+            raise
+        except Exception as error:
+            raise Unlifted(f"`{step.said}` does not come to pairs of name and data: {type(error).__name__}: {error}") from error
+        yield from pairs
+
+    def _class_of(self, name: str, what: str) -> type:
+        cls = self._classes.get((what, name, self._today.get(name, ("", 0))[1]))
         if cls is None:
-            raise Invalid(f"no class of today is called `{name}`")
-        read: Any = msgspec.convert(data, cls, str_keys=True)
-        return read
+            raise Unlifted(f"no class of today is called `{name}`")
+        return cls
 
     def _inside(self, parts: Any, data: Any) -> Any:
         """Lift what lies nested in data: what is inside first. What is given is not changed."""
@@ -147,7 +169,11 @@ class Lifts:
         made: Data = dict(data)
         for field, holds, name, version, below, tag in parts:
             if made.get(field) is not None:
-                made[field] = self._each(holds, made[field], (name, version, below, tag))
+                try:
+                    made[field] = self._each(holds, made[field], (name, version, below, tag))
+                except Unlifted as error:
+                    path = f"{field}{HELD[holds]}"
+                    raise Unlifted(error.reason, f"{path}.{error.path}" if error.path else path) from error
         return made
 
     def _each(self, holds: str, value: Any, part: Any) -> Any:
@@ -162,7 +188,7 @@ class Lifts:
             return value
         found: Any = self._inside(below, value)
         for step in self.chains.get((name, version), ()):
-            found = step.by(found) if step.by is not None else found
+            found = _stepped(step, found) if step.by is not None else found
         return found
 
     def _chain(self, start: tuple[str, int]) -> list[Step]:
@@ -243,6 +269,28 @@ class Lifts:
             yield field
             yield from map(self.digest_of, self.chains.get((name, version), ()))
             yield from self._digests_in(below)
+
+
+def read_as(cls: type[Any], data: Any) -> Any:
+    """Return an instance of a class of today from lifted data. `Unlifted`, with the path of the field, where it does not fit."""
+    try:
+        return msgspec.convert(data, cls, str_keys=True)
+    except (msgspec.MsgspecError, TypeError, ValueError) as error:
+        raise unlifted(str(error)) from error
+
+
+def unlifted(text: str) -> Unlifted:
+    """Tell the path of the field from what an error of reading says; all members of a collection have one."""
+    found = re.search(r" - at `\$\.?(.*)`$", text)
+    return Unlifted(text[: found.start()], re.sub(r"\[\d+\]", "[]", found.group(1))) if found is not None else Unlifted(text)
+
+
+def _stepped(step: Step, data: Any) -> Any:
+    assert step.by is not None, "it was looked at before"
+    try:
+        return step.by(data)
+    except Exception as error:
+        raise unlifted(f"`{step.said}` fails: {type(error).__name__}: {error}") from error
 
 
 def _values_in(classes: Iterable[type]) -> dict[str, int]:

@@ -128,6 +128,7 @@ class Log:
         ignores: Iterable[str] | None = (),
         lifts: Lifts | None = None,
         progress: Progress = lambda _done, _all: None,
+        guest: bool = False,
     ) -> None:
         self.engine = engine
         self.source = source
@@ -139,7 +140,9 @@ class Log:
         self.names.learn(engine.notes)  # after the head: all that stands up to it is known then
         if ignores is not None:
             self._check_claimed(ignores)
-        engine.index(self.reader.reading(), self.reader.row_terms, progress)
+        self._guest = guest
+        self.indexed = engine.index(self.reader.reading(), self.reader.row_terms, progress, guest=guest)
+        """Whether what is asked for by tags is looked up: not for a guest who reads them otherwise than the app of this log."""
         self.typed = {
             cls: Typed(cls, self.names, name=name, before=self.reader.lifts.former_names(cls))
             for (_, name, _), cls in self.reader.classes.items()
@@ -153,7 +156,7 @@ class Log:
 
     def write_with(self, memory: Memory) -> Writer:
         """Make the writer, over this memory image."""
-        self.writer = Writer(self.engine, self.names, self.reader, self.source, memory, self.opened_at)
+        self.writer = Writer(self.engine, self.names, self.reader, self.source, memory, self.opened_at, guest=self._guest)
         self.writer.forgetting.append(self._forget)
         return self.writer
 
@@ -404,12 +407,12 @@ class Log:
 
     def _identify(self, app: str) -> Identity:
         """Return who the log is. The lock is taken only to say it for the first time: whoever only reads must not wait for a writer."""
-        identity = _identity_in(self.engine.notes(IDENTITY_NOTE))
+        identity = identity_in(self.engine.notes(IDENTITY_NOTE))
         if identity is None or (app and not identity.app):
             found: list[Identity] = []
 
             def decide(unseen: Unseen) -> Commit:
-                noted = _identity_in(unseen.notes(IDENTITY_NOTE)) or Identity(self.source.new_id().split("-")[0], 1, FORMAT, "")
+                noted = identity_in(unseen.notes(IDENTITY_NOTE)) or Identity(self.source.new_id().split("-")[0], 1, FORMAT, "")
                 found.append(noted if noted.app else msgspec.structs.replace(noted, app=app))
                 return Commit(notes={IDENTITY_NOTE: encode(found[0]).decode()})
 
@@ -525,7 +528,8 @@ def latest_erasure(engine: Engine) -> int:
     return int(engine.notes(ERASED_NOTE).get(ERASED_NOTE, "0"))
 
 
-def _identity_in(notes: Mapping[str, str]) -> Identity | None:
+def identity_in(notes: Mapping[str, str]) -> Identity | None:
+    """Return who a log is, by its notes; `None` where nobody has said it yet."""
     body = notes.get(IDENTITY_NOTE)
     try:
         return msgspec.json.decode(body, type=Identity) if body is not None else None

@@ -311,8 +311,11 @@ def _found_by(draft: Draft) -> Sequence[str]:
 class Writer:
     """One for each process and log."""
 
-    def __init__(self, engine: Engine, names: Names, reader: Reader, source: Source, memory: Memory, seen: int) -> None:
+    def __init__(
+        self, engine: Engine, names: Names, reader: Reader, source: Source, memory: Memory, seen: int, *, guest: bool = False
+    ) -> None:
         self.engine = engine
+        self._guest = guest
         self.names = names
         self.source = source
         self.seen = seen
@@ -686,7 +689,7 @@ class Writer:
         """Say how new names are read. The commit has taken place: what goes wrong here is counted, and tried again with the next one."""
         changes = self.names.changes
         try:
-            self.engine.index(self._reader.reading(), self._reader.row_terms, lambda _done, _all: None)
+            self.engine.index(self._reader.reading(), self._reader.row_terms, lambda _done, _all: None, guest=self._guest)
         except Exception as error:  # noqa: BLE001 - no caller may hear of it: theirs is recorded
             self.engine.sample("index", "failed", 0, f"{type(error).__name__}: {error}")
         else:

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from happened.core.errors import Closed, Diverged, Forked, Overloaded
-from happened.core.store import START, Bare, Commit, Head, Row, Terms, Unseen, Wanted
+from happened.core.store import START, Bare, Commit, Head, Row, Terms, Unseen, Wanted, with_input
 from happened.stores.samples import Samples
 
 
@@ -89,10 +89,20 @@ class MemoryStore:
             yield [self._rows[place] for place in ordered[start : start + rows_max]]
 
     def read_bare(
-        self, after: int = 0, until: int | None = None, *, wanted: Sequence[Wanted] | None = None, rows_max: int = 1000, heads: bool = False
+        self,
+        after: int = 0,
+        until: int | None = None,
+        *,
+        wanted: Sequence[Wanted] | None = None,
+        rows_max: int = 1000,
+        heads: bool = False,
+        inputs: bool = False,
     ) -> Iterator[Sequence[Bare]]:
         """Yield pages of what a fold needs of rows."""
         for rows in self.read(after, until, wanted=wanted, rows_max=rows_max):
+            if inputs:
+                yield [(row.position, row.last + 1, with_input(row)) for row in rows]
+                continue
             bare = [(row.position + (row.input is not None), row.last + 1, row.records) for row in rows]
             yield [(*of, row.position, row.at, row.head) for of, row in zip(bare, rows, strict=True)] if heads else bare
 
@@ -120,14 +130,17 @@ class MemoryStore:
         with self._grown:
             self._grown.notify_all()
 
-    def index(self, reading: Mapping[int, str], terms_of: Callable[[Row], Terms], progress: Callable[[int, int], None]) -> None:
-        """Find the terms of all rows anew: a log in memory is as short-lived as its index."""
+    def index(
+        self, reading: Mapping[int, str], terms_of: Callable[[Row], Terms], progress: Callable[[int, int], None], *, guest: bool = False
+    ) -> bool:
+        """Find the terms of all rows anew: a log in memory is as short-lived as its index, and nobody is a guest beside others."""
         self._terms_of = terms_of
         if dict(reading) == self._reading:
-            return
+            return True
         with self._lock:
             self._index_anew(terms_of, progress)
             self._reading = dict(reading)
+        return True
 
     def found_by(self, reading: Mapping[int, str], _terms_of: Callable[[Row], Terms]) -> bool:
         """Say whether rows are found by this reading, where a log lies over this one."""

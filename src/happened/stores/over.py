@@ -82,12 +82,8 @@ class Prefix(SqliteStore):
             self._loaded = True
         super()._look_for_rebuild(connection)
 
-    def _catch_up_index(self, connection: sqlite3.Connection) -> None:
-        if self._terms_of is None:
-            return
-        with self._index_lock:
-            while rows := [Row(*row) for row in self._between(connection, COUNTED, self._runs.indexed + 1, self._until, 1000)]:
-                self._runs.add(rows, list(map(self._terms_of, rows)))
+    def _to_index(self, connection: sqlite3.Connection) -> list[Row]:
+        return [Row(*row) for row in self._between(connection, COUNTED, self._runs.indexed + 1, self._until, 1000)]
 
 
 class Over:
@@ -143,11 +139,18 @@ class Over:
             yield from part.read(after, end, wanted=asked, backwards=backwards, rows_max=rows_max)
 
     def read_bare(
-        self, after: int = 0, until: int | None = None, *, wanted: Sequence[Wanted] | None = None, rows_max: int = 1000, heads: bool = False
+        self,
+        after: int = 0,
+        until: int | None = None,
+        *,
+        wanted: Sequence[Wanted] | None = None,
+        rows_max: int = 1000,
+        heads: bool = False,
+        inputs: bool = False,
     ) -> Iterator[Sequence[Bare]]:
         """Yield pages of what a fold needs of rows."""
         for part, end, asked in self._parts(after, until, wanted, backwards=False):
-            yield from part.read_bare(after, end, wanted=asked, rows_max=rows_max, heads=heads)
+            yield from part.read_bare(after, end, wanted=asked, rows_max=rows_max, heads=heads, inputs=inputs)
 
     def _parts(
         self, after: int, until: int | None, wanted: Sequence[Wanted] | None, *, backwards: bool
@@ -179,11 +182,14 @@ class Over:
         if self._owns:
             self._below.close()
 
-    def index(self, reading: Mapping[int, str], terms_of: Callable[[Row], Terms], progress: Callable[[int, int], None]) -> None:
+    def index(
+        self, reading: Mapping[int, str], terms_of: Callable[[Row], Terms], progress: Callable[[int, int], None], *, guest: bool = False
+    ) -> bool:
         """Say how rows are read today."""
-        self._own.index(reading, terms_of, progress)
+        found = self._own.index(reading, terms_of, progress, guest=guest)
         self._reading = dict(reading)
         self._alike = self._below.found_by({name: how for name, how in reading.items() if name <= self.pin.names}, terms_of)
+        return found and self._alike
 
     def found_by(self, reading: Mapping[int, str], _terms_of: Callable[[Row], Terms]) -> bool:
         """Say whether rows are found by this reading, where a log lies over this one."""

@@ -9,14 +9,14 @@ by the chain from that before.
 import zlib
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from itertools import accumulate, pairwise, repeat
+from itertools import accumulate, pairwise, repeat, starmap
 from typing import Any  # Any: rows of the columns that were asked for
 
 import msgspec
 
 from happened.core.chain import SALT_BYTES, digest_of
 from happened.core.errors import Broken, Incompatible
-from happened.core.store import Row
+from happened.core.store import Row, with_input
 
 LAYOUT = 1
 ROWS_MAX = 256
@@ -312,6 +312,10 @@ class Segment:
                 self.bare(start, end), self.positions[start:end], self._at[start:end], self._texts(HEADS, start, end), strict=True
             )
         ]
+
+    def asked(self, start: int, end: int) -> list[tuple[Any, ...]]:
+        """Return rows with what was asked as their first record."""
+        return [(row.position, row.last + 1, with_input(row)) for row in starmap(Row, self.counted(start, end))]
 
     def _said(self, start: int, end: int) -> Iterable[tuple[Any, ...]]:
         return zip(

@@ -21,7 +21,7 @@ from typing import Any  # Any: rows of the columns that were asked for
 from happened.core.errors import Broken, Closed, Diverged, Forked, Incompatible, Invalid, OutcomeUnknown, Overloaded, StoreFailed
 from happened.core.store import START, Bare, Commit, Head, Parts, Row, Terms, Unseen, Wanted
 from happened.stores import cold, runs
-from happened.stores.cold import BARE, COUNTED, HEADED, WHOLE, Cold, Columns, one_moment
+from happened.stores.cold import ASKED, BARE, COUNTED, HEADED, WHOLE, Cold, Columns, one_moment
 from happened.stores.packing import INCREMENTAL, Packing, Statement
 from happened.stores.samples import Samples
 
@@ -160,6 +160,9 @@ class SqliteStore:
         self._terms_of: Callable[[Row], Terms] | None = None
         self._reading: dict[int, str] = {}
         self._reading_stored: dict[int, str] = {}
+        self._guest = False
+        self._strange = False
+        """A guest who reads tags otherwise than the index: he looks up no terms in it, and writes none."""
         self._generation = ""
         """Which making of the index this is: a new one has other runs under the old names."""
         self._samples = Samples()
@@ -253,10 +256,17 @@ class SqliteStore:
             yield [Row(*found) for found in page]
 
     def read_bare(
-        self, after: int = 0, until: int | None = None, *, wanted: Sequence[Wanted] | None = None, rows_max: int = 1000, heads: bool = False
+        self,
+        after: int = 0,
+        until: int | None = None,
+        *,
+        wanted: Sequence[Wanted] | None = None,
+        rows_max: int = 1000,
+        heads: bool = False,
+        inputs: bool = False,
     ) -> Iterator[Sequence[Bare]]:
         """Yield pages of what a fold needs of rows."""
-        return self._read_pages(HEADED if heads else BARE, after, until, wanted, backwards=False, rows_max=rows_max)
+        return self._read_pages(ASKED if inputs else HEADED if heads else BARE, after, until, wanted, backwards=False, rows_max=rows_max)
 
     def notes(self, start: str, before: str | None = None) -> Mapping[str, str]:
         """Return the durable notes whose key starts with a text."""
@@ -281,7 +291,7 @@ class SqliteStore:
 
     def scrub(self, progress: Callable[[int, int], None]) -> bool:
         """Make the index anew, write the file anew without what was deleted in it, and empty the WAL."""
-        if self._terms_of is not None:
+        if self._terms_of is not None and not self._strange:
             self._rebuild(progress)
         deadline = time.monotonic() + SCRUB_SECONDS_MAX
         with self._lock:
@@ -329,19 +339,24 @@ class SqliteStore:
 
     # --- the shelf
 
-    def index(self, reading: Mapping[int, str], terms_of: Callable[[Row], Terms], progress: Callable[[int, int], None]) -> None:
-        """Use the index where it was made by the same reading, else make it anew."""
+    def index(
+        self, reading: Mapping[int, str], terms_of: Callable[[Row], Terms], progress: Callable[[int, int], None], *, guest: bool = False
+    ) -> bool:
+        """Use the index where it was made by the same reading, else make it anew; a guest does without it."""
         with self._index_lock:
             self._terms_of = terms_of
             self._reading = dict(reading)
+            self._guest = guest
             if self._runs.indexed == 0:
                 with self._reader() as reader:
                     self._load_index(reader)
-            differs = {name for name, how in reading.items() if self._reading_stored.get(name, how) != how}
-        if differs:
+            differs = bool(self._clashes(self._reading_stored))
+            self._strange = guest and (self._strange or differs)
+        if differs and not guest:
             self._rebuild(progress)
         with self._reader() as reader:
-            self._catch_up_index(reader)
+            self._catch_up_index(reader, progress)
+        return not self._strange
 
     def find_id(self, id: str) -> Sequence[int]:
         """Return the positions of the rows that may use this id. Called under the lock, it sees what `append` has handed over."""
@@ -591,7 +606,7 @@ class SqliteStore:
         flushed = None
         if commit.instead:
             self._replace(commit.instead)
-        elif self._runs.due() and self._terms_of is not None:
+        elif self._runs.due() and self._writes_index(writer):
             with self._index_lock:
                 flushed = self._runs.flush_next(writer)
             self._write_shelf(writer)
@@ -771,19 +786,31 @@ class SqliteStore:
             self._check_reading(reading_on(connection))  # before it is taken in: who has heard of it once hears of it every time
             self._load_index(connection)
 
+    def _clashes(self, stored: Mapping[int, str]) -> list[int]:
+        return [name for name, how in self._reading.items() if stored.get(name, how) != how]
+
+    def _writes_index(self, connection: sqlite3.Connection) -> bool:
+        if self._guest and not self._strange:
+            self._strange = bool(self._clashes(reading_on(connection)))
+        return self._terms_of is not None and not self._strange
+
     def _check_reading(self, stored: Mapping[int, str]) -> None:
-        clash = [name for name, how in self._reading.items() if stored.get(name, how) != how]
-        if clash:
+        clash = self._clashes(stored)
+        if clash and self._guest:
+            self._strange = True
+        elif clash:
             raise Incompatible(
                 "another process reads the tags of this log otherwise: run the same code in all of them", names=clash, path=self.path
             )
 
-    def _catch_up_index(self, connection: sqlite3.Connection) -> None:
+    def _catch_up_index(self, connection: sqlite3.Connection, progress: Callable[[int, int], None] | None = None) -> None:
         if self._terms_of is None:
             return
         with self._index_lock:
             while rows := self._to_index(connection):
                 self._runs.add(rows, list(map(self._terms_of, rows)))
+                if progress is not None:
+                    progress(self._runs.indexed, self._last(connection))
 
     def _rebuild(self, progress: Callable[[int, int], None]) -> None:
         with self._lock, self._index_lock:
@@ -819,6 +846,9 @@ class SqliteStore:
             body = "\n".join(f"{name}\t{how}" for name, how in stored.items())
             writer.execute("insert or replace into shelf(key, body) values('reading', ?)", (body,))
         self._reading_stored = stored
+        self._write_samples(writer)
+
+    def _write_samples(self, writer: sqlite3.Connection) -> None:
         self._shown.update(self._samples.taken())
         for (handler, outcome), (count, ran, what) in self._shown.items():
             writer.execute(
@@ -835,10 +865,12 @@ class SqliteStore:
             return  # the tail is found again in the rows
         try:
             with self._index_lock:
-                self._catch_up_index(self._writer)
-                if self._terms_of is not None:
+                if self._writes_index(self._writer):
+                    self._catch_up_index(self._writer)
                     self._runs.flush_all(self._writer)
-                self._write_shelf(self._writer)
+                    self._write_shelf(self._writer)
+                else:
+                    self._write_samples(self._writer)
             self._writer.execute("commit")
         except (sqlite3.Error, Incompatible):
             self._rolled_back()
@@ -890,7 +922,7 @@ class SqliteStore:
             positions: set[int] = set()
             ranges: list[tuple[int, int]] = []
             for item in wanted:
-                if item.terms:
+                if item.terms and not self._strange:
                     positions |= set[int].intersection(*[set(self._runs.find(reader, runs.TAGS, term)) for term in item.terms])
                 elif item.names:
                     ranges += self._runs.blocks(item.names)

@@ -25,7 +25,7 @@ import msgspec
 import pytest
 
 from happened.core.errors import Closed, Diverged, Overloaded
-from happened.core.store import Bare, Commit, Engine, Head, Row, Terms, Unseen, Wanted
+from happened.core.store import Bare, Commit, Engine, Head, Row, Terms, Unseen, Wanted, with_input
 from happened.testing.intruder import Intruder, opened
 from happened.testing.rows import (
     Fact,
@@ -91,11 +91,18 @@ class Accompanied:
             self._step()
 
     def read_bare(
-        self, after: int = 0, until: int | None = None, *, wanted: Sequence[Wanted] | None = None, rows_max: int = 1000, heads: bool = False
+        self,
+        after: int = 0,
+        until: int | None = None,
+        *,
+        wanted: Sequence[Wanted] | None = None,
+        rows_max: int = 1000,
+        heads: bool = False,
+        inputs: bool = False,
     ) -> Iterator[Sequence[Bare]]:
         """Read, with a step before each page."""
         self._step()
-        for page in self.alone.read_bare(after, until, wanted=wanted, rows_max=rows_max, heads=heads):
+        for page in self.alone.read_bare(after, until, wanted=wanted, rows_max=rows_max, heads=heads, inputs=inputs):
             yield page
             self._step()
 
@@ -119,10 +126,12 @@ class Accompanied:
         self._step()
         self.alone.close()
 
-    def index(self, reading: Mapping[int, str], terms_of: Callable[[Row], Terms], progress: Callable[[int, int], None]) -> None:
+    def index(
+        self, reading: Mapping[int, str], terms_of: Callable[[Row], Terms], progress: Callable[[int, int], None], *, guest: bool = False
+    ) -> bool:
         """Index, after the step."""
         self._step()
-        self.alone.index(reading, terms_of, progress)
+        return self.alone.index(reading, terms_of, progress, guest=guest)
 
     def find_id(self, id: str) -> Sequence[int]:
         """Find, after the step."""
@@ -462,6 +471,8 @@ class StoreContract:
         found = [list(page) for page in store.read_bare(1, scribe.seen, wanted=wanted, rows_max=rows_max, heads=True)]
         assert [[of[:3] for of in page] for page in found] == bare
         assert [[of[3:] for of in page] for page in found] == headed
+        asked = [[(row.position, row.last + 1, with_input(row)) for row in page] for page in pages]
+        assert [list(page) for page in store.read_bare(1, scribe.seen, wanted=wanted, rows_max=rows_max, inputs=True)] == asked
 
     @pytest.mark.parametrize("rows_max", [1, 1000])
     @pytest.mark.parametrize("backwards", [False, True])
@@ -584,6 +595,33 @@ class StoreContract:
         assert [row for row in flat(store.read(wanted=wanted)) if matches(row, wanted, other_terms_of)] == [rows[7]]
         assert not [row for row in flat(store.read(wanted=[Wanted(("a=7",))])) if matches(row, [Wanted(("a=7",))], other_terms_of)]
         assert told[-1][0] == told[-1][1] >= len(rows)
+
+    def test_a_guest_reads_otherwise_and_leaves_the_index_as_it_is(self, store: Engine, open_store: Open) -> None:
+        """He finds all that he asks for in his own way, and what he writes is found by the others in theirs; nobody is told to begin anew."""
+        if not self.shared:
+            pytest.skip("nobody is a guest beside others")
+        scribe = Scribe(store)
+        rows = scribe.append(*(Fact((f"a={n % 5}",), id=f"id-{n}") for n in range(40)))
+        store.close()
+        store = open_store()
+        guest = Scribe(open_store())
+
+        looked_up = guest.store.index(read_by("otherwise"), other_terms_of, no_progress, guest=True)
+        rows += guest.append(*(Fact((f"a={n % 5}",), id=f"guest-{n}") for n in range(700)))
+        rows += Scribe(store).append(Fact(("a=3",)))
+
+        assert not looked_up
+        for wanted, terms in (([Wanted(("A=3",))], other_terms_of), ([Wanted(("a=3",))], terms_of)):
+            of = guest.store if terms is other_terms_of else store
+            assert [row for row in flat(of.read(wanted=wanted)) if matches(row, wanted, terms)] == [
+                row for row in rows if matches(row, wanted, terms)
+            ]
+        guest.store.close()
+        store.close()
+        fresh = open_store()
+        wanted = [Wanted(("a=3",))]
+        assert [row for row in flat(fresh.read(wanted=wanted)) if matches(row, wanted)] == [row for row in rows if matches(row, wanted)]
+        assert all(row.position in fresh.find_id(f"guest-{n}") for n, row in enumerate(rows[40:-1]))
 
     def test_an_index_of_the_same_reading_is_found_again(self, open_store: Open) -> None:
         """After closing and opening, everything is found as before."""

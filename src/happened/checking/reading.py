@@ -1,0 +1,334 @@
+"""Reading: whether the code of today can read the whole log, and what is lost on the way.
+
+Pages are decoded in one call, as in a fold. What that can't tell is looked at one by one: names with upcasts, facts without a schema, and pages with a
+record that can't be read. Which fields are dropped or defaulted follows from the recorded schema and today's class, once for each shape.
+"""
+
+import functools
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any  # Any: schemas and bodies are JSON
+
+import msgspec
+
+from happened.checking.shapes import Compare, Lost, compared, comparing, same_shape
+from happened.core.store import Bare, Store
+from happened.core.tags import outline, scope_of
+from happened.log.lifting import HELD, Unlifted, read_as, unlifted
+from happened.log.names import Name, decode_schema, wish_for
+from happened.log.records import Reader, positions_of
+from happened.log.row import BUILT_IN, SCHEMA, RawRecord, taken_apart_text
+from happened.wiring import Wiring
+
+FINE, RISKY, IMPOSSIBLE = "fine", "risky", "impossible"
+DATA = ("event", "command")
+ALONE_AFTER = 3
+"""Records of a name that can't be read before all of that name are looked at one by one: a page that fails costs more than its records."""
+
+
+class Trouble(msgspec.Struct, frozen=True):
+    """Why records of a name can't be read: the reason, the path of the field where it is known, and all positions."""
+
+    reason: str
+    path: str
+    positions: Sequence[int]
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """What is to be said of one name and version."""
+
+    what: str
+    name: str
+    version: int
+    verdict: str
+    """`fine`, `risky` (all of it is read, and something is lost or defaulted) or `impossible` (some of it can't be read)."""
+    count: int
+    first: int
+    """The position of the first record."""
+    last: int
+    bad: int
+    """How many can't be read."""
+    dropped: Sequence[str]
+    """Paths of fields that were recorded and today's class does not have."""
+    defaulted: Sequence[str]
+    """Paths of fields of today's class that were not recorded."""
+    notes: Sequence[str]
+    """What else there is to say: that its class was changed without a new version, that it is retired."""
+    troubles: Sequence[Trouble]
+
+
+class Readings(msgspec.Struct, frozen=True):
+    """What was found, by name and version; and how far the log was read."""
+
+    position: int
+    readable: bool
+    """Whether everything can be read."""
+    names: Sequence[Verdict]
+
+
+def read_again(
+    app: Wiring, reader: Reader, store: Store, progress: Callable[[int, int | None], None] = lambda _done, _all: None
+) -> Readings:
+    """Read the whole log as today's code does, and say of every name what comes of it. Nothing stops it but a row that is broken.
+
+    The reader knows the names that the log notes. Memory: the positions of what can't be read. Cost: a little more than a fold of every event whole.
+    """
+    checking = _Reading(app, reader)
+    head = store.wait(1 << 62, 0)
+    position = 0
+    for rows in store.read_bare(0, head, inputs=True):
+        checking.take(rows)
+        position = rows[-1][1] - 1
+        progress(position, head)
+    names = checking.told()
+    return Readings(position, not any(one.bad for one in names), names)
+
+
+class _Seen:
+    """What is known of one recorded shape: a number."""
+
+    def __init__(self, name: Name, reader: Reader, ignores: frozenset[str]) -> None:
+        self.name = name
+        self.count = self.first = 0
+        self.last: Callable[[], int] = int
+        """Tells the last position: a page is looked through for it only at the end."""
+        self.troubles: dict[tuple[str, str], list[int]] = {}
+        self.lost = Lost({}, {})
+        self.notes: dict[str, None] = {}
+        self.cls = reader.class_of(name.number)
+        self.way = reader.way(name.number)
+        self.retired = self.way is not None and not self.way.classes
+        self.unclaimed = name.what in DATA and self.cls is None and self.way is None and name.name not in ignores
+        self.passed_over = name.what not in DATA or self.retired or (self.cls is None and self.way is None)
+        """It is counted, and not decoded."""
+        self.alone = not self.passed_over and (self.way is not None or not name.fingerprint)
+        """Its records are looked at one by one."""
+        self._lifts = reader.lifts
+        self._decode = msgspec.json.Decoder(self.cls | None).decode if self.cls is not None else None
+        self._compare: dict[type, Compare] = {}
+
+    def met(self, body: msgspec.Raw, position: int) -> None:
+        """Read one record."""
+        try:
+            if self.way is not None:
+                data = _plain(body)
+                for cls, lifted in self._lifts.bodies(self.way, self.name, data) if data is not None else ():
+                    self._compared(cls, lifted)
+                    read_as(cls, lifted)
+            elif self._decode is not None and self.cls is not None:
+                if not self.name.fingerprint:
+                    self._compared(self.cls, _plain(body))
+                self._decode(body)
+        except msgspec.MsgspecError as error:
+            self.trouble(unlifted(str(error)), position)
+        except Unlifted as error:
+            self.trouble(error, position)
+
+    def trouble(self, why: Unlifted, position: int) -> None:
+        """Remember a record that can't be read."""
+        self.troubles.setdefault((why.reason, why.path), []).append(position)
+
+    def _compared(self, cls: type, data: Any) -> None:
+        if cls not in self._compare:
+            self._compare[cls] = comparing(cls)
+        self._compare[cls](data, "", self.lost)
+
+    def by_schema(self, schema: Any) -> None:
+        """Remember what follows from the schema that was recorded, and say whether the class was changed without a new version."""
+        cls = self.cls
+        if cls is None or not self.name.fingerprint:
+            return
+        wish = wish_for(cls, self.name.what, self.name.name)
+        if wish.fingerprint == self.name.fingerprint:
+            return
+        today = {(name, version) for _, name, version in _parts(wish.parts or ())}
+        for path, name, version in _parts(self.name.parts or ()):
+            newer = [one for known, one in today if known == name]
+            if newer and (name, version) not in today:
+                self.notes[
+                    f"`{name}` inside, at `{path}`, is of version {version} and read as version {max(newer)}: no upcast leads there"
+                ] = None
+        compared(schema, cls, self.lost)
+        changed = "its class was changed without a new version"
+        if not same_shape(schema, wish.schema):
+            self.notes[f"{changed}: the log has the old shape"] = None
+        elif self.name.tags is not None and self.name.tags != outline(scope_of(cls)):
+            self.notes[f"{changed}: its tags lie elsewhere"] = None
+
+
+def _plain(body: msgspec.Raw) -> Any:
+    return msgspec.json.decode(body)
+
+
+def _parts(parts: Iterable[Any], path: str = "") -> Iterator[tuple[str, str, int]]:
+    """Yield what lies nested by an outline: its path, name and version."""
+    for field, holds, name, version, below, _ in parts:
+        here = f"{path}{field}{HELD[holds]}"
+        yield here, name, version
+        yield from _parts(below, f"{here}.")
+
+
+class _Reading:
+    """A reading on its way."""
+
+    def __init__(self, app: Wiring, reader: Reader) -> None:
+        self._reader = reader
+        self._ignores = frozenset(app.ignores)
+        self._seen: dict[int, _Seen] = {}
+        self._schemas: dict[int, Any] = {}
+        self._shapes: dict[Any, int] = {}
+        self._changes = -1
+        self._decode: Any = None
+        self._slow: set[Any] = set()
+        """Shapes whose records are looked at one by one."""
+
+    def take(self, rows: Sequence[Bare]) -> None:
+        """Read a page."""
+        if self._changes != self._reader.names.changes:
+            self._build()
+        try:
+            found: list[Any] = self._decode("[" + ",".join([row[2][1:-1] for row in rows]) + "]")
+        except msgspec.MsgspecError:
+            self._read_singly(rows)
+            return
+        of = list(map(type, found))
+        kinds = Counter(of)
+        for shape, count in kinds.items():
+            number = self._shapes[shape]
+            if number in BUILT_IN:
+                continue
+            seen = self._seen[number]
+            if not seen.count:
+                seen.first = _positions(rows)[of.index(shape)]
+            seen.last = functools.partial(_last, of, shape, rows)
+            seen.count += count
+        if not self._slow.isdisjoint(kinds):
+            for record, position in zip(found, _positions(rows), strict=True):
+                if type(record) in self._slow:
+                    self._met(self._shapes[type(record)], record, position)
+
+    def told(self) -> list[Verdict]:
+        """Return what is to be said of every name and version of data that has records."""
+        found: dict[tuple[str, str, int], list[_Seen]] = {}
+        for number, seen in sorted(self._seen.items()):
+            if seen.count and seen.name.what in DATA:
+                seen.by_schema(self._schemas.get(number))
+                found.setdefault((seen.name.what, seen.name.name, seen.name.version), []).append(seen)
+        return [_verdict(of) for _, of in sorted(found.items(), key=lambda one: one[0])]
+
+    def _read_singly(self, rows: Sequence[Bare]) -> None:
+        """Read a page of which something can't be read: record by record."""
+        for row in rows:
+            for position, record in enumerate(taken_apart_text(row[2], row[0]), row[0]):
+                if record.number in BUILT_IN:
+                    self._met(record.number, record, position)
+                    continue
+                seen = self._known(record.number, position)
+                seen.first = seen.first or position
+                seen.last = functools.partial(int, position)
+                seen.count += 1
+                if seen.alone or seen.passed_over:
+                    self._met(record.number, record, position)
+                    continue
+                seen.met(record.body, position)
+                seen.alone = sum(map(len, seen.troubles.values())) >= ALONE_AFTER
+                if seen.alone:
+                    self._changes = -1
+
+    def _known(self, number: int, position: int) -> _Seen:
+        if number not in self._seen:
+            name = self._reader.names.by_number.get(number)
+            self._seen[number] = seen = _Seen(
+                name if name is not None else Name(number, "event", f"number {number}", 0, "?"), self._reader, self._ignores
+            )
+            if name is None:
+                seen.trouble(Unlifted("the log does not say what this number stands for: `happened verify` says more"), position)
+        return self._seen[number]
+
+    def _met(self, number: int, record: RawRecord, position: int) -> None:
+        """Look at one record of a name that is read one by one; what is noted of names is taken in."""
+        if number == SCHEMA:
+            self._reader.names.learn_record(bytes(record.body))
+            schema = decode_schema(record.body)
+            self._schemas[schema.number] = schema.schema
+            return
+        if number in BUILT_IN:
+            return
+        seen = self._seen[number]
+        if seen.unclaimed:
+            seen.trouble(Unlifted(self._nobody_reads(seen.name)), position)
+        elif not seen.passed_over:
+            seen.met(record.body, position)
+
+    def _nobody_reads(self, name: Name) -> str:
+        version = max((known for what, own, known in self._reader.classes if (what, own) == (name.what, name.name)), default=0)
+        if version > name.version:
+            return f"its class has version {version}, and no upcast leads there: add `Upcast({name.name!r}, {name.version}, ...)`"
+        if version:
+            return f"its class has version {version}: a newer release has recorded this"
+        return "no class, upcast or retired name of this app claims it"
+
+    def _build(self) -> None:
+        """Make the decoder for the names that are known."""
+        names = self._reader.names
+        self._changes = names.changes
+        self._shapes, self._slow = {}, set()
+        shapes: list[Any] = []
+        for number in (*BUILT_IN, *list(names.by_number)):
+            seen = self._known(number, 0) if number not in BUILT_IN else None
+            alone = number == SCHEMA or (seen is not None and seen.alone)
+            body: Any = None
+            if alone:
+                body = msgspec.Raw
+            elif seen is not None and not seen.passed_over and seen.cls is not None:
+                body = seen.cls | None
+            fields: list[Any] = [("body", body)] if body is not None else []
+            shape: Any = msgspec.defstruct(f"Number{number}", fields, array_like=True, tag=number, frozen=True, gc=False)
+            self._shapes[shape] = number
+            if alone or (seen is not None and seen.unclaimed):
+                self._slow.add(shape)
+            shapes.append(shape)
+        union: Any = shapes[0]
+        for shape in shapes[1:]:
+            union = union | shape
+        self._decode = msgspec.json.Decoder(list[union]).decode
+
+
+def _positions(rows: Sequence[Bare]) -> list[int]:
+    return list(positions_of(rows))
+
+
+def _last(of: Sequence[type], shape: type, rows: Sequence[Bare]) -> int:
+    return _positions(rows)[len(of) - 1 - list(reversed(of)).index(shape)]
+
+
+def _verdict(of: Sequence[_Seen]) -> Verdict:
+    """Say what is to be said of a name and version, of all shapes that were recorded under it."""
+    troubles: dict[tuple[str, str], list[int]] = {}
+    for seen in of:
+        for why, positions in seen.troubles.items():
+            troubles.setdefault(why, []).extend(positions)
+    told = [Trouble(*why, sorted(positions)) for why, positions in troubles.items()]
+    dropped = list(dict.fromkeys(path for seen in of for path in seen.lost.dropped))
+    defaulted = list(dict.fromkeys(path for seen in of for path in seen.lost.defaulted))
+    notes = list(dict.fromkeys(note for seen in of for note in seen.notes))
+    inside = any(" inside, at " in note for note in notes)
+    if of[0].retired:
+        notes.append("it is retired: nobody hears it")
+    elif of[0].passed_over and not of[0].unclaimed:
+        notes.append("it is in `ignores`: nobody hears it")
+    name = of[0].name
+    return Verdict(
+        what=name.what,
+        name=name.name,
+        version=name.version,
+        verdict=IMPOSSIBLE if told else RISKY if dropped or defaulted or inside else FINE,
+        count=sum(seen.count for seen in of),
+        first=min(seen.first for seen in of),
+        last=max(seen.last() for seen in of),
+        bad=sum(len(one.positions) for one in told),
+        dropped=dropped,
+        defaulted=defaulted,
+        notes=notes,
+        troubles=sorted(told, key=lambda one: one.positions[0]),
+    )

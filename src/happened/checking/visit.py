@@ -1,0 +1,75 @@
+"""A visit: a log that is looked at with the code of an app, beside the app that it belongs to, which may be running and of other code."""
+
+import gc
+from collections.abc import Callable, Generator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from happened.checking.reading import Readings, read_again
+from happened.core.errors import Invalid
+from happened.log.log import IDENTITY_NOTE, Log, Progress, identity_in
+from happened.log.names import Names
+from happened.log.records import Reader
+from happened.opening import log_for_guest, open_engine, snapshots_beside
+from happened.shelf.snapshots import SnapshotsFile
+from happened.sourcing.memory_image import MemoryImage
+from happened.sourcing.snapshot import Snapshot, Snapshots
+from happened.wiring import Wiring
+
+GC_OBJECTS = 200_000
+"""How many more objects there may be before rings are looked for."""
+
+
+def visit(url: str, app: Wiring, progress: Progress = lambda _done, _all: None) -> Log:
+    """Open a log with today's classes of an app, to look at. Nothing that is derived from it is made anew: `Log.indexed` says whether tags are looked up.
+
+    `Invalid` for a log of another app. `Incompatible` where a record that came since the index was written can't be read.
+    """
+    log = log_for_guest(url, [*app.events, *app.handlers], called=app.called, lifts=app.lifts, progress=progress)
+    try:
+        _check_whose(log.identity.app, app)
+    except BaseException:
+        log.close()
+        raise
+    return log
+
+
+def readings_of(url: str, app: Wiring, progress: Callable[[int, int | None], None] = lambda _done, _all: None) -> Readings:
+    """Read a whole log as today's code of an app does, also one that can't be opened with it. `Invalid` for a log of another app."""
+    engine = open_engine(url)
+    try:
+        identity = identity_in(engine.notes(IDENTITY_NOTE))
+        _check_whose(identity.app if identity is not None else "", app)
+        reader = Reader(Names(), [*app.events, *app.handlers], app.called, app.lifts)
+        reader.names.learn(engine.notes)
+        with seldom_collected():
+            return read_again(app, reader, engine, progress)
+    finally:
+        engine.close()
+
+
+def snapshots_of(url: str, app: Wiring) -> list[Snapshot]:
+    """Return the snapshots beside a log, each with why this code does not use it, if it does not."""
+    path = snapshots_beside(url)
+    if path is None or not Path(path).is_file():
+        return []
+    with closing(visit(url, app)) as log:
+        image = MemoryImage(log.engine, log.reader, app.folds, log.opened_at)
+        with closing(Snapshots(log, image, SnapshotsFile(path))) as snapshots:
+            return snapshots.listed(app.alone())
+
+
+@contextmanager
+def seldom_collected() -> Generator[None]:
+    """Look for rings of objects seldom while a log is read: what is read makes none, and to look for them takes a third of the time."""
+    before = gc.get_threshold()
+    gc.set_threshold(GC_OBJECTS, 50, 50)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+
+
+def _check_whose(name: str, app: Wiring) -> None:
+    if name not in ("", app.name):
+        raise Invalid(f"the log is of the app `{name}`, not of `{app.name}`", app=app.name, log=name)
