@@ -430,3 +430,25 @@ def test_a_branch_knows_in_which_version_it_has_what_lies_nested(url: str) -> No
     with h.App("draw", records=[Drawn], upcasts=upcasts).open(url) as running, running.branch(at=0) as branch:
         assert bodies(running) == bodies(branch) == [Drawn(Point(6))]
         assert not branch.diff()
+
+
+def test_a_branch_is_compared_where_one_became_several(url: str) -> None:
+    """Each of them is a record of its own: what one of them comes to otherwise is told."""
+    write(url, Sold1("a", 2), Sold1("b", 3), name="stock")
+
+    def in_two(old: h.Data) -> Iterable[tuple[str, h.Data]]:
+        return [("Sold", {"sku": old["item"], "units": 1}), ("Sold", {"sku": old["item"], "units": old["pieces"] - 1})]
+
+    def all_in_one(old: h.Data) -> Iterable[tuple[str, h.Data]]:
+        return [("Sold", {"sku": old["item"], "units": old["pieces"]})] if old["item"] == "b" else in_two(old)
+
+    def app(by: Callable[[h.Data], Iterable[tuple[str, h.Data]]]) -> h.App:
+        return h.App("stock", records=[Sold], upcasts=[h.Upcast("Sold", 1, by)])
+
+    with app(in_two).open(url) as running:
+        with running.branch(at=0) as same:
+            assert not same.diff()
+        with running.branch(at=0, code=app(all_in_one)) as other:
+            found = other.diff()
+    assert [(one.before.body, one.after.body) for one in found.changed] == [(Sold("b", 1), Sold("b", 3))]
+    assert [record.body for record in found.missing] == [Sold("b", 2)]

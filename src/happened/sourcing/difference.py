@@ -6,6 +6,7 @@ under something that has no counterpart has none either. Ids and clocks are no p
 """
 
 import bisect
+import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple  # Any: bodies and states of any class
@@ -206,7 +207,9 @@ def difference(origin: Side, branch: Side, *, failed: Sequence[str], not_compare
 def _nodes(side: Side) -> Iterator[_Node]:
     for row in side.rows:
         side.reader.learn([row])
-        for record, (_, raw) in zip(side.reader.records(row), taken_apart(row), strict=True):
+        raws = list(taken_apart(row))
+        for record in side.reader.records(row):  # an upcast may make several of one
+            _, raw = raws[record.position - row.position]
             name = side.names.by_number.get(raw.number)
             if record.kind == SYSTEMIC or (name is not None and name.what in PUBLISHED):
                 continue
@@ -249,14 +252,14 @@ def _paired(olds: Sequence[_Node], news: Sequence[_Node]) -> tuple[list[tuple[_N
 
 def _first(begins: Sequence[tuple[str, _Node | None, _Node | None]], matched: Sequence[tuple[int, int]]) -> First | None:
     """Return the first of the places where the two part. What was added stands behind what stands before it in the branch."""
+    farthest = [0, *itertools.accumulate((old for _, old in matched), max)]
 
     def place(begin: tuple[str, _Node | None, _Node | None]) -> tuple[int, int, int]:
         _, one, other = begin
         if one is not None:
             return one.record.position, 0, 0
         assert other is not None, "one of both is there"
-        before = bisect.bisect_left(matched, (other.record.position, 0))
-        return (max((old for _, old in matched[:before]), default=0) if before else 0), 1, other.record.position
+        return farthest[bisect.bisect_left(matched, (other.record.position, 0))], 1, other.record.position
 
     if not begins:
         return None
