@@ -127,7 +127,7 @@ def test_an_index_is_made_anew_of_packed_rows(path: str) -> None:
         rows = filled(store, 1_500)
         store.compact(rows[-1].last, nothing)
     with closing(connect(path)) as file:
-        for table in ("run", "covered", "block", "counted", "shelf", "sample"):
+        for table in ("run", "covered", "recent", "block", "counted", "shelf", "sample"):
             file.execute(f"delete from {table}")
 
     with closing(indexed(path)) as store:

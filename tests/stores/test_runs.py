@@ -54,11 +54,16 @@ class Indexed:
 
     def reopened(self) -> Runs:
         """Return an index that was loaded anew, and has found in the rows what was in memory only."""
-        found = Runs()
-        found.load(self.connection)
+        found = self.loaded()
         for row in self.rows:
             if row[0] > found.indexed:
                 add(found, *row)
+        return found
+
+    def loaded(self) -> Runs:
+        """Return an index that was loaded anew."""
+        found = Runs()
+        found.load(self.connection)
         return found
 
     def flush(self, index: Runs, how: str) -> None:
@@ -70,6 +75,7 @@ class Indexed:
         else:
             self.connection.execute("commit")
             index.applied(flushed)
+            assert self.loaded().indexed == index.indexed  # what was in memory only is in no need to be found in the rows
 
     def check(self, word: str) -> None:
         """Find a word as a tag and as an id."""

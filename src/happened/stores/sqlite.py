@@ -1,7 +1,7 @@
 """A log in one SQLite file: WAL, `synchronous=FULL`, the standard library's `sqlite3`.
 
-Table `log` has one row for each command; `note` is small and transactional; `run`, `covered`, `block`, `counted`, `shelf` and `sample` are the shelf: they
-can be dropped without loss. The SQL view `record` unfolds the rows, so that anyone can look with plain `sqlite3` (filter it by `row` where speed matters).
+Table `log` has one row for each command; `note` is small and transactional; `run`, `covered`, `recent`, `block`, `counted`, `shelf` and `sample` are the
+shelf: they can be dropped without loss. The SQL view `record` unfolds the rows, so that anyone can look with plain `sqlite3` (filter it by `row` where speed matters).
 
 One connection writes, under a lock of this process and SQLite's own; readers take one from a pool, for a page at a time, and never wait. The WAL is grown
 ahead of the writer and kept, since growing a file costs a sync twice, and a checkpoint runs in a thread of its own, outside of any commit.
