@@ -83,6 +83,27 @@ class Indexed:
             assert self.runs.find(self.connection, kind, word) == self.expected[kind, word]
 
 
+@settings(max_examples=50, deadline=None)
+@given(steps=st.lists(ROW, min_size=1, max_size=60), written=st.integers(0, 60), after=st.integers(0, 130))
+def test_what_ends_after_a_position_is_found_and_little_else(
+    steps: list[tuple[str, list[str], bool, int]], written: int, after: int
+) -> None:
+    """Of what lies before it each run gives one row at most."""
+    index = Indexed()
+    for n, (_, words, with_id, count) in enumerate(steps):
+        if n == written:
+            index.flush(index.runs, "flush all")
+        index.add(words, with_id=with_id, count=count)
+    index.flush(index.runs, "flush all")
+    last = {position: end for position, end, _, _ in index.rows}
+    for word in WORDS:
+        whole = index.expected[TAGS, word]
+        found = index.runs.find(index.connection, TAGS, word, after)
+        assert [position for position in whole if last[position] > after] == [position for position in found if last[position] > after]
+        assert set(found) <= set(whole)
+        assert len([position for position in found if last[position] <= after]) <= 2
+
+
 @pytest.mark.parametrize(("parts", "shift"), [(64, 26), (1, 32)])
 def test_the_index_equals_a_dict_in_any_order_of_steps(parts: int, shift: int) -> None:
     """Add, find, flush a part or all, fail in mid-flush, reopen, let another process flush: nothing is lost, doubled or out of order."""

@@ -125,7 +125,7 @@ class SnapshotsFile:
                 self._connection = None
 
     def _asked(self, query: str, params: tuple[object, ...] = ()) -> list[tuple[Any, ...]]:
-        if self._connection is None and self.path is not None and not Path(self.path).exists():
+        if self._connection is None and (self.path is None or not Path(self.path).exists()):
             return []
         with self._lock:
             return self._run(query, params).fetchall()

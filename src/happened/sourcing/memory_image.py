@@ -28,10 +28,6 @@ STATES_MAX = 1_000_000
 """States kept before the longest unchanged make room; about 0.4 kB each."""
 
 
-SNAPPED_MAX = 2
-"""Keys that are loaded one by one, each from its snapshot; more are folded together, in one query."""
-
-
 class Entry(msgspec.Struct, frozen=True, gc=False):
     """A state as of a version: the position of the event that last changed it. `None`: it never happened, or is gone."""
 
@@ -103,10 +99,10 @@ class MemoryImage:
         self.by_state: dict[type[State], Kept] = {}
         self._classes: frozenset[type] = frozenset()
         self._making_room = False
-        self.snapped: Callable[[Fold, Key, int], tuple[int, Entry | None]] = lambda _fold, _key, _until: (0, None)
+        self.snapped: Callable[[Fold, Sequence[Key], int], tuple[int, Mapping[Key, Entry]]] = lambda _fold, _keys, _until: (0, {})
+        """Returns states of keys from a snapshot, and as of which position up to another they are."""
         self.forgets: Callable[[], None] = lambda: None
         """Told when all states are let go: they may hold what was erased, and so may what loads begin with."""
-        """Returns a state from a snapshot, and as of which position up to another it is."""
         self._forgotten = 0
         """How often all was let go."""
         self.hits = self.misses = self.evictions = 0
@@ -174,11 +170,7 @@ class MemoryImage:
         found = dict.fromkeys(keys, NEVER)
         complete = False
         try:
-            if len(keys) <= SNAPPED_MAX:
-                for key in keys:
-                    self._load_one(fold, key, until, found)
-            else:
-                self._fold_rows(fold, self.wanted(fold, keys), until, found)
+            self._fold_keys(fold, keys, until, found)
             complete = True
         finally:
             with self._lock:
@@ -200,12 +192,13 @@ class MemoryImage:
             self._fold_rows(fold, None, self.position, kept.entries)
             kept.complete = True
 
-    def _load_one(self, fold: Fold, key: Key, until: int, found: dict[Key, Entry]) -> None:
-        """Fold one key on from a snapshot, where that knows it; else from zero, since one that is gone is in no snapshot, and has a version all the same."""
-        after, known = self.snapped(fold, key, until)
-        one = {key: NEVER if known is None else known}
-        self._fold_rows(fold, self.wanted(fold, [key]), until, one, 0 if known is None else after)
-        found[key] = one[key]
+    def _fold_keys(self, fold: Fold, keys: Sequence[Key], until: int, found: dict[Key, Entry]) -> None:
+        """Fold keys on from a snapshot, where that knows them; else from zero, since one that is gone is in no snapshot, and has a version all the same."""
+        after, known = self.snapped(fold, keys, until)
+        for begin, some in ((after, dict(known)), (0, {key: NEVER for key in keys if key not in known})):
+            if some:
+                self._fold_rows(fold, self.wanted(fold, list(some)), until, some, begin)
+                found.update(some)
 
     def begin(self) -> "ImageOverlay":
         """Start a batch."""

@@ -2,7 +2,8 @@
 
 A snapshot says what it is of (log, epoch, position, the digest of the row there) and which code made it (a fingerprint of the state and of its events).
 One of another history or of other code is not used, and `listed` says why. A fingerprint is no proof: when a snapshot is taken, and when it is first used
-by a process, the states of some keys are folded again from the log and compared.
+by a process, the states of some keys are folded again from the log and compared. A load for a decision must not wait for that: the first one folds what it
+asks for from the snapshot before to this one, and compares; an app that runs then does the rest beside it.
 
 They are taken by cost: as soon as folding what came since the last one has taken longer than writing one takes. Whoever takes them folds from the log by
 itself, without the writer's lock. Of many, those are dropped whose neighbours are nearest, so that they lie evenly and no fold from one to the next grows long.
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple  # Any: states of any class
 
 import msgspec
 
-from happened.core.errors import Broken, Closed, Invalid, StoreFailed
+from happened.core.errors import Broken, Closed, Error, Invalid
 from happened.core.messages import Event, name_of
 from happened.core.state import Fold, Key, State
 from happened.core.tags import text_of
@@ -25,7 +26,7 @@ from happened.log.fingerprint import fingerprint_of
 from happened.log.held import told
 from happened.log.log import Log, Progress, latest_erasure
 from happened.shelf.snapshots import Kept, SnapshotsFile
-from happened.sourcing.memory_image import Entry, MemoryImage
+from happened.sourcing.memory_image import NEVER, Entry, MemoryImage
 
 FORMAT = "1"
 """Stands in every fingerprint: goes up when states are kept otherwise."""
@@ -49,6 +50,12 @@ GUESSED_SECONDS = 1e-6
 """What it may take to fold a record, before it was measured."""
 
 PLAIN_KEYS = (str, int)
+
+CHUNK_EVENTS = 50
+"""To read one chunk takes as long as to load about so many events by the index."""
+
+FEW_KEYS = 2
+"""So few keys are always looked for in a snapshot: what it may cost is little, what it may save is much."""
 
 REST = 20
 """So many times as long as it took to take a snapshot, nothing is taken: threads share one lock of Python, and the writer is to have most of it."""
@@ -77,6 +84,9 @@ class Since(NamedTuple):
 
 ZERO = Since(0, {})
 
+UNKNOWN = Kept(0, "", "", "", 0, 0, b"", 0, 0, 0, 0.0)
+"""Stands for what nobody has looked up yet."""
+
 
 class Snapshots:
     """The snapshots of one open log."""
@@ -89,6 +99,10 @@ class Snapshots:
         self._known: dict[int, str] = {}
         """Of each snapshot that was looked at: why it is not used. Its part of the log can't change."""
         self._latest: dict[Fold, Kept | None] = {}
+        """What loads begin with; of a class that is not in it nobody has looked it up yet."""
+        self._let_go = 0
+        """How often they were told to begin with nothing: what was looked up before that does not count."""
+        self._finding = threading.Lock()
         self._taking = threading.Lock()
         self.took = 0.0, 0.0
         """Seconds that the last one took to load what there was before it, and to fold the rest."""
@@ -126,22 +140,82 @@ class Snapshots:
 
     def renew(self, fold: Fold) -> None:
         """Look up, and prove, which snapshot of a class loads are to begin with from now on. It is done beside commands, never in their way."""
-        self._latest[fold] = self._nearest(fold, self._log.head)
+        known = self._let_go
+        self._begin_with(fold, self._nearest(fold, self._log.head), known)
 
     def let_go(self) -> None:
-        """Have loads begin without snapshots, until they are looked up again."""
-        self._latest.clear()
+        """Have loads begin without snapshots, until they are looked up again: those of before may hold what was erased."""
+        with self._finding:
+            self._let_go += 1
+            self._latest.clear()
 
-    def latest(self, fold: Fold, key: Key, until: int) -> tuple[int, Entry | None]:
-        """Do what `one` does for a load that can also do without: from what `renew` has found. Trouble with the file is none of the load's."""
-        kept = self._latest.get(fold)
-        if kept is None or kept.position > until or not kept.chunks or any(type(value) not in PLAIN_KEYS for value in key):
-            return 0, None
+    def latest(self, fold: Fold, keys: Sequence[Key], until: int) -> tuple[int, Mapping[Key, Entry]]:
+        """Return the states of those of these keys that a load is to begin with, and as of when they are; none where it is quicker without.
+
+        The first load of a class looks up the latest snapshot, and proves it by its own keys; then it is what `renew` has found. Trouble with the file is
+        none of the load's.
+        """
+        if any(type(value) not in PLAIN_KEYS for key in keys for value in key):  # as in `one`
+            return 0, {}
         try:
-            body = self._file.chunk(kept.id, _place_of(key, kept.chunks))
-            return (kept.position, self._decoded(fold, body).get(key)) if body is not None else (0, None)
-        except (Broken, Closed, StoreFailed, zlib.error, msgspec.MsgspecError):
-            return 0, None
+            kept = self._latest.get(fold, UNKNOWN)
+            if kept is UNKNOWN:
+                kept = self._first(fold, keys, until)
+            if kept is None or kept.position > until:
+                return 0, {}
+            return kept.position, self._found(fold, keys, kept)
+        except (Error, zlib.error, msgspec.MsgspecError, ValueError):
+            return 0, {}
+
+    def _first(self, fold: Fold, keys: Sequence[Key], until: int) -> Kept | None:
+        """Find what loads of a class begin with: the nearest snapshot that holds what the one before it, and the log behind that, say of these keys.
+
+        Where there is none before it, that is all of the log. One that says nothing of them is not used, and the next load looks again.
+        """
+        known = self._let_go
+        there = [kept for kept in reversed(self._file.listed()) if kept.name == fold.name and kept.position <= until]
+        meaning = self._meaning(fold) if there else ""
+        may_be = (kept for kept in there if kept.fingerprint == meaning and not self._known.get(kept.id) and not self._origin(kept))
+        for kept in may_be:
+            if kept.id in self._known or not self._provable(fold):
+                return self._begin_with(fold, kept, known)
+            found = self._found(fold, keys[:FEW_KEYS], kept)
+            if not found:
+                return None
+            before = next(may_be, None)
+            start = self._found(fold, list(found), before) if before is not None else {}
+            for key, entry in found.items():
+                after = before.position if before is not None else 0
+                folded = self._image.as_of(fold, key, kept.position, after=after, before=start.get(key, NEVER))
+                if folded != entry:
+                    self._known[kept.id] = f"it does not hold what the log says: `{fold.name}` of {key!r} is {folded.state!r}"
+                    return None
+            return self._begin_with(fold, kept, known)
+        return self._begin_with(fold, None, known)
+
+    def _found(self, fold: Fold, keys: Sequence[Key], kept: Kept) -> dict[Key, Entry]:
+        """Return the states of keys that a snapshot has, where that is quicker than to load them without it: by what a key has in the mean."""
+        places: dict[int, list[Key]] = {}
+        for key in keys if kept.chunks else ():
+            places.setdefault(_place_of(key, kept.chunks), []).append(key)
+        if len(keys) > FEW_KEYS and len(keys) * kept.position < len(places) * kept.states * CHUNK_EVENTS:
+            return {}
+        found: dict[Key, Entry] = {}
+        for place, some in places.items():
+            body = self._file.chunk(kept.id, place)
+            if body is None:  # dropped meanwhile, by whichever process
+                return {}
+            entries = self._decoded(fold, body)
+            found.update((key, entries[key]) for key in some if key in entries)
+        return found
+
+    def _begin_with(self, fold: Fold, kept: Kept | None, known: int) -> Kept | None:
+        """Have loads of a class begin with a snapshot, unless they were told to let go since that was looked up."""
+        with self._finding:
+            if known != self._let_go:
+                return None
+            self._latest[fold] = kept
+            return kept
 
     def listed(self, folds: Iterable[Fold]) -> list[Snapshot]:
         """Return all snapshots that are there, each with why it is not used, if it is not: of no class of these, of other code, of another history."""
@@ -265,7 +339,7 @@ class Snapshots:
 
     def _prove(self, fold: Fold, entries: Mapping[Key, Entry], position: int, count: int) -> None:
         """Fold some keys from zero, and raise `Broken` where that comes to something else. Only where the index finds them: else it is the whole log."""
-        if fold.key_of is not None or not any(fold.tags):
+        if not self._provable(fold):
             return
         keys = list(entries)
         for key in [keys[place] for place in _any_of(len(keys), count)]:
@@ -276,6 +350,9 @@ class Snapshots:
                     state=fold.name,
                     position=position,
                 )
+
+    def _provable(self, fold: Fold) -> bool:
+        return fold.key_of is None and any(fold.tags)
 
     def _meaning(self, fold: Fold) -> str:
         erasure = latest_erasure(self._log.engine)

@@ -13,6 +13,7 @@ import os
 import sqlite3
 import threading
 import time
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -861,14 +862,16 @@ class SqliteStore:
             positions, ranges = set[int](), [self._all_after(after)]
             last = ranges[0][1]
         else:
-            positions, ranges, last = self._places(wanted)
+            positions, ranges, last = self._places(wanted, after)
         last = last if until is None else min(last, until)
         if ranges:
             if positions:
                 ranges = _merged([*ranges, *[(position, position) for position in positions]])
             pages = self._read_ranges(ranges, after, last, columns, backwards=backwards, rows_max=rows_max)
         else:
-            pages = self._read_at(sorted(positions, reverse=backwards), columns, rows_max=rows_max)
+            places = sorted(positions)
+            places = places[max(bisect_right(places, after) - 1, 0) :]  # of the rows before, only the last may end behind it
+            pages = self._read_at(places[::-1] if backwards else places, columns, rows_max=rows_max)
         last_of = columns.last
         for page in pages:
             if min(last_of(page[0]), last_of(page[-1])) <= after or max(last_of(page[0]), last_of(page[-1])) > last:
@@ -882,8 +885,8 @@ class SqliteStore:
             begun = self._begun(reader, after)
             return (begun[0] + (begun[1] <= after) if begun is not None else 0), self._last(reader)
 
-    def _places(self, wanted: Sequence[Wanted]) -> tuple[set[int], list[tuple[int, int]], int]:
-        """Return where the index says that there is something wanted: positions of rows, and ranges of positions; and up to where it knows."""
+    def _places(self, wanted: Sequence[Wanted], after: int) -> tuple[set[int], list[tuple[int, int]], int]:
+        """Return where the index says that something wanted ends after a position: positions of rows, and ranges; and up to where it knows."""
         with self._index_lock, self._reader() as reader:
             self._look_for_rebuild(reader)
             self._catch_up_index(reader)
@@ -891,7 +894,7 @@ class SqliteStore:
             ranges: list[tuple[int, int]] = []
             for item in wanted:
                 if item.terms:
-                    positions |= set[int].intersection(*[set(self._runs.find(reader, runs.TAGS, term)) for term in item.terms])
+                    positions |= set[int].intersection(*[set(self._runs.find(reader, runs.TAGS, term, after)) for term in item.terms])
                 elif item.names:
                     ranges += self._runs.blocks(item.names)
                 else:
