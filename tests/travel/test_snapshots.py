@@ -1,5 +1,6 @@
 """Snapshots: any of them plus the rest is the fold of all; one of other code, another history, or with other states is not used; all can be deleted."""
 
+import gc
 import sqlite3
 import tempfile
 import zlib
@@ -16,8 +17,9 @@ import happened as h
 from happened.core.state import fold_of
 from happened.shelf.snapshots import Kept, SnapshotsFile
 from happened.sourcing import snapshot as taking
+from happened.sourcing.memory_image import Entry
 from happened.sourcing.snapshot import Snapshots, Taker
-from tests.travel.made import ALONE, Order, Received, Stock, Total, history, shop
+from tests.travel.made import ALONE, Home, Order, Received, Stock, Total, history, shop
 
 
 @settings(max_examples=15, deadline=None)
@@ -296,6 +298,49 @@ def test_they_are_taken_by_cost_and_only_where_it_is_worth_it(tmp_path: Path, mo
         head = running.log.head
         assert running.log.verify().position == head
         assert running.at(head).states(Order) == running.states(Order)
+
+
+def test_others_get_on_while_one_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two pauses a few rows are folded, or one chunk is read or written: however many states there are."""
+    steps = [0]
+
+    class Counted(h.State):
+        sku: str
+        units: int = 0
+
+        def evolve(self, event: Received) -> "Counted":
+            steps[-1] += 1
+            return self.but(units=self.units + event.units)
+
+    def paused(_self: taking.Pauses) -> None:
+        steps.append(0)
+
+    monkeypatch.setattr(taking, "CHUNK_STATES", 32)
+    monkeypatch.setattr(taking.Pauses, "__call__", paused)
+    fold = fold_of(Counted)
+    with h.App("counted", records=[Received]).open("memory:", run=False) as running:
+        running.record_all(Received(f"sku-{n}", 1, Decimal(1)) for n in range(1_000))
+        of = running.snapshots
+        of.take(fold, running.log.head)
+        assert sum(steps) == 1_000
+        assert 0 < max(steps) <= 100
+        assert steps.count(0) >= 32 + taking.PARTS  # each part that was sorted into chunks, each chunk that was written
+        running.record(Received("sku-1", 1, Decimal(1)))
+        steps[:] = [0]
+        assert of.take(fold, running.log.head).states == 1_000
+        assert steps.count(0) >= 2 * 32 + taking.PARTS  # and each chunk of the one before that was read
+        assert of.since(fold, running.log.head).entries["sku-1",].state == Counted("sku-1", 2)
+
+
+def test_states_that_are_snapped_are_not_looked_through_for_garbage() -> None:
+    """A collection that goes through a million of them stops all threads."""
+    entries = taking.Parted()
+    for n in range(1_000):
+        entries[f"o-{n}",] = Entry(Home(f"o-{n}", "no"), n)
+    assert len(entries) == 1_000
+    assert entries.get(("o-7",)) == Entry(Home("o-7", "no"), 7)
+    assert entries.get(("o-x",)) is None
+    assert not any(map(gc.is_tracked, entries.parts))
 
 
 def test_two_processes_may_take_the_same(tmp_path: Path) -> None:

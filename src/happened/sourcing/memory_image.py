@@ -11,7 +11,7 @@ import itertools
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple  # Any: events and keys of any class
+from typing import Any, NamedTuple, Protocol  # Any: events and keys of any class
 
 import msgspec
 
@@ -23,6 +23,11 @@ from happened.core.tags import term, text_of
 from happened.log.records import Reader, envelope_of, envelopes_of, positions_of
 from happened.log.row import Extra, Header, decode_header
 from happened.log.writer import Happened, deciding
+
+ROWS = 1_000
+"""Rows that are read and folded at once."""
+PAUSE_ROWS = 100
+"""As many where others are to get on meanwhile: less than a millisecond."""
 
 STATES_MAX = 1_000_000
 """States kept before the longest unchanged make room; about 0.4 kB each."""
@@ -41,6 +46,18 @@ NEVER = Entry(None, 0)
 
 NOTHING: Mapping[Key, State] = MappingProxyType({})
 """What is folded before the first event."""
+
+
+class Found(Protocol):
+    """Where what is folded lies: a dict, or what is not one but can do as much."""
+
+    def get(self, key: Key, /) -> Entry | None:
+        """Return the entry of a key, if there is one."""
+        ...
+
+    def __setitem__(self, key: Key, entry: Entry, /) -> None:
+        """Put an entry in its place."""
+        ...
 
 
 class Coming(NamedTuple):
@@ -252,9 +269,10 @@ class MemoryImage:
             raise standing_still(fold, key, found[key])
         return found[key]
 
-    def entries(self, fold: Fold, found: dict[Key, Entry], after: int, until: int) -> None:
-        """Fold what lies between two positions into all states of a class, with the position of the last change of each."""
-        self._fold_rows(fold, None, until, found, after)
+    def entries(self, fold: Fold, found: "Found", after: int, until: int, pause: Callable[[], None]) -> None:
+        """Fold what lies between two positions into all states of a class, with the position of the last change of each; `pause` after each few rows."""
+        with deciding():
+            self._fold_page_by_page(fold, None, until, found, after, PAUSE_ROWS, pause)
 
     def _states_by_pages(self, fold: Fold, start: Mapping[Key, State], begin: int, until: int) -> dict[Key, State]:
         decode = self._reader.pages_for([fold]).flat
@@ -328,18 +346,28 @@ class MemoryImage:
 
     def _fold_rows(self, fold: Fold, wanted: Sequence[Wanted] | None, until: int, found: dict[Key, Entry], after: int = 0) -> None:
         with deciding():  # `evolve` may no more dispatch than a decider may
-            self._fold_page_by_page(fold, wanted, until, found, after)
+            simple = not fold.wants_record and fold.key_of is None
+            if wanted is not None and simple and fold.fields_of is not None and not self._reader.pages_for([fold]).splits:
+                self._fold_straight(fold, wanted, until, found, after)
+            else:
+                self._fold_page_by_page(fold, wanted, until, found, after, ROWS, lambda: None)
 
-    def _fold_page_by_page(self, fold: Fold, wanted: Sequence[Wanted] | None, until: int, found: dict[Key, Entry], after: int) -> None:
+    def _fold_page_by_page(
+        self,
+        fold: Fold,
+        wanted: Sequence[Wanted] | None,
+        until: int,
+        found: "Found",
+        after: int,
+        rows_max: int,
+        pause: Callable[[], None],
+    ) -> None:
         pages = self._reader.pages_for([fold])
         decode = pages.flat
         only = wanted is not None
         simple = not fold.wants_record and fold.key_of is None
-        if only and simple and fold.fields_of is not None and not pages.splits:
-            self._fold_straight(fold, wanted, until, found, after)
-            return
         touched, get = fold.touched, found.get
-        for rows in self._store.read_bare(after, until, wanted=wanted, heads=not simple):
+        for rows in self._store.read_bare(after, until, wanted=wanted, rows_max=rows_max, heads=not simple):
             records = decode(rows)
             envelopes: Iterable[Recorded | None] = itertools.repeat(None) if simple else envelopes_of(rows, records)
             for at, record, envelope in zip(positions_of(rows), records, envelopes):  # noqa: B905 - one of them may have no end
@@ -353,8 +381,9 @@ class MemoryImage:
                             continue
                         before = NEVER
                     found[key] = stepped(fold, key, before, message, extra, at)
+            pause()
 
-    def _fold_straight(self, fold: Fold, wanted: Sequence[Wanted] | None, until: int, found: dict[Key, Entry], begin: int) -> None:
+    def _fold_straight(self, fold: Fold, wanted: Sequence[Wanted], until: int, found: dict[Key, Entry], begin: int) -> None:
         """Fold the keys that are in `found`, in the way that most classes allow: kept short, since a load waits for it."""
         decode = self._reader.pages_for([fold]).flat
         states = {key: entry.state for key, entry in found.items()}

@@ -60,6 +60,12 @@ FEW_KEYS = 2
 REST = 20
 """So many times as long as it took to take a snapshot, nothing is taken: threads share one lock of Python, and the writer is to have most of it."""
 
+SLICE_SECONDS, PAUSE_SECONDS = 0.001, 0.00005
+"""After so long it waits so long. A thread that asks for Python's lock is else given it after 5 ms, and a commit asks for it half a dozen times."""
+
+PARTS = 4_096
+"""Dicts that all states are spread over while a snapshot is taken: one of a million would be grown, looked at for garbage and freed in one piece."""
+
 LOOK_SECONDS = 1.0
 """How often to look whether a snapshot is worth it."""
 
@@ -86,6 +92,47 @@ ZERO = Since(0, {})
 
 UNKNOWN = Kept(0, "", "", "", 0, 0, b"", 0, 0, 0, 0.0)
 """Stands for what nobody has looked up yet."""
+
+
+class Of(msgspec.Struct, frozen=True, gc=False):
+    """A key in a dict that is never looked through for garbage: with tuples in it, it would be, and that takes 0.1 s for a million."""
+
+    key: Key
+
+
+Part = dict[Of, Entry]
+
+
+class Parted:
+    """States by key in many small dicts, so that no step with them is long."""
+
+    def __init__(self) -> None:
+        self.parts: list[Part] = [{} for _ in range(PARTS)]
+
+    def get(self, key: Key, /) -> Entry | None:
+        """Return the entry of a key, if there is one."""
+        return self.parts[hash(key) % PARTS].get(Of(key))
+
+    def __setitem__(self, key: Key, entry: Entry, /) -> None:
+        """Put an entry in its place."""
+        self.parts[hash(key) % PARTS][Of(key)] = entry
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return sum(map(len, self.parts))
+
+
+class Pauses:
+    """Lets others on now and then, as it is called."""
+
+    def __init__(self) -> None:
+        self._since = time.perf_counter()
+
+    def __call__(self) -> None:
+        """Wait a moment if it is long since the last one."""
+        if time.perf_counter() - self._since > SLICE_SECONDS:
+            time.sleep(PAUSE_SECONDS)
+            self._since = time.perf_counter()
 
 
 class Snapshots:
@@ -230,21 +277,23 @@ class Snapshots:
     def take(self, fold: Fold, until: int, progress: Progress = lambda _done, _all: None) -> Snapshot:
         """Take a snapshot of all states of a class as of a position that is the last of a row; where there is one, that is returned.
 
-        Folds on from the nearest one. `Invalid` where the states can't be kept or a key stands still. Cost: the fold, and some microseconds a state.
+        Folds on from the nearest one. `Invalid` where the states can't be kept or a key stands still. Cost: the fold, and some microseconds a state; other
+        threads get on meanwhile.
         """
         with self._taking:
             there = self._nearest(fold, until)
             if there is not None and there.position == until:
                 return Snapshot(there.name, there.position, there.states, there.bytes, there.seconds)
             began = time.monotonic()
-            before = self.since(fold, until)
-            entries = dict(before.entries)
-            progress(before.position, until)
+            entries, pause = Parted(), Pauses()
+            after = there.position if there is not None and self._loaded(fold, there, entries, pause) else 0
+            entries = entries if after else Parted()
+            progress(after, until)
             loaded = time.monotonic()
-            self._image.entries(fold, entries, before.position, until)
+            self._image.entries(fold, entries, after, until, pause)
             self.took = loaded - began, time.monotonic() - loaded
             progress(until, until)
-            return self._written(fold, entries, until, progress)
+            return self._written(fold, entries, until, progress, pause)
 
     def drop(self, names: Iterable[str] | None = None, *, wrong: Iterable[Fold] | None = None) -> int:
         """Delete snapshots: of these states, or all; with `wrong`, only those that are not used. Return how many. Nothing is lost but time."""
@@ -262,29 +311,34 @@ class Snapshots:
         """Give the file back."""
         self._file.close()
 
-    def _written(self, fold: Fold, entries: Mapping[Key, Entry], until: int, progress: Progress) -> Snapshot:
+    def _loaded(self, fold: Fold, kept: Kept, entries: Parted, pause: Pauses) -> bool:
+        """Take in all states of a snapshot; say whether they were still there."""
+        for body in self._file.chunks(kept):
+            if body is None:
+                return False
+            for key, entry in self._decoded(fold, body).items():
+                entries[key] = entry
+            pause()
+        return True
+
+    def _written(self, fold: Fold, entries: Parted, until: int, progress: Progress, pause: Pauses) -> Snapshot:
         row = self._log.row_at(until)
         if row is None or row.last != until:
             raise Invalid(f"a snapshot is as of the end of a command, and {until} is none", position=until)
-        for key, entry in entries.items():
-            if entry.stuck:
-                raise Invalid(
-                    f"`{fold.name}` of {key!r} stands still at position {entry.version}: {entry.stuck}. No snapshot is taken of it",
-                    state=fold.name,
-                    position=entry.version,
-                )
-        there = {key: entry for key, entry in entries.items() if entry.state is not None}
-        self._prove(fold, there, until, PROVEN_KEYS)
+        chunks = self._chunks(fold, entries, pause)
+        count = sum(map(len, chunks))
+        for place in _any_of(len(chunks), PROVEN_KEYS):
+            self._prove(fold, {of.key: entry for of, entry in chunks[place].items()}, until, 1)
         began = time.monotonic()
         identity = self._log.identity
-        about = Kept(0, fold.name, self._meaning(fold), identity.id, identity.epoch, until, row.digest, len(there), 0, 0, 0.0)
-        made = self._file.put(about, self._encoded(fold, there, progress))
+        about = Kept(0, fold.name, self._meaning(fold), identity.id, identity.epoch, until, row.digest, count, 0, 0, 0.0)
+        made = self._file.put(about, self._encoded(fold, chunks, progress, pause))
         seconds = time.monotonic() - began
         self._file.timed(made, seconds)
         self._known[made] = ""
         self._thin_out(fold)
         [kept] = [one for one in self._file.listed() if one.id == made] or [about]
-        return Snapshot(fold.name, until, len(there), kept.bytes, seconds)
+        return Snapshot(fold.name, until, count, kept.bytes, seconds)
 
     def _thin_out(self, fold: Fold) -> None:
         """Drop those of other code, and of today's those that are too many: always the one whose neighbours are nearest, never the last."""
@@ -368,23 +422,38 @@ class Snapshots:
             found = self._meanings[fold] = fingerprint_of(fold.state, *events, *self._log.reader.lifts.digests(events), FORMAT).digest
         return found
 
-    def _encoded(self, fold: Fold, entries: Mapping[Key, Entry], progress: Progress) -> Iterator[bytes]:
-        """Yield chunks: each of the keys that fall into it. `Invalid` where a state would be read back as something else."""
-        count = -(-len(entries) // CHUNK_STATES)
-        parts: list[list[Key]] = [[] for _ in range(count)]
-        for key in entries:
-            parts[_place_of(key, count)].append(key)
-        for n, keys in enumerate(parts):
-            progress(n, count)
-            states = [entries[key].state for key in keys]
+    def _chunks(self, fold: Fold, entries: Parted, pause: Pauses) -> list[Part]:
+        """Put the states that are there into the chunks that they fall into. `Invalid` where one stands still."""
+        chunks: list[Part] = [{} for _ in range(-(-len(entries) // CHUNK_STATES))]
+        for part in entries.parts:
+            while part:
+                of, entry = part.popitem()
+                if entry.stuck:
+                    raise Invalid(
+                        f"`{fold.name}` of {of.key!r} stands still at position {entry.version}: {entry.stuck}. No snapshot is taken of it",
+                        state=fold.name,
+                        position=entry.version,
+                    )
+                if entry.state is not None:
+                    chunks[_place_of(of.key, len(chunks))][of] = entry
+            pause()
+        return chunks
+
+    def _encoded(self, fold: Fold, chunks: list[Part], progress: Progress, pause: Pauses) -> Iterator[bytes]:
+        """Yield chunks as bytes, and let go of them. `Invalid` where a state would be read back as something else."""
+        for n, part in enumerate(chunks):
+            progress(n, len(chunks))
+            states = [entry.state for entry in part.values()]
             try:
-                body = msgspec.msgpack.encode((states, [entries[key].version for key in keys]))
+                body = msgspec.msgpack.encode((states, [entry.version for entry in part.values()]))
                 again = self._decoder(fold)(body)
             except (msgspec.MsgspecError, TypeError, ValueError, OverflowError) as error:  # what is in them, or their size
                 raise Invalid(f"states of `{fold.name}` can't be kept: {error}", state=fold.name) from error
             if again[0] != states or _exact(again[0]) != _exact(states):
                 raise Invalid(f"states of `{fold.name}` can't be kept: they would be read back as something else", state=fold.name)
             yield zlib.compress(body, 1)
+            part.clear()
+            pause()
 
     def _decoded(self, fold: Fold, body: bytes) -> dict[Key, Entry]:
         states, versions = self._decoder(fold)(zlib.decompress(body))
