@@ -335,6 +335,25 @@ def test_entries_of_many_flushes_are_dropped_once_every_part_has_them(path: Path
         assert file.execute("select count(*) from recent").fetchone() == (0,)
 
 
+@pytest.mark.parametrize("reading", ["today", "another"])
+def test_it_is_told_how_far_an_index_has_come(path: Path, reading: str) -> None:
+    """Where it is made by another reading, and where it is only behind: whoever opens a log that was without it waits for all of it."""
+    with closing(indexed(SqliteStore(str(path)))) as store:
+        scribe = Scribe(store)
+        for n in range(3):
+            scribe.append(*(Fact((f"n={n}", f"m={part}"), id=f"id-{n}-{part}") for part in range(700)))
+    if reading == "today":
+        with closing(connect(str(path))) as file:
+            for table in runs.TABLES:
+                file.execute(f"delete from {table}")
+    heard: list[tuple[int, int]] = []
+
+    with closing(SqliteStore(str(path))) as store:
+        store.index(read_by(reading), terms_of, lambda done, whole: heard.append((done, whole)))
+
+    assert heard == [(1_000, 2_100), (2_000, 2_100), (2_100, 2_100)]
+
+
 def test_an_open_waits_for_one_that_makes_the_file(path: Path) -> None:
     """Several that open a new log at once all succeed, and make one."""
     errors: list[Exception] = []

@@ -28,6 +28,8 @@ PART_SHIFT = 26
 POSITION = 0xFFFFFFFF
 FLUSH_RECORDS = 500
 """One part is flushed each time so many records came: about as many are to be found again after a crash, and those of the last commit."""
+RECENT_RECORDS_MAX = 64 * FLUSH_RECORDS
+"""More that came at once, as where the index was dropped, is not written a second time: then all of it is to be found again."""
 MERGE_RUNS = 8
 MEMORY_BYTES_MAX = 64 * 1024 * 1024
 """Runs kept in memory, of all parts; the oldest read go first."""
@@ -303,7 +305,7 @@ class Runs:
     def _write_recent(self, connection: sqlite3.Connection) -> None:
         """Write what came since this was done last, by whichever process, in order of parts. It is in memory: whoever writes knows all that is there."""
         [(after,)] = connection.execute("select coalesce((select max(last) from recent), (select max(last) from covered), 0)")
-        if self.indexed > after:
+        if 0 < self.indexed - after <= RECENT_RECORDS_MAX:
             tags, ids = (array("Q", [entry for tail in tails for entry in tail.after(after)]).tobytes() for tails in self._tail)
             connection.execute("insert into recent(last, after, tags, ids) values(?, ?, ?, ?)", (self.indexed, after, tags, ids))
 

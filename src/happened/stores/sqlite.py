@@ -341,8 +341,9 @@ class SqliteStore:
             differs = {name for name, how in reading.items() if self._reading_stored.get(name, how) != how}
         if differs:
             self._rebuild(progress)
-        with self._reader() as reader:
-            self._catch_up_index(reader)
+        with self._reader() as reader, self._index_lock:
+            while self._index_next(reader):
+                progress(self._runs.indexed, self._last(reader))
 
     def find_id(self, id: str) -> Sequence[int]:
         """Return the positions of the rows that may use this id. Called under the lock, it sees what `append` has handed over."""
@@ -783,8 +784,15 @@ class SqliteStore:
         if self._terms_of is None:
             return
         with self._index_lock:
-            while rows := self._to_index(connection):
-                self._runs.add(rows, list(map(self._terms_of, rows)))
+            while self._index_next(connection):
+                pass
+
+    def _index_next(self, connection: sqlite3.Connection) -> bool:
+        """Find some of the rows that are not in the index yet; say whether there were any."""
+        assert self._terms_of is not None, "an index is made by a reading"
+        rows = self._to_index(connection)
+        self._runs.add(rows, list(map(self._terms_of, rows)))
+        return bool(rows)
 
     def _rebuild(self, progress: Callable[[int, int], None]) -> None:
         with self._lock, self._index_lock:
@@ -795,12 +803,12 @@ class SqliteStore:
                 self._runs.load(self._writer)
                 self._reading_stored = {}
                 last = self._last(self._writer)
-                while rows := self._to_index(self._writer):
-                    assert self._terms_of is not None, "an index is rebuilt by a reading"
-                    self._runs.add(rows, list(map(self._terms_of, rows)))
+                written = 0
+                while self._index_next(self._writer):
                     progress(self._runs.indexed, last)
-                    if self._runs.indexed % (64 * runs.FLUSH_RECORDS) < len(rows):
+                    if self._runs.indexed - written >= 64 * runs.FLUSH_RECORDS:
                         self._runs.applied(self._runs.flush_all(self._writer))
+                        written = self._runs.indexed
                 flushed = self._runs.flush_all(self._writer)
                 self._write_shelf(self._writer)
                 self._generation = os.urandom(8).hex()
