@@ -420,6 +420,11 @@ class SqliteStore:
         with self._packing() as packing:
             packing.unpack(after, [("delete from note where key = ?", (note,)) for note in notes], progress)
 
+    def cold_until(self) -> int:
+        """Return the last position of the cold part."""
+        with self._reader() as reader:
+            return self._cold.until(reader)
+
     def parts(self) -> Parts:
         """Return how much of the log is packed, and what it takes."""
         with self._reader() as reader, one_moment(reader):
