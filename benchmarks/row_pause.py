@@ -2,6 +2,8 @@
 
 One thread dispatches without a break; the snapshots are taken in another one of the same process, as an app takes them, but without the rest between two.
 Each run takes one from the one before, since commands came meanwhile. What the disk and other programs do to a commit is in both.
+The log is opened anew before, so that the memory image holds what is asked for: a million states in it make each full collection of garbage 0.1 s long,
+with snapshots and without.
 """
 
 import threading
@@ -21,8 +23,10 @@ ALONE, SNAPPED = "happened, alone", "happened, while a snapshot is taken"
 
 def _ours(context: Context) -> list[Variant]:
     entities = context.size(1_000_000, 5_000)
-    running = context.exits.enter_context(ours.open_bank(context.fresh("million.db"), run=False))
-    running.record_all(ours.Opened(ours.account_no(number), ours.branch_no(number)) for number in range(entities))
+    path = context.fresh("million.db")
+    with ours.open_bank(path, run=False) as filling:
+        filling.record_all(ours.Opened(ours.account_no(number), ours.branch_no(number)) for number in range(entities))
+    running = context.exits.enter_context(ours.open_bank(path, run=False))
     fold = fold_of(ours.Account)
     running.snapshots.take(fold, running.log.head)
     ours.warm(running, ASKED)
