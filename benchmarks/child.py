@@ -4,6 +4,7 @@ It prints `ready` when it has started, does its part, and prints what came of it
 """
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -11,9 +12,13 @@ from collections.abc import Callable, Mapping
 from itertools import islice
 from pathlib import Path
 from time import monotonic, perf_counter, sleep
+from uuid import uuid4
 
 from benchmarks import cards, ours
 from benchmarks import peer_eventsourcing as peer
+from benchmarks.ledger import POOL, Entry, deposits
+from benchmarks.measure import Timer
+from benchmarks.ours import Deposit, Open, Withdraw
 
 POLL_SECONDS = 0.001
 
@@ -86,11 +91,37 @@ def stream_peer(path: Path, records_max: int) -> list[float]:
     return [records, perf_counter() - start, _peak_mb()]
 
 
+def leave(path: Path, events: int) -> list[float]:
+    """Record deposits one by one, and end without closing the log."""
+    _ready()
+    running = ours.open_bank(path, run=False)
+    for number in range(events):
+        running.dispatch(_deposit(number))
+    print("[]", flush=True)
+    os._exit(0)
+
+
+def first(path: Path) -> list[float]:
+    """Open the log, have one command answered, and end without closing it; return how long that took, and on the CPU."""
+    command = _deposit(7)
+    _ready()
+    with Timer() as timer:
+        ours.open_bank(path, run=False).dispatch(command)
+    print(json.dumps([timer.wall_seconds, timer.cpu_seconds]), flush=True)
+    os._exit(0)
+
+
+def _deposit(number: int) -> Open | Deposit | Withdraw:
+    return ours.command(Entry(number % 200, 1, deposits()[number % POOL]._replace(txn=uuid4())))
+
+
 PARTS: Mapping[str, Callable[[list[str]], list[float]]] = {
     "follow": lambda given: follow(Path(given[0]), Path(given[1])),
     "copy": lambda given: copy(Path(given[0]), Path(given[1])),
     "own": lambda given: own(Path(given[0])),
     "stream": lambda given: stream(Path(given[0]), int(given[1])),
+    "leave": lambda given: leave(Path(given[0]), int(given[1])),
+    "first": lambda given: first(Path(given[0])),
     "stream-peer": lambda given: stream_peer(Path(given[0]), int(given[1])),
 }
 

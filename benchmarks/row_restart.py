@@ -1,8 +1,9 @@
 """Restart on a log of 1,000,000 events: until the first command is answered; and the past at random depths, with snapshots.
 
 The peer is given what it would need to answer any command as fast: all its aggregates in its cache, from its events or from its own snapshots. It loads 300
-of them, and the time is scaled up. Ours opens the log, and decides and records a deposit: it needs an account and a branch of 10,000 events, nothing else,
-and loads them by the index: snapshots are for what is loaded later, and for the past.
+of them, and the time is scaled up. Ours opens the log, and decides and records a deposit: it needs an account and a branch of 10,000 events, nothing else.
+It loads them by the index; with snapshots it begins with the latest, which it proves from the one before. "After a crash" is in a process of its own, on a
+log that another process had written to and left without closing it: neither its WAL nor its index is what a close makes of them.
 """
 
 import random
@@ -14,6 +15,7 @@ from uuid import uuid4
 
 from benchmarks import ledger, ours, stores
 from benchmarks import peer_eventsourcing as peer
+from benchmarks.child import Child
 from benchmarks.measure import SECONDS, Run, Timer, Variant
 from benchmarks.plan import Context, Goal, Results, Row
 from happened.core.state import fold_of
@@ -25,7 +27,8 @@ DEPTHS = 32
 """Snapshots that lie in the log, as many as are kept."""
 
 PEER_COLD, PEER_SNAPS = "eventsourcing, all into its cache", "eventsourcing, all from its snapshots"
-FIRST = "happened, first command"
+COLD = "happened, first command, without snapshots"
+FIRST, CRASHED = "happened, first command", "happened, first command after a crash"
 REPLAY, PAST_NEAR, PAST_FAR = "happened, full replay", "happened, at() in the first tenth", "happened, at() in the last tenth"
 PAST = "happened, at() at any depth"
 
@@ -79,6 +82,15 @@ def _ours(context: Context) -> list[Variant]:
         running.close()
         return timer.run(1)
 
+    left = context.fresh("left.db")
+    for file in (snapped, snapped.with_suffix(".snapshots.db")):
+        shutil.copy(file, left.with_name(file.name.replace(snapped.stem, left.stem)))
+    Child("leave", left, context.size(5_000, 500)).ask()
+
+    def crashed() -> Run:
+        [wall, cpu] = Child("first", left).ask()
+        return Run(1, wall, cpu)
+
     def past(low: float, high: float) -> Run:
         latencies: list[float] = []
         with Timer() as timer:
@@ -95,7 +107,9 @@ def _ours(context: Context) -> list[Variant]:
         return timer.run(1)
 
     return [
-        Variant(FIRST, "happened", lambda: first(cold)),
+        Variant(COLD, "happened", lambda: first(cold)),
+        Variant(FIRST, "happened", lambda: first(snapped)),
+        Variant(CRASHED, "happened", crashed),
         Variant(REPLAY, "happened", replay),
         Variant(PAST, "happened", lambda: past(0, 1)),
         Variant(PAST_NEAR, "happened", lambda: past(0, 0.1)),
@@ -122,7 +136,8 @@ ROWS = (
         "Restart on 1,000,000 events, and the past",
         (
             Goal("first command, against the peer's snapshots", "×25, under 50 ms", "", _faster(FIRST, PEER_SNAPS)),
-            Goal("first command, against filling the peer's cache", "×12", "", _faster(FIRST, PEER_COLD)),
+            Goal("first command after a crash, against the peer's snapshots", "×25, under 50 ms", "", _faster(CRASHED, PEER_SNAPS)),
+            Goal("first command without snapshots, against filling the peer's cache", "×12", "", _faster(COLD, PEER_COLD)),
             Goal("all states at a random depth, against a full replay", "a tenth", "", _part(PAST, REPLAY)),
             Goal("at() in the last tenth, against the first", "no more", "", _part(PAST_FAR, PAST_NEAR)),
         ),

@@ -119,7 +119,8 @@ class Running:
         self.url = url
         self._source = source
         self._declared = False
-        self._topology = encode(app.topology())
+        topology = app.topology()
+        self._topology = encode(topology)
         self._topology_digest = hashlib.sha256(self._topology).hexdigest()
         self._engine = apart.engine if apart is not None else open_engine(url)
         self._views_url = views or beside(url)
@@ -161,7 +162,7 @@ class Running:
                 keeps_asked=app.store == ALL,
             )
             self._sending = Sending(self.log, self._handling, self._image)
-            self._wishes = self._make_wishes()
+            self._wishes = self._make_wishes(topology)
             self._followers = Followers(self.log, app.views, views or beside(url), log_path=path_in(url), run=run)
             works = run and bool(app.handlers) and (apart is not None or not alone)
             self._publishes = run and not alone
@@ -837,13 +838,14 @@ class Running:
             self._next_round(decision)
             self._handling.collect(decision, None, deadline)
 
-    def _make_wishes(self) -> list[Wish]:
+    def _make_wishes(self, topology: Mapping[str, Any]) -> list[Wish]:
+        """Say under which names and fingerprints all is recorded. Those in the topology are used: each takes a millisecond or more of an open."""
         wishes = [typed.wish for typed in self.log.typed.values()]
-        for handler in self.app.handlers.values():
-            handler.wish = Wish("decider", handler.name, handler.version, fingerprint_of(handler.function).digest)
+        for handler, told in zip(self.app.handlers.values(), topology["deciders"], strict=True):
+            handler.wish = Wish("decider", handler.name, handler.version, told["fingerprint"])
             wishes.append(handler.wish)
-        for reaction in self.app.reactions:
-            reaction.wish = reaction.wish._replace(fingerprint=fingerprint_of(reaction.function).digest)
+        for reaction, told in zip(self.app.reactions, topology["reactions"], strict=True):
+            reaction.wish = reaction.wish._replace(fingerprint=told["fingerprint"])
             wishes.append(reaction.wish)
         for publication in self.app.publications:
             publication.wish = publication.wish._replace(fingerprint=fingerprint_of(publication.function).digest)

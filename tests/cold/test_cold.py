@@ -5,6 +5,7 @@ import random
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 import zlib
 from contextlib import closing
@@ -16,8 +17,9 @@ import pytest
 
 import happened as h
 from happened.core.store import Row, Wanted
+from happened.log import compacting
 from happened.log import log as log_module
-from happened.log.compacting import InBackground, compact, unpack
+from happened.log.compacting import ROW_BYTES, InBackground, compact, unpack
 from happened.stores import cold, segments
 from happened.stores.sqlite import SqliteStore, connect, connect_to_read
 from happened.testing import Clock
@@ -127,7 +129,7 @@ def test_an_index_is_made_anew_of_packed_rows(path: str) -> None:
         rows = filled(store, 1_500)
         store.compact(rows[-1].last, nothing)
     with closing(connect(path)) as file:
-        for table in ("run", "covered", "block", "counted", "shelf", "sample"):
+        for table in ("run", "covered", "recent", "block", "counted", "shelf", "sample"):
             file.execute(f"delete from {table}")
 
     with closing(indexed(path)) as store:
@@ -421,18 +423,69 @@ def test_what_is_old_is_packed_by_age(tmp_path: Path) -> None:
         assert compact(running.log, keep=0).cold == head - 1
 
 
-def test_it_packs_by_itself(path: str) -> None:
-    """While it is told to, in the background, as soon as enough has come together."""
+def hot_bytes(path: str) -> int:
+    """Return what the rows take that are not packed, each with what it takes beside its texts."""
+    with closing(connect(path)) as file:
+        columns = " + ".join(f"length(cast({column} as blob))" for column in ("head", "coalesce(input, '')", "records", "salts", "digest"))
+        [(found,)] = file.execute(f"select sum({columns} + {ROW_BYTES}) from log")
+        return int(found)
+
+
+def test_what_is_oldest_is_packed_by_size(path: str) -> None:
+    """`above` keeps what takes no more than so many bytes, from the end on, however large the rows before are; with `older` both keep theirs."""
+    with h.open_log(f"sqlite:///{path}", create=True) as log:
+        for size in (4_000, 40, 400):
+            for n in range(500):
+                log.append(h.Loose("Seen", {"n": n, "text": "x" * size}))
+        whole = hot_bytes(path)
+        assert compact(log, above=whole * 2).cold == 0
+        assert compact(log, above=whole // 2, older=timedelta(days=1)).cold == 0
+        for above in (whole // 2, 300_000, 100_000, 10_000):
+            before = log.head - compact(log, above=above).cold
+            assert 0.9 * above <= hot_bytes(path) <= 1.1 * above
+            assert before == log.head - compact(log, above=above).cold  # nothing more is to be packed
+        assert compact(log, above=0).hot_rows == 1
+        log.verify()
+
+
+@pytest.mark.parametrize(
+    ("older", "above", "hot"),
+    [
+        (timedelta(0), None, 1),
+        (None, 100_000, 100_000),
+        (timedelta(days=1), 100_000, 100_000),
+        (timedelta(0), 100_000_000, 1),
+    ],
+)
+def test_it_packs_by_itself(path: str, older: timedelta | None, above: int | None, hot: int) -> None:
+    """While it is told to, in the background, as soon as enough has come together: what is old, and what is oldest of too much."""
     with bank.open(f"sqlite:///{path}", run=False) as running:
         running.record_all([Deposited("a", 1)] * 6_000)
-        with InBackground(running.log, keep=100):
+        with InBackground(running.log, older=older, above=above):
             deadline = time.monotonic() + 30
             engine = running.log.engine
             assert isinstance(engine, SqliteStore)
-            while engine.parts().cold < running.log.head - 101 and time.monotonic() < deadline:
+            while hot_bytes(path) > 1.1 * max(hot, 1_000) and time.monotonic() < deadline:
                 running.log.wait(running.log.head, 0.05)
-        assert engine.parts().cold == running.log.head - 100
         running.log.verify()
+    assert 0.9 * hot <= hot_bytes(path) <= 1.1 * max(hot, 1_000)
+
+
+def test_a_few_are_not_worth_it(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else each look would pack what came since the last one."""
+    looked = threading.Event()
+
+    def look(*_asked: object) -> int:
+        looked.set()
+        return 4_000
+
+    monkeypatch.setattr(compacting, "_until", look)
+    with bank.open(f"sqlite:///{path}", run=False) as running:
+        running.record_all([Deposited("a", 1)] * 4_100)
+        with InBackground(running.log, above=0):
+            assert looked.wait(30)
+        assert isinstance(running.log.engine, SqliteStore)
+        assert running.log.engine.cold_until() == 0
 
 
 def test_a_log_in_memory_has_no_cold_part() -> None:
@@ -448,3 +501,9 @@ def test_numbers_that_can_not_be_meant(path: str) -> None:
             compact(log, keep=-1)
         with pytest.raises(h.Invalid, match="time that has passed"):
             compact(log, older=timedelta(days=-1))
+        with pytest.raises(h.Invalid, match="number of bytes"):
+            compact(log, above=-1)
+        with pytest.raises(h.Invalid, match="number of bytes"):
+            InBackground(log, above=-1)
+        with pytest.raises(h.Invalid, match="nothing says what"):
+            InBackground(log)

@@ -66,6 +66,8 @@ def test_compact_and_unpack(folder: Path) -> None:
         (("compact", "--keep", "-1"), 2, "a count lies between"),
         (("compact", "--older", "-1"), 2, "no number of days"),
         (("compact", "--older", "nan"), 2, "no number of days"),
+        (("compact", "--above", "1 GB"), 2, "such as 500MB"),
+        (("compact", "--above", "-1"), 2, "such as 500MB"),
         (("unpack", "--after", "x"), 2, "invalid"),
         (("compact", "--log", "sqlite:///none.db"), 2, "there is no log"),
     ],
@@ -75,6 +77,17 @@ def test_bad_arguments(folder: Path, arguments: tuple[str, ...], code: int, text
     found = happened(folder, *arguments, *(() if "--log" in arguments else ("--log", "sqlite:///log.db")))
 
     assert (found.returncode, text in found.stderr) == (code, True), found.stderr
+
+
+def test_compact_by_size(folder: Path) -> None:
+    """What is oldest is packed until the rest takes no more than was said."""
+    of = ("--log", "sqlite:///log.db")
+
+    nothing = happened(folder, "compact", "--above", "1MB", *of)
+    some = json.loads(happened(folder, "compact", "--above", "20kB", "--json", *of).stdout)
+
+    assert nothing.stdout == "cold      nothing; hot 201 rows\n"
+    assert 20 < some["hot_rows"] < 150
 
 
 def test_a_damaged_row_is_named_and_what_lies_before_it_stays(folder: Path) -> None:
@@ -99,13 +112,14 @@ app = h.App("seen", records=[Seen])
 """
 
 
-def test_run_packs_by_itself(tmp_path: Path) -> None:
-    """`happened run --cold-after` packs what is that old while it runs, and ends in time."""
+@pytest.mark.parametrize("told", [("--cold-after", "0"), ("--cold-above", "10kB"), ("--cold-after", "9", "--cold-above", "10000")])
+def test_run_packs_by_itself(tmp_path: Path, told: tuple[str, ...]) -> None:
+    """`happened run` packs what is that old, and what is too much, while it runs, and ends in time."""
     (tmp_path / "seen.py").write_text(MODEL)
     with h.open_log(f"sqlite:///{tmp_path}/log.db", create=True) as log:
         for _ in range(5):
             log.append([h.Loose("Seen", {"n": n}) for n in range(1_000)])
-        command = [sys.executable, "-m", "happened", "run", "seen:app", "--log", "sqlite:///log.db", "--cold-after", "0"]
+        command = [sys.executable, "-m", "happened", "run", "seen:app", "--log", "sqlite:///log.db", *told]
         with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE) as running:
             assert isinstance(log.engine, Packs)
             deadline = time.monotonic() + 60

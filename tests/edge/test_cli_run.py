@@ -1,17 +1,21 @@
 """`happened run`, and what people decide about what it could not get past: `stuck`, `retry`, `skip`, `park`, as they are run."""
 
 import json
+import os
+import pty
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any  # Any: what a command printed as JSON
 
 import pytest
 
 import happened as h
+from happened.stores import runs
 
 MODEL = """
 import os
@@ -71,6 +75,31 @@ def told(folder: Path, *arguments: str) -> tuple[int, Any]:
 def sell(folder: Path, *sold: tuple[str, int]) -> None:
     """Record sales, in a process of their own."""
     subprocess.run([sys.executable, "-c", f"import model; model.sell(*{sold!r})"], cwd=folder, check=True, timeout=60)
+
+
+def test_it_shows_how_far_it_has_come_while_it_opens(folder: Path) -> None:
+    """Where the index must be made anew that may take long: a bar on the terminal says so, if it takes longer than a second (here: at all)."""
+    sell(folder, *((f"sku-{n}", n) for n in range(20)))
+    with closing(sqlite3.connect(folder / "shop.db")) as connection:
+        for table in runs.TABLES:
+            connection.execute(f"delete from {table}")
+        connection.commit()
+    code = "import happened.edge.progress as p; p.LINE_SECONDS = 0; from happened.edge.main import main; main(['run'])"
+    screen, terminal = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm"}
+    with subprocess.Popen([sys.executable, "-c", code], cwd=folder, stdout=subprocess.PIPE, stderr=terminal, env=environment) as process:
+        assert process.stdout is not None
+        assert b"store runs on" in process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
+    os.close(terminal)
+    shown = b""
+    with suppress(OSError):  # a terminal that nobody has open any more ends with an error
+        while found := os.read(screen, 4096):
+            shown += found
+    os.close(screen)
+    assert b"opening" in shown
+    assert b"100%" in shown
 
 
 @contextmanager

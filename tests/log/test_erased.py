@@ -43,7 +43,7 @@ def test_what_was_erased_is_found_by_the_tags_that_were_kept(path: str, index: s
     erase(path, seen)
     if index == "made anew":
         with sqlite3.connect(path) as connection:
-            for table in ("run", "covered", "block", "counted", "shelf"):
+            for table in ("run", "covered", "recent", "block", "counted", "shelf"):
                 connection.execute(f"delete from {table}")
 
     with bank.open(f"sqlite:///{path}", run=False) as running:

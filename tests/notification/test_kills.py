@@ -168,7 +168,7 @@ def test_without_the_shelf_nothing_is_sent_twice(url: str, tmp_path: Path) -> No
         sent = [record.id for record in running.log.read() if record.kind != "system"]
     path = url.removeprefix("sqlite:///")
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        for table in ("run", "covered", "block", "shelf", "sample", "counted"):
+        for table in ("run", "covered", "recent", "block", "shelf", "sample", "counted"):
             connection.execute(f"drop table {table}")
     with app.open(url, gateways={mail: answered}) as running:
         events["e-31"] = Came("a", 31)

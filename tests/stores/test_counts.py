@@ -69,10 +69,10 @@ class Counted:
         self.rows.append((position, position + count - 1, {text: count << 90 | 1}))
         self.counts.add(position, position + count - 1, self.rows[-1][2].items())
 
-    def write(self, *, partly: bool, commit: bool = True) -> None:
+    def write(self, *, commit: bool = True) -> None:
         """Write in a transaction, which may be taken back."""
         self.connection.execute("begin")
-        blocks = self.counts.write(self.connection, partly=partly)
+        blocks = self.counts.write(self.connection)
         self.connection.execute("commit" if commit else "rollback")
         if commit:
             self.counts.written(blocks)
@@ -97,7 +97,7 @@ class Counted:
 
 STEP = some.one_of(
     some.tuples(some.just("add"), some.integers(1, 9_000), some.sampled_from("abc")),
-    some.tuples(some.sampled_from(["write", "write all", "roll back", "reopen", "check"]), some.floats(0, 1), some.floats(0, 1)),
+    some.tuples(some.sampled_from(["write", "roll back", "reopen", "check"]), some.floats(0, 1), some.floats(0, 1)),
 )
 
 
@@ -110,10 +110,10 @@ def test_sums_are_those_of_the_rows(steps: list[tuple[str, Any, Any]]) -> None:
         match what:
             case "add":
                 counted.add(one, other)
-            case "write" | "write all":
-                counted.write(partly=what == "write all")
+            case "write":
+                counted.write()
             case "roll back":
-                counted.write(partly=True, commit=False)
+                counted.write(commit=False)
             case "reopen":
                 counted.reopen()
             case _:

@@ -54,27 +54,80 @@ class Indexed:
 
     def reopened(self) -> Runs:
         """Return an index that was loaded anew, and has found in the rows what was in memory only."""
-        found = Runs()
-        found.load(self.connection)
+        found = self.loaded()
         for row in self.rows:
             if row[0] > found.indexed:
                 add(found, *row)
         return found
 
+    def loaded(self) -> Runs:
+        """Return an index that was loaded anew."""
+        found = Runs()
+        found.load(self.connection)
+        return found
+
     def flush(self, index: Runs, how: str) -> None:
-        """Write a part, or all, in a transaction."""
-        self.connection.execute("begin")
-        flushed = index.flush_all(self.connection) if how == "flush all" else index.flush_next(self.connection)
+        """Write a part, or all, in a transaction, and lose nothing with the process."""
         if how == "flush and roll back":
+            self.connection.execute("begin")
+            index.flush_next(self.connection)
             self.connection.execute("rollback")
         else:
-            self.connection.execute("commit")
-            index.applied(flushed)
+            self.write(index, whole=how == "flush all")
+            assert self.loaded().indexed == index.indexed  # what was in memory only need not be found in the rows
+
+    def write(self, index: Runs, *, whole: bool = False) -> None:
+        """Write a part, or all, in a transaction."""
+        self.connection.execute("begin")
+        flushed = index.flush_all(self.connection) if whole else index.flush_next(self.connection)
+        self.connection.execute("commit")
+        index.applied(flushed)
 
     def check(self, word: str) -> None:
         """Find a word as a tag and as an id."""
         for kind in (TAGS, IDS):
             assert self.runs.find(self.connection, kind, word) == self.expected[kind, word]
+
+
+def test_very_much_at_once_is_not_written_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after the index was dropped: then all of it is found again in the rows, until each part has it in a run."""
+    monkeypatch.setattr(runs, "RECENT_RECORDS_MAX", 10)
+    index = Indexed()
+    for _ in range(11):
+        index.add(WORDS[:1], with_id=True, count=1)
+    index.write(index.runs)
+    assert index.connection.execute("select count(*) from recent").fetchone() == (0,)
+    assert index.loaded().indexed == 0
+    index.runs = index.reopened()
+    for n in range(runs.PARTS):
+        index.add(WORDS[1:2], with_id=True, count=1)
+        index.write(index.runs)
+        assert index.loaded().indexed == (0 if n < runs.PARTS - 1 else index.runs.indexed)
+        index.check(WORDS[n % 2])
+    index.runs = index.reopened()
+    for word in WORDS:
+        index.check(word)
+
+
+@settings(max_examples=50, deadline=None)
+@given(steps=st.lists(ROW, min_size=1, max_size=60), written=st.integers(0, 60), after=st.integers(0, 130))
+def test_what_ends_after_a_position_is_found_and_little_else(
+    steps: list[tuple[str, list[str], bool, int]], written: int, after: int
+) -> None:
+    """Of what lies before it each run gives one row at most."""
+    index = Indexed()
+    for n, (_, words, with_id, count) in enumerate(steps):
+        if n == written:
+            index.flush(index.runs, "flush all")
+        index.add(words, with_id=with_id, count=count)
+    index.flush(index.runs, "flush all")
+    last = {position: end for position, end, _, _ in index.rows}
+    for word in WORDS:
+        whole = index.expected[TAGS, word]
+        found = index.runs.find(index.connection, TAGS, word, after)
+        assert [position for position in whole if last[position] > after] == [position for position in found if last[position] > after]
+        assert set(found) <= set(whole)
+        assert len([position for position in found if last[position] <= after]) <= 2
 
 
 @pytest.mark.parametrize(("parts", "shift"), [(64, 26), (1, 32)])

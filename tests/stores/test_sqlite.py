@@ -17,9 +17,10 @@ import pytest
 import happened as h
 from happened.core.store import Commit, Engine, Row, Terms, Wanted
 from happened.log.log import EVERYTHING_SEEN
-from happened.stores.sqlite import SqliteStore, connect
+from happened.stores import runs
+from happened.stores.sqlite import SqliteStore, connect, connect_to_read
 from happened.testing import Clock
-from happened.testing.rows import Fact, Scribe, check_whole, flat, matches, read_by, terms_of
+from happened.testing.rows import Fact, Scribe, added_up, check_whole, counts_of, flat, matches, read_by, terms_of
 
 Sku = Annotated[str, h.Tag("sku")]
 
@@ -290,12 +291,67 @@ def test_the_index_without_its_shelf_is_made_anew(path: Path) -> None:
     with closing(indexed(SqliteStore(str(path)))) as store:
         rows = Scribe(store).append(*(Fact((f"n={n}",), id=f"id-{n}") for n in range(600)))
     with closing(connect(str(path))) as file:
-        for table in ("run", "covered", "block", "counted", "shelf", "sample"):
+        for table in ("run", "covered", "recent", "block", "counted", "shelf", "sample"):
             file.execute(f"delete from {table}")
 
     with closing(indexed(SqliteStore(str(path)))) as store:
         assert found(store, [Wanted(("n=77",))]) == [rows[77]]
         assert rows[599].position in store.find_id("id-599")
+
+
+def test_after_a_crash_only_what_came_since_the_last_part_was_written_is_found_again(path: Path) -> None:
+    """What a process had in its index and not in runs yet lies in the file, whatever part's turn it was: the next one looks at few rows, and finds all."""
+    crashed = indexed(SqliteStore(str(path)))  # nobody closes it before the other one has opened the file
+    scribe = Scribe(crashed)
+    for n in range(60):
+        scribe.append(*(Fact((f"n={n}", f"m={part}"), 16 + part % 3, id=f"id-{n}-{part}") for part in range(50)))
+    seen: list[Row] = []
+
+    def looked_at(row: Row) -> Terms:
+        seen.append(row)
+        return terms_of(row)
+
+    with closing(SqliteStore(str(path))) as store:
+        store.index(read_by("today"), looked_at, lambda _done, _all: None)
+        assert 0 < len(seen) <= runs.FLUSH_RECORDS + 50
+        rows = flat(store.read())
+        for wanted in ([Wanted(("n=3",))], [Wanted(("m=7", "n=59"))], [Wanted(("m=49",), (17,))]):
+            assert found(store, wanted) == [row for row in rows if matches(row, wanted)]
+        assert len(store.find_ids([f"id-{n}-{part}" for n in range(60) for part in range(50)])) == 3000
+        assert dict(store.counted(0, None, counts_of)) == added_up(rows)
+    crashed.close()
+
+
+def test_entries_of_many_flushes_are_dropped_once_every_part_has_them(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lies in the file of parts that were not written yet does not grow with the log."""
+    monkeypatch.setattr(runs, "FLUSH_RECORDS", 1)
+    with closing(indexed(SqliteStore(str(path)))) as store:
+        scribe = Scribe(store)
+        for n in range(3 * runs.PARTS):
+            scribe.append(Fact((f"n={n}",), id=f"id-{n}"))
+        with closing(connect(str(path))) as file:
+            assert file.execute("select count(*) from recent").fetchone()[0] <= runs.PARTS
+    with closing(connect(str(path))) as file:
+        assert file.execute("select count(*) from recent").fetchone() == (0,)
+
+
+@pytest.mark.parametrize("reading", ["today", "another"])
+def test_it_is_told_how_far_an_index_has_come(path: Path, reading: str) -> None:
+    """Where it is made by another reading, and where it is only behind: whoever opens a log that was without it waits for all of it."""
+    with closing(indexed(SqliteStore(str(path)))) as store:
+        scribe = Scribe(store)
+        for n in range(3):
+            scribe.append(*(Fact((f"n={n}", f"m={part}"), id=f"id-{n}-{part}") for part in range(700)))
+    if reading == "today":
+        with closing(connect(str(path))) as file:
+            for table in runs.TABLES:
+                file.execute(f"delete from {table}")
+    heard: list[tuple[int, int]] = []
+
+    with closing(SqliteStore(str(path))) as store:
+        store.index(read_by(reading), terms_of, lambda done, whole: heard.append((done, whole)))
+
+    assert heard == [(1_000, 2_100), (2_000, 2_100), (2_100, 2_100)]
 
 
 def test_an_open_waits_for_one_that_makes_the_file(path: Path) -> None:
@@ -376,3 +432,23 @@ def test_who_changes_a_note_beside_a_busy_writer_does_not_index_its_rows_under_t
         assert [row.position for row in flat(store.read(wanted=[Wanted(("n=7",))]))] == [8, 501]
         assert sorted(indexed) == list(range(1, 501))
         assert (list(store.find_id("id-3")), list(store.find_id("mine"))) == ([4], [501])
+
+
+def test_a_file_of_a_release_that_wrote_no_recent_entries_is_read_by_who_only_reads(tmp_path: Path) -> None:
+    """Who may not write can't make the table; all is found all the same."""
+    path = str(tmp_path / "log.db")
+    store = SqliteStore(path)
+    store.index(read_by("today"), terms_of, lambda _done, _all: None)
+    rows = Scribe(store).append(*(Fact((f"a={n}",), id=f"id-{n}") for n in range(900)))
+    store.close()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("drop table recent")
+        connection.commit()
+
+    store = SqliteStore(path, connect=connect_to_read)
+    try:
+        store.index(read_by("today"), terms_of, lambda _done, _all: None)
+        assert [row for page in store.read(wanted=[Wanted(("a=899",))]) for row in page] == [rows[899]]
+        assert list(store.find_id("id-7")) == [rows[7].position]
+    finally:
+        store.close()

@@ -1,5 +1,6 @@
 """Snapshots: any of them plus the rest is the fold of all; one of other code, another history, or with other states is not used; all can be deleted."""
 
+import gc
 import sqlite3
 import tempfile
 import zlib
@@ -14,10 +15,11 @@ from hypothesis import strategies as st
 
 import happened as h
 from happened.core.state import fold_of
-from happened.shelf.snapshots import SnapshotsFile
+from happened.shelf.snapshots import Kept, SnapshotsFile
 from happened.sourcing import snapshot as taking
+from happened.sourcing.memory_image import Entry
 from happened.sourcing.snapshot import Snapshots, Taker
-from tests.travel.made import ALONE, Order, Received, Stock, Total, history, shop
+from tests.travel.made import ALONE, Home, Order, Received, Stock, Total, history, shop
 
 
 @settings(max_examples=15, deadline=None)
@@ -73,10 +75,87 @@ def test_a_snapshot_is_really_used(tmp_path: Path) -> None:
         assert found is not None
         assert found.orders == 1000
     with shop.open(f"sqlite:///{tmp_path}/shop.db", run=False) as running:
-        running.snapshots.renew(fold_of(Total))
         loaded = running.state(Total)
         assert loaded is not None
         assert loaded.orders == 1000
+
+
+def test_the_first_load_begins_with_a_snapshot_and_proves_it_from_the_one_before(tmp_path: Path) -> None:
+    """It reads what lies between the two and after, not what lies before: so a wrong state in the older one is carried on, and one in the newer one is found."""
+    url = f"sqlite:///{tmp_path}/shop.db"
+    with shop.open(url, run=False) as running:
+        for n in range(9):
+            running.record(Received("a", 5, Decimal(n)))
+            if n in (2, 5):
+                running.snapshots.take(fold_of(Stock), running.log.head)
+    _rewrite(tmp_path / "shop.snapshots.db", units=1010, of=1)
+    with shop.open(url, run=False) as running:
+        assert running.state(Stock, "a") == Stock("a", 45, Decimal(8))  # what the newer one says is not what follows from the older one
+        told = [one.wrong for one in running.snapshots.listed(shop.alone())]
+        assert [one.startswith("it does not hold what the log says") for one in told] == [True, True]
+    _rewrite(tmp_path / "shop.snapshots.db", units=1025, of=2)
+    with shop.open(url, run=False) as running:
+        assert running.state(Stock, "a") == Stock("a", 1040, Decimal(8))
+
+
+def test_a_first_load_does_not_begin_with_a_snapshot_that_holds_something_else(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/shop.db"
+    with shop.open(url, run=False) as running:
+        running.record(Received("a", 5, Decimal("1.5")))
+        running.snapshots.take(fold_of(Stock), running.log.head)
+        running.record(Received("a", 1, Decimal("1.5")))
+    _rewrite(tmp_path / "shop.snapshots.db", units=6)
+    with shop.open(url, run=False) as running:
+        assert running.state(Stock, "a") == Stock("a", 6, Decimal("1.5"))
+        [one] = running.snapshots.listed(shop.alone())
+        assert one.wrong.startswith("it does not hold what the log says")
+
+
+def test_many_keys_are_loaded_from_a_snapshot_where_that_is_quicker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it takes to read chunks is held against what the keys have in the mean."""
+    url = f"sqlite:///{tmp_path}/shop.db"
+    keys = [(f"o-{n}",) for n in range(6)]
+    fold = fold_of(Order)
+    with shop.open(url, run=False) as running:
+        history(running, 15, 30)
+        expected = running._image.load(running._image.follow(fold), keys)
+        running.snapshots.take(fold, running.log.head)
+    asked: list[int] = []
+    chunk = SnapshotsFile.chunk
+
+    def counted(self: SnapshotsFile, id: int, n: int) -> bytes | None:
+        asked.append(n)
+        return chunk(self, id, n)
+
+    monkeypatch.setattr(SnapshotsFile, "chunk", counted)
+    for events, chunks in ((0, 2), (1_000_000, 1)):  # the first load of a class looks for two of its keys, to prove the snapshot
+        monkeypatch.setattr(taking, "CHUNK_EVENTS", events)
+        with shop.open(url, run=False) as running:
+            asked.clear()
+            assert running._image.load(running._image.follow(fold), keys) == expected
+            assert len(asked) == chunks
+
+
+def test_a_snapshot_that_was_looked_up_before_all_was_let_go_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may hold what was erased meanwhile."""
+    with shop.open(f"sqlite:///{tmp_path}/shop.db", run=False) as running:
+        running.record(Received("a", 5, Decimal("1.5")))
+        fold, of = fold_of(Stock), running.snapshots
+        of.take(fold, running.log.head)
+        listed = SnapshotsFile.listed
+
+        def let_go_meanwhile(self: SnapshotsFile) -> list[Kept]:
+            found = listed(self)
+            of.let_go()
+            return found
+
+        with monkeypatch.context() as patched:
+            patched.setattr(SnapshotsFile, "listed", let_go_meanwhile)
+            assert of.latest(fold, [("a",)], running.log.head) == (0, {})
+            of.renew(fold)
+            assert of.latest(fold, [("a",)], running.log.head) == (0, {})
+        position, found = of.latest(fold, [("a",)], running.log.head)
+        assert (position, found["a",].state) == (running.log.head, Stock("a", 5, Decimal("1.5")))
 
 
 @settings(max_examples=8, deadline=None)
@@ -94,9 +173,11 @@ def test_what_is_loaded_into_memory_is_the_same_with_and_without(seed: int, data
             with shop.open(url, run=False, views="memory:") as running:
                 for state, position in taken.items() if snapped else ():
                     running.snapshots.take(fold_of(state), position)
-                    running.snapshots.renew(fold_of(state))
                 keys: list[tuple[type[h.State], str]] = [*((Stock, f"sku-{n}") for n in range(5)), *((Order, f"o-{n}") for n in range(6))]
                 found.append({(state, key): running._image.get(fold_of(state), (key,)) for state, key in keys})
+                running._image.forget()
+                orders = running._image.load(running._image.follow(fold_of(Order)), [(f"o-{n}",) for n in range(6)])
+                assert orders == {(f"o-{n}",): found[0][Order, f"o-{n}"] for n in range(6)}
         assert found[0] == found[1]  # states, and versions, also of what is gone
 
 
@@ -111,13 +192,13 @@ def test_a_file_that_is_damaged_stops_no_command(tmp_path: Path) -> None:
             running.snapshots.listed(shop.alone())
 
 
-def _rewrite(path: Path, **changes: object) -> None:
-    """Change fields of the only state of the only chunk."""
+def _rewrite(path: Path, *, of: int = 1, **changes: object) -> None:
+    """Change fields of the only state of the only chunk of a snapshot."""
     with sqlite3.connect(path) as connection:
-        [(body,)] = connection.execute("select body from _chunk").fetchall()
+        [(body,)] = connection.execute("select body from _chunk where snapshot = ?", (of,)).fetchall()
         states, versions = msgspec.msgpack.decode(zlib.decompress(body))
         states[0].update(changes)
-        connection.execute("update _chunk set body = ?", (zlib.compress(msgspec.msgpack.encode((states, versions))),))
+        connection.execute("update _chunk set body = ? where snapshot = ?", (zlib.compress(msgspec.msgpack.encode((states, versions))), of))
 
 
 def test_one_that_does_not_hold_what_the_log_says_is_not_used(tmp_path: Path) -> None:
@@ -217,6 +298,49 @@ def test_they_are_taken_by_cost_and_only_where_it_is_worth_it(tmp_path: Path, mo
         head = running.log.head
         assert running.log.verify().position == head
         assert running.at(head).states(Order) == running.states(Order)
+
+
+def test_others_get_on_while_one_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two pauses a few rows are folded, or one chunk is read or written: however many states there are."""
+    steps = [0]
+
+    class Counted(h.State):
+        sku: str
+        units: int = 0
+
+        def evolve(self, event: Received) -> "Counted":
+            steps[-1] += 1
+            return self.but(units=self.units + event.units)
+
+    def paused(_self: taking.Pauses) -> None:
+        steps.append(0)
+
+    monkeypatch.setattr(taking, "CHUNK_STATES", 32)
+    monkeypatch.setattr(taking.Pauses, "__call__", paused)
+    fold = fold_of(Counted)
+    with h.App("counted", records=[Received]).open("memory:", run=False) as running:
+        running.record_all(Received(f"sku-{n}", 1, Decimal(1)) for n in range(1_000))
+        of = running.snapshots
+        of.take(fold, running.log.head)
+        assert sum(steps) == 1_000
+        assert 0 < max(steps) <= 100
+        assert steps.count(0) >= 32 + taking.PARTS  # each part that was sorted into chunks, each chunk that was written
+        running.record(Received("sku-1", 1, Decimal(1)))
+        steps[:] = [0]
+        assert of.take(fold, running.log.head).states == 1_000
+        assert steps.count(0) >= 2 * 32 + taking.PARTS  # and each chunk of the one before that was read
+        assert of.since(fold, running.log.head).entries["sku-1",].state == Counted("sku-1", 2)
+
+
+def test_states_that_are_snapped_are_not_looked_through_for_garbage() -> None:
+    """A collection that goes through a million of them stops all threads."""
+    entries = taking.Parted()
+    for n in range(1_000):
+        entries[f"o-{n}",] = Entry(Home(f"o-{n}", "no"), n)
+    assert len(entries) == 1_000
+    assert entries.get(("o-7",)) == Entry(Home("o-7", "no"), 7)
+    assert entries.get(("o-x",)) is None
+    assert not any(map(gc.is_tracked, entries.parts))
 
 
 def test_two_processes_may_take_the_same(tmp_path: Path) -> None:

@@ -231,7 +231,11 @@ class Packs(Protocol):
         ...
 
     def parts(self) -> Parts:
-        """Return how much is packed."""
+        """Return how much is packed. It goes through all rows that are not."""
+        ...
+
+    def cold_until(self) -> int:
+        """Return the last position of the cold part; 0 where there is none."""
         ...
 
 

@@ -17,7 +17,7 @@ def compacted(asked: argparse.Namespace) -> int:
     """Pack what is old."""
     older = timedelta(days=asked.older) if asked.older is not None else None
     with closing(open_log(log_url(asked.log))) as log, bar("compacting") as progress:
-        parts = compact(log, keep=asked.keep, older=older, rewrite=asked.rewrite, progress=progress)
+        parts = compact(log, keep=asked.keep, older=older, above=asked.above, rewrite=asked.rewrite, progress=progress)
     return _told(parts, as_json=asked.json)
 
 

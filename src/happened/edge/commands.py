@@ -371,7 +371,8 @@ def run(asked: argparse.Namespace) -> int:
         with bar("opening") as progress:
             running = app.open(url, channels=dict(asked.channel), outside=not asked.no_outside, progress=progress)
         older = timedelta(days=asked.cold_after) if asked.cold_after is not None else None
-        with running, InBackground(running.log, older=older) if older is not None else nullcontext():
+        packs = older is not None or asked.cold_above is not None
+        with running, InBackground(running.log, older=older, above=asked.cold_above) if packs else nullcontext():
             if not asked.json:
                 what = f"{len(app.reactions)} reactions, {len(app.views)} views, {len(app.handlers)} deciders"
                 print(f"{app.name} runs on {url}: {what}; Ctrl-C or SIGTERM ends it", flush=True)

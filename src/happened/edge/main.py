@@ -7,6 +7,7 @@ import argparse
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -33,6 +34,9 @@ COUNT_MAX = 10**15
 
 DAYS_MAX = 36_500
 """A hundred years: further back no clock has written."""
+
+UNITS = {"": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+"""What a size may be said in, in bytes."""
 
 EPILOG = """\
 exit codes:
@@ -162,6 +166,12 @@ def the_parser() -> argparse.ArgumentParser:
     run.add_argument("--no-outside", action="store_true", help="reach nothing outside: ask no gateway, read no channel")
     run.add_argument("--every", type=seconds, default=0, metavar="SECONDS", help="say how it stands every so often (0: never)")
     run.add_argument("--cold-after", type=days, metavar="DAYS", help="pack away by itself what was recorded so many days ago")
+    run.add_argument(
+        "--cold-above",
+        type=size,
+        metavar="SIZE",
+        help="pack away by itself what is oldest once the rows take more than so much, such as 2GB",
+    )
     stuck = add("stuck", "list what handlers could not get past, and what stands still", app=True)
     stuck.add_argument("--trace", action="store_true", help="also where each error came from")
     for act, about in ACTS:
@@ -303,8 +313,11 @@ def add_branch(add: Callable[..., argparse.ArgumentParser]) -> None:
 def _add_cold(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
     """Say what can be asked for about cold parts."""
     compact = add("compact", "pack old records away in the log's own file, so that they take a fifth; they are read and verified as before")
-    compact.add_argument("--keep", type=counted, metavar="COUNT", help="records at the end that stay as they are (10000; with --older 0)")
+    compact.add_argument(
+        "--keep", type=counted, metavar="COUNT", help="records at the end that stay as they are (10000; with --older or --above 0)"
+    )
     compact.add_argument("--older", type=days, metavar="DAYS", help="only what was recorded so many days ago or more")
+    compact.add_argument("--above", type=size, metavar="SIZE", help="only so much that the rows that stay take at most this, such as 500MB")
     compact.add_argument(
         "--rewrite", action="store_true", help="first write anew, once, a file that can't give back space; writers wait for that"
     )
@@ -401,6 +414,14 @@ def days(text: str) -> float:
     if not 0 <= count <= DAYS_MAX:
         raise argparse.ArgumentTypeError(f"`{text}` is no number of days between 0 and {DAYS_MAX:,}")
     return count
+
+
+def size(text: str) -> int:
+    """Read a number of bytes, with a unit or without."""
+    found = re.fullmatch(r"(\d{1,15})([kMGT]?B?)", text)
+    if found is None or found[2] not in UNITS:
+        raise argparse.ArgumentTypeError(f"`{text}` is no size: write a whole number of bytes, or one of kB, MB, GB or TB, such as 500MB")
+    return int(found[1]) * UNITS[found[2]]
 
 
 def channel(text: str) -> tuple[str, str]:

@@ -25,7 +25,7 @@ def lines(title: str) -> Callable[[int, int | None], None]:
 
 @contextmanager
 def bar(title: str) -> Generator[Callable[[int, int | None], None], None, None]:
-    """Give a function that is told how much is done, and of how much where that is known. The bar appears with the first call."""
+    """Give a function that is told how much is done, and of how much where that is known. The bar appears where that takes longer than a second."""
     if not sys.stderr.isatty():
         yield lambda _done, _all: None
         return
@@ -37,9 +37,11 @@ def bar(title: str) -> Generator[Callable[[int, int | None], None], None, None]:
         return
     progress = Progress(console=Console(stderr=True), transient=True)
     task = progress.add_task(title, total=None)
+    due = time.monotonic() + LINE_SECONDS
 
     def show(done: int, whole: int | None) -> None:
-        progress.start()
+        if time.monotonic() >= due:
+            progress.start()
         progress.update(task, completed=done, total=whole)
 
     try:

@@ -25,6 +25,9 @@ DDL = (
 
 BUSY_SECONDS = 10
 
+CHECKPOINT_PAGES = 100
+"""Pages that are taken into the file and synced at once: a commit of the log that comes then waits for them on the same disk, 20 ms for 1,000."""
+
 ABOUT = "id, name, fingerprint, log, epoch, position, digest, states, chunks, bytes, seconds"
 
 
@@ -125,7 +128,7 @@ class SnapshotsFile:
                 self._connection = None
 
     def _asked(self, query: str, params: tuple[object, ...] = ()) -> list[tuple[Any, ...]]:
-        if self._connection is None and self.path is not None and not Path(self.path).exists():
+        if self._connection is None and (self.path is None or not Path(self.path).exists()):
             return []
         with self._lock:
             return self._run(query, params).fetchall()
@@ -150,6 +153,7 @@ class SnapshotsFile:
         try:
             connection.execute("pragma journal_mode=wal")
             connection.execute("pragma synchronous=normal")
+            connection.execute(f"pragma wal_autocheckpoint={CHECKPOINT_PAGES}")
             for statement in DDL:
                 connection.execute(statement)
         except BaseException:

@@ -11,7 +11,7 @@ import itertools
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple  # Any: events and keys of any class
+from typing import Any, NamedTuple, Protocol  # Any: events and keys of any class
 
 import msgspec
 
@@ -24,12 +24,13 @@ from happened.log.records import Reader, envelope_of, envelopes_of, positions_of
 from happened.log.row import Extra, Header, decode_header
 from happened.log.writer import Happened, deciding
 
+ROWS = 1_000
+"""Rows that are read and folded at once."""
+PAUSE_ROWS = 100
+"""As many where others are to get on meanwhile: less than a millisecond."""
+
 STATES_MAX = 1_000_000
 """States kept before the longest unchanged make room; about 0.4 kB each."""
-
-
-SNAPPED_MAX = 2
-"""Keys that are loaded one by one, each from its snapshot; more are folded together, in one query."""
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
@@ -45,6 +46,18 @@ NEVER = Entry(None, 0)
 
 NOTHING: Mapping[Key, State] = MappingProxyType({})
 """What is folded before the first event."""
+
+
+class Found(Protocol):
+    """Where what is folded lies: a dict, or what is not one but can do as much."""
+
+    def get(self, key: Key, /) -> Entry | None:
+        """Return the entry of a key, if there is one."""
+        ...
+
+    def __setitem__(self, key: Key, entry: Entry, /) -> None:
+        """Put an entry in its place."""
+        ...
 
 
 class Coming(NamedTuple):
@@ -103,10 +116,10 @@ class MemoryImage:
         self.by_state: dict[type[State], Kept] = {}
         self._classes: frozenset[type] = frozenset()
         self._making_room = False
-        self.snapped: Callable[[Fold, Key, int], tuple[int, Entry | None]] = lambda _fold, _key, _until: (0, None)
+        self.snapped: Callable[[Fold, Sequence[Key], int], tuple[int, Mapping[Key, Entry]]] = lambda _fold, _keys, _until: (0, {})
+        """Returns states of keys from a snapshot, and as of which position up to another they are."""
         self.forgets: Callable[[], None] = lambda: None
         """Told when all states are let go: they may hold what was erased, and so may what loads begin with."""
-        """Returns a state from a snapshot, and as of which position up to another it is."""
         self._forgotten = 0
         """How often all was let go."""
         self.hits = self.misses = self.evictions = 0
@@ -174,11 +187,7 @@ class MemoryImage:
         found = dict.fromkeys(keys, NEVER)
         complete = False
         try:
-            if len(keys) <= SNAPPED_MAX:
-                for key in keys:
-                    self._load_one(fold, key, until, found)
-            else:
-                self._fold_rows(fold, self.wanted(fold, keys), until, found)
+            self._fold_keys(fold, keys, until, found)
             complete = True
         finally:
             with self._lock:
@@ -200,12 +209,13 @@ class MemoryImage:
             self._fold_rows(fold, None, self.position, kept.entries)
             kept.complete = True
 
-    def _load_one(self, fold: Fold, key: Key, until: int, found: dict[Key, Entry]) -> None:
-        """Fold one key on from a snapshot, where that knows it; else from zero, since one that is gone is in no snapshot, and has a version all the same."""
-        after, known = self.snapped(fold, key, until)
-        one = {key: NEVER if known is None else known}
-        self._fold_rows(fold, self.wanted(fold, [key]), until, one, 0 if known is None else after)
-        found[key] = one[key]
+    def _fold_keys(self, fold: Fold, keys: Sequence[Key], until: int, found: dict[Key, Entry]) -> None:
+        """Fold keys on from a snapshot, where that knows them; else from zero, since one that is gone is in no snapshot, and has a version all the same."""
+        after, known = self.snapped(fold, keys, until)
+        for begin, some in ((after, dict(known)), (0, {key: NEVER for key in keys if key not in known})):
+            if some:
+                self._fold_rows(fold, self.wanted(fold, list(some)), until, some, begin)
+                found.update(some)
 
     def begin(self) -> "ImageOverlay":
         """Start a batch."""
@@ -259,9 +269,10 @@ class MemoryImage:
             raise standing_still(fold, key, found[key])
         return found[key]
 
-    def entries(self, fold: Fold, found: dict[Key, Entry], after: int, until: int) -> None:
-        """Fold what lies between two positions into all states of a class, with the position of the last change of each."""
-        self._fold_rows(fold, None, until, found, after)
+    def entries(self, fold: Fold, found: "Found", after: int, until: int, pause: Callable[[], None]) -> None:
+        """Fold what lies between two positions into all states of a class, with the position of the last change of each; `pause` after each few rows."""
+        with deciding():
+            self._fold_page_by_page(fold, None, until, found, after, PAUSE_ROWS, pause)
 
     def _states_by_pages(self, fold: Fold, start: Mapping[Key, State], begin: int, until: int) -> dict[Key, State]:
         decode = self._reader.pages_for([fold]).flat
@@ -335,18 +346,28 @@ class MemoryImage:
 
     def _fold_rows(self, fold: Fold, wanted: Sequence[Wanted] | None, until: int, found: dict[Key, Entry], after: int = 0) -> None:
         with deciding():  # `evolve` may no more dispatch than a decider may
-            self._fold_page_by_page(fold, wanted, until, found, after)
+            simple = not fold.wants_record and fold.key_of is None
+            if wanted is not None and simple and fold.fields_of is not None and not self._reader.pages_for([fold]).splits:
+                self._fold_straight(fold, wanted, until, found, after)
+            else:
+                self._fold_page_by_page(fold, wanted, until, found, after, ROWS, lambda: None)
 
-    def _fold_page_by_page(self, fold: Fold, wanted: Sequence[Wanted] | None, until: int, found: dict[Key, Entry], after: int) -> None:
+    def _fold_page_by_page(
+        self,
+        fold: Fold,
+        wanted: Sequence[Wanted] | None,
+        until: int,
+        found: "Found",
+        after: int,
+        rows_max: int,
+        pause: Callable[[], None],
+    ) -> None:
         pages = self._reader.pages_for([fold])
         decode = pages.flat
         only = wanted is not None
         simple = not fold.wants_record and fold.key_of is None
-        if only and simple and fold.fields_of is not None and not pages.splits:
-            self._fold_straight(fold, wanted, until, found, after)
-            return
         touched, get = fold.touched, found.get
-        for rows in self._store.read_bare(after, until, wanted=wanted, heads=not simple):
+        for rows in self._store.read_bare(after, until, wanted=wanted, rows_max=rows_max, heads=not simple):
             records = decode(rows)
             envelopes: Iterable[Recorded | None] = itertools.repeat(None) if simple else envelopes_of(rows, records)
             for at, record, envelope in zip(positions_of(rows), records, envelopes):  # noqa: B905 - one of them may have no end
@@ -360,8 +381,9 @@ class MemoryImage:
                             continue
                         before = NEVER
                     found[key] = stepped(fold, key, before, message, extra, at)
+            pause()
 
-    def _fold_straight(self, fold: Fold, wanted: Sequence[Wanted] | None, until: int, found: dict[Key, Entry], begin: int) -> None:
+    def _fold_straight(self, fold: Fold, wanted: Sequence[Wanted], until: int, found: dict[Key, Entry], begin: int) -> None:
         """Fold the keys that are in `found`, in the way that most classes allow: kept short, since a load waits for it."""
         decode = self._reader.pages_for([fold]).flat
         states = {key: entry.state for key, entry in found.items()}

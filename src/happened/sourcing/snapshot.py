@@ -2,7 +2,8 @@
 
 A snapshot says what it is of (log, epoch, position, the digest of the row there) and which code made it (a fingerprint of the state and of its events).
 One of another history or of other code is not used, and `listed` says why. A fingerprint is no proof: when a snapshot is taken, and when it is first used
-by a process, the states of some keys are folded again from the log and compared.
+by a process, the states of some keys are folded again from the log and compared. A load for a decision must not wait for that: the first one folds what it
+asks for from the snapshot before to this one, and compares; an app that runs then does the rest beside it.
 
 They are taken by cost: as soon as folding what came since the last one has taken longer than writing one takes. Whoever takes them folds from the log by
 itself, without the writer's lock. Of many, those are dropped whose neighbours are nearest, so that they lie evenly and no fold from one to the next grows long.
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple  # Any: states of any class
 
 import msgspec
 
-from happened.core.errors import Broken, Closed, Invalid, StoreFailed
+from happened.core.errors import Broken, Closed, Error, Invalid
 from happened.core.messages import Event, name_of
 from happened.core.state import Fold, Key, State
 from happened.core.tags import text_of
@@ -25,7 +26,7 @@ from happened.log.fingerprint import fingerprint_of
 from happened.log.held import told
 from happened.log.log import Log, Progress, latest_erasure
 from happened.shelf.snapshots import Kept, SnapshotsFile
-from happened.sourcing.memory_image import Entry, MemoryImage
+from happened.sourcing.memory_image import NEVER, Entry, MemoryImage
 
 FORMAT = "1"
 """Stands in every fingerprint: goes up when states are kept otherwise."""
@@ -50,8 +51,20 @@ GUESSED_SECONDS = 1e-6
 
 PLAIN_KEYS = (str, int)
 
+CHUNK_EVENTS = 50
+"""To read one chunk takes as long as to load about so many events by the index."""
+
+FEW_KEYS = 2
+"""So few keys are always looked for in a snapshot: what it may cost is little, what it may save is much."""
+
 REST = 20
 """So many times as long as it took to take a snapshot, nothing is taken: threads share one lock of Python, and the writer is to have most of it."""
+
+SLICE_SECONDS, PAUSE_SECONDS = 0.001, 0.00005
+"""After so long it waits so long. A thread that asks for Python's lock is else given it after 5 ms, and a commit asks for it half a dozen times."""
+
+PARTS = 4_096
+"""Dicts that all states are spread over while a snapshot is taken: one of a million would be grown, looked at for garbage and freed in one piece."""
 
 LOOK_SECONDS = 1.0
 """How often to look whether a snapshot is worth it."""
@@ -77,6 +90,50 @@ class Since(NamedTuple):
 
 ZERO = Since(0, {})
 
+UNKNOWN = Kept(0, "", "", "", 0, 0, b"", 0, 0, 0, 0.0)
+"""Stands for what nobody has looked up yet."""
+
+
+class Of(msgspec.Struct, frozen=True, gc=False):
+    """A key in a dict that is never looked through for garbage: with tuples in it, it would be, and that takes 0.1 s for a million."""
+
+    key: Key
+
+
+Part = dict[Of, Entry]
+
+
+class Parted:
+    """States by key in many small dicts, so that no step with them is long."""
+
+    def __init__(self) -> None:
+        self.parts: list[Part] = [{} for _ in range(PARTS)]
+
+    def get(self, key: Key, /) -> Entry | None:
+        """Return the entry of a key, if there is one."""
+        return self.parts[hash(key) % PARTS].get(Of(key))
+
+    def __setitem__(self, key: Key, entry: Entry, /) -> None:
+        """Put an entry in its place."""
+        self.parts[hash(key) % PARTS][Of(key)] = entry
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return sum(map(len, self.parts))
+
+
+class Pauses:
+    """Lets others on now and then, as it is called."""
+
+    def __init__(self) -> None:
+        self._since = time.perf_counter()
+
+    def __call__(self) -> None:
+        """Wait a moment if it is long since the last one."""
+        if time.perf_counter() - self._since > SLICE_SECONDS:
+            time.sleep(PAUSE_SECONDS)
+            self._since = time.perf_counter()
+
 
 class Snapshots:
     """The snapshots of one open log."""
@@ -89,6 +146,10 @@ class Snapshots:
         self._known: dict[int, str] = {}
         """Of each snapshot that was looked at: why it is not used. Its part of the log can't change."""
         self._latest: dict[Fold, Kept | None] = {}
+        """What loads begin with; of a class that is not in it nobody has looked it up yet."""
+        self._let_go = 0
+        """How often they were told to begin with nothing: what was looked up before that does not count."""
+        self._finding = threading.Lock()
         self._taking = threading.Lock()
         self.took = 0.0, 0.0
         """Seconds that the last one took to load what there was before it, and to fold the rest."""
@@ -126,22 +187,82 @@ class Snapshots:
 
     def renew(self, fold: Fold) -> None:
         """Look up, and prove, which snapshot of a class loads are to begin with from now on. It is done beside commands, never in their way."""
-        self._latest[fold] = self._nearest(fold, self._log.head)
+        known = self._let_go
+        self._begin_with(fold, self._nearest(fold, self._log.head), known)
 
     def let_go(self) -> None:
-        """Have loads begin without snapshots, until they are looked up again."""
-        self._latest.clear()
+        """Have loads begin without snapshots, until they are looked up again: those of before may hold what was erased."""
+        with self._finding:
+            self._let_go += 1
+            self._latest.clear()
 
-    def latest(self, fold: Fold, key: Key, until: int) -> tuple[int, Entry | None]:
-        """Do what `one` does for a load that can also do without: from what `renew` has found. Trouble with the file is none of the load's."""
-        kept = self._latest.get(fold)
-        if kept is None or kept.position > until or not kept.chunks or any(type(value) not in PLAIN_KEYS for value in key):
-            return 0, None
+    def latest(self, fold: Fold, keys: Sequence[Key], until: int) -> tuple[int, Mapping[Key, Entry]]:
+        """Return the states of those of these keys that a load is to begin with, and as of when they are; none where it is quicker without.
+
+        The first load of a class looks up the latest snapshot, and proves it by its own keys; then it is what `renew` has found. Trouble with the file is
+        none of the load's.
+        """
+        if any(type(value) not in PLAIN_KEYS for key in keys for value in key):  # as in `one`
+            return 0, {}
         try:
-            body = self._file.chunk(kept.id, _place_of(key, kept.chunks))
-            return (kept.position, self._decoded(fold, body).get(key)) if body is not None else (0, None)
-        except (Broken, Closed, StoreFailed, zlib.error, msgspec.MsgspecError):
-            return 0, None
+            kept = self._latest.get(fold, UNKNOWN)
+            if kept is UNKNOWN:
+                kept = self._first(fold, keys, until)
+            if kept is None or kept.position > until:
+                return 0, {}
+            return kept.position, self._found(fold, keys, kept)
+        except (Error, zlib.error, msgspec.MsgspecError, ValueError):
+            return 0, {}
+
+    def _first(self, fold: Fold, keys: Sequence[Key], until: int) -> Kept | None:
+        """Find what loads of a class begin with: the nearest snapshot that holds what the one before it, and the log behind that, say of these keys.
+
+        Where there is none before it, that is all of the log. One that says nothing of them is not used, and the next load looks again.
+        """
+        known = self._let_go
+        there = [kept for kept in reversed(self._file.listed()) if kept.name == fold.name and kept.position <= until]
+        meaning = self._meaning(fold) if there else ""
+        may_be = (kept for kept in there if kept.fingerprint == meaning and not self._known.get(kept.id) and not self._origin(kept))
+        for kept in may_be:
+            if kept.id in self._known or not self._provable(fold):
+                return self._begin_with(fold, kept, known)
+            found = self._found(fold, keys[:FEW_KEYS], kept)
+            if not found:
+                return None
+            before = next(may_be, None)
+            start = self._found(fold, list(found), before) if before is not None else {}
+            for key, entry in found.items():
+                after = before.position if before is not None else 0
+                folded = self._image.as_of(fold, key, kept.position, after=after, before=start.get(key, NEVER))
+                if folded != entry:
+                    self._known[kept.id] = f"it does not hold what the log says: `{fold.name}` of {key!r} is {folded.state!r}"
+                    return None
+            return self._begin_with(fold, kept, known)
+        return self._begin_with(fold, None, known)
+
+    def _found(self, fold: Fold, keys: Sequence[Key], kept: Kept) -> dict[Key, Entry]:
+        """Return the states of keys that a snapshot has, where that is quicker than to load them without it: by what a key has in the mean."""
+        places: dict[int, list[Key]] = {}
+        for key in keys if kept.chunks else ():
+            places.setdefault(_place_of(key, kept.chunks), []).append(key)
+        if len(keys) > FEW_KEYS and len(keys) * kept.position < len(places) * kept.states * CHUNK_EVENTS:
+            return {}
+        found: dict[Key, Entry] = {}
+        for place, some in places.items():
+            body = self._file.chunk(kept.id, place)
+            if body is None:  # dropped meanwhile, by whichever process
+                return {}
+            entries = self._decoded(fold, body)
+            found.update((key, entries[key]) for key in some if key in entries)
+        return found
+
+    def _begin_with(self, fold: Fold, kept: Kept | None, known: int) -> Kept | None:
+        """Have loads of a class begin with a snapshot, unless they were told to let go since that was looked up."""
+        with self._finding:
+            if known != self._let_go:
+                return None
+            self._latest[fold] = kept
+            return kept
 
     def listed(self, folds: Iterable[Fold]) -> list[Snapshot]:
         """Return all snapshots that are there, each with why it is not used, if it is not: of no class of these, of other code, of another history."""
@@ -156,21 +277,23 @@ class Snapshots:
     def take(self, fold: Fold, until: int, progress: Progress = lambda _done, _all: None) -> Snapshot:
         """Take a snapshot of all states of a class as of a position that is the last of a row; where there is one, that is returned.
 
-        Folds on from the nearest one. `Invalid` where the states can't be kept or a key stands still. Cost: the fold, and some microseconds a state.
+        Folds on from the nearest one. `Invalid` where the states can't be kept or a key stands still. Cost: the fold, and some microseconds a state; other
+        threads get on meanwhile.
         """
         with self._taking:
             there = self._nearest(fold, until)
             if there is not None and there.position == until:
                 return Snapshot(there.name, there.position, there.states, there.bytes, there.seconds)
             began = time.monotonic()
-            before = self.since(fold, until)
-            entries = dict(before.entries)
-            progress(before.position, until)
+            entries, pause = Parted(), Pauses()
+            after = there.position if there is not None and self._loaded(fold, there, entries, pause) else 0
+            entries = entries if after else Parted()
+            progress(after, until)
             loaded = time.monotonic()
-            self._image.entries(fold, entries, before.position, until)
+            self._image.entries(fold, entries, after, until, pause)
             self.took = loaded - began, time.monotonic() - loaded
             progress(until, until)
-            return self._written(fold, entries, until, progress)
+            return self._written(fold, entries, until, progress, pause)
 
     def drop(self, names: Iterable[str] | None = None, *, wrong: Iterable[Fold] | None = None) -> int:
         """Delete snapshots: of these states, or all; with `wrong`, only those that are not used. Return how many. Nothing is lost but time."""
@@ -188,29 +311,34 @@ class Snapshots:
         """Give the file back."""
         self._file.close()
 
-    def _written(self, fold: Fold, entries: Mapping[Key, Entry], until: int, progress: Progress) -> Snapshot:
+    def _loaded(self, fold: Fold, kept: Kept, entries: Parted, pause: Pauses) -> bool:
+        """Take in all states of a snapshot; say whether they were still there."""
+        for body in self._file.chunks(kept):
+            if body is None:
+                return False
+            for key, entry in self._decoded(fold, body).items():
+                entries[key] = entry
+            pause()
+        return True
+
+    def _written(self, fold: Fold, entries: Parted, until: int, progress: Progress, pause: Pauses) -> Snapshot:
         row = self._log.row_at(until)
         if row is None or row.last != until:
             raise Invalid(f"a snapshot is as of the end of a command, and {until} is none", position=until)
-        for key, entry in entries.items():
-            if entry.stuck:
-                raise Invalid(
-                    f"`{fold.name}` of {key!r} stands still at position {entry.version}: {entry.stuck}. No snapshot is taken of it",
-                    state=fold.name,
-                    position=entry.version,
-                )
-        there = {key: entry for key, entry in entries.items() if entry.state is not None}
-        self._prove(fold, there, until, PROVEN_KEYS)
+        chunks = self._chunks(fold, entries, pause)
+        count = sum(map(len, chunks))
+        for place in _any_of(len(chunks), PROVEN_KEYS):
+            self._prove(fold, {of.key: entry for of, entry in chunks[place].items()}, until, 1)
         began = time.monotonic()
         identity = self._log.identity
-        about = Kept(0, fold.name, self._meaning(fold), identity.id, identity.epoch, until, row.digest, len(there), 0, 0, 0.0)
-        made = self._file.put(about, self._encoded(fold, there, progress))
+        about = Kept(0, fold.name, self._meaning(fold), identity.id, identity.epoch, until, row.digest, count, 0, 0, 0.0)
+        made = self._file.put(about, self._encoded(fold, chunks, progress, pause))
         seconds = time.monotonic() - began
         self._file.timed(made, seconds)
         self._known[made] = ""
         self._thin_out(fold)
         [kept] = [one for one in self._file.listed() if one.id == made] or [about]
-        return Snapshot(fold.name, until, len(there), kept.bytes, seconds)
+        return Snapshot(fold.name, until, count, kept.bytes, seconds)
 
     def _thin_out(self, fold: Fold) -> None:
         """Drop those of other code, and of today's those that are too many: always the one whose neighbours are nearest, never the last."""
@@ -265,7 +393,7 @@ class Snapshots:
 
     def _prove(self, fold: Fold, entries: Mapping[Key, Entry], position: int, count: int) -> None:
         """Fold some keys from zero, and raise `Broken` where that comes to something else. Only where the index finds them: else it is the whole log."""
-        if fold.key_of is not None or not any(fold.tags):
+        if not self._provable(fold):
             return
         keys = list(entries)
         for key in [keys[place] for place in _any_of(len(keys), count)]:
@@ -276,6 +404,9 @@ class Snapshots:
                     state=fold.name,
                     position=position,
                 )
+
+    def _provable(self, fold: Fold) -> bool:
+        return fold.key_of is None and any(fold.tags)
 
     def _meaning(self, fold: Fold) -> str:
         erasure = latest_erasure(self._log.engine)
@@ -291,23 +422,38 @@ class Snapshots:
             found = self._meanings[fold] = fingerprint_of(fold.state, *events, *self._log.reader.lifts.digests(events), FORMAT).digest
         return found
 
-    def _encoded(self, fold: Fold, entries: Mapping[Key, Entry], progress: Progress) -> Iterator[bytes]:
-        """Yield chunks: each of the keys that fall into it. `Invalid` where a state would be read back as something else."""
-        count = -(-len(entries) // CHUNK_STATES)
-        parts: list[list[Key]] = [[] for _ in range(count)]
-        for key in entries:
-            parts[_place_of(key, count)].append(key)
-        for n, keys in enumerate(parts):
-            progress(n, count)
-            states = [entries[key].state for key in keys]
+    def _chunks(self, fold: Fold, entries: Parted, pause: Pauses) -> list[Part]:
+        """Put the states that are there into the chunks that they fall into. `Invalid` where one stands still."""
+        chunks: list[Part] = [{} for _ in range(-(-len(entries) // CHUNK_STATES))]
+        for part in entries.parts:
+            while part:
+                of, entry = part.popitem()
+                if entry.stuck:
+                    raise Invalid(
+                        f"`{fold.name}` of {of.key!r} stands still at position {entry.version}: {entry.stuck}. No snapshot is taken of it",
+                        state=fold.name,
+                        position=entry.version,
+                    )
+                if entry.state is not None:
+                    chunks[_place_of(of.key, len(chunks))][of] = entry
+            pause()
+        return chunks
+
+    def _encoded(self, fold: Fold, chunks: list[Part], progress: Progress, pause: Pauses) -> Iterator[bytes]:
+        """Yield chunks as bytes, and let go of them. `Invalid` where a state would be read back as something else."""
+        for n, part in enumerate(chunks):
+            progress(n, len(chunks))
+            states = [entry.state for entry in part.values()]
             try:
-                body = msgspec.msgpack.encode((states, [entries[key].version for key in keys]))
+                body = msgspec.msgpack.encode((states, [entry.version for entry in part.values()]))
                 again = self._decoder(fold)(body)
             except (msgspec.MsgspecError, TypeError, ValueError, OverflowError) as error:  # what is in them, or their size
                 raise Invalid(f"states of `{fold.name}` can't be kept: {error}", state=fold.name) from error
             if again[0] != states or _exact(again[0]) != _exact(states):
                 raise Invalid(f"states of `{fold.name}` can't be kept: they would be read back as something else", state=fold.name)
             yield zlib.compress(body, 1)
+            part.clear()
+            pause()
 
     def _decoded(self, fold: Fold, body: bytes) -> dict[Key, Entry]:
         states, versions = self._decoder(fold)(zlib.decompress(body))

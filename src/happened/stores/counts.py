@@ -1,7 +1,7 @@
 """Counts: numbers that rows add up under texts, by blocks of 4,096 positions, so that any stretch of a log is summed without reading it.
 
-A row belongs to the block of its first position. The block that still grows is in memory; one that is whole is written in the transaction of whoever
-commits, and eight of them are summed into one of the next level, and so on. So a stretch is a few blocks, and rows only at its two ends. What was not
+A row belongs to the block of its first position. The block that still grows is in memory, and is written now and then in the transaction of whoever
+commits, for good when it is whole; eight of them are summed into one of the next level, and so on. So a stretch is a few blocks, and rows only at its two ends. What was not
 written is found again in the rows: where a process ends at once nothing is lost, and since a sum follows from the rows alone nothing counts twice.
 """
 
@@ -62,10 +62,10 @@ class Counts:
             sums[text] = sums.get(text, 0) + number
         self.counted = last
 
-    def write(self, connection: sqlite3.Connection, *, partly: bool) -> list[int]:
-        """Write the blocks that are whole, and `partly` the one that is not, in the open transaction; return those that need not be kept."""
+    def write(self, connection: sqlite3.Connection) -> list[int]:
+        """Write the blocks that have grown, in the open transaction; return those that are whole, and need not be kept."""
         whole = [block for block in self._open if self._is_whole(block)]
-        for block in self._open if partly else whole:
+        for block in self._open:
             if _last_of(connection, 0, block) < self._until(block):
                 self._put(connection, 0, block, self._open[block])
         for block in whole:

@@ -4,14 +4,15 @@ An entry is 8 bytes: a 32-bit hash of the term, and the position of the row. New
 few hundred records one part in turn becomes a sorted run, written in the transaction of whoever commits. Small runs of a part are merged eight to one as
 they grow. A hash may collide, so a reader verifies in the row. (A b-tree over random terms writes a page for every entry: measured 16 times the bytes.)
 
-Each part remembers up to which position its runs cover the log; what lies after is in memory, and is found again in the rows after a crash.
-Ids are entries of their own kind, beside the terms.
+Each part remembers up to which position its runs cover the log; what lies after is in memory. With each part the new entries of all parts are written
+as they came, until every part has them in a run: so after a crash only what came since is found again in the rows. Ids are entries of their own kind,
+beside the terms.
 """
 
 import sqlite3
 import zlib
 from array import array
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from operator import sub
@@ -26,7 +27,9 @@ PART_SHIFT = 26
 """The top 6 of the 32 bits of a hash say the part."""
 POSITION = 0xFFFFFFFF
 FLUSH_RECORDS = 500
-"""One part is flushed each time so many records came: at most 32,000 records are to be found again after a crash, about 0.1 s."""
+"""One part is flushed each time so many records came: about as many are to be found again after a crash, and those of the last commit."""
+RECENT_RECORDS_MAX = 64 * FLUSH_RECORDS
+"""More that came at once, as where the index was dropped, is not written a second time: then all of it is to be found again."""
 MERGE_RUNS = 8
 MEMORY_BYTES_MAX = 64 * 1024 * 1024
 """Runs kept in memory, of all parts; the oldest read go first."""
@@ -44,11 +47,13 @@ DDL = (
         "entries blob not null, primary key(part, kind, last)) without rowid"
     ),
     "create table if not exists covered(part integer primary key, last integer not null)",
+    "create table if not exists recent(last integer primary key, after integer not null, tags blob not null, ids blob not null)",
     "create table if not exists block(block integer primary key, names text not null)",
     "create table if not exists shelf(key text primary key, body text not null) without rowid",
     *counts.DDL,
 )
-TABLES = ("run", "covered", "block", "shelf", *counts.TABLES)
+RECENT = "recent"
+TABLES = ("run", "covered", RECENT, "block", "shelf", *counts.TABLES)
 
 
 class Run(NamedTuple):
@@ -125,7 +130,11 @@ class Tail:
         entries = self.entries
         if not entries or entries[0] & POSITION > position:
             return entries
-        return [entry for entry in entries if entry & POSITION > position] if entries[-1] & POSITION > position else []
+        return entries[bisect_right(entries, position, key=_position) :]
+
+
+def _position(entry: int) -> int:
+    return entry & POSITION
 
 
 class Runs:
@@ -137,7 +146,8 @@ class Runs:
         self._tail: tuple[list[Tail], list[Tail]] = ([Tail() for _ in range(PARTS)], [Tail() for _ in range(PARTS)])
         """For tags and for ids: what is in memory, by part."""
         self._covered = [0] * PARTS
-        self._runs: list[tuple[list[Run], list[Run]]] = [([], []) for _ in range(PARTS)]
+        self._runs: list[tuple[list[Run], list[Run]] | None] = [([], []) for _ in range(PARTS)]
+        """For each part the runs of tags and those of ids; `None` before they were looked up."""
         self._cache: dict[tuple[int, int, int, int], memoryview] = {}
         self._cached_bytes = 0
         self._next = 0
@@ -153,13 +163,31 @@ class Runs:
         self.__init__()  # type: ignore[misc]  # begin as if just made
         for part, last in connection.execute("select part, last from covered"):
             self._covered[part] = last
-        for part in range(PARTS):
-            self._load_part(connection, part)
+        self._runs = [None] * PARTS
         for block, names in connection.execute("select block, names from block"):
             for name in names.split(","):
                 self._blocks.setdefault(int(name), set()).add(block)
         self.counts.load(connection)
-        self.indexed = min(*self._covered, self.counts.counted)
+        self.indexed = min(self._load_recent(connection), self.counts.counted)
+
+    def _load_recent(self, connection: sqlite3.Connection) -> int:
+        """Take in what not every part has in a run yet; return up to where there is nothing that is missing."""
+        reached = min(self._covered)
+        if connection.execute("select 1 from sqlite_master where name = ?", (RECENT,)).fetchone() is None:
+            return reached  # of an earlier release, and opened to read only
+        for last, after, *bodies in connection.execute("select last, after, tags, ids from recent order by last"):
+            if after > reached or last > self.counts.counted:  # a release that did not write them has been here since
+                break
+            reached = max(reached, last)
+            for tails, body in zip(self._tail, bodies, strict=True):
+                entries = memoryview(body).cast("Q")
+                start = 0
+                for part, tail in enumerate(tails):
+                    end = bisect_left(entries, (part + 1) << PART_SHIFT + 32, start)
+                    if start < end and last > self._covered[part]:
+                        tail.entries += entries[start:end]
+                    start = end
+        return reached
 
     def add(self, rows: Sequence[Row], terms: Sequence[Terms]) -> None:
         """Take in rows, in order of position."""
@@ -189,20 +217,20 @@ class Runs:
             open_block.add(name)
             self._blocks.setdefault(name, set()).add(block)
 
-    def find(self, connection: sqlite3.Connection, kind: int, text: str) -> list[int]:
-        """Return the positions of the rows that may have this term or id, in order."""
+    def find(self, connection: sqlite3.Connection, kind: int, text: str, after: int = 0) -> list[int]:
+        """Return the positions of the rows that may have this term or id, in order. Of those that end at or before a position some may be left out."""
         hashed, part = part_of(text)
         found: list[int] = []
-        low, high = hashed << 32, (hashed + 1) << 32
-        for run in tuple(self._runs[part][kind]):
+        low, high = hashed << 32 | min(after, POSITION), (hashed + 1) << 32
+        for run in tuple(self._of_part(connection, part)[kind]):
             entries = self._entries(connection, part, kind, run)
             if entries is None:  # merged by another process since: look again
                 self._load_part(connection, part)
-                return self.find(connection, kind, text)
-            place = bisect_left(entries, low)
-            while place < len(entries) and entries[place] < high:
-                found.append(entries[place] & POSITION)
-                place += 1
+                return self.find(connection, kind, text, after)
+            place = bisect_right(entries, low)
+            if place and entries[place - 1] >> 32 == hashed:  # it may end behind the position
+                place -= 1
+            found += [entry & POSITION for entry in entries[place : bisect_left(entries, high, place)]]
         found += self._tail[kind][part].find(hashed)
         return sorted(set(found)) if len(found) > 1 else found
 
@@ -230,7 +258,7 @@ class Runs:
     def _all_entries(self, connection: sqlite3.Connection, part: int, kind: int) -> list[memoryview]:
         """Return all runs of a part."""
         while True:
-            found = [self._entries(connection, part, kind, run) for run in self._runs[part][kind]]
+            found = [self._entries(connection, part, kind, run) for run in self._of_part(connection, part)[kind]]
             runs = [entries for entries in found if entries is not None]
             if len(runs) == len(found):
                 return runs
@@ -253,13 +281,16 @@ class Runs:
 
     def flush_next(self, connection: sqlite3.Connection) -> "Flushed":
         """Write the part whose turn it is, in the open transaction. What comes back is applied once that is committed."""
+        self._write_recent(connection)
         parts = [self._write_part(connection, self._next)]
-        return Flushed(self, parts, self._write_blocks(connection), self.counts.write(connection, partly=False))
+        self._drop_recent(connection)
+        return Flushed(self, parts, self._write_blocks(connection), self.counts.write(connection))
 
     def flush_all(self, connection: sqlite3.Connection) -> "Flushed":
         """Write every part, in the open transaction."""
         parts = [self._write_part(connection, part) for part in range(PARTS)]
-        return Flushed(self, parts, self._write_blocks(connection), self.counts.write(connection, partly=True))
+        self._drop_recent(connection)
+        return Flushed(self, parts, self._write_blocks(connection), self.counts.write(connection))
 
     def applied(self, flushed: "Flushed") -> None:
         """Let go of what has been written."""
@@ -274,12 +305,26 @@ class Runs:
         self._next = (self._next + 1) % PARTS
         self._since = 0
 
+    def _write_recent(self, connection: sqlite3.Connection) -> None:
+        """Write what came since this was done last, by whichever process, in order of parts. It is in memory: whoever writes knows all that is there."""
+        [(after,)] = connection.execute("select coalesce((select max(last) from recent), (select max(last) from covered), 0)")
+        if 0 < self.indexed - after <= RECENT_RECORDS_MAX:
+            tags, ids = (array("Q", [entry for tail in tails for entry in tail.after(after)]).tobytes() for tails in self._tail)
+            connection.execute("insert into recent(last, after, tags, ids) values(?, ?, ?, ?)", (self.indexed, after, tags, ids))
+
+    def _drop_recent(self, connection: sqlite3.Connection) -> None:
+        """Delete what every part has in a run by now."""
+        [(parts, covered)] = connection.execute("select count(*), min(last) from covered")
+        if parts == PARTS:
+            connection.execute("delete from recent where last <= ?", (covered,))
+
     def _write_part(self, connection: sqlite3.Connection, part: int) -> tuple[int, int, tuple[list[Run], list[Run]]]:
         row = connection.execute("select last from covered where part = ?", (part,)).fetchone()
         covered = row[0] if row is not None else 0
         if covered > self._covered[part]:  # another process has flushed it meanwhile
             self._load_part(connection, part)
-        kept = (list(self._runs[part][TAGS]), list(self._runs[part][IDS]))
+        known = self._of_part(connection, part)
+        kept = (list(known[TAGS]), list(known[IDS]))
         for kind in (TAGS, IDS):
             entries = array("Q", sorted(self._tail[kind][part].after(covered)))
             if entries:
@@ -317,11 +362,16 @@ class Runs:
                 connection.execute("insert or replace into block(block, names) values(?, ?)", (block, ",".join(map(str, sorted(known)))))
         return [block for block in self._open_blocks if (block + 1) << BLOCK_BITS <= self.indexed]
 
-    def _load_part(self, connection: sqlite3.Connection, part: int) -> None:
+    def _of_part(self, connection: sqlite3.Connection, part: int) -> tuple[list[Run], list[Run]]:
+        """Return the runs of a part. They are looked up when they are first asked for: a look at all of them is a third of what it takes to open a log."""
+        return self._runs[part] or self._load_part(connection, part)
+
+    def _load_part(self, connection: sqlite3.Connection, part: int) -> tuple[list[Run], list[Run]]:
         runs: tuple[list[Run], list[Run]] = ([], [])
         for kind, last, level in connection.execute("select kind, last, level from run where part = ? order by last", (part,)):
             (runs[TAGS] if kind == TAGS else runs[IDS]).append(Run(last, level))
         self._runs[part] = runs
+        return runs
 
     def _entries(self, connection: sqlite3.Connection, part: int, kind: int, run: Run) -> memoryview | None:
         key = (part, kind, run.last, run.level)

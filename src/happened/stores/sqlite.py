@@ -1,7 +1,7 @@
 """A log in one SQLite file: WAL, `synchronous=FULL`, the standard library's `sqlite3`.
 
-Table `log` has one row for each command; `note` is small and transactional; `run`, `covered`, `block`, `counted`, `shelf` and `sample` are the shelf: they
-can be dropped without loss. The SQL view `record` unfolds the rows, so that anyone can look with plain `sqlite3` (filter it by `row` where speed matters).
+Table `log` has one row for each command; `note` is small and transactional; `run`, `covered`, `recent`, `block`, `counted`, `shelf` and `sample` are the
+shelf: they can be dropped without loss. The SQL view `record` unfolds the rows, so that anyone can look with plain `sqlite3` (filter it by `row` where speed matters).
 
 One connection writes, under a lock of this process and SQLite's own; readers take one from a pool, for a page at a time, and never wait. The WAL is grown
 ahead of the writer and kept, since growing a file costs a sync twice, and a checkpoint runs in a thread of its own, outside of any commit.
@@ -13,6 +13,7 @@ import os
 import sqlite3
 import threading
 import time
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -146,6 +147,7 @@ class SqliteStore:
             raise Invalid(f"there is no folder {Path(path).absolute().parent} to open {path} in", path=path)
         self.path = path
         self._connect = connect
+        self._reads_only = connect is connect_to_read
         self._pid = os.getpid()
         self._lock = threading.RLock()
         """Of a kind that only its holder can release."""
@@ -354,8 +356,9 @@ class SqliteStore:
             self._strange = guest and (self._strange or differs)
         if differs and not guest:
             self._rebuild(progress)
-        with self._reader() as reader:
-            self._catch_up_index(reader, progress)
+        with self._reader() as reader, self._index_lock:
+            while self._index_next(reader):
+                progress(self._runs.indexed, self._last(reader))
         return not self._strange
 
     def find_id(self, id: str) -> Sequence[int]:
@@ -433,6 +436,11 @@ class SqliteStore:
         with self._packing() as packing:
             packing.unpack(after, [("delete from note where key = ?", (note,)) for note in notes], progress)
 
+    def cold_until(self) -> int:
+        """Return the last position of the cold part."""
+        with self._reader() as reader:
+            return self._cold.until(reader)
+
     def parts(self) -> Parts:
         """Return how much of the log is packed, and what it takes."""
         with self._reader() as reader, one_moment(reader):
@@ -471,7 +479,8 @@ class SqliteStore:
             connection.execute("pragma synchronous=full")
             connection.execute("pragma wal_autocheckpoint=0")
             there = {name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")}
-            if not there.issuperset(TABLES):  # new, or without what can be made anew
+            new_here = set(TABLES) - there
+            if new_here and not (self._reads_only and new_here <= {runs.RECENT}):  # new, or without what can be made anew
                 self._until_free(lambda: connection.execute("begin immediate"), deadline)
                 for statement in DDL:
                     connection.execute(statement)
@@ -807,10 +816,15 @@ class SqliteStore:
         if self._terms_of is None:
             return
         with self._index_lock:
-            while rows := self._to_index(connection):
-                self._runs.add(rows, list(map(self._terms_of, rows)))
-                if progress is not None:
-                    progress(self._runs.indexed, self._last(connection))
+            while self._index_next(connection):
+                pass
+
+    def _index_next(self, connection: sqlite3.Connection) -> bool:
+        """Find some of the rows that are not in the index yet; say whether there were any."""
+        assert self._terms_of is not None, "an index is made by a reading"
+        rows = self._to_index(connection)
+        self._runs.add(rows, list(map(self._terms_of, rows)))
+        return bool(rows)
 
     def _rebuild(self, progress: Callable[[int, int], None]) -> None:
         with self._lock, self._index_lock:
@@ -821,12 +835,12 @@ class SqliteStore:
                 self._runs.load(self._writer)
                 self._reading_stored = {}
                 last = self._last(self._writer)
-                while rows := self._to_index(self._writer):
-                    assert self._terms_of is not None, "an index is rebuilt by a reading"
-                    self._runs.add(rows, list(map(self._terms_of, rows)))
+                written = 0
+                while self._index_next(self._writer):
                     progress(self._runs.indexed, last)
-                    if self._runs.indexed % (64 * runs.FLUSH_RECORDS) < len(rows):
+                    if self._runs.indexed - written >= 64 * runs.FLUSH_RECORDS:
                         self._runs.applied(self._runs.flush_all(self._writer))
+                        written = self._runs.indexed
                 flushed = self._runs.flush_all(self._writer)
                 self._write_shelf(self._writer)
                 self._generation = os.urandom(8).hex()
@@ -893,14 +907,16 @@ class SqliteStore:
             positions, ranges = set[int](), [self._all_after(after)]
             last = ranges[0][1]
         else:
-            positions, ranges, last = self._places(wanted)
+            positions, ranges, last = self._places(wanted, after)
         last = last if until is None else min(last, until)
         if ranges:
             if positions:
                 ranges = _merged([*ranges, *[(position, position) for position in positions]])
             pages = self._read_ranges(ranges, after, last, columns, backwards=backwards, rows_max=rows_max)
         else:
-            pages = self._read_at(sorted(positions, reverse=backwards), columns, rows_max=rows_max)
+            places = sorted(positions)
+            places = places[max(bisect_right(places, after) - 1, 0) :]  # of the rows before, only the last may end behind it
+            pages = self._read_at(places[::-1] if backwards else places, columns, rows_max=rows_max)
         last_of = columns.last
         for page in pages:
             if min(last_of(page[0]), last_of(page[-1])) <= after or max(last_of(page[0]), last_of(page[-1])) > last:
@@ -914,8 +930,8 @@ class SqliteStore:
             begun = self._begun(reader, after)
             return (begun[0] + (begun[1] <= after) if begun is not None else 0), self._last(reader)
 
-    def _places(self, wanted: Sequence[Wanted]) -> tuple[set[int], list[tuple[int, int]], int]:
-        """Return where the index says that there is something wanted: positions of rows, and ranges of positions; and up to where it knows."""
+    def _places(self, wanted: Sequence[Wanted], after: int) -> tuple[set[int], list[tuple[int, int]], int]:
+        """Return where the index says that something wanted ends after a position: positions of rows, and ranges; and up to where it knows."""
         with self._index_lock, self._reader() as reader:
             self._look_for_rebuild(reader)
             self._catch_up_index(reader)
@@ -923,7 +939,7 @@ class SqliteStore:
             ranges: list[tuple[int, int]] = []
             for item in wanted:
                 if item.terms and not self._strange:
-                    positions |= set[int].intersection(*[set(self._runs.find(reader, runs.TAGS, term)) for term in item.terms])
+                    positions |= set[int].intersection(*[set(self._runs.find(reader, runs.TAGS, term, after)) for term in item.terms])
                 elif item.names:
                     ranges += self._runs.blocks(item.names)
                 else:
