@@ -6,14 +6,22 @@ parent, there are two states, each right in its own line.
 
 An event has a size that one can read at once. A commit that changes thousands of files is told in several: `PathsChanged` as often as it takes, and
 `Committed` last.
+
+So that the tree as of a commit can be asked for as any state of the past can, each commit lies on a line. One child of a commit goes on with its line,
+each of the others begins a line of its own, which is called by that first commit's hash. `Line` holds what happened on one; what lies before is in the
+line that it forked from, as of then. `lines.py` chooses who goes on, `travel.py` puts lines together.
 """
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated
+
+import msgspec
 
 import happened as h
 
 CommitNo = Annotated[str, h.Tag("commit")]
+LineNo = Annotated[str, h.Tag("line")]
 
 
 class Written(h.Value):
@@ -31,6 +39,7 @@ class PathsChanged(h.Event):
     """Some of what a commit changed: it has more than one event should hold."""
 
     commit: CommitNo
+    line: LineNo
     part: int
     removed: tuple[str, ...]
     written: tuple[Written, ...]
@@ -40,6 +49,7 @@ class Committed(h.Event):
     """A commit, with what it changed, or with the rest of it. Its `occurred` is the author's time; `committed` is another clock, and may disagree."""
 
     commit: CommitNo
+    line: LineNo
     parents: tuple[str, ...]
     tree: str
     committed: datetime
@@ -47,4 +57,37 @@ class Committed(h.Event):
     written: tuple[Written, ...]
 
 
-history = h.App("history", records=[PathsChanged, Committed])
+GONE = ""
+
+
+class Line(h.State):
+    """What the commits of one line have changed, up to now or to any position of the past.
+
+    `forked_from` is the commit that it goes out from: empty where it begins with a root, and `None` before its first commit is whole.
+    """
+
+    line: LineNo
+    forked_from: str | None = None
+    folders: Mapping[str, Mapping[str, str]] = msgspec.field(default_factory=dict[str, Mapping[str, str]])
+    """By folder, so that a commit copies only those that it changes: each path with its mode and digest, or `GONE`."""
+
+    def evolve(self, event: PathsChanged | Committed) -> "Line":
+        folders = dict(self.folders)
+        copied: dict[str, dict[str, str]] = {}
+        changes = [(path, GONE) for path in event.removed]
+        changes += [(one.path, f"{one.mode} {one.digest}") for one in event.written]
+        for path, after in changes:
+            folder = path.rpartition("/")[0]
+            paths = copied.get(folder)
+            if paths is None:
+                paths = folders[folder] = copied[folder] = dict(folders.get(folder, ()))
+            if after == GONE and self.forked_from == "":
+                paths.pop(path, None)  # nothing lies before a root that it could hide
+            else:
+                paths[path] = after
+        if isinstance(event, Committed) and event.commit == self.line:
+            return self.but(folders=folders, forked_from="".join(event.parents[:1]))
+        return self.but(folders=folders)
+
+
+history = h.App("history", records=[PathsChanged, Committed], views=[Line])

@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import happened as h
 
+from .lines import lines_of
 from .model import Committed, PathsChanged, Written
-from .read import BadHistory, Commit, path_of
+from .read import Commit, path_of
 from .tree import EMPTY, Changes, Directory, File, changed, planned
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -31,16 +32,20 @@ class Rebuilt(NamedTuple):
     equal: bool
 
 
-def messages(commits: Iterable[Commit]) -> Iterator[h.Message]:
-    """Make each commit a fact under its own hash; what it changed beyond the size of one fact goes before it, numbered."""
+def messages(commits: Sequence[Commit], known: Iterable[PathsChanged | Committed] = ()) -> Iterator[h.Message]:
+    """Make each commit a fact under its own hash; what it changed beyond the size of one fact goes before it, numbered.
+
+    `known` is what was recorded before. `BadHistory`, before the first message, for a commit that stands before its first parent.
+    """
+    lines = lines_of(commits, known)
     for commit in commits:
-        for fact in facts(commit):
+        for fact in facts(commit, lines[commit.number]):
             number = commit.number if isinstance(fact, Committed) else f"{commit.number}/{fact.part}"
             yield h.Message(fact, id=number, occurred=moment(commit.authored))
 
 
-def facts(commit: Commit) -> Iterator[PathsChanged | Committed]:
-    """Tell a commit in as many events as it takes: `Committed` last, and in most cases alone."""
+def facts(commit: Commit, line: str) -> Iterator[PathsChanged | Committed]:
+    """Tell a commit, on its line, in as many events as it takes: `Committed` last, and in most cases alone."""
     removed: list[str] = []
     written: list[Written] = []
     part = 0
@@ -50,13 +55,13 @@ def facts(commit: Commit) -> Iterator[PathsChanged | Committed]:
         path = change if isinstance(change, str) else change.path
         room -= len(path.encode()) + CHANGE_BYTES
         if room < 0:
-            yield PathsChanged(commit.number, part, tuple(removed), tuple(written))
+            yield PathsChanged(commit.number, line, part, tuple(removed), tuple(written))
             removed, written, part, room = [], [], part + 1, PART_BYTES
         if isinstance(change, str):
             removed.append(change)
         else:
             written.append(change)
-    yield Committed(commit.number, commit.parents, commit.tree, moment(commit.committed), tuple(removed), tuple(written))
+    yield Committed(commit.number, line, commit.parents, commit.tree, moment(commit.committed), tuple(removed), tuple(written))
 
 
 def moment(seconds: int) -> datetime:
@@ -68,16 +73,13 @@ def rebuilt(events: Iterable[PathsChanged | Committed]) -> Iterator[Rebuilt]:
     """Rebuild the state after each commit, in the log's order, and compare it with git's own id of its tree.
 
     All states are kept, since any of them may be the first parent of a commit to come; they share what they have in common.
-    `BadHistory` for a commit that stands before its first parent.
     """
     states: dict[str, Directory] = {}
     told: defaultdict[str, list[PathsChanged | Committed]] = defaultdict(list)
     for event in events:
         told[event.commit].append(event)
         if isinstance(event, Committed):
-            before = states.get(event.parents[0]) if event.parents else EMPTY
-            if before is None:
-                raise BadHistory(f"commit {event.commit} stands before its first parent, {event.parents[0]}, or that one is missing")
+            before = states[event.parents[0]] if event.parents else EMPTY
             after = changed(before, all_changes(told.pop(event.commit)))
             states[event.commit] = after
             tree = after.digest(len(event.tree) // 2).hex()

@@ -3,9 +3,10 @@
 import sqlite3
 import tempfile
 import zlib
+from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
 import msgspec
 import pytest
@@ -18,6 +19,22 @@ from happened.shelf.snapshots import SnapshotsFile
 from happened.sourcing import snapshot as taking
 from happened.sourcing.snapshot import Snapshots, Taker
 from tests.travel.made import ALONE, Order, Received, Stock, Total, history, shop
+
+
+class Filled(h.Event):
+    page: Annotated[str, h.Tag("page")]
+    text: str
+
+
+class Page(h.State):
+    page: Annotated[str, h.Tag("page")]
+    text: str = ""
+
+    def evolve(self, event: Filled) -> Self:
+        return self.but(text=event.text)
+
+
+pages = h.App("pages", records=[Filled], views=[Page])
 
 
 @settings(max_examples=15, deadline=None)
@@ -118,6 +135,22 @@ def _rewrite(path: Path, **changes: object) -> None:
         states, versions = msgspec.msgpack.decode(zlib.decompress(body))
         states[0].update(changes)
         connection.execute("update _chunk set body = ?", (zlib.compress(msgspec.msgpack.encode((states, versions))),))
+
+
+def test_large_states_are_kept_in_chunks_of_a_size(tmp_path: Path) -> None:
+    """To find one of them, no more is read than where they are small; also where there are few."""
+    with pages.open(f"sqlite:///{tmp_path}/pages.db", run=False) as running:
+        for number in range(40):
+            running.record(Filled(f"page {number}", f"{number}" * 10_000))
+        taken = running.snapshots.take(fold_of(Page), running.log.head)
+        assert taken.states == 40
+        with closing(sqlite3.connect(tmp_path / "pages.snapshots.db")) as connection:
+            sizes = [len(zlib.decompress(body)) for (body,) in connection.execute("select body from _chunk")]
+        assert len(sizes) == sum(len(f"{number}" * 10_000) for number in range(40)) // taking.CHUNK_BYTES
+        assert max(sizes) < 4 * taking.CHUNK_BYTES
+        found = running.at(running.log.head).state(Page, "page 7")
+        assert found is not None
+        assert (found.page, set(found.text), len(found.text)) == ("page 7", {"7"}, 10_000)
 
 
 def test_one_that_does_not_hold_what_the_log_says_is_not_used(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ itself, without the writer's lock. Of many, those are dropped whose neighbours a
 """
 
 import hashlib
+import itertools
 import threading
 import time
 import zlib
@@ -31,7 +32,13 @@ FORMAT = "1"
 """Stands in every fingerprint: goes up when states are kept otherwise."""
 
 CHUNK_STATES = 256
-"""States in a chunk: what is read to find one of them."""
+"""States in a chunk: what is read to find one of them. Fewer where they are large."""
+
+CHUNK_BYTES = 64 * 1024
+"""About as much as a chunk holds, before it is compressed. One state may be larger by itself."""
+
+WEIGHED_MAX = 256
+"""States of all that are weighed, to know how large they are."""
 
 KEPT_MAX = 32
 """Snapshots of a class; then those go whose neighbours are nearest."""
@@ -293,7 +300,7 @@ class Snapshots:
 
     def _encoded(self, fold: Fold, entries: Mapping[Key, Entry], progress: Progress) -> Iterator[bytes]:
         """Yield chunks: each of the keys that fall into it. `Invalid` where a state would be read back as something else."""
-        count = -(-len(entries) // CHUNK_STATES)
+        count = self._chunks_for(fold, entries)
         parts: list[list[Key]] = [[] for _ in range(count)]
         for key in entries:
             parts[_place_of(key, count)].append(key)
@@ -304,10 +311,19 @@ class Snapshots:
                 body = msgspec.msgpack.encode((states, [entries[key].version for key in keys]))
                 again = self._decoder(fold)(body)
             except (msgspec.MsgspecError, TypeError, ValueError, OverflowError) as error:  # what is in them, or their size
-                raise Invalid(f"states of `{fold.name}` can't be kept: {error}", state=fold.name) from error
+                raise _not_kept(fold, error) from error
             if again[0] != states or _exact(again[0]) != _exact(states):
-                raise Invalid(f"states of `{fold.name}` can't be kept: they would be read back as something else", state=fold.name)
+                raise _not_kept(fold, "they would be read back as something else")
             yield zlib.compress(body, 1)
+
+    def _chunks_for(self, fold: Fold, entries: Mapping[Key, Entry]) -> int:
+        """Return how many chunks to make of them, by their number and, from some of them, by their size."""
+        weighed = [entry.state for entry in itertools.islice(entries.values(), 0, None, len(entries) // WEIGHED_MAX + 1)]
+        try:
+            size = len(msgspec.msgpack.encode(weighed)) * len(entries) // max(len(weighed), 1)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise _not_kept(fold, error) from error
+        return max(-(-len(entries) // CHUNK_STATES), min(size // CHUNK_BYTES, len(entries)))
 
     def _decoded(self, fold: Fold, body: bytes) -> dict[Key, Entry]:
         states, versions = self._decoder(fold)(zlib.decompress(body))
@@ -324,7 +340,7 @@ class Snapshots:
             try:
                 found = self._decoders[fold] = msgspec.msgpack.Decoder(kind).decode
             except TypeError as error:
-                raise Invalid(f"states of `{fold.name}` can't be kept: {error}", state=fold.name) from error
+                raise _not_kept(fold, error) from error
         return found
 
 
@@ -406,6 +422,10 @@ def _any_of(among: int, count: int) -> list[int]:
     """Return some places among so many, others each time."""
     salt = str(time.monotonic_ns())
     return [int.from_bytes(hashlib.sha256(f"{salt} {n}".encode()).digest()[:8], "big") % among for n in range(count if among else 0)]
+
+
+def _not_kept(fold: Fold, why: object) -> Invalid:
+    return Invalid(f"states of `{fold.name}` can't be kept: {why}", state=fold.name)
 
 
 def _exact(states: list[Any]) -> bytes:
