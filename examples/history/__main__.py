@@ -14,10 +14,10 @@ from pathlib import Path
 
 import happened as h
 
-from .model import Committed, PathsChanged, history
+from .model import Committed, LineBegun, PathsChanged, Told, history
 from .read import BadHistory, Commit, read_file, read_repository, the_commit
 from .rebuild import messages, rebuilt
-from .travel import Tree, listed, tree_at
+from .travel import Tree, listed, tree_at, written
 
 DIFFERENCES_SHOWN = 10
 
@@ -111,7 +111,7 @@ def whole(asked: str, commits: Iterable[Commit]) -> str:
 def record(log: str, commits: Sequence[Commit]) -> None:
     """Put commits into the log. Those it knows by their hash stay as they are. Not while another process does: lines are chosen by what is there."""
     with history.open(log, run=False) as running:
-        running.record_all(messages(commits, recorded(running)))
+        running.record_all(messages(commits, recorded(running), lambda commit: written(tree_at(running, commit))))
 
 
 def compare(log: str) -> tuple[int, list[str]]:
@@ -154,10 +154,10 @@ def is_git_s(tree: Tree) -> bool:
     return tree.digest() == tree.git
 
 
-def recorded(running: h.Running) -> Iterator[PathsChanged | Committed]:
+def recorded(running: h.Running) -> Iterator[Told]:
     """Read back what was recorded, in its order."""
     for record in running.log.read():
-        if isinstance(record.body, PathsChanged | Committed):
+        if isinstance(record.body, LineBegun | PathsChanged | Committed):
             yield record.body
 
 

@@ -14,7 +14,7 @@ line that it forked from, as of then. `lines.py` chooses who goes on, `travel.py
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 import msgspec
 
@@ -57,13 +57,23 @@ class Committed(h.Event):
     written: tuple[Written, ...]
 
 
+class LineBegun(h.Event):
+    """All files as of the commit that a line goes out from, in one event or several, where there are too many forks from there to a root."""
+
+    line: LineNo
+    part: int
+    written: tuple[Written, ...]
+
+
+Told: TypeAlias = LineBegun | PathsChanged | Committed
+
 GONE = ""
 
 
 class Line(h.State):
     """What the commits of one line have changed, up to now or to any position of the past.
 
-    `forked_from` is the commit that it goes out from: empty where it begins with a root, and `None` before its first commit is whole.
+    `forked_from` is the commit that it goes out from: empty where it begins with a root or with all files, and `None` before its first commit is whole.
     """
 
     line: LineNo
@@ -71,23 +81,24 @@ class Line(h.State):
     folders: Mapping[str, Mapping[str, str]] = msgspec.field(default_factory=dict[str, Mapping[str, str]])
     """By folder, so that a commit copies only those that it changes: each path with its mode and digest, or `GONE`."""
 
-    def evolve(self, event: PathsChanged | Committed) -> "Line":
+    def evolve(self, event: LineBegun | PathsChanged | Committed) -> "Line":
+        forked_from = "" if isinstance(event, LineBegun) else self.forked_from
         folders = dict(self.folders)
         copied: dict[str, dict[str, str]] = {}
-        changes = [(path, GONE) for path in event.removed]
+        changes = [] if isinstance(event, LineBegun) else [(path, GONE) for path in event.removed]
         changes += [(one.path, f"{one.mode} {one.digest}") for one in event.written]
         for path, after in changes:
             folder = path.rpartition("/")[0]
             paths = copied.get(folder)
             if paths is None:
                 paths = folders[folder] = copied[folder] = dict(folders.get(folder, ()))
-            if after == GONE and self.forked_from == "":
-                paths.pop(path, None)  # nothing lies before a root that it could hide
+            if after == GONE and forked_from == "":
+                paths.pop(path, None)  # nothing lies before the line that it could hide
             else:
                 paths[path] = after
-        if isinstance(event, Committed) and event.commit == self.line:
-            return self.but(folders=folders, forked_from="".join(event.parents[:1]))
-        return self.but(folders=folders)
+        if forked_from is None and isinstance(event, Committed):
+            forked_from = "".join(event.parents[:1])
+        return self.but(folders=folders, forked_from=forked_from)
 
 
-history = h.App("history", records=[PathsChanged, Committed], views=[Line])
+history = h.App("history", records=[LineBegun, PathsChanged, Committed], views=[Line])

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import happened as h
 
-from .model import GONE, Committed, Line
+from .model import GONE, Committed, Line, Written
 from .read import BadHistory, path_of
 from .tree import EMPTY, File, changed, planned
 
@@ -70,6 +70,11 @@ def listed(tree: Tree) -> list[Listed]:
         mode, digest = tree.files[path].split()
         found.append(Listed(mode.zfill(MODE_DIGITS), "commit" if mode == REPOSITORY_MODE else "blob", digest, path))
     return found
+
+
+def written(tree: Tree) -> list[Written]:
+    """Return the files of a tree as an event tells them, always in the same order."""
+    return [Written(path, *tree.files[path].split()) for path in sorted(tree.files)]
 
 
 def found(running: h.Running, commit: str) -> tuple[int, Committed]:

@@ -12,9 +12,10 @@ from typing import Any  # Any: commits as JSON
 
 import pytest
 
+from examples.history import lines, rebuild
 from examples.history.__main__ import record, recorded
 from examples.history.lines import lines_of
-from examples.history.model import GONE, Committed, Line, PathsChanged, Written, history
+from examples.history.model import GONE, Committed, Line, LineBegun, PathsChanged, Written, history
 from examples.history.read import BadHistory, Commit, path_of, read_file, read_repository, text_of
 from examples.history.rebuild import facts, messages, rebuilt
 from examples.history.travel import tree_at
@@ -163,8 +164,10 @@ def test_the_tree_as_of_a_commit_is_json_as_well(run: Run, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("snapped", [False, True], ids=["from zero", "from snapshots"])
 @pytest.mark.parametrize("steps", [1, 3, 1000], ids=["at once", "in three parts", "commit by commit"])
-def test_any_history_is_asked_for_through_time_travel(tmp_path: Path, steps: int, snapped: bool) -> None:
+def test_any_history_is_asked_for_through_time_travel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int, snapped: bool) -> None:
     """Several roots, forks, merges of many, moved files, directories for files; recorded at once, or again each time that it has grown."""
+    monkeypatch.setattr(lines, "FORKS_MAX", 3)
+    monkeypatch.setattr(rebuild, "PART_BYTES", 300)  # two or three files
     seed = random.SystemRandom().randrange(1_000_000)
     print("seed", seed)
     git = tangled(tmp_path / "repo", random.Random(seed))
@@ -267,11 +270,11 @@ def test_the_child_that_most_comes_after_goes_on_with_the_line(tmp_path: Path) -
         git("merge", "-q", "--no-ff", "-m", f"merge {number}", f"side{number}")
     commits = list(read_repository(tmp_path / "repo"))
 
-    lines = lines_of(commits)
+    of = lines_of(commits).of
 
     main = set(git("rev-list", "--first-parent", "main").split())
-    assert {lines[commit.number] for commit in commits if commit.number in main} == {root}
-    assert all(lines[commit.number] == commit.number for commit in commits if commit.number not in main)
+    assert {of[commit.number] for commit in commits if commit.number in main} == {root}
+    assert all(of[commit.number] == commit.number for commit in commits if commit.number not in main)
 
 
 def test_what_was_recorded_stays_on_its_line(tmp_path: Path) -> None:
@@ -292,7 +295,7 @@ def test_what_was_recorded_stays_on_its_line(tmp_path: Path) -> None:
     record(log, commits)
 
     with history.open(log, run=False) as running:
-        told = [(event.commit, event.line) for event in recorded(running)]
+        told = [(event.commit, event.line) for event in recorded(running) if isinstance(event, Committed)]
         [second, third] = git("rev-list", "--reverse", "other", "^main").split()
     assert told == [(root, root), (first, root), (second, second), (third, second)]
 
@@ -317,6 +320,36 @@ def test_nobody_goes_on_where_a_part_of_another_stands(tmp_path: Path) -> None:
         assert [type(event) for event in recorded(running)][:3] == [Committed, PathsChanged, Committed]
         for commit in (root, first, *others):
             assert tree_at(running, commit.number).digest() == commit.tree
+
+
+def test_where_forks_are_too_many_a_line_begins_with_all_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A repository that is recorded after each commit, side branches first: its past stays as near as when it had been recorded at once."""
+    monkeypatch.setattr(lines, "FORKS_MAX", 3)
+    git = repository(tmp_path / "repo")
+    git("commit", "-qm", "root", "--allow-empty")
+    for number in range(12):
+        git("checkout", "-q", "-b", f"side{number}")
+        (tmp_path / "repo" / f"file{number}").write_text("")
+        git("add", ".")
+        git("commit", "-qm", f"side {number}")
+        git("checkout", "-q", "main")
+        git("merge", "-q", "--no-ff", "-m", f"merge {number}", f"side{number}")
+    commits = list(read_repository(tmp_path / "repo"))
+    log = f"sqlite:///{tmp_path}/history.db"
+    for count in range(1, len(commits) + 1):
+        record(log, commits[:count])
+
+    with history.open(log, run=False) as running:
+        of = running.states(Line)
+        committed = {event.commit: event for event in recorded(running) if isinstance(event, Committed)}
+        begun = [event for event in recorded(running) if isinstance(event, LineBegun)]
+        for commit in commits:
+            forks, line = 0, of[committed[commit.number].line,]
+            while line.forked_from:
+                forks, line = forks + 1, of[committed[line.forked_from].line,]
+            assert forks <= 3
+            assert tree_at(running, commit.number).digest() == commit.tree
+    assert [len(event.written) for event in begun] == [3, 7, 11]
 
 
 def test_a_line_leaves_the_one_before_alone_and_forgets_what_a_root_lost() -> None:
