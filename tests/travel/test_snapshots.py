@@ -34,7 +34,15 @@ class Page(h.State):
         return self.but(text=event.text)
 
 
-pages = h.App("pages", records=[Filled], views=[Page])
+class Laboured(h.State):
+    page: Annotated[str, h.Tag("page")]
+    sum: int = 0
+
+    def evolve(self, _event: Filled) -> Self:
+        return self.but(sum=sum(range(20_000)))
+
+
+pages = h.App("pages", records=[Filled], views=[Page, Laboured])
 
 
 @settings(max_examples=15, deadline=None)
@@ -250,6 +258,21 @@ def test_they_are_taken_by_cost_and_only_where_it_is_worth_it(tmp_path: Path, mo
         head = running.log.head
         assert running.log.verify().position == head
         assert running.at(head).states(Order) == running.states(Order)
+
+
+def test_the_first_is_taken_as_soon_as_it_is_worth_it_however_few_records_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a record takes to fold is measured before anything is taken: these take far longer than most."""
+    monkeypatch.setattr(taking, "REST", 0)
+    with pages.open(f"sqlite:///{tmp_path}/pages.db", run=False) as running:
+        running.record_all(Filled(f"page {number % 7}", "text") for number in range(1_500))
+        taker = Taker(running.log, running.snapshots, [fold_of(Laboured)])
+
+        taker.consider(fold_of(Laboured))
+
+        [first, *_] = running.snapshots.listed([fold_of(Laboured)])
+        assert 0 < first.position < running.log.head
 
 
 def test_two_processes_may_take_the_same(tmp_path: Path) -> None:

@@ -53,7 +53,10 @@ LEAST_SECONDS = 0.05
 """A fold that is shorter than this is worth no snapshot."""
 
 GUESSED_SECONDS = 1e-6
-"""What it may take to fold a record, before it was measured."""
+"""What it may take to fold a record, where there are too few to measure."""
+
+TRIED_RECORDS = 1_000
+"""Records that are folded at a time to measure that."""
 
 PLAIN_KEYS = (str, int)
 
@@ -178,6 +181,15 @@ class Snapshots:
             self.took = loaded - began, time.monotonic() - loaded
             progress(until, until)
             return self._written(fold, entries, until, progress)
+
+    def rate(self, fold: Fold, seconds: float) -> float | None:
+        """Return how many seconds a record takes to fold, tried from the beginning of the log for about so many; `None` where there are too few."""
+        entries: dict[Key, Entry] = {}
+        at, took, began = 0, 0.0, time.monotonic()
+        while took < seconds and (row := self._log.row_at(at + TRIED_RECORDS)) is not None:
+            self._image.entries(fold, entries, at, row.last)
+            at, took = row.last, time.monotonic() - began
+        return took / at if at else None
 
     def drop(self, names: Iterable[str] | None = None, *, wrong: Iterable[Fold] | None = None) -> int:
         """Delete snapshots: of these states, or all; with `wrong`, only those that are not used. Return how many. Nothing is lost but time."""
@@ -396,6 +408,10 @@ class Taker:
             own = [one for one in snapshots.listed([fold]) if one.state == fold.name and not one.wrong]
             self._reached[fold] = own[-1].position if own else 0
             self._writing[fold] = own[-1].seconds if own else 0.0
+        if fold not in self._rates:
+            tried = snapshots.rate(fold, LEAST_SECONDS)
+            if tried is not None:
+                self._rates[fold] = min(max(tried, GUESSED_SECONDS), GUESSED_SECONDS * 100)
         while not self._stop.is_set():
             rate = self._rates.get(fold, GUESSED_SECONDS)
             worth = max(LEAST_SECONDS, self._writing[fold])
