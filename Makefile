@@ -47,7 +47,7 @@ RETAIL := $(wildcard ../shared/data/online_retail.csv.gz)
 
 demo: $(SET_UP) ## a whole system on what is there, a year of a shop or a sample, then on the git history of this clone
 	$(BIN)/happened demo $(if $(RETAIL),--data $(RETAIL))
-	@$(BIN)/python -m examples.history --repo . || { test $$? -eq 2 && echo "make: so the history of this clone is left out" >&2; }
+	@$(BIN)/python -m examples.history --repo . --sample 100 || { test $$? -eq 2 && echo "make: so the history of this clone is left out" >&2; }
 
 bench: $(PEERS) ## benchmarks, side by side with the peers
 	$(BIN)/python -m benchmarks

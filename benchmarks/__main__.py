@@ -19,6 +19,7 @@ from benchmarks import (
     row_conditional,
     row_flow,
     row_fold,
+    row_history,
     row_lag,
     row_memory,
     row_pause,
@@ -36,8 +37,8 @@ from benchmarks.plan import Context, Options, Results, Row, Shared, Skipped, say
 
 ROOT = Path(__file__).parent
 RESULTS = ROOT / "RESULTS.md"
-DATA = ROOT.parent.parent / "shared" / "data" / "online_retail.csv.gz"
-"""Where the tests of the examples look for it, too."""
+REAL = ROOT.parent.parent / "shared" / "data"
+"""Where the tests of the examples look for real data, too."""
 
 SIDES = ("happened", "eventsourcing", "umadb", "limit")
 PRESENT = (10_000, 1_000_000, 10_000_000)
@@ -59,6 +60,7 @@ ROWS: dict[str, Row] = {
         row_start.ROWS,
         row_restart.ROWS,
         row_pause.ROWS,
+        row_history.ROWS,
         row_memory.ROWS,
         row_flow.ROWS,
         row_reactions.ROWS,
@@ -83,6 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rounds=1 if given.quick else given.rounds,
         quick=given.quick,
         data=given.data,
+        history=given.history,
         present=given.present or (PRESENT_QUICK if given.quick else PRESENT),
         without=frozenset(given.without),
     )
@@ -145,7 +148,18 @@ def _parser() -> argparse.ArgumentParser:
         "--dir", type=Path, default=ROOT.parent / ".bench", help="scratch directory, on the disk to measure (default: .bench)"
     )
     parser.add_argument(
-        "--data", type=Path, metavar="FILE", default=DATA, help="lines of Online Retail for the row `shop` (default: %(default)s)"
+        "--data",
+        type=Path,
+        metavar="FILE",
+        default=REAL / "online_retail.csv.gz",
+        help="lines of Online Retail for the row `shop` (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--history",
+        type=Path,
+        metavar="FILE",
+        default=REAL / "git_pip.jsonl.gz",
+        help="a git history for the row `history` (default: %(default)s)",
     )
     parser.add_argument(
         "--present", type=_numbers, metavar="N,N", help="records present in the row `growth` (default: 10000,1000000,10000000)"

@@ -24,6 +24,8 @@ class Options:
     rounds: int
     quick: bool
     data: Path
+    history: Path
+    """Lines of JSON, as `examples.history --data` reads them."""
     present: tuple[int, ...]
     """How many records there are before the row `growth` appends."""
     without: frozenset[str]

@@ -74,6 +74,14 @@ def read_repository(folder: Path) -> Iterator[Commit]:
         yield Commit(number, tuple(parents), tree, int(authored), int(committed), removed, written)
 
 
+def the_commit(folder: Path, name: str) -> str:
+    """Return the hash of the commit that a name means in a repository: a hash, the beginning of one, a branch, a tag, `HEAD~3`. `BadHistory` if none."""
+    try:
+        return asked(folder, "rev-parse", "--quiet", "--verify", f"{name}^{{commit}}").decode().strip()
+    except BadHistory as error:
+        raise BadHistory(f"{folder} has no commit that is called {name!r}, or several") from error
+
+
 def compared(commit: str) -> str:
     """Return what `diff-tree` is asked: the commit and its first parent, which is then the only one it compares with."""
     number, _, _, _, *parents = commit.split()

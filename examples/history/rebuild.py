@@ -1,13 +1,15 @@
 """Out of the log and back into states: record a history, then rebuild from the log alone what each commit looked like."""
 
+import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import happened as h
 
-from .model import Committed, PathsChanged, Written
+from .lines import lines_of
+from .model import Committed, LineBegun, PathsChanged, Told, Written
 from .read import BadHistory, Commit, path_of
 from .tree import EMPTY, Changes, Directory, File, changed, planned
 
@@ -23,6 +25,14 @@ CHANGE_BYTES = 100
 """About what a change takes besides its path: mode, hash, and the names of the fields."""
 
 
+FilesOf: TypeAlias = Callable[[str], Iterable[Written]]
+
+
+def no_files(commit: str) -> Iterable[Written]:
+    """Say that nothing was recorded before."""
+    raise BadHistory(f"there is no commit {commit} in the log")
+
+
 class Rebuilt(NamedTuple):
     """A state, rebuilt from events, and what git says of it."""
 
@@ -31,32 +41,48 @@ class Rebuilt(NamedTuple):
     equal: bool
 
 
-def messages(commits: Iterable[Commit]) -> Iterator[h.Message]:
-    """Make each commit a fact under its own hash; what it changed beyond the size of one fact goes before it, numbered."""
+def messages(commits: Sequence[Commit], known: Iterable[Told] = (), files_of: FilesOf = no_files) -> Iterator[h.Message]:
+    """Make each commit a fact under its own hash; what it changed beyond the size of one fact goes before it, numbered.
+
+    `known` is what was recorded before, and `files_of` says which files there were as of a commit of that. `BadHistory`, before the first message, for a
+    commit that stands before its first parent.
+    """
+    lines = lines_of(commits, known)
     for commit in commits:
-        for fact in facts(commit):
+        if commit.number in lines.whole:
+            for part, (_, written) in enumerate(portions([], files_of(commit.parents[0]))):
+                yield h.Message(
+                    LineBegun(commit.number, part, written), id=f"{commit.number}/files/{part}", occurred=moment(commit.authored)
+                )
+        for fact in facts(commit, lines.of[commit.number]):
             number = commit.number if isinstance(fact, Committed) else f"{commit.number}/{fact.part}"
             yield h.Message(fact, id=number, occurred=moment(commit.authored))
 
 
-def facts(commit: Commit) -> Iterator[PathsChanged | Committed]:
-    """Tell a commit in as many events as it takes: `Committed` last, and in most cases alone."""
-    removed: list[str] = []
-    written: list[Written] = []
-    part = 0
+def facts(commit: Commit, line: str) -> Iterator[PathsChanged | Committed]:
+    """Tell a commit, on its line, in as many events as it takes: `Committed` last, and in most cases alone."""
+    *before, (removed, written) = portions(commit.removed, commit.written)
+    for part, changes in enumerate(before):
+        yield PathsChanged(commit.number, line, part, *changes)
+    yield Committed(commit.number, line, commit.parents, commit.tree, moment(commit.committed), removed, written)
+
+
+def portions(removed: Iterable[str], written: Iterable[Written]) -> Iterator[tuple[tuple[str, ...], tuple[Written, ...]]]:
+    """Portion changes out so that an event can hold each portion; the last one may be empty."""
+    gone: list[str] = []
+    there: list[Written] = []
     room = PART_BYTES
-    changes: list[str | Written] = [*commit.removed, *commit.written]
-    for change in changes:
+    for change in itertools.chain[str | Written](removed, written):
         path = change if isinstance(change, str) else change.path
         room -= len(path.encode()) + CHANGE_BYTES
         if room < 0:
-            yield PathsChanged(commit.number, part, tuple(removed), tuple(written))
-            removed, written, part, room = [], [], part + 1, PART_BYTES
+            yield tuple(gone), tuple(there)
+            gone, there, room = [], [], PART_BYTES
         if isinstance(change, str):
-            removed.append(change)
+            gone.append(change)
         else:
-            written.append(change)
-    yield Committed(commit.number, commit.parents, commit.tree, moment(commit.committed), tuple(removed), tuple(written))
+            there.append(change)
+    yield tuple(gone), tuple(there)
 
 
 def moment(seconds: int) -> datetime:
@@ -64,20 +90,19 @@ def moment(seconds: int) -> datetime:
     return EPOCH + timedelta(seconds=min(max(seconds, 0), SECONDS_MAX))
 
 
-def rebuilt(events: Iterable[PathsChanged | Committed]) -> Iterator[Rebuilt]:
+def rebuilt(events: Iterable[Told]) -> Iterator[Rebuilt]:
     """Rebuild the state after each commit, in the log's order, and compare it with git's own id of its tree.
 
     All states are kept, since any of them may be the first parent of a commit to come; they share what they have in common.
-    `BadHistory` for a commit that stands before its first parent.
     """
     states: dict[str, Directory] = {}
     told: defaultdict[str, list[PathsChanged | Committed]] = defaultdict(list)
     for event in events:
+        if isinstance(event, LineBegun):
+            continue  # it says again what was told before
         told[event.commit].append(event)
         if isinstance(event, Committed):
-            before = states.get(event.parents[0]) if event.parents else EMPTY
-            if before is None:
-                raise BadHistory(f"commit {event.commit} stands before its first parent, {event.parents[0]}, or that one is missing")
+            before = states[event.parents[0]] if event.parents else EMPTY
             after = changed(before, all_changes(told.pop(event.commit)))
             states[event.commit] = after
             tree = after.digest(len(event.tree) // 2).hex()

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import random
 import subprocess
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
@@ -11,9 +12,13 @@ from typing import Any  # Any: commits as JSON
 
 import pytest
 
-from examples.history.model import Committed, PathsChanged, Written
+from examples.history import lines, rebuild
+from examples.history.__main__ import record, recorded
+from examples.history.lines import lines_of
+from examples.history.model import GONE, Committed, Line, LineBegun, PathsChanged, Written, history
 from examples.history.read import BadHistory, Commit, path_of, read_file, read_repository, text_of
 from examples.history.rebuild import facts, messages, rebuilt
+from examples.history.travel import tree_at
 from examples.history.tree import EMPTY, File, changed, planned
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -133,6 +138,251 @@ def test_the_way_git_is_set_up_changes_nothing(tmp_path: Path, monkeypatch: pyte
     assert told == expected
 
 
+# --- through time travel ----------------------------------------------------------------------------------------------------
+
+
+def test_the_tree_as_of_a_commit_is_printed_as_git_prints_it(run: Run, tmp_path: Path) -> None:
+    """By any name that git knows a commit by, byte for byte: order, modes, types, and names in quotes."""
+    git = intricate(tmp_path / "repo")
+    for name in ("main", "main~3", "side", "main~4^2", "HEAD", git("rev-parse", "--short", "main")):
+        told = run("examples.history", "--repo", tmp_path / "repo", "--at", name)
+
+        assert (told.returncode, told.stderr) == (0, "")
+        assert told.stdout == git("ls-tree", "-r", name) + "\n"
+
+
+def test_the_tree_as_of_a_commit_is_json_as_well(run: Run, tmp_path: Path) -> None:
+    """For whoever goes on with it: git's id of the tree, made from the files, and where the commit was recorded."""
+    git = intricate(tmp_path / "repo")
+
+    told = json.loads(run("examples.history", "--repo", tmp_path / "repo", "--at", "main~1", "--json").stdout)
+
+    assert told["commit"] == git("rev-parse", "main~1")
+    assert (told["tree"], told["equal"]) == (git("rev-parse", "main~1^{tree}"), True)
+    assert {"mode": "160000", "type": "commit", "digest": git("rev-parse", "main~2"), "path": "module"} in told["files"]
+
+
+@pytest.mark.parametrize("snapped", [False, True], ids=["from zero", "from snapshots"])
+@pytest.mark.parametrize("steps", [1, 25], ids=["at once", "again and again"])
+def test_any_history_is_asked_for_through_time_travel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int, snapped: bool) -> None:
+    """Several roots, forks, merges of many, moved files, directories for files; recorded at once, or again each time that it has grown."""
+    monkeypatch.setattr(lines, "FORKS_MAX", 3)
+    monkeypatch.setattr(rebuild, "PART_BYTES", 300)  # two or three files
+    seed = random.SystemRandom().randrange(1_000_000)
+    print("seed", seed)
+    git = tangled(tmp_path / "repo", random.Random(seed))
+    commits = list(read_repository(tmp_path / "repo"))
+    log = f"sqlite:///{tmp_path}/history.db"
+    for part in range(1, min(steps, len(commits)) + 1):
+        record(log, commits[: len(commits) * part // min(steps, len(commits))])
+
+    with history.open(log, run=False) as running:
+        if snapped:
+            for fold in history.alone():
+                for position in range(10, running.log.head, 10):
+                    running.snapshots.take(fold, position)
+        for commit in commits:
+            tree = tree_at(running, commit.number)
+            listed = git("ls-tree", "-r", "-z", commit.number)
+
+            assert tree.digest() == commit.tree == tree.git
+            assert len(tree.files) == listed.count("\0")
+            assert all(f"\t{path}\0" in listed for path in tree.files)
+
+
+def test_a_sample_is_drawn_by_its_seed(run: Run, tmp_path: Path) -> None:
+    """The seed is told; with it the same is drawn, and without one another time others. No more are drawn than there are."""
+    intricate(tmp_path / "repo")
+    asked = ("examples.history", "--repo", tmp_path / "repo", "--json", "--sample")
+
+    some, all_there_are = json.loads(run(*asked, 5, "--seed", 7).stdout), json.loads(run(*asked, 500).stdout)
+    told = run("examples.history", "--repo", tmp_path / "repo", "--sample", 5, "--seed", 7)
+
+    assert some == {"commits": 12, "equal": 12, "seed": 7, "sampled": 5, "sampled_equal": 5}
+    assert (all_there_are["sampled"], all_there_are["sampled_equal"]) == (12, 12)
+    assert "--seed 7" in told.stdout
+
+
+def test_a_wrong_tree_is_found_in_a_sample_and_by_itself(run: Run, tmp_path: Path) -> None:
+    """What time travel comes to is compared with what git said, too."""
+    wrong = {"c": "2" * 40, "p": [], "tree": EMPTY_TREE, "at": 2, "ct": 2, "ch": [["A", "file", "100644", EMPTY_FILE]]}
+    write(tmp_path / "commits.jsonl", [wrong])
+    asked = ("examples.history", "--data", tmp_path / "commits.jsonl")
+
+    sampled, by_itself = run(*asked, "--sample", 1, "--json"), run(*asked, "--at", "22")
+
+    assert (sampled.returncode, by_itself.returncode) == (1, 1)
+    assert json.loads(sampled.stdout)["sampled_equal"] == 0
+    assert by_itself.stdout == f"100644 blob {EMPTY_FILE}\tfile\n"
+    assert by_itself.stderr == f"differs: {'2' * 40}\n"
+
+
+@pytest.mark.parametrize(("name", "said"), [("11", "2 commits"), ("3", "no commits"), ("", "no commits")])
+def test_a_commit_that_is_not_there_is_an_error(run: Run, tmp_path: Path, name: str, said: str) -> None:
+    """None begins like this, or several do: it is said, and how to name one."""
+    commits: list[dict[str, Any]] = [
+        {"c": number * 20, "p": [], "tree": EMPTY_TREE, "at": 1, "ct": 1, "ch": []} for number in ("11", "1a", "22")
+    ]
+    commits.append(commits[0] | {"c": "11" + "2" * 38})
+    write(tmp_path / "commits.jsonl", commits)
+
+    told = run("examples.history", "--data", tmp_path / "commits.jsonl", f"--at={name}")
+
+    assert (told.returncode, told.stdout) == (2, "")
+    assert said in told.stderr
+    assert "Traceback" not in told.stderr
+
+
+def test_a_name_that_the_repository_does_not_know_is_an_error(run: Run, tmp_path: Path) -> None:
+    """The name is said."""
+    intricate(tmp_path / "repo")
+
+    told = run("examples.history", "--repo", tmp_path / "repo", "--at", "nowhere")
+
+    assert (told.returncode, told.stdout) == (2, "")
+    assert "'nowhere'" in told.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "said"), [(("--seed", "1"), "--sample"), (("--sample", "-1"), "-1"), (("--sample", "1", "--at", "HEAD"), "--at")]
+)
+def test_what_does_not_go_together_is_an_error(run: Run, given: tuple[str, ...], said: str) -> None:
+    """A seed without a sample, less than no commits, and two things at once."""
+    told = run("examples.history", *given)
+
+    assert told.returncode == 2
+    assert said in told.stderr
+    assert "Traceback" not in told.stderr
+
+
+# --- lines ------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_child_that_most_comes_after_goes_on_with_the_line(tmp_path: Path) -> None:
+    """However often a side branch was there first: the main line is one, and no commit is more than one fork away from it."""
+    git = repository(tmp_path / "repo")
+    git("commit", "-qm", "root", "--allow-empty")
+    root = git("rev-parse", "HEAD")
+    for number in range(8):
+        git("checkout", "-q", "-b", f"side{number}")
+        git("commit", "-qm", f"side {number}", "--allow-empty")
+        git("checkout", "-q", "main")
+        git("merge", "-q", "--no-ff", "-m", f"merge {number}", f"side{number}")
+    commits = list(read_repository(tmp_path / "repo"))
+
+    of = lines_of(commits).of
+
+    main = set(git("rev-list", "--first-parent", "main").split())
+    assert {of[commit.number] for commit in commits if commit.number in main} == {root}
+    assert all(of[commit.number] == commit.number for commit in commits if commit.number not in main)
+
+
+def test_what_was_recorded_stays_on_its_line(tmp_path: Path) -> None:
+    """A branch that went on with the line keeps it, though now more comes after another."""
+    git = repository(tmp_path / "repo")
+    git("commit", "-qm", "root", "--allow-empty")
+    root = git("rev-parse", "HEAD")
+    git("commit", "-qm", "first", "--allow-empty")
+    first = git("rev-parse", "HEAD")
+    log = f"sqlite:///{tmp_path}/history.db"
+    record(log, list(read_repository(tmp_path / "repo")))
+    git("checkout", "-q", "-b", "other", root)
+    for name in ("second", "third"):
+        git("commit", "-qm", name, "--allow-empty")
+    commits = list(read_repository(tmp_path / "repo"))
+
+    record(log, commits)
+    record(log, commits)
+
+    with history.open(log, run=False) as running:
+        told = [(event.commit, event.line) for event in recorded(running) if isinstance(event, Committed)]
+        [second, third] = git("rev-list", "--reverse", "other", "^main").split()
+    assert told == [(root, root), (first, root), (second, second), (third, second)]
+
+
+def test_nobody_goes_on_where_a_part_of_another_stands(tmp_path: Path) -> None:
+    """A recording was broken off within a commit; when it is done again, more comes after another child of the same parent."""
+    log = f"sqlite:///{tmp_path}/history.db"
+    large = [Written(f"{'folder/' * 30}file {number}", "100644", EMPTY_FILE) for number in range(2000)]
+    small = Written("file", "100644", EMPTY_FILE)
+    root = Commit("1" * 40, (), EMPTY_TREE, 1, 1, [], [])
+    first = Commit("2" * 40, (root.number,), treed(large), 1, 1, [], large)
+    others = [
+        Commit("3" * 40, (root.number,), treed([small]), 1, 1, [], [small]),
+        Commit("4" * 40, ("3" * 40,), EMPTY_TREE, 1, 1, ["file"], []),
+    ]
+    with history.open(log, run=False) as running:
+        running.record_all(list(messages([root, first]))[:2])
+
+    record(log, [root, *others, first])
+
+    with history.open(log, run=False) as running:
+        assert [type(event) for event in recorded(running)][:3] == [Committed, PathsChanged, Committed]
+        for commit in (root, first, *others):
+            assert tree_at(running, commit.number).digest() == commit.tree
+
+
+def test_where_forks_are_too_many_a_line_begins_with_all_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A repository that is recorded after each commit, side branches first: its past stays as near as when it had been recorded at once."""
+    monkeypatch.setattr(lines, "FORKS_MAX", 3)
+    git = repository(tmp_path / "repo")
+    git("commit", "-qm", "root", "--allow-empty")
+    for number in range(12):
+        git("checkout", "-q", "-b", f"side{number}")
+        (tmp_path / "repo" / f"file{number}").write_text("")
+        git("add", ".")
+        git("commit", "-qm", f"side {number}")
+        git("checkout", "-q", "main")
+        git("merge", "-q", "--no-ff", "-m", f"merge {number}", f"side{number}")
+    commits = list(read_repository(tmp_path / "repo"))
+    log = f"sqlite:///{tmp_path}/history.db"
+    for count in range(1, len(commits) + 1):
+        record(log, commits[:count])
+
+    with history.open(log, run=False) as running:
+        of = running.states(Line)
+        committed = {event.commit: event for event in recorded(running) if isinstance(event, Committed)}
+        begun = [event for event in recorded(running) if isinstance(event, LineBegun)]
+        for commit in commits:
+            forks, line = 0, of[committed[commit.number].line,]
+            while line.forked_from:
+                forks, line = forks + 1, of[committed[line.forked_from].line,]
+            assert forks <= 3
+            assert tree_at(running, commit.number).digest() == commit.tree
+    assert [len(event.written) for event in begun] == [3, 7, 11]
+
+
+def test_a_line_leaves_the_one_before_alone_and_forgets_what_a_root_lost() -> None:
+    """States share what stays the same; a path that is gone is kept only where it hides one that lies before the line."""
+    written = (Written("a/b", "100644", EMPTY_FILE), Written("a/c", "100644", EMPTY_FILE))
+    times = datetime(2026, 1, 1, tzinfo=UTC)
+
+    def lived(parents: tuple[str, ...]) -> tuple[Line, Line]:
+        before = Line("1").evolve(Committed("1", "1", parents, EMPTY_TREE, times, (), written))
+        return before, before.evolve(Committed("2", "1", ("1",), EMPTY_TREE, times, ("a/b",), ()))
+
+    before, after = lived(())
+    _, fork = lived(("0",))
+
+    assert before.folders["a"].keys() == {"a/b", "a/c"}
+    assert after.folders["a"].keys() == {"a/c"}
+    assert (fork.forked_from, fork.folders["a"]["a/b"]) == ("0", GONE)
+
+
+def test_a_commit_before_its_parent_records_nothing(run: Run, tmp_path: Path) -> None:
+    """What can't be right is refused as a whole, so that the log can be used with the right file."""
+    right: list[dict[str, Any]] = [{"c": "1" * 40, "p": [], "tree": EMPTY_TREE, "at": 1, "ct": 1, "ch": []}]
+    write(tmp_path / "wrong.jsonl", [*right, {**right[0], "c": "3" * 40, "p": ["2" * 40]}])
+    write(tmp_path / "right.jsonl", right)
+    log = ("--log", f"sqlite:///{tmp_path}/history.db", "--json")
+
+    wrong = run("examples.history", "--data", tmp_path / "wrong.jsonl", *log)
+
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    with history.open(log[1], run=False) as running:
+        assert list(recorded(running)) == []
+
+
 # --- a file -----------------------------------------------------------------------------------------------------------------
 
 
@@ -229,7 +479,7 @@ def test_a_commit_that_changes_much_is_told_in_several_events() -> None:
         Commit("2" * 40, ("1" * 40,), EMPTY_TREE, 2, 2, [one.path for one in written], []),
     ]
 
-    told = [fact for commit in commits for fact in facts(commit)]
+    told = [fact for commit in commits for fact in facts(commit, "line")]
 
     assert [type(event) for event in told].count(Committed) == 2
     assert len(told) > 6
@@ -240,11 +490,11 @@ def test_a_commit_that_changes_much_is_told_in_several_events() -> None:
 def test_events_of_a_broken_off_recording_do_no_harm() -> None:
     """Parts of a commit may stand long before the commit itself, with others between them."""
     written = Written("file", "100644", EMPTY_FILE)
-    [first] = facts(Commit("1" * 40, (), EMPTY_TREE, 1, 1, [], []))
+    [first] = facts(Commit("1" * 40, (), EMPTY_TREE, 1, 1, [], []), "1" * 40)
     tree = changed(EMPTY, planned([], [(b"file", File(b"100644", bytes.fromhex(EMPTY_FILE)))])).digest().hex()
-    [second] = facts(Commit("2" * 40, ("1" * 40,), tree, 1, 1, [], []))
+    [second] = facts(Commit("2" * 40, ("1" * 40,), tree, 1, 1, [], []), "1" * 40)
 
-    results = list(rebuilt([PathsChanged("2" * 40, 0, (), (written,)), first, second]))
+    results = list(rebuilt([PathsChanged("2" * 40, "1" * 40, 0, (), (written,)), first, second]))
 
     assert [one.equal for one in results] == [True, True]
 
@@ -254,7 +504,7 @@ def test_times_that_no_calendar_has_are_kept_within_it() -> None:
     commit = Commit("1" * 40, (), EMPTY_TREE, -5, 10**15, [], [])
 
     [message] = messages([commit])
-    [fact] = facts(commit)
+    [fact] = facts(commit, "line")
 
     assert message.occurred == datetime(1970, 1, 1, tzinfo=UTC)
     assert isinstance(fact, Committed)
@@ -266,10 +516,11 @@ def test_times_that_no_calendar_has_are_kept_within_it() -> None:
 
 def test_the_real_file_is_rebuilt_whole(run: Run, real: Real) -> None:
     """16,238 of 16,238 trees."""
-    told = run("examples.history", "--data", real("git_pip.jsonl.gz"), "--json")
+    told = run("examples.history", "--data", real("git_pip.jsonl.gz"), "--json", "--sample", 100)
 
     assert told.returncode == 0, told.stderr
-    assert json.loads(told.stdout) == {"commits": 16238, "equal": 16238}
+    counts = json.loads(told.stdout)
+    assert counts == {"commits": 16238, "equal": 16238, "seed": counts["seed"], "sampled": 100, "sampled_equal": 100}
 
 
 # --- means ------------------------------------------------------------------------------------------------------------------
@@ -347,6 +598,52 @@ def intricate(folder: Path) -> Git:
     git("checkout", "-q", "--orphan", "other")
     git("commit", "-qm", "a second root")
     return git
+
+
+def tangled(folder: Path, chance: random.Random) -> Git:
+    """Make a repository of a hundred commits, by chance: roots, forks anywhere, merges of two to four, and files that move, go, and turn into directories."""
+    git = repository(folder)
+    trees: list[dict[str, str]] = []
+    told: list[str] = []
+    for number in range(1, 101):
+        parents = (
+            []
+            if number == 1 or chance.random() < 0.04
+            else chance.sample(range(1, number), min(number - 1, chance.choice([1, 1, 1, 2, 4])))
+        )
+        if parents and chance.random() < 0.6:
+            parents[0] = number - 1  # most go on where the last one was
+        parents = list(dict.fromkeys(parents))
+        files = dict(trees[parents[0] - 1]) if parents else {}
+        commands: list[str] = []
+        for _ in range(chance.randrange(4)):
+            path = "/".join(chance.choices("abc", k=chance.randint(1, 3)))
+            if files and chance.random() < 0.4:
+                moved = chance.choice(sorted(files))
+                content = files.pop(moved)
+                commands.append(f"D {moved}\n")
+                if chance.random() < 0.5:
+                    continue
+            else:
+                content = f"{chance.randrange(20)}"
+            for other in [one for one in files if one.startswith(f"{path}/") or path.startswith(f"{one}/")]:
+                del files[other]
+                commands.append(f"D {other}\n")
+            files[path] = content
+            commands.append(f"M {chance.choice(['100644', '100755'])} inline {path}\ndata {len(content)}\n{content}\n")
+        trees.append(files)
+        told.append(f"commit refs/heads/n{number}\nmark :{number}\ncommitter a <a> {number} +0000\ndata 1\n{number % 10}\n")
+        told += [f"{'merge' if at else 'from'} :{parent}\n" for at, parent in enumerate(parents)]
+        told += [*commands, "\n"]
+    (folder / "told").write_text("".join(told))
+    with (folder / "told").open() as stream:
+        subprocess.run(["git", "fast-import", "--quiet"], cwd=folder, stdin=stream, check=True)
+    return git
+
+
+def treed(written: Iterable[Written]) -> str:
+    """Return git's id of a tree with these files."""
+    return changed(EMPTY, planned([], [(path_of(one.path), File(b"100644", bytes.fromhex(one.digest))) for one in written])).digest().hex()
 
 
 def write(path: Path, commits: Iterable[dict[str, Any]]) -> None:  # Any: JSON

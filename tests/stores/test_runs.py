@@ -84,9 +84,15 @@ class Indexed:
         index.applied(flushed)
 
     def check(self, word: str) -> None:
-        """Find a word as a tag and as an id."""
+        """Find a word as a tag and as an id, in all that there is and in a part of it."""
         for kind in (TAGS, IDS):
-            assert self.runs.find(self.connection, kind, word) == self.expected[kind, word]
+            expected = self.expected[kind, word]
+            assert self.runs.find(self.connection, kind, word) == expected
+            for first, last in (
+                ((expected[len(expected) // 2], expected[-1]), (0, expected[-1] - 1), (expected[0], expected[0])) if expected else ()
+            ):
+                found = self.runs.find(self.connection, kind, word, first, last)
+                assert found == [position for position in expected if first <= position <= last]
 
 
 def test_very_much_at_once_is_not_written_twice(monkeypatch: pytest.MonkeyPatch) -> None:

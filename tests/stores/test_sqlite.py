@@ -134,6 +134,29 @@ def test_readers_can_not_write(path: Path) -> None:
     store.close()
 
 
+def test_a_read_by_the_index_looks_only_at_rows_that_are_asked_for(path: Path) -> None:
+    """However many rows have the tag: those before a position and behind another are not read from the disk. A row that reaches behind the first is."""
+    opened: list[sqlite3.Connection] = []
+
+    def watched(file: str) -> sqlite3.Connection:
+        opened.append(connect(file))
+        return opened[-1]
+
+    store = indexed(SqliteStore(str(path), connect=watched))
+    rows = [row for _ in range(30) for row in Scribe(store).append(Fact(("n=1",), records=3), Fact(("n=2",), records=2))]
+    flat(store.read())  # opens a connection to read by
+    asked: list[str] = []
+    for connection in opened:
+        connection.set_trace_callback(asked.append)
+
+    found = flat(store.read(rows[40].position, rows[44].last, wanted=[Wanted(["n=1"], [])]))
+
+    looked_at = [statement.partition("position in (")[2].partition(")")[0] for statement in asked if "position in (" in statement]
+    assert [row.position for row in found] == [rows[number].position for number in (40, 42, 44)]
+    assert looked_at == [",".join(str(row.position) for row in found)]
+    store.close()
+
+
 def test_a_file_of_another_kind_is_named(path: Path) -> None:
     """What is no database is left as it is, and the error names the file."""
     path.write_text("Dear diary, today nothing happened. " * 100)

@@ -4,9 +4,10 @@ import gc
 import sqlite3
 import tempfile
 import zlib
+from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
 import msgspec
 import pytest
@@ -20,6 +21,30 @@ from happened.sourcing import snapshot as taking
 from happened.sourcing.memory_image import Entry
 from happened.sourcing.snapshot import Snapshots, Taker
 from tests.travel.made import ALONE, Home, Order, Received, Stock, Total, history, shop
+
+
+class Filled(h.Event):
+    page: Annotated[str, h.Tag("page")]
+    text: str
+
+
+class Page(h.State):
+    page: Annotated[str, h.Tag("page")]
+    text: str = ""
+
+    def evolve(self, event: Filled) -> Self:
+        return self.but(text=event.text)
+
+
+class Laboured(h.State):
+    page: Annotated[str, h.Tag("page")]
+    sum: int = 0
+
+    def evolve(self, _event: Filled) -> Self:
+        return self.but(sum=sum(range(20_000)))
+
+
+pages = h.App("pages", records=[Filled], views=[Page, Laboured])
 
 
 @settings(max_examples=15, deadline=None)
@@ -201,6 +226,22 @@ def _rewrite(path: Path, *, of: int = 1, **changes: object) -> None:
         connection.execute("update _chunk set body = ? where snapshot = ?", (zlib.compress(msgspec.msgpack.encode((states, versions))), of))
 
 
+def test_large_states_are_kept_in_chunks_of_a_size(tmp_path: Path) -> None:
+    """To find one of them, no more is read than where they are small; also where there are few."""
+    with pages.open(f"sqlite:///{tmp_path}/pages.db", run=False) as running:
+        for number in range(40):
+            running.record(Filled(f"page {number}", f"{number}" * 10_000))
+        taken = running.snapshots.take(fold_of(Page), running.log.head)
+        assert taken.states == 40
+        with closing(sqlite3.connect(tmp_path / "pages.snapshots.db")) as connection:
+            sizes = [len(zlib.decompress(body)) for (body,) in connection.execute("select body from _chunk")]
+        assert len(sizes) == sum(len(f"{number}" * 10_000) for number in range(40)) // taking.CHUNK_BYTES
+        assert max(sizes) < 4 * taking.CHUNK_BYTES
+        found = running.at(running.log.head).state(Page, "page 7")
+        assert found is not None
+        assert (found.page, set(found.text), len(found.text)) == ("page 7", {"7"}, 10_000)
+
+
 def test_one_that_does_not_hold_what_the_log_says_is_not_used(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/shop.db"
     with shop.open(url, run=False) as running:
@@ -341,6 +382,21 @@ def test_states_that_are_snapped_are_not_looked_through_for_garbage() -> None:
     assert entries.get(("o-7",)) == Entry(Home("o-7", "no"), 7)
     assert entries.get(("o-x",)) is None
     assert not any(map(gc.is_tracked, entries.parts))
+
+
+def test_the_first_is_taken_as_soon_as_it_is_worth_it_however_few_records_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a record takes to fold is measured before anything is taken: these take far longer than most."""
+    monkeypatch.setattr(taking, "REST", 0)
+    with pages.open(f"sqlite:///{tmp_path}/pages.db", run=False) as running:
+        running.record_all(Filled(f"page {number % 7}", "text") for number in range(1_500))
+        taker = Taker(running.log, running.snapshots, [fold_of(Laboured)])
+
+        taker.consider(fold_of(Laboured))
+
+        [first, *_] = running.snapshots.listed([fold_of(Laboured)])
+        assert 0 < first.position < running.log.head
 
 
 def test_two_processes_may_take_the_same(tmp_path: Path) -> None:

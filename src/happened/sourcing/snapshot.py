@@ -10,6 +10,7 @@ itself, without the writer's lock. Of many, those are dropped whose neighbours a
 """
 
 import hashlib
+import itertools
 import threading
 import time
 import zlib
@@ -32,7 +33,13 @@ FORMAT = "1"
 """Stands in every fingerprint: goes up when states are kept otherwise."""
 
 CHUNK_STATES = 256
-"""States in a chunk: what is read to find one of them."""
+"""States in a chunk: what is read to find one of them. Fewer where they are large."""
+
+CHUNK_BYTES = 64 * 1024
+"""About as much as a chunk holds, before it is compressed. One state may be larger by itself."""
+
+WEIGHED_MAX = 256
+"""States of all that are weighed, to know how large they are."""
 
 KEPT_MAX = 32
 """Snapshots of a class; then those go whose neighbours are nearest."""
@@ -47,7 +54,10 @@ LEAST_SECONDS = 0.05
 """A fold that is shorter than this is worth no snapshot."""
 
 GUESSED_SECONDS = 1e-6
-"""What it may take to fold a record, before it was measured."""
+"""What it may take to fold a record, where there are too few to measure."""
+
+TRIED_RECORDS = 1_000
+"""Records that are folded at a time to measure that."""
 
 PLAIN_KEYS = (str, int)
 
@@ -295,6 +305,15 @@ class Snapshots:
             progress(until, until)
             return self._written(fold, entries, until, progress, pause)
 
+    def rate(self, fold: Fold, seconds: float) -> float | None:
+        """Return how many seconds a record takes to fold, tried from the beginning of the log for about so many; `None` where there are too few."""
+        entries: dict[Key, Entry] = {}
+        at, took, began = 0, 0.0, time.monotonic()
+        while took < seconds and (row := self._log.row_at(at + TRIED_RECORDS)) is not None:
+            self._image.entries(fold, entries, at, row.last, Pauses())
+            at, took = row.last, time.monotonic() - began
+        return took / at if at else None
+
     def drop(self, names: Iterable[str] | None = None, *, wrong: Iterable[Fold] | None = None) -> int:
         """Delete snapshots: of these states, or all; with `wrong`, only those that are not used. Return how many. Nothing is lost but time."""
         wanted = None if names is None else set(names)
@@ -424,7 +443,7 @@ class Snapshots:
 
     def _chunks(self, fold: Fold, entries: Parted, pause: Pauses) -> list[Part]:
         """Put the states that are there into the chunks that they fall into. `Invalid` where one stands still."""
-        chunks: list[Part] = [{} for _ in range(-(-len(entries) // CHUNK_STATES))]
+        chunks: list[Part] = [{} for _ in range(self._chunks_for(fold, entries))]
         for part in entries.parts:
             while part:
                 of, entry = part.popitem()
@@ -448,12 +467,22 @@ class Snapshots:
                 body = msgspec.msgpack.encode((states, [entry.version for entry in part.values()]))
                 again = self._decoder(fold)(body)
             except (msgspec.MsgspecError, TypeError, ValueError, OverflowError) as error:  # what is in them, or their size
-                raise Invalid(f"states of `{fold.name}` can't be kept: {error}", state=fold.name) from error
+                raise _not_kept(fold, error) from error
             if again[0] != states or _exact(again[0]) != _exact(states):
-                raise Invalid(f"states of `{fold.name}` can't be kept: they would be read back as something else", state=fold.name)
+                raise _not_kept(fold, "they would be read back as something else")
             yield zlib.compress(body, 1)
             part.clear()
             pause()
+
+    def _chunks_for(self, fold: Fold, entries: Parted) -> int:
+        """Return how many chunks to make of them, by their number and, from some of them, by their size."""
+        every = itertools.chain.from_iterable(part.values() for part in entries.parts)
+        weighed = [entry.state for entry in itertools.islice(every, 0, None, len(entries) // WEIGHED_MAX + 1)]
+        try:
+            size = len(msgspec.msgpack.encode(weighed)) * len(entries) // max(len(weighed), 1)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise _not_kept(fold, error) from error
+        return max(-(-len(entries) // CHUNK_STATES), min(size // CHUNK_BYTES, len(entries)))
 
     def _decoded(self, fold: Fold, body: bytes) -> dict[Key, Entry]:
         states, versions = self._decoder(fold)(zlib.decompress(body))
@@ -470,7 +499,7 @@ class Snapshots:
             try:
                 found = self._decoders[fold] = msgspec.msgpack.Decoder(kind).decode
             except TypeError as error:
-                raise Invalid(f"states of `{fold.name}` can't be kept: {error}", state=fold.name) from error
+                raise _not_kept(fold, error) from error
         return found
 
 
@@ -526,6 +555,10 @@ class Taker:
             own = [one for one in snapshots.listed([fold]) if one.state == fold.name and not one.wrong]
             self._reached[fold] = own[-1].position if own else 0
             self._writing[fold] = own[-1].seconds if own else 0.0
+        if fold not in self._rates:
+            tried = snapshots.rate(fold, LEAST_SECONDS)
+            if tried is not None:
+                self._rates[fold] = min(max(tried, GUESSED_SECONDS), GUESSED_SECONDS * 100)
         while not self._stop.is_set():
             rate = self._rates.get(fold, GUESSED_SECONDS)
             worth = max(LEAST_SECONDS, self._writing[fold])
@@ -552,6 +585,10 @@ def _any_of(among: int, count: int) -> list[int]:
     """Return some places among so many, others each time."""
     salt = str(time.monotonic_ns())
     return [int.from_bytes(hashlib.sha256(f"{salt} {n}".encode()).digest()[:8], "big") % among for n in range(count if among else 0)]
+
+
+def _not_kept(fold: Fold, why: object) -> Invalid:
+    return Invalid(f"states of `{fold.name}` can't be kept: {why}", state=fold.name)
 
 
 def _exact(states: list[Any]) -> bytes:

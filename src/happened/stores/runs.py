@@ -217,21 +217,19 @@ class Runs:
             open_block.add(name)
             self._blocks.setdefault(name, set()).add(block)
 
-    def find(self, connection: sqlite3.Connection, kind: int, text: str, after: int = 0) -> list[int]:
-        """Return the positions of the rows that may have this term or id, in order. Of those that end at or before a position some may be left out."""
+    def find(self, connection: sqlite3.Connection, kind: int, text: str, first: int = 0, last: int = POSITION) -> list[int]:
+        """Return the positions of the rows that may have this term or id, in order, from one position up to another. Cost: what is found, not what there is."""
         hashed, part = part_of(text)
         found: list[int] = []
-        low, high = hashed << 32 | min(after, POSITION), (hashed + 1) << 32
+        low, high = hashed << 32 | first, hashed << 32 | last
         for run in tuple(self._of_part(connection, part)[kind]):
             entries = self._entries(connection, part, kind, run)
             if entries is None:  # merged by another process since: look again
                 self._load_part(connection, part)
-                return self.find(connection, kind, text, after)
-            place = bisect_right(entries, low)
-            if place and entries[place - 1] >> 32 == hashed:  # it may end behind the position
-                place -= 1
-            found += [entry & POSITION for entry in entries[place : bisect_left(entries, high, place)]]
-        found += self._tail[kind][part].find(hashed)
+                return self.find(connection, kind, text, first, last)
+            place = bisect_left(entries, low)
+            found += [entry & POSITION for entry in entries[place : bisect_right(entries, high, place)]]
+        found += [position for position in self._tail[kind][part].find(hashed) if first <= position <= last]
         return sorted(set(found)) if len(found) > 1 else found
 
     def among(self, connection: sqlite3.Connection, kind: int, texts: Sequence[str]) -> frozenset[str]:

@@ -907,7 +907,7 @@ class SqliteStore:
             positions, ranges = set[int](), [self._all_after(after)]
             last = ranges[0][1]
         else:
-            positions, ranges, last = self._places(wanted, after)
+            positions, ranges, last = self._places(wanted, after, until)
         last = last if until is None else min(last, until)
         if ranges:
             if positions:
@@ -927,19 +927,27 @@ class SqliteStore:
     def _all_after(self, after: int) -> tuple[int, int]:
         """Return the range from the first row that does not end at or before a position up to the last record."""
         with self._reader() as reader, one_moment(reader):
-            begun = self._begun(reader, after)
-            return (begun[0] + (begun[1] <= after) if begun is not None else 0), self._last(reader)
+            return self._first_after(reader, after), self._last(reader)
 
-    def _places(self, wanted: Sequence[Wanted], after: int) -> tuple[set[int], list[tuple[int, int]], int]:
-        """Return where the index says that something wanted ends after a position: positions of rows, and ranges; and up to where it knows."""
+    def _first_after(self, reader: sqlite3.Connection, after: int) -> int:
+        """Return where the first row may begin that does not end at or before a position."""
+        begun = self._begun(reader, after) if after else None
+        return begun[0] + (begun[1] <= after) if begun is not None else 0
+
+    def _places(self, wanted: Sequence[Wanted], after: int, until: int | None) -> tuple[set[int], list[tuple[int, int]], int]:
+        """Return where the index says that there is something wanted: positions of rows, and ranges of positions; and up to where it knows.
+
+        The positions are those of rows that reach behind `after` and begin no later than `until`; the ranges are of the whole log.
+        """
         with self._index_lock, self._reader() as reader:
             self._look_for_rebuild(reader)
             self._catch_up_index(reader)
+            first, last = self._first_after(reader, after), runs.POSITION if until is None else min(until, runs.POSITION)
             positions: set[int] = set()
             ranges: list[tuple[int, int]] = []
             for item in wanted:
                 if item.terms and not self._strange:
-                    positions |= set[int].intersection(*[set(self._runs.find(reader, runs.TAGS, term, after)) for term in item.terms])
+                    positions |= set[int].intersection(*[set(self._runs.find(reader, runs.TAGS, term, first, last)) for term in item.terms])
                 elif item.names:
                     ranges += self._runs.blocks(item.names)
                 else:
