@@ -36,7 +36,7 @@ from happened.log.row import (
     taken_apart,
 )
 from happened.log.worker import NOTE as PROGRESS_NOTE
-from happened.log.worker import TROUBLE, Progress, progress_of
+from happened.log.worker import TROUBLE, Envelope, Progress, progress_of
 from happened.log.writer import Batch, Draft, Job
 from happened.notification.hearing import Heard, heard_at, heard_between, heard_in
 from happened.notification.reacting import Ran, Reacting
@@ -533,6 +533,7 @@ class Giving:
             self.diverged = True
             self.log.engine.append(lambda _: Commit(notes={held.note: held.text()}), EVERYTHING_SEEN)
             return
+        one = one._replace(sends=[edited for decision in one.sends if (edited := self._edited(decision)) is not None])
         if heard.position <= self._after:  # a part of it may lie before the branch, where that begins in the midst of a commit
             one = one._replace(sends=[prepared for prepared in one.sends if not self.log.find(prepared.id)])
             if one.header is not None and self.log.find(run):
@@ -544,6 +545,19 @@ class Giving:
             self._tell(now_sent, known, ran=(again, one))
         for schedule, _ in one.later:
             self._remember_timer(note_of(schedule.due, schedule.id))
+
+    def _edited(self, decision: Any) -> Any:
+        """Return what a reaction sends here in place of a command; `None` where that is dropped."""
+        if decision.id not in self._edits.sent:
+            return decision
+        self.diverged = True
+        to = self._edits.sent[decision.id]
+        if to is None:
+            return None
+        envelope = Envelope(decision.id, decision.causation, decision.correlation, decision.actor, decision.now, decision.depth)
+        changed = self.desk.prepared(to, envelope)
+        changed.sent = decision.sent
+        return changed
 
     def _tell(self, sends: Sequence[Any], known: Collection[str], *, ran: tuple[Again, Ran] | None = None, note: str = "") -> None:
         for decision in sends:
@@ -620,11 +634,11 @@ class Giving:
         del self._timers[id]
         timers = self._works.timers
         try:
-            prepared = timers.read(int(position), timers.scheduled_with(int(position)))
+            prepared = self._edited(timers.read(int(position), timers.scheduled_with(int(position))))
         except (Invalid, Broken) as error:
             self.failed.append(Failed(0, id, str(error)))
             return None
-        self._tell([prepared], {id}, note=note)
+        self._tell([prepared] if prepared is not None else [], {id}, note=note)
         return self._made.pop(id, None)
 
     # --- the end

@@ -92,6 +92,60 @@ def test_an_event_that_was_decided_is_replaced_and_its_command_is_not_decided_ag
         assert branch.log.verify().position == branch.log.head
 
 
+def test_a_command_that_a_reaction_has_sent_is_changed_or_dropped(running: h.Running) -> None:
+    """The reaction ran as it did; what its command caused follows from the one in its place."""
+    sent = next(record for record in running.log.read() if record.name == "Warn")
+
+    with running.branch(h.Drop(sent.position)) as branch:
+        difference = branch.diff()
+        assert str(difference.first) == f"missing: {sent.position} Warn {sent.id}: {sent.body}"
+        assert [record.name for record in difference.missing][:3] == ["Warn", "Warned", "schedule"]
+        assert "Charge" not in [record.name for record in difference.missing]
+        assert not difference.added
+        balance = branch.state(Balance, "a")
+        assert balance is not None
+        assert balance.warned == 0
+    with running.branch(h.Change(sent.position, Warn("b")), at=0) as branch:
+        difference = branch.diff()
+        assert next((one.before.id, dict(one.fields)) for one in difference.changed) == (sent.id, {"account": ("a", "b")})
+        assert [record.causation for record in branch.log.read() if record.id == sent.id] == [sent.causation]
+        balance = branch.state(Balance, "b")
+        assert balance is not None
+        assert balance.warned == 3
+        assert branch.log.verify().position == branch.log.head
+    with running.branch(h.Change(sent.position, Draw("a", Decimal(3))), answers={tariff: fee_of(2)}) as branch:
+        assert [record.name for record in branch.diff().added][:3] == ["Drawn", "schedule", "Warn"]
+
+
+def test_a_command_that_a_reaction_has_sent_later_is_changed_or_dropped(running: h.Running) -> None:
+    """Where it came is what is otherwise; that it was to come is not."""
+    sent = next(record for record in running.log.read() if record.name == "Charge")
+
+    with running.branch(h.Drop(sent.position)) as branch:
+        assert [record.name for record in branch.diff().missing] == ["Charge", "answer", "Charged"]
+        assert branch.settled(wait_seconds_max=20).timers == ()
+        assert not branch.log.find(sent.id)
+    with running.branch(h.Change(sent.position, Warn("b")), at=0) as branch:
+        assert [record.name for record in branch.diff().added][:1] == ["Warned"]
+        assert "schedule" not in [one.before.name for one in branch.diff().changed]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_any_command_of_a_handler_can_be_dropped(make: Make, seed: int) -> None:
+    """It is not there, nothing else has its id, and nothing but what it caused is missing for another reason than the states."""
+    made = make(seed, 60)
+    made.settle()
+    sent = [record for record in made.records() if record.kind == "input" and record.name in ("Warn", "Charge")]
+    for record in made.chance.sample(sent, min(4, len(sent))):
+        with made.running.branch(h.Drop(record.position), answers={tariff: fee_of(1)}) as branch:
+            difference = branch.diff()
+            assert not branch.log.find(record.id)
+            assert record.id in [one.id for one in difference.missing]
+            assert difference.first is not None
+            assert difference.first.before is not None
+            assert difference.first.before.id == record.id
+
+
 def test_what_is_inserted_is_decided_in_its_place(running: h.Running) -> None:
     """After a position, or first of all; a command that is refused is recorded so."""
     early = h.Insert(0, h.Message(Draw("a", Decimal(60)), id="early", actor="me"))
@@ -254,7 +308,8 @@ def test_what_does_not_fit_is_said(running: h.Running, edit: Any, text: str) -> 
 def test_what_does_not_fit_its_position_is_said(running: h.Running) -> None:
     """The kinds, what a reaction has sent, two edits of one place, edits that exclude each other, a beginning behind an edit."""
     fact, command, event = at(running, "first"), at(running, "seventy"), at(running, "seventy#1")
-    caused = next(record.position for record in running.log.read() if record.name == "Warn")
+    caused = next(record.position for record in running.log.read() if record.name == "Warned")
+    sent = next(record.position for record in running.log.read() if record.name == "Warn")
     now = datetime(2026, 1, 1, tzinfo=UTC)
     edits: list[tuple[list[Any], str]] = [
         ([h.Change(fact, Draw("a", Decimal(1)))], "give an event"),
@@ -262,7 +317,10 @@ def test_what_does_not_fit_its_position_is_said(running: h.Running) -> None:
         ([h.Answer(command, 1)], "no answer of the outside"),
         ([h.Clock(fact, now)], "only the clock of a command"),
         ([h.Clock(command, datetime(2026, 1, 1))], "a time must have a zone"),  # noqa: DTZ001 - that is what is wrong
-        ([h.Drop(caused)], "`watch` has sent: in a branch it sends anew"),
+        ([h.Drop(caused)], "`watch` has heard, and comes anew in a branch"),
+        ([h.Clock(sent, now)], "change or drop the command that it has sent"),
+        ([h.Change(sent, Paid("a", Decimal(1)))], "give a command"),
+        ([h.Drop(sent), h.Drop(sent)], "two edits"),
         ([h.Drop(fact), h.Drop(fact)], "two edits"),
         ([h.Clock(command, now), h.Drop(event)], "not decided again"),
         ([h.Change(fact, StockReceived("a", 1))], "the app has no `StockReceived`"),
