@@ -253,11 +253,14 @@ def begins(origin: Origin, app: Wiring, edits: Iterable[Edit], at: int | datetim
 def save(log: Log, plan: Plan, url: str) -> None:
     """Keep a branch in a file: its rows and notes in one commit, and where its origin is, from there."""
     below, path = plan.origin.log.engine, Path(url.removeprefix("sqlite:///"))
-    if not isinstance(below, SqliteStore):
-        raise Invalid("a branch of a log in memory, or of another branch, can't be kept in a file")
+    under = below.path if isinstance(below, SqliteStore | Over) else None
+    if under is None:
+        raise Invalid(
+            "a branch of a log in memory can't be kept in a file; one of another branch can where that was saved before, opened by its URL and branched"
+        )
     if not url.startswith("sqlite:///") or path.exists():
         raise Invalid(f"`{url}` names no new file to keep a branch in: write sqlite:///path", url=url)
-    origin = os.path.relpath(Path(below.path).absolute(), path.absolute().parent)
+    origin = os.path.relpath(Path(under).absolute(), path.absolute().parent)
     rows = [row for page in log.engine.read(plan.after) for row in page]
     terms = [log.reader.row_terms(row) for row in rows]
     notes: dict[str, str | None] = {

@@ -1,6 +1,7 @@
 """What is otherwise in a branch: each edit, other code, what does not fit, what goes on, and that nothing reaches outside."""
 
 import builtins
+import random
 import socket
 import sqlite3
 import threading
@@ -435,3 +436,45 @@ def test_a_difference_says_how_much_it_hides(running: h.Running) -> None:
     assert lines[1] == f"missing ({len(difference.missing)}):"
     assert lines[4] == f"  and {len(difference.missing) - 2} more"
     assert Warned.__name__ in str(difference)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_branch_of_a_saved_branch_is_saved_and_opened_again(tmp_path: Path, seed: int) -> None:
+    """Three deep; each is read, found by its index, verified and gone on with as what it was in memory; those below may go on meanwhile."""
+    chance = random.Random(seed)
+    print(f"seed {seed}")
+    urls = [f"sqlite:///{tmp_path}/desk{number}.db" for number in range(4)]
+    with desk.open(urls[0], source=Clock(), views="memory:", gateways={tariff: fee_of(2)}) as running:
+        for number in range(20):
+            running.record(Paid(f"a{chance.randrange(3)}", Decimal(chance.randrange(50))), id=f"paid-{number}")
+    for number, url in enumerate(urls[1:]):
+        with desk.open(urls[number], run=False, views="memory:") as below:
+            drops = [record.position for record in told(below) if record.name == "Paid"]
+            with below.branch(h.Drop(chance.choice(drops))) as branch:
+                for more in range(3):
+                    branch.record(Paid(f"a{chance.randrange(3)}", Decimal(5)), id=f"more-{number}-{more}")
+                branch.save(url)
+                expected, found = told(branch), dict(branch.states(Balance))
+            below.record(Paid("a0", Decimal(1000)), id=f"behind-{number}")
+        with desk.open(url, run=False, views="memory:") as again:
+            assert told(again) == expected
+            assert again.states(Balance) == found
+            for account in ("a0", "a1", "a2"):
+                own = [record for record in expected if getattr(record.body, "account", "") == account]
+                assert [record for record in again.log.read(h.query(account=account)) if record.kind != "system"] == own
+                assert again.state(Balance, account) == found.get((account,))
+            for record in expected:
+                assert [row.position for row in again.log.find(record.id)] == [record.row]
+            assert again.log.verify().position == again.log.head
+
+
+def test_a_branch_of_an_unsaved_branch_is_not_saved(tmp_path: Path) -> None:
+    """There would be nothing to lie over."""
+    with desk.open(f"sqlite:///{tmp_path}/desk.db", source=Clock(), views="memory:") as running:
+        running.record(Paid("a", Decimal(1)))
+        with (
+            running.branch() as one,
+            one.branch() as other,
+            pytest.raises(h.Invalid, match="one of another branch can where that was saved"),
+        ):
+            other.save(f"sqlite:///{tmp_path}/other.db")
