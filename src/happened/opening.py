@@ -58,10 +58,12 @@ def _over(store: SqliteStore) -> Over | None:
     if not path.is_file():
         raise Invalid(f"{store.path} is a branch of {path}, which is not there: put it back, or drop the branch", path=str(path))
     prefix = Prefix(str(path), pin.position)
+    under: Prefix | Over = prefix
     try:
-        return Over(prefix, store, pin, owns=True)
+        under = _over(prefix) or prefix
+        return Over(under, store, pin, owns=True)
     except BaseException:
-        prefix.close()
+        under.close()
         raise
 
 

@@ -22,7 +22,7 @@ from happened.core.store import Engine, Row
 from happened.core.world import MICROSECOND, Source
 from happened.cqrs.ask import Rows, View
 from happened.cqrs.follower import Followers
-from happened.giving import Failed, Giving, Origin, Plan, Works, begins, planned, save
+from happened.giving import Failed, Giving, Works
 from happened.log.erasure import Erasure
 from happened.log.fingerprint import fingerprint_of
 from happened.log.held import Act, Held, all_held
@@ -46,6 +46,7 @@ from happened.notification.timer import Timers
 from happened.notification.why import Cause, causes_of
 from happened.opening import beside, channel_to, copy_log, erased_in, open_engine, path_in, snapshots_beside
 from happened.past import Past, position_of
+from happened.planning import Origin, Plan, begins, planned, save
 from happened.shelf.rows import ViewsFile
 from happened.shelf.snapshots import SnapshotsFile
 from happened.sourcing.asked import Asked

@@ -130,7 +130,7 @@ class Wiring:
 
     def _add_upcast(self) -> None:
         """Take in the events that only an upcast names: they are read, though nothing here records or hears them."""
-        steps, _ = steps_of(self.upcasts)
+        steps, _ = steps_of(self.upcasts, self.called)
         names = {name_of(cls)[0] for cls in (*self.events, *self.handlers)}
         for step in steps.values():
             for cls in step.classes:
@@ -142,7 +142,7 @@ class Wiring:
             ("event" if is_a(cls, Event) else "command", self.name_in_log(cls), name_of(cls)[1]): cls
             for cls in (*self.events, *self.handlers)
         }
-        return Lifts(self.upcasts, classes)
+        return Lifts(self.upcasts, classes, self.called)
 
     def topology(self) -> dict[str, Any]:
         """Return the wiring as plain data: what is recorded in the log whenever it changes."""

@@ -79,8 +79,8 @@ def told(folder: Path, *arguments: str) -> Any:
     return json.loads(output)
 
 
-def position_of(folder: Path, id: str) -> str:
-    return str(told(folder, "show", "--id", id)[0]["position"])
+def position_of(folder: Path, id: str, *log: str) -> str:
+    return str(told(folder, "show", "--id", id, *log)[0]["position"])
 
 
 def test_a_branch_from_its_making_to_its_end(folder: Path) -> None:
@@ -114,6 +114,35 @@ def test_a_branch_from_its_making_to_its_end(folder: Path) -> None:
     assert run(folder, "branch", "drop", "rich")[0] == 0
     assert run(folder, "branch", "list")[1] == ""
     assert {path.name for path in folder.iterdir() if "branch" in path.name} == set()
+
+
+def test_a_branch_of_a_branch(folder: Path) -> None:
+    """It is made, listed, run, looked at and compared by the first one's URL, and goes with it only by hand."""
+    rich = ("--log", "sqlite:///bank.branch-rich.db")
+    salary = position_of(folder, "salary")
+    assert run(folder, "branch", "new", "rich", "--change", salary, '{"account": "ann", "amount": "200"}')[0] == 0
+    assert run(folder, "branch", "run", "rich")[0] == 0
+    assert run(folder, "branch", "new", "fine", "--drop", str(position_of(folder, "car", *rich)), *rich)[0] == 0
+    assert run(folder, "branch", "run", "fine", *rich)[0] == 0
+
+    assert [plan["name"] for plan in told(folder, "branch", "list")] == ["rich"]
+    assert [plan["name"] for plan in told(folder, "branch", "list", *rich)] == ["fine"]
+    fine = "sqlite:///bank.branch-rich.branch-fine.db"
+    assert told(folder, "view", "Balance", "ann", "--log", fine)["amount"] == "200"
+    assert told(folder, "view", "Balance", "ann", *rich)["amount"] == "70"
+    assert [record["id"] for record in told(folder, "branch", "diff", "fine", *rich)["missing"]] == ["car", "car#1"]
+    assert run(folder, "verify", "--log", fine)[0] == 0
+    code, _, errors = run(folder, "branch", "drop", "rich")
+    assert code != 0
+    assert "has a branch of its own, bank.branch-rich.branch-fine.json: drop that first" in errors
+
+    assert run(folder, "branch", "run", "rich")[0] == 0  # it is another one now
+    code, _, errors = run(folder, "branch", "run", "fine", *rich)
+    assert code != 0
+    assert "make it anew" in errors
+    assert run(folder, "branch", "drop", "fine", *rich)[0] == 0
+    assert run(folder, "branch", "drop", "rich")[0] == 0
+    assert not list(folder.glob("bank.branch-*"))
 
 
 def test_a_branch_by_other_code(folder: Path) -> None:

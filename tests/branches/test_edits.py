@@ -1,6 +1,7 @@
 """What is otherwise in a branch: each edit, other code, what does not fit, what goes on, and that nothing reaches outside."""
 
 import builtins
+import random
 import socket
 import sqlite3
 import threading
@@ -90,6 +91,60 @@ def test_an_event_that_was_decided_is_replaced_and_its_command_is_not_decided_ag
         assert of(branch.diff().missing)[0] == ("Drawn", "seventy#1")
         assert branch.log.find("seventy")
         assert branch.log.verify().position == branch.log.head
+
+
+def test_a_command_that_a_reaction_has_sent_is_changed_or_dropped(running: h.Running) -> None:
+    """The reaction ran as it did; what its command caused follows from the one in its place."""
+    sent = next(record for record in running.log.read() if record.name == "Warn")
+
+    with running.branch(h.Drop(sent.position)) as branch:
+        difference = branch.diff()
+        assert str(difference.first) == f"missing: {sent.position} Warn {sent.id}: {sent.body}"
+        assert [record.name for record in difference.missing][:3] == ["Warn", "Warned", "schedule"]
+        assert "Charge" not in [record.name for record in difference.missing]
+        assert not difference.added
+        balance = branch.state(Balance, "a")
+        assert balance is not None
+        assert balance.warned == 0
+    with running.branch(h.Change(sent.position, Warn("b")), at=0) as branch:
+        difference = branch.diff()
+        assert next((one.before.id, dict(one.fields)) for one in difference.changed) == (sent.id, {"account": ("a", "b")})
+        assert [record.causation for record in branch.log.read() if record.id == sent.id] == [sent.causation]
+        balance = branch.state(Balance, "b")
+        assert balance is not None
+        assert balance.warned == 3
+        assert branch.log.verify().position == branch.log.head
+    with running.branch(h.Change(sent.position, Draw("a", Decimal(3))), answers={tariff: fee_of(2)}) as branch:
+        assert [record.name for record in branch.diff().added][:3] == ["Drawn", "schedule", "Warn"]
+
+
+def test_a_command_that_a_reaction_has_sent_later_is_changed_or_dropped(running: h.Running) -> None:
+    """Where it came is what is otherwise; that it was to come is not."""
+    sent = next(record for record in running.log.read() if record.name == "Charge")
+
+    with running.branch(h.Drop(sent.position)) as branch:
+        assert [record.name for record in branch.diff().missing] == ["Charge", "answer", "Charged"]
+        assert branch.settled(wait_seconds_max=20).timers == ()
+        assert not branch.log.find(sent.id)
+    with running.branch(h.Change(sent.position, Warn("b")), at=0) as branch:
+        assert [record.name for record in branch.diff().added][:1] == ["Warned"]
+        assert "schedule" not in [one.before.name for one in branch.diff().changed]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_any_command_of_a_handler_can_be_dropped(make: Make, seed: int) -> None:
+    """It is not there, nothing else has its id, and nothing but what it caused is missing for another reason than the states."""
+    made = make(seed, 60)
+    made.settle()
+    sent = [record for record in made.records() if record.kind == "input" and record.name in ("Warn", "Charge")]
+    for record in made.chance.sample(sent, min(4, len(sent))):
+        with made.running.branch(h.Drop(record.position), answers={tariff: fee_of(1)}) as branch:
+            difference = branch.diff()
+            assert not branch.log.find(record.id)
+            assert record.id in [one.id for one in difference.missing]
+            assert difference.first is not None
+            assert difference.first.before is not None
+            assert difference.first.before.id == record.id
 
 
 def test_what_is_inserted_is_decided_in_its_place(running: h.Running) -> None:
@@ -254,7 +309,8 @@ def test_what_does_not_fit_is_said(running: h.Running, edit: Any, text: str) -> 
 def test_what_does_not_fit_its_position_is_said(running: h.Running) -> None:
     """The kinds, what a reaction has sent, two edits of one place, edits that exclude each other, a beginning behind an edit."""
     fact, command, event = at(running, "first"), at(running, "seventy"), at(running, "seventy#1")
-    caused = next(record.position for record in running.log.read() if record.name == "Warn")
+    caused = next(record.position for record in running.log.read() if record.name == "Warned")
+    sent = next(record.position for record in running.log.read() if record.name == "Warn")
     now = datetime(2026, 1, 1, tzinfo=UTC)
     edits: list[tuple[list[Any], str]] = [
         ([h.Change(fact, Draw("a", Decimal(1)))], "give an event"),
@@ -262,7 +318,10 @@ def test_what_does_not_fit_its_position_is_said(running: h.Running) -> None:
         ([h.Answer(command, 1)], "no answer of the outside"),
         ([h.Clock(fact, now)], "only the clock of a command"),
         ([h.Clock(command, datetime(2026, 1, 1))], "a time must have a zone"),  # noqa: DTZ001 - that is what is wrong
-        ([h.Drop(caused)], "`watch` has sent: in a branch it sends anew"),
+        ([h.Drop(caused)], "`watch` has heard, and comes anew in a branch"),
+        ([h.Clock(sent, now)], "change or drop the command that it has sent"),
+        ([h.Change(sent, Paid("a", Decimal(1)))], "give a command"),
+        ([h.Drop(sent), h.Drop(sent)], "two edits"),
         ([h.Drop(fact), h.Drop(fact)], "two edits"),
         ([h.Clock(command, now), h.Drop(event)], "not decided again"),
         ([h.Change(fact, StockReceived("a", 1))], "the app has no `StockReceived`"),
@@ -377,3 +436,45 @@ def test_a_difference_says_how_much_it_hides(running: h.Running) -> None:
     assert lines[1] == f"missing ({len(difference.missing)}):"
     assert lines[4] == f"  and {len(difference.missing) - 2} more"
     assert Warned.__name__ in str(difference)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_branch_of_a_saved_branch_is_saved_and_opened_again(tmp_path: Path, seed: int) -> None:
+    """Three deep; each is read, found by its index, verified and gone on with as what it was in memory; those below may go on meanwhile."""
+    chance = random.Random(seed)
+    print(f"seed {seed}")
+    urls = [f"sqlite:///{tmp_path}/desk{number}.db" for number in range(4)]
+    with desk.open(urls[0], source=Clock(), views="memory:", gateways={tariff: fee_of(2)}) as running:
+        for number in range(20):
+            running.record(Paid(f"a{chance.randrange(3)}", Decimal(chance.randrange(50))), id=f"paid-{number}")
+    for number, url in enumerate(urls[1:]):
+        with desk.open(urls[number], run=False, views="memory:") as below:
+            drops = [record.position for record in told(below) if record.name == "Paid"]
+            with below.branch(h.Drop(chance.choice(drops))) as branch:
+                for more in range(3):
+                    branch.record(Paid(f"a{chance.randrange(3)}", Decimal(5)), id=f"more-{number}-{more}")
+                branch.save(url)
+                expected, found = told(branch), dict(branch.states(Balance))
+            below.record(Paid("a0", Decimal(1000)), id=f"behind-{number}")
+        with desk.open(url, run=False, views="memory:") as again:
+            assert told(again) == expected
+            assert again.states(Balance) == found
+            for account in ("a0", "a1", "a2"):
+                own = [record for record in expected if getattr(record.body, "account", "") == account]
+                assert [record for record in again.log.read(h.query(account=account)) if record.kind != "system"] == own
+                assert again.state(Balance, account) == found.get((account,))
+            for record in expected:
+                assert [row.position for row in again.log.find(record.id)] == [record.row]
+            assert again.log.verify().position == again.log.head
+
+
+def test_a_branch_of_an_unsaved_branch_is_not_saved(tmp_path: Path) -> None:
+    """There would be nothing to lie over."""
+    with desk.open(f"sqlite:///{tmp_path}/desk.db", source=Clock(), views="memory:") as running:
+        running.record(Paid("a", Decimal(1)))
+        with (
+            running.branch() as one,
+            one.branch() as other,
+            pytest.raises(h.Invalid, match="one of another branch can where that was saved"),
+        ):
+            other.save(f"sqlite:///{tmp_path}/other.db")

@@ -88,15 +88,20 @@ class Step(NamedTuple):
         return label(self.function) if self.function is not None else f"the upcast of {self.name} {self.version}"
 
 
-def steps_of(entries: Iterable[UpcastEntry]) -> tuple[dict[tuple[str, int], Step], frozenset[str]]:
-    """Read a table: its steps by name and version, and the names that are retired. `Invalid` for what is no entry, and for two of one name and version."""
+def steps_of(
+    entries: Iterable[UpcastEntry], called: Mapping[type, str] | None = None
+) -> tuple[dict[tuple[str, int], Step], frozenset[str]]:
+    """Read a table: its steps by name and version, and the names that are retired. `Invalid` for what is no entry, and for two of one name and version.
+
+    `called` says which classes come from another system, and are called after it: `crm/Moved`.
+    """
     steps: dict[tuple[str, int], Step] = {}
     retired: set[str] = set()
     for entry in entries:
         if isinstance(entry, Retired):
             retired.add(entry.name)
             continue
-        step = _of_upcast(entry) if isinstance(entry, Upcast) else _typed(entry)
+        step = _of_upcast(entry) if isinstance(entry, Upcast) else _typed(entry, called or {})
         if (step.name, step.version) in steps:
             raise Invalid(f"two upcasts read `{step.name}` version {step.version}: a version has one next one", name=step.name)
         steps[step.name, step.version] = step
@@ -125,7 +130,7 @@ def _returned(function: Callable[..., Any]) -> Any:
     return bare(returned_by(function))[0]
 
 
-def _typed(function: Any) -> Step:
+def _typed(function: Any, called: Mapping[type, str]) -> Step:
     """Read a function from an old class to a new one, or to several."""
     if not callable(function) or isinstance(function, type):
         raise Invalid(f"`upcasts` lists `{function!r}`: list `Upcast(...)`, `Retired(...)`, or a function from an old class to a new one")
@@ -143,8 +148,10 @@ def _typed(function: Any) -> Step:
             function=label(function),
         )
     cls: Any = old[0]
+    system = _system_of(new, called)
     name, version = name_of(cls)
-    to, to_version = name_of(new[0]) if not several else (name, version + 1)
+    name = system + name
+    to, to_version = (system + name_of(new[0])[0], name_of(new[0])[1]) if not several else (name, version + 1)
     if not several and to_version != version + 1:
         raise Invalid(
             f"`{label(function)}` leads from `{name}` version {version} to `{to}` version {to_version}: a step leads to the next version, {version + 1}",
@@ -155,10 +162,18 @@ def _typed(function: Any) -> Step:
     def by(data: Data) -> Any:
         made: Any = function(decode(encode(data)))
         if several:
-            return [(name_of(type(one))[0], msgspec.json.decode(encode(one))) for one in made]
+            return [(system + name_of(type(one))[0], msgspec.json.decode(encode(one))) for one in made]
         return msgspec.json.decode(encode(made))
 
-    return Step(name, version, to, to_version, by, several, tuple(name_of(one)[0] for one in new) if several else (), function, tuple(new))
+    return Step(
+        name, version, to, to_version, by, several, tuple(system + name_of(one)[0] for one in new) if several else (), function, tuple(new)
+    )
+
+
+def _system_of(classes: Sequence[Any], called: Mapping[type, str]) -> str:
+    """Return what stands before the names of these classes in the log, and before those of their older versions: `crm/`, or nothing."""
+    found = {called[cls].removesuffix(name_of(cls)[0]) if cls in called else "" for cls in classes}
+    return found.pop() if len(found) == 1 else ""
 
 
 def _is_data(cls: Any) -> bool:

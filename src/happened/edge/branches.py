@@ -4,6 +4,7 @@
 """
 
 import argparse
+import glob
 import re
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -129,7 +130,7 @@ def _diff(asked: argparse.Namespace) -> int:
 
 def _list(asked: argparse.Namespace) -> int:
     base = _base(asked)
-    plans = [_read(path) for path in sorted(base.parent.glob(f"{base.name}.branch-*.json"))]
+    plans = [_read(path) for path in _branches_of(base)]
     if asked.json:
         print_json(plans)
         return 0
@@ -142,6 +143,9 @@ def _list(asked: argparse.Namespace) -> int:
 
 def _drop(asked: argparse.Namespace) -> int:
     plan = _planned(asked)
+    above = _branches_of(_path(asked).with_suffix(""))
+    if above:
+        raise Invalid(f"the branch `{asked.name}` has a branch of its own, {above[0].name}: drop that first", name=asked.name)
     _discard(asked)
     _path(asked).unlink()
     return _told(asked, plan, f"branch `{asked.name}` is dropped")
@@ -161,6 +165,12 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {"branch": branch}
 def _base(asked: argparse.Namespace) -> Path:
     """Return the path of the log without its ending: what names of branches begin with."""
     return Path(log_url(asked.log).removeprefix(SQLITE).removesuffix(".db"))
+
+
+def _branches_of(base: Path) -> list[Path]:
+    """Return the files of the branches of a log, and not of those of its branches."""
+    start = f"{base.name}.branch-"
+    return [path for path in sorted(base.parent.glob(f"{glob.escape(start)}*.json")) if NAME.fullmatch(path.stem.removeprefix(start))]
 
 
 def _path(asked: argparse.Namespace) -> Path:

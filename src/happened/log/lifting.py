@@ -48,8 +48,10 @@ class Way(NamedTuple):
 class Lifts:
     """All chains of one app. `Invalid` for gaps, forks, and names that nobody has: said when the app is made."""
 
-    def __init__(self, entries: Iterable[UpcastEntry], classes: Mapping[tuple[str, str, int], type]) -> None:
-        self.steps, self.retired = steps_of(entries)
+    def __init__(
+        self, entries: Iterable[UpcastEntry], classes: Mapping[tuple[str, str, int], type], called: Mapping[type, str] | None = None
+    ) -> None:
+        self.steps, self.retired = steps_of(entries, called)
         self._classes = classes
         self._values = _values_in(classes.values())
         self._today: dict[str, tuple[str, int]] = {name: (what, version) for what, name, version in classes}

@@ -79,6 +79,8 @@ class Edits:
         """Classes of events and commands of the code that the branch runs with."""
         self.rows: dict[int, RowEdits] = {}
         """By the position of the row, 0 for what comes first."""
+        self.sent: dict[str, Command | None] = {}
+        """By the id of a command that a reaction has sent, at once or later: what it sends in its place, `None` where it sends nothing."""
         self.begins: int | None = None
         """The last position that no edit is about: the branch begins there, or before."""
         for edit in edits:
@@ -99,10 +101,15 @@ class Edits:
         shown = f"position {edit.position} is {'an' if what[:1] in 'aeo' else 'a'} {what}{f' `{name.name}`' if name is not None else ''}"
         sender = self._names.get(header.sent.handler) if header.sent is not None else None
         if sender is not None and sender.what in ("reaction", "publication"):
-            raise Invalid(
-                f"{shown} that the {sender.what} `{sender.name}` has sent: in a branch it sends anew. Edit the event that it heard, or run other code",
-                position=edit.position,
-            )
+            if not (asked and sender.what == "reaction" and header.id is not None and isinstance(edit, Change | Drop)):
+                raise Invalid(
+                    f"{shown} that came of what the {sender.what} `{sender.name}` has heard, and comes anew in a branch. Edit the event that it heard"
+                    f"{', or change or drop the command that it has sent' if sender.what == 'reaction' else ''}, or run other code",
+                    position=edit.position,
+                )
+            self._change(edit, of, ordinal, shown, what)
+            self.sent[header.id] = of.changed[ordinal]
+            return
         if isinstance(edit, Answer):
             if raw.number != ANSWER:
                 raise Invalid(f"{shown}, and no answer of the outside", position=edit.position)

@@ -191,8 +191,16 @@ class Over:
         self._alike = self._below.found_by({name: how for name, how in reading.items() if name <= self.pin.names}, terms_of)
         return found and self._alike
 
-    def found_by(self, reading: Mapping[int, str], _terms_of: Callable[[Row], Terms]) -> bool:
+    @property
+    def path(self) -> str | None:
+        """Where what comes after the pin is kept; `None` for memory."""
+        return self._own.path if isinstance(self._own, SqliteStore) else None
+
+    def found_by(self, reading: Mapping[int, str], terms_of: Callable[[Row], Terms]) -> bool:
         """Say whether rows are found by this reading, where a log lies over this one."""
+        if isinstance(self._own, Prefix):  # it was opened to be looked at from above, and nobody else says how it is read
+            self._alike = self._below.found_by({name: how for name, how in reading.items() if name <= self.pin.names}, terms_of)
+            return self._own.found_by(reading, terms_of)
         return all(self._reading.get(name, how) == how for name, how in reading.items())
 
     def find_id(self, id: str) -> Sequence[int]:

@@ -11,7 +11,7 @@ now (it is not there yet, it was closed) is `StoreFailed`, and is tried again by
 import operator
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar  # Any: a part of a schema
 
 import msgspec
 
@@ -76,6 +76,8 @@ class Published(msgspec.Struct, frozen=True, gc=False):
     depth: int
     digest: str
     """The link of the origin's chain at the record's row, as receipts have it."""
+    parts: Any = None
+    """Which values lie nested in it and in which version, as the origin's schema says; `None` for none, or where the channel does not know."""
 
     @property
     def id(self) -> str:
@@ -280,15 +282,18 @@ def published_in(row: Row, names: Names) -> Iterator[Published]:
     known = 0
     what = called = ""
     version = 0
+    parts: Any = None
     for _, raw in taken_apart(row):
         if raw.number != known:
             known = raw.number
             name = by_number.get(known)
             what, called, version = (name.what, name.name, name.version) if name is not None and name.what in PUBLISHED else ("", "", 0)
+            parts = name.parts if name is not None else None
         if what and not is_erased(raw):
             extra = decode_extra(raw.extra) if raw.extra else None
             occurred = extra.occurred if extra is not None and extra.occurred is not None else head_occurred
-            yield Published(position, own, position - row.position, what, called, version, raw.body, at, occurred, correlation, depth, link)
+            place = position - row.position
+            yield Published(position, own, place, what, called, version, raw.body, at, occurred, correlation, depth, link, parts)
         position += 1
 
 

@@ -3,19 +3,23 @@
 What arrives becomes an input with an id made of the origin's log and the record's own, so it is recorded once, however often it comes. It is recorded in
 one commit with how far the channel was read, and from then on it is an ordinary event, called after the system that it comes from: `crm/AddressChanged`.
 
+What was published in an older version, or under an older name, is lifted by the app's upcasts when it comes, and recorded as today's class has it: it is
+another system's record that is read there, and stays in that system's log as it was. Its upcasts are of the name that it has here: `crm/AddressChanged`.
+
 What can't be read is kept as it came, under the same name but as no event, and is listed. It is tried again whenever the subscription is taken up.
 """
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any  # Any: events of any class
+from typing import Any, NamedTuple  # Any: events of any class
 
 import msgspec
 
-from happened.core.errors import Diverged, Invalid
-from happened.core.messages import name_of
+from happened.core.errors import Diverged, Incompatible, Invalid
+from happened.core.messages import events_of, name_of
 from happened.log.lease import Leases
 from happened.log.log import Log
-from happened.log.names import Wish
+from happened.log.names import Name, Wish
 from happened.log.row import Header, Sent, Written, encode, taken_apart
 from happened.log.typed import Typed
 from happened.log.worker import IDLE_SECONDS, Course, Worker
@@ -61,6 +65,9 @@ class Subscription:
         self._wish = wish
         self._typed: Mapping[tuple[str, int], Typed] = {name_of(event): log.typed[event] for event in events}
         self._names = {name for name, _ in self._typed}
+        former = {name.removeprefix(f"{system}/") for name, _ in log.reader.lifts.chains if name.startswith(f"{system}/")}
+        self._wanted = self._names | former
+        """What they are called, and were."""
         self._course = Course(log, self.worker.name)
         self._seen: Seen | None = None
         self.head: int | None = None
@@ -116,7 +123,7 @@ class Subscription:
             raise Diverged(
                 f"the log of `{self.system}` ends at {page.head}, and was read up to {course.position}: an older one was put in its place"
             )
-        wanted = [item for item in page.items if item.what == NOTIFICATION and item.name in self._names]
+        wanted = [item for item in page.items if item.what == NOTIFICATION and item.name in self._wanted]
         if wanted:
             last = wanted[-1]
             seen = Seen(origin.log, origin.epoch, last.position, last.digest)
@@ -139,7 +146,7 @@ class Subscription:
         batch.kept[ORIGIN_NOTE + self.system] = encode(seen).decode()
 
     def _put(self, batch: Batch, item: Published, id: str, handler: int, seen: Seen) -> None:
-        body, event, error = self._read(item.name, item.version, bytes(item.body))
+        found, error = self._read(item.name, item.version, item.parts, bytes(item.body), item.position)
         header = Header(
             id=id,
             correlation=item.correlation if item.correlation != id else None,
@@ -149,23 +156,32 @@ class Subscription:
             depth=item.depth,
         )
         if error is not None:
-            number = batch.number(Wish("unread", f"{self.system}/{item.name}", item.version, ""))  # first: a new name takes a place
+            wish = Wish("unread", f"{self.system}/{item.name}", item.version, "", parts=item.parts)
+            number = batch.number(wish)  # first: a new name takes a place
             batch.kept[f"{UNREAD_NOTE}{self.system}/{id}"] = encode(Unread(batch.position, error)).decode()
-            batch.add(Draft(header, None, [Written(number, body)], (), (), (), {}))
-            return
-        typed = self._typed[item.name, item.version]
-        batch.add(fact(batch, typed, header, body, event))
+            batch.add(Draft(header, None, [Written(number, bytes(item.body))], (), (), (), {}))
+        elif found:
+            batch.add(facts(batch, found, header))
 
-    def _read(self, name: str, version: int, body: bytes) -> tuple[bytes, Any, str | None]:
-        """Return a body as our class has it; or as it came, with what is wrong with it."""
+    def _read(self, name: str, version: int, parts: Any, body: bytes, position: int) -> "tuple[Sequence[Fact], str | None]":
+        """Return a body as our classes have it, one or what an upcast has split it into; or what is wrong with it."""
+        lifts = self._log.reader.lifts
+        named = Name(0, "event", f"{self.system}/{name}", version, "", parts=parts or [])
+        way = lifts.way(named)
         typed = self._typed.get((name, version))
-        if typed is None:
-            known = ", ".join(str(one) for called, one in self._typed if called == name)
-            return body, None, f"version {version} of `{name}` was published, and the class reads version {known}"
         try:
-            return *typed.read(body), None
-        except Invalid as error:
-            return body, None, str(error)
+            if way is not None:
+                lifted = events_of(lifts.lifted(way, named, msgspec.json.decode(body), position))
+                return [Fact(self._log.typed[type(one)], *self._log.typed[type(one)].checked(one)) for one in lifted], None
+            if typed is not None:
+                return [Fact(typed, *typed.read(body))], None
+        except (Incompatible, Invalid) as error:
+            return [], str(error)
+        known = ", ".join(str(one) for called, one in self._typed if called == name) or "none"
+        return [], (
+            f"version {version} of `{name}` was published, and the class reads version {known}: where that is newer, say in `upcasts` how it is read, "
+            f'`Upcast("{self.system}/{name}", {version}, ...)`'
+        )
 
     def _read_again(self) -> None:
         """Record as events what could not be read, and can be today."""
@@ -176,15 +192,15 @@ class Subscription:
             assert row is not None, "a note of what is unread points to it"
             [(_, raw)] = list(taken_apart(row))
             name = self._log.names.by_number[raw.number]
-            body, event, error = self._read(name.name.removeprefix(f"{self.system}/"), name.version, bytes(raw.body))
+            found, error = self._read(name.name.removeprefix(f"{self.system}/"), name.version, name.parts, bytes(raw.body), unread.position)
             if error is None:
-                self._mend(key, key.removeprefix(start), self._typed[name.name.removeprefix(f"{self.system}/"), name.version], body, event)
+                self._mend(key, key.removeprefix(start), found)
 
-    def _mend(self, key: str, id: str, typed: Typed, body: bytes, event: Any) -> None:
+    def _mend(self, key: str, id: str, found: "Sequence[Fact]") -> None:
         def add(batch: Batch) -> None:
             self._declare(batch)
-            if batch.row_with(f"{id}/read") is None:
-                batch.add(fact(batch, typed, Header(id=f"{id}/read", causation=id, correlation=id), body, event))
+            if found and batch.row_with(f"{id}/read") is None:
+                batch.add(facts(batch, found, Header(id=f"{id}/read", causation=id, correlation=id)))
             batch.kept[key] = None
 
         self._course.record(self._course.position, add)
@@ -195,11 +211,28 @@ def subscription_worker(system: str) -> str:
     return f"subscription/{system}"
 
 
-def fact(batch: Batch, typed: Typed, header: Header, body: bytes, event: Any) -> Draft:
-    """Return the row of one fact."""
-    number = typed.number(batch)
-    terms = list(typed.terms(event))
-    return Draft(header, None, [Written(number, body)], [(0, event, None)], terms, [number], {}, [(typed.wish.name, terms)])
+class Fact(NamedTuple):
+    """What is recorded of what came, as one of our classes has it."""
+
+    typed: Typed
+    body: bytes
+    event: Any
+
+
+def facts(batch: Batch, found: Sequence[Fact], header: Header) -> Draft:
+    """Return the row of one fact, or of those that it was split into."""
+    numbers = [one.typed.number(batch) for one in found]
+    terms = [list(one.typed.terms(one.event)) for one in found]
+    return Draft(
+        header,
+        None,
+        [Written(number, one.body) for number, one in zip(numbers, found, strict=True)],
+        [(place, one.event, None) for place, one in enumerate(found)],
+        list(dict.fromkeys(itertools.chain.from_iterable(terms))),
+        list(dict.fromkeys(numbers)),
+        {},
+        [(one.typed.wish.name, own) for one, own in zip(found, terms, strict=True)],
+    )
 
 
 def check_origin(channel: Channel, system: str, seen: Seen | None, *, deep: bool = True) -> Origin:
