@@ -45,7 +45,24 @@ def open_engine(url: str) -> Engine:
             raise
     if url in ("memory:", "memory://"):
         return MemoryStore()
-    raise Invalid(f"`{url}` names no log: write memory: or sqlite:///path", url=url)
+    if is_postgres(url):
+        return _postgres(url)
+    raise Invalid(f"`{url}` names no log: write memory:, sqlite:///path or postgresql://user@host/database?schema=name", url=url)
+
+
+def is_postgres(url: str) -> bool:
+    """Say whether a URL names a database of PostgreSQL."""
+    return url.startswith(("postgresql://", "postgres://"))
+
+
+def _postgres(url: str) -> Engine:
+    try:
+        from happened.stores.postgres import PostgresStore  # lazy: its driver is an extra
+    except ModuleNotFoundError as error:
+        if error.name != "psycopg":
+            raise
+        raise Invalid("a log in PostgreSQL needs its driver: pip install 'happened[postgres]'") from error
+    return PostgresStore(url)
 
 
 def _over(store: SqliteStore) -> Over | None:

@@ -9,13 +9,13 @@ which is more than was asked for, and never less.
 
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
 import msgspec
 
 from happened.core.errors import Diverged, Invalid
 from happened.core.store import Bare, Commit, Engine, Head, Row, Terms, Unseen, Wanted
 from happened.stores.cold import COUNTED
-from happened.stores.memory import MemoryStore
 from happened.stores.sqlite import SqliteStore, connect_to_read, reading_on
 
 PIN_NOTE = "pin"
@@ -220,8 +220,13 @@ class Over:
         return self._own.samples()
 
 
-Below = MemoryStore | Prefix | Over
-"""What another log may lie over: it says by which reading its rows are found."""
+@runtime_checkable
+class Below(Engine, Protocol):
+    """What another log may lie over: it says by which reading its rows are found."""
+
+    def found_by(self, reading: Mapping[int, str], terms_of: Callable[[Row], Terms]) -> bool:
+        """Say whether rows are found by this reading."""
+        ...
 
 
 def _without_pin(notes: Mapping[str, str]) -> Mapping[str, str]:
@@ -232,5 +237,5 @@ def below(engine: Engine, until: int) -> tuple[Below, bool]:
     """Return an open log as what another may lie over, and whether it was opened for that: a file is opened once more, to read only."""
     if isinstance(engine, SqliteStore):
         return Prefix(engine.path, until), True
-    assert isinstance(engine, MemoryStore | Over), "there is no other store"
+    assert isinstance(engine, Below), "every store says by which reading its rows are found"
     return engine, False
