@@ -12,7 +12,7 @@ from happened.stores.over import PIN_NOTE, Over, Pin
 from happened.stores.sqlite import SqliteStore
 from happened.testing.rows import INTRUDER, Fact, Scribe, read_by, terms_of
 from happened.testing.store_contract import Place, StoreContract, no_progress
-from tests.postgres import fresh
+from tests.servers import fresh
 
 
 class TestMemoryStore(StoreContract):

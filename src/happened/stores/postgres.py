@@ -283,7 +283,9 @@ class PostgresStore:
 
     def samples(self) -> Sequence[tuple[str, str, int, int, str]]:
         """Return what was counted, of all processes that have written theirs, and this one."""
-        counted = {(handler, outcome): rest for handler, outcome, *rest in self._asked("select handler, outcome, count, ran, what from @sample")}
+        counted = {
+            (handler, outcome): rest for handler, outcome, *rest in self._asked("select handler, outcome, count, ran, what from @sample")
+        }
         for handler, outcome, count, ran, what in self._samples.all():
             before = counted.get((handler, outcome), [0, 0, ""])
             counted[handler, outcome] = [before[0] + count, before[1] + ran, what]
@@ -361,7 +363,9 @@ class PostgresStore:
                 self._writer = self.where.connect()
             except psycopg.OperationalError as again:
                 if time.monotonic() > deadline:
-                    raise StoreFailed(f"the database can't be reached, and nothing was recorded: {_said(again)}", error=_said(again)) from error
+                    raise StoreFailed(
+                        f"the database can't be reached, and nothing was recorded: {_said(again)}", error=_said(again)
+                    ) from error
                 time.sleep(RETRY_SECONDS)
             else:
                 return
@@ -372,7 +376,9 @@ class PostgresStore:
         if known.row:
             there: bytes | None = standing.digest
             if standing.row != known.row:
-                found = self._writer.execute(self.where.sql("select digest from @log where position = %s"), (known.row,), binary=True).fetchone()
+                found = self._writer.execute(
+                    self.where.sql("select digest from @log where position = %s"), (known.row,), binary=True
+                ).fetchone()
                 there = found[0] if found is not None else None
             if there != known.digest:
                 raise Diverged(
@@ -483,7 +489,9 @@ class PostgresStore:
                         ).fetchone()
                         took_place = found is not None and found[0] == first.digest and found[1] == first.records
                     else:
-                        there: dict[str, str] = dict(self._writer.execute(self.where.sql("select key, body from @note where key = any(%s)"), (list(commit.notes),)))
+                        there: dict[str, str] = dict(
+                            self._writer.execute(self.where.sql("select key, body from @note where key = any(%s)"), (list(commit.notes),))
+                        )
                         took_place = all(there.get(key) == body for key, body in commit.notes.items())
             except psycopg.Error as again:
                 if time.monotonic() > deadline:
@@ -706,7 +714,7 @@ class PostgresStore:
             first, end = max(low, begun), min(high, last)
             while first <= end:
                 found = self._asked(
-                    f"select position, {columns} from @log where position between %s and %s and position + count - 1 > %s "  # noqa: S608 - constants
+                    f"select position, {columns} from @log where position between %s and %s and position + count - 1 > %s "
                     f"and position + count - 1 <= %s order by position {'desc' if backwards else 'asc'} limit %s",
                     (first, end, after, last, rows_max),
                     binary=True,
@@ -726,7 +734,7 @@ class PostgresStore:
         ordered = sorted(positions, reverse=backwards)
         for start in range(0, len(ordered), rows_max):
             found = self._asked(
-                f"select position, {columns} from @log where position = any(%s) and position + count - 1 > %s "  # noqa: S608 - constants
+                f"select position, {columns} from @log where position = any(%s) and position + count - 1 > %s "
                 f"and position + count - 1 <= %s order by position {'desc' if backwards else 'asc'}",
                 (ordered[start : start + rows_max], after, last),
                 binary=True,
@@ -752,7 +760,7 @@ class PostgresStore:
             else:
                 kinds.append("all")
         [(last, filed, tagged, generation, *found)] = self._asked(
-            f"select position, filed, tagged, reading{''.join(f', {one}' for one in asked)} from @head",  # noqa: S608 - constants
+            f"select position, filed, tagged, reading{''.join(f', {one}' for one in asked)} from @head",
             values,
             binary=True,
         )
@@ -781,7 +789,7 @@ class PostgresStore:
     def _counts_between(
         self, reader: Connection, first: int, last: int, counts_of: Callable[[Row], Sequence[tuple[str, int]]]
     ) -> Iterator[Sequence[tuple[str, int]]]:
-        sql = f"select {ROW} from @log where position between %s and %s order by position"  # noqa: S608 - constants
+        sql = f"select {ROW} from @log where position between %s and %s order by position"
         for found in reader.execute(self.where.sql(sql), (first, last), binary=True):
             yield counts_of(Row(*found))
 

@@ -17,9 +17,7 @@ Connection = psycopg.Connection[tuple[Any, ...]]
 Counts = Sequence[tuple[str, int]]
 
 BLOCK_BITS = 12
-FILE = (
-    "select @file(%s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::int[], %s::bigint[], %s::bigint[], %s::text[], %s::text[])"
-)
+FILE = "select @file(%s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::int[], %s::bigint[], %s::bigint[], %s::text[], %s::text[])"
 
 
 def hash_of(text: str) -> int:
@@ -71,7 +69,12 @@ class Filing:
                 counted[block, text] = counted.get((block, text), 0) + number
         fresh = [one for one in blocks if one not in self._known]
         self._known.update(fresh)
-        entries = (*_columns(tagged, 2), *_columns(used, 2), *_columns(fresh, 2), *_columns([(*key, str(n)) for key, n in counted.items()], 3))
+        entries = (
+            *_columns(tagged, 2),
+            *_columns(used, 2),
+            *_columns(fresh, 2),
+            *_columns([(*key, str(n)) for key, n in counted.items()], 3),
+        )
         if any(entries):
             connection.execute(self._where.sql(FILE), entries)
 

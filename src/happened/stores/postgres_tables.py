@@ -31,7 +31,7 @@ MIGRATIONS = (
             records  text not null,
             salts    bytea not null,
             digest   bytea not null)""",
-        "create table @note(key text collate \"C\" primary key, body text not null)",
+        'create table @note(key text collate "C" primary key, body text not null)',
         """create table @head(
             one      boolean primary key default true check (one),
             position bigint not null,
@@ -45,7 +45,7 @@ MIGRATIONS = (
         "create table @tag(hash bigint, position bigint, primary key(hash, position))",
         "create table @used(hash bigint, position bigint, primary key(hash, position))",
         "create table @block(name integer, block bigint, primary key(name, block))",
-        "create table @counted(block bigint, what text collate \"C\", number numeric not null, primary key(block, what))",
+        'create table @counted(block bigint, what text collate "C", number numeric not null, primary key(block, what))',
         "create table @shelf(key text primary key, body text not null)",
         """create table @sample(
             handler text, outcome text, count bigint not null, ran bigint not null, what text not null, primary key(handler, outcome))""",
