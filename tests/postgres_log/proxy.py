@@ -23,6 +23,9 @@ class Proxy:
         self.folder = Path(tempfile.mkdtemp(prefix="happened-proxy-"))
         self.trouble = ""
         self.done: list[str] = []
+        self.idle = threading.Event()
+        """No trouble is on its way."""
+        self.idle.set()
         self.hold_seconds = 0.3
         self._to = f"{server.folder}/.s.PGSQL.5432"
         self._listener = socket.socket(socket.AF_UNIX)
@@ -95,6 +98,7 @@ class Proxy:
 
     def _disturb(self, found: bytes, client: socket.socket, server: socket.socket) -> None:
         trouble, self.trouble = self.trouble, ""
+        self.idle.clear()
         if trouble != LOSE_COMMIT:
             client.settimeout(REST_SECONDS)
             with contextlib.suppress(TimeoutError):  # what ends the message may come by itself
@@ -108,3 +112,4 @@ class Proxy:
             server.recv(1 << 16)
         client.close()
         self.done.append(trouble)
+        self.idle.set()

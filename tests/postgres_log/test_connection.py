@@ -62,6 +62,7 @@ def test_a_commit_whose_answer_is_lost_is_answered_by_what_took_place(url: str, 
             append()
     else:
         append()
+    assert proxy.idle.wait(5)
     assert proxy.done == [trouble]
     recorded = trouble != LOSE_COMMIT
     assert store.notes("") == ({"a": "1"} if notes and recorded else {})
@@ -156,6 +157,7 @@ def test_the_same_id_is_recorded_once_whatever_is_lost(url: str, proxy: Proxy) -
                 else:
                     break
         assert [record.body.number for record in running.log.read(h.query(names=["Counted"]))] == list(range(30))
+        assert proxy.idle.wait(5)
         assert len(heard) == proxy.done.count(LOSE_COMMIT) == 10
         assert running.log.verify().position == running.log.head
 

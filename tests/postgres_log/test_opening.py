@@ -6,6 +6,7 @@ import psycopg
 import pytest
 
 import happened as h
+from happened.edge.main import main
 from happened.stores.postgres import PostgresStore
 from happened.stores.postgres_tables import where_in
 from happened.testing.rows import Fact, Scribe, read_by, terms_of
@@ -50,8 +51,8 @@ def test_a_url_that_leads_nowhere_says_so_and_shows_no_password(url: str, text: 
 def test_a_password_is_not_shown() -> None:
     where = where_in("postgresql://me:secret@host/db?schema=shop&password=other")
     assert where.said == "postgresql://me@host/db?schema=shop"
-    assert "secret" in where.conninfo
-    assert "schema" not in where.conninfo
+    assert "secret" in where.to
+    assert "schema" not in where.to
 
 
 def test_a_schema_of_something_else_is_left_alone() -> None:
@@ -132,3 +133,34 @@ def test_an_app_runs_on_it_as_on_a_file() -> None:
         assert running.view(Account).get("b", since=running.log.head) == Account("b", Decimal(51))
         assert len(list(running.log.read(h.query(account="b")))) == 6
         assert running.log.verify().position == running.log.head
+
+
+def test_the_command_line_makes_the_tables_and_looks_at_the_log(capsys: pytest.CaptureFixture[str]) -> None:
+    """`migrate` says what it did; what only looks makes nothing."""
+    url = fresh()
+    assert main(["tail", "--log", url]) == 2
+    assert "there is no log at" in capsys.readouterr().err
+    assert main(["migrate", "--log", url]) == 0
+    assert capsys.readouterr().out == "steps taken: 1\n"
+    assert main(["migrate", "--log", url]) == 0
+    assert capsys.readouterr().out.startswith("nothing to do")
+    with bank.open(url) as running:
+        running.record(Deposited("a", Decimal(1)))
+        assert main(["tail", "--log", url]) == 0
+        assert "Deposited" in capsys.readouterr().out
+        for command in (
+            ["verify"],
+            ["stats"],
+            ["show", "3"],
+            ["state", "Account", "a"],
+            ["view", "Account"],
+            ["check"],
+            ["at", "6", "state", "Account", "a"],
+        ):
+            assert (
+                main(
+                    [*command, "--log", url, *["--app", "tests.programs.p01_bank:bank"] * (command[0] in ("state", "view", "check", "at"))]
+                )
+                == 0
+            ), command
+    assert main(["migrate", "--log", "sqlite:///nowhere.db"]) == 2

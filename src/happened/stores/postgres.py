@@ -24,10 +24,8 @@ from psycopg import errors
 from happened.core.errors import Broken, Closed, Diverged, Forked, Incompatible, Invalid, OutcomeUnknown, Overloaded, StoreFailed
 from happened.core.store import START, Bare, Commit, Head, Row, Terms, Unseen, Wanted
 from happened.stores.postgres_shelf import Filing, hash_of, reading_in, reading_text, stretch
-from happened.stores.postgres_tables import Where, migrate, where_in
+from happened.stores.postgres_tables import Connection, Where, migrate, where_in
 from happened.stores.samples import Samples
-
-Connection = psycopg.Connection[tuple[Any, ...]]
 
 ROW = "position, count, at, head, input, records, salts, digest"
 BARE = "position + (input is not null)::int, position + count, records"
@@ -96,7 +94,7 @@ class PostgresStore:
         self._terms_of: Callable[[Row], Terms] | None = None
         self._reading: dict[int, str] = {}
         self._stored: dict[int, str] = {}
-        self._generation = ""
+        self._generation: str = ""
         self._guest = False
         self._strange = False
         """Tags are read otherwise here than by the index: none are looked up in it, and none are written."""
@@ -245,14 +243,16 @@ class PostgresStore:
         [(generation, stored)] = self._asked(_READING)
         with self._index_lock:
             self._terms_of, self._reading, self._guest = terms_of, dict(reading), guest
-            self._generation, self._stored = generation, reading_in(stored)
+            self._generation, self._stored = str(generation), reading_in(stored)
             differs = bool(self._clashes())
             self._strange = differs or (guest and self._strange)
         if differs and not guest:
             self._rebuild(progress)
+        elif not guest and any(name not in self._stored for name in reading):
+            self._file_now()  # that of more names it is said how they are read is written at once: others may read them otherwise
         return not self._strange
 
-    def found_by(self, reading: Mapping[int, str], _terms_of: Callable[[Row], Terms]) -> bool:
+    def found_by(self, reading: Mapping[int, str], _terms_of: Callable[[Row], Terms], /) -> bool:
         """Say whether rows are found by this reading, where a log lies over this one."""
         return all(self._stored.get(name, how) == how for name, how in reading.items())
 
@@ -335,6 +335,8 @@ class PostgresStore:
                 try:
                     self._check_history(standing)
                     self._look_at_reading(standing.reading, self._writer)
+                    if rows and self._strange and not self._guest:
+                        raise _other_reading(self.url)
                     return self._file_up_to(standing), rows
                 except psycopg.Error as error:
                     self._rolled_back()
@@ -397,7 +399,7 @@ class PostgresStore:
             last = commit.rows[-1]
             after = standing._replace(position=last.last, at=last.at, digest=last.digest, row=last.position)
         writer = self._writer
-        changes_reading = bool(commit.rows) and self._tags_are_filed() and any(name not in self._stored for name in self._reading)
+        tags = self._tags_are_filed() and not commit.unread and tagged == standing.position
         self._since_samples += 1
         if self._since_samples >= SAMPLES_COMMITS:
             self._since_samples, samples = 0, self._samples.taken()
@@ -409,11 +411,9 @@ class PostgresStore:
                     filed = tagged = 0
                 if commit.rows:
                     if not commit.instead:
-                        self._filing.file(writer, commit.rows, commit.terms, tags=self._tags_are_filed())
-                        filed, tagged = after.position, after.position if self._tags_are_filed() else tagged
-                    reading = after.reading
-                    if changes_reading:
-                        reading = self._write_reading({**self._stored, **self._reading})
+                        self._filing.file(writer, commit.rows, commit.terms, tags=tags)
+                        filed, tagged = after.position, after.position if tags else tagged
+                    reading = self._write_more_names() if tags else after.reading
                     after = after._replace(filed=filed, tagged=tagged, reading=reading)
                     writer.execute(self.where.sql(ADD), (*_columns(commit.rows), filed, tagged, reading))
                 elif commit.instead:
@@ -433,10 +433,6 @@ class PostgresStore:
                 raise
             self._settle(commit, error)
         self._standing = after
-        if changes_reading:
-            with self._index_lock:
-                self._stored = {**self._stored, **self._reading}
-                self._generation = after.reading
         return after.head
 
     def _replaced(self, rows: Sequence[Row]) -> None:
@@ -578,6 +574,17 @@ class PostgresStore:
     def _clashes(self) -> list[int]:
         return [name for name, how in self._reading.items() if self._stored.get(name, how) != how]
 
+    def _write_more_names(self) -> str:
+        """Write, in the open transaction, how names are read that are new since; return which making of the index it is now.
+
+        Where that is not committed, the next look at the head sees that it is another one.
+        """
+        with self._index_lock:
+            if any(name not in self._stored for name in self._reading):
+                self._stored = {**self._stored, **self._reading}
+                self._generation = self._write_reading(self._stored)
+            return self._generation
+
     def _tags_are_filed(self) -> bool:
         return self._terms_of is not None and not self._strange
 
@@ -587,7 +594,7 @@ class PostgresStore:
             return
         found = connection.execute(self.where.sql(_READING)).fetchall()
         with self._index_lock:
-            self._generation, self._stored = found[0][0], reading_in(found[0][1])
+            self._generation, self._stored = str(found[0][0]), reading_in(found[0][1])
             self._strange = self._strange or bool(self._clashes())
 
     def _write_reading(self, reading: Mapping[int, str]) -> str:
@@ -612,8 +619,6 @@ class PostgresStore:
             self._check_usable()
             self._begun(1 << 62, time.monotonic() + CLOSE_SECONDS_MAX)
             try:
-                standing = self._standing
-                self._writer.execute(self.where.sql("update @head set filed = %s, tagged = %s"), (standing.filed, standing.tagged))
                 self._writer.execute("commit")
             except psycopg.Error as error:
                 self._filing.forget()
@@ -623,9 +628,9 @@ class PostgresStore:
     def _file_up_to(self, standing: Standing) -> Standing:
         """File what others have left, a guest or who has erased something, under the lock; return where the log stands then."""
         filed, tagged = standing.filed, standing.tagged
-        if self._is_filed(standing.position, filed, tagged):
-            return standing
         tags = self._tags_are_filed()
+        if self._is_filed(standing.position, filed, tagged) and not (tags and any(name not in self._stored for name in self._reading)):
+            return standing
         for rows, terms in self._rows_after(self._writer, min(filed, tagged) if tags else filed, standing.position):
             self._filing.file(
                 self._writer,
@@ -635,7 +640,10 @@ class PostgresStore:
                 tags_after=tagged,
                 filed_after=filed,
             )
-        self._standing = standing._replace(filed=standing.position, tagged=standing.position if tags else tagged)
+        reading = self._write_more_names() if tags else standing.reading
+        tagged = standing.position if tags else tagged
+        self._writer.execute(self.where.sql("update @head set filed = %s, tagged = %s, reading = %s"), (standing.position, tagged, reading))
+        self._standing = standing._replace(filed=standing.position, tagged=tagged, reading=reading)
         return self._standing
 
     def _rows_after(self, connection: Connection, after: int, until: int) -> Iterator[tuple[list[Row], list[Terms]]]:
@@ -773,7 +781,7 @@ class PostgresStore:
                 self._file_now()
                 return self._places(wanted)
             if self._strange and not self._guest and any(item.terms for item in wanted):
-                raise Incompatible("another process reads the tags of this log otherwise: run the same code in all of them", url=self.url)
+                raise _other_reading(self.url)
         positions: set[int] = set()
         ranges: list[tuple[int, int]] = []
         answers = iter(found)
@@ -873,6 +881,10 @@ def _ordered(ranges: Sequence[tuple[int, int]], positions: Sequence[int], *, bac
         else:
             merged.append((first, last))
     return merged[::-1] if backwards else merged
+
+
+def _other_reading(url: str) -> Incompatible:
+    return Incompatible("another process reads the tags of this log otherwise: run the same code in all of them", url=url)
 
 
 def _said(error: psycopg.Error) -> str:

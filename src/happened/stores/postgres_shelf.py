@@ -8,12 +8,9 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any  # Any: rows of the columns that were asked for
 
-import psycopg
-
 from happened.core.store import Row, Terms
-from happened.stores.postgres_tables import Where
+from happened.stores.postgres_tables import Connection, Where
 
-Connection = psycopg.Connection[tuple[Any, ...]]
 Counts = Sequence[tuple[str, int]]
 
 BLOCK_BITS = 12

@@ -6,16 +6,20 @@ Each step of `MIGRATIONS` has a number, and is taken once.
 """
 
 import re
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any, NamedTuple  # Any: rows of the columns that were asked for
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import psycopg
+from psycopg import conninfo
 
 from happened.core.errors import Invalid, StoreFailed
 
+Connection = psycopg.Connection[tuple[Any, ...]]
+
 SCHEMA = "happened"
 """Where a log is whose URL names no schema."""
-SCHEMES = ("postgresql", "postgres")
 CONNECT_SECONDS_MAX = 10
 POSTGRES_MIN = 140000
 """The oldest release that is supported: 14."""
@@ -91,15 +95,13 @@ MIGRATIONS = (
 What a commit does is in functions, since a server plans those once for a connection, and needs no statement prepared by a name.
 """
 
-TABLES = ("log", "note", "head", "tag", "used", "block", "counted", "shelf", "sample")
-
 _SCHEMA_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
 
 
 class Where(NamedTuple):
     """Where a log is: how to connect, and in which schema. `said` is the URL as it may be shown to people: without a password."""
 
-    conninfo: str
+    to: str
     schema: str
     said: str
 
@@ -107,10 +109,10 @@ class Where(NamedTuple):
         """Return a statement with its tables in the log's schema."""
         return text.replace("@", f'"{self.schema}".').encode()
 
-    def connect(self) -> "psycopg.Connection[tuple[Any, ...]]":
+    def connect(self) -> Connection:
         """Connect. Statements are not prepared, and nothing is set for a session: a pooler may hand the next transaction to another one."""
         connection = psycopg.connect(
-            self.conninfo, autocommit=True, connect_timeout=CONNECT_SECONDS_MAX, prepare_threshold=None, application_name="happened"
+            self.to, autocommit=True, connect_timeout=CONNECT_SECONDS_MAX, prepare_threshold=None, application_name="happened"
         )
         connection.add_notice_handler(_ignore)
         return connection
@@ -132,16 +134,16 @@ def where_in(url: str) -> Where:
     if parts.password is not None:
         netloc = netloc.replace(f":{parts.password}@", "@", 1)
     rest = [(key, value) for key, value in pairs if key != "schema"]
-    conninfo = urlunsplit(("postgresql", parts.netloc, parts.path, urlencode(rest), ""))
+    connect = urlunsplit(("postgresql", parts.netloc, parts.path, urlencode(rest), ""))
     said = urlunsplit((parts.scheme, netloc, parts.path, urlencode([pair for pair in pairs if pair[0] != "password"]), ""))
     try:
-        psycopg.conninfo.conninfo_to_dict(conninfo)
+        conninfo.conninfo_to_dict(connect)
     except psycopg.ProgrammingError as error:
         raise Invalid(f"`{said}` names no database: write postgresql://user@host:port/database?schema=shop ({error})", url=said) from error
-    return Where(conninfo, schema, said)
+    return Where(connect, schema, said)
 
 
-def number_of(where: Where, connection: "psycopg.Connection[tuple[Any, ...]]") -> int:
+def number_of(where: Where, connection: Connection) -> int:
     """Return the number of the last step that was taken; 0 where there is nothing yet. `Invalid` for a schema of something else."""
     found = connection.execute(
         "select table_name from information_schema.tables where table_schema = %s order by table_name", (where.schema,)
@@ -158,7 +160,32 @@ def number_of(where: Where, connection: "psycopg.Connection[tuple[Any, ...]]") -
     return int(row[0]) if row is not None else 0
 
 
-def migrate(where: Where, connection: "psycopg.Connection[tuple[Any, ...]]") -> list[int]:
+def check_there(url: str) -> None:
+    """Raise `Invalid` unless a log is there, or where the database can't be reached. Nothing is made."""
+    where = where_in(url)
+    with _connected(where) as connection:
+        if not number_of(where, connection):
+            raise Invalid(f"there is no log at {where.said}", url=where.said)
+
+
+def migrated(url: str) -> list[int]:
+    """Take the steps that were not taken yet; return their numbers."""
+    where = where_in(url)
+    with _connected(where) as connection:
+        return migrate(where, connection)
+
+
+@contextmanager
+def _connected(where: Where) -> Generator[Connection]:
+    try:
+        connection = where.connect()
+    except psycopg.OperationalError as error:
+        raise Invalid(f"{where.said} can't be reached: {' '.join(str(error).split())}", url=where.said) from error
+    with connection:
+        yield connection
+
+
+def migrate(where: Where, connection: Connection) -> list[int]:
     """Take the steps that were not taken yet, in one transaction, one process at a time; return their numbers.
 
     `Invalid` where this role may not, and for a schema that a newer release has made.
