@@ -45,7 +45,46 @@ def open_engine(url: str) -> Engine:
             raise
     if url in ("memory:", "memory://"):
         return MemoryStore()
-    raise Invalid(f"`{url}` names no log: write memory: or sqlite:///path", url=url)
+    if is_postgres(url):
+        return _postgres(url)
+    raise Invalid(f"`{url}` names no log: write memory:, sqlite:///path or postgresql://user@host/database?schema=name", url=url)
+
+
+def is_postgres(url: str) -> bool:
+    """Say whether a URL names a database of PostgreSQL."""
+    return url.startswith(("postgresql://", "postgres://"))
+
+
+def _postgres(url: str) -> Engine:
+    with _driver():
+        from happened.stores.postgres import PostgresStore  # lazy: its driver is an extra
+    return PostgresStore(url)
+
+
+def check_postgres(url: str) -> None:
+    """Raise `Invalid` unless there is a log in the schema of a URL of PostgreSQL. Nothing is made."""
+    with _driver():
+        from happened.stores.postgres_tables import check_there  # lazy: see above
+    check_there(url)
+
+
+def migrate(url: str) -> list[int]:
+    """Make or bring up to date the tables of a log in PostgreSQL; return the numbers of the steps that were taken. `Invalid` for another URL."""
+    if not is_postgres(url):
+        raise Invalid(f"`{url}` is no log in PostgreSQL: only those have tables to be made", url=url)
+    with _driver():
+        from happened.stores.postgres_tables import migrated  # lazy: see above
+    return migrated(url)
+
+
+@contextlib.contextmanager
+def _driver() -> Generator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name != "psycopg":
+            raise
+        raise Invalid("a log in PostgreSQL needs its driver: pip install 'happened[postgres]'") from error
 
 
 def _over(store: SqliteStore) -> Over | None:
@@ -81,6 +120,8 @@ def open_log(url: str, *, create: bool = False, source: Source | None = None, pr
     path = _sqlite_path(url)
     if path and path != ":memory:" and not create and not (Path(path).is_file() and Path(path).stat().st_size):
         raise Invalid(f"there is no log at {path}: write open_log(..., create=True) to make one", url=url)
+    if is_postgres(url) and not create:
+        check_postgres(url)
     return log_for_guest(url, source=source, progress=progress)
 
 

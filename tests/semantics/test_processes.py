@@ -47,10 +47,10 @@ def dense(running: h.Running) -> None:
     running.log.verify()
 
 
-def test_of_racing_threads_and_processes_exactly_one_wins_each_boundary(url: str) -> None:
+def test_of_racing_threads_and_processes_exactly_one_wins_each_boundary(any_url: str) -> None:
     """Processes and threads race for each of fifty seats: one wins, all others are refused, and positions are dense."""
-    with bank.open(url, run=False) as running:
-        processes = [child(url, "seats", 50, f"p{number}") for number in range(3)]
+    with bank.open(any_url, run=False) as running:
+        processes = [child(any_url, "seats", 50, f"p{number}") for number in range(3)]
         won: list[int] = []
 
         def race(name: str) -> None:
@@ -74,21 +74,21 @@ def test_of_racing_threads_and_processes_exactly_one_wins_each_boundary(url: str
         dense(running)
 
 
-def test_an_id_from_several_processes_is_one_input(url: str) -> None:
+def test_an_id_from_several_processes_is_one_input(any_url: str) -> None:
     """A stateless decider, the same hundred ids from three processes at once: each is handled once, and all hear one receipt."""
-    printed = answers([child(url, "same", 100, "x") for _ in range(3)])
+    printed = answers([child(any_url, "same", 100, "x") for _ in range(3)])
 
     words = [line.split() for lines in printed for line in lines[:-1]]
     assert Counter(number for told, number, _ in words if told == "first") == Counter(map(str, range(100)))
     assert len({(number, receipt) for _, number, receipt in words}) == 100
-    with bank.open(url, run=False) as running:
+    with bank.open(any_url, run=False) as running:
         assert running.states(Balance)["a",] == Balance("a", 100, 100)
         dense(running)
 
 
-def test_a_stale_head_never_assigns_a_position_twice(url: str) -> None:
+def test_a_stale_head_never_assigns_a_position_twice(any_url: str) -> None:
     """Two handles of one file, each of which has not seen what the other wrote: every commit begins where the log ends."""
-    with bank.open(url, run=False) as first, bank.open(url, run=False) as second:
+    with bank.open(any_url, run=False) as first, bank.open(any_url, run=False) as second:
         receipts = [handle.dispatch(Deposit("a", 1)) for _ in range(20) for handle in (first, second, second)]
 
         assert [receipt.position for receipt in receipts] == sorted({receipt.position for receipt in receipts})
@@ -98,14 +98,14 @@ def test_a_stale_head_never_assigns_a_position_twice(url: str) -> None:
         dense(first)
 
 
-def test_what_was_acknowledged_survives_a_kill_at_any_moment(url: str) -> None:
+def test_what_was_acknowledged_survives_a_kill_at_any_moment(any_url: str) -> None:
     """Ten processes are killed at random moments: every receipt they printed is there, the log is whole, views equal states."""
     seed = 11
     print("seed", seed)
     chance = random.Random(seed)
     acknowledged: list[tuple[str, str]] = []
     for number in range(10):
-        process = child(url, "run", 10_000, f"p{number}")
+        process = child(any_url, "run", 10_000, f"p{number}")
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdin.write("go\n")
@@ -117,7 +117,7 @@ def test_what_was_acknowledged_survives_a_kill_at_any_moment(url: str) -> None:
         rest = process.communicate()[0]
         acknowledged += [(words[1], words[2]) for line in rest.splitlines(keepends=True) if line.endswith("\n") and (words := line.split())]
 
-    with bank.open(url) as running:
+    with bank.open(any_url) as running:
         for name, receipt in acknowledged:
             again = running.dispatch(Transfer("a", "b", 1), id=f"{name}-t")
             assert (again.repeated, str(again)) == (True, receipt)
@@ -127,9 +127,9 @@ def test_what_was_acknowledged_survives_a_kill_at_any_moment(url: str) -> None:
         assert {key: running.state(Balance, *key) for key in states} == states
 
 
-def test_what_was_enqueued_survives_a_kill_and_is_decided_once(url: str) -> None:
+def test_what_was_enqueued_survives_a_kill_and_is_decided_once(any_url: str) -> None:
     """A process that only enqueues is killed: who opens the log with `run=True` decides each kept command exactly once."""
-    process = child(url, "enqueue", 1000, "p")
+    process = child(any_url, "enqueue", 1000, "p")
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.write("go\n")
@@ -138,13 +138,13 @@ def test_what_was_enqueued_survives_a_kill_and_is_decided_once(url: str) -> None
     process.kill()
     process.communicate()
 
-    with bank.open(url) as running:
+    with bank.open(any_url) as running:
         events = [running.outcome(receipt, wait_seconds_max=10).events for receipt in kept]
 
         assert events == [events[0]] * 20
         assert len(events[0]) == 1
         running.catch_up()
-    with bank.open(url, run=False) as running:
+    with bank.open(any_url, run=False) as running:
         decided = Counter(record.causation for record in running.log.read() if record.name == "Deposited")
         assert set(decided.values()) == {1}
         assert len(decided) >= 20

@@ -12,6 +12,7 @@ from happened.stores.over import PIN_NOTE, Over, Pin
 from happened.stores.sqlite import SqliteStore
 from happened.testing.rows import INTRUDER, Fact, Scribe, read_by, terms_of
 from happened.testing.store_contract import Place, StoreContract, no_progress
+from tests.servers import fresh
 
 
 class TestMemoryStore(StoreContract):
@@ -34,6 +35,17 @@ class TestSqliteStore(StoreContract):
     def place(self, tmp_path: Path) -> Place:
         """Keep the file in the test's own folder."""
         return Place.named("happened.stores.sqlite:SqliteStore", str(tmp_path / "log.db"))
+
+
+class TestPostgresStore(StoreContract):
+    """One schema, opened by any number of handles and processes."""
+
+    shared: ClassVar[bool] = True
+
+    @pytest.fixture
+    def place(self) -> Place:
+        """Give each test a schema of its own."""
+        return Place.named("happened.stores.postgres:PostgresStore", fresh())
 
 
 def origin(store: Engine) -> Pin:

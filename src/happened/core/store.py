@@ -92,6 +92,8 @@ class Commit(NamedTuple):
     notes: Mapping[str, str | None] = {}
     instead: Sequence[Row] = ()
     """Rows that take the place of those at their positions: the same rows, of which bodies were erased. What was derived from those is made anew."""
+    unread: bool = False
+    """They hold names of which `index` has not said yet how they are read: their tags are not in the index before it has."""
 
 
 class Parts(msgspec.Struct, frozen=True):
@@ -185,6 +187,10 @@ class Shelved(Protocol):
         A guest rebuilds nothing, and from then on writes nothing of the index: others read it in their own way. To him all rows that have any tag
         asked for are looked at. Returns whether terms are looked up in the index.
         """
+        ...
+
+    def found_by(self, reading: Mapping[int, str], terms_of: Callable[[Row], Terms], /) -> bool:
+        """Say whether terms are looked up by this reading, where a log lies over this one. Nothing is rebuilt."""
         ...
 
     def find_id(self, id: str) -> Sequence[int]:

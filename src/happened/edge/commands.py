@@ -28,7 +28,7 @@ from happened.core.state import State, fold_of
 from happened.core.store import Packs
 from happened.core.tags import SEPARATOR
 from happened.core.world import moment
-from happened.edge import branches, cold, replaying, sight, travelling
+from happened.edge import branches, cold, databases, replaying, sight, travelling
 from happened.edge.audit import COMMANDS as AUDIT
 from happened.edge.audit import user
 from happened.edge.progress import bar
@@ -583,6 +583,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "replica": replica,
     "stats": stats,
     **cold.COMMANDS,
+    **databases.COMMANDS,
     **AUDIT,
 }
 

@@ -12,6 +12,7 @@ import msgspec
 
 from happened.app import App
 from happened.core.errors import Invalid
+from happened.opening import check_postgres, is_postgres
 
 SQLITE = "sqlite:///"
 LISTED = "may-differ"
@@ -27,6 +28,10 @@ def log_url(given: str | None, *, there: bool = True) -> str:
     url = given or _log_set()
     if url is None:
         raise Invalid('which log? give --log URL, or write `log = "sqlite:///..."` under [tool.happened] in pyproject.toml')
+    if is_postgres(url):
+        if there:
+            check_postgres(url)
+        return url
     if not url.startswith(SQLITE):
         meant = f"{SQLITE}{url}" if ":" not in url else f"{SQLITE}path"
         raise Invalid(f"`{url}` is no log that another process can look at: write {meant}", url=url)

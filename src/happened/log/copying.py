@@ -165,7 +165,8 @@ class Filling:
         taken = list(rows)
         for row in taken:
             self.standing.take(row)
-        self._reader.learn(taken)
+        if self._reader.learn(taken):
+            self._index()
         terms = [self._reader.row_terms(row) for row in taken]
         self._engine.append(lambda _unseen: Commit(taken, terms), EVERYTHING_SEEN)
 

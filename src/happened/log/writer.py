@@ -298,9 +298,9 @@ class Batch:
         self.names.dropped(added)
         del self.rows[count:], self.terms[count:], self.added[count:]
 
-    def commit(self) -> Commit:
+    def commit(self, *, unread: bool) -> Commit:
         """Return what there is to commit."""
-        return Commit(self.rows, self.terms, {**self.notes, **self.kept}, self.instead)
+        return Commit(self.rows, self.terms, {**self.notes, **self.kept}, self.instead, unread)
 
 
 def _found_by(draft: Draft) -> Sequence[str]:
@@ -659,7 +659,7 @@ class Writer:
             if not any(draft.header.id or draft.header.decides for _, draft in batch.added):
                 self.names.dropped()  # nothing needs the names that were declared
                 return Commit(notes=batch.kept)
-            return batch.commit()
+            return batch.commit(unread=self._has_unread_names())
 
         try:
             head = self.engine.append(decide, self.seen, wait_seconds_max=wait_seconds_max)
@@ -682,8 +682,12 @@ class Writer:
         for job, row in drafted:
             job.row = row
             job.recorded(row)
-        if self._indexed_names != self.names.changes:
+        if self._has_unread_names():
             self._index_names()
+
+    def _has_unread_names(self) -> bool:
+        """Say whether there are names of which the store does not know yet how they are read."""
+        return self._indexed_names != self.names.changes
 
     def _index_names(self) -> None:
         """Say how new names are read. The commit has taken place: what goes wrong here is counted, and tried again with the next one."""

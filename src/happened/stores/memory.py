@@ -142,7 +142,7 @@ class MemoryStore:
             self._reading = dict(reading)
         return True
 
-    def found_by(self, reading: Mapping[int, str], _terms_of: Callable[[Row], Terms]) -> bool:
+    def found_by(self, reading: Mapping[int, str], _terms_of: Callable[[Row], Terms], /) -> bool:
         """Say whether rows are found by this reading, where a log lies over this one."""
         return self._reading is not None and all(self._reading.get(name, how) == how for name, how in reading.items())
 

@@ -15,7 +15,6 @@ import msgspec
 from happened.core.errors import Diverged, Invalid
 from happened.core.store import Bare, Commit, Engine, Head, Row, Terms, Unseen, Wanted
 from happened.stores.cold import COUNTED
-from happened.stores.memory import MemoryStore
 from happened.stores.sqlite import SqliteStore, connect_to_read, reading_on
 
 PIN_NOTE = "pin"
@@ -41,7 +40,7 @@ class Pin(msgspec.Struct, frozen=True):
         """Where the other log stood."""
         return Head(self.position, self.at, bytes.fromhex(self.digest))
 
-    def check(self, below: "Below") -> None:
+    def check(self, below: Engine) -> None:
         """Raise `Diverged` where the other log no longer has what it had here."""
         if not self.position:
             return
@@ -64,7 +63,7 @@ class Prefix(SqliteStore):
         self._loaded = False
         super().__init__(path, connect=connect_to_read)
 
-    def found_by(self, reading: Mapping[int, str], terms_of: Callable[[Row], Terms]) -> bool:
+    def found_by(self, reading: Mapping[int, str], terms_of: Callable[[Row], Terms], /) -> bool:
         """Say how the index on disk was made. It is taken in, with what it does not hold yet, when somebody asks for it."""
         with self._index_lock, self._reader() as reader:
             known = self._found_by
@@ -89,7 +88,7 @@ class Prefix(SqliteStore):
 class Over:
     """A log over another one. What is `own` holds what comes after the pin, and every note."""
 
-    def __init__(self, below: "Below", own: Engine, pin: Pin, *, owns: bool) -> None:
+    def __init__(self, below: Engine, own: Engine, pin: Pin, *, owns: bool) -> None:
         pin.check(below)
         self.pin = pin
         self.sync_seconds = own.sync_seconds
@@ -196,7 +195,7 @@ class Over:
         """Where what comes after the pin is kept; `None` for memory."""
         return self._own.path if isinstance(self._own, SqliteStore) else None
 
-    def found_by(self, reading: Mapping[int, str], terms_of: Callable[[Row], Terms]) -> bool:
+    def found_by(self, reading: Mapping[int, str], terms_of: Callable[[Row], Terms], /) -> bool:
         """Say whether rows are found by this reading, where a log lies over this one."""
         if isinstance(self._own, Prefix):  # it was opened to be looked at from above, and nobody else says how it is read
             self._alike = self._below.found_by({name: how for name, how in reading.items() if name <= self.pin.names}, terms_of)
@@ -228,17 +227,12 @@ class Over:
         return self._own.samples()
 
 
-Below = MemoryStore | Prefix | Over
-"""What another log may lie over: it says by which reading its rows are found."""
-
-
 def _without_pin(notes: Mapping[str, str]) -> Mapping[str, str]:
     return {key: body for key, body in notes.items() if key != PIN_NOTE} if PIN_NOTE in notes else notes
 
 
-def below(engine: Engine, until: int) -> tuple[Below, bool]:
+def below(engine: Engine, until: int) -> tuple[Engine, bool]:
     """Return an open log as what another may lie over, and whether it was opened for that: a file is opened once more, to read only."""
     if isinstance(engine, SqliteStore):
         return Prefix(engine.path, until), True
-    assert isinstance(engine, MemoryStore | Over), "there is no other store"
     return engine, False

@@ -361,6 +361,10 @@ class SqliteStore:
                 progress(self._runs.indexed, self._last(reader))
         return not self._strange
 
+    def found_by(self, reading: Mapping[int, str], _terms_of: Callable[[Row], Terms], /) -> bool:
+        """Say whether the index was made by this reading."""
+        return all(self._reading_stored.get(name, how) == how for name, how in reading.items())
+
     def find_id(self, id: str) -> Sequence[int]:
         """Return the positions of the rows that may use this id. Called under the lock, it sees what `append` has handed over."""
         with self._index_as_of_now() as connection:

@@ -133,6 +133,11 @@ class Accompanied:
         self._step()
         return self.alone.index(reading, terms_of, progress, guest=guest)
 
+    def found_by(self, reading: Mapping[int, str], terms_of: Callable[[Row], Terms], /) -> bool:
+        """Say so, after the step."""
+        self._step()
+        return self.alone.found_by(reading, terms_of)
+
     def find_id(self, id: str) -> Sequence[int]:
         """Find, after the step."""
         self._step()

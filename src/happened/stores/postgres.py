@@ -1,0 +1,905 @@
+"""A log in PostgreSQL: one schema, psycopg 3, any number of processes on any number of hosts.
+
+The row of `head` is locked first by whoever commits, and says where the log stands: so positions are dense and in the order of commits, whatever happens to
+a process between any two statements, and a reader needs to wait for nobody. One connection writes, under a lock of this process; a commit is two round
+trips, one that locks and looks, and one that writes and commits. Readers take a connection from a pool, for a page at a time.
+
+A connection may be lost at any moment. Before a decision the writer connects again and goes on. After it, whether the commit took place is learned by
+taking the lock once more, so that the old transaction has ended, and looking for the row.
+
+The index is written with the rows, in their transaction. What could not be filed then, as the tags of a guest, is filed by the next who needs it.
+"""
+
+import contextlib
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple  # Any: rows of the columns that were asked for
+
+import psycopg
+from psycopg import errors
+
+from happened.core.errors import Broken, Closed, Diverged, Forked, Incompatible, Invalid, OutcomeUnknown, Overloaded, StoreFailed
+from happened.core.store import START, Bare, Commit, Head, Row, Terms, Unseen, Wanted
+from happened.stores.postgres_shelf import Filing, hash_of, reading_in, reading_text, stretch
+from happened.stores.postgres_tables import Connection, Where, migrate, where_in
+from happened.stores.samples import Samples
+
+ROW = "position, count, at, head, input, records, salts, digest"
+BARE = "position + (input is not null)::int, position + count, records"
+HEADED = f"{BARE}, position, at, head"
+ASKED = (
+    "position, position + count, case when input is null then records when records = '[]' then '[' || input || ']' "
+    "else '[' || input || ',' || substr(records, 2) end"
+)
+ADD = "select @add(%s::bigint[], %s::int[], %s::bigint[], %s::text[], %s::text[], %s::text[], %s::bytea[], %s::bytea[], %s, %s, %s)"
+LOCK = "select position, at, digest, row, filed, tagged, reading from @head for update"
+LOCK_MS_MAX = 2_000_000_000
+POLL_SECONDS = 1.0
+"""How often who waits looks by himself: a notice may get lost, or never come through a pooler."""
+SETTLE_SECONDS = 30.0
+"""How long to try to learn the outcome of a commit that failed."""
+CLOSE_SECONDS_MAX = 10.0
+SCRUB_SECONDS_MAX = 10.0
+RETRY_SECONDS = 0.05
+SAMPLES_COMMITS = 200
+"""How often samples are written, in commits."""
+PAGE_ROWS = 1000
+KEEP_READERS = 8
+"""Connections for readers that are kept open. More are made where more read at once, and given back after."""
+
+
+class Standing(NamedTuple):
+    """What the row of `head` says."""
+
+    position: int
+    at: int
+    digest: bytes
+    row: int
+    filed: int
+    """Up to where ids, names and counts are in the index."""
+    tagged: int
+    """Up to where tags are."""
+    reading: str
+    """Which making of the index that is."""
+
+    @property
+    def head(self) -> Head:
+        """Where the log stands."""
+        return Head(self.position, self.at, self.digest)
+
+
+class PostgresStore:
+    """Keeps one log in a schema of a database."""
+
+    def __init__(self, url: str) -> None:
+        self.where: Where = where_in(url)
+        self.url = self.where.said
+        self.sync_seconds = 0.001
+        self._pid = os.getpid()
+        self._lock = threading.RLock()
+        self._index_lock = threading.RLock()
+        self._grown = threading.Condition()
+        self._readers: deque[Connection] = deque()
+        self._closed = False
+        self._owner = 0
+        """The thread that holds the lock, while it decides."""
+        self._standing = Standing(*_START)
+        self._last_seen = 0
+        self._waiting = 0
+        self._samples = Samples()
+        self._since_samples = 0
+        self._terms_of: Callable[[Row], Terms] | None = None
+        self._reading: dict[int, str] = {}
+        self._stored: dict[int, str] = {}
+        self._generation: str = ""
+        self._guest = False
+        self._strange = False
+        """Tags are read otherwise here than by the index: none are looked up in it, and none are written."""
+        self._filing = Filing(self.where)
+        self._notify_due = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._writer = self._opened()
+
+    # --- the seam
+
+    def append(self, decide: Callable[[Unseen], Commit], seen: int, *, wait_seconds_max: float = 10.0) -> Head:
+        """Lock, hand over what is unseen, store what comes back, commit."""
+        deadline = time.monotonic() + wait_seconds_max
+        try:
+            if not self._lock.acquire(timeout=max(wait_seconds_max, 0.0)):
+                raise Overloaded(
+                    f"the log's lock was not free within {wait_seconds_max:g} s; nothing was recorded", wait_seconds=wait_seconds_max
+                )
+            self._check_usable()
+            standing, rows = self._begun(seen, deadline)
+            try:
+                self._owner = threading.get_ident()
+                try:
+                    commit = decide(Unseen(rows, standing.head, self._noted))
+                finally:
+                    self._owner = 0
+                if not commit.rows and not commit.notes:
+                    self._rolled_back()
+                    return standing.head
+                head = self._committed(commit, standing)
+            except psycopg.Error as error:
+                self._rolled_back()
+                raise _failed(error) from error
+            except BaseException:
+                self._rolled_back()
+                raise
+        finally:  # an interrupt may come as soon as it is acquired
+            try:  # noqa: SIM105 - no function is called on this way
+                self._lock.release()
+            except RuntimeError:  # it was not acquired
+                pass
+        if commit.rows:
+            self._tell(head.position)
+        return head
+
+    def read(
+        self,
+        after: int = 0,
+        until: int | None = None,
+        *,
+        wanted: Sequence[Wanted] | None = None,
+        backwards: bool = False,
+        rows_max: int = PAGE_ROWS,
+    ) -> Iterator[Sequence[Row]]:
+        """Yield pages of rows."""
+        for page in self._pages(ROW, after, until, wanted, backwards=backwards, rows_max=rows_max):
+            yield [Row(*found[1:]) for found in page]
+
+    def read_bare(
+        self,
+        after: int = 0,
+        until: int | None = None,
+        *,
+        wanted: Sequence[Wanted] | None = None,
+        rows_max: int = PAGE_ROWS,
+        heads: bool = False,
+        inputs: bool = False,
+    ) -> Iterator[Sequence[Bare]]:
+        """Yield pages of what a fold needs of rows."""
+        columns = ASKED if inputs else HEADED if heads else BARE
+        for page in self._pages(columns, after, until, wanted, backwards=False, rows_max=rows_max):
+            yield [found[1:] for found in page]
+
+    def notes(self, start: str, before: str | None = None) -> Mapping[str, str]:
+        """Return the durable notes whose key starts with a text."""
+        return dict(self._asked(_NOTES, _noted_between(start, before)))
+
+    def wait(self, after: int, wait_seconds_max: float) -> int:
+        """Wait until something lies after this position."""
+        deadline = time.monotonic() + wait_seconds_max
+        while True:
+            last = self._asked("select position from @head")[0][0]
+            left = deadline - time.monotonic()
+            if last > after or left <= 0 or self._closed:
+                return int(last)
+            self._listening()
+            with self._grown:
+                self._waiting += 1
+                try:
+                    self._grown.wait_for(lambda: self._closed or self._last_seen > after, min(POLL_SECONDS, left))
+                finally:
+                    self._waiting -= 1
+
+    def scrub(self, progress: Callable[[int, int], None]) -> bool:
+        """Make the index anew, and have the tables written anew without what was deleted in them. What the server keeps elsewhere is its own: WAL, copies."""
+        if self._terms_of is not None and not self._strange:
+            self._rebuild(progress)
+        with self._lock:
+            self._check_usable()
+            try:
+                self._writer.execute(f"set lock_timeout = {int(SCRUB_SECONDS_MAX * 1000)}".encode())
+                try:
+                    for table in ("log", "note", "tag", "used", "sample"):
+                        self._writer.execute(self.where.sql(f"vacuum (full) @{table}"))
+                finally:
+                    self._writer.execute("reset lock_timeout")
+            except errors.LockNotAvailable:
+                return False
+            except psycopg.Error as error:
+                raise _failed(error) from error
+        return True
+
+    def close(self) -> None:
+        """Write the samples, and give all connections back."""
+        if self._pid != os.getpid() or not self._lock.acquire(timeout=CLOSE_SECONDS_MAX):
+            self._closed = True
+            return
+        try:
+            if self._closed:
+                return
+            with contextlib.suppress(psycopg.Error, StoreFailed):  # they are counts of what came to nothing
+                if self._samples.all():
+                    with self._writer.transaction():
+                        self._filing.write_samples(self._writer, self._samples.taken())
+            self._closed = True
+            with contextlib.suppress(psycopg.Error):  # who listens here looks by himself soon, too
+                if self._threads:
+                    self._writer.execute("select pg_notify(%s, '0')", (self._channel,))
+        finally:
+            self._lock.release()
+        self._notify_due.set()
+        with self._grown:
+            self._grown.notify_all()
+        for thread in self._threads:
+            thread.join(CLOSE_SECONDS_MAX)
+        while self._readers:
+            self._readers.pop().close()
+        self._writer.close()
+
+    # --- the shelf
+
+    def index(
+        self, reading: Mapping[int, str], terms_of: Callable[[Row], Terms], progress: Callable[[int, int], None], *, guest: bool = False
+    ) -> bool:
+        """Use the index where it was made by the same reading, else make it anew; a guest does without it."""
+        [(generation, stored)] = self._asked(_READING)
+        with self._index_lock:
+            self._terms_of, self._reading, self._guest = terms_of, dict(reading), guest
+            self._generation, self._stored = str(generation), reading_in(stored)
+            differs = bool(self._clashes())
+            self._strange = differs or (guest and self._strange)
+        if differs and not guest:
+            self._rebuild(progress)
+        elif not guest and any(name not in self._stored for name in reading):
+            self._file_now()  # that of more names it is said how they are read is written at once: others may read them otherwise
+        return not self._strange
+
+    def found_by(self, reading: Mapping[int, str], _terms_of: Callable[[Row], Terms], /) -> bool:
+        """Say whether rows are found by this reading, where a log lies over this one."""
+        return all(self._stored.get(name, how) == how for name, how in reading.items())
+
+    def find_id(self, id: str) -> Sequence[int]:
+        """Return the positions of the rows that may use this id."""
+        self._have_filed()
+        return [position for (position,) in self._asked("select position from @used where hash = %s order by position", (hash_of(id),))]
+
+    def find_ids(self, ids: Sequence[str]) -> frozenset[str]:
+        """Return those of these ids that some row may use."""
+        by_hash: dict[int, list[str]] = {}
+        for id in ids:  # noqa: A001 - as everywhere
+            by_hash.setdefault(hash_of(id), []).append(id)
+        self._have_filed()
+        hashes = self._asked("select distinct hash from @used where hash = any(%s)", (list(by_hash),))
+        return frozenset(id for (hashed,) in hashes for id in by_hash[hashed])  # noqa: A001 - as everywhere
+
+    def counted(self, after: int, until: int | None, counts_of: Callable[[Row], Sequence[tuple[str, int]]]) -> Mapping[str, int]:
+        """Add up what rows count, by blocks of positions; at both ends row by row."""
+        self._have_filed()
+        with self._reader() as reader, reader.transaction():
+            reader.execute("set transaction isolation level repeatable read read only")
+            return stretch(self.where, reader, after, until, lambda first, last: self._counts_between(reader, first, last, counts_of))
+
+    def sample(self, handler: str, outcome: str, ran_us: int, what: str) -> None:
+        """Count an execution that committed nothing; written now and then, and at close."""
+        self._samples.add(handler, outcome, ran_us, what.replace("\0", "\\0"))
+
+    def samples(self) -> Sequence[tuple[str, str, int, int, str]]:
+        """Return what was counted, of all processes that have written theirs, and this one."""
+        counted = {
+            (handler, outcome): rest for handler, outcome, *rest in self._asked("select handler, outcome, count, ran, what from @sample")
+        }
+        for handler, outcome, count, ran, what in self._samples.all():
+            before = counted.get((handler, outcome), [0, 0, ""])
+            counted[handler, outcome] = [before[0] + count, before[1] + ran, what]
+        return [(*key, count, ran, what) for key, (count, ran, what) in counted.items()]
+
+    # --- writing
+
+    def _opened(self) -> Connection:
+        """Connect, and have the tables made where they are not there."""
+        try:
+            connection = self.where.connect()
+        except psycopg.OperationalError as error:
+            raise Invalid(f"{self.url} can't be opened as a log: {_said(error)}", url=self.url) from error
+        try:
+            migrate(self.where, connection)
+            [standing] = connection.execute(self.where.sql(_STANDING), binary=True).fetchall()
+        except psycopg.Error as error:
+            connection.close()
+            raise Invalid(f"{self.url} can't be opened as a log: {_said(error)}", url=self.url) from error
+        except BaseException:
+            connection.close()
+            raise
+        self._standing = Standing(*standing)
+        self._last_seen = self._standing.position
+        return connection
+
+    def _begun(self, seen: int, deadline: float) -> tuple[Standing, Sequence[Row]]:
+        """Begin a transaction, lock the head, and read what is unseen. A lost connection is made anew: nothing is decided yet."""
+        while True:
+            try:
+                standing, rows = self._locked(seen, deadline)
+            except errors.LockNotAvailable as error:
+                self._rolled_back()
+                raise Overloaded("another process holds the log's lock; nothing was recorded", url=self.url) from error
+            except psycopg.OperationalError as error:
+                if not self._writer.broken and not self._writer.closed:
+                    self._rolled_back()
+                    raise _failed(error) from error
+                self._connect_again(deadline, error)
+            except psycopg.Error as error:
+                self._rolled_back()
+                raise _failed(error) from error
+            except BaseException:
+                self._rolled_back()
+                raise
+            else:
+                try:
+                    self._check_history(standing)
+                    self._look_at_reading(standing.reading, self._writer)
+                    if rows and self._strange and not self._guest:
+                        raise _other_reading(self.url)
+                    return self._file_up_to(standing), rows
+                except psycopg.Error as error:
+                    self._rolled_back()
+                    raise _failed(error) from error
+                except BaseException:
+                    self._rolled_back()
+                    raise
+
+    def _locked(self, seen: int, deadline: float) -> tuple[Standing, list[Row]]:
+        writer = self._writer
+        left = min(max(int((deadline - time.monotonic()) * 1000), 1), LOCK_MS_MAX)
+        with writer.pipeline():
+            writer.execute("begin")
+            writer.execute(f"set local lock_timeout = {left}".encode())
+            locked = writer.execute(self.where.sql(LOCK), binary=True)
+            unseen = writer.execute(
+                self.where.sql(f"select {ROW} from @log where position > %s order by position"), (min(seen, 1 << 62),), binary=True
+            )
+        [standing] = locked.fetchall()  # after the block: there it would be a round trip of its own
+        return Standing(*standing), [Row(*found) for found in unseen.fetchall()]
+
+    def _connect_again(self, deadline: float, error: psycopg.Error) -> None:
+        self._writer.close()
+        while True:
+            try:
+                self._writer = self.where.connect()
+            except psycopg.OperationalError as again:
+                if time.monotonic() > deadline:
+                    raise StoreFailed(
+                        f"the database can't be reached, and nothing was recorded: {_said(again)}", error=_said(again)
+                    ) from error
+                time.sleep(RETRY_SECONDS)
+            else:
+                return
+
+    def _check_history(self, standing: Standing) -> None:
+        """Raise `Diverged` where the last row that this process knows is not there any more, unchanged: another database answers."""
+        known = self._standing
+        if known.row:
+            there: bytes | None = standing.digest
+            if standing.row != known.row:
+                found = self._writer.execute(
+                    self.where.sql("select digest from @log where position = %s"), (known.row,), binary=True
+                ).fetchone()
+                there = found[0] if found is not None else None
+            if there != known.digest:
+                raise Diverged(
+                    f"the log no longer has what it had at position {known.position}: an older copy, or another database, is in its place",
+                    url=self.url,
+                    position=known.position,
+                )
+        self._standing = standing
+
+    def _committed(self, commit: Commit, standing: Standing) -> Head:
+        """Write and commit in one round trip; learn whether it took place where the answer does not come."""
+        filed, tagged = standing.filed, standing.tagged
+        after = standing
+        samples = {}
+        if commit.rows:
+            last = commit.rows[-1]
+            after = standing._replace(position=last.last, at=last.at, digest=last.digest, row=last.position)
+        writer = self._writer
+        tags = self._tags_are_filed() and not commit.unread and tagged == standing.position
+        self._since_samples += 1
+        if self._since_samples >= SAMPLES_COMMITS:
+            self._since_samples, samples = 0, self._samples.taken()
+        try:
+            started = time.perf_counter()
+            with writer.pipeline():
+                if commit.instead:
+                    self._replaced(commit.instead)
+                    filed = tagged = 0
+                if commit.rows:
+                    if not commit.instead:
+                        self._filing.file(writer, commit.rows, commit.terms, tags=tags)
+                        filed, tagged = after.position, after.position if tags else tagged
+                    reading = self._write_more_names() if tags else after.reading
+                    after = after._replace(filed=filed, tagged=tagged, reading=reading)
+                    writer.execute(self.where.sql(ADD), (*_columns(commit.rows), filed, tagged, reading))
+                elif commit.instead:
+                    after = after._replace(filed=0, tagged=0)
+                    writer.execute(self.where.sql("update @head set filed = 0, tagged = 0"))
+                self._write_notes(commit.notes)
+                if samples:
+                    self._filing.write_samples(writer, samples)
+                writer.execute("commit")
+            seconds = time.perf_counter() - started
+            self.sync_seconds += (seconds - self.sync_seconds) / 16
+        except psycopg.Error as error:
+            for (handler, outcome), (count, ran, what) in samples.items():
+                self._samples.add(handler, outcome, ran, what, count)
+            self._filing.forget()
+            if not writer.broken and not writer.closed:
+                raise
+            self._settle(commit, error)
+        self._standing = after
+        return after.head
+
+    def _replaced(self, rows: Sequence[Row]) -> None:
+        """Put rows in the place of those at their positions, and drop what was derived."""
+        writer = self._writer
+        for row in rows:
+            # A division by nothing stops the transaction, in the same round trip, where there is no such row.
+            writer.execute(
+                self.where.sql(
+                    "with changed as (update @log set input = %s, records = %s, salts = %s where position = %s and digest = %s returning 1) "
+                    "select 1 / count(*) from changed"
+                ),
+                (row.input, row.records, row.salts, row.position, row.digest),
+            )
+        self._filing.forget()
+        for table in ("tag", "used", "block", "counted"):
+            writer.execute(self.where.sql(f"delete from @{table}"))
+        writer.execute(self.where.sql("update @sample set what = ''"))
+        self._samples.forget()
+
+    def _write_notes(self, notes: Mapping[str, str | None]) -> None:
+        kept = {key: body for key, body in notes.items() if body is not None}
+        if kept:
+            self._writer.execute(
+                self.where.sql("select @note_down(%s::text[], %s::text[])"),
+                (list(kept), list(kept.values())),
+            )
+        gone = [key for key, body in notes.items() if body is None]
+        if gone:
+            self._writer.execute(self.where.sql("delete from @note where key = any(%s)"), (gone,))
+
+    def _settle(self, commit: Commit, error: psycopg.Error) -> None:
+        """Learn whether a commit whose answer was lost took place: returns if it did, raises if not, `OutcomeUnknown` if it can't be learned in time.
+
+        The lock is free only when the old transaction has ended.
+        """
+        deadline = time.monotonic() + SETTLE_SECONDS
+        first = (commit.rows or commit.instead or (None,))[0]
+        while True:
+            try:
+                self._writer.close()
+                self._writer = self.where.connect()
+                with self._writer.transaction():
+                    left = max(int((deadline - time.monotonic()) * 1000), 1)
+                    self._writer.execute(f"set local lock_timeout = {left}".encode())
+                    self._writer.execute(self.where.sql(LOCK))
+                    if first is not None:
+                        found = self._writer.execute(
+                            self.where.sql("select digest, records from @log where position = %s"), (first.position,), binary=True
+                        ).fetchone()
+                        took_place = found is not None and found[0] == first.digest and found[1] == first.records
+                    else:
+                        there: dict[str, str] = dict(
+                            self._writer.execute(self.where.sql("select key, body from @note where key = any(%s)"), (list(commit.notes),))
+                        )
+                        took_place = all(there.get(key) == body for key, body in commit.notes.items())
+            except psycopg.Error as again:
+                if time.monotonic() > deadline:
+                    raise OutcomeUnknown(
+                        f"the connection was lost in a commit, and whether it took place could not be learned: {_said(again)}", url=self.url
+                    ) from error
+                time.sleep(RETRY_SECONDS)
+            else:
+                break
+        if not took_place:
+            raise StoreFailed(f"the connection was lost, and nothing was recorded: {_said(error)}", error=_said(error)) from error
+
+    def _rolled_back(self) -> None:
+        with contextlib.suppress(psycopg.Error):  # a connection that is lost is made anew with the next commit
+            if not self._writer.closed and self._writer.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+                self._writer.execute("rollback")
+
+    def _noted(self, start: str) -> Mapping[str, str]:
+        """Return notes under the lock."""
+        try:
+            return dict(self._writer.execute(self.where.sql(_NOTES), _noted_between(start, None)).fetchall())
+        except psycopg.Error as error:
+            raise _failed(error) from error
+
+    def _check_usable(self) -> None:
+        if self._pid != os.getpid():
+            raise Forked("this log was opened before a fork: open it in the child process", url=self.url)
+        if self._closed:
+            raise Closed("the log is closed", url=self.url)
+
+    # --- waking up
+
+    def _tell(self, position: int) -> None:
+        """Wake those who wait, here at once, elsewhere by a notice after the commit."""
+        self._last_seen = max(self._last_seen, position)
+        if self._waiting:
+            with self._grown:
+                self._grown.notify_all()
+        self._started("happened-notify", self._notify)
+        self._notify_due.set()
+
+    def _listening(self) -> None:
+        self._started("happened-listen", self._listen)
+
+    def _started(self, name: str, run: Callable[[], None]) -> None:
+        if any(thread.name == name for thread in self._threads):
+            return
+        with self._index_lock:
+            if not self._closed and all(thread.name != name for thread in self._threads):
+                thread = threading.Thread(target=run, name=name, daemon=True)
+                self._threads.append(thread)
+                thread.start()
+
+    def _notify(self) -> None:
+        """Tell other processes that something was committed: at most once for all that came since the last time."""
+        while True:
+            self._notify_due.wait()
+            if self._closed:
+                return
+            self._notify_due.clear()
+            with contextlib.suppress(StoreFailed):  # they look by themselves, too
+                self._asked("select pg_notify(%s, %s)", (self._channel, str(self._last_seen)))
+
+    @property
+    def _channel(self) -> str:
+        return f"happened_{self.where.schema}"[:63]
+
+    def _listen(self) -> None:
+        """Hear what other processes have committed, and wake those who wait here."""
+        while not self._closed:
+            try:
+                with self.where.connect() as connection:
+                    connection.execute(f'listen "{self._channel}"'.encode())
+                    while not self._closed:
+                        for notice in connection.notifies(timeout=POLL_SECONDS, stop_after=1):
+                            self._last_seen = max(self._last_seen, int(notice.payload))
+                        with self._grown:
+                            self._grown.notify_all()
+            except psycopg.Error:  # those who wait look by themselves meanwhile
+                time.sleep(POLL_SECONDS)
+
+    # --- the index
+
+    def _clashes(self) -> list[int]:
+        return [name for name, how in self._reading.items() if self._stored.get(name, how) != how]
+
+    def _write_more_names(self) -> str:
+        """Write, in the open transaction, how names are read that are new since; return which making of the index it is now.
+
+        Where that is not committed, the next look at the head sees that it is another one.
+        """
+        with self._index_lock:
+            if any(name not in self._stored for name in self._reading):
+                self._stored = {**self._stored, **self._reading}
+                self._generation = self._write_reading(self._stored)
+            return self._generation
+
+    def _tags_are_filed(self) -> bool:
+        return self._terms_of is not None and not self._strange
+
+    def _look_at_reading(self, generation: str, connection: Connection) -> None:
+        """Take in that another process has said how more names are read, or has made the index anew."""
+        if generation == self._generation:
+            return
+        found = connection.execute(self.where.sql(_READING)).fetchall()
+        with self._index_lock:
+            self._generation, self._stored = str(found[0][0]), reading_in(found[0][1])
+            self._strange = self._strange or bool(self._clashes())
+
+    def _write_reading(self, reading: Mapping[int, str]) -> str:
+        """Write how names are read, in the open transaction; return which making of the index it is now."""
+        self._writer.execute(
+            self.where.sql("insert into @shelf(key, body) values('reading', %s) on conflict (key) do update set body = excluded.body"),
+            (reading_text(reading),),
+        )
+        return os.urandom(8).hex()
+
+    def _is_filed(self, position: int, filed: int, tagged: int) -> bool:
+        return self._terms_of is None or (filed >= position and (tagged >= position or self._strange))
+
+    def _have_filed(self) -> None:
+        """See that all is in the index that this process looks up there. Nearly always it is."""
+        if self._owner != threading.get_ident() and not self._is_filed(*self._asked("select position, filed, tagged from @head")[0]):
+            self._file_now()
+
+    def _file_now(self) -> None:
+        """File, under the lock, what others have left."""
+        with self._lock:
+            self._check_usable()
+            self._begun(1 << 62, time.monotonic() + CLOSE_SECONDS_MAX)
+            try:
+                self._writer.execute("commit")
+            except psycopg.Error as error:
+                self._filing.forget()
+                self._rolled_back()
+                raise _failed(error) from error
+
+    def _file_up_to(self, standing: Standing) -> Standing:
+        """File what others have left, a guest or who has erased something, under the lock; return where the log stands then."""
+        filed, tagged = standing.filed, standing.tagged
+        tags = self._tags_are_filed()
+        if self._is_filed(standing.position, filed, tagged) and not (tags and any(name not in self._stored for name in self._reading)):
+            return standing
+        for rows, terms in self._rows_after(self._writer, min(filed, tagged) if tags else filed, standing.position):
+            self._filing.file(
+                self._writer,
+                rows,
+                terms,
+                tags=tags,
+                tags_after=tagged,
+                filed_after=filed,
+            )
+        reading = self._write_more_names() if tags else standing.reading
+        tagged = standing.position if tags else tagged
+        self._writer.execute(self.where.sql("update @head set filed = %s, tagged = %s, reading = %s"), (standing.position, tagged, reading))
+        self._standing = standing._replace(filed=standing.position, tagged=tagged, reading=reading)
+        return self._standing
+
+    def _rows_after(self, connection: Connection, after: int, until: int) -> Iterator[tuple[list[Row], list[Terms]]]:
+        assert self._terms_of is not None, "rows are filed by a reading"
+        while True:
+            found = connection.execute(
+                self.where.sql(f"select {ROW} from @log where position > %s and position <= %s order by position limit {PAGE_ROWS}"),
+                (after, until),
+                binary=True,
+            ).fetchall()
+            if not found:
+                return
+            rows = [Row(*one) for one in found]
+            yield rows, list(map(self._terms_of, rows))
+            after = rows[-1].position
+
+    def _rebuild(self, progress: Callable[[int, int], None]) -> None:
+        """Make the index anew by today's reading, under the lock."""
+        with self._lock:
+            self._check_usable()
+            standing, _ = self._begun_to_rebuild()
+            try:
+                self._filing.forget()
+                for table in ("tag", "used", "block", "counted"):
+                    self._writer.execute(self.where.sql(f"delete from @{table}"))
+                for rows, terms in self._rows_after(self._writer, 0, standing.position):
+                    self._filing.file(self._writer, rows, terms, tags=True)
+                    progress(rows[-1].last, standing.position)
+                reading = self._write_reading(self._reading)
+                after = standing._replace(filed=standing.position, tagged=standing.position, reading=reading)
+                self._writer.execute(self.where.sql("update @head set filed = position, tagged = position, reading = %s"), (reading,))
+                self._writer.execute("commit")
+            except psycopg.Error as error:
+                self._filing.forget()
+                self._rolled_back()
+                raise _failed(error) from error
+            except BaseException:
+                self._filing.forget()
+                self._rolled_back()
+                raise
+            self._standing = after
+            with self._index_lock:
+                self._stored, self._generation, self._strange = dict(self._reading), reading, False
+
+    def _begun_to_rebuild(self) -> tuple[Standing, Sequence[Row]]:
+        try:
+            standing, rows = self._locked(1 << 62, time.monotonic() + CLOSE_SECONDS_MAX)
+            self._check_history(standing)
+        except errors.LockNotAvailable as error:
+            self._rolled_back()
+            raise Overloaded("another process holds the log's lock; the index was not made anew", url=self.url) from error
+        except psycopg.Error as error:
+            self._rolled_back()
+            raise _failed(error) from error
+        return standing, rows
+
+    # --- reading
+
+    def _pages(
+        self, columns: str, after: int, until: int | None, wanted: Sequence[Wanted] | None, *, backwards: bool, rows_max: int
+    ) -> Iterator[list[tuple[Any, ...]]]:
+        """Yield pages of rows, each with its first position and these columns."""
+        self._check_usable()
+        positions: Sequence[int] = ()
+        if wanted is None:
+            [(last,)] = self._asked("select position from @head")
+            ranges = [(0, last)]
+        else:
+            positions, ranges, last = self._places(wanted)
+        last = last if until is None else min(last, until)
+        if not ranges:
+            yield from self._pages_at(columns, positions, after, last, backwards=backwards, rows_max=rows_max)
+            return
+        [(begun,)] = self._asked("select coalesce(max(position), 0) from @log where position <= %s", (after,))
+        for low, high in _ordered(ranges, positions, backwards=backwards):
+            first, end = max(low, begun), min(high, last)
+            while first <= end:
+                found = self._asked(
+                    f"select position, {columns} from @log where position between %s and %s and position + count - 1 > %s "
+                    f"and position + count - 1 <= %s order by position {'desc' if backwards else 'asc'} limit %s",
+                    (first, end, after, last, rows_max),
+                    binary=True,
+                )
+                if found:
+                    yield found
+                if len(found) < rows_max:
+                    break
+                if backwards:
+                    end = found[-1][0] - 1
+                else:
+                    first = found[-1][0] + 1
+
+    def _pages_at(
+        self, columns: str, positions: Sequence[int], after: int, last: int, *, backwards: bool, rows_max: int
+    ) -> Iterator[list[tuple[Any, ...]]]:
+        ordered = sorted(positions, reverse=backwards)
+        for start in range(0, len(ordered), rows_max):
+            found = self._asked(
+                f"select position, {columns} from @log where position = any(%s) and position + count - 1 > %s "
+                f"and position + count - 1 <= %s order by position {'desc' if backwards else 'asc'}",
+                (ordered[start : start + rows_max], after, last),
+                binary=True,
+            )
+            if found:
+                yield found
+
+    def _places(self, wanted: Sequence[Wanted]) -> tuple[Sequence[int], list[tuple[int, int]], int]:
+        """Return where there is something wanted, by the index: positions of rows, and ranges; and up to where it knows. All as of one moment."""
+        asked: list[str] = []
+        values: list[Any] = []
+        kinds: list[str] = []
+        for item in wanted:
+            if item.terms and self._tags_are_filed():
+                ways = " intersect ".join(["select position from @tag where hash = %s"] * len(item.terms))
+                asked.append(f"array({ways})")
+                values += map(hash_of, item.terms)
+                kinds.append("terms")
+            elif item.names and not item.terms and self._terms_of is not None:
+                asked.append("array(select distinct block from @block where name = any(%s))")
+                values.append(list(item.names))
+                kinds.append("names")
+            else:
+                kinds.append("all")
+        [(last, filed, tagged, generation, *found)] = self._asked(
+            f"select position, filed, tagged, reading{''.join(f', {one}' for one in asked)} from @head",
+            values,
+            binary=True,
+        )
+        if self._terms_of is not None and self._owner != threading.get_ident():
+            if generation != self._generation:
+                with self._reader() as reader:
+                    self._look_at_reading(generation, reader)
+                return self._places(wanted)
+            if not self._is_filed(last, filed, tagged):
+                self._file_now()
+                return self._places(wanted)
+            if self._strange and not self._guest and any(item.terms for item in wanted):
+                raise _other_reading(self.url)
+        positions: set[int] = set()
+        ranges: list[tuple[int, int]] = []
+        answers = iter(found)
+        for kind in kinds:
+            if kind == "all":
+                ranges.append((0, last))
+            elif kind == "terms":
+                positions.update(next(answers))
+            else:
+                ranges += self._filing.ranges(next(answers))
+        return sorted(positions), ranges, last
+
+    def _counts_between(
+        self, reader: Connection, first: int, last: int, counts_of: Callable[[Row], Sequence[tuple[str, int]]]
+    ) -> Iterator[Sequence[tuple[str, int]]]:
+        sql = f"select {ROW} from @log where position between %s and %s order by position"
+        for found in reader.execute(self.where.sql(sql), (first, last), binary=True):
+            yield counts_of(Row(*found))
+
+    def _asked(self, sql: str, values: Sequence[Any] = (), *, binary: bool = False) -> list[tuple[Any, ...]]:
+        """Ask one statement on a connection of the pool; where that was lost, once more on a new one."""
+        if self._owner == threading.get_ident():  # who decides asks on the connection that holds the lock
+            try:
+                return self._writer.execute(self.where.sql(sql), values, binary=binary).fetchall()
+            except psycopg.Error as error:
+                raise _failed(error) from error
+        for attempt in range(2):
+            with self._reader(fresh=attempt > 0) as reader:
+                try:
+                    return reader.execute(self.where.sql(sql), values, binary=binary).fetchall()
+                except psycopg.OperationalError:
+                    if attempt or not reader.broken:
+                        raise
+        raise AssertionError("the second attempt returns or raises")
+
+    @contextlib.contextmanager
+    def _reader(self, *, fresh: bool = False) -> Generator[Connection]:
+        self._check_usable()
+        try:
+            reader = self._taken(fresh=fresh)
+        except psycopg.Error as error:
+            raise StoreFailed(f"the database can't be reached: {_said(error)}", error=_said(error), url=self.url) from error
+        try:
+            yield reader
+        except psycopg.Error as error:
+            raise _read_failed(error) from error
+        finally:
+            if self._closed or reader.broken or reader.closed or len(self._readers) >= KEEP_READERS:
+                reader.close()
+            else:
+                self._readers.append(reader)
+
+    def _taken(self, *, fresh: bool) -> Connection:
+        while not fresh:
+            try:
+                reader = self._readers.pop()
+            except IndexError:
+                break
+            if not reader.closed and not reader.broken:
+                return reader
+        while fresh and self._readers:  # the others are likely to be lost, too
+            with contextlib.suppress(IndexError):
+                self._readers.pop().close()
+        return self.where.connect()
+
+
+_START = (START.position, START.at, START.digest, 0, 0, 0, "")
+_STANDING = "select position, at, digest, row, filed, tagged, reading from @head"
+_NOTES = "select key, body from @note where key >= %s and key < %s"
+_READING = "select reading, coalesce((select body from @shelf where key = 'reading'), '') from @head"
+
+
+def _noted_between(start: str, before: str | None) -> tuple[str, str]:
+    end = start + "\U0010ffff"
+    return start, end if before is None else min(before, end)
+
+
+def _columns(rows: Sequence[Row]) -> tuple[list[Any], ...]:
+    return (
+        [row.position for row in rows],
+        [row.count for row in rows],
+        [row.at for row in rows],
+        [row.head for row in rows],
+        [row.input for row in rows],
+        [row.records for row in rows],
+        [row.salts for row in rows],
+        [row.digest for row in rows],
+    )
+
+
+def _ordered(ranges: Sequence[tuple[int, int]], positions: Sequence[int], *, backwards: bool) -> list[tuple[int, int]]:
+    """Return ranges and single positions as ranges that do not overlap, in order or backwards."""
+    merged: list[tuple[int, int]] = []
+    for first, last in sorted([*ranges, *((position, position) for position in positions)]):
+        if merged and first <= merged[-1][1] + 1:
+            merged[-1] = (merged[-1][0], max(last, merged[-1][1]))
+        else:
+            merged.append((first, last))
+    return merged[::-1] if backwards else merged
+
+
+def _other_reading(url: str) -> Incompatible:
+    return Incompatible("another process reads the tags of this log otherwise: run the same code in all of them", url=url)
+
+
+def _said(error: psycopg.Error) -> str:
+    return " ".join(str(error).split())
+
+
+def _failed(error: psycopg.Error) -> StoreFailed | Broken | Diverged:
+    if isinstance(error, errors.DivisionByZero):
+        return Diverged("there is no such row at its position any more, and nothing was recorded")
+    if isinstance(error, errors.DataCorrupted | errors.IndexCorrupted):
+        return Broken(f"the database is damaged, and nothing was recorded: {_said(error)}", error=_said(error))
+    return StoreFailed(f"the log could not be written, and nothing was recorded: {_said(error)}", error=_said(error))
+
+
+def _read_failed(error: psycopg.Error) -> StoreFailed | Broken:
+    if isinstance(error, errors.DataCorrupted | errors.IndexCorrupted):
+        return Broken(f"the database is damaged: {_said(error)}", error=_said(error))
+    return StoreFailed(f"the log could not be read: {_said(error)}", error=_said(error))

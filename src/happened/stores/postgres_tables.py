@@ -1,0 +1,229 @@
+"""The tables of a log in PostgreSQL, and what connects to them. All of one log lie in one schema, so a database may hold several.
+
+`log` has one row for each command, `note` is small; `tag`, `used`, `block`, `counted`, `shelf` and `sample` are the shelf: what is in them can be made anew.
+`head` has a single row, which says where the log stands. Whoever writes locks it first: that is what makes positions dense and in the order of commits.
+Each step of `MIGRATIONS` has a number, and is taken once.
+"""
+
+import re
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any, NamedTuple  # Any: rows of the columns that were asked for
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+import psycopg
+from psycopg import conninfo
+
+from happened.core.errors import Invalid, StoreFailed
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+SCHEMA = "happened"
+"""Where a log is whose URL names no schema."""
+CONNECT_SECONDS_MAX = 10
+POSTGRES_MIN = 140000
+"""The oldest release that is supported: 14."""
+
+MIGRATIONS = (
+    (
+        """create table @log(
+            position bigint primary key,
+            count    integer not null,
+            at       bigint not null,
+            head     text not null,
+            input    text,
+            records  text not null,
+            salts    bytea not null,
+            digest   bytea not null)""",
+        'create table @note(key text collate "C" primary key, body text not null)',
+        """create table @head(
+            one      boolean primary key default true check (one),
+            position bigint not null,
+            at       bigint not null,
+            digest   bytea not null,
+            row      bigint not null,
+            filed    bigint not null,
+            tagged   bigint not null,
+            reading  text not null) with (fillfactor = 20)""",
+        "insert into @head(position, at, digest, row, filed, tagged, reading) values(0, 0, decode(repeat('00', 32), 'hex'), 0, 0, 0, '')",
+        "create table @tag(hash bigint, position bigint, primary key(hash, position))",
+        "create table @used(hash bigint, position bigint, primary key(hash, position))",
+        "create table @block(name integer, block bigint, primary key(name, block))",
+        'create table @counted(block bigint, what text collate "C", number numeric not null, primary key(block, what))',
+        "create table @shelf(key text primary key, body text not null)",
+        """create table @sample(
+            handler text, outcome text, count bigint not null, ran bigint not null, what text not null, primary key(handler, outcome))""",
+        """create function @file(
+            tag_hash bigint[], tag_position bigint[], used_hash bigint[], used_position bigint[], block_name int[], block_block bigint[],
+            counted_block bigint[], counted_what text[], counted_number text[])
+        returns void language plpgsql as $$
+        begin
+            if cardinality(tag_hash) > 0 then
+                insert into @tag(hash, position) select * from unnest(tag_hash, tag_position) on conflict do nothing;
+            end if;
+            if cardinality(used_hash) > 0 then
+                insert into @used(hash, position) select * from unnest(used_hash, used_position) on conflict do nothing;
+            end if;
+            if cardinality(block_name) > 0 then
+                insert into @block(name, block) select * from unnest(block_name, block_block) on conflict do nothing;
+            end if;
+            if cardinality(counted_block) > 0 then
+                insert into @counted as before(block, what, number)
+                    select * from unnest(counted_block, counted_what, counted_number::numeric[])
+                    on conflict (block, what) do update set number = before.number + excluded.number;
+            end if;
+        end $$""",
+        """create function @add(
+            positions bigint[], counts int[], ats bigint[], heads text[], inputs text[], all_records text[], all_salts bytea[], digests bytea[],
+            filed_up_to bigint, tagged_up_to bigint, making text)
+        returns void language plpgsql as $$
+        declare n int := cardinality(positions);
+        begin
+            insert into @log(position, count, at, head, input, records, salts, digest)
+                select * from unnest(positions, counts, ats, heads, inputs, all_records, all_salts, digests);
+            update @head set position = positions[n] + counts[n] - 1, at = ats[n], digest = digests[n], row = positions[n],
+                filed = filed_up_to, tagged = tagged_up_to, reading = making;
+        end $$""",
+        """create function @note_down(keys text[], bodies text[]) returns void language plpgsql as $$
+        begin
+            insert into @note as before(key, body) select * from unnest(keys, bodies) on conflict (key) do update set body = excluded.body;
+        end $$""",
+    ),
+)
+"""Statements by the number of their step, from 1. `@` stands for the schema.
+
+What a commit does is in functions, since a server plans those once for a connection, and needs no statement prepared by a name.
+"""
+
+_SCHEMA_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
+
+
+class Where(NamedTuple):
+    """Where a log is: how to connect, and in which schema. `said` is the URL as it may be shown to people: without a password."""
+
+    to: str
+    schema: str
+    said: str
+
+    def sql(self, text: str) -> bytes:
+        """Return a statement with its tables in the log's schema."""
+        return text.replace("@", f'"{self.schema}".').encode()
+
+    def connect(self) -> Connection:
+        """Connect. Statements are not prepared, and nothing is set for a session: a pooler may hand the next transaction to another one."""
+        connection = psycopg.connect(
+            self.to, autocommit=True, connect_timeout=CONNECT_SECONDS_MAX, prepare_threshold=None, application_name="happened"
+        )
+        connection.add_notice_handler(_ignore)
+        return connection
+
+
+def _ignore(_notice: object) -> None:
+    """Nobody looks at notices, such as that something exists already."""
+
+
+def where_in(url: str) -> Where:
+    """Read a URL: `postgresql://user@host:port/database?schema=shop`; all else is as `libpq` takes it. `Invalid` where it can't be read."""
+    parts = urlsplit(url)
+    pairs = parse_qsl(parts.query, keep_blank_values=True)
+    schemas = [value for key, value in pairs if key == "schema"]
+    schema = schemas[-1] if schemas else SCHEMA
+    if not _SCHEMA_NAME.fullmatch(schema):
+        raise Invalid(f"`{schema}` is no name for a schema: letters, digits and _, at most 63", schema=schema)
+    netloc = parts.netloc
+    if parts.password is not None:
+        netloc = netloc.replace(f":{parts.password}@", "@", 1)
+    rest = [(key, value) for key, value in pairs if key != "schema"]
+    connect = urlunsplit(("postgresql", parts.netloc, parts.path, urlencode(rest), ""))
+    said = urlunsplit((parts.scheme, netloc, parts.path, urlencode([pair for pair in pairs if pair[0] != "password"]), ""))
+    try:
+        conninfo.conninfo_to_dict(connect)
+    except psycopg.ProgrammingError as error:
+        raise Invalid(f"`{said}` names no database: write postgresql://user@host:port/database?schema=shop ({error})", url=said) from error
+    return Where(connect, schema, said)
+
+
+def number_of(where: Where, connection: Connection) -> int:
+    """Return the number of the last step that was taken; 0 where there is nothing yet. `Invalid` for a schema of something else."""
+    found = connection.execute(
+        "select table_name from information_schema.tables where table_schema = %s order by table_name", (where.schema,)
+    ).fetchall()
+    tables = [name for (name,) in found]
+    if "migration" not in tables:
+        if tables:
+            raise Invalid(
+                f"the schema `{where.schema}` is no log but something else's, with the tables {', '.join(tables)}: a log has a schema of its own",
+                schema=where.schema,
+            )
+        return 0
+    row = connection.execute(where.sql("select coalesce(max(number), 0) from @migration")).fetchone()
+    return int(row[0]) if row is not None else 0
+
+
+def check_there(url: str) -> None:
+    """Raise `Invalid` unless a log is there, or where the database can't be reached. Nothing is made."""
+    where = where_in(url)
+    with _connected(where) as connection:
+        if not number_of(where, connection):
+            raise Invalid(f"there is no log at {where.said}", url=where.said)
+
+
+def migrated(url: str) -> list[int]:
+    """Take the steps that were not taken yet; return their numbers."""
+    where = where_in(url)
+    with _connected(where) as connection:
+        return migrate(where, connection)
+
+
+@contextmanager
+def _connected(where: Where) -> Generator[Connection]:
+    try:
+        connection = where.connect()
+    except psycopg.OperationalError as error:
+        raise Invalid(f"{where.said} can't be reached: {' '.join(str(error).split())}", url=where.said) from error
+    with connection:
+        yield connection
+
+
+def migrate(where: Where, connection: Connection) -> list[int]:
+    """Take the steps that were not taken yet, in one transaction, one process at a time; return their numbers.
+
+    `Invalid` where this role may not, and for a schema that a newer release has made.
+    """
+    if connection.info.server_version < POSTGRES_MIN:
+        raise Invalid(f"{where.said} is PostgreSQL {connection.info.server_version // 10000}: 14 is the oldest that is supported")
+    if _checked(number_of(where, connection), where) == len(MIGRATIONS):
+        return []
+    taken: list[int] = []
+    try:
+        with connection.transaction():
+            connection.execute("select pg_advisory_xact_lock(hashtext(%s))", (f"happened {where.schema}",))
+            there = connection.execute("select 1 from pg_namespace where nspname = %s", (where.schema,)).fetchone()
+            if there is None:
+                connection.execute(f'create schema "{where.schema}"'.encode())
+            done = _checked(number_of(where, connection), where)
+            if not done:
+                connection.execute(where.sql("create table @migration(number integer primary key, at timestamptz not null default now())"))
+            for number, statements in enumerate(MIGRATIONS[done:], done + 1):
+                for statement in statements:
+                    connection.execute(where.sql(statement))
+                connection.execute(where.sql("insert into @migration(number) values(%s)"), (number,))
+                taken.append(number)
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise Invalid(
+            f"this role may not make the tables of the log in the schema `{where.schema}`: {error}. "
+            "Let a role that may run `happened migrate`, or give it a schema of its own",
+            schema=where.schema,
+        ) from error
+    except psycopg.Error as error:
+        raise StoreFailed(f"the tables of the log could not be made: {error}", error=str(error)) from error
+    return taken
+
+
+def _checked(number: int, where: Where) -> int:
+    if number > len(MIGRATIONS):
+        raise Invalid(
+            f"the schema `{where.schema}` was made by a newer release (step {number}, this one knows {len(MIGRATIONS)}): use that one",
+            schema=where.schema,
+        )
+    return number

@@ -1,0 +1,115 @@
+"""A proxy before PostgreSQL, which loses answers, holds back what it was given, and breaks off: between any two messages of a connection."""
+
+import contextlib
+import selectors
+import socket
+import tempfile
+import threading
+from pathlib import Path
+from typing import Self
+
+from tests.servers import Server
+
+LOSE_ANSWER, LOSE_COMMIT, HOLD_COMMIT = "lose the answer", "lose the commit", "hold the commit back"
+REST_SECONDS = 0.05
+COMMIT = b"commit\0"
+"""What a client's message holds that commits."""
+
+
+class Proxy:
+    """Listens on a socket of its own, and passes on what comes. `trouble` is done once, to the next commit; `hold_seconds` says for how long it is held."""
+
+    def __init__(self, server: Server) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="happened-proxy-"))
+        self.trouble = ""
+        self.done: list[str] = []
+        self.idle = threading.Event()
+        """No trouble is on its way."""
+        self.idle.set()
+        self.hold_seconds = 0.3
+        self._to = f"{server.folder}/.s.PGSQL.5432"
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(f"{self.folder}/.s.PGSQL.5432")
+        self._listener.listen()
+        self._ended = False
+        self._pairs: list[tuple[socket.socket, socket.socket]] = []
+        self._thread = threading.Thread(target=self._accept, daemon=True)
+        self._thread.start()
+
+    def url(self, url: str) -> str:
+        """Return a URL of the server by way of this proxy."""
+        head, _, rest = url.partition("host=")
+        return f"{head}host={self.folder}&{rest.partition('&')[2]}"
+
+    def break_off(self) -> None:
+        """Break all connections there are."""
+        for pair in self._pairs:
+            for end in pair:
+                with contextlib.suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Take nothing more, and break off."""
+        self._ended = True
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join()
+        self.break_off()
+        for path in self.folder.iterdir():
+            path.unlink()
+        self.folder.rmdir()
+
+    def _accept(self) -> None:
+        while not self._ended:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            server = socket.socket(socket.AF_UNIX)
+            try:
+                server.connect(self._to)
+            except OSError:
+                client.close()
+                continue
+            self._pairs.append((client, server))
+            threading.Thread(target=self._pass_on, args=(client, server), daemon=True).start()
+
+    def _pass_on(self, client: socket.socket, server: socket.socket) -> None:
+        with selectors.DefaultSelector() as ready, client, server:
+            ready.register(client, selectors.EVENT_READ)
+            ready.register(server, selectors.EVENT_READ)
+            while True:
+                for key, _ in ready.select():
+                    try:
+                        found = (client if key.fileobj is client else server).recv(1 << 16)
+                        if not found:
+                            return
+                        if key.fileobj is client and COMMIT in found and self.trouble:
+                            self._disturb(found, client, server)
+                            return
+                        (server if key.fileobj is client else client).sendall(found)
+                    except OSError:
+                        return
+
+    def _disturb(self, found: bytes, client: socket.socket, server: socket.socket) -> None:
+        trouble, self.trouble = self.trouble, ""
+        self.idle.clear()
+        if trouble != LOSE_COMMIT:
+            client.settimeout(REST_SECONDS)
+            with contextlib.suppress(TimeoutError):  # what ends the message may come by itself
+                while more := client.recv(1 << 16):
+                    found += more
+        if trouble == HOLD_COMMIT:
+            client.close()
+            threading.Event().wait(self.hold_seconds)
+        if trouble != LOSE_COMMIT:
+            server.sendall(found)
+            server.recv(1 << 16)
+        client.close()
+        self.done.append(trouble)
+        self.idle.set()

@@ -1,0 +1,166 @@
+"""Opening: what a URL may say, whose tables these are, and who may make them."""
+
+from decimal import Decimal
+
+import psycopg
+import pytest
+
+import happened as h
+from happened.edge.main import main
+from happened.stores.postgres import PostgresStore
+from happened.stores.postgres_tables import where_in
+from happened.testing.rows import Fact, Scribe, read_by, terms_of
+from tests.programs.p01_bank import Account, Deposited, Transfer, bank
+from tests.servers import fresh, server
+
+
+class Noted(h.Event):
+    text: str
+
+
+notes = h.App("notes", records=[Noted])
+
+
+def test_several_logs_lie_in_one_database() -> None:
+    """Each in a schema of its own; a log of another app is refused."""
+    one, other = fresh(), fresh()
+    with notes.open(one) as first, notes.open(other) as second:
+        first.record(Noted("one"))
+        assert [record for record in second.log.read() if record.kind == "input"] == []
+    with pytest.raises(h.Diverged, match="a log of the app `notes`"):
+        h.App("others", records=[Noted]).open(one)
+    with h.open_log(one) as log:
+        assert [record.body for record in log.read() if record.kind == "input"] == [{"text": "one"}]
+
+
+@pytest.mark.parametrize(
+    ("url", "text"),
+    [
+        ("postgresql://postgres@/postgres?host=/nowhere", "can't be opened as a log"),
+        ("postgresql://postgres:secret@127.0.0.1:1/postgres", "can't be opened as a log"),
+        ("postgresql://postgres@/postgres?schema=a-b", "no name for a schema"),
+        ("postgresql://postgres@/postgres?nonsense=1", "names no database"),
+    ],
+)
+def test_a_url_that_leads_nowhere_says_so_and_shows_no_password(url: str, text: str) -> None:
+    with pytest.raises(h.Invalid, match=text) as raised:
+        notes.open(url)
+    assert "secret" not in str(raised.value)
+
+
+def test_a_password_is_not_shown() -> None:
+    where = where_in("postgresql://me:secret@host/db?schema=shop&password=other")
+    assert where.said == "postgresql://me@host/db?schema=shop"
+    assert "secret" in where.to
+    assert "schema" not in where.to
+
+
+def test_a_schema_of_something_else_is_left_alone() -> None:
+    url = fresh()
+    schema = where_in(url).schema
+    with psycopg.connect(server().url, autocommit=True) as connection:
+        connection.execute(f'create schema "{schema}"'.encode())
+        connection.execute(f'create table "{schema}".customer(id int)'.encode())
+    with pytest.raises(h.Invalid, match="no log but something else's, with the tables customer"):
+        notes.open(url)
+
+
+def test_a_schema_of_a_newer_release_is_left_alone() -> None:
+    url = fresh()
+    notes.open(url).close()
+    with psycopg.connect(server().url, autocommit=True) as connection:
+        connection.execute(f'insert into "{where_in(url).schema}".migration(number) values(99)'.encode())
+    with pytest.raises(h.Invalid, match="made by a newer release \\(step 99"):
+        notes.open(url)
+
+
+def test_a_role_without_rights_is_told_and_one_with_a_schema_makes_its_tables() -> None:
+    """No superuser is needed: a schema that a role owns is enough."""
+    allowed, refused = where_in(fresh()).schema, fresh()
+    with psycopg.connect(server().url, autocommit=True) as connection:
+        connection.execute(f'create role "{allowed}" login'.encode())
+        connection.execute(f'create schema "{allowed}" authorization "{allowed}"'.encode())
+    by_role = server().url.replace("postgres@", f"{allowed}@")
+    with notes.open(f"{by_role}&schema={allowed}") as running:
+        running.record(Noted("mine"))
+    with pytest.raises(h.Invalid, match="may not make the tables of the log"):
+        notes.open(f"{by_role}&schema={where_in(refused).schema}")
+
+
+def test_an_older_copy_in_its_place_is_another_history() -> None:
+    """As where a standby was promoted that lacks the last commits: the writer stops before it decides anything."""
+    url = fresh()
+    store = PostgresStore(url)
+    store.index(read_by("today"), terms_of, lambda _done, _all: None)
+    scribe = Scribe(store)
+    rows = scribe.append(Fact(), Fact(), Fact())
+    with psycopg.connect(server().url, autocommit=True) as connection:
+        connection.execute(store.where.sql("delete from @log where position > 1"))
+        connection.execute(store.where.sql("update @head set position = 1, row = 1, filed = 1, tagged = 1, digest = %s"), (rows[0].digest,))
+    with pytest.raises(h.Diverged, match="an older copy, or another database"):
+        scribe.append(Fact())
+    store.close()
+
+
+def test_who_holds_the_lock_too_long_is_an_overload() -> None:
+    url = fresh()
+    store = PostgresStore(url)
+    with psycopg.connect(server().url) as connection:
+        connection.execute(store.where.sql("select 1 from @head for update"))
+        with pytest.raises(h.Overloaded, match="nothing was recorded"):
+            Scribe(store).append(Fact(), wait_seconds_max=0.1)
+    Scribe(store).append(Fact())
+    store.close()
+
+
+def test_an_app_runs_on_it_as_on_a_file() -> None:
+    """Facts, decisions, refusals, views, time travel, branches and the proof of the whole; also after it was opened again."""
+    url = fresh()
+    with bank.open(url) as running:
+        running.record_all([Deposited("a", Decimal(100)), Deposited("b", Decimal(1))])
+        receipts = [running.dispatch(Transfer("a", "b", Decimal(10)), id=f"t-{n}") for n in range(5)]
+        assert running.dispatch(Transfer("a", "b", Decimal(10)), id="t-0").repeated
+        with pytest.raises(h.Refused, match="overdrawn"):
+            running.dispatch(Transfer("a", "b", Decimal(1000)))
+        assert running.state(Account, "a") == Account("a", Decimal(50))
+        assert running.view(Account).get("b", since=running.log.head) == Account("b", Decimal(51))
+        assert running.at(receipts[2].position).state(Account, "a") == Account("a", Decimal(70))
+        with running.branch(at=receipts[1].position) as branch:
+            assert not branch.diff()
+            assert branch.state(Account, "a") == Account("a", Decimal(50))
+    with bank.open(url, views="memory:") as running:
+        assert running.state(Account, "a") == Account("a", Decimal(50))
+        assert running.view(Account).get("b", since=running.log.head) == Account("b", Decimal(51))
+        assert len(list(running.log.read(h.query(account="b")))) == 6
+        assert running.log.verify().position == running.log.head
+
+
+def test_the_command_line_makes_the_tables_and_looks_at_the_log(capsys: pytest.CaptureFixture[str]) -> None:
+    """`migrate` says what it did; what only looks makes nothing."""
+    url = fresh()
+    assert main(["tail", "--log", url]) == 2
+    assert "there is no log at" in capsys.readouterr().err
+    assert main(["migrate", "--log", url]) == 0
+    assert capsys.readouterr().out == "steps taken: 1\n"
+    assert main(["migrate", "--log", url]) == 0
+    assert capsys.readouterr().out.startswith("nothing to do")
+    with bank.open(url) as running:
+        running.record(Deposited("a", Decimal(1)))
+        assert main(["tail", "--log", url]) == 0
+        assert "Deposited" in capsys.readouterr().out
+        for command in (
+            ["verify"],
+            ["stats"],
+            ["show", "3"],
+            ["state", "Account", "a"],
+            ["view", "Account"],
+            ["check"],
+            ["at", "6", "state", "Account", "a"],
+        ):
+            assert (
+                main(
+                    [*command, "--log", url, *["--app", "tests.programs.p01_bank:bank"] * (command[0] in ("state", "view", "check", "at"))]
+                )
+                == 0
+            ), command
+    assert main(["migrate", "--log", "sqlite:///nowhere.db"]) == 2

