@@ -803,7 +803,7 @@ def test_a_closed_log_takes_nothing(faults: Faults) -> None:
         running.record(Received("nut", 1))
 
 
-@pytest.mark.parametrize("url", ["shop.db", "sqlite:shop.db", "postgres://somewhere", ""])
+@pytest.mark.parametrize("url", ["shop.db", "sqlite:shop.db", "mysql://somewhere", ""])
 def test_an_address_that_names_no_log_is_invalid(url: str) -> None:
     """The error says how an address looks."""
     with pytest.raises(h.Invalid, match="sqlite:///path"):

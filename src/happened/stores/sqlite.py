@@ -380,7 +380,10 @@ class SqliteStore:
         """Have the index up to the head, or under the lock up to what `append` has handed over, with the connection to read its runs on."""
         with self._index_lock:
             if self._owner == threading.get_ident():
-                yield self._writer
+                try:
+                    yield self._writer
+                except sqlite3.Error as error:
+                    raise _failed(error) from error
                 return
             with self._reader() as reader:
                 self._look_for_rebuild(reader)
