@@ -13,6 +13,7 @@ import happened as h
 from happened.testing import Clock
 from tests.branches.conftest import Make, told
 from tests.branches.desk import (
+    Account,
     Balance,
     Draw,
     Drawn,
@@ -284,3 +285,42 @@ def test_what_shares_would_say_is_left_out_and_named() -> None:
             assert difference.not_compared == ("what the share `Balance` says",)
         with running.branch(h.Drop(position)) as branch:
             assert [record.name for record in branch.diff().missing] == ["Paid"]
+
+
+@h.named("Paid", version=1)
+class PaidTwice(h.Event):
+    account: str
+    amount: Decimal
+
+
+@h.named("Paid", version=2)
+class PaidOnce(h.Event):
+    account: Account
+    amount: Decimal
+
+
+def halved(old: h.Data) -> list[tuple[str, h.Data]]:
+    """One payment was in truth two."""
+    return [("Paid", {"account": f"{old['account']}{half}", "amount": old["amount"]}) for half in range(2)]
+
+
+def slip_of(event: PaidOnce) -> Slip:
+    return Slip(event.account, str(event.amount))
+
+
+def test_what_is_said_of_one_event_that_was_split_is_said_where_it_was_said_then(tmp_path: Path) -> None:
+    """Also where the branch begins between the one thing and the other."""
+    url = f"sqlite:///{tmp_path}/desk.db"
+    with h.App("desk", records=[PaidTwice]).open(url, views="memory:") as running:
+        running.record_all([PaidTwice("a", Decimal(1)), PaidTwice("b", Decimal(2))])
+    app = h.App("desk", records=[PaidOnce], publications=[h.Publication(slip_of, since=0)], upcasts=[h.Upcast("Paid", 1, halved)])
+    with app.open(url, views="memory:") as running:
+        running.record(PaidOnce("c", Decimal(3)))
+        assert running.settled(wait_seconds_max=20).done
+        expected = [essence(record) for record in told(running)]
+        assert [record.body["account"] for record in said(running)] == ["a0", "a1", "b0", "b1", "c"]
+
+        for at in range(running.log.head + 1):
+            with running.branch(at=at) as branch:
+                assert not branch.diff(), f"from {at}:\n{branch.diff()}"
+                assert [essence(record) for record in told(branch)] == expected
