@@ -1,15 +1,17 @@
 """Giving again: what a log was given after a position, given to a branch of it, in the order of then and at the times of then.
 
 What came from outside is given again: commands, facts, what people decided, what other systems had published. What the log's own handlers caused is not:
-reactions run on the branch's events and cause their own, timers ring. Each takes its turn where it did in the origin, sees states as of where it saw them
-there, and has the ids that it had there; so where nothing is otherwise, nothing comes out otherwise. What has no counterpart in the origin takes its turn
-at once.
+reactions run on the branch's events and cause their own, publications say their own, timers ring. Each takes its turn where it did in the origin, sees
+states as of where it saw them there, and has the ids that it had there; so where nothing is otherwise, nothing comes out otherwise. What has no counterpart
+in the origin takes its turn at once.
 
-Of what left no trace it is not known when it was, or whether: a reaction that did nothing. As long as the branch is what the origin was, it has done nothing
-here either; from the first difference on, reactions hear everything that has no trace.
+Of what left no trace it is not known when it was, or whether: a reaction that did nothing, a publication that said nothing. As long as the branch is what
+the origin was, it has done nothing here either; from the first difference on, they hear everything that has no trace. What a publication says is heard by
+nobody here, so it is no such difference.
 """
 
 import bisect
+import functools
 import heapq
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -22,7 +24,8 @@ from happened.core.state import Fold, Key
 from happened.core.store import Commit, Row
 from happened.log.held import Held
 from happened.log.log import EVERYTHING_SEEN, Log
-from happened.log.names import Names, wish_again
+from happened.log.names import Name, Names, wish_again
+from happened.log.records import SHARED
 from happened.log.row import (
     ANSWER,
     FIRST_NUMBER,
@@ -39,6 +42,8 @@ from happened.log.worker import NOTE as PROGRESS_NOTE
 from happened.log.worker import TROUBLE, Envelope, Progress, progress_of
 from happened.log.writer import Batch, Draft, Job
 from happened.notification.hearing import Heard, heard_at, heard_between, heard_in
+from happened.notification.listener import Listener, lease_of
+from happened.notification.publication import Publication, Publishing, Said
 from happened.notification.reacting import Ran, Reacting
 from happened.notification.reaction import Reaction
 from happened.notification.timer import NOTE as TIMER_NOTE
@@ -52,12 +57,11 @@ from happened.sourcing.pending import PendingWorker
 from happened.sourcing.sending import Sending
 
 NO_EDITS = RowEdits()
-SHARED = ("share", "beacon")
 SUBMIT_SECONDS_MAX = 60
 
 
 class AsOf(Sending):
-    """The desk of reactions that are run again: they see states as of a position, and hear the answers that were recorded."""
+    """The desk of reactions and publications that are run again: they see states as of a position, and hear the answers that were recorded."""
 
     def __init__(self, log: Log, handling: Handling, image: MemoryImage) -> None:
         super().__init__(log, handling, image)
@@ -75,15 +79,19 @@ class AsOf(Sending):
 
 
 class Again:
-    """A reaction that is run one event at a time, as it is told."""
+    """A reaction or publication that is run one event at a time, as it is told."""
 
-    def __init__(self, reaction: Reaction, log: Log, desk: AsOf) -> None:
-        self.listener = reaction
+    def __init__(self, at_work: Reacting | Publishing, desk: AsOf) -> None:
+        self.listener: Listener = at_work.listener
         self.as_of = desk
-        self._at_work = Reacting(reaction, log, desk)
+        self._at_work = at_work
         self._at_work.recall()
 
-    def run(self, run: str, heard: Heard, now: int, seen: int | None, answers: Sequence[Answer]) -> Ran | Held | None:
+    def run_of(self, position: int) -> str:
+        """Return the id of a run that the origin has not had: the same in each branch that is made like this one."""
+        return self._at_work.run_of(position)
+
+    def run(self, run: str, heard: Heard, now: int, seen: int | None, answers: Sequence[Answer]) -> Ran | Said | Held | None:
         """Run it on one event; `None` where that waits for one that is held."""
         self.as_of.position, self.as_of.heard = seen, answers
         try:
@@ -93,7 +101,13 @@ class Again:
 
     def put(self, batch: Batch, ran: Ran) -> Sent:
         """Record what a run got from outside and sends later; return what its commands say of it."""
+        assert isinstance(self._at_work, Reacting), "a publication has no such run"
         return self._at_work.put(batch, ran)
+
+    def say(self, batch: Batch, said: Said) -> None:
+        """Record what is said."""
+        assert isinstance(self._at_work, Publishing), "a reaction says nothing"
+        self._at_work.add(batch, [said])
 
 
 class Told(Job):
@@ -128,6 +142,26 @@ class Told(Job):
             batch.back_to(mark)
             raise
         self.rows = batch.rows[before:]
+
+
+class Saying(Job):
+    """What a publication says of one event: recorded, and heard by nobody."""
+
+    def __init__(self, desk: AsOf, again: Again, said: Said) -> None:
+        super().__init__(said.notifications[0].id)
+        self._desk = desk
+        self._again = again
+        self._said = said
+
+    def draft(self, batch: Batch) -> None:
+        """Record it."""
+        mark = batch.mark()
+        try:
+            self._desk.declare(batch)
+            self._again.say(batch, self._said)
+        except BaseException:
+            batch.back_to(mark)
+            raise
 
 
 class Copied(Job):
@@ -205,6 +239,7 @@ class Works(NamedTuple):
     outside: Silent
     clock: BranchClock
     reactions: Sequence[Reaction]
+    publications: Sequence[Publication]
     pending: PendingWorker | None
     timers: Timers | None
     decide: Callable[[Decision], None]
@@ -227,25 +262,29 @@ class Giving:
         self._edits = plan.edits
         self._after = plan.after
         self.desk = AsOf(works.log, works.handling, works.image)
-        self._reactions = {reaction.name: Again(reaction, works.log, self.desk) for reaction in works.reactions}
+        of = f"{origin.log.identity.id}~"
+        at_work: list[Reacting | Publishing] = [Reacting(one, works.log, self.desk, of=of) for one in works.reactions]
+        at_work += [Publishing(one, works.log, self.desk, of=of) for one in works.publications]
+        self._listeners = {one.lease: Again(one, self.desk) for one in at_work}
+        """By their leases."""
         known = {(name.what, name.name, name.version, name.fingerprint) for name in origin.names.by_number.values()}
-        self._changed = {name for name, one in self._reactions.items() if one.listener.wish[:4] not in known}
-        """Reactions whose code the origin never ran: they hear everything."""
+        self._changed = {lease for lease, one in self._listeners.items() if one.listener.wish[:4] not in known}
+        """Those whose code the origin never ran: they hear everything."""
         self._ends: list[tuple[int, int]] = []
         """Positions of the origin up to where something was given, and where the branch stood then."""
         self._made: dict[str, Row] = {}
         """Rows of the branch whose counterpart is still to come, by id."""
         self._waiting: dict[tuple[int, str], Heard] = {}
-        """Events that a reaction will hear where it did in the origin."""
+        """Events that a reaction or publication will hear where it did in the origin."""
         self._heard: set[tuple[int, str]] = set()
-        """Events before the branch that a reaction has heard in it."""
-        self._ready: dict[str, tuple[Again, Ran, Any]] = {}
-        """Commands that reactions have sent, and that are recorded where they were in the origin, by id."""
+        """Events before the branch that a reaction or publication has heard in it."""
+        self._ready: dict[str, Callable[[], None]] = {}
+        """What records the commands that reactions have sent, and what publications have said, where that was recorded in the origin, by id."""
         self._to_hear: deque[tuple[Again, Heard]] = deque()
         self._timers: dict[str, str] = {}
         """By the id of a command that is sent later: its note."""
         self._due: list[tuple[int, str]] = []
-        self._pages = works.log.reader.pages({event for reaction in works.reactions for event in reaction.events})
+        self._pages = works.log.reader.pages({event for one in self._listeners.values() for event in one.listener.events})
 
     # --- all of it
 
@@ -289,9 +328,11 @@ class Giving:
             if header.id in self._survey.rung:
                 self._match(row, self._ring(header.id, row.at))
             else:
-                self._match(row, self._taken_turn(row, header, sender.name))
-        elif what == "publication" or self._is_shared(row):
-            return  # what is said to others is said by nobody here
+                self._match(row, self._taken_turn(row, header, sender))
+        elif sender is not None and what == "publication":
+            self._taken_turn(row, header, sender)
+        elif self._is_shared(row):
+            return  # what a share says follows from what there was when it began, too
         elif row.input is not None and not edits.changed.keys() - {0} and not self._is_act(row):
             self._match(row, self._command(row, header, edits))
         else:
@@ -436,7 +477,7 @@ class Giving:
     # --- what is compared, and who hears of it
 
     def _match(self, row: Row, here: Row | None) -> None:
-        """Take a row of the branch for the counterpart of one of the origin, and let reactions hear of it."""
+        """Take a row of the branch for the counterpart of one of the origin, and let all hear of it who listen."""
         if here is None:
             self.diverged = True
             return
@@ -453,54 +494,55 @@ class Giving:
         self._follow(here, back)
 
     def _follow(self, row: Row, back: Mapping[int, int]) -> None:
-        """Let reactions hear the events of a row: where they did in the origin, or else now. `back` says which of them are which of the origin's."""
-        if not self._reactions:
+        """Let all hear the events of a row: where they did in the origin, or else now. `back` says which of them are which of the origin's."""
+        if not self._listeners:
             return
         records = self._pages([row])
-        for name, again in self._reactions.items():
+        for lease, again in self._listeners.items():
             for heard in heard_in(again.listener, [row], records):
-                key = back.get(heard.position, 0), name
+                key = back.get(heard.position, 0), lease
                 if key in self._survey.runs:
                     self._waiting[key] = heard
-                elif self.diverged or name in self._changed:
+                elif self.diverged or lease in self._changed:
                     self._to_hear.append((again, heard))
         self._hear()
 
     def _hear(self) -> None:
-        """Run reactions on events that have no counterpart in the origin, or left no trace there."""
+        """Run all on events that have no counterpart in the origin, or left no trace there."""
         waiting, self._to_hear = self._to_hear, deque()
         while waiting:
             again, heard = waiting.popleft()
-            run = f"{self._origin.log.identity.id}~:{heard.position}:{again.listener.name}"  # the same in each branch that is made like this one
-            self._run(again, heard, run, heard.row.at, None, (), frozenset())
+            self._run(again, heard, again.run_of(heard.position), heard.row.at, None, (), frozenset())
             waiting.extend(self._to_hear)
             self._to_hear.clear()
 
     def _hear_what_was(self) -> None:
-        """Let reactions hear what was before the branch, that the origin never had and that ask for it."""
-        for name, again in self._reactions.items():
+        """Let those hear what was before the branch that the origin never had and that ask for it."""
+        for lease, again in self._listeners.items():
             since = again.listener.since
-            if name in self._changed and since is not None and progress_of(self.log.engine, again.listener.lease) is None:
+            if lease in self._changed and since is not None and progress_of(self.log.engine, again.listener.lease) is None:
                 for heard in list(heard_between(self.log, again.listener, since + 1, self._after)):
                     self._to_hear.append((again, heard))
         self._hear()
 
-    # --- reactions
+    # --- reactions and publications
 
-    def _taken_turn(self, row: Row, header: Header, name: str) -> Row | None:
-        """Record what a reaction sends, where it was recorded in the origin; it is run where the first of that was. Return the row, if there is one."""
+    def _taken_turn(self, row: Row, header: Header, sender: Name) -> Row | None:
+        """Record what a reaction sends or a publication says, where it was recorded in the origin; it is run where the first of that was.
+
+        Return the row of a command, if there is one.
+        """
         own = header.id or ""
         if own not in self._ready:
-            self._run_again(row, header, name)
+            self._run_again(row, header, sender)
         if own in self._ready:
-            again, ran, decision = self._ready.pop(own)
-            self._tell([decision], {own}, ran=(again, ran))
+            self._ready.pop(own)()
         return self._made.pop(own, None)
 
-    def _run_again(self, row: Row, header: Header, name: str) -> None:
-        """Run a reaction where it ran in the origin."""
-        key, run = self._survey.run_of(row, header, name)
-        again = self._reactions.get(name)
+    def _run_again(self, row: Row, header: Header, sender: Name) -> None:
+        """Run a reaction or publication where it ran in the origin."""
+        key, run = self._survey.run_of(row, header, sender)
+        again = self._listeners.get(lease_of(sender.what, sender.name))
         heard = self._waiting.pop(key, None)
         if heard is None and again is not None and 0 < key[0] <= self._after and key not in self._heard:
             self._heard.add(key)
@@ -523,23 +565,41 @@ class Giving:
     def _run(
         self, again: Again, heard: Heard, run: str, now: int, seen: int | None, answers: Sequence[Answer], known: Collection[str]
     ) -> None:
-        """Run a reaction on an event and record what it comes to: what is `known` in the origin at its turn there, the rest now."""
+        """Run a listener on an event and record what it comes to: what is `known` in the origin at its turn there, the rest now."""
         one = again.run(run, heard, now, seen, answers)
         self._check_answered()
-        if one is None:
-            return
         if isinstance(one, Held):
             held = one
-            self.diverged = True
+            self.diverged = self.diverged or again.listener.kind == Reaction.kind
             self.log.engine.append(lambda _: Commit(notes={held.note: held.text()}), EVERYTHING_SEEN)
-            return
+        elif isinstance(one, Said):
+            self._said(again, heard, one, known)
+        elif one is not None:
+            self._ran(again, heard, one, run, known)
+
+    def _said(self, again: Again, heard: Heard, said: Said, known: Collection[str]) -> None:
+        """Have recorded what a publication says. Nobody hears of it: it makes no other difference."""
+        for notification in said.notifications:
+            if heard.position <= self._after and self.log.find(notification.id):
+                continue  # the branch begins in the midst of a commit
+            job = Saying(self.desk, again, said._replace(notifications=[notification]))
+            say = functools.partial(self.log.writer.submit, job, SUBMIT_SECONDS_MAX)
+            if notification.id in known:
+                self._ready[notification.id] = say
+            else:
+                say()
+
+    def _ran(self, again: Again, heard: Heard, one: Ran, run: str, known: Collection[str]) -> None:
+        """Have recorded what a reaction sends, and let all hear of what that comes to."""
         one = one._replace(sends=[edited for decision in one.sends if (edited := self._edited(decision)) is not None])
         if heard.position <= self._after:  # a part of it may lie before the branch, where that begins in the midst of a commit
             one = one._replace(sends=[prepared for prepared in one.sends if not self.log.find(prepared.id)])
             if one.header is not None and self.log.find(run):
                 one = one._replace(header=None, later=())
         alone = one._replace(header=None)
-        self._ready.update({decision.id: (again, alone, decision) for decision in one.sends if decision.id in known})
+        for decision in one.sends:
+            if decision.id in known:
+                self._ready[decision.id] = functools.partial(self._tell, [decision], {decision.id}, ran=(again, alone))
         now_sent = [decision for decision in one.sends if decision.id not in known]
         if now_sent or one.header is not None:
             self._tell(now_sent, known, ran=(again, one))
@@ -658,15 +718,15 @@ class Giving:
                 return
 
     def _note_progress(self) -> None:
-        """Say that reactions have heard everything: who goes on from here goes on behind it."""
+        """Say that all have heard everything: who goes on from here goes on behind it."""
         head = self.log.head
         if head == self._after:
             return
         notes: dict[str, str | None] = {}
-        for again in self._reactions.values():
-            before = progress_of(self.log.engine, again.listener.lease)
+        for lease in self._listeners:
+            before = progress_of(self.log.engine, lease)
             began = before.began if before is not None else self._after
-            notes[PROGRESS_NOTE + again.listener.lease] = encode(Progress(head, 0, began)).decode()
+            notes[PROGRESS_NOTE + lease] = encode(Progress(head, 0, began)).decode()
         self.log.engine.append(lambda _: Commit(notes=notes), EVERYTHING_SEEN)
 
 

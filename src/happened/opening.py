@@ -26,7 +26,7 @@ from happened.sourcing.memory_image import MemoryImage
 from happened.stores.machine import Machine
 from happened.stores.memory import MemoryStore
 from happened.stores.over import PIN_NOTE, Over, Pin, Prefix
-from happened.stores.sqlite import SqliteStore, connect_to_read, is_open_elsewhere
+from happened.stores.sqlite import SqliteStore, connect_to_read, is_open_elsewhere, note_in
 from happened.transfer.channel import Channel, LogChannel, Readable
 from happened.transfer.systems import is_channel, nowhere
 
@@ -323,16 +323,36 @@ def channel_to(given: "str | Log | Channel | None") -> Channel:
             return nowhere()
         case Log():
             engine = given.engine
+            if isinstance(engine, Over):
+                raise _told_to_nobody(repr(given))
             return LogChannel(lambda: engine, lambda _store: True, own=False)
         case str():
             path = path_in(given)
             if not path:
                 raise Invalid(f"`{given}` names no log that another process has: write sqlite:///path", url=given)
-            return LogChannel(lambda: SqliteStore(path, connect=connect_to_read), _is_there, own=True)
+            if note_in(path, PIN_NOTE) is not None:
+                raise _told_to_nobody(path)
+            return LogChannel(lambda: _told_by(path), _is_there, own=True)
         case _ if is_channel(given):
             return given
         case _:
             raise Invalid(f"{given!r} is no channel: give the running app, or the URL of its log")
+
+
+def _told_to_nobody(what: str) -> Invalid:
+    return Invalid(f"{what} is a branch: what would have been is told to no other system. Give the log that it is of", branch=what)
+
+
+def _told_by(path: str) -> SqliteStore:
+    """Open the log of another system to read. `Invalid` for a branch."""
+    store = SqliteStore(path, connect=connect_to_read)
+    try:
+        if store.notes(PIN_NOTE):
+            raise _told_to_nobody(path)
+    except BaseException:
+        store.close()
+        raise
+    return store
 
 
 def _is_there(store: Readable) -> bool:

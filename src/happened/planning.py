@@ -16,8 +16,21 @@ from happened.log.held import held_by
 from happened.log.log import IDENTITY_NOTE, Identity, Log, place_of
 from happened.log.names import Name, Names, Wish, decode_schema, wish_again
 from happened.log.records import id_of
-from happened.log.row import ANSWER, FORMAT, SCHEDULE, SCHEMA, TOPOLOGY, Header, decode_header, encode, taken_apart
+from happened.log.row import (
+    ANSWER,
+    FORMAT,
+    SCHEDULE,
+    SCHEMA,
+    TOPOLOGY,
+    Header,
+    decode_extra,
+    decode_header,
+    encode,
+    taken_apart,
+)
 from happened.log.worker import Progress
+from happened.notification.listener import lease_of
+from happened.notification.publication import run_said_in
 from happened.notification.timer import Schedule, decode_schedule, note_of
 from happened.sourcing.edits import Edit, Edits
 from happened.sourcing.handling import PENDING_NOTE
@@ -103,6 +116,15 @@ class Origin(NamedTuple):
                     return row.position + place
         return int(base) + int(ordinal) if base.isdecimal() and ordinal.isdecimal() else None
 
+    def holds(self, position: int, id: str) -> bool:
+        """Say whether the record at a position has an id."""
+        row = self.log.row_at(position)
+        if row is None:
+            return False
+        _, raw = list(taken_apart(row))[position - row.position]
+        extra = decode_extra(raw.extra) if bytes(raw.extra) else None
+        return id_of(row, decode_header(row.head), position - row.position, extra) == id
+
 
 class Run(msgspec.Struct):
     """What a handler has left in the origin of one run on one event."""
@@ -117,7 +139,7 @@ class Survey:
 
     def __init__(self, origin: Origin, after: int, until: int) -> None:
         self.runs: dict[tuple[int, str], Run] = {}
-        """By the position of the event and the name of the reaction."""
+        """By the position of the event and the lease of the reaction or publication."""
         self.pending: set[str] = set()
         """Ids of commands that were enqueued."""
         self.decided: set[str] = set()
@@ -151,23 +173,32 @@ class Survey:
         if f"[{ANSWER}," in row.records:
             self.answered[own] = row.position
         sender = self._origin.name(header.sent.handler) if header.sent is not None else None
-        if header.sent is None or sender is None or sender.what != "reaction" or header.id is None:
+        if header.sent is None or sender is None or sender.what not in ("reaction", "publication") or header.id is None:
             return
         if header.sent.cause == 0:
             self.rung[own] = header.causation or ""
             return
-        key, run = self.run_of(row, header, sender.name)
+        key, run = self.run_of(row, header, sender)
         self.runs.setdefault(key, Run(run, set())).rows.add(own)
 
-    def run_of(self, row: Row, header: Header, name: str) -> tuple[tuple[int, str], str]:
-        """Return which run a row is of: the event's position and the reaction's name; and the id of the run."""
-        own = header.id or ""
-        run = own if row.input is None else own.rpartition(":")[0]
-        log, _, position = run.removesuffix(f":{name}").rpartition(":")
-        if log == self._origin.log.identity.id and position.isdecimal():
-            return (int(position), name), run
-        found = self._origin.position_of(header.causation or "")
-        return (found if found is not None else -1, name), run
+    def run_of(self, row: Row, header: Header, sender: Name) -> tuple[tuple[int, str], str]:
+        """Return which run a row is of: the event's position and the lease of who heard it; and the id of the run."""
+        own, cause = header.id or "", header.causation or ""
+        lease = lease_of(sender.what, sender.name)
+        if sender.what == "publication":
+            run = run_said_in(own)
+            position = run.removeprefix(f"{lease}/").rpartition(":")[2]
+            known = position.isdecimal() and self._origin.holds(
+                int(position), cause
+            )  # else it is a position of what the origin is a branch of
+        else:
+            run = own if row.input is None else own.rpartition(":")[0]
+            log, _, position = run.removesuffix(f":{sender.name}").rpartition(":")
+            known = position.isdecimal() and log == self._origin.log.identity.id
+        if known:
+            return (int(position), lease), run
+        found = self._origin.position_of(cause)
+        return (found if found is not None else -1, lease), run
 
 
 def notes_as_of(origin: Origin, survey: Survey, later: Survey, position: int, at: int) -> dict[str, str]:

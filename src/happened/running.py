@@ -166,15 +166,15 @@ class Running:
             self._wishes = self._make_wishes(topology)
             self._followers = Followers(self.log, app.views, views or beside(url), log_path=path_in(url), run=run)
             works = run and bool(app.handlers) and (apart is not None or not alone)
-            self._publishes = run and not alone
-            self._told = not alone
-            """Others are told what is published; of a branch nobody hears."""
+            self._publishes = run and (apart is not None or not alone)
+            """What is published is recorded. What a branch publishes no other system hears: there is no channel to it."""
             self._leases = Leases(self._engine, source, [PENDING, TIMERS, *(one.lease for one in app.reactions)] if works else [])
             self._pending = PendingWorker(self.log, self._leases, self._handling, self._decide_pending) if works else None
             self._timers = Timers(self.log, self._leases, self._sending) if works else None
             reactions = app.reactions if works else []
             self._reactor = Reactor(self.log, self._leases, "reactions", [Reacting(one, self.log, self._sending) for one in reactions])
-            publishing = [Publishing(one, self.log, self._sending) for one in app.publications]
+            of = self.log.identity.id if alone else ""
+            publishing = [Publishing(one, self.log, self._sending, of=of) for one in app.publications]
             self._publisher = Reactor(self.log, self._leases, "publications", publishing)
             self._channels = {
                 system: channel_to(channel.log if isinstance(channel, Running) else channel) for system, channel in channels.items()
@@ -850,6 +850,7 @@ class Running:
             wishes.append(reaction.wish)
         for publication in self.app.publications:
             publication.wish = publication.wish._replace(fingerprint=fingerprint_of(publication.function).digest)
+            wishes.append(publication.wish)
         return wishes
 
     # --- other systems
@@ -880,7 +881,7 @@ class Running:
             self._workers += [one.worker for one in self._shares]
             self._workers += [one.worker for one in self._subscriptions if one.system not in left]
             self._workers += [one.worker for one in self._replicating.values() if one.system not in left]
-        leases.add([*(worker.name for worker in self._workers), *(one.lease for one in app.publications if run)])
+        leases.add([*(worker.name for worker in self._workers), *(one.lease for one in app.publications if self._publishes)])
 
     def _declare(self, batch: Batch) -> None:
         """Record the names and the topology of this app before the first command, where they are not in the log yet."""
@@ -979,6 +980,7 @@ class Branch(Running):
             self._silent,
             self._plan.clock,
             self.app.reactions,
+            self.app.publications,
             self._pending,
             self._timers,
             self._decide_pending,
@@ -1018,9 +1020,10 @@ class Branch(Running):
 def compared(origin: Running, branch: Running, after: int, until: int, failed: Sequence[str]) -> Difference:
     """Compare a branch with its origin, from where they part up to where the origin had come."""
     joined = {fold_of(view).name for view in branch.app.views if fold_of(view).joins}
+    shared = {f"what the share `{fold_of(state).name}` says" for state in branch.app.shares}
     there = origin._side(after, until)
     here = branch._side(after, branch.log.head)
-    return difference(there, here, failed=failed, not_compared=sorted(joined))
+    return difference(there, here, failed=failed, not_compared=[*sorted(joined), *sorted(shared)])
 
 
 class Apart(NamedTuple):

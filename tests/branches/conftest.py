@@ -10,7 +10,7 @@ import pytest
 
 import happened as h
 from happened.testing import Clock
-from tests.branches.desk import Draw, Opened, Paid, desk
+from tests.branches.desk import Draw, Opened, Paid, desk, telling
 
 
 class Made:
@@ -62,12 +62,22 @@ Make = Callable[[int, int], Made]
 @pytest.fixture
 def make(tmp_path: Path) -> Iterator[Make]:
     """Make a history of so many steps, of a seed: in memory if that is even, else in a file."""
+    yield from _makes(tmp_path, desk)
+
+
+@pytest.fixture
+def make_telling(tmp_path: Path) -> Iterator[Make]:
+    """Make one of a desk that publishes."""
+    yield from _makes(tmp_path, telling)
+
+
+def _makes(tmp_path: Path, app: h.App) -> Iterator[Make]:
     made: list[h.Running] = []
 
     def one(seed: int, steps: int) -> Made:
         clock = Clock()
         url = f"sqlite:///{tmp_path / f'{seed}.db'}" if seed % 2 else "memory:"
-        running = desk.open(url, source=clock, views="memory:")
+        running = app.open(url, source=clock, views="memory:")
         made.append(running)
         history = Made(running, clock, random.Random(seed))
         print(f"seed {seed}, {steps} steps, {url}")

@@ -113,6 +113,26 @@ def remind(event: Warned) -> Iterable[h.Later[Warn]]:
     return [h.Later(Warn(event.account), after=timedelta(minutes=1))]
 
 
+class Overdrawn(h.Event):
+    account: Account
+    balance: Decimal
+
+
+class Slip(h.Event):
+    account: Account
+    said: str
+
+
+def overdrawn(event: Drawn, balance: Balance) -> Overdrawn | None:
+    """Say something of few, by a state as of when it runs."""
+    return Overdrawn(event.account, balance.amount) if balance.amount < 0 else None
+
+
+def slip(event: Paid | Charged, recorded: h.Recorded) -> Slip:
+    """Say something of each."""
+    return Slip(event.account, f"{recorded.id} {recorded.occurred:%Y-%m-%d %H:%M}")
+
+
 desk = h.App(
     "desk",
     records=[Opened, Paid],
@@ -121,3 +141,14 @@ desk = h.App(
     reactions=[watch, remind],
     views=[Balance, Total],
 )
+
+telling = h.App(
+    "desk",
+    records=[Opened, Paid],
+    deciders=[draw, warn, charge],
+    gateways=[tariff],
+    reactions=[watch, remind],
+    views=[Balance, Total],
+    publications=[overdrawn, slip],
+)
+"""The desk, and what it says to other systems."""

@@ -43,7 +43,8 @@ from happened.log.row import (
 )
 
 INPUT, INTERNAL, ANSWERED, OUTPUT, SYSTEMIC = "input", "internal", "answer", "output", "system"
-PUBLISHED = ("notification", "share", "beacon")
+SHARED = ("share", "beacon")
+PUBLISHED = ("notification", *SHARED)
 """What a name stands for whose records are outputs: said to other systems."""
 INDEXED = 3
 """Goes up when rows are found by more than before: an index that was made before that is made anew."""

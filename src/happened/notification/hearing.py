@@ -60,8 +60,10 @@ class Heard(NamedTuple):
 class Hearing(ABC, Generic[L_co, R]):
     """One listener at work on one log, while this process holds its lease. A subclass says what comes of a run."""
 
-    def __init__(self, listener: L_co, log: Log, desk: Desk) -> None:
+    def __init__(self, listener: L_co, log: Log, desk: Desk, *, of: str = "") -> None:
         self.listener = listener
+        self.of = of
+        """By whose positions its runs are called; empty: by those of its log, as every log has called them."""
         self.lease = listener.lease
         self.epoch: int | None = None
         self.position = 0
@@ -249,7 +251,7 @@ class Hearing(ABC, Generic[L_co, R]):
 
     def _run(self, heard: Heard, seen: int) -> R | Held:
         """Run the function on one event; return what it came to, or what went wrong. Nothing is recorded."""
-        return self._run_as(f"{self._log.identity.id}:{heard.position}:{self.listener.name}", heard, seen, self._log.source.now_us())
+        return self._run_as(self.run_of(heard.position), heard, seen, self._log.source.now_us())
 
     def _run_as(self, run: str, heard: Heard, seen: int, now: int) -> R | Held:
         """Do so under the id of a run, from which its ids and its chance come, and at a time."""
@@ -286,6 +288,10 @@ class Hearing(ABC, Generic[L_co, R]):
         self._log.engine.sample(self.listener.name, outcome, ran, what)
 
     # --- what a subclass says
+
+    @abstractmethod
+    def run_of(self, position: int) -> str:
+        """Return the id of the run on the event at a position."""
 
     @abstractmethod
     def listed(self, returned: Any) -> list[Any]:

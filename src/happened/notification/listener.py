@@ -65,7 +65,7 @@ class Listener:
     @property
     def lease(self) -> str:
         """What its lease is called, and its progress."""
-        return f"{self.kind}/{self.name}"
+        return lease_of(self.kind, self.name)
 
     def _may_ask(self, annotation: object) -> str | None:
         """Return the slot of a parameter that is no state, `None` for one that can't be filled."""
@@ -109,6 +109,11 @@ class Listener:
             return lambda _event: ()
         terms = terms_of(scope)
         return lambda event: [term for term in terms(event) if term.split(SEPARATOR, 1)[0] in tags]
+
+
+def lease_of(kind: str, name: str) -> str:
+    """Return what the lease of a listener is called."""
+    return f"{kind}/{name}"
 
 
 def shown(one: Any) -> str:

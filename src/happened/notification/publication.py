@@ -64,11 +64,20 @@ class Publication(Listener):
         return super()._may_ask(annotation) if annotation is not World else None
 
 
+class Notification(NamedTuple):
+    """One thing that is said, ready to be recorded."""
+
+    id: str
+    body: bytes
+    event: Event
+
+
 class Said(NamedTuple):
     """What is to be said of one event: a notification, none, or some where the event was split."""
 
-    notifications: Sequence[tuple[bytes, Event]]
+    notifications: Sequence[Notification]
     header: Header
+    """Of each of them, but for its id."""
     sent: Sent
     """Without the handler's number, which is known under the lock."""
 
@@ -76,14 +85,18 @@ class Said(NamedTuple):
 class Publishing(Hearing[Publication, Said]):
     """One publication at work on one log."""
 
-    def __init__(self, publication: Publication, log: Log, desk: Desk) -> None:
-        super().__init__(publication, log, desk)
+    def __init__(self, publication: Publication, log: Log, desk: Desk, *, of: str = "") -> None:
+        super().__init__(publication, log, desk, of=of)
         self._typed = Typed(publication.publishes, log.names, what=WHAT)
 
     def statistics(self, head: int) -> dict[str, Any]:
         """Return how far it is, and what keeps it from going on."""
         found = super().statistics(head)
         return {"publication": found.pop("name"), "publishes": name_of(self.listener.publishes)[0], **found}
+
+    def run_of(self, position: int) -> str:
+        """Return the id of what is said of the event at a position."""
+        return f"{self.lease}/{self.of}:{position}" if self.of else f"{self.lease}/{position}"
 
     def listed(self, returned: Any) -> list[Any]:
         """Return what is said, if anything is."""
@@ -98,11 +111,10 @@ class Publishing(Hearing[Publication, Said]):
         self, heard: Heard, header: Header, found: Sequence[Any], answers: Sequence[Written], run: str, now: int, sent: Sent
     ) -> Said:
         """Check what is said, and say where it comes from."""
-        notifications = [self._typed.checked(one) for one in found]
+        notifications = [Notification(f"{run}.{place}" if place else run, *self._typed.checked(one)) for place, one in enumerate(found)]
         extra = heard.extra
         occurred = extra.occurred if extra is not None and extra.occurred is not None else header.occurred or heard.row.at
         about = Header(
-            id=f"{self.lease}/{heard.position}",
             correlation=header.correlation or header.id or header.decides,
             causation=id_of(heard.row, header, heard.ordinal, extra),
             occurred=occurred,
@@ -115,7 +127,12 @@ class Publishing(Hearing[Publication, Said]):
         handler, number = batch.number(self.listener.wish), self._typed.number(batch)
         for one in ran:
             sent = msgspec.structs.replace(one.sent, handler=handler)
-            for place, (body, event) in enumerate(one.notifications):
-                id = f"{one.header.id}.{place}" if place else one.header.id  # noqa: A001 - as everywhere
-                header = msgspec.structs.replace(one.header, id=id, handler=handler, sent=sent)
-                batch.add(Draft(header, None, [Written(number, body)], (), list(self._typed.terms(event)), [number], {}))
+            for said in one.notifications:
+                header = msgspec.structs.replace(one.header, id=said.id, handler=handler, sent=sent)
+                batch.add(Draft(header, None, [Written(number, said.body)], (), list(self._typed.terms(said.event)), [number], {}))
+
+
+def run_said_in(id: str) -> str:
+    """Return the id of the run that has said this: where an event was split it has said several things."""
+    run, dot, place = id.rpartition(".")
+    return run if dot and place.isdecimal() else id

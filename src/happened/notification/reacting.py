@@ -47,6 +47,10 @@ class Reacting(Hearing[Reaction, Ran]):
         found = super().statistics(head)
         return {"reaction": found.pop("name"), **found}
 
+    def run_of(self, position: int) -> str:
+        """Return the id of the run on the event at a position."""
+        return f"{self.of or self._log.identity.id}:{position}:{self.listener.name}"
+
     def listed(self, returned: Any) -> list[Any]:
         """Return what is sent."""
         return sent_by(self.listener, returned)

@@ -18,7 +18,7 @@ from happened.core.messages import Event, Recorded, is_data
 from happened.core.state import Fold, Key
 from happened.core.store import Row
 from happened.log.names import Names
-from happened.log.records import INPUT, INTERNAL, PUBLISHED, SYSTEMIC, Reader, Record
+from happened.log.records import INPUT, INTERNAL, SHARED, SYSTEMIC, Reader, Record
 from happened.log.row import ANSWER, SCHEDULE, taken_apart
 
 SHOWN_MAX = 20
@@ -80,7 +80,7 @@ class Difference(msgspec.Struct, frozen=True):
     rows: tuple[RowDifference, ...]
     """States that differ, of those that decide and of views."""
     not_compared: tuple[str, ...] = ()
-    """Views that ask for other states, and are not compared."""
+    """Views that ask for other states, and shares: they are not compared."""
     failed: tuple[str, ...] = ()
     """What the branch could not take, since a decider raised an error."""
 
@@ -211,7 +211,7 @@ def _nodes(side: Side) -> Iterator[_Node]:
         for record in side.reader.records(row):  # an upcast may make several of one
             _, raw = raws[record.position - row.position]
             name = side.names.by_number.get(raw.number)
-            if record.kind == SYSTEMIC or (name is not None and name.what in PUBLISHED):
+            if record.kind == SYSTEMIC or (name is not None and name.what in SHARED):
                 continue
             label: tuple[Any, ...] = (record.kind, record.name, record.version)
             body: Any = msgspec.to_builtins(record.body)

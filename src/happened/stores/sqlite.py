@@ -119,6 +119,15 @@ def connect_to_read(path: str) -> sqlite3.Connection:
     return sqlite3.connect(uri, uri=True, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=64)
 
 
+def note_in(path: str, key: str) -> str | None:
+    """Return a note of a file that is another's; `None` where it has none, or is no log now."""
+    try:
+        with contextlib.closing(connect_to_read(path)) as reader:
+            return _noted(reader, key, None).get(key)
+    except sqlite3.Error:  # whoever opens it to read says what is wrong
+        return None
+
+
 def is_open_elsewhere(path: str) -> bool:
     """Say whether any connection, of this process or another, has a file open: SQLite gives nobody a file for himself then."""
     connection = connect(path)

@@ -184,10 +184,10 @@ class Subscription:
         )
 
     def _read_again(self) -> None:
-        """Record as events what could not be read, and can be today."""
+        """Record as events what could not be read, and can be today, in the order in which it came."""
         start = f"{UNREAD_NOTE}{self.system}/"
-        for key, noted in self._log.engine.notes(start).items():
-            unread = msgspec.json.decode(noted, type=Unread)
+        noted = [(key, msgspec.json.decode(body, type=Unread)) for key, body in self._log.engine.notes(start).items()]
+        for key, unread in sorted(noted, key=lambda one: one[1].position):
             row = self._log.row_at(unread.position)
             assert row is not None, "a note of what is unread points to it"
             [(_, raw)] = list(taken_apart(row))
