@@ -72,7 +72,7 @@ def test_the_past_is_what_a_replay_from_zero_comes_to(seed: int, length: int, da
             past = running.at(position)
             assert past.position == max([end for end in ends if end <= position], default=0)
             same_as_replayed(running, past, replayed(running, past.position))
-        assert {one.wrong for one in running.snapshots.listed(shop.alone())} <= {""}
+        assert {one.wrong for one in running.snapshots.listed(shop.snapped())} <= {""}
 
 
 def test_a_time_is_the_last_position_recorded_at_it_or_before() -> None:

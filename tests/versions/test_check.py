@@ -444,7 +444,7 @@ def test_it_says_which_snapshots_are_not_used(url: str, capsys: pytest.CaptureFi
     (tmp_path / "now.py").write_text(code.replace("+ 1", "+ 2"))
     take = (
         "import then\nwith then.app.open('sqlite:///log.db') as running:\n    running.record_all([then.Came('a')] * 5)\n"
-        "    running.catch_up()\n    running.snapshots.take(running.app.alone()[0], running.log.head)\n"
+        "    running.catch_up()\n    running.snapshots.take(running.app.snapped()[0], running.log.head)\n"
     )
     subprocess.run([sys.executable, "-c", take], cwd=tmp_path, check=True)
 
