@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import sqlite3
 import threading
+import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, Self, TypeVar  # Any: views of any state, rows of any class
@@ -17,7 +18,7 @@ from happened.core.messages import Recorded
 from happened.core.state import Fold, Key, State, fold_of
 from happened.core.store import Row, Wanted
 from happened.cqrs.ask import View, ViewState
-from happened.cqrs.view import Folded, Page, Stopped, ViewBuild
+from happened.cqrs.view import Page, Stopped, ViewBuild
 from happened.log.log import Log
 from happened.log.records import bare_of
 from happened.shelf.rows import ViewsFile
@@ -132,14 +133,14 @@ class Joining:
 
     def rows(
         self, fold: Fold, start: Start, until: int, found: Sequence[Callable[[Key, State, int], None]], pause: Callable[[], None]
-    ) -> None:
+    ) -> float:
         """Give each row as of a position, with the position of its last change: those of the view to the first of `found`, then of each state it joins.
 
-        `pause` is called after each few rows. `Invalid` where a key stands still, `Stuck` where the view stopped.
+        Returns how many seconds of it were the fold itself, without `start`. `pause` is called after each few rows. `Invalid` where a key stands still, `Stuck` where the view stopped.
         """
         build: ViewBuild[Any] = ViewBuild(fold.state, PAST, 1)
         with contextlib.closing(ViewsFile("memory:", None)) as file, file.transaction() as connection:
-            _fold_or_say(self._log, build, connection, start, until, Pace(GENTLE_ROWS, SLICE_ROWS, pause))
+            seconds = _fold_or_say(self._log, build, connection, start, until, Pace(GENTLE_ROWS, SLICE_ROWS, pause))
             for text, (position, why) in build.stuck.items():
                 raise Invalid(
                     f"`{build.name}` has {text}, which stands still at position {position}: {why}. No snapshot is taken of it",
@@ -154,6 +155,7 @@ class Joining:
                     put(key, exact if exact is not None else state, row[-1])
                     if count % SLICE_ROWS == 0:
                         pause()
+        return seconds
 
     def row(
         self, fold: Fold, key: Key, until: int, wanted: Callable[[Fold, Sequence[Key]], Sequence[Wanted]]
@@ -259,9 +261,9 @@ def _fold_or_say(
     until: int,
     pace: Pace,
     wanted: Sequence[Wanted] | None = None,
-) -> None:
+) -> float:
     try:
-        _fold(log, build, connection, start, until, pace, wanted)
+        return _fold(log, build, connection, start, until, pace, wanted)
     except Stopped as stopped:
         raise Stuck(f"the view `{build.name}` stopped {stopped}", view=build.name, error=str(stopped)) from stopped
 
@@ -274,13 +276,16 @@ def _fold(
     until: int,
     pace: Pace,
     wanted: Sequence[Wanted] | None,
-) -> None:
-    """Make the tables of a view, and fold into them what lies between `start` and a position, or what is wanted of it. `Stopped` where the view did."""
+) -> float:
+    """Make the tables of a view, and fold into them what lies between `start` and a position, or what is wanted of it. `Stopped` where the view did.
+
+    Returns how many seconds that took, without `start`.
+    """
     after, tables = start
     build.create(connection)
     every = (build.own, *build.joined)
-    if not all(_fits(folded, key, *known) for folded, rows in zip(every, tables, strict=False) for key, known in rows.items()):
-        after, tables = FROM_ZERO
+    if not build.joined and not all(_fits(build, key, *known) for rows in tables for key, known in rows.items()):
+        after, tables = FROM_ZERO  # states know of no table; rows come out of one
     for folded in every:
         folded.complete = True
     for folded, rows in zip(every, tables, strict=False):
@@ -291,6 +296,7 @@ def _fold(
             build.write(connection, [])
             pace.pause()
     build.written()
+    began = time.monotonic()
     decode = log.reader.pages_for([folded.fold for folded in every]).flat
     pages: list[Page] = []
     for bare in log.engine.read_bare(after, until, wanted=wanted, rows_max=pace.rows_max, heads=build.heads):
@@ -305,13 +311,14 @@ def _fold(
             pace.pause()
     build.write(connection, pages)
     build.written()
+    return time.monotonic() - began
 
 
-def _fits(folded: Folded[Any], key: Key, state: State, position: int) -> bool:
+def _fits(build: ViewBuild[Any], key: Key, state: State, position: int) -> bool:
     """Say whether the table can hold a state."""
     try:
-        folded.table.encode(state, position)
-        folded.table.encode_key(key)
+        build.own.table.encode(state, position)
+        build.own.table.encode_key(key)
     except Invalid:
         return False
     return True

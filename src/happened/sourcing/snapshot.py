@@ -125,8 +125,11 @@ class Views(Protocol):
         until: int,
         found: Sequence[Callable[[Key, State, int], None]],
         pause: Callable[[], None],
-    ) -> None:
-        """Give each row as of a position, with the position of its last change: those of the view to the first of `found`, then of each state it joins."""
+    ) -> float:
+        """Give each row as of a position, with the position of its last change: those of the view to the first of `found`, then of each state it joins.
+
+        Returns how many seconds of it were the fold itself.
+        """
         ...
 
     def row(
@@ -204,8 +207,8 @@ class Snapshots:
 
     # --- using
 
-    def since(self, fold: Fold, until: int) -> Since:
-        """Return the latest states as of a position up to this one: from the nearest snapshot that may be used, else none at 0."""
+    def since(self, fold: Fold, until: int, pause: Callable[[], None] = lambda: None) -> Since:
+        """Return the latest states as of a position up to this one: from the nearest snapshot that may be used, else none at 0. `pause` after each chunk."""
         kept = self._nearest(fold, until)
         if kept is None:
             return ZERO
@@ -215,6 +218,7 @@ class Snapshots:
                 return ZERO
             table, entries = self._part(fold, body)
             found[table].update(entries)
+            pause()
         return Since(kept.position, found[0], found[1:])
 
     def position(self, fold: Fold, until: int) -> int:
@@ -335,18 +339,17 @@ class Snapshots:
             began = time.monotonic()
             entries, pause = Parted(), Pauses()
             if fold.joins:
-                since = self.since(fold, until) if there is not None else ZERO
+                since = self.since(fold, until, pause) if there is not None else ZERO
                 progress(since.position, until)
-                loaded = time.monotonic()
-                tables = self._rows(fold, since, until, pause)
+                tables, folding = self._rows(fold, since, until, pause)
             else:
                 after = there.position if there is not None and self._loaded(fold, there, entries, pause) else 0
                 entries = entries if after else Parted()
                 progress(after, until)
                 loaded = time.monotonic()
                 self._image.entries(fold, entries, after, until, pause)
-                tables = [entries]
-            self.took = loaded - began, time.monotonic() - loaded
+                tables, folding = [entries], time.monotonic() - loaded
+            self.took = time.monotonic() - began - folding, folding
             progress(until, until)
             return self._written(fold, tables, until, progress, pause)
 
@@ -356,11 +359,11 @@ class Snapshots:
         at, took, began = 0, 0.0, time.monotonic()
         while took < seconds and (row := self._log.row_at((2 * at if fold.joins else at) + TRIED_RECORDS)) is not None:
             if fold.joins:  # it begins anew each time, with more
-                began = time.monotonic()
-                self._rows(fold, ZERO, row.last, Pauses())
+                _, took = self._rows(fold, ZERO, row.last, Pauses())
             else:
                 self._image.entries(fold, entries, at, row.last, Pauses())
-            at, took = row.last, time.monotonic() - began
+                took = time.monotonic() - began
+            at = row.last
         return took / at if at else None
 
     def drop(self, names: Iterable[str] | None = None, *, wrong: Iterable[Fold] | None = None) -> int:
@@ -389,11 +392,10 @@ class Snapshots:
             pause()
         return True
 
-    def _rows(self, fold: Fold, since: Since, until: int, pause: Pauses) -> list[Parted]:
-        """Fold a view that joins other states on to a position: its rows, and all of the states that it asks for."""
+    def _rows(self, fold: Fold, since: Since, until: int, pause: Pauses) -> tuple[list[Parted], float]:
+        """Fold a view that joins other states on to a position: its rows, and all of the states that it asks for; and say how long the fold itself took."""
         found = [Parted() for _ in _tables_of(fold)]
-        self._views.rows(fold, since.rows(), until, [parted.put for parted in found], pause)
-        return found
+        return found, self._views.rows(fold, since.rows(), until, [parted.put for parted in found], pause)
 
     def _written(self, fold: Fold, tables: Sequence[Parted], until: int, progress: Progress, pause: Pauses) -> Snapshot:
         row = self._log.row_at(until)
