@@ -468,7 +468,7 @@ class Snapshots:
         if not kept.states:
             return ""
         try:
-            for place in dict.fromkeys([*_any_of(kept.chunks, 1), *([0] if fold.joins else [])]):
+            for place in {*_any_of(kept.chunks, 1), *range(1 if fold.joins else 0)}:
                 table, entries = self._part(fold, self._file.chunk(kept.id, place) or b"")
                 self._prove(_tables_of(fold)[table], entries, kept.position, 1)
         except (zlib.error, msgspec.MsgspecError, ValueError, IndexError, Broken) as error:
