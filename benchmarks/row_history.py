@@ -39,7 +39,7 @@ def _ours(context: Context) -> list[Variant]:
     record(url, list(_commits(data, context)))
     running = context.exits.enter_context(history.open(url, run=False))
     head = running.log.head
-    for fold in history.alone():
+    for fold in history.snapped():
         for depth in range(1, DEPTHS + 1):
             running.snapshots.take(fold, running.at(head * depth // DEPTHS).position)
     commits = [event.commit for event in recorded(running) if isinstance(event, Committed)]

@@ -125,7 +125,7 @@ def sample(log: str, count: int, seed: int) -> tuple[int, list[str]]:
     """Ask for trees through time travel; return how many were, and the commits whose tree differs from git's. Takes snapshots first, as a log has in use."""
     with history.open(log, run=False) as running:
         head = running.log.head
-        for fold in history.alone():
+        for fold in history.snapped():
             for position in sorted({running.at(head * depth // DEPTHS).position for depth in range(1, DEPTHS + 1)} - {0}):
                 running.snapshots.take(fold, position)
         numbers = [event.commit for event in recorded(running) if isinstance(event, Committed)]

@@ -11,7 +11,7 @@ from happened.core.messages import Position
 from happened.core.state import State, fold_alone_of, fold_of
 from happened.core.world import moment
 from happened.cqrs.ask import View
-from happened.cqrs.past import FROM_ZERO, joins, view_as_of
+from happened.cqrs.past import view_as_of
 from happened.log.log import Log
 from happened.log.receipt import Receipt
 from happened.log.row import decode_header
@@ -60,14 +60,14 @@ class Past:
     def view(self, state: type[S]) -> View[S]:
         """Return a view as it was, to ask as one asks a view of today. `Invalid` if the state is not among the app's `views`.
 
-        Its rows are folded at the first call and held in memory: from the nearest snapshot on, or where it joins other states, from the beginning.
+        Its rows are folded at the first call and held in memory: from the nearest snapshot on.
         """
         if state not in self._views:
             listed = ", ".join(fold_of(one).name for one in self._views) or "none"
             raise Invalid(f"`{getattr(state, '__name__', state)}` is not among the app's views: {listed}", state=str(state))
         found = self._asked.get(state)
         if found is None:
-            start = FROM_ZERO if joins(state) else self._travel.start(fold_of(state), self.position)
+            start = self._travel.start(fold_of(state), self.position)
             found = self._asked[state] = view_as_of(self._log, state, self.position, start)
         return found
 

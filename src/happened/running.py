@@ -22,6 +22,7 @@ from happened.core.store import Engine, Row
 from happened.core.world import MICROSECOND, Source
 from happened.cqrs.ask import Rows, View
 from happened.cqrs.follower import Followers
+from happened.cqrs.past import Joining
 from happened.giving import Failed, Giving, Works
 from happened.log.erasure import Erasure
 from happened.log.fingerprint import fingerprint_of
@@ -146,10 +147,10 @@ class Running:
             )
             self._image = MemoryImage(self._engine, self.log.reader, app.folds, self.log.opened_at, states_max=states_max)
             self._writer = self.log.write_with(self._image)
-            self.snapshots = Snapshots(self.log, self._image, SnapshotsFile(snapshots_beside(url)))
+            self.snapshots = Snapshots(self.log, self._image, Joining(self.log), SnapshotsFile(snapshots_beside(url)))
             self._image.snapped, self._image.forgets = self.snapshots.latest, self.snapshots.let_go
             self.travel = Travel(self._image, self.snapshots)
-            self._taker = Taker(self.log, self.snapshots, app.alone()) if run and path_in(url) is not None else None
+            self._taker = Taker(self.log, self.snapshots, app.snapped()) if run and path_in(url) is not None else None
             self._replicating: dict[type[State], Replicating[Any]] = {}
             self._asked = Asked(self._engine, source, app.gateways)
             self._handling = Handling(

@@ -221,10 +221,10 @@ class Wiring:
         """Return what an event is called in this app's log: after the system that it comes from, where that is another one."""
         return self.called.get(event) or name_of(event)[0]
 
-    def alone(self) -> list[Fold]:
-        """Return the folds of all states that are folded by themselves: those that are decided on, views and shares, but for what joins others."""
+    def snapped(self) -> list[Fold]:
+        """Return the folds of which snapshots are taken: those of states that are decided on, of views and of shares."""
         every = dict.fromkeys([*self.folds, *(fold_of(state) for state in (*self.views, *self.shares))])
-        return [fold for fold in every if fold.evolve is not None and not fold.joins]
+        return [fold for fold in every if fold.evolve is not None]
 
     def _folds(self) -> list[Fold]:
         folds: dict[Fold, None] = {}

@@ -178,7 +178,7 @@ def test_any_history_is_asked_for_through_time_travel(tmp_path: Path, monkeypatc
 
     with history.open(log, run=False) as running:
         if snapped:
-            for fold in history.alone():
+            for fold in history.snapped():
                 for position in range(10, running.log.head, 10):
                     running.snapshots.take(fold, position)
         for commit in commits:

@@ -52,7 +52,7 @@ def test_the_past_stands_still_while_others_write(tmp_path: Path, monkeypatch: p
         writing = threading.Thread(target=history, args=(running, 22, 60))
         writing.start()
         looks = 0
-        while writing.is_alive() or not running.snapshots.listed(shop.alone()):
+        while writing.is_alive() or not running.snapshots.listed(shop.snapped()):
             past = running.at(middle)
             assert {state: past.states(state) for state in expected} == expected
             assert past.state(Stock, "sku-1") == expected[Stock].get(("sku-1",))
@@ -61,7 +61,7 @@ def test_the_past_stands_still_while_others_write(tmp_path: Path, monkeypatch: p
         assert looks
         head = running.log.head
         running.catch_up()
-        listed = running.snapshots.listed(shop.alone())
+        listed = running.snapshots.listed(shop.snapped())
         assert {one.wrong for one in listed} == {""}
         assert running.at(head).states(Order) == running.states(Order)
         assert running.log.verify().position >= head
@@ -104,4 +104,4 @@ def test_what_a_taker_can_not_take_is_said_and_the_rest_goes_on(tmp_path: Path, 
         taker.look()
         assert list(taker.failures) == ["Failing"]
         assert "stands still" in taker.failures["Failing"]
-        assert {one.state for one in running.snapshots.listed(shop.alone())} == {"Stock"}
+        assert {one.state for one in running.snapshots.listed(shop.snapped())} == {"Stock"}

@@ -108,11 +108,12 @@ def test_since_when(folder: Path) -> None:
 
 
 def test_snapshots_are_taken_listed_and_dropped(folder: Path) -> None:
-    code, told = answer(folder, "snapshots", "--take", "--depths", "4", "Stock")
-    assert (code, {(one["state"], one["wrong"]) for one in told}) == (0, {("Stock", "")})
-    assert len(told) > 1
+    code, told = answer(folder, "snapshots", "--take", "--depths", "4", "Stock", "Returned")
+    assert (code, {(one["state"], one["wrong"]) for one in told}) == (0, {("Stock", ""), ("Returned", "")})
+    assert len(told) > 2
     assert "valid" in run(folder, "snapshots")[1]
     assert answer(folder, "at", str(positions(folder)["three"]), "state", "Stock", "a")[1]["units"] == -1
+    assert {one["state"] for one in answer(folder, "snapshots", "--drop", "Returned")[1]} == {"Stock"}
     assert answer(folder, "snapshots", "--drop") == (0, [])
 
 

@@ -66,13 +66,13 @@ def test_the_past_is_what_a_replay_from_zero_comes_to(seed: int, length: int, da
         history(running, seed, length)
         ends = [row.last for rows in running.log.engine.read() for row in rows]
         taken = data.draw(st.lists(st.sampled_from(ends), max_size=4)) if ends else []
-        for position, state in itertools.product(taken, ALONE):
+        for position, state in itertools.product(taken, VIEWS):
             running.snapshots.take(fold_of(state), position)
         for position in data.draw(st.lists(st.integers(0, running.log.head), max_size=5)):
             past = running.at(position)
             assert past.position == max([end for end in ends if end <= position], default=0)
             same_as_replayed(running, past, replayed(running, past.position))
-        assert {one.wrong for one in running.snapshots.listed(shop.alone())} <= {""}
+        assert {one.wrong for one in running.snapshots.listed(shop.snapped())} <= {""}
 
 
 def test_a_time_is_the_last_position_recorded_at_it_or_before() -> None:

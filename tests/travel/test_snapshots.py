@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 import happened as h
 from happened.core.state import fold_of
+from happened.cqrs.past import Joining
 from happened.shelf.snapshots import Kept, SnapshotsFile
 from happened.sourcing import snapshot as taking
 from happened.sourcing.memory_image import Entry
@@ -60,7 +61,7 @@ def test_any_snapshot_plus_the_rest_is_the_fold_of_all(seed: int, length: int, d
             position = data.draw(st.sampled_from(ends))
             taken = of.take(fold, position)
             assert (taken.position, of.position(fold, running.log.head)) == (position, position)
-            after, start = running.travel.start(fold, running.log.head)
+            after, [start] = running.travel.start(fold, running.log.head)
             assert after == position
             kept = {key: one for key, (one, _) in start.items()}
             assert running._image.states(fold, start=kept, after=after) == whole[state]
@@ -80,14 +81,14 @@ def test_deleting_all_snapshots_loses_nothing(tmp_path: Path) -> None:
         assert {state: running.at(middle).states(state) for state in ALONE} == before
     assert file.exists()
     with shop.open(url, run=False) as running:
-        assert [one.wrong for one in running.snapshots.listed(shop.alone())] == [""] * len(ALONE)
+        assert [one.wrong for one in running.snapshots.listed(shop.snapped())] == [""] * len(ALONE)
         assert running.snapshots.drop() == len(ALONE)
         assert {state: running.at(middle).states(state) for state in ALONE} == before
     for path in tmp_path.glob("shop.snapshots.db*"):
         path.unlink()
     with shop.open(url, run=False) as running:
         assert {state: running.at(middle).states(state) for state in ALONE} == before
-        assert running.snapshots.listed(shop.alone()) == []
+        assert running.snapshots.listed(shop.snapped()) == []
 
 
 def test_a_snapshot_is_really_used(tmp_path: Path) -> None:
@@ -116,7 +117,7 @@ def test_the_first_load_begins_with_a_snapshot_and_proves_it_from_the_one_before
     _rewrite(tmp_path / "shop.snapshots.db", units=1010, of=1)
     with shop.open(url, run=False) as running:
         assert running.state(Stock, "a") == Stock("a", 45, Decimal(8))  # what the newer one says is not what follows from the older one
-        told = [one.wrong for one in running.snapshots.listed(shop.alone())]
+        told = [one.wrong for one in running.snapshots.listed(shop.snapped())]
         assert [one.startswith("it does not hold what the log says") for one in told] == [True, True]
     _rewrite(tmp_path / "shop.snapshots.db", units=1025, of=2)
     with shop.open(url, run=False) as running:
@@ -132,7 +133,7 @@ def test_a_first_load_does_not_begin_with_a_snapshot_that_holds_something_else(t
     _rewrite(tmp_path / "shop.snapshots.db", units=6)
     with shop.open(url, run=False) as running:
         assert running.state(Stock, "a") == Stock("a", 6, Decimal("1.5"))
-        [one] = running.snapshots.listed(shop.alone())
+        [one] = running.snapshots.listed(shop.snapped())
         assert one.wrong.startswith("it does not hold what the log says")
 
 
@@ -214,7 +215,7 @@ def test_a_file_that_is_damaged_stops_no_command(tmp_path: Path) -> None:
     with shop.open(url, run=False) as running:
         assert running.state(Stock, "a") == Stock("a", 5, Decimal("1.5"))
         with pytest.raises(h.Broken, match="Delete it: nothing is lost"):
-            running.snapshots.listed(shop.alone())
+            running.snapshots.listed(shop.snapped())
 
 
 def _rewrite(path: Path, *, of: int = 1, **changes: object) -> None:
@@ -249,11 +250,11 @@ def test_one_that_does_not_hold_what_the_log_says_is_not_used(tmp_path: Path) ->
         running.snapshots.take(fold_of(Stock), running.log.head)
     _rewrite(tmp_path / "shop.snapshots.db", units=6)
     with shop.open(url, run=False) as running:
-        [one] = running.snapshots.listed(shop.alone())
+        [one] = running.snapshots.listed(shop.snapped())
         assert one.wrong.startswith("it does not hold what the log says")
         assert running.at(running.log.head).state(Stock, "a") == Stock("a", 5, Decimal("1.5"))
-        assert running.snapshots.drop(wrong=shop.alone()) == 1
-        assert running.snapshots.listed(shop.alone()) == []
+        assert running.snapshots.drop(wrong=shop.snapped()) == 1
+        assert running.snapshots.listed(shop.snapped()) == []
 
 
 def test_one_of_another_history_is_not_used(tmp_path: Path) -> None:
@@ -264,7 +265,7 @@ def test_one_of_another_history_is_not_used(tmp_path: Path) -> None:
     (tmp_path / "shop.snapshots.db").rename(tmp_path / "other.snapshots.db")
     with shop.open(f"sqlite:///{tmp_path}/other.db", run=False) as running:
         running.record(Received("a", 7, Decimal("1.5")))
-        [one] = running.snapshots.listed(shop.alone())
+        [one] = running.snapshots.listed(shop.snapped())
         assert one.wrong.startswith("it is of the log ")
         assert running.at(running.log.head).state(Stock, "a") == Stock("a", 7, Decimal("1.5"))
 
@@ -283,7 +284,7 @@ def test_one_of_other_code_is_not_used(tmp_path: Path) -> None:
         running.record(Received("a", 5, Decimal("1.5")))
         running.snapshots.take(fold_of(ALONE[0]), running.log.head)
     with other.open(url, run=False) as running:
-        assert [one.wrong for one in running.snapshots.listed(other.alone())] == ["it was made by other code"]
+        assert [one.wrong for one in running.snapshots.listed(other.snapped())] == ["it was made by other code"]
         assert running.at(running.log.head).state(Stock, "a") == Stock("a", 50)
 
 
@@ -317,7 +318,7 @@ def test_they_are_thinned_out_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
         for n in range(40):
             running.record(Received("a", n, Decimal(1)))
             running.snapshots.take(fold_of(Stock), running.log.head)
-        listed = [one.position for one in running.snapshots.listed(shop.alone())]
+        listed = [one.position for one in running.snapshots.listed(shop.snapped())]
         assert len(listed) == 4
         assert listed[-1] == running.log.head
         gaps = [after - before for before, after in zip([0, *listed], listed, strict=False)]
@@ -329,11 +330,11 @@ def test_they_are_taken_by_cost_and_only_where_it_is_worth_it(tmp_path: Path, mo
         history(running, 13, 60)
         taker = Taker(running.log, running.snapshots, [fold_of(Order)])
         taker.consider(fold_of(Order))
-        assert running.snapshots.listed(shop.alone()) == []
+        assert running.snapshots.listed(shop.snapped()) == []
         monkeypatch.setattr(taking, "LEAST_SECONDS", 1e-5)
         monkeypatch.setattr(taking, "GUESSED_SECONDS", 1e-6)
         taker.consider(fold_of(Order))
-        listed = running.snapshots.listed(shop.alone())
+        listed = running.snapshots.listed(shop.snapped())
         assert listed
         assert all(one.wrong == "" and one.state == "Order" for one in listed)
         head = running.log.head
@@ -403,7 +404,7 @@ def test_two_processes_may_take_the_same(tmp_path: Path) -> None:
     with shop.open(f"sqlite:///{tmp_path}/shop.db", run=False) as running:
         history(running, 14, 20)
         fold = fold_of(Order)
-        other = Snapshots(running.log, running._image, SnapshotsFile(str(tmp_path / "shop.snapshots.db")))
+        other = Snapshots(running.log, running._image, Joining(running.log), SnapshotsFile(str(tmp_path / "shop.snapshots.db")))
         first = running.snapshots.take(fold, running.log.head)
         assert other.take(fold, running.log.head) == first
         other.drop()

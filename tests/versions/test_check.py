@@ -438,13 +438,15 @@ def test_it_says_which_snapshots_are_not_used(url: str, capsys: pytest.CaptureFi
     code = (
         "import happened as h\nfrom typing import Annotated\nSku = Annotated[str, h.Tag('sku')]\nclass Came(h.Event):\n    sku: Sku\n"
         "class Stock(h.State):\n    sku: Sku\n    units: int = 0\n    def evolve(self, event: Came) -> 'Stock':\n"
-        "        return self.but(units=self.units + 1)\napp = h.App('shop', records=[Came], views=[Stock])\n"
+        "        return self.but(units=self.units + 1)\nclass Seen(h.State):\n    sku: Sku\n    units: int = 0\n"
+        "    def evolve(self, event: Came, stock: Stock) -> 'Seen':\n        return self.but(units=stock.units)\n"
+        "app = h.App('shop', records=[Came], views=[Stock, Seen])\n"
     )
     (tmp_path / "then.py").write_text(code)
     (tmp_path / "now.py").write_text(code.replace("+ 1", "+ 2"))
     take = (
         "import then\nwith then.app.open('sqlite:///log.db') as running:\n    running.record_all([then.Came('a')] * 5)\n"
-        "    running.catch_up()\n    running.snapshots.take(running.app.alone()[0], running.log.head)\n"
+        "    running.catch_up()\n    for fold in running.app.snapped():\n        running.snapshots.take(fold, running.log.head)\n"
     )
     subprocess.run([sys.executable, "-c", take], cwd=tmp_path, check=True)
 
@@ -459,9 +461,10 @@ def test_it_says_which_snapshots_are_not_used(url: str, capsys: pytest.CaptureFi
         for name in ("then", "now")
     ]
 
-    assert "1 snapshots, 1 of them used" in done[0]
+    assert "2 snapshots, 2 of them used" in done[0]
     assert "snapshot of Stock at position 7 is not used: it was made by other code" in done[1]
-    assert "1 snapshots, 0 of them used" in done[1]
+    assert "snapshot of Seen at position 7 is not used: it was made by other code" in done[1]  # since what it joins was
+    assert "2 snapshots, 0 of them used" in done[1]
 
 
 def test_a_look_from_outside_leaves_a_running_app_its_index(url: str) -> None:

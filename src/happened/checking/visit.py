@@ -7,6 +7,7 @@ from pathlib import Path
 
 from happened.checking.reading import Readings, read_again
 from happened.core.errors import Invalid
+from happened.cqrs.past import Joining
 from happened.log.log import IDENTITY_NOTE, Log, Progress, identity_in
 from happened.log.names import Names
 from happened.log.records import Reader
@@ -55,8 +56,8 @@ def snapshots_of(url: str, app: Wiring) -> list[Snapshot]:
         return []
     with closing(visit(url, app)) as log:
         image = MemoryImage(log.engine, log.reader, app.folds, log.opened_at)
-        with closing(Snapshots(log, image, SnapshotsFile(path))) as snapshots:
-            return snapshots.listed(app.alone())
+        with closing(Snapshots(log, image, Joining(log), SnapshotsFile(path))) as snapshots:
+            return snapshots.listed(app.snapped())
 
 
 @contextmanager

@@ -1,15 +1,22 @@
-"""A view as of a position: its events up to there folded into tables in memory, by the same code as the view of today, and asked in the same way."""
+"""A view as of a position: its events up to there folded into tables in memory, by the same code as the view of today, and asked in the same way.
+
+The same fold makes what a snapshot of a view that joins other states holds: its own rows, and those of the states that it asks for.
+"""
 
 import contextlib
+import itertools
+import sqlite3
 import threading
+import time
 import weakref
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
-from typing import Any, Generic, Self, TypeVar  # Any: views of any state
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic, NamedTuple, Self, TypeVar  # Any: views of any state, rows of any class
 
 from happened.core.errors import Diverged, Invalid, Stuck
-from happened.core.state import Key, State, fold_of
-from happened.core.store import Row
+from happened.core.filling import Fill, Find
+from happened.core.messages import Recorded
+from happened.core.state import Fold, Key, State, fold_of
+from happened.core.store import Row, Wanted
 from happened.cqrs.ask import View, ViewState
 from happened.cqrs.view import Page, Stopped, ViewBuild
 from happened.log.log import Log
@@ -24,8 +31,33 @@ PAST = "past"
 TOGETHER_ROWS = 50_000
 """Rows of the log that are folded before what has changed is written."""
 
-Start = tuple[int, Mapping[Key, tuple[State, int]]]
-"""What is folded already: up to which position, and each state with the position of its last change."""
+SLICE_ROWS = 250
+"""Rows that are written, or read, before others are let on."""
+
+GENTLE_ROWS = 100
+"""Rows of the log that are folded before others are let on."""
+
+ASKED_MAX = 1_000
+"""Keys of other states that one row may ask for, to be folded by itself."""
+
+Rows = Mapping[Key, tuple[State, int]]
+"""The rows of a table, each with the position of its last change."""
+
+Start = tuple[int, Sequence[Rows]]
+"""What is folded already: up to which position, and the rows, first the view's own, then those of each state that it joins."""
+
+FROM_ZERO: Start = (0, ())
+
+
+class Pace(NamedTuple):
+    """How much is done at once, and what is called in between."""
+
+    rows_max: int = 1_000
+    together: int = TOGETHER_ROWS
+    pause: Callable[[], None] = lambda: None
+
+
+AT_ONCE = Pace()
 
 
 class PastViewState(ViewState[S]):
@@ -67,41 +99,17 @@ class _Nobody:
         raise Diverged(f"the view `{gone.name}` as of position {gone.position} is closed", view=gone.name)
 
 
-FROM_ZERO: Start = (0, MappingProxyType[Key, tuple[State, int]]({}))
-
-
 def view_as_of(log: Log, state: type[S], until: int, start: Start = FROM_ZERO) -> View[S]:
     """Fold a view up to a position that is the last of a row, and return it to be asked. Other views can't be asked for in its `sql`.
 
-    `start` is taken where the view asks for no other states, and where the table holds what is in it; else all is folded. `Stuck` where the view stopped by
-    then. Cost: what a rebuild takes for as many events; memory holds the rows.
+    `start` is taken where the table holds what is in it; else all is folded. `Stuck` where the view stopped by then. Cost: what a rebuild takes for as many
+    events; memory holds the rows.
     """
-    after, states = start
     build: ViewBuild[S] = ViewBuild(state, PAST, 1)
     file = ViewsFile("memory:", None)
     try:
         with file.transaction() as connection:
-            build.create(connection)
-            for folded in (build.own, *build.joined):
-                folded.complete = True
-            if build.joined or not all(_fits(build, key, *known) for key, known in states.items()):
-                after, states = FROM_ZERO
-            build.own.states.update({key: one for key, (one, _) in states.items()})
-            build.own.changed.update({key: position for key, (_, position) in states.items()})
-            build.write(connection, [])
-            build.written()
-            decode = log.reader.pages_for([folded.fold for folded in (build.own, *build.joined)]).flat
-            pages: list[Page] = []
-            for rows in log.engine.read_bare(after, until, heads=build.heads):
-                page = rows, decode(rows)
-                build.fold_page(connection, page)
-                pages.append(page)
-                if len(pages) * len(rows) >= TOGETHER_ROWS:
-                    build.write(connection, pages)
-                    build.written()
-                    pages = []
-            build.write(connection, pages)
-            build.written()
+            _fold_or_say(log, build, connection, start, until, AT_ONCE)
             build.position, build.ready = until, True
             connection.execute(
                 "insert into _view(name, fingerprint, generation, made, log, epoch, position, digest, owner, ready) values(?, ?, ?, 1, ?, ?, ?, ?, 0, 1)",
@@ -109,15 +117,89 @@ def view_as_of(log: Log, state: type[S], until: int, start: Start = FROM_ZERO) -
             )
             for statement in build.own.table.view_ddl():
                 connection.execute(statement)
-    except Stopped as stopped:
-        file.close()
-        raise Stuck(f"the view `{build.name}` stopped {stopped}", view=build.name, error=str(stopped)) from stopped
     except BaseException:
         file.close()
         raise
     found = PastViewState(log, file, build, threading.Condition(), _Nobody(build))
     weakref.finalize(found, file.close)
     return View(found)
+
+
+class Joining:
+    """Folds views that join other states, for their snapshots."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+
+    def rows(
+        self, fold: Fold, start: Start, until: int, found: Sequence[Callable[[Key, State, int], None]], pause: Callable[[], None]
+    ) -> float:
+        """Give each row as of a position, with the position of its last change: those of the view to the first of `found`, then of each state it joins.
+
+        Returns how many seconds of it were the fold itself, without `start`. `pause` is called after each few rows. `Invalid` where a key stands still, `Stuck` where the view stopped.
+        """
+        build: ViewBuild[Any] = ViewBuild(fold.state, PAST, 1)
+        with contextlib.closing(ViewsFile("memory:", None)) as file, file.transaction() as connection:
+            seconds = _fold_or_say(self._log, build, connection, start, until, Pace(GENTLE_ROWS, SLICE_ROWS, pause))
+            for text, (position, why) in build.stuck.items():
+                raise Invalid(
+                    f"`{build.name}` has {text}, which stands still at position {position}: {why}. No snapshot is taken of it",
+                    state=build.name,
+                    position=position,
+                )
+            for folded, put in zip((build.own, *build.joined), found, strict=True):
+                for count, row in enumerate(connection.execute(folded.table.select())):
+                    state = folded.table.decode(row)
+                    key = tuple([getattr(state, field) for field in folded.fold.key])
+                    exact = folded.states.get(key)  # a row has its decimals without zeros at the end
+                    put(key, exact if exact is not None else state, row[-1])
+                    if count % SLICE_ROWS == 0:
+                        pause()
+        return seconds
+
+    def row(
+        self, fold: Fold, key: Key, until: int, wanted: Callable[[Fold, Sequence[Key]], Sequence[Wanted]]
+    ) -> tuple[State | None] | None:
+        """Fold one row from zero, by the index: its own events, and those of the states that they ask for. `None` where it asks for too many.
+
+        `wanted` says what to ask the index for. Which states are asked for may follow from others, so it is folded until no more are. Cost: two or three
+        times all these events.
+        """
+        asked: dict[Fold, dict[Key, None]] = {}
+        while sum(map(len, asked.values())) <= ASKED_MAX:
+            build: _OneRow[Any] = _OneRow(fold.state, key)
+            looked_for = [*wanted(fold, [key]), *(one for of, keys in asked.items() if keys for one in wanted(of, list(keys)))]
+            with contextlib.closing(ViewsFile("memory:", None)) as file, file.transaction() as connection:
+                _fold_or_say(self._log, build, connection, FROM_ZERO, until, AT_ONCE, looked_for)
+            if all(keys.keys() <= asked.get(of, {}).keys() for of, keys in build.asked.items()):
+                return (build.own.states.get(key),)
+            for of, keys in build.asked.items():
+                asked.setdefault(of, {}).update(keys)
+        return None
+
+
+class _OneRow(ViewBuild[S]):
+    """A view of which one row is folded, and that notes which other states this asks for. The other rows are not whole."""
+
+    def __init__(self, state: type[S], key: Key) -> None:
+        self._key = key
+        self.asked: dict[Fold, dict[Key, None]] = {}
+        super().__init__(state, PAST, 1)
+
+    def _step_own(self, connection: sqlite3.Connection, event: object, envelope: Recorded, at: int) -> None:
+        if any(key == self._key for key, _ in self.fold.touched(event, envelope)):
+            super()._step_own(connection, event, envelope, at)
+
+    def _fills_for(self, event: type) -> list[Fill]:
+        return [fill._replace(find=self._noting(fill)) for fill in super()._fills_for(event)]
+
+    def _noting(self, fill: Fill) -> Find:
+        def find(message: Any, before: Sequence[Any]) -> Any:
+            found = fill.find(message, before)
+            self.asked.setdefault(fill.fold, {}).update(dict.fromkeys(found if fill.many else [found] if found is not None else []))
+            return found
+
+        return find
 
 
 class ViewSteps(Generic[S]):
@@ -167,8 +249,69 @@ class ViewSteps(Generic[S]):
 
 
 def joins(state: type[State]) -> bool:
-    """Say whether a view asks for other states: then all is folded."""
+    """Say whether a view asks for other states: then it is not folded by itself."""
     return bool(fold_of(state).joins)
+
+
+def _fold_or_say(
+    log: Log,
+    build: ViewBuild[Any],
+    connection: sqlite3.Connection,
+    start: Start,
+    until: int,
+    pace: Pace,
+    wanted: Sequence[Wanted] | None = None,
+) -> float:
+    try:
+        return _fold(log, build, connection, start, until, pace, wanted)
+    except Stopped as stopped:
+        raise Stuck(f"the view `{build.name}` stopped {stopped}", view=build.name, error=str(stopped)) from stopped
+
+
+def _fold(
+    log: Log,
+    build: ViewBuild[Any],
+    connection: sqlite3.Connection,
+    start: Start,
+    until: int,
+    pace: Pace,
+    wanted: Sequence[Wanted] | None,
+) -> float:
+    """Make the tables of a view, and fold into them what lies between `start` and a position, or what is wanted of it. `Stopped` where the view did.
+
+    Returns how many seconds that took, without `start`.
+    """
+    after, tables = start
+    build.create(connection)
+    every = (build.own, *build.joined)
+    if not build.joined and not all(_fits(build, key, *known) for rows in tables for key, known in rows.items()):
+        after, tables = FROM_ZERO  # states know of no table; rows come out of one
+    for folded in every:
+        folded.complete = True
+    for folded, rows in zip(every, tables, strict=False):
+        there = iter(rows.items())
+        while some := list(itertools.islice(there, SLICE_ROWS)):
+            folded.states.update([(key, state) for key, (state, _) in some])
+            folded.changed.update([(key, position) for key, (_, position) in some])
+            build.write(connection, [])
+            pace.pause()
+    build.written()
+    began = time.monotonic()
+    decode = log.reader.pages_for([folded.fold for folded in every]).flat
+    pages: list[Page] = []
+    for bare in log.engine.read_bare(after, until, wanted=wanted, rows_max=pace.rows_max, heads=build.heads):
+        page = bare, decode(bare)
+        build.fold_page(connection, page)
+        pages.append(page)
+        pace.pause()
+        if len(pages) * len(bare) >= pace.together:
+            build.write(connection, pages)
+            build.written()
+            pages = []
+            pace.pause()
+    build.write(connection, pages)
+    build.written()
+    return time.monotonic() - began
 
 
 def _fits(build: ViewBuild[Any], key: Key, state: State, position: int) -> bool:

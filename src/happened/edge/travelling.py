@@ -35,7 +35,7 @@ class Opened(NamedTuple):
     @property
     def states(self) -> list[type[State]]:
         """All states and views of the app."""
-        return list(dict.fromkeys([*(fold.state for fold in self.app.alone()), *self.app.views]))
+        return list(dict.fromkeys([*(fold.state for fold in self.app.snapped()), *self.app.views]))
 
     def at(self, when: int | datetime) -> Past:
         """Return the app as it was."""
@@ -159,7 +159,7 @@ def bisect_for(asked: argparse.Namespace) -> int:
 def snapshots(asked: argparse.Namespace) -> int:
     """List the snapshots, take some, or drop them. The exit code is 1 where one is not used."""
     with _opened(asked) as opened:
-        folds = opened.app.alone()
+        folds = opened.app.snapped()
         of = opened.running.snapshots
         if asked.take or asked.drop:
             chosen = [fold_of(named(name, [fold.state for fold in folds], "state")) for name in asked.names] or folds

@@ -1,5 +1,7 @@
 """Snapshots: all states of a class as of a position, kept so that a fold need not begin at zero.
 
+That of a view that joins other states holds its rows and all states of those classes, as of one position: what its fold needs to go on.
+
 A snapshot says what it is of (log, epoch, position, the digest of the row there) and which code made it (a fingerprint of the state and of its events).
 One of another history or of other code is not used, and `listed` says why. A fingerprint is no proof: when a snapshot is taken, and when it is first used
 by a process, the states of some keys are folded again from the log and compared. A load for a decision must not wait for that: the first one folds what it
@@ -15,13 +17,14 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple  # Any: states of any class
+from typing import Any, NamedTuple, Protocol  # Any: states of any class
 
 import msgspec
 
 from happened.core.errors import Broken, Closed, Error, Invalid
 from happened.core.messages import Event, name_of
-from happened.core.state import Fold, Key, State
+from happened.core.state import Fold, Key, State, fold_of
+from happened.core.store import Wanted
 from happened.core.tags import text_of
 from happened.log.fingerprint import fingerprint_of
 from happened.log.held import told
@@ -92,16 +95,48 @@ class Snapshot(msgspec.Struct, frozen=True):
 
 
 class Since(NamedTuple):
-    """From where a fold goes on: the states as of a position."""
+    """From where a fold goes on: the states as of a position, and where they are rows of a view those of each state that it joins."""
 
     position: int
     entries: Mapping[Key, Entry]
+    joined: Sequence[Mapping[Key, Entry]] = ()
+
+    def rows(self) -> tuple[int, list[dict[Key, tuple[State, int]]]]:
+        """Return the position, and each state that is there with the position of its last change: of the class, then of each that it joins."""
+        return self.position, [
+            {key: (entry.state, entry.version) for key, entry in entries.items() if entry.state is not None}
+            for entries in (self.entries, *self.joined)
+        ]
 
 
 ZERO = Since(0, {})
 
 UNKNOWN = Kept(0, "", "", "", 0, 0, b"", 0, 0, 0, 0.0)
 """Stands for what nobody has looked up yet."""
+
+
+class Views(Protocol):
+    """Folds views that join other states, in the way that views are folded."""
+
+    def rows(
+        self,
+        fold: Fold,
+        start: tuple[int, Sequence[Mapping[Key, tuple[State, int]]]],
+        until: int,
+        found: Sequence[Callable[[Key, State, int], None]],
+        pause: Callable[[], None],
+    ) -> float:
+        """Give each row as of a position, with the position of its last change: those of the view to the first of `found`, then of each state it joins.
+
+        Returns how many seconds of it were the fold itself.
+        """
+        ...
+
+    def row(
+        self, fold: Fold, key: Key, until: int, wanted: Callable[[Fold, Sequence[Key]], Sequence[Wanted]]
+    ) -> tuple[State | None] | None:
+        """Fold one row from zero, by the index; `None` where that is too much."""
+        ...
 
 
 class Of(msgspec.Struct, frozen=True, gc=False):
@@ -127,6 +162,10 @@ class Parted:
         """Put an entry in its place."""
         self.parts[hash(key) % PARTS][Of(key)] = entry
 
+    def put(self, key: Key, state: State, version: int) -> None:
+        """Put a state in its place."""
+        self[key] = Entry(state, version)
+
     def __len__(self) -> int:
         """Return how many there are."""
         return sum(map(len, self.parts))
@@ -148,9 +187,10 @@ class Pauses:
 class Snapshots:
     """The snapshots of one open log."""
 
-    def __init__(self, log: Log, image: MemoryImage, file: SnapshotsFile) -> None:
+    def __init__(self, log: Log, image: MemoryImage, views: Views, file: SnapshotsFile) -> None:
         self._log = log
         self._image = image
+        self._views = views
         self._file = file
         self._meanings: dict[Fold, str] = {}
         self._known: dict[int, str] = {}
@@ -167,17 +207,19 @@ class Snapshots:
 
     # --- using
 
-    def since(self, fold: Fold, until: int) -> Since:
-        """Return the latest states as of a position up to this one: from the nearest snapshot that may be used, else none at 0."""
+    def since(self, fold: Fold, until: int, pause: Callable[[], None] = lambda: None) -> Since:
+        """Return the latest states as of a position up to this one: from the nearest snapshot that may be used, else none at 0. `pause` after each chunk."""
         kept = self._nearest(fold, until)
         if kept is None:
             return ZERO
-        found: dict[Key, Entry] = {}
+        found: list[dict[Key, Entry]] = [{} for _ in _tables_of(fold)]
         for body in self._file.chunks(kept):
             if body is None:  # dropped meanwhile, by whichever process
                 return ZERO
-            found.update(self._decoded(fold, body))
-        return Since(kept.position, found)
+            table, entries = self._part(fold, body)
+            found[table].update(entries)
+            pause()
+        return Since(kept.position, found[0], found[1:])
 
     def position(self, fold: Fold, until: int) -> int:
         """Return as of when the nearest snapshot is that may be used; 0 where there is none."""
@@ -296,22 +338,32 @@ class Snapshots:
                 return Snapshot(there.name, there.position, there.states, there.bytes, there.seconds)
             began = time.monotonic()
             entries, pause = Parted(), Pauses()
-            after = there.position if there is not None and self._loaded(fold, there, entries, pause) else 0
-            entries = entries if after else Parted()
-            progress(after, until)
-            loaded = time.monotonic()
-            self._image.entries(fold, entries, after, until, pause)
-            self.took = loaded - began, time.monotonic() - loaded
+            if fold.joins:
+                since = self.since(fold, until, pause) if there is not None else ZERO
+                progress(since.position, until)
+                tables, folding = self._rows(fold, since, until, pause)
+            else:
+                after = there.position if there is not None and self._loaded(fold, there, entries, pause) else 0
+                entries = entries if after else Parted()
+                progress(after, until)
+                loaded = time.monotonic()
+                self._image.entries(fold, entries, after, until, pause)
+                tables, folding = [entries], time.monotonic() - loaded
+            self.took = time.monotonic() - began - folding, folding
             progress(until, until)
-            return self._written(fold, entries, until, progress, pause)
+            return self._written(fold, tables, until, progress, pause)
 
     def rate(self, fold: Fold, seconds: float) -> float | None:
         """Return how many seconds a record takes to fold, tried from the beginning of the log for about so many; `None` where there are too few."""
         entries: dict[Key, Entry] = {}
         at, took, began = 0, 0.0, time.monotonic()
-        while took < seconds and (row := self._log.row_at(at + TRIED_RECORDS)) is not None:
-            self._image.entries(fold, entries, at, row.last, Pauses())
-            at, took = row.last, time.monotonic() - began
+        while took < seconds and (row := self._log.row_at((2 * at if fold.joins else at) + TRIED_RECORDS)) is not None:
+            if fold.joins:  # it begins anew each time, with more
+                _, took = self._rows(fold, ZERO, row.last, Pauses())
+            else:
+                self._image.entries(fold, entries, at, row.last, Pauses())
+                took = time.monotonic() - began
+            at = row.last
         return took / at if at else None
 
     def drop(self, names: Iterable[str] | None = None, *, wrong: Iterable[Fold] | None = None) -> int:
@@ -340,18 +392,27 @@ class Snapshots:
             pause()
         return True
 
-    def _written(self, fold: Fold, entries: Parted, until: int, progress: Progress, pause: Pauses) -> Snapshot:
+    def _rows(self, fold: Fold, since: Since, until: int, pause: Pauses) -> tuple[list[Parted], float]:
+        """Fold a view that joins other states on to a position: its rows, and all of the states that it asks for; and say how long the fold itself took."""
+        found = [Parted() for _ in _tables_of(fold)]
+        return found, self._views.rows(fold, since.rows(), until, [parted.put for parted in found], pause)
+
+    def _written(self, fold: Fold, tables: Sequence[Parted], until: int, progress: Progress, pause: Pauses) -> Snapshot:
         row = self._log.row_at(until)
         if row is None or row.last != until:
             raise Invalid(f"a snapshot is as of the end of a command, and {until} is none", position=until)
-        chunks = self._chunks(fold, entries, pause)
-        count = sum(map(len, chunks))
-        for place in _any_of(len(chunks), PROVEN_KEYS):
-            self._prove(fold, {of.key: entry for of, entry in chunks[place].items()}, until, 1)
+        parts = [(one, self._chunks(one, entries, pause)) for one, entries in zip(_tables_of(fold), tables, strict=True)]
+        count = sum(len(part) for _, chunks in parts for part in chunks)
+        for one, chunks in parts:
+            for place in _any_of(len(chunks), PROVEN_KEYS):
+                self._prove(one, {of.key: entry for of, entry in chunks[place].items()}, until, 1)
         began = time.monotonic()
+        bodies = itertools.chain.from_iterable(
+            self._encoded(one, chunks, bytes([table]) if fold.joins else b"", progress, pause) for table, (one, chunks) in enumerate(parts)
+        )
         identity = self._log.identity
         about = Kept(0, fold.name, self._meaning(fold), identity.id, identity.epoch, until, row.digest, count, 0, 0, 0.0)
-        made = self._file.put(about, self._encoded(fold, chunks, progress, pause))
+        made = self._file.put(about, bodies)
         seconds = time.monotonic() - began
         self._file.timed(made, seconds)
         self._known[made] = ""
@@ -400,13 +461,17 @@ class Snapshots:
         return ""
 
     def _proof(self, fold: Fold, kept: Kept) -> str:
-        """Return what is wrong with one chunk of it, taken at random: it can't be read, or a state in it is not what the log says."""
+        """Return what is wrong with one chunk of it, taken at random: it can't be read, or a state in it is not what the log says.
+
+        Of a view that joins other states it is one of its own rows beside: where it has any they lie in the first chunk.
+        """
         if not kept.states:
             return ""
         try:
-            body = self._file.chunk(kept.id, _any_of(kept.chunks, 1)[0])
-            self._prove(fold, self._decoded(fold, body or b""), kept.position, 1)
-        except (zlib.error, msgspec.MsgspecError, ValueError, Broken) as error:
+            for place in {*_any_of(kept.chunks, 1), *range(1 if fold.joins else 0)}:
+                table, entries = self._part(fold, self._file.chunk(kept.id, place) or b"")
+                self._prove(_tables_of(fold)[table], entries, kept.position, 1)
+        except (zlib.error, msgspec.MsgspecError, ValueError, IndexError, Broken) as error:
             return f"it does not hold what the log says: {told(error)}"
         return ""
 
@@ -416,16 +481,18 @@ class Snapshots:
             return
         keys = list(entries)
         for key in [keys[place] for place in _any_of(len(keys), count)]:
-            folded = self._image.as_of(fold, key, position)
-            if folded.state != entries[key].state:
+            folded = (
+                self._views.row(fold, key, position, self._image.wanted) if fold.joins else (self._image.as_of(fold, key, position).state,)
+            )
+            if folded is not None and folded[0] != entries[key].state:
                 raise Broken(
-                    f"`{fold.name}` of {key!r} at position {position} is {folded.state!r} folded from the log, and {entries[key].state!r} in the snapshot",
+                    f"`{fold.name}` of {key!r} at position {position} is {folded[0]!r} folded from the log, and {entries[key].state!r} in the snapshot",
                     state=fold.name,
                     position=position,
                 )
 
     def _provable(self, fold: Fold) -> bool:
-        return fold.key_of is None and any(fold.tags)
+        return all(one.key_of is None and any(one.tags) for one in _tables_of(fold))
 
     def _meaning(self, fold: Fold) -> str:
         erasure = latest_erasure(self._log.engine)
@@ -435,10 +502,12 @@ class Snapshots:
     def _own_meaning(self, fold: Fold) -> str:
         found = self._meanings.get(fold)
         if found is None:
-            events: Iterable[type] = fold.readings
-            if fold.everything:
+            tables = _tables_of(fold)
+            events: Iterable[type] = dict.fromkeys(event for one in tables for event in one.readings)
+            if any(one.everything for one in tables):
                 events = sorted([cls for cls in self._log.reader.classes.values() if issubclass(cls, Event)], key=name_of)
-            found = self._meanings[fold] = fingerprint_of(fold.state, *events, *self._log.reader.lifts.digests(events), FORMAT).digest
+            states = [one.state for one in tables]
+            found = self._meanings[fold] = fingerprint_of(*states, *events, *self._log.reader.lifts.digests(events), FORMAT).digest
         return found
 
     def _chunks(self, fold: Fold, entries: Parted, pause: Pauses) -> list[Part]:
@@ -458,8 +527,8 @@ class Snapshots:
             pause()
         return chunks
 
-    def _encoded(self, fold: Fold, chunks: list[Part], progress: Progress, pause: Pauses) -> Iterator[bytes]:
-        """Yield chunks as bytes, and let go of them. `Invalid` where a state would be read back as something else."""
+    def _encoded(self, fold: Fold, chunks: list[Part], before: bytes, progress: Progress, pause: Pauses) -> Iterator[bytes]:
+        """Yield chunks as bytes, after some that say what they are of, and let go of them. `Invalid` where a state would be read back as something else."""
         for n, part in enumerate(chunks):
             progress(n, len(chunks))
             states = [entry.state for entry in part.values()]
@@ -470,7 +539,7 @@ class Snapshots:
                 raise _not_kept(fold, error) from error
             if again[0] != states or _exact(again[0]) != _exact(states):
                 raise _not_kept(fold, "they would be read back as something else")
-            yield zlib.compress(body, 1)
+            yield before + zlib.compress(body, 1)
             part.clear()
             pause()
 
@@ -483,6 +552,13 @@ class Snapshots:
         except (TypeError, ValueError, OverflowError) as error:
             raise _not_kept(fold, error) from error
         return max(-(-len(entries) // CHUNK_STATES), min(size // CHUNK_BYTES, len(entries)))
+
+    def _part(self, fold: Fold, body: bytes) -> tuple[int, dict[Key, Entry]]:
+        """Return what a chunk holds, and of which of the tables it is: 0 for a class's own states."""
+        if not fold.joins:
+            return 0, self._decoded(fold, body)
+        table = int.from_bytes(body[:1])
+        return table, self._decoded(_tables_of(fold)[table], body[1:])
 
     def _decoded(self, fold: Fold, body: bytes) -> dict[Key, Entry]:
         states, versions = self._decoder(fold)(zlib.decompress(body))
@@ -585,6 +661,11 @@ def _any_of(among: int, count: int) -> list[int]:
     """Return some places among so many, others each time."""
     salt = str(time.monotonic_ns())
     return [int.from_bytes(hashlib.sha256(f"{salt} {n}".encode()).digest()[:8], "big") % among for n in range(count if among else 0)]
+
+
+def _tables_of(fold: Fold) -> list[Fold]:
+    """Return what a snapshot of a class holds states of: the class, then each that it joins, in the order in which a view has them."""
+    return [fold, *(fold_of(state) for state in dict.fromkeys(join.state for join in fold.joins))]
 
 
 def _not_kept(fold: Fold, why: object) -> Invalid:

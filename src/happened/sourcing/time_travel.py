@@ -27,7 +27,6 @@ class Travel(NamedTuple):
             after, states = since.position, {key: entry.state for key, entry in since.entries.items() if entry.state is not None}
         return self.image.states(fold, start=states, after=after, until=until)
 
-    def start(self, fold: Fold, until: int) -> tuple[int, Mapping[Key, tuple[State, int]]]:
-        """Return the nearest snapshot: its position, and each state with the position of its last change."""
-        since = self.snapshots.since(fold, until)
-        return since.position, {key: (entry.state, entry.version) for key, entry in since.entries.items() if entry.state is not None}
+    def start(self, fold: Fold, until: int) -> tuple[int, list[dict[Key, tuple[State, int]]]]:
+        """Return the nearest snapshot: its position, and each state with the position of its last change; of a view then those of each state that it joins."""
+        return self.snapshots.since(fold, until).rows()
