@@ -388,3 +388,47 @@ def test_one_at_a_time_comes_to_the_same_as_all_at_once(given_commands: list[h.C
 
         assert single == bulk
         assert one.states(Stock) == other.states(Stock)
+
+
+def test_a_key_that_may_be_none_is_one_key_however_many_letters_it_has() -> None:
+    """An iterable of keys is several; a text or a tuple is one, also where it may be missing."""
+
+    class Country(h.State):
+        name: str
+        count: int = 0
+
+        @staticmethod
+        def key_of(event: Received) -> str | None:
+            return event.sku if event.units else None
+
+        def evolve(self, event: Received) -> "Country":
+            return self.but(count=self.count + 1)
+
+    class Pair(h.State):
+        first: str
+        second: str
+        count: int = 0
+
+        @staticmethod
+        def key_of(event: Received) -> tuple[str, str] | None:
+            return (event.sku, "x") if event.units else None
+
+        def evolve(self, event: Received) -> "Pair":
+            return self.but(count=self.count + 1)
+
+    class Each(h.State):
+        letter: str
+        count: int = 0
+
+        @staticmethod
+        def key_of(event: Received) -> list[str] | None:
+            return list(event.sku) if event.units else None
+
+        def evolve(self, event: Received) -> "Each":
+            return self.but(count=self.count + 1)
+
+    with h.App("keys", records=[Received]).open() as running:
+        running.record_all([Received("CH", 1), Received("CH", 0), Received("FR", 2)])
+        assert running.states(Country) == {("CH",): Country("CH", 1), ("FR",): Country("FR", 1)}
+        assert running.states(Pair) == {("CH", "x"): Pair("CH", "x", 1), ("FR", "x"): Pair("FR", "x", 1)}
+        assert sorted(running.states(Each)) == [("C",), ("F",), ("H",), ("R",)]

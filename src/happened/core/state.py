@@ -31,10 +31,24 @@ from typing import (  # Any: keys and events of any class
 
 import msgspec
 
-from happened.core.annotations import Parameter, label, parameters_of, returned_by, union_of, yielded_by
+from happened.core.annotations import Parameter, label, parameters_of, returned_by, union_of
 from happened.core.errors import Invalid
 from happened.core.messages import Event, Part, Recorded, Several, name_of
-from happened.core.tags import ONE, Keys, bare, hints_of, is_a, is_unicode, keys_of, names_of, parts_of, plain_fields, scope_of, types_of
+from happened.core.tags import (
+    ONE,
+    Keys,
+    bare,
+    hints_of,
+    is_a,
+    is_unicode,
+    keys_of,
+    members,
+    names_of,
+    parts_of,
+    plain_fields,
+    scope_of,
+    types_of,
+)
 
 RESERVED = ("but", "evolve", "key_of")
 
@@ -476,14 +490,13 @@ def _by_field(value_of: Callable[[Any], Any]) -> Reading:
 
 
 def _yields(key_of: Callable[..., Any]) -> bool:
+    """Say whether a function gives several keys: an iterable of them, and not one key that is a tuple or a text."""
     try:
-        yielded_by(key_of)
+        annotation, _ = bare(returned_by(key_of))
     except Invalid:
         return False
-    annotation = inspect.signature(key_of).return_annotation
-    return not (
-        annotation is tuple or typing.get_origin(annotation) is tuple or (isinstance(annotation, str) and annotation.startswith("tuple"))
-    )
+    origins = [typing.get_origin(one) for one in members(annotation)]
+    return any(isinstance(one, type) and issubclass(one, collections.abc.Iterable) and not issubclass(one, tuple) for one in origins)
 
 
 def state_in(annotation: Any) -> tuple[type[State], bool] | None:
