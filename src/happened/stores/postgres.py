@@ -372,7 +372,7 @@ class PostgresStore:
             writer.close()
         left = int(max(min((deadline - time.monotonic()) * 1000, LOCK_MS_MAX), 1))
         self._transaction_of = threading.get_ident()
-        with writer.pipeline():
+        with _in_one_go(writer):
             writer.execute("begin isolation level read committed, read write")  # each statement sees what the one before has waited for
             writer.execute(f"set local lock_timeout = {left}".encode())
             locked = writer.execute(self.where.sql(LOCK), binary=True)
@@ -429,7 +429,7 @@ class PostgresStore:
             self._since_samples, samples = 0, self._samples.taken()
         try:
             started = time.perf_counter()
-            with writer.pipeline():
+            with _in_one_go(writer):
                 if commit.instead:
                     self._replaced(commit.instead)
                     filed = tagged = 0
@@ -555,7 +555,10 @@ class PostgresStore:
         self._transaction_of = 0
         try:
             if not self._writer.closed and self._writer.pgconn.transaction_status != _IDLE:
-                self._writer.execute("rollback")
+                if self._writer.pgconn.pipeline_status != psycopg.pq.PipelineStatus.OFF:
+                    self._writer.close()
+                else:
+                    self._writer.execute("rollback")
         except psycopg.Error:  # it is made anew with the next commit
             self._writer.close()
 
@@ -971,6 +974,21 @@ def _ordered(ranges: Sequence[tuple[int, int]], positions: Sequence[int], *, bac
 
 def _other_reading(url: str) -> Incompatible:
     return Incompatible("another process reads the tags of this log otherwise: run the same code in all of them", url=url)
+
+
+@contextlib.contextmanager
+def _in_one_go(connection: Connection) -> Generator[None]:
+    """Send statements in one round trip. An interrupt is passed on as it is: the driver may say instead that it could not end the round trip."""
+    try:
+        with connection.pipeline():
+            yield
+    except psycopg.Error as error:
+        before = error.__context__
+        while before is not None:
+            if isinstance(before, KeyboardInterrupt):
+                raise before from None
+            before = before.__context__
+        raise
 
 
 def _is_lost(connection: Connection, error: psycopg.Error) -> bool:
