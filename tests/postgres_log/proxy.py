@@ -5,6 +5,7 @@ import selectors
 import socket
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
@@ -12,16 +13,24 @@ from tests.servers import Server
 
 LOSE_ANSWER, LOSE_COMMIT, HOLD_COMMIT = "lose the answer", "lose the commit", "hold the commit back"
 REST_SECONDS = 0.05
+CLIENT, SERVER = "client", "server"
 COMMIT = b"commit\0"
 """What a client's message holds that commits."""
 
 
 class Proxy:
-    """Listens on a socket of its own, and passes on what comes. `trouble` is done once, to the next commit; `hold_seconds` says for how long it is held."""
+    """Listens on a socket of its own, and passes on what comes. `trouble` is done once, to the next commit; `hold_seconds` says for how long it is held.
+
+    `cut` breaks off a connection once, before so many messages more of one side were passed on.
+    """
 
     def __init__(self, server: Server) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="happened-proxy-"))
         self.trouble = ""
+        self.cut: tuple[str, int] | None = None
+        self.then: Callable[[], object] = lambda: None
+        """What happens before the client hears that its connection is gone."""
+        self.broken: list[str] = []
         self.done: list[str] = []
         self.idle = threading.Event()
         """No trouble is on its way."""
@@ -92,9 +101,28 @@ class Proxy:
                         if key.fileobj is client and COMMIT in found and self.trouble:
                             self._disturb(found, client, server)
                             return
+                        if self.cut is not None and self.cut[0] == (CLIENT if key.fileobj is client else SERVER):
+                            found, broken = self._cut(found)
+                            if broken:
+                                (server if key.fileobj is client else client).sendall(found)
+                                return
                         (server if key.fileobj is client else client).sendall(found)
                     except OSError:
                         return
+
+    def _cut(self, found: bytes) -> tuple[bytes, bool]:
+        """Return what is still passed on of some messages, which are whole, and whether it ends there."""
+        assert self.cut is not None, "it is asked for"
+        side, left = self.cut
+        place = 0
+        while place < len(found) and left:
+            place += 1 + int.from_bytes(found[place + 1 : place + 5])
+            left -= 1
+        broken = place < len(found)
+        self.cut = None if broken else (side, left)
+        if broken:
+            self.broken.append(side)
+        return found[:place], broken
 
     def _disturb(self, found: bytes, client: socket.socket, server: socket.socket) -> None:
         trouble, self.trouble = self.trouble, ""
@@ -110,6 +138,7 @@ class Proxy:
         if trouble != LOSE_COMMIT:
             server.sendall(found)
             server.recv(1 << 16)
+        self.then()
         client.close()
         self.done.append(trouble)
         self.idle.set()

@@ -1,17 +1,21 @@
 """A connection may be lost at any moment: nobody hears "failed" for what was recorded, and nothing is recorded twice."""
 
+import signal
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any  # Any: what a question returns
 
 import psycopg
 import pytest
 
 import happened as h
-from happened.core.store import Commit, Unseen
+from happened.core.store import Commit, Unseen, Wanted
+from happened.log.row import decode_header
 from happened.stores.postgres import PostgresStore
-from happened.testing.rows import Fact, Scribe, check_whole, flat, read_by, terms_of
-from tests.postgres_log.proxy import HOLD_COMMIT, LOSE_ANSWER, LOSE_COMMIT, Proxy
+from happened.stores.postgres_tables import where_in
+from happened.testing.rows import Fact, Scribe, check_whole, flat, read_by, terms_of, without
+from tests.postgres_log.proxy import CLIENT, HOLD_COMMIT, LOSE_ANSWER, LOSE_COMMIT, SERVER, Proxy
 from tests.servers import Server, fresh, server
 
 
@@ -185,3 +189,198 @@ def test_who_waits_is_woken_across_processes_and_without_a_notice_looks_himself(
     waiting.close()
     writing.close()
     assert [position for position, _ in seen] == [1, 2]
+
+
+def append_through(store: PostgresStore, scribe: Scribe, what: str, number: int) -> str:
+    """Append a row, a note or both; return what the caller hears."""
+    notes = {"note": str(number)} if what != "row" else {}
+    facts = [Fact((f"n={number}",), 16, 1 + number % 3, id=f"id-{number}")] if what != "note" else []
+    try:
+        scribe.append(*facts, notes=notes)
+    except h.StoreFailed as error:
+        return "failed" if "nothing was recorded" in str(error) else str(error)
+    return "recorded"
+
+
+@pytest.mark.parametrize("what", ["row", "note", "both"])
+@pytest.mark.parametrize("side", [CLIENT, SERVER])
+def test_whichever_message_is_the_last_one_that_comes_through_the_answer_is_true(url: str, proxy: Proxy, side: str, what: str) -> None:
+    """A connection is broken off before each message of an append in turn, of the client or of the server: whoever hears "recorded" finds it, else nobody."""
+    store, other = opened(proxy.url(url)), opened(url)
+    scribe = Scribe(store)
+    heard = {"recorded": 0, "failed": 0}
+    number = 0
+    append_through(store, scribe, what, 0)
+    for number in range(1, 60):
+        broken = len(proxy.broken)
+        proxy.cut = (side, number)
+        answer = append_through(store, scribe, what, number)
+        proxy.cut = None
+        heard[answer] += 1
+        rows, notes = flat(other.read()), other.notes("note")
+        there = bool(other.find_id(f"id-{number}")) if what != "note" else notes["note"] == str(number)
+        assert there == (answer == "recorded"), number
+        assert what != "both" or (notes["note"] == str(number)) == there, number
+        check_whole(rows)
+        if len(proxy.broken) == broken:
+            break
+    assert len(proxy.broken) > 5, "each message was the last one once"
+    assert number < 59, "all of them were"
+    print(side, what, len(proxy.broken), heard)
+    store.close()
+    other.close()
+
+
+def test_a_note_that_others_have_written_since_is_not_said_to_have_failed(url: str, proxy: Proxy) -> None:
+    """The commit took place, its answer was lost, and before anybody could look another process wrote the same note: that is unknown, not failed."""
+    store, other = opened(proxy.url(url)), opened(url)
+    proxy.trouble = LOSE_ANSWER
+    proxy.then = lambda: other.append(lambda _: Commit(notes={"a": "others"}), 1 << 62)
+    with pytest.raises(h.OutcomeUnknown):
+        store.append(lambda _: Commit(notes={"a": "mine"}), 1 << 62)
+    assert store.notes("") == {"a": "others"}
+    store.close()
+    other.close()
+
+
+def test_a_row_that_others_have_erased_since_is_recorded(url: str, proxy: Proxy) -> None:
+    store, other = opened(proxy.url(url)), opened(url)
+    scribe = Scribe(store)
+
+    def erase() -> None:
+        [row] = flat(other.read())
+        other.append(lambda _: Commit(notes={"erased": "1"}, instead=[without(row)]), 1 << 62)
+
+    proxy.trouble, proxy.then = LOSE_ANSWER, erase
+    [row] = scribe.append(Fact(id="first"))
+    assert flat(store.read()) == [without(row)]
+    store.close()
+    other.close()
+
+
+def test_what_decide_raises_is_passed_on_also_where_it_is_an_error_of_the_driver(url: str) -> None:
+    """Code that decides may use the same driver for a database of its own."""
+    store = opened(url)
+    error = psycopg.OperationalError("of another database")
+
+    def decide(_: Unseen) -> Commit:
+        raise error
+
+    with pytest.raises(psycopg.OperationalError) as raised:
+        store.append(decide, 0)
+    assert raised.value is error
+    Scribe(store).append(Fact())
+    store.close()
+
+
+@pytest.mark.parametrize(
+    "setting", ["default_transaction_isolation = 'serializable'", "default_transaction_read_only = on", "lock_timeout = 1"]
+)
+def test_what_a_role_has_set_for_its_transactions_does_not_matter(url: str, setting: str) -> None:
+    """Many threads on two stores: each transaction says itself what it is."""
+    opened(url).close()
+    role = where_in(url).schema
+    with psycopg.connect(server().url, autocommit=True) as connection:
+        connection.execute(f'create role "{role}" login superuser'.encode())
+        connection.execute(f'alter role "{role}" set {setting}'.encode())
+    stores = [opened(url.replace("postgres@", f"{role}@")) for _ in range(2)]
+
+    def work(worker: int) -> None:
+        scribe = Scribe(stores[worker % 2], actor=str(worker))
+        for n in range(20):
+            scribe.append(Fact((f"w={worker}",), id=f"{worker}-{n}"))
+
+    threads = [threading.Thread(target=work, args=(worker,)) for worker in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    rows = flat(stores[0].read())
+    check_whole(rows)
+    assert len(rows) == 80
+    for store in stores:
+        store.close()
+
+
+def test_a_session_that_the_server_ends_for_idling_is_not_noticed(url: str) -> None:
+    """Both who writes and who reads connect again."""
+    store = opened(f"{url}&options=-c%20idle_session_timeout%3D30")
+    scribe = Scribe(store)
+    for _ in range(3):
+        scribe.append(Fact())
+        time.sleep(0.1)
+        assert flat(store.read())
+    store.close()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of the driver, where connecting is interrupted
+def test_an_interrupt_at_any_moment_leaves_no_lock_and_no_half_commit(url: str) -> None:
+    """It comes a little later each time: others write on at once, and what was recorded is whole and found."""
+    store, other = opened(url), opened(url)
+    scribe, beside = Scribe(store), Scribe(other)
+    scribe.append(Fact(("a=1",), 16))
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    interrupted = number = 0
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for number in range(1, 200):
+            scribe.append(Fact())  # on a connection that is there
+            try:
+                signal.setitimer(signal.ITIMER_REAL, number * 40e-6)
+                scribe.append(Fact((f"n={number}",), 16 + number % 3, id=f"id-{number}"), wait_seconds_max=5)
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except KeyboardInterrupt:
+                interrupted += 1
+            assert beside.append(Fact((f"o={number}",), 16), wait_seconds_max=5)
+            scribe.seen = beside.seen
+            there = [row for row in flat(other.read()) if decode_header(row.head).id == f"id-{number}"]
+            assert [row.position for row in there] == list(other.find_id(f"id-{number}")), number
+            for wanted in ([Wanted((f"n={number}",))], [Wanted((), (16 + number % 3,))]):
+                assert {row.position for row in there} <= {row.position for row in flat(other.read(wanted=wanted))}, number
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    print(f"interrupted {interrupted} times")
+    assert 0 < interrupted < number
+    scribe.append(Fact())
+    check_whole(flat(store.read()))
+    store.close()
+    other.close()
+
+
+def test_who_waits_takes_no_notice_of_what_says_nothing(url: str) -> None:
+    """A notice of somebody else, or of a history that is gone, wakes nobody for ever, and those that come after are heard."""
+    waiting, writing = opened(url), opened(url)
+    asked = 0
+    found: list[int] = []
+    thread = threading.Thread(target=lambda: found.append(waiting.wait(0, 20)))
+    real = waiting._asked
+
+    def counted(*values: Any, **named: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        return real(*values, **named)
+
+    waiting._asked = counted  # type: ignore[method-assign]  # to count the questions
+    thread.start()
+    with psycopg.connect(server().url, autocommit=True) as connection:
+        for text in ("nonsense", "", "-1", "99999999999999999999", "7"):
+            connection.execute("select pg_notify(%s, %s)", (f"happened_{waiting.where.schema}", text))
+        time.sleep(0.3)
+    assert asked < 10
+    Scribe(writing).append(Fact())
+    thread.join(10)
+    assert found == [1]
+    waiting.close()
+    writing.close()
+
+
+@pytest.mark.parametrize("seconds", [0, -1, 1e12, float("inf")])
+def test_any_time_may_be_waited_for(url: str, seconds: float) -> None:
+    store = opened(url)
+    assert Scribe(store).append(Fact(), wait_seconds_max=seconds)
+    assert store.wait(0, seconds) == 1
+    store.close()

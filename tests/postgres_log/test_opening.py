@@ -4,12 +4,14 @@ from decimal import Decimal
 
 import psycopg
 import pytest
+from psycopg import conninfo
 
 import happened as h
+from happened.core.store import Commit
 from happened.edge.main import main
 from happened.stores.postgres import PostgresStore
 from happened.stores.postgres_tables import where_in
-from happened.testing.rows import Fact, Scribe, read_by, terms_of
+from happened.testing.rows import Fact, Scribe, read_by, terms_of, without
 from tests.programs.p01_bank import Account, Deposited, Transfer, bank
 from tests.servers import fresh, server
 
@@ -164,3 +166,62 @@ def test_the_command_line_makes_the_tables_and_looks_at_the_log(capsys: pytest.C
                 == 0
             ), command
     assert main(["migrate", "--log", "sqlite:///nowhere.db"]) == 2
+
+
+@pytest.mark.parametrize(
+    "rest", ["100%secret@host/db", "pa/secret@host/db", "p?secret@host/db", "p#secret@host/db", "[secret@host/db", "\u2100secret@host/db"]
+)
+def test_a_password_that_makes_a_url_unreadable_is_not_shown(rest: str) -> None:
+    with pytest.raises(h.Invalid) as raised:
+        where_in(f"postgresql://me:{rest}")
+    assert "secret" not in str(raised.value)
+
+
+def test_a_url_is_handed_on_as_it_stands() -> None:
+    """A + is a +, a space stays one, and what the URL says of the connection goes before what is usual."""
+    where = where_in(
+        "postgresql://me@host/db?options=-c%20geqo%3Doff&password=a+b&sslpassword=c&schema=shop&connect_timeout=3&application_name=x"
+    )
+    found = conninfo.conninfo_to_dict(where.to)
+    assert (found["options"], found["password"], found["connect_timeout"], found["application_name"]) == ("-c geqo=off", "a+b", "3", "x")
+    assert where.said == "postgresql://me@host/db?options=-c%20geqo%3Doff&schema=shop&connect_timeout=3&application_name=x"
+
+
+def test_a_database_of_another_encoding_is_refused() -> None:
+    """It could not keep all texts: that is said at once, not with the first one."""
+    name = where_in(fresh()).schema
+    with psycopg.connect(server().url, autocommit=True) as connection:
+        connection.execute(f"create database {name} encoding 'LATIN1' locale 'C' template template0".encode())
+    with pytest.raises(h.Invalid, match="keeps texts as LATIN1"):
+        notes.open(server().url.replace("/postgres?", f"/{name}?"))
+
+
+def test_what_was_erased_is_not_said_to_be_gone_while_somebody_may_still_look_at_it() -> None:
+    """A transaction of before keeps the old bytes in the table: scrubbing says so, and does it when that has ended."""
+    store = PostgresStore(fresh())
+    store.index(read_by("today"), terms_of, lambda _done, _all: None)
+    [row] = Scribe(store).append(Fact(("a=1",)))
+    with psycopg.connect(server().url) as connection:
+        connection.execute("set transaction isolation level repeatable read")
+        connection.execute("select 1")
+        store.append(lambda _: Commit(notes={"erased": "1"}, instead=[without(row)]), 1 << 62)
+        assert not store.scrub(lambda _done, _all: None)
+    assert store.scrub(lambda _done, _all: None)
+    store.close()
+
+
+def test_who_does_not_own_the_tables_is_told_that_he_can_not_scrub() -> None:
+    """The server only skips them."""
+    url = fresh()
+    PostgresStore(url).close()
+    schema = where_in(url).schema
+    with psycopg.connect(server().url, autocommit=True) as connection:
+        connection.execute(f'create role "{schema}" login'.encode())
+        connection.execute(f'grant all on schema "{schema}" to "{schema}"'.encode())
+        connection.execute(f'grant select, insert, update, delete on all tables in schema "{schema}" to "{schema}"'.encode())
+    store = PostgresStore(url.replace("postgres@", f"{schema}@"))
+    try:
+        with pytest.raises(h.StoreFailed, match="takes the role that owns them"):
+            store.scrub(lambda _done, _all: None)
+    finally:
+        store.close()

@@ -12,6 +12,7 @@ The index is written with the rows, in their transaction. What could not be file
 
 import contextlib
 import os
+import re
 import threading
 import time
 from collections import deque
@@ -21,7 +22,7 @@ from typing import Any, NamedTuple  # Any: rows of the columns that were asked f
 import psycopg
 from psycopg import errors
 
-from happened.core.errors import Broken, Closed, Diverged, Forked, Incompatible, Invalid, OutcomeUnknown, Overloaded, StoreFailed
+from happened.core.errors import Broken, Closed, Diverged, Error, Forked, Incompatible, Invalid, OutcomeUnknown, Overloaded, StoreFailed
 from happened.core.store import START, Bare, Commit, Head, Row, Terms, Unseen, Wanted
 from happened.stores.postgres_shelf import Filing, hash_of, reading_in, reading_text, stretch
 from happened.stores.postgres_tables import Connection, Where, migrate, where_in
@@ -35,7 +36,7 @@ ASKED = (
     "else '[' || input || ',' || substr(records, 2) end"
 )
 ADD = "select @add(%s::bigint[], %s::int[], %s::bigint[], %s::text[], %s::text[], %s::text[], %s::bytea[], %s::bytea[], %s, %s, %s)"
-LOCK = "select position, at, digest, row, filed, tagged, reading from @head for update"
+LOCK = "select position, at, digest, row, filed, tagged, reading, pg_current_xact_id()::text from @head for update"
 LOCK_MS_MAX = 2_000_000_000
 POLL_SECONDS = 1.0
 """How often who waits looks by himself: a notice may get lost, or never come through a pooler."""
@@ -44,6 +45,8 @@ SETTLE_SECONDS = 30.0
 CLOSE_SECONDS_MAX = 10.0
 SCRUB_SECONDS_MAX = 10.0
 RETRY_SECONDS = 0.05
+FILE_SECONDS = 0.05
+"""How long who reads waits for the lock to file what others have left. Where he can't have it he looks at the rows themselves."""
 SAMPLES_COMMITS = 200
 """How often samples are written, in commits."""
 PAGE_ROWS = 1000
@@ -88,7 +91,6 @@ class PostgresStore:
         """The thread that holds the lock, while it decides."""
         self._standing = Standing(*_START)
         self._last_seen = 0
-        self._waiting = 0
         self._samples = Samples()
         self._since_samples = 0
         self._terms_of: Callable[[Row], Terms] | None = None
@@ -101,6 +103,12 @@ class PostgresStore:
         self._filing = Filing(self.where)
         self._notify_due = threading.Event()
         self._threads: list[threading.Thread] = []
+        self._transaction_of = 0
+        """The thread whose transaction is open on the writer."""
+        self._transaction = ""
+        """The server's name of it."""
+        self._told = 0
+        """How often this process heard of a commit."""
         self._writer = self._opened()
 
     # --- the seam
@@ -109,28 +117,27 @@ class PostgresStore:
         """Lock, hand over what is unseen, store what comes back, commit."""
         deadline = time.monotonic() + wait_seconds_max
         try:
-            if not self._lock.acquire(timeout=max(wait_seconds_max, 0.0)):
+            if not self._lock.acquire(timeout=min(max(wait_seconds_max, 0.0), threading.TIMEOUT_MAX)):
                 raise Overloaded(
                     f"the log's lock was not free within {wait_seconds_max:g} s; nothing was recorded", wait_seconds=wait_seconds_max
                 )
             self._check_usable()
             standing, rows = self._begun(seen, deadline)
+            self._owner = threading.get_ident()
             try:
-                self._owner = threading.get_ident()
-                try:
-                    commit = decide(Unseen(rows, standing.head, self._noted))
-                finally:
-                    self._owner = 0
-                if not commit.rows and not commit.notes:
-                    self._rolled_back()
-                    return standing.head
+                commit = decide(Unseen(rows, standing.head, self._noted))
+            finally:
+                self._owner = 0
+            if not commit.rows and not commit.notes:
+                self._rolled_back()
+                return standing.head
+            try:
                 head = self._committed(commit, standing)
             except psycopg.Error as error:
-                self._rolled_back()
                 raise _failed(error) from error
-            except BaseException:
-                self._rolled_back()
-                raise
+        except BaseException as error:
+            self._undone(error)
+            raise
         finally:  # an interrupt may come as soon as it is acquired
             try:  # noqa: SIM105 - no function is called on this way
                 self._lock.release()
@@ -176,55 +183,62 @@ class PostgresStore:
         """Wait until something lies after this position."""
         deadline = time.monotonic() + wait_seconds_max
         while True:
+            told = self._told
             last = self._asked("select position from @head")[0][0]
             left = deadline - time.monotonic()
             if last > after or left <= 0 or self._closed:
                 return int(last)
             self._listening()
-            with self._grown:
-                self._waiting += 1
-                try:
-                    self._grown.wait_for(lambda: self._closed or self._last_seen > after, min(POLL_SECONDS, left))
-                finally:
-                    self._waiting -= 1
+            with self._grown:  # each telling is looked at once, whatever it says: it may be of a history that is gone
+                self._grown.wait_for(
+                    lambda: self._closed or (self._told != told and self._last_seen > after),  # noqa: B023 - called in this turn only
+                    min(POLL_SECONDS, left),
+                )
 
     def scrub(self, progress: Callable[[int, int], None]) -> bool:
         """Make the index anew, and have the tables written anew without what was deleted in them. What the server keeps elsewhere is its own: WAL, copies."""
         if self._terms_of is not None and not self._strange:
             self._rebuild(progress)
-        with self._lock:
-            self._check_usable()
-            try:
-                self._writer.execute(f"set lock_timeout = {int(SCRUB_SECONDS_MAX * 1000)}".encode())
-                try:
-                    for table in ("log", "note", "tag", "used", "sample"):
-                        self._writer.execute(self.where.sql(f"vacuum (full) @{table}"))
-                finally:
-                    self._writer.execute("reset lock_timeout")
-            except errors.LockNotAvailable:
-                return False
-            except psycopg.Error as error:
-                raise _failed(error) from error
-        return True
+        refused: list[str] = []
+        kept: list[str] = []
+
+        def hear(said: errors.Diagnostic) -> None:
+            if said.severity_nonlocalized == "WARNING":
+                refused.append(said.message_primary or "")
+            elif _has_dead_rows(said):
+                kept.append(said.message_primary or "")
+
+        self._check_usable()
+        try:
+            with self.where.connect() as connection:  # of its own: what is set for a session ends with it
+                connection.add_notice_handler(hear)
+                connection.execute(f"set lock_timeout = {int(SCRUB_SECONDS_MAX * 1000)}".encode())
+                for table in ("log", "note", "tag", "used", "counted", "sample"):
+                    connection.execute(self.where.sql(f"vacuum (full, verbose) @{table}"))
+        except errors.LockNotAvailable:
+            return False
+        except psycopg.Error as error:
+            raise StoreFailed(f"the tables could not be written anew: {_said(error)}", error=_said(error), url=self.url) from error
+        if refused:
+            raise StoreFailed(f"the tables could not be written anew, which takes the role that owns them: {refused[0]}", url=self.url)
+        return not kept
 
     def close(self) -> None:
-        """Write the samples, and give all connections back."""
-        if self._pid != os.getpid() or not self._lock.acquire(timeout=CLOSE_SECONDS_MAX):
+        """Write the samples, and give all connections back. Where a decision goes on for too long, its connection is given back with the process."""
+        locked = self._pid == os.getpid() and self._lock.acquire(timeout=CLOSE_SECONDS_MAX)
+        if self._pid != os.getpid():
             self._closed = True
             return
         try:
-            if self._closed:
-                return
-            with contextlib.suppress(psycopg.Error, StoreFailed):  # they are counts of what came to nothing
-                if self._samples.all():
-                    with self._writer.transaction():
-                        self._filing.write_samples(self._writer, self._samples.taken())
+            if locked and not self._closed:
+                with contextlib.suppress(
+                    psycopg.Error
+                ):  # they are counts of what came to nothing; who listens here looks by himself soon, too
+                    self._told_last()
             self._closed = True
-            with contextlib.suppress(psycopg.Error):  # who listens here looks by himself soon, too
-                if self._threads:
-                    self._writer.execute("select pg_notify(%s, '0')", (self._channel,))
         finally:
-            self._lock.release()
+            if locked:
+                self._lock.release()
         self._notify_due.set()
         with self._grown:
             self._grown.notify_all()
@@ -232,7 +246,18 @@ class PostgresStore:
             thread.join(CLOSE_SECONDS_MAX)
         while self._readers:
             self._readers.pop().close()
-        self._writer.close()
+        if locked:
+            self._writer.close()
+
+    def _told_last(self) -> None:
+        """Write the samples, under the lock of the log as in a commit, and send the last notice."""
+        if self._samples.all():
+            with self._writer.transaction():
+                self._writer.execute(f"set local lock_timeout = {int(POLL_SECONDS * 1000)}".encode())
+                self._writer.execute(self.where.sql(LOCK))
+                self._filing.write_samples(self._writer, self._samples.taken())
+        if self._threads:
+            self._writer.execute("select pg_notify(%s, %s)", (self._channel, str(self._last_seen)))
 
     # --- the shelf
 
@@ -249,7 +274,9 @@ class PostgresStore:
         if differs and not guest:
             self._rebuild(progress)
         elif not guest and any(name not in self._stored for name in reading):
-            self._file_now()  # that of more names it is said how they are read is written at once: others may read them otherwise
+            self._file_now(
+                CLOSE_SECONDS_MAX
+            )  # that of more names it is said how they are read is written at once: others may read them otherwise
         return not self._strange
 
     def found_by(self, reading: Mapping[int, str], _terms_of: Callable[[Row], Terms], /) -> bool:
@@ -258,21 +285,21 @@ class PostgresStore:
 
     def find_id(self, id: str) -> Sequence[int]:
         """Return the positions of the rows that may use this id."""
-        self._have_filed()
-        return [position for (position,) in self._asked("select position from @used where hash = %s order by position", (hash_of(id),))]
+        found, rest = self._looked_up("array(select position from @used where hash = %s order by position)", hash_of(id))
+        return [*found, *(position for position, used in rest if used == id)]
 
     def find_ids(self, ids: Sequence[str]) -> frozenset[str]:
         """Return those of these ids that some row may use."""
         by_hash: dict[int, list[str]] = {}
         for id in ids:  # noqa: A001 - as everywhere
             by_hash.setdefault(hash_of(id), []).append(id)
-        self._have_filed()
-        hashes = self._asked("select distinct hash from @used where hash = any(%s)", (list(by_hash),))
-        return frozenset(id for (hashed,) in hashes for id in by_hash[hashed])  # noqa: A001 - as everywhere
+        found, rest = self._looked_up("array(select distinct hash from @used where hash = any(%s))", list(by_hash))
+        unfiled = {id for _, id in rest}  # noqa: A001 - as everywhere
+        return frozenset(id for hashed in found for id in by_hash[hashed]) | frozenset(id for id in ids if id in unfiled)  # noqa: A001 - as everywhere
 
     def counted(self, after: int, until: int | None, counts_of: Callable[[Row], Sequence[tuple[str, int]]]) -> Mapping[str, int]:
-        """Add up what rows count, by blocks of positions; at both ends row by row."""
-        self._have_filed()
+        """Add up what rows count, by blocks of positions; at both ends, and what is not filed yet, row by row."""
+        self._looked_up("0")
         with self._reader() as reader, reader.transaction():
             reader.execute("set transaction isolation level repeatable read read only")
             return stretch(self.where, reader, after, until, lambda first, last: self._counts_between(reader, first, last, counts_of))
@@ -313,49 +340,46 @@ class PostgresStore:
         return connection
 
     def _begun(self, seen: int, deadline: float) -> tuple[Standing, Sequence[Row]]:
-        """Begin a transaction, lock the head, and read what is unseen. A lost connection is made anew: nothing is decided yet."""
+        """Begin a transaction, lock the head, and read what is unseen. What fails is undone by the caller."""
+        standing, rows = self._begun_at(seen, deadline)
+        try:
+            self._look_at_reading(standing.reading, self._writer)
+            self._filing.begin(standing.reading)
+            if rows and self._strange and not self._guest:
+                raise _other_reading(self.url)
+            return self._file_up_to(standing), rows
+        except psycopg.Error as error:
+            raise _failed(error) from error
+
+    def _begun_at(self, seen: int, deadline: float) -> tuple[Standing, Sequence[Row]]:
+        """Lock the head, and see that it is that of the same history. A lost connection is made anew: nothing is decided yet."""
         while True:
             try:
                 standing, rows = self._locked(seen, deadline)
+                self._check_history(standing)
             except errors.LockNotAvailable as error:
-                self._rolled_back()
                 raise Overloaded("another process holds the log's lock; nothing was recorded", url=self.url) from error
-            except psycopg.OperationalError as error:
-                if not self._writer.broken and not self._writer.closed:
-                    self._rolled_back()
+            except psycopg.Error as error:
+                if not _is_lost(self._writer, error):
                     raise _failed(error) from error
                 self._connect_again(deadline, error)
-            except psycopg.Error as error:
-                self._rolled_back()
-                raise _failed(error) from error
-            except BaseException:
-                self._rolled_back()
-                raise
             else:
-                try:
-                    self._check_history(standing)
-                    self._look_at_reading(standing.reading, self._writer)
-                    if rows and self._strange and not self._guest:
-                        raise _other_reading(self.url)
-                    return self._file_up_to(standing), rows
-                except psycopg.Error as error:
-                    self._rolled_back()
-                    raise _failed(error) from error
-                except BaseException:
-                    self._rolled_back()
-                    raise
+                return standing, rows
 
     def _locked(self, seen: int, deadline: float) -> tuple[Standing, list[Row]]:
         writer = self._writer
-        left = min(max(int((deadline - time.monotonic()) * 1000), 1), LOCK_MS_MAX)
-        with writer.pipeline():
-            writer.execute("begin")
+        if not writer.closed and writer.pgconn.transaction_status != _IDLE:  # as an interrupt may leave it
+            writer.close()
+        left = int(max(min((deadline - time.monotonic()) * 1000, LOCK_MS_MAX), 1))
+        self._transaction_of = threading.get_ident()
+        with _in_one_go(writer):
+            writer.execute("begin isolation level read committed, read write")  # each statement sees what the one before has waited for
             writer.execute(f"set local lock_timeout = {left}".encode())
             locked = writer.execute(self.where.sql(LOCK), binary=True)
             unseen = writer.execute(
                 self.where.sql(f"select {ROW} from @log where position > %s order by position"), (min(seen, 1 << 62),), binary=True
             )
-        [standing] = locked.fetchall()  # after the block: there it would be a round trip of its own
+        [(*standing, self._transaction)] = locked.fetchall()  # after the block: there it would be a round trip of its own
         return Standing(*standing), [Row(*found) for found in unseen.fetchall()]
 
     def _connect_again(self, deadline: float, error: psycopg.Error) -> None:
@@ -405,33 +429,36 @@ class PostgresStore:
             self._since_samples, samples = 0, self._samples.taken()
         try:
             started = time.perf_counter()
-            with writer.pipeline():
+            with _in_one_go(writer):
                 if commit.instead:
                     self._replaced(commit.instead)
                     filed = tagged = 0
+                    after = after._replace(reading=os.urandom(8).hex())  # others forget what they know of the index
                 if commit.rows:
-                    if not commit.instead:
+                    if not commit.instead and filed == standing.position:
                         self._filing.file(writer, commit.rows, commit.terms, tags=tags)
                         filed, tagged = after.position, after.position if tags else tagged
-                    reading = self._write_more_names() if tags else after.reading
+                    reading = self._write_more_names(after.reading) if tags else after.reading
                     after = after._replace(filed=filed, tagged=tagged, reading=reading)
                     writer.execute(self.where.sql(ADD), (*_columns(commit.rows), filed, tagged, reading))
                 elif commit.instead:
                     after = after._replace(filed=0, tagged=0)
-                    writer.execute(self.where.sql("update @head set filed = 0, tagged = 0"))
+                    writer.execute(self.where.sql("update @head set filed = 0, tagged = 0, reading = %s"), (after.reading,))
                 self._write_notes(commit.notes)
                 if samples:
                     self._filing.write_samples(writer, samples)
                 writer.execute("commit")
             seconds = time.perf_counter() - started
             self.sync_seconds += (seconds - self.sync_seconds) / 16
-        except psycopg.Error as error:
+        except BaseException as error:
             for (handler, outcome), (count, ran, what) in samples.items():
                 self._samples.add(handler, outcome, ran, what, count)
-            self._filing.forget()
-            if not writer.broken and not writer.closed:
+            if not isinstance(error, psycopg.Error) or _is_undone(writer, error):
                 raise
+            self._filing.drop()
             self._settle(commit, error)
+        self._filing.keep()
+        self._transaction_of = 0
         self._standing = after
         return after.head
 
@@ -483,12 +510,16 @@ class PostgresStore:
                         found = self._writer.execute(
                             self.where.sql("select digest, records from @log where position = %s"), (first.position,), binary=True
                         ).fetchone()
-                        took_place = found is not None and found[0] == first.digest and found[1] == first.records
+                        took_place = found is not None and found[0] == first.digest and (bool(commit.rows) or found[1] == first.records)
                     else:
                         there: dict[str, str] = dict(
                             self._writer.execute(self.where.sql("select key, body from @note where key = any(%s)"), (list(commit.notes),))
                         )
                         took_place = all(there.get(key) == body for key, body in commit.notes.items())
+                        if not took_place and not self._is_aborted():
+                            raise OutcomeUnknown(
+                                "the connection was lost in a commit of notes, and others have written them since", url=self.url
+                            )
             except psycopg.Error as again:
                 if time.monotonic() > deadline:
                     raise OutcomeUnknown(
@@ -500,10 +531,36 @@ class PostgresStore:
         if not took_place:
             raise StoreFailed(f"the connection was lost, and nothing was recorded: {_said(error)}", error=_said(error)) from error
 
+    def _is_aborted(self) -> bool:
+        """Say whether the transaction that was lost has surely come to nothing."""
+        try:
+            with self._writer.transaction():
+                found = self._writer.execute("select pg_xact_status(%s::xid8)", (self._transaction,)).fetchone()
+        except errors.InvalidParameterValue:  # the server that answers now has not come so far: it never had it
+            return True
+        return found is not None and found[0] == "aborted"
+
+    def _undone(self, error: BaseException) -> None:
+        """Undo what this thread has begun, if it has. After an interrupt nobody knows where the connection is: it is made anew."""
+        if self._transaction_of == threading.get_ident():
+            if isinstance(error, Exception):
+                self._rolled_back()
+            else:
+                self._filing.drop()
+                self._transaction_of = 0
+                self._writer.close()
+
     def _rolled_back(self) -> None:
-        with contextlib.suppress(psycopg.Error):  # a connection that is lost is made anew with the next commit
-            if not self._writer.closed and self._writer.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
-                self._writer.execute("rollback")
+        self._filing.drop()
+        self._transaction_of = 0
+        try:
+            if not self._writer.closed and self._writer.pgconn.transaction_status != _IDLE:
+                if self._writer.pgconn.pipeline_status != psycopg.pq.PipelineStatus.OFF:
+                    self._writer.close()
+                else:
+                    self._writer.execute("rollback")
+        except psycopg.Error:  # it is made anew with the next commit
+            self._writer.close()
 
     def _noted(self, start: str) -> Mapping[str, str]:
         """Return notes under the lock."""
@@ -522,12 +579,15 @@ class PostgresStore:
 
     def _tell(self, position: int) -> None:
         """Wake those who wait, here at once, elsewhere by a notice after the commit."""
-        self._last_seen = max(self._last_seen, position)
-        if self._waiting:
-            with self._grown:
-                self._grown.notify_all()
+        self._hear(position)
         self._started("happened-notify", self._notify)
         self._notify_due.set()
+
+    def _hear(self, position: int) -> None:
+        with self._grown:
+            self._told += 1
+            self._last_seen = max(self._last_seen, position)
+            self._grown.notify_all()
 
     def _listening(self) -> None:
         self._started("happened-listen", self._listen)
@@ -548,7 +608,7 @@ class PostgresStore:
             if self._closed:
                 return
             self._notify_due.clear()
-            with contextlib.suppress(StoreFailed):  # they look by themselves, too
+            with contextlib.suppress(Error):  # they look by themselves, too
                 self._asked("select pg_notify(%s, %s)", (self._channel, str(self._last_seen)))
 
     @property
@@ -563,9 +623,8 @@ class PostgresStore:
                     connection.execute(f'listen "{self._channel}"'.encode())
                     while not self._closed:
                         for notice in connection.notifies(timeout=POLL_SECONDS, stop_after=1):
-                            self._last_seen = max(self._last_seen, int(notice.payload))
-                        with self._grown:
-                            self._grown.notify_all()
+                            if notice.payload.isdecimal():  # anybody may send one
+                                self._hear(int(notice.payload))
             except psycopg.Error:  # those who wait look by themselves meanwhile
                 time.sleep(POLL_SECONDS)
 
@@ -574,19 +633,24 @@ class PostgresStore:
     def _clashes(self) -> list[int]:
         return [name for name, how in self._reading.items() if self._stored.get(name, how) != how]
 
-    def _write_more_names(self) -> str:
-        """Write, in the open transaction, how names are read that are new since; return which making of the index it is now.
+    def _write_more_names(self, generation: str) -> str:
+        """Write, in the open transaction, how names are read that are new since; return which making of the index it is now, in the place of one.
 
         Where that is not committed, the next look at the head sees that it is another one.
         """
         with self._index_lock:
             if any(name not in self._stored for name in self._reading):
                 self._stored = {**self._stored, **self._reading}
-                self._generation = self._write_reading(self._stored)
-            return self._generation
+                self._generation = generation = self._write_reading(self._stored)
+            return generation
 
     def _tags_are_filed(self) -> bool:
         return self._terms_of is not None and not self._strange
+
+    def _knows_names(self) -> bool:
+        """Say whether this process has said how it reads all names that others have: only then it may file the tags of their rows."""
+        with self._index_lock:
+            return self._stored.keys() <= self._reading.keys()
 
     def _look_at_reading(self, generation: str, connection: Connection) -> None:
         """Take in that another process has said how more names are read, or has made the index anew."""
@@ -608,27 +672,52 @@ class PostgresStore:
     def _is_filed(self, position: int, filed: int, tagged: int) -> bool:
         return self._terms_of is None or (filed >= position and (tagged >= position or self._strange))
 
-    def _have_filed(self) -> None:
-        """See that all is in the index that this process looks up there. Nearly always it is."""
-        if self._owner != threading.get_ident() and not self._is_filed(*self._asked("select position, filed, tagged from @head")[0]):
-            self._file_now()
+    def _looked_up(self, what: str, *values: object) -> tuple[Any, Iterator[tuple[int, str | None]]]:
+        """Look something up among what is filed; return it, and position and id of each row that is not filed yet, as of the same moment."""
+        for again in (True, False):
+            [(last, filed, found)] = self._asked(f"select position, filed, {what} from @head", values)
+            if self._terms_of is None or filed >= last or self._owner == threading.get_ident():
+                return found, iter(())
+            if again:
+                self._file_if_free()
+        return found, self._ids_after(filed, last)
 
-    def _file_now(self) -> None:
+    def _ids_after(self, after: int, until: int) -> Iterator[tuple[int, str | None]]:
+        with self._reader() as reader:
+            for rows, terms in self._rows_after(reader, after, until):
+                yield from ((row.position, found.id) for row, found in zip(rows, terms, strict=True))
+
+    def _file_if_free(self) -> None:
+        """File what others have left, unless somebody holds the lock: who only reads waits for nobody."""
+        with contextlib.suppress(Overloaded):
+            self._file_now(FILE_SECONDS)
+
+    def _file_now(self, wait_seconds_max: float) -> None:
         """File, under the lock, what others have left."""
-        with self._lock:
+        try:
+            if not self._lock.acquire(timeout=wait_seconds_max):
+                raise Overloaded("the log's lock is not free; nothing was filed", url=self.url)
             self._check_usable()
-            self._begun(1 << 62, time.monotonic() + CLOSE_SECONDS_MAX)
             try:
+                self._begun(1 << 62, time.monotonic() + wait_seconds_max)
                 self._writer.execute("commit")
             except psycopg.Error as error:
-                self._filing.forget()
-                self._rolled_back()
                 raise _failed(error) from error
+            self._filing.keep()
+            self._transaction_of = 0
+        except BaseException as error:
+            self._undone(error)
+            raise
+        finally:
+            try:  # noqa: SIM105 - see `append`
+                self._lock.release()
+            except RuntimeError:
+                pass
 
     def _file_up_to(self, standing: Standing) -> Standing:
         """File what others have left, a guest or who has erased something, under the lock; return where the log stands then."""
         filed, tagged = standing.filed, standing.tagged
-        tags = self._tags_are_filed()
+        tags = self._tags_are_filed() and self._knows_names()
         if self._is_filed(standing.position, filed, tagged) and not (tags and any(name not in self._stored for name in self._reading)):
             return standing
         for rows, terms in self._rows_after(self._writer, min(filed, tagged) if tags else filed, standing.position):
@@ -640,7 +729,7 @@ class PostgresStore:
                 tags_after=tagged,
                 filed_after=filed,
             )
-        reading = self._write_more_names() if tags else standing.reading
+        reading = self._write_more_names(standing.reading) if tags else standing.reading
         tagged = standing.position if tags else tagged
         self._writer.execute(self.where.sql("update @head set filed = %s, tagged = %s, reading = %s"), (standing.position, tagged, reading))
         self._standing = standing._replace(filed=standing.position, tagged=tagged, reading=reading)
@@ -664,41 +753,31 @@ class PostgresStore:
         """Make the index anew by today's reading, under the lock."""
         with self._lock:
             self._check_usable()
-            standing, _ = self._begun_to_rebuild()
             try:
-                self._filing.forget()
-                for table in ("tag", "used", "block", "counted"):
-                    self._writer.execute(self.where.sql(f"delete from @{table}"))
-                for rows, terms in self._rows_after(self._writer, 0, standing.position):
-                    self._filing.file(self._writer, rows, terms, tags=True)
-                    progress(rows[-1].last, standing.position)
-                reading = self._write_reading(self._reading)
-                after = standing._replace(filed=standing.position, tagged=standing.position, reading=reading)
-                self._writer.execute(self.where.sql("update @head set filed = position, tagged = position, reading = %s"), (reading,))
-                self._writer.execute("commit")
-            except psycopg.Error as error:
-                self._filing.forget()
-                self._rolled_back()
-                raise _failed(error) from error
-            except BaseException:
-                self._filing.forget()
-                self._rolled_back()
+                self._rebuilt(progress)
+            except BaseException as error:
+                self._undone(error)
                 raise
-            self._standing = after
-            with self._index_lock:
-                self._stored, self._generation, self._strange = dict(self._reading), reading, False
 
-    def _begun_to_rebuild(self) -> tuple[Standing, Sequence[Row]]:
+    def _rebuilt(self, progress: Callable[[int, int], None]) -> None:
+        standing, _ = self._begun_at(1 << 62, time.monotonic() + CLOSE_SECONDS_MAX)
         try:
-            standing, rows = self._locked(1 << 62, time.monotonic() + CLOSE_SECONDS_MAX)
-            self._check_history(standing)
-        except errors.LockNotAvailable as error:
-            self._rolled_back()
-            raise Overloaded("another process holds the log's lock; the index was not made anew", url=self.url) from error
+            self._filing.forget()
+            for table in ("tag", "used", "block", "counted"):
+                self._writer.execute(self.where.sql(f"delete from @{table}"))
+            for rows, terms in self._rows_after(self._writer, 0, standing.position):
+                self._filing.file(self._writer, rows, terms, tags=True)
+                progress(rows[-1].last, standing.position)
+            reading = self._write_reading(self._reading)
+            self._writer.execute(self.where.sql("update @head set filed = position, tagged = position, reading = %s"), (reading,))
+            self._writer.execute("commit")
         except psycopg.Error as error:
-            self._rolled_back()
             raise _failed(error) from error
-        return standing, rows
+        self._filing.forget()
+        self._transaction_of = 0
+        self._standing = standing._replace(filed=standing.position, tagged=standing.position, reading=reading)
+        with self._index_lock:
+            self._stored, self._generation, self._strange = dict(self._reading), reading, False
 
     # --- reading
 
@@ -750,8 +829,11 @@ class PostgresStore:
             if found:
                 yield found
 
-    def _places(self, wanted: Sequence[Wanted]) -> tuple[Sequence[int], list[tuple[int, int]], int]:
-        """Return where there is something wanted, by the index: positions of rows, and ranges; and up to where it knows. All as of one moment."""
+    def _places(self, wanted: Sequence[Wanted], *, again: bool = False) -> tuple[Sequence[int], list[tuple[int, int]], int]:
+        """Return where there is something wanted, by the index: positions of rows, and ranges; and up to where it knows. All as of one moment.
+
+        What is not filed yet is a range of its own.
+        """
         asked: list[str] = []
         values: list[Any] = []
         kinds: list[str] = []
@@ -776,10 +858,10 @@ class PostgresStore:
             if generation != self._generation:
                 with self._reader() as reader:
                     self._look_at_reading(generation, reader)
-                return self._places(wanted)
-            if not self._is_filed(last, filed, tagged):
-                self._file_now()
-                return self._places(wanted)
+                return self._places(wanted, again=again)
+            if not again and not self._is_filed(last, filed, tagged):
+                self._file_if_free()
+                return self._places(wanted, again=True)
             if self._strange and not self._guest and any(item.terms for item in wanted):
                 raise _other_reading(self.url)
         positions: set[int] = set()
@@ -790,8 +872,11 @@ class PostgresStore:
                 ranges.append((0, last))
             elif kind == "terms":
                 positions.update(next(answers))
+                ranges.append((tagged + 1, last))
             else:
                 ranges += self._filing.ranges(next(answers))
+                ranges.append((filed + 1, last))
+        ranges = [(first, end) for first, end in ranges if first <= end]
         return sorted(positions), ranges, last
 
     def _counts_between(
@@ -812,8 +897,8 @@ class PostgresStore:
             with self._reader(fresh=attempt > 0) as reader:
                 try:
                     return reader.execute(self.where.sql(sql), values, binary=binary).fetchall()
-                except psycopg.OperationalError:
-                    if attempt or not reader.broken:
+                except psycopg.OperationalError as error:
+                    if attempt or not _is_lost(reader, error):
                         raise
         raise AssertionError("the second attempt returns or raises")
 
@@ -828,8 +913,11 @@ class PostgresStore:
             yield reader
         except psycopg.Error as error:
             raise _read_failed(error) from error
+        except BaseException:  # after an interrupt nobody knows where it is
+            reader.close()
+            raise
         finally:
-            if self._closed or reader.broken or reader.closed or len(self._readers) >= KEEP_READERS:
+            if self._closed or reader.closed or reader.pgconn.transaction_status != _IDLE or len(self._readers) >= KEEP_READERS:
                 reader.close()
             else:
                 self._readers.append(reader)
@@ -848,6 +936,7 @@ class PostgresStore:
         return self.where.connect()
 
 
+_IDLE = psycopg.pq.TransactionStatus.IDLE
 _START = (START.position, START.at, START.digest, 0, 0, 0, "")
 _STANDING = "select position, at, digest, row, filed, tagged, reading from @head"
 _NOTES = "select key, body from @note where key >= %s and key < %s"
@@ -885,6 +974,41 @@ def _ordered(ranges: Sequence[tuple[int, int]], positions: Sequence[int], *, bac
 
 def _other_reading(url: str) -> Incompatible:
     return Incompatible("another process reads the tags of this log otherwise: run the same code in all of them", url=url)
+
+
+@contextlib.contextmanager
+def _in_one_go(connection: Connection) -> Generator[None]:
+    """Send statements in one round trip. An interrupt is passed on as it is: the driver may say instead that it could not end the round trip."""
+    try:
+        with connection.pipeline():
+            yield
+    except psycopg.Error as error:
+        before = error.__context__
+        while before is not None:
+            if isinstance(before, KeyboardInterrupt):
+                raise before from None
+            before = before.__context__
+        raise
+
+
+def _is_lost(connection: Connection, error: psycopg.Error) -> bool:
+    """Say whether a connection is gone. The server says so before it hangs up: then it is still there to look at."""
+    return connection.closed or connection.broken or error.diag.severity_nonlocalized in ("FATAL", "PANIC")
+
+
+def _is_undone(connection: Connection, error: psycopg.Error) -> bool:
+    """Say whether the open transaction has surely come to nothing: the server said so, or nothing was sent for it that commits."""
+    if _is_lost(connection, error):
+        return False
+    status = connection.pgconn.transaction_status
+    statuses = psycopg.pq.TransactionStatus
+    return status == statuses.INERROR or (status == statuses.INTRANS and not isinstance(error, psycopg.OperationalError))
+
+
+def _has_dead_rows(said: errors.Diagnostic) -> bool:
+    """Say whether a table that was written anew still has rows that were deleted, since some transaction may look at them. It is the first number there."""
+    number = re.search(r"\d+", said.message_detail or "")
+    return said.severity_nonlocalized == "INFO" and number is not None and int(number[0]) > 0
 
 
 def _said(error: psycopg.Error) -> str:

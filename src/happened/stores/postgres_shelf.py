@@ -38,11 +38,30 @@ class Filing:
     def __init__(self, where: Where) -> None:
         self._where = where
         self._known: set[tuple[int, int]] = set()
-        """Names and blocks that were written by this process."""
+        """Names and blocks that this process has written or found, of one making of the index."""
+        self._written: set[tuple[int, int]] = set()
+        """Those of the open transaction."""
+        self._making = ""
+
+    def begin(self, making: str) -> None:
+        """Say of which making of the index this transaction is: what was known of another is forgotten."""
+        if making != self._making:
+            self._known.clear()
+            self._making = making
+
+    def keep(self) -> None:
+        """Take what was written for known: it was committed."""
+        self._known |= self._written
+        self._written.clear()
+
+    def drop(self) -> None:
+        """Forget what was written: it was not committed, or nobody knows."""
+        self._written.clear()
 
     def forget(self) -> None:
-        """Forget what was written: it was not committed, or is not there any more."""
+        """Forget all that is known: it is not there any more."""
         self._known.clear()
+        self._written.clear()
 
     def file(
         self, connection: Connection, rows: Sequence[Row], terms: Sequence[Terms], *, tags: bool, tags_after: int = 0, filed_after: int = 0
@@ -64,8 +83,8 @@ class Filing:
             blocks.update(dict.fromkeys((name, block) for name in found.names))
             for text, number in found.counts:
                 counted[block, text] = counted.get((block, text), 0) + number
-        fresh = [one for one in blocks if one not in self._known]
-        self._known.update(fresh)
+        fresh = [one for one in blocks if one not in self._known and one not in self._written]
+        self._written.update(fresh)
         entries = (
             *_columns(tagged, 2),
             *_columns(used, 2),
@@ -98,7 +117,13 @@ def stretch(
 
     Cost: some rows for each block, and at most 4,096 positions at each end.
     """
-    [(head,)] = connection.execute(where.sql("select position from @head")).fetchall()
+    [(position, filed)] = connection.execute(where.sql("select position, filed from @head")).fetchall()
+    if filed < position and (until is None or until > filed):
+        both = stretch(where, connection, after, filed, rows)
+        first = _behind(where, connection, max(after, filed)) + 1
+        _add(both, rows(first, position if until is None else _behind(where, connection, until)))
+        return both
+    head = min(position, filed)
     first = _behind(where, connection, after) + 1
     last = head if until is None else _behind(where, connection, until)
     if last < first:

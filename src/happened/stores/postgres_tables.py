@@ -6,10 +6,10 @@ Each step of `MIGRATIONS` has a number, and is taken once.
 """
 
 import re
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple  # Any: rows of the columns that were asked for
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 import psycopg
 from psycopg import conninfo
@@ -95,6 +95,9 @@ MIGRATIONS = (
 What a commit does is in functions, since a server plans those once for a connection, and needs no statement prepared by a name.
 """
 
+_DEFAULTS = {"connect_timeout": str(CONNECT_SECONDS_MAX), "fallback_application_name": "happened"}
+_UNREADABLE = "the URL of a log can't be read: write /, ?, #, [ and @ in a password as %2F, %3F, %23, %5B and %40"
+_SECRET = ("password", "sslpassword", "oauth_client_secret")
 _SCHEMA_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
 
 
@@ -111,9 +114,7 @@ class Where(NamedTuple):
 
     def connect(self) -> Connection:
         """Connect. Statements are not prepared, and nothing is set for a session: a pooler may hand the next transaction to another one."""
-        connection = psycopg.connect(
-            self.to, autocommit=True, connect_timeout=CONNECT_SECONDS_MAX, prepare_threshold=None, application_name="happened"
-        )
+        connection = psycopg.connect(self.to, autocommit=True, prepare_threshold=None, client_encoding="UTF8")
         connection.add_notice_handler(_ignore)
         return connection
 
@@ -124,23 +125,39 @@ def _ignore(_notice: object) -> None:
 
 def where_in(url: str) -> Where:
     """Read a URL: `postgresql://user@host:port/database?schema=shop`; all else is as `libpq` takes it. `Invalid` where it can't be read."""
-    parts = urlsplit(url)
-    pairs = parse_qsl(parts.query, keep_blank_values=True)
-    schemas = [value for key, value in pairs if key == "schema"]
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # its text may quote a password
+        raise Invalid(_UNREADABLE) from None
+    pairs = [tuple(one.partition("=")[::2]) for one in parts.query.split("&") if one]  # as they stand: `libpq` reads a + as itself
+    schemas = [unquote(value) for key, value in pairs if key == "schema"]
     schema = schemas[-1] if schemas else SCHEMA
     if not _SCHEMA_NAME.fullmatch(schema):
         raise Invalid(f"`{schema}` is no name for a schema: letters, digits and _, at most 63", schema=schema)
-    netloc = parts.netloc
-    if parts.password is not None:
-        netloc = netloc.replace(f":{parts.password}@", "@", 1)
-    rest = [(key, value) for key, value in pairs if key != "schema"]
-    connect = urlunsplit(("postgresql", parts.netloc, parts.path, urlencode(rest), ""))
-    said = urlunsplit((parts.scheme, netloc, parts.path, urlencode([pair for pair in pairs if pair[0] != "password"]), ""))
+    kept = [(key, value) for key, value in pairs if key != "schema"]
+    given = {key for key, _ in kept}
+    kept += [(key, value) for key, value in _DEFAULTS.items() if key not in given]
+    connect = urlunsplit(("postgresql", parts.netloc, parts.path, _query(kept), ""))
+    user, at, place = parts.netloc.rpartition("@")
+    said = urlunsplit(
+        (parts.scheme, user.partition(":")[0] + at + place, parts.path, _query([one for one in pairs if one[0] not in _SECRET]), "")
+    )
+    if parts.fragment or (not at and "@" in parts.path + parts.query.partition("=")[0]):
+        raise Invalid(_UNREADABLE)
     try:
         conninfo.conninfo_to_dict(connect)
     except psycopg.ProgrammingError as error:
-        raise Invalid(f"`{said}` names no database: write postgresql://user@host:port/database?schema=shop ({error})", url=said) from error
+        why = "" if "%" in user or any(key in _SECRET for key in given) else f" ({_one_line(error)})"  # it may quote a password
+        raise Invalid(f"`{said}` names no database: write postgresql://user@host:port/database?schema=shop{why}", url=said) from error
     return Where(connect, schema, said)
+
+
+def _query(pairs: Sequence[tuple[str, ...]]) -> str:
+    return "&".join("=".join(pair) for pair in pairs)
+
+
+def _one_line(error: psycopg.Error) -> str:
+    return " ".join(str(error).split())
 
 
 def number_of(where: Where, connection: Connection) -> int:
@@ -180,7 +197,7 @@ def _connected(where: Where) -> Generator[Connection]:
     try:
         connection = where.connect()
     except psycopg.OperationalError as error:
-        raise Invalid(f"{where.said} can't be reached: {' '.join(str(error).split())}", url=where.said) from error
+        raise Invalid(f"{where.said} can't be reached: {_one_line(error)}", url=where.said) from error
     with connection:
         yield connection
 
@@ -192,11 +209,17 @@ def migrate(where: Where, connection: Connection) -> list[int]:
     """
     if connection.info.server_version < POSTGRES_MIN:
         raise Invalid(f"{where.said} is PostgreSQL {connection.info.server_version // 10000}: 14 is the oldest that is supported")
+    encoding = connection.info.parameter_status("server_encoding")
+    if encoding != "UTF8":
+        raise Invalid(
+            f"the database of {where.said} keeps texts as {encoding}: a log needs one that was made with encoding UTF8", url=where.said
+        )
     if _checked(number_of(where, connection), where) == len(MIGRATIONS):
         return []
     taken: list[int] = []
     try:
         with connection.transaction():
+            connection.execute("set transaction isolation level read committed, read write")  # to see what was waited for
             connection.execute("select pg_advisory_xact_lock(hashtext(%s))", (f"happened {where.schema}",))
             there = connection.execute("select 1 from pg_namespace where nspname = %s", (where.schema,)).fetchone()
             if there is None:
