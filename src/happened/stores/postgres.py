@@ -621,6 +621,8 @@ class PostgresStore:
             try:
                 with self.where.connect() as connection:
                     connection.execute(f'listen "{self._channel}"'.encode())
+                    for (position,) in connection.execute(self.where.sql("select position from @head")):
+                        self._hear(position)  # what was committed before anybody listened here
                     while not self._closed:
                         for notice in connection.notifies(timeout=POLL_SECONDS, stop_after=1):
                             if notice.payload.isdecimal():  # anybody may send one
