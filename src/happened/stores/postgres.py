@@ -24,9 +24,10 @@ from psycopg import errors
 
 from happened.core.errors import Broken, Closed, Diverged, Error, Forked, Incompatible, Invalid, OutcomeUnknown, Overloaded, StoreFailed
 from happened.core.store import START, Bare, Commit, Head, Row, Terms, Unseen, Wanted
-from happened.stores.postgres_shelf import Filing, hash_of, reading_in, reading_text, stretch
+from happened.stores.postgres_shelf import Filing, hash_of, stretch
 from happened.stores.postgres_tables import Connection, Where, migrate, where_in
 from happened.stores.samples import Samples
+from happened.stores.shelving import keys_between, merged, reading_in, reading_text
 
 ROW = "position, count, at, head, input, records, salts, digest"
 BARE = "position + (input is not null)::int, position + count, records"
@@ -177,7 +178,7 @@ class PostgresStore:
 
     def notes(self, start: str, before: str | None = None) -> Mapping[str, str]:
         """Return the durable notes whose key starts with a text."""
-        return dict(self._asked(_NOTES, _noted_between(start, before)))
+        return dict(self._asked(_NOTES, keys_between(start, before)))
 
     def wait(self, after: int, wait_seconds_max: float) -> int:
         """Wait until something lies after this position."""
@@ -231,9 +232,7 @@ class PostgresStore:
             return
         try:
             if locked and not self._closed:
-                with contextlib.suppress(
-                    psycopg.Error
-                ):  # they are counts of what came to nothing; who listens here looks by himself soon, too
+                with contextlib.suppress(psycopg.Error):  # counts of what came to nothing, and who listens looks by himself soon
                     self._told_last()
             self._closed = True
         finally:
@@ -274,9 +273,7 @@ class PostgresStore:
         if differs and not guest:
             self._rebuild(progress)
         elif not guest and any(name not in self._stored for name in reading):
-            self._file_now(
-                CLOSE_SECONDS_MAX
-            )  # that of more names it is said how they are read is written at once: others may read them otherwise
+            self._file_now(CLOSE_SECONDS_MAX)  # how more names are read is written at once: others may read them otherwise
         return not self._strange
 
     def found_by(self, reading: Mapping[int, str], _terms_of: Callable[[Row], Terms], /) -> bool:
@@ -565,7 +562,7 @@ class PostgresStore:
     def _noted(self, start: str) -> Mapping[str, str]:
         """Return notes under the lock."""
         try:
-            return dict(self._writer.execute(self.where.sql(_NOTES), _noted_between(start, None)).fetchall())
+            return dict(self._writer.execute(self.where.sql(_NOTES), keys_between(start, None)).fetchall())
         except psycopg.Error as error:
             raise _failed(error) from error
 
@@ -799,7 +796,8 @@ class PostgresStore:
             yield from self._pages_at(columns, positions, after, last, backwards=backwards, rows_max=rows_max)
             return
         [(begun,)] = self._asked("select coalesce(max(position), 0) from @log where position <= %s", (after,))
-        for low, high in _ordered(ranges, positions, backwards=backwards):
+        ordered = merged([*ranges, *((position, position) for position in positions)])
+        for low, high in reversed(ordered) if backwards else ordered:
             first, end = max(low, begun), min(high, last)
             while first <= end:
                 found = self._asked(
@@ -945,11 +943,6 @@ _NOTES = "select key, body from @note where key >= %s and key < %s"
 _READING = "select reading, coalesce((select body from @shelf where key = 'reading'), '') from @head"
 
 
-def _noted_between(start: str, before: str | None) -> tuple[str, str]:
-    end = start + "\U0010ffff"
-    return start, end if before is None else min(before, end)
-
-
 def _columns(rows: Sequence[Row]) -> tuple[list[Any], ...]:
     return (
         [row.position for row in rows],
@@ -961,17 +954,6 @@ def _columns(rows: Sequence[Row]) -> tuple[list[Any], ...]:
         [row.salts for row in rows],
         [row.digest for row in rows],
     )
-
-
-def _ordered(ranges: Sequence[tuple[int, int]], positions: Sequence[int], *, backwards: bool) -> list[tuple[int, int]]:
-    """Return ranges and single positions as ranges that do not overlap, in order or backwards."""
-    merged: list[tuple[int, int]] = []
-    for first, last in sorted([*ranges, *((position, position) for position in positions)]):
-        if merged and first <= merged[-1][1] + 1:
-            merged[-1] = (merged[-1][0], max(last, merged[-1][1]))
-        else:
-            merged.append((first, last))
-    return merged[::-1] if backwards else merged
 
 
 def _other_reading(url: str) -> Incompatible:

@@ -22,16 +22,6 @@ def hash_of(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big", signed=True)
 
 
-def reading_text(reading: Mapping[int, str]) -> str:
-    """Return how names are read, as one text."""
-    return "\n".join(f"{name}\t{how}" for name, how in reading.items())
-
-
-def reading_in(text: str) -> dict[int, str]:
-    """Return what such a text says."""
-    return {int(name): how for name, _, how in (line.partition("\t") for line in text.split("\n") if line)}
-
-
 class Filing:
     """Writes the shelf."""
 

@@ -25,6 +25,7 @@ from happened.stores import cold, runs
 from happened.stores.cold import ASKED, BARE, COUNTED, HEADED, WHOLE, Cold, Columns, one_moment
 from happened.stores.packing import INCREMENTAL, Packing, Statement
 from happened.stores.samples import Samples
+from happened.stores.shelving import keys_between, merged, reading_in, reading_text
 
 Connect = Callable[[str], sqlite3.Connection]
 
@@ -873,8 +874,7 @@ class SqliteStore:
         self._check_reading(stored)
         if any(name not in stored for name in self._reading):
             stored.update(self._reading)
-            body = "\n".join(f"{name}\t{how}" for name, how in stored.items())
-            writer.execute("insert or replace into shelf(key, body) values('reading', ?)", (body,))
+            writer.execute("insert or replace into shelf(key, body) values('reading', ?)", (reading_text(stored),))
         self._reading_stored = stored
         self._write_samples(writer)
 
@@ -927,7 +927,7 @@ class SqliteStore:
         last = last if until is None else min(last, until)
         if ranges:
             if positions:
-                ranges = _merged([*ranges, *[(position, position) for position in positions]])
+                ranges = merged([*ranges, *[(position, position) for position in positions]])
             pages = self._read_ranges(ranges, after, last, columns, backwards=backwards, rows_max=rows_max)
         else:
             places = sorted(positions)
@@ -968,7 +968,7 @@ class SqliteStore:
                     ranges += self._runs.blocks(item.names)
                 else:
                     ranges.append((0, self._runs.indexed))
-            return positions, _merged(ranges), self._runs.indexed
+            return positions, merged(ranges), self._runs.indexed
 
     def _read_at(self, positions: Sequence[int], columns: Columns, *, rows_max: int) -> Iterator[list[Any]]:
         for start in range(0, len(positions), rows_max):
@@ -1084,9 +1084,8 @@ def _soon() -> float:
 
 
 def _noted(connection: sqlite3.Connection, start: str, before: str | None = None) -> Mapping[str, str]:
-    end = start + "\U0010ffff" if before is None else min(before, start + "\U0010ffff")
     try:
-        return dict(connection.execute("select key, body from note where key >= ? and key < ?", (start, end)).fetchall())
+        return dict(connection.execute("select key, body from note where key >= ? and key < ?", keys_between(start, before)).fetchall())
     except sqlite3.Error as error:
         raise _failed(error) from error
 
@@ -1126,15 +1125,4 @@ def _generation(connection: sqlite3.Connection) -> str:
 def reading_on(connection: sqlite3.Connection) -> dict[int, str]:
     """Return by which reading of each name the index on disk was made."""
     row = connection.execute("select body from shelf where key = 'reading'").fetchone()
-    lines = row[0].split("\n") if row is not None else ()
-    return {int(name): how for name, _, how in (line.partition("\t") for line in lines if line)}
-
-
-def _merged(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    merged: list[tuple[int, int]] = []
-    for first, last in sorted(ranges):
-        if merged and first <= merged[-1][1] + 1:
-            merged[-1] = (merged[-1][0], max(last, merged[-1][1]))
-        else:
-            merged.append((first, last))
-    return merged
+    return reading_in(row[0]) if row is not None else {}

@@ -1,0 +1,30 @@
+"""Shelving: what the shelves of several stores have in common, whatever they are kept in."""
+
+from collections.abc import Iterable, Mapping
+
+
+def merged(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return ranges of positions as ranges that neither overlap nor adjoin, in order."""
+    found: list[tuple[int, int]] = []
+    for first, last in sorted(ranges):
+        if found and first <= found[-1][1] + 1:
+            found[-1] = (found[-1][0], max(last, found[-1][1]))
+        else:
+            found.append((first, last))
+    return found
+
+
+def reading_text(reading: Mapping[int, str]) -> str:
+    """Return how names are read, as one text."""
+    return "\n".join(f"{name}\t{how}" for name, how in reading.items())
+
+
+def reading_in(text: str) -> dict[int, str]:
+    """Return what such a text says."""
+    return {int(name): how for name, _, how in (line.partition("\t") for line in text.split("\n") if line)}
+
+
+def keys_between(start: str, before: str | None) -> tuple[str, str]:
+    """Return from which key on, and before which one, those lie that start with a text and sort before another, if one is given."""
+    end = start + "\U0010ffff"
+    return start, end if before is None else min(before, end)
