@@ -20,8 +20,9 @@ from happened.log.lifting import Lifts
 from happened.log.log import Identity, Log, Progress
 from happened.log.portable import Exported, exported, imported
 from happened.log.receipt import Receipt
-from happened.shelf.rows import forget_rows
-from happened.shelf.snapshots import forget_snapshots
+from happened.shelf.connection import Place
+from happened.shelf.rows import ViewsFile, forget_rows
+from happened.shelf.snapshots import SnapshotsFile, forget_snapshots
 from happened.sourcing.memory_image import MemoryImage
 from happened.stores.machine import Machine
 from happened.stores.memory import MemoryStore
@@ -202,15 +203,34 @@ def erased_in(
         found = erased(log, what, actor=actor, reason=reason, keep=keep, dry_run=dry_run, progress=progress)
     if dry_run:
         return found
-    path = path_in(views)
     snapshots = snapshots_beside(f"sqlite:///{log.engine.path}") if isinstance(log.engine, SqliteStore) else None
 
     def forget(position: int) -> bool:
-        rows_gone = path is None or forget_rows(path, log.identity.id, position)
-        return forget_snapshots(snapshots) and rows_gone
+        rows_gone = _forget_rows(views, log.identity.id, position)
+        return _forget_snapshots(log.engine, snapshots) and rows_gone
 
     done = scrubbed(log, forget, progress)
     return msgspec.structs.replace(found, scrubbed=done)
+
+
+def _forget_rows(views: str, log: str, position: int) -> bool:
+    if is_postgres(views):
+        with _driver():
+            from happened.shelf.postgres_rows import forget_rows as forget_rows_there  # lazy: its driver is an extra
+            from happened.stores.postgres_tables import where_in  # lazy: see above
+        return forget_rows_there(where_in(views), log, position)
+    path = path_in(views)
+    return path is None or forget_rows(path, log, position)
+
+
+def _forget_snapshots(engine: Engine, path: str | None) -> bool:
+    where = getattr(engine, "where", None)  # a log in PostgreSQL knows where it is, with its password
+    if where is None:
+        return forget_snapshots(path)
+    with _driver():
+        from happened.shelf.postgres_snapshots import SnapshotsSchema  # lazy: see above
+    with contextlib.closing(SnapshotsSchema(where)) as there:
+        return there.forget()
 
 
 def copy_log(log: Log | str, to: str | Path, *, until: int | None = None, progress: Progress = lambda _done, _all: None) -> Identity:
@@ -364,8 +384,35 @@ def path_in(url: str) -> str | None:
     return url.removeprefix("sqlite:///") if url.startswith("sqlite:///") else None
 
 
+def open_rows(url: str, log: str, *, ddl: Sequence[str] = ()) -> Place:
+    """Open the place of views, or of replicas, that a URL names; `log` is the URL of the log. `Invalid` for a URL that names none."""
+    if not is_postgres(url):
+        return ViewsFile(url, path_in(log), ddl=ddl)
+    with _driver():
+        from happened.shelf.postgres_rows import RowsSchema  # lazy: its driver is an extra
+        from happened.stores.postgres_tables import where_in  # lazy: see above
+    return RowsSchema(where_in(url), ddl=ddl)
+
+
+def open_snapshots(url: str) -> SnapshotsFile:
+    """Return the snapshots beside a log, those of one in memory in memory."""
+    if not is_postgres(url):
+        return SnapshotsFile(snapshots_beside(url))
+    with _driver():
+        from happened.shelf.postgres_snapshots import SnapshotsSchema  # lazy: see above
+        from happened.stores.postgres_tables import where_in  # lazy: see above
+    return SnapshotsSchema(where_in(url))
+
+
+def is_kept(url: str) -> bool:
+    """Say whether a log is there still when its process has ended."""
+    return path_in(url) is not None or is_postgres(url)
+
+
 def beside(url: str) -> str:
-    """Return the URL of the views' file beside a log."""
+    """Return the URL of the views beside a log: a file beside a file, the same schema of PostgreSQL, or memory."""
+    if is_postgres(url):
+        return url
     path = path_in(url)
     if path is None:
         return "memory:"

@@ -45,11 +45,9 @@ from happened.notification.story import Story, story_of
 from happened.notification.timer import LEASE as TIMERS
 from happened.notification.timer import Timers
 from happened.notification.why import Cause, causes_of
-from happened.opening import beside, channel_to, copy_log, erased_in, open_engine, path_in, snapshots_beside
+from happened.opening import beside, channel_to, copy_log, erased_in, is_kept, open_engine, open_rows, open_snapshots
 from happened.past import Past, position_of
 from happened.planning import Origin, Plan, begins, planned, save
-from happened.shelf.rows import ViewsFile
-from happened.shelf.snapshots import SnapshotsFile
 from happened.sourcing.asked import Asked
 from happened.sourcing.difference import Difference, Side, difference
 from happened.sourcing.edits import Edit
@@ -147,10 +145,10 @@ class Running:
             )
             self._image = MemoryImage(self._engine, self.log.reader, app.folds, self.log.opened_at, states_max=states_max)
             self._writer = self.log.write_with(self._image)
-            self.snapshots = Snapshots(self.log, self._image, Joining(self.log), SnapshotsFile(snapshots_beside(url)))
+            self.snapshots = Snapshots(self.log, self._image, Joining(self.log), open_snapshots(url))
             self._image.snapped, self._image.forgets = self.snapshots.latest, self.snapshots.let_go
             self.travel = Travel(self._image, self.snapshots)
-            self._taker = Taker(self.log, self.snapshots, app.snapped()) if run and path_in(url) is not None else None
+            self._taker = Taker(self.log, self.snapshots, app.snapped()) if run and is_kept(url) else None
             self._replicating: dict[type[State], Replicating[Any]] = {}
             self._asked = Asked(self._engine, source, app.gateways)
             self._handling = Handling(
@@ -165,7 +163,7 @@ class Running:
             )
             self._sending = Sending(self.log, self._handling, self._image)
             self._wishes = self._make_wishes(topology)
-            self._followers = Followers(self.log, app.views, views or beside(url), log_path=path_in(url), run=run)
+            self._followers = Followers(self.log, app.views, lambda: open_rows(views or beside(url), url), run=run)
             works = run and bool(app.handlers) and (apart is not None or not alone)
             self._publishes = run and (apart is not None or not alone)
             """What is published is recorded. What a branch publishes no other system hears: there is no channel to it."""
@@ -868,7 +866,7 @@ class Running:
         """Make what publishes to other systems and takes in what they publish; what is left to other processes is only looked at."""
         app, log = self.app, self.log
         leases = self._leases
-        self._copies_file = ViewsFile(views, path_in(self.url), ddl=REPLICA_DDL) if app.systems else None
+        self._copies_file = open_rows(views, self.url, ddl=REPLICA_DDL) if app.systems else None
         self._shares = [Share(log, leases, state, self._declare) for state in app.shares]
         self._subscriptions = [
             Subscription(log, leases, system, self._channels[system], events, self._declare, Wish("subscription", system, 1, ""))

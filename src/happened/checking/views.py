@@ -21,8 +21,9 @@ from happened.core.store import Row
 from happened.cqrs.view import Page, Stopped, ViewBuild, check_history, view_fingerprint
 from happened.log.log import Log
 from happened.log.records import Reader
+from happened.shelf.dialect import quoted
 from happened.shelf.rows import COLUMNS, DDL
-from happened.shelf.tables import POSITION, quoted
+from happened.shelf.tables import POSITION
 from happened.sourcing.memory_image import Entry, MemoryImage
 from happened.wiring import Wiring
 

@@ -1,7 +1,7 @@
 """Asking: what a view answers, from which position, and how old that is."""
 
 import asyncio
-import sqlite3
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +17,7 @@ from happened.cqrs.view import ViewBuild, key_text
 from happened.cqrs.where import compile_order, compile_where
 from happened.log.log import Log
 from happened.log.receipt import Receipt
-from happened.shelf.rows import ViewsFile
+from happened.shelf.connection import FAILED, Asking, Connection, Gone, Place, Tabled, Unstorable
 from happened.shelf.tables import HIGH, show
 
 S = TypeVar("S", bound=State)
@@ -28,8 +28,8 @@ POLL_SECONDS = 0.01
 ASKED_BY = ("since", "wait_seconds_max")
 """Parameters of `get` and `find` that say how to ask; a field of the key of such a name is given by position."""
 
-QUERY_ERRORS = (sqlite3.Error, sqlite3.Warning, ValueError, OverflowError, TypeError)
-"""What Python's `sqlite3` raises for a query, or for values, that it can't take."""
+QUERY_ERRORS = (*FAILED, Unstorable, ValueError, OverflowError, TypeError)
+"""What is raised for a query, or for values, that can't be taken."""
 
 
 class Rows(Sequence[S]):
@@ -99,21 +99,21 @@ class Following(Protocol):
 class ViewState(Generic[S]):
     """One view of an open app, as its readers share it."""
 
-    def __init__(self, log: Log, file: ViewsFile, build: ViewBuild[S], moved: threading.Condition, following: Following) -> None:
+    def __init__(self, log: Log, file: Place, build: ViewBuild[S], moved: threading.Condition, following: Following) -> None:
         self.log = log
         self.file = file
         self.build = build
         self.moved = moved
         self.following = following
 
-    def answer(self, ask: Callable[[sqlite3.Connection, ViewBuild[S], Standing], A]) -> A:
+    def answer(self, ask: Callable[[Connection, ViewBuild[S], Standing], A]) -> A:
         """Let a function read the table of today, in one read transaction; it is told how that stands.
 
         A rebuild, of whichever process, may replace the table between two calls, never within one.
         """
         while True:
             build = self.build
-            with self.file.snapshot() as reader:
+            with contextlib.suppress(Gone), self.file.snapshot() as reader:
                 standing = standing_of(reader, build)
                 if standing is not None:
                     build.ready = build.ready and standing.ready  # it may have been begun anew
@@ -121,7 +121,7 @@ class ViewState(Generic[S]):
             if self.build is build:
                 self.following.renew(build)
 
-    def stuck(self, connection: sqlite3.Connection, build: ViewBuild[S]) -> dict[str, tuple[int, str]]:
+    def stuck(self, connection: Connection, build: ViewBuild[S]) -> dict[str, tuple[int, str]]:
         """Return the keys that stand still, as text, with position and error; those of joined states with the state's name before them."""
         found = connection.execute(
             "select key, position, error from _stuck where name = ? and fingerprint = ? and generation = ?", build.identity
@@ -199,7 +199,7 @@ class ViewState(Generic[S]):
         )
 
 
-def shown_in(connection: sqlite3.Connection, build: ViewBuild[Any]) -> int:
+def shown_in(connection: Connection, build: ViewBuild[Any]) -> int:
     """Return the tally of how long it took until what came was shown in this table."""
     row = connection.execute("select tally from _shown where name = ? and fingerprint = ? and generation = ?", build.identity).fetchone()
     return int.from_bytes(row[0], "little") if row is not None else 0
@@ -209,7 +209,7 @@ def _times(bins: Sequence[int]) -> dict[str, int | None]:
     return {"p50_us": quantile_us(bins, 0.5), "p99_us": quantile_us(bins, 0.99)}
 
 
-def standing_of(connection: sqlite3.Connection, build: ViewBuild[Any]) -> Standing | None:
+def standing_of(connection: Connection, build: ViewBuild[Any]) -> Standing | None:
     """Return how a table stands, `None` where it is not there."""
     row = connection.execute(
         "select position, ready, broken from _view where name = ? and fingerprint = ? and generation = ?", build.identity
@@ -255,9 +255,7 @@ class View(Generic[S]):
         encoded = self._encoded(whole)
         self.of.wait(self.of.log.since(since), wait_seconds_max)
 
-        def look(
-            reader: sqlite3.Connection, build: ViewBuild[S], standing: Standing
-        ) -> tuple[tuple[S, Position] | None, tuple[int, str] | None]:
+        def look(reader: Connection, build: ViewBuild[S], standing: Standing) -> tuple[tuple[S, Position] | None, tuple[int, str] | None]:
             if not standing.ready:
                 raise BegunAnew
             row = reader.execute(build.own.table.get, encoded).fetchone()
@@ -308,7 +306,7 @@ class View(Generic[S]):
         self.of.wait(self.of.log.since(since), wait_seconds_max)
         condition, params = self._condition
 
-        def look(reader: sqlite3.Connection, build: ViewBuild[S], standing: Standing) -> tuple[list[S], int, dict[str, tuple[int, str]]]:
+        def look(reader: Connection, build: ViewBuild[S], standing: Standing) -> tuple[list[S], int, dict[str, tuple[int, str]]]:
             if not standing.ready:
                 raise BegunAnew
             table = build.own.table
@@ -340,19 +338,19 @@ class View(Generic[S]):
             of = self.of.build
             builds = [build if build.fold.state is not of.fold.state else of for build in self.of.following.siblings()]
             try:
-                with self.of.file.guarded() as (connection, shut):
-                    standings = {build.name: standing_of(connection, build) for build in builds}
+                with self.of.file.guarded() as asking:
+                    standings = {build.name: standing_of(asking.connection, build) for build in builds}
                     if standings[of.name] is not None:
-                        return self._queried(connection, shut, builds, standings, query, params, since=since)
+                        return self._queried(asking, builds, standings, query, params, since=since)
             except QUERY_ERRORS as error:
-                raise Invalid(f"the query can't be answered: {error}", query=query) from error
+                if not isinstance(error, Gone) or not any(build.own.table.name in str(error) for build in builds):
+                    raise Invalid(f"the query can't be answered: {error}", query=query) from error
             if self.of.build is of:
                 self.of.following.renew(of)
 
     def _queried(
         self,
-        connection: sqlite3.Connection,
-        shut: Callable[[Callable[[str], bool]], None],
+        asking: Asking,
         builds: Sequence[ViewBuild[Any]],
         standings: Mapping[str, Standing | None],
         query: str,
@@ -360,18 +358,16 @@ class View(Generic[S]):
         *,
         since: Receipt | str | int | None,
     ) -> list[tuple[Any, ...]]:
-        stuck = {key: why for key, why in self.of.stuck(connection, self.of.build).items() if key.startswith("[")}
+        stuck = {key: why for key, why in self.of.stuck(asking.connection, self.of.build).items() if key.startswith("[")}
         if stuck and since is not None:
             raise _standing_still(self.of.build.name, stuck)
         ready = {name for name, standing in standings.items() if standing is not None and standing.ready}
-        if self.of.file.path is not None:  # other code may have put its own table under a view's name
-            for build in builds:
-                if build.name in ready:
-                    connection.execute(build.own.table.temporary_view_ddl())
-        shut(lambda name: name in standings and name not in ready)
+        views: dict[str, Tabled | None] = {build.name: build.own.table if build.name in ready else None for build in builds}
         try:
-            return connection.execute(query, params).fetchall()
-        except sqlite3.Error as error:
+            return asking.query(query, params, views)
+        except (*FAILED, Unstorable) as error:
+            if isinstance(error, Gone) and any(build.own.table.name in str(error) for build in builds):
+                raise
             unready = ", ".join(sorted(set(standings) - ready))
             hint = f"; not built yet, and to be asked for with `rows(since=...)` first: {unready}" if unready else ""
             raise Invalid(f"the query can't be answered: {error}{hint}", query=query) from error
@@ -406,7 +402,7 @@ class View(Generic[S]):
         return encoded
 
 
-def _with_build(_reader: sqlite3.Connection, build: ViewBuild[S], standing: Standing) -> tuple[ViewBuild[S], Standing]:
+def _with_build(_reader: Connection, build: ViewBuild[S], standing: Standing) -> tuple[ViewBuild[S], Standing]:
     return build, standing
 
 

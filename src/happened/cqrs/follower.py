@@ -7,10 +7,9 @@ the head it is not answered from, never with part of its rows.
 Each version of a view's code has its own lease: while two are at work, as in a rolling release, each is followed and answers.
 """
 
-import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar  # Any: states of any class
 
 from happened.core.errors import Closed, Diverged, Invalid, Overloaded, StoreFailed
@@ -22,7 +21,7 @@ from happened.log.held import told
 from happened.log.lease import Leases
 from happened.log.log import Log, Progress, latest_erasure
 from happened.log.records import Pages
-from happened.shelf.rows import ViewsFile
+from happened.shelf.connection import FAILED, Connection, Place
 
 S = TypeVar("S", bound=State)
 
@@ -35,7 +34,7 @@ PROGRESS_SECONDS = 0.5
 SWEEP_SECONDS = 1.0
 """How often to look for tables that nobody needs any more."""
 
-PASSING = (StoreFailed, Overloaded, sqlite3.Error)
+PASSING = (StoreFailed, Overloaded, *FAILED)
 """Trouble that may be over at the next try."""
 
 WHERE = "where name = ? and fingerprint = ? and generation = ?"
@@ -44,7 +43,7 @@ WHERE = "where name = ? and fingerprint = ? and generation = ?"
 class Followers:
     """All views of one app on one log."""
 
-    def __init__(self, log: Log, views: Iterable[type[State]], url: str, *, log_path: str | None, run: bool) -> None:
+    def __init__(self, log: Log, views: Iterable[type[State]], place: Callable[[], Place], *, run: bool) -> None:
         self._log = log
         self._run = run
         self._fingerprints = {state: view_fingerprint(fold_of(state), log.reader.lifts) for state in views}
@@ -57,7 +56,7 @@ class Followers:
         self.failure: str | None = None
         """What keeps the follower from its work, if anything does."""
         self._thread = threading.Thread(target=self._follow, name="happened-views", daemon=True)
-        self._file = ViewsFile(url, log_path) if self._fingerprints else None
+        self._file = place() if self._fingerprints else None
         try:
             for state in self._fingerprints:
                 self._views[state] = self._opened(state)
@@ -65,7 +64,7 @@ class Followers:
             if self._file is not None:
                 self._file.close()
             raise
-        shared = self._file is not None and self._file.path is not None
+        shared = self._file is not None and self._file.shared
         names = [self._lease(view.build.name, view.build.fingerprint) for view in self._views.values()]
         self._leases = Leases(log.engine, log.source, names if run and shared else [])
 
@@ -176,7 +175,7 @@ class Followers:
 
     def _epoch(self, build: ViewBuild[Any]) -> int | None:
         """Return the epoch under which this process may write a table. Views in memory are of this process alone, and need no lease."""
-        if self._file is None or not self._run or self._file.path is None:
+        if self._file is None or not self._run or not self._file.shared:
             return 1 if self._run else None
         return self._leases.epoch(self._lease(build.name, build.fingerprint))
 
@@ -252,7 +251,7 @@ class Followers:
                 try:
                     self._fold_and_write(connection, build, pages, last)
                 except Exception as error:
-                    if not connection.in_transaction:  # SQLite has taken all of it back
+                    if not connection.in_transaction:  # all of it was taken back
                         raise
                     connection.execute("rollback to one")
                     failed.append((build, error))
@@ -267,7 +266,7 @@ class Followers:
         self._announce()
         return through
 
-    def _fold_and_write(self, connection: sqlite3.Connection, build: ViewBuild[Any], pages: Sequence[Page], last: Row) -> None:
+    def _fold_and_write(self, connection: Connection, build: ViewBuild[Any], pages: Sequence[Page], last: Row) -> None:
         """Fold pages into one view. The checkpoint is a compare-and-set on position and owner's epoch."""
         for page in pages:
             build.fold_page(connection, page)
@@ -353,12 +352,8 @@ class Followers:
         assert self._file is not None, "views have a file"
         identity = (name, fingerprint, generation)
         with self._file.transaction() as connection:
-            tagged = f"%!_{fingerprint[:6]}{generation % 100:02d}"
-            tables = connection.execute(
-                "select name from sqlite_master where type = 'table' and name like ? escape '!'", (tagged,)
-            ).fetchall()
-            for (table,) in tables:
-                connection.execute(f'drop table "{table}"')
+            for table in self._file.tables(connection, f"_{fingerprint[:6]}{generation % 100:02d}"):
+                connection.execute(self._file.dialect.dropping(table))
             connection.execute(f"delete from _view {WHERE}", identity)  # noqa: S608 - a constant
             connection.execute(f"delete from _stuck {WHERE}", identity)  # noqa: S608 - a constant
             connection.execute(f"delete from _shown {WHERE}", identity)  # noqa: S608 - a constant
@@ -381,7 +376,9 @@ class Followers:
             [(latest,)] = connection.execute(
                 "select max(generation) from _view where name = ? and fingerprint = ?", (current.name, current.fingerprint)
             )
-            building: ViewBuild[Any] = ViewBuild(current.fold.state, current.fingerprint, max(latest or 0, current.generation) + 1)
+            building: ViewBuild[Any] = ViewBuild(
+                current.fold.state, current.fingerprint, max(latest or 0, current.generation) + 1, self._file.dialect
+            )
             self._make(connection, building)
             self._building.append(building)
         return building
@@ -418,19 +415,21 @@ class Followers:
             self._load(connection, build)
         return ViewState(self._log, self._file, build, self._moved, self)
 
-    def _found(self, connection: sqlite3.Connection, state: type[State]) -> ViewBuild[Any] | None:
+    def _found(self, connection: Connection, state: type[State]) -> ViewBuild[Any] | None:
         """Return the table of a view that today's code reads: the latest that may be answered from, else the first, since later ones are rebuilds."""
+        assert self._file is not None, "views have a file"
         fingerprint = self._fingerprints[state]
         found = connection.execute(
-            "select generation from _view where name = ? and fingerprint = ? order by ready desc, iif(ready, -generation, generation) limit 1",
+            "select generation from _view where name = ? and fingerprint = ? order by ready desc, case when ready = 1 then -generation else generation end limit 1",
             (fold_of(state).name, fingerprint),
         ).fetchone()
-        return ViewBuild(state, fingerprint, found[0]) if found is not None else None
+        return ViewBuild(state, fingerprint, found[0], self._file.dialect) if found is not None else None
 
-    def _found_or_made(self, connection: sqlite3.Connection, state: type[State]) -> ViewBuild[Any]:
+    def _found_or_made(self, connection: Connection, state: type[State]) -> ViewBuild[Any]:
+        assert self._file is not None, "views have a file"
         found = self._found(connection, state)
         if found is None:
-            found = ViewBuild(state, self._fingerprints[state], 1)
+            found = ViewBuild(state, self._fingerprints[state], 1, self._file.dialect)
             self._make(connection, found)
         return found
 
@@ -447,22 +446,27 @@ class Followers:
             if self._views[state].build is gone:
                 self._views[state].build = build
 
-    def _make(self, connection: sqlite3.Connection, build: ViewBuild[Any]) -> None:
+    def _make(self, connection: Connection, build: ViewBuild[Any]) -> None:
         """Make the tables of a build, empty."""
         build.create(connection)
         connection.execute(f"delete from _stuck {WHERE}", build.identity)  # noqa: S608 - a constant
         connection.execute(f"delete from _shown {WHERE}", build.identity)  # noqa: S608 - a constant
+        [(made,)] = connection.execute(
+            "select coalesce(max(case when name = ? and fingerprint = ? then made end), max(made) + 1, 1) from _view",
+            (build.name, build.fingerprint),
+        ).fetchall()
+        connection.execute(f"delete from _view {WHERE}", build.identity)  # noqa: S608 - a constant
         connection.execute(
-            "insert or replace into _view(name, fingerprint, generation, made, log, epoch, position, digest, owner, ready) "
-            "select ?, ?, ?, coalesce(max(made) filter (where name = ? and fingerprint = ?), max(made) + 1, 1), ?, ?, 0, ?, 0, 0 from _view",
-            (*build.identity, build.name, build.fingerprint, self._log.identity.id, self._log.identity.epoch, bytes(32)),
+            "insert into _view(name, fingerprint, generation, made, log, epoch, position, digest, owner, ready) values(?, ?, ?, ?, ?, ?, 0, ?, 0, 0)",
+            (*build.identity, made, self._log.identity.id, self._log.identity.epoch, bytes(32)),
         )
+        connection.execute(f"delete from _begun {WHERE}", build.identity)  # noqa: S608 - a constant
         connection.execute(
-            "insert or replace into _begun(name, fingerprint, generation, erased) values(?, ?, ?, ?)",
+            "insert into _begun(name, fingerprint, generation, erased) values(?, ?, ?, ?)",
             (*build.identity, latest_erasure(self._log.engine)),
         )
 
-    def _load(self, connection: sqlite3.Connection, build: ViewBuild[Any]) -> None:
+    def _load(self, connection: Connection, build: ViewBuild[Any]) -> None:
         """Read the checkpoint of a table and what is stuck, and hold it against the log.
 
         What was folded from events that were lost when the log was adopted, or erased since, is begun anew: somebody has decided that, and recorded it.
@@ -481,7 +485,7 @@ class Followers:
         there = row.digest if row is not None and row.last == build.position else None
         check_history(build, self._log.identity, log, epoch, there)
 
-    def _begin_anew(self, connection: sqlite3.Connection, build: ViewBuild[Any]) -> None:
+    def _begin_anew(self, connection: Connection, build: ViewBuild[Any]) -> None:
         """Empty a table that holds what is no more; say of one that goes on that it is of today's epoch."""
         identity = self._log.identity
         of_log = (
@@ -502,7 +506,7 @@ class Followers:
     def holder(self, build: ViewBuild[Any]) -> str | None:
         """Return who follows a view, of whichever process."""
         assert self._file is not None, "views have a file"
-        if self._file.path is None:
+        if not self._file.shared:
             return self._leases.owner if self._run else None
         return self._leases.holder(self._lease(build.name, build.fingerprint))
 

@@ -5,7 +5,6 @@ The same fold makes what a snapshot of a view that joins other states holds: its
 
 import contextlib
 import itertools
-import sqlite3
 import threading
 import time
 import weakref
@@ -21,6 +20,7 @@ from happened.cqrs.ask import View, ViewState
 from happened.cqrs.view import Page, Stopped, ViewBuild
 from happened.log.log import Log
 from happened.log.records import bare_of
+from happened.shelf.connection import Connection
 from happened.shelf.rows import ViewsFile
 
 S = TypeVar("S", bound=State)
@@ -186,7 +186,7 @@ class _OneRow(ViewBuild[S]):
         self.asked: dict[Fold, dict[Key, None]] = {}
         super().__init__(state, PAST, 1)
 
-    def _step_own(self, connection: sqlite3.Connection, event: object, envelope: Recorded, at: int) -> None:
+    def _step_own(self, connection: Connection, event: object, envelope: Recorded, at: int) -> None:
         if any(key == self._key for key, _ in self.fold.touched(event, envelope)):
             super()._step_own(connection, event, envelope, at)
 
@@ -256,7 +256,7 @@ def joins(state: type[State]) -> bool:
 def _fold_or_say(
     log: Log,
     build: ViewBuild[Any],
-    connection: sqlite3.Connection,
+    connection: Connection,
     start: Start,
     until: int,
     pace: Pace,
@@ -271,7 +271,7 @@ def _fold_or_say(
 def _fold(
     log: Log,
     build: ViewBuild[Any],
-    connection: sqlite3.Connection,
+    connection: Connection,
     start: Start,
     until: int,
     pace: Pace,

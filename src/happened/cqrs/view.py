@@ -10,7 +10,6 @@ view stops there.
 
 import itertools
 import operator
-import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Generic, TypeVar  # Any: keys, states and events of any class
 
@@ -29,7 +28,9 @@ from happened.log.lifting import Lifts
 from happened.log.log import Identity
 from happened.log.records import envelopes_of, positions_of
 from happened.log.row import decode_header
-from happened.shelf.tables import MANY, Table
+from happened.shelf.connection import FAILED, PASSING, UNSTORABLE, Connection, Dialect, Unstorable
+from happened.shelf.dialect import SQLITE
+from happened.shelf.tables import Table
 
 S = TypeVar("S", bound=State)
 
@@ -38,9 +39,6 @@ STATES_MAX = 300_000
 
 TALLY_BYTES = 512
 """As long as a tally may be."""
-
-UNSTORABLE = (UnicodeEncodeError, sqlite3.DataError)
-"""What SQLite raises for a value, not for its own trouble: text that is no Unicode, or is too long."""
 
 Touch = tuple[Key, Any, tuple[Any, ...], int]
 """A key, what `evolve` is given of the event, what it is given beside, and the position."""
@@ -65,9 +63,9 @@ class Stopped(Exception):
 class Folded(Generic[S]):
     """The rows of one fold: a table, and the part of it that is in memory."""
 
-    def __init__(self, state: type[S], fingerprint: str) -> None:
+    def __init__(self, state: type[S], fingerprint: str, dialect: Dialect = SQLITE) -> None:
         self.fold = fold_of(state)
-        self.table = Table(state, fingerprint)
+        self.table = Table(state, fingerprint, dialect=dialect)
         self.states: dict[Key, Any] = {}
         self.changed: dict[Key, int] = {}
         self.complete = False
@@ -76,24 +74,17 @@ class Folded(Generic[S]):
         self._key_at = self.fold.fields.index(self.fold.key[0]) if len(self.fold.key) == 1 else None
         """Where a key of one field stands in a row: most types stand there as they are, and need no second look."""
 
-    def load(self, connection: sqlite3.Connection, keys: Sequence[Key]) -> None:
+    def load(self, connection: Connection, keys: Sequence[Key]) -> None:
         """Have these keys in memory."""
         if self.complete:
             return
         missing = [key for key in dict.fromkeys(keys) if key not in self.states]
-        most = min(self.table.keys_max, 5000)
-        for start in range(0, len(missing), most):
-            some = missing[start : start + most]
-            self.states.update(dict.fromkeys(some))
-            if not self.fold.key:
-                rows = connection.execute(self.table.select()).fetchall()
-            else:
-                rows = connection.execute(
-                    self.table.select_keys_sql(len(some)), [value for key in some for value in self.table.encode_key(key)]
-                ).fetchall()
-            for row in rows:
-                state = self.table.decode(row)
-                self.states[tuple([getattr(state, field) for field in self.fold.key])] = state
+        if not missing:
+            return
+        self.states.update(dict.fromkeys(missing))
+        for row in self.table.dialect.found(connection, self.table, [self.table.encode_key(key) for key in missing]):
+            state = self.table.decode(row)
+            self.states[tuple([getattr(state, field) for field in self.fold.key])] = state
 
     def step(self, key: Key, message: Any, extra: tuple[Any, ...], position: int) -> None:
         """Let an event of a key that is in memory have happened. Raises what `evolve` does, and `Invalid` for a state that the table can't hold."""
@@ -103,7 +94,7 @@ class Folded(Generic[S]):
         self.states[key] = after
         self.changed[key] = position
 
-    def write(self, connection: sqlite3.Connection) -> list[tuple[Key, int, Exception]]:
+    def write(self, connection: Connection) -> list[tuple[Key, int, Exception]]:
         """Write what has changed, in the open transaction; return the keys whose rows the table can't hold, with position and error."""
         encode, states, key_in, at = self.table.encode, self.states, self._key_in, self._key_at
         rows: list[Sequence[Any]] = []
@@ -122,22 +113,19 @@ class Folded(Generic[S]):
             except Exception as error:  # noqa: BLE001 - it stops its key, and is seen
                 refused.append((key, position, error))
         try:
-            whole = len(rows) - len(rows) % MANY
-            for start in range(0, whole, MANY):
-                connection.execute(self.table.upsert_many, list(itertools.chain.from_iterable(rows[start : start + MANY])))
-            connection.executemany(self.table.upsert, rows[whole:])
+            self.table.dialect.put_many(connection, self.table, rows)
         except UNSTORABLE:
             refused += self._written_singly(connection)
-        connection.executemany(self.table.delete, gone)
+        self.table.dialect.delete_many(connection, self.table, gone)
         self.changed = {}
         return refused
 
-    def put(self, connection: sqlite3.Connection, key: Key, state: State | None, position: int) -> None:
+    def put(self, connection: Connection, key: Key, state: State | None, position: int) -> None:
         """Write one row, or delete it. Raises what says why the table can't hold it."""
         if state is None:
             connection.execute(self.table.delete, self.table.encode_key(key))
         else:
-            connection.execute(self.table.upsert, self._encode(key, state, position))
+            self.table.dialect.put_many(connection, self.table, [self._encode(key, state, position)])
         self.states[key] = state
 
     def make_room(self) -> None:
@@ -155,8 +143,8 @@ class Folded(Generic[S]):
     def _moved(self, key: Key, state: Any) -> Invalid:
         return Invalid(f"`evolve` of `{self.fold.name}` changed the key {key!r} to {self._key_in(state)!r}: a row keeps its key")
 
-    def _written_singly(self, connection: sqlite3.Connection) -> list[tuple[Key, int, Exception]]:
-        """Write each row by itself, after one of them was refused by SQLite; return those that are. What `encode` refuses is known already."""
+    def _written_singly(self, connection: Connection) -> list[tuple[Key, int, Exception]]:
+        """Write each row by itself, after one of them was refused; return those that are. What `encode` refuses is known already."""
         refused: list[tuple[Key, int, Exception]] = []
         for key, position in self.changed.items():
             state = self.states.get(key)
@@ -166,7 +154,7 @@ class Folded(Generic[S]):
                 continue
             try:
                 if row is not None:
-                    connection.execute(self.table.upsert, row)
+                    self.table.dialect.put_many(connection, self.table, [row])
             except UNSTORABLE as error:
                 refused.append((key, position, error))
         return refused
@@ -175,14 +163,14 @@ class Folded(Generic[S]):
 class ViewBuild(Generic[S]):
     """One table of a view: a state class, by the code of a fingerprint, in a generation (a rebuild is a new one)."""
 
-    def __init__(self, state: type[S], fingerprint: str, generation: int) -> None:
+    def __init__(self, state: type[S], fingerprint: str, generation: int, dialect: Dialect = SQLITE) -> None:
         self.fold = fold_of(state)
         self.name = self.fold.name
         self.fingerprint = fingerprint
         self.generation = generation
         tagged = f"{fingerprint[:6]}{generation % 100:02d}"
-        self.own = Folded(state, tagged)
-        self.joined: list[Folded[Any]] = [Folded(join, tagged) for join in dict.fromkeys(join.state for join in self.fold.joins)]
+        self.own = Folded(state, tagged, dialect)
+        self.joined: list[Folded[Any]] = [Folded(join, tagged, dialect) for join in dict.fromkeys(join.state for join in self.fold.joins)]
         self.position = 0
         self.digest = bytes(32)
         self.made = 0
@@ -228,7 +216,7 @@ class ViewBuild(Generic[S]):
         """What its rows in the tables of the file are found by."""
         return self.name, self.fingerprint, self.generation
 
-    def create(self, connection: sqlite3.Connection) -> None:
+    def create(self, connection: Connection) -> None:
         """Make the tables, empty."""
         for folded in (self.own, *self.joined):
             for statement in (*folded.table.drop(), *folded.table.ddl()):
@@ -242,19 +230,19 @@ class ViewBuild(Generic[S]):
             folded.changed.clear()
             folded.complete = False
 
-    def fold_page(self, connection: sqlite3.Connection, page: Page) -> None:
+    def fold_page(self, connection: Connection, page: Page) -> None:
         """Let the events of a page have happened, in memory. `Stopped` if their keys can't be found; then forget all of it."""
         try:
             if self.joined:
                 self._fold_joined(connection, page)
             else:
                 self._fold(connection, page)
-        except (Stopped, sqlite3.Error):
+        except (Stopped, *FAILED):
             raise
         except Exception as error:
             raise self._wrong_key(connection, page) or Stopped(page[0][0][0], told(error)) from error
 
-    def write(self, connection: sqlite3.Connection, pages: Sequence[Page]) -> None:
+    def write(self, connection: Connection, pages: Sequence[Page]) -> None:
         """Write rows and what is stuck, in the open transaction. `pages` are what was folded since the last one. `Stopped` for a key that can't be kept."""
         for folded in self.joined:
             for key, position, error in folded.write(connection):
@@ -265,11 +253,12 @@ class ViewBuild(Generic[S]):
             else:
                 self._refold(connection, key, position, pages)
         connection.executemany(
-            "insert or replace into _stuck(name, fingerprint, generation, key, position, error) values(?, ?, ?, ?, ?, ?)",
+            "insert into _stuck(name, fingerprint, generation, key, position, error) values(?, ?, ?, ?, ?, ?) "
+            "on conflict (name, fingerprint, generation, key) do update set position = excluded.position, error = excluded.error",
             [(*self.identity, key, position, error) for key, (position, error) in self._new_stuck.items()],
         )
 
-    def show(self, connection: sqlite3.Connection, pages: Sequence[Page], now_us: int) -> None:
+    def show(self, connection: Connection, pages: Sequence[Page], now_us: int) -> None:
         """Count, in the open transaction, how long it took until these pages are shown: of rows that came as they were followed, and that say something here.
 
         What is caught up with, and what is rebuilt, is not counted: it was not waited for.
@@ -287,7 +276,9 @@ class ViewBuild(Generic[S]):
         if self._newly_shown:
             body = (self.shown + self._newly_shown).to_bytes(TALLY_BYTES, "little")
             connection.execute(
-                "insert or replace into _shown(name, fingerprint, generation, tally) values(?, ?, ?, ?)", (*self.identity, body)
+                "insert into _shown(name, fingerprint, generation, tally) values(?, ?, ?, ?) "
+                "on conflict (name, fingerprint, generation) do update set tally = excluded.tally",
+                (*self.identity, body),
             )
 
     def written(self) -> None:
@@ -298,7 +289,7 @@ class ViewBuild(Generic[S]):
         for folded in (self.own, *self.joined):
             folded.make_room()
 
-    def _fold(self, connection: sqlite3.Connection, page: Page) -> None:
+    def _fold(self, connection: Connection, page: Page) -> None:
         touches = list(self._touches(page) if self.wants_record or self.fold.fields_of is None else self._touches_straight(page))
         self.own.load(connection, [touch[0] for touch in touches])
         fold, states, changed, stuck = self.fold, self.own.states, self.own.changed, self.stuck
@@ -353,7 +344,7 @@ class ViewBuild(Generic[S]):
             for key, message in found:
                 yield key, message, extra, at
 
-    def _fold_joined(self, connection: sqlite3.Connection, page: Page) -> None:
+    def _fold_joined(self, connection: Connection, page: Page) -> None:
         rows, records = page
         for record, at, envelope in zip(records, positions_of(rows), envelopes_of(rows, records), strict=True):
             if envelope is None:
@@ -364,12 +355,12 @@ class ViewBuild(Generic[S]):
                         self._step_joined(connection, folded, event, envelope, at)
                     if self.fold.follows(event.__class__):
                         self._step_own(connection, event, envelope, at)
-            except (Stopped, sqlite3.Error):
+            except (Stopped, *FAILED):
                 raise
             except Exception as error:
                 raise Stopped(at, told(error)) from error
 
-    def _step_joined(self, connection: sqlite3.Connection, folded: Folded[Any], event: object, envelope: Recorded, at: int) -> None:
+    def _step_joined(self, connection: Connection, folded: Folded[Any], event: object, envelope: Recorded, at: int) -> None:
         beside: tuple[Any, ...] = (envelope,) if folded.fold.wants_record else ()
         for key, message in folded.fold.touched(event, envelope):
             if self.stuck and _text_of_joined(folded, key) in self.stuck:
@@ -380,7 +371,7 @@ class ViewBuild(Generic[S]):
             except Exception as error:  # noqa: BLE001 - it stops its key, and is seen
                 self._stand(_text_of_joined(folded, key), at, error)
 
-    def _step_own(self, connection: sqlite3.Connection, event: object, envelope: Recorded, at: int) -> None:
+    def _step_own(self, connection: Connection, event: object, envelope: Recorded, at: int) -> None:
         joined, standing = self._joined(connection, event)
         if standing and not all(name in joined for name in self._key_states):
             raise Stopped(at, f"`key_of` asks for {standing}")
@@ -397,7 +388,7 @@ class ViewBuild(Generic[S]):
             except Exception as error:  # noqa: BLE001 - it stops its key, and is seen
                 self._stick(connection, key, at, error)
 
-    def _joined(self, connection: sqlite3.Connection, event: object) -> tuple[dict[str, Any], str]:
+    def _joined(self, connection: Connection, event: object) -> tuple[dict[str, Any], str]:
         """Return the joined states for an event, as of its position, up to the first that stands still, and what is to be said of that."""
         joined: dict[str, Any] = {}
         filled: list[Any] = []
@@ -421,7 +412,7 @@ class ViewBuild(Generic[S]):
             self._fills[event] = fills_of(self.fold, event)
         return self._fills[event]
 
-    def _refold(self, connection: sqlite3.Connection, key: Key, position: int, pages: Sequence[Page]) -> None:
+    def _refold(self, connection: Connection, key: Key, position: int, pages: Sequence[Page]) -> None:
         """Fold the events of one key again, each written by itself: the row stays as of the last that the table holds, and the key stops at the next."""
         touches = [touch for page in pages for touch in self._touches(page) if touch[0] == key]
         self._known_key(connection, key, touches[0][3] if touches else position)
@@ -430,28 +421,28 @@ class ViewBuild(Generic[S]):
         for _, message, extra, at in touches:
             try:
                 self.own.put(connection, key, self.fold.step(self.own.states[key], key, message, extra), at)
-            except sqlite3.OperationalError:
+            except PASSING:
                 raise
             except Exception as error:  # noqa: BLE001 - it stops its key, and is seen
                 self._stand(key_text(key), at, error)
                 return
 
-    def _stick(self, connection: sqlite3.Connection, key: Key, position: int, error: Exception) -> None:
+    def _stick(self, connection: Connection, key: Key, position: int, error: Exception) -> None:
         self._known_key(connection, key, position)
         self._stand(key_text(key), position, error)
 
     def _stand(self, text: str, position: int, error: Exception) -> None:
         self.stuck[text] = self._new_stuck[text] = (position, told(error))
 
-    def _known_key(self, connection: sqlite3.Connection, key: Key, position: int) -> None:
+    def _known_key(self, connection: Connection, key: Key, position: int) -> None:
         """Raise `Stopped` for a key that no row can have."""
         try:
             connection.execute(self.own.table.get, self.own.table.encode_key(key)).fetchone()
             hash(key)
-        except (Invalid, TypeError, ValueError) as error:
+        except (Invalid, Unstorable, TypeError, ValueError) as error:
             raise Stopped(position, told(error)) from error
 
-    def _wrong_key(self, connection: sqlite3.Connection, page: Page) -> Stopped | None:
+    def _wrong_key(self, connection: Connection, page: Page) -> Stopped | None:
         """Return where the first key is that no row can have, if that is what went wrong."""
         if self.joined:
             return None

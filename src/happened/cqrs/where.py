@@ -16,10 +16,11 @@ from typing import Any, Literal, NamedTuple  # Any: tables of any state, values 
 import msgspec
 
 from happened.core.errors import Invalid
-from happened.shelf.tables import HIGH, LOW, ONE, VARIABLES_MAX, Column, Row, Stored, Table, is_enum, quoted, show
+from happened.shelf.dialect import VARIABLES_MAX, quoted
+from happened.shelf.tables import HIGH, LOW, ONE, Column, Row, Stored, Table, is_enum, show
 
 DEPTH_MAX = 12
-"""Parentheses within each other, read or written: SQLite's parser, which keeps a stack of 100, needs up to seven places for each."""
+"""Parentheses within each other as they are read."""
 
 OPERATORS_MAX = 500
 """Half of the depth at which SQLite refuses an expression."""
@@ -78,14 +79,14 @@ def compile_order(table: Table[Any], *fields: str) -> str:
 
     The key goes the way of the last field, as an index on it does. `Invalid`, with the fields there are, for an unknown one.
     """
-    order: dict[str, str] = {}
-    direction = ""
+    order: dict[str, bool] = {}
+    down = False
     for field in fields:
-        direction = " desc" if field.startswith("-") else ""
-        order.setdefault(table.column(field.removeprefix("-")).name, direction)
+        down = field.startswith("-")
+        order.setdefault(table.column(field.removeprefix("-")).name, down)
     for name in table.key or (ONE,):
-        order.setdefault(name, direction)
-    return ", ".join(f"{quoted(name)}{way}" for name, way in order.items())
+        order.setdefault(name, down)
+    return ", ".join(table.dialect.order(quoted(name), down=way) for name, way in order.items())
 
 
 # --- parts of a condition -------------------------------------------------------------------------------------------------
@@ -238,7 +239,7 @@ class _Reader:
         if self._token.kind != "end":
             raise self._wrong(f"`{self._token.text}` isn't expected")
         part = self._tested(part)
-        if _depth(part.sql) > DEPTH_MAX:
+        if _depth(part.sql) > self._table.dialect.depth_max:
             raise self._wrong(TOO_DEEP)
         return part
 
@@ -311,6 +312,9 @@ class _Reader:
             left, right = self._calculable(left), self._calculable(right)
             if left.holds and right.holds and left.holds != right.holds:
                 raise self._wrong(f"a {left.holds} and a {right.holds} don't compare")
+            held = self._table.dialect.held
+            left = left if left.holds else left._replace(sql=held(left.sql, right.holds))
+            right = right if right.holds else right._replace(sql=held(right.sql, left.holds))
         return _test(f"{left.sql} {operator} {right.sql}", left.params + right.params)
 
     def _in(self, left: _Part, members: list[_Part]) -> _Part:
@@ -328,11 +332,11 @@ class _Reader:
         if pattern.holds == "number":
             raise self._wrong("a pattern of `like` is text")
         if not self._take("escape"):
-            return _test(f"{left.sql} like {pattern.sql}", left.params + pattern.params)
+            return _test(self._table.dialect.like(left.sql, pattern.sql, ""), left.params + pattern.params)
         escape = self._value().value
         if not isinstance(escape, str) or len(escape) != 1:
             raise self._wrong("`escape` takes one character")
-        return _test(f"{left.sql} like {pattern.sql} escape ?", (*left.params, *pattern.params, escape))
+        return _test(self._table.dialect.like(left.sql, pattern.sql, "?"), (*left.params, *pattern.params, escape))
 
     def _sum(self) -> _Part:
         return self._calculated(("+", "-"), "number", self._product)
@@ -352,7 +356,7 @@ class _Reader:
         while self._at(symbols):
             self._count()
             symbol, part = self._advance().text, self._calculable(below())
-            sql, params = f"{sql} {symbol} {part.sql}", params + part.params
+            sql, params = self._table.dialect.calculated(symbol, sql, part.sql), params + part.params
         return _Part("calculated", f"({sql})", params, holds)
 
     def _signed(self) -> _Part:
@@ -413,7 +417,7 @@ class _Reader:
             )
         return _Part(
             "calculated",
-            f"{name}({', '.join(part.sql for part in arguments)})",
+            self._table.dialect.called(name, [part.sql for part in arguments]),
             tuple(param for part in arguments for param in part.params),
             holds,
         )
@@ -434,7 +438,7 @@ class _Reader:
         if part.kind == "test":
             return part
         if part.column is not None and part.column.type is bool:
-            return _test(part.sql)
+            return _test(self._table.dialect.test(part.sql))
         raise self._wrong("this is no condition: compare it with something")
 
     def _calculable(self, part: _Part) -> _Part:

@@ -9,10 +9,13 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
+from typing import Any  # Any: values of any column
 
 from happened.core.errors import Broken, Closed, Error, Forked, Invalid, StoreFailed
+from happened.shelf.connection import BUSY_SECONDS, Connection, Tabled
+from happened.shelf.dialect import SQLITE, SqliteDialect, quoted
 
 DDL = (
     """create table if not exists _view(
@@ -33,9 +36,6 @@ DDL = (
 COLUMNS = ["name", "fingerprint", "generation", "made", "log", "epoch", "position", "digest", "owner", "ready", "broken"]
 """The columns of `_view`: what a file of another release may not have."""
 
-BUSY_SECONDS = 10
-"""How long to wait for others that write."""
-
 OURS = ("_", "sqlite_")
 """What the names of tables in a file of views start with."""
 
@@ -49,6 +49,8 @@ class ViewsFile:
     `log` is the path of the log: views may lie in its file too, but in no other file that holds something else. `ddl` makes what its user needs beside.
     """
 
+    dialect: SqliteDialect = SQLITE
+
     def __init__(self, url: str, log: str | None, *, ddl: Sequence[str] = ()) -> None:
         self._ddl = (*DDL, *ddl)
         self.path = _path_in(url)
@@ -59,6 +61,11 @@ class ViewsFile:
         self.writer = self._opened(log)
         self.place = f"{Path(self.path).stat().st_ino:x}" if self.path is not None else ""
         """What tells this file from others that hold views of the same log."""
+
+    @property
+    def shared(self) -> bool:
+        """Whether it is a file, which other processes may have open."""
+        return self.path is not None
 
     @contextlib.contextmanager
     def transaction(self) -> Generator[sqlite3.Connection]:
@@ -103,11 +110,8 @@ class ViewsFile:
                 reader.execute("release asked")
 
     @contextlib.contextmanager
-    def guarded(self) -> Generator[tuple[sqlite3.Connection, Callable[[Callable[[str], bool]], None]]]:
-        """Read in one transaction for somebody whose statements are not ours: on a connection of its own, which is closed afterwards.
-
-        Given with it is a function that closes the door: from then on nothing but queries can be run, and none of a SQL view that it is not to read.
-        """
+    def guarded(self) -> "Generator[Guarded]":
+        """Read in one transaction for somebody whose query is not ours: on a connection of its own, which is closed afterwards."""
         self._check()
         with contextlib.ExitStack() as last_first:
             if self.path is None:
@@ -122,18 +126,15 @@ class ViewsFile:
                 last_first.callback(guarded.close)
                 guarded.execute("pragma temp_store=memory")
                 guarded.execute("begin")
-            guarded.execute(
-                "select 1 from json_each('[]')"
-            ).fetchall()  # SQLite sets these two up at their first use, which is then no query
+            # SQLite sets these two up at their first use, which is then no query.
+            guarded.execute("select 1 from json_each('[]')").fetchall()
             guarded.execute("select 1 from json_tree('[]')").fetchall()
+            yield Guarded(guarded, beside=self.path is not None)
 
-            def shut(hidden: Callable[[str], bool]) -> None:
-                def allowed(action: int, _one: str | None, _two: str | None, _database: str | None, view: str | None) -> int:
-                    return sqlite3.SQLITE_OK if action in ASKING and (view is None or not hidden(view)) else sqlite3.SQLITE_DENY
-
-                guarded.set_authorizer(allowed)
-
-            yield guarded, shut
+    def tables(self, connection: Connection, tag: str) -> list[str]:
+        """Return the names of the tables that end with a tag."""
+        tagged = connection.execute("select name from sqlite_master where type = 'table' and substr(name, -length(?)) = ?", (tag, tag))
+        return [name for (name,) in tagged]
 
     def close(self) -> None:
         """Give the file back."""
@@ -223,6 +224,32 @@ class ViewsFile:
                 connection.close()
                 raise
         return connection
+
+
+class Guarded:
+    """One read transaction that ends with somebody's query."""
+
+    def __init__(self, connection: sqlite3.Connection, *, beside: bool) -> None:
+        self.connection = connection
+        self._beside = beside
+        """Other processes may have put a table of other code under a view's name."""
+
+    def query(self, text: str, params: Sequence[Any], views: Mapping[str, Tabled | None]) -> list[tuple[Any, ...]]:
+        """Close the door, and answer a query: from here on nothing else can be run, and nothing read of what is hidden."""
+        if self._beside:
+            for name, table in views.items():
+                if table is not None:
+                    self.connection.execute(f"create temporary view {quoted(name)} as {table.shown}")
+
+        def allowed(action: int, _one: str | None, _two: str | None, _database: str | None, view: str | None) -> int:
+            return (
+                sqlite3.SQLITE_OK
+                if action in ASKING and (view is None or view not in views or views[view] is not None)
+                else sqlite3.SQLITE_DENY
+            )
+
+        self.connection.set_authorizer(allowed)
+        return self.connection.execute(text, params).fetchall()
 
 
 def _set_wal(connection: sqlite3.Connection) -> None:

@@ -14,6 +14,7 @@ from typing import Any  # Any: the columns of a row
 import msgspec
 
 from happened.core.errors import Broken, Closed, StoreFailed
+from happened.shelf.connection import Answer
 
 DDL = (
     """create table if not exists _snapshot(
@@ -73,16 +74,17 @@ class SnapshotsFile:
 
     def listed(self) -> list[Kept]:
         """Return all snapshots, by name and position."""
-        return [Kept(*row) for row in self._asked(f"select {ABOUT} from _snapshot where whole order by name, position, id")]  # noqa: S608 - a constant
+        return [Kept(*row) for row in self._asked(f"select {ABOUT} from _snapshot where whole = 1 order by name, position, id")]  # noqa: S608 - a constant
 
     def put(self, about: Kept, chunks: Iterable[bytes]) -> int:
         """Write a snapshot; return its id. What `about` says of its id, its chunks and its bytes is found here."""
         with self._lock:
-            cursor = self._run(
-                "insert into _snapshot(name, fingerprint, log, epoch, position, digest, states, chunks, bytes, seconds) values(?, ?, ?, ?, ?, ?, ?, 0, 0, 0)",
+            found: list[tuple[int]] = self._run(
+                "insert into _snapshot(name, fingerprint, log, epoch, position, digest, states, chunks, bytes, seconds) "
+                "values(?, ?, ?, ?, ?, ?, ?, 0, 0, 0) returning id",
                 (about.name, about.fingerprint, about.log, about.epoch, about.position, about.digest, about.states),
-            )
-            made = cursor.lastrowid or 0
+            ).fetchall()
+            made = found[0][0]
         count = size = 0
         try:
             for body in chunks:
@@ -117,7 +119,7 @@ class SnapshotsFile:
 
     def unfinished(self) -> list[int]:
         """Return those that somebody has begun and not finished: who was killed, or is still at it."""
-        return [one for (one,) in self._asked("select id from _snapshot where not whole")]
+        return [one for (one,) in self._asked("select id from _snapshot where whole = 0")]
 
     def close(self) -> None:
         """Give the file back. Calling it twice is fine."""
@@ -133,7 +135,7 @@ class SnapshotsFile:
         with self._lock:
             return self._run(query, params).fetchall()
 
-    def _run(self, statement: str, params: tuple[object, ...] = ()) -> sqlite3.Cursor:
+    def _run(self, statement: str, params: tuple[object, ...] = ()) -> Answer:
         with self._lock:
             if self._closed:
                 raise Closed("the snapshots are closed")

@@ -1,4 +1,4 @@
-"""Tables: a view's state class as a typed table of SQLite.
+"""Tables: a view's state class as a typed table.
 
 A `Table` is read once from the class. It holds the SQL of the table and three functions compiled for its columns, `encode`, `encode_key` and `decode`;
 the connection is the caller's. A column holds its type in one form, so that rows sort, compare and add up in SQL:
@@ -31,6 +31,8 @@ from happened.core.errors import Invalid
 from happened.core.messages import Index, Places, name_of
 from happened.core.state import Key, State
 from happened.core.tags import bare, hints_of, is_struct, members, scope_of
+from happened.shelf.connection import Dialect
+from happened.shelf.dialect import SQLITE, quoted
 
 S = TypeVar("S", bound=State)
 
@@ -49,11 +51,6 @@ PLACES = 6
 PLACES_MAX = 18
 """10 to the power of 18 is the largest that 64 bits hold."""
 
-VARIABLES_MAX = 32_766
-"""Parameters that SQLite takes in one statement."""
-
-MANY = 50
-"""Rows that one statement writes where there are many: a fifth faster, and Python's lock is let go once instead of at each row."""
 
 SHOWN_MAX = 100
 """Characters of a refused value that a message shows."""
@@ -82,7 +79,8 @@ class Table(Generic[S]):
     """A state class as a table: its SQL, and the functions between states and rows.
 
     `name` carries the fingerprint, so that tables of old and new code lie side by side; `view_name` is the state's own. `encode(state, position)` makes
-    a row, `decode(row)` a state of it, `encode_key(key)` the parameters of `get` and `delete`. `upsert` writes a row, `upsert_many` as many as `MANY`, and `get` finds the row of a key.
+    a row, `decode(row)` a state of it, `encode_key(key)` the parameters of `get` and `delete`. `upsert` writes a row, and `get` finds the row of a key;
+    many at once are the dialect's.
     `name` stands in the place of the state's own; `beside` names columns of bytes after the position, which the caller adds to a row for `upsert`.
 
     `encode` raises `Invalid` for a value that its column can't hold: the wrong type, more places, beyond 64 bits, a time without zone, `nan`.
@@ -90,13 +88,16 @@ class Table(Generic[S]):
     microsecond more, and longer as it grows, since what is written is read back and compared.
     """
 
-    def __init__(self, state: type[S], fingerprint: str, *, name: str | None = None, beside: Sequence[str] = ()) -> None:
+    def __init__(
+        self, state: type[S], fingerprint: str, *, name: str | None = None, beside: Sequence[str] = (), dialect: Dialect = SQLITE
+    ) -> None:
         scope_of(state)  # refuses what can be changed, and data without an end
         self.state = state
         self.fingerprint = fingerprint
         self.view_name = name if name is not None else name_of(state)[0]
         self._beside = tuple(beside)
-        self.name = f"_{self.view_name}_{fingerprint[:8]}"
+        self.dialect = dialect
+        self.name = dialect.name(f"_{self.view_name}_{fingerprint[:8]}")
         hints = hints_of(state)
         fields = msgspec.structs.fields(state)
         read = [_read(state, field.name, hints[field.name]) for field in fields]
@@ -104,14 +105,15 @@ class Table(Generic[S]):
         self.key = tuple(field.name for field in fields if field.required)
         self._check()
         keys = [pair for pair in read if pair[0].name in self.key]
-        self._everything = ", ".join(quoted(name) for name in (*(column.name for column in self.columns), POSITION))
-        written = ", ".join([self._everything, *map(quoted, self._beside)])
-        marks = ", ".join("?" * (len(self.columns) + 1 + len(self._beside)))
-        # `replace` writes a row without other indexes in one step; `on conflict do update` takes a tenth more.
-        self.upsert = f"replace into {quoted(self.name)} ({written}) values ({marks})"  # noqa: S608 - names are quoted, values bound
-        self.upsert_many = f"{self.upsert}{f', ({marks})' * (MANY - 1)}"
-        shown = ", ".join(f"{_shown_in_sql(column)} as {quoted(column.name)}" for column in self.columns)
-        self._shown = f"select {shown}{', ' if shown else ''}{quoted(POSITION)} from {quoted(self.name)}"  # noqa: S608 - as above
+        self.everything = ", ".join(quoted(name) for name in (*(column.name for column in self.columns), POSITION))
+        self.written = {
+            **{column.name: column.sql for column in self.columns},
+            POSITION: "integer",
+            **dict.fromkeys(self._beside, "blob"),
+        }
+        self.upsert = dialect.upsert(self.name, self.key or (ONE,), tuple(self.written))
+        shown = ", ".join(f"{dialect.exact(quoted(column.name), column.places)} as {quoted(column.name)}" for column in self.columns)
+        self.shown = f"select {shown}{', ' if shown else ''}{quoted(POSITION)} from {quoted(self.name)}"  # noqa: S608 - as above
         of_key = " and ".join(f"{quoted(name)} = ?" for name in self.key) or f"{quoted(ONE)} = 1"
         self.get = self.select(of_key)
         self.delete = f"delete from {quoted(self.name)} where {of_key}"  # noqa: S608 - as above
@@ -128,9 +130,13 @@ class Table(Generic[S]):
         keys = ", ".join(quoted(name) for name in self.key or (ONE,))
         first = self.key[:1]  # rows lie in the order of the key, so its first column needs no index
         searched = [column.name for column in self.columns if column.indexed and column.name not in first]
+        index = self.dialect.name
         return [
-            f"create table if not exists {quoted(self.name)} ({', '.join(columns)}, primary key ({keys})) without rowid",
-            *(f"create index if not exists {quoted(f'{self.name}_{name}')} on {quoted(self.name)} ({quoted(name)})" for name in searched),
+            self.dialect.ddl(f"create table if not exists {quoted(self.name)} ({', '.join(columns)}, primary key ({keys})) without rowid"),
+            *(
+                f"create index if not exists {quoted(index(f'{self.name}_{name}'))} on {quoted(self.name)} ({quoted(name)})"
+                for name in searched
+            ),
         ]
 
     def view_ddl(self) -> list[str]:
@@ -138,45 +144,16 @@ class Table(Generic[S]):
 
         It shows a `Decimal` as its exact text. Text doesn't sort or add up as numbers do: for that use the table's own scaled integers.
         """
-        return [f"drop view if exists {quoted(self.view_name)}", f"create view {quoted(self.view_name)} as {self._shown}"]
-
-    def temporary_view_ddl(self) -> str:
-        """Return the statement that puts the readable view over this table for one connection only, whatever others see under its name."""
-        return f"create temporary view {quoted(self.view_name)} as {self._shown}"
+        return [f"drop view if exists {quoted(self.view_name)}", f"create view {quoted(self.view_name)} as {self.shown}"]
 
     def drop(self) -> list[str]:
         """Return the statements that remove the table with its indexes. The view stays: it may already stand over a newer table."""
-        return [f"drop table if exists {quoted(self.name)}"]
+        return [self.dialect.dropping(self.name)]
 
     def select(self, where: str = "", order: str = "", *, limit: bool = False) -> str:
         """Return the query for rows that `decode` reads, under a condition and in an order as `where.py` makes them; `limit` adds a last parameter."""
         rest = f"{where and f' where {where}'}{order and f' order by {order}'}{' limit ?' if limit else ''}"
-        return f"select {self._everything} from {quoted(self.name)}{rest}"  # noqa: S608 - as above
-
-    def select_keys_sql(self, count: int) -> str:
-        """Return the query for the rows of `count` different keys, in any order; its parameters are the encoded keys, one after the other.
-
-        `Invalid` for more than `keys_max` keys. About 1 µs a key, a third of what one `get` each takes.
-        """
-        if not 1 <= count <= self.keys_max:
-            raise Invalid(
-                f"one query loads 1 to {self.keys_max} keys, not {count}", state=self.view_name, count=count, keys_max=self.keys_max
-            )
-        if not self.key:
-            return self.select()
-        if len(self.key) == 1:
-            return self.select(f"{quoted(self.key[0])} in ({', '.join('?' * count)})")
-        # A join, since SQLite answers `(a, b) in (values …)` by a scan of the whole table.
-        named = [f"_{index}" for index in range(len(self.key))]
-        one = f"({', '.join('?' * len(self.key))})"
-        wanted = f"_wanted ({', '.join(named)}) as (values {', '.join([one] * count)})"
-        matching = " and ".join(f"{quoted(name)} = {index}" for name, index in zip(self.key, named, strict=True))
-        return f"with {wanted} select {self._everything} from _wanted cross join {quoted(self.name)} where {matching}"  # noqa: S608 - as above
-
-    @property
-    def keys_max(self) -> int:
-        """How many keys one query may load."""
-        return VARIABLES_MAX // max(len(self.key), 1)
+        return f"select {self.everything} from {quoted(self.name)}{rest}"  # noqa: S608 - as above
 
     def column(self, name: str) -> Column:
         """Return a column by its field's name, or that of the position. `Invalid`, with the names there are, for another one."""
@@ -214,11 +191,6 @@ class Table(Generic[S]):
             raise Invalid(
                 f"`{self.view_name}` can't be a view: SQLite keeps names that start with `sqlite_` for itself", state=self.view_name
             )
-
-
-def quoted(name: str) -> str:
-    """Return a name as an SQL identifier."""
-    return '"' + name.replace('"', '""') + '"'
 
 
 def is_enum(kind: Any) -> bool:
@@ -637,14 +609,3 @@ def _in_order(value: Any) -> Any:
 
 def _key_text(key: Any) -> bytes:
     return msgspec.json.encode({key: None})
-
-
-def _shown_in_sql(column: Column) -> str:
-    name = quoted(column.name)
-    if column.places is None:
-        return name
-    if column.places == 0:
-        return f"cast({name} as text)"
-    scale = 10**column.places
-    number = f"printf('%s%d.%0{column.places}d', iif({name} < 0, '-', ''), abs({name} / {scale}), abs({name} % {scale}))"
-    return f"iif({name} is null, null, rtrim(rtrim({number}, '0'), '.'))"

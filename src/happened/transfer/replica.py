@@ -9,7 +9,6 @@ that came since the last proof is read from the channel again, and taken in by t
 a new one is built beside it, from the beginning. So is one where the origin begins a new generation; the old one answers until the new one is proven.
 """
 
-import sqlite3
 import struct
 import threading
 import time
@@ -29,8 +28,9 @@ from happened.log.log import Log, place_of
 from happened.log.receipt import Receipt
 from happened.log.row import encode
 from happened.log.worker import IDLE_SECONDS, Worker
-from happened.shelf.rows import ViewsFile
-from happened.shelf.tables import POSITION, Table, quoted
+from happened.shelf.connection import Connection, Dialect, Place
+from happened.shelf.dialect import SQLITE, quoted
+from happened.shelf.tables import POSITION, Table
 from happened.transfer.channel import BEACON, SHARE, Channel, Inflow, Origin, Page, Published
 from happened.transfer.channel import Standing as ShareStanding
 from happened.transfer.digest import Digest, Hashes, hashing
@@ -120,11 +120,11 @@ class Found(NamedTuple):
 class Copy(Generic[S]):
     """One table of a replica, of one generation, and what of it is in memory."""
 
-    def __init__(self, state: type[S], name: str, standing: Standing) -> None:
+    def __init__(self, state: type[S], name: str, standing: Standing, dialect: Dialect = SQLITE) -> None:
         self.standing = standing
-        self.table = Table(state, _tag(standing.made), name=name, beside=(KEY, HASHES))
+        self.table = Table(state, _tag(standing.made), name=name, beside=(KEY, HASHES), dialect=dialect)
         self._name = name
-        self._gone_table = quoted(f"_gone_{name}_{_tag(standing.made)}")
+        self._gone_table = quoted(dialect.name(f"_gone_{name}_{_tag(standing.made)}"))
         self.fold = fold_of(state)
         self._fields = [field.encode_name for field in msgspec.structs.fields(state) if not field.required]
         self._hashes = hashing(self._fields)
@@ -148,14 +148,15 @@ class Copy(Generic[S]):
         self._find = f"select {columns} from {quoted(self.table.name)} where {where}"  # noqa: S608 - names are quoted
         self._checked = False
 
-    def create(self, connection: sqlite3.Connection) -> None:
+    def create(self, connection: Connection) -> None:
         """Make the tables, empty."""
-        for statement in (*dropping(self._name, self.standing.made), *self.table.ddl()):
+        for statement in (*dropping(self._name, self.standing.made, self.table.dialect), *self.table.ddl()):
             connection.execute(statement)
-        connection.execute(f"create table {self._gone_table}(key blob primary key, version integer not null) without rowid")
+        gone = f"create table {self._gone_table}(key blob primary key, version integer not null) without rowid"
+        connection.execute(self.table.dialect.ddl(gone))
         self._complete = True
 
-    def load(self, connection: sqlite3.Connection) -> None:
+    def load(self, connection: Connection) -> None:
         """Read all rows, and hold them against what is noted of them. `Broken` where a row was changed by somebody else, or one is missing."""
         columns = ", ".join(quoted(name) for name in (*(column.name for column in self.table.columns), POSITION, KEY, HASHES))
         everything = f"select {columns} from {quoted(self.table.name)}"  # noqa: S608 - names are quoted
@@ -181,12 +182,12 @@ class Copy(Generic[S]):
         """Whether anything is to be written."""
         return bool(self._rows)
 
-    def gone_at(self, connection: sqlite3.Connection, key: Key) -> int:
+    def gone_at(self, connection: Connection, key: Key) -> int:
         """Return the version at which a key was deleted, 0 where it was not."""
         found = connection.execute(f"select version from {self._gone_table} where key = ?", (encode(key),)).fetchone()  # noqa: S608 - quoted
         return found[0] if found is not None else 0
 
-    def take(self, connection: sqlite3.Connection, change: Change) -> None:
+    def take(self, connection: Connection, change: Change) -> None:
         """Let a change have happened, in memory. `Invalid` where this class can't hold it."""
         key = bytes(change.key)
         before = self._known[key] if key in self._known else self._looked_up(connection, key)
@@ -215,14 +216,17 @@ class Copy(Generic[S]):
         self.digest.change(before.hashes if before is not None else None, hashes)
         self._known[key] = Stored(change.version, hashes)
 
-    def write(self, connection: sqlite3.Connection) -> None:
+    def write(self, connection: Connection) -> None:
         """Write what has changed, in the open transaction."""
         rows = [row for row in self._rows.values() if row is not None]
-        connection.executemany(self.table.upsert, rows)
+        self.table.dialect.put_many(connection, self.table, rows)
         if self._gone:
             gone = [key for key, row in self._rows.items() if row is None]
-            connection.executemany(self.table.delete, [self.table.encode_key(self._decode_key(key)) for key in gone])
-            connection.executemany(f"insert or replace into {self._gone_table}(key, version) values(?, ?)", list(self._gone.items()))
+            self.table.dialect.delete_many(connection, self.table, [self.table.encode_key(self._decode_key(key)) for key in gone])
+            connection.executemany(
+                f"insert into {self._gone_table}(key, version) values(?, ?) on conflict (key) do update set version = excluded.version",
+                list(self._gone.items()),
+            )
 
     def written(self) -> None:
         """Take what was written for committed, and let go of versions, if they are many."""
@@ -231,7 +235,7 @@ class Copy(Generic[S]):
             self._known = {}
             self._complete = False
 
-    def _looked_up(self, connection: sqlite3.Connection, key: bytes) -> Stored | None:
+    def _looked_up(self, connection: Connection, key: bytes) -> Stored | None:
         found: Stored | None = None
         if not self._complete:
             row = connection.execute(self._find, self.table.encode_key(self._decode_key(key))).fetchone()
@@ -244,7 +248,7 @@ class Copy(Generic[S]):
         return found
 
     def _seal(self, row: Sequence[Any]) -> bytes:
-        """Return a hash of a row as SQLite gives it back."""
+        """Return a hash of a row as the database gives it back."""
         if self._signed_columns:
             values = list(row)
             for place in self._signed_columns:
@@ -266,7 +270,7 @@ class Copy(Generic[S]):
 class Replicating(Generic[S]):
     """One replica at work."""
 
-    def __init__(self, log: Log, leases: Leases, system: str, state: type[S], channel: Channel, file: ViewsFile) -> None:
+    def __init__(self, log: Log, leases: Leases, system: str, state: type[S], channel: Channel, file: Place) -> None:
         self.fold = fold_of(state)
         self.state = state
         self.system = system
@@ -292,7 +296,7 @@ class Replicating(Generic[S]):
         self.healed = self.rebuilt = 0
         """How often reading again has made the copy equal, and how often it was built anew since that did not help."""
 
-    def standing(self, connection: sqlite3.Connection, *, ready: bool) -> Standing | None:
+    def standing(self, connection: Connection, *, ready: bool) -> Standing | None:
         """Return how the newest copy stands, or the newest that can be answered from; `None` where there is none."""
         which = "and ready = 1" if ready else ""
         found = connection.execute(
@@ -316,7 +320,7 @@ class Replicating(Generic[S]):
                 raise StoreFailed(f"the replica `{self.name}` is another process's by now", replica=self.name)
             connection.execute("update _replica set owner = ? where name = ? and shape = ?", (epoch, self.name, self._shape))
             found = msgspec.structs.replace(found, owner=epoch)
-            copy = Copy(self.state, self.name, found)
+            copy = Copy(self.state, self.name, found, self.file.dialect)
             try:
                 copy.load(connection)
             except Broken as error:
@@ -393,7 +397,7 @@ class Replicating(Generic[S]):
             self._write(copy)
             self._noted_at = now
 
-    def _taken(self, reader: sqlite3.Connection, copy: Copy[S], items: Sequence[Published]) -> Copy[S]:
+    def _taken(self, reader: Connection, copy: Copy[S], items: Sequence[Published]) -> Copy[S]:
         """Take in what arrived, in order; return the copy to go on with, which is another one where this can't be proven any more."""
         for item in items:
             if item.what == SHARE:
@@ -413,7 +417,7 @@ class Replicating(Generic[S]):
                 copy.standing = msgspec.structs.replace(copy.standing, taken=item.position, digest=item.digest)
         return copy
 
-    def _proven(self, reader: sqlite3.Connection, copy: Copy[S], beacon: Beacon, item: Published) -> bool:
+    def _proven(self, reader: Connection, copy: Copy[S], beacon: Beacon, item: Published) -> bool:
         """Compare a copy with a beacon at its position; where they differ, read again what came since the last proof, and compare once more."""
         if item.position < copy.standing.taken:
             return True  # it comes late, or again: what is not as of one position is not compared
@@ -438,7 +442,7 @@ class Replicating(Generic[S]):
         )
         return True
 
-    def _take_again(self, reader: sqlite3.Connection, copy: Copy[S], until: Published) -> None:
+    def _take_again(self, reader: Connection, copy: Copy[S], until: Published) -> None:
         position = copy.standing.proven
         inflow = Inflow(self.channel)
         while position < until.position:
@@ -508,7 +512,7 @@ class Replicating(Generic[S]):
                 ready=False,
                 diverged=None,
             )
-            copy = Copy(self.state, self.name, standing)
+            copy = Copy(self.state, self.name, standing, self.file.dialect)
             copy.standing = standing = msgspec.structs.replace(standing, sums=copy.digest.kept())
             copy.create(connection)
             marks = ", ".join("?" * (len(Standing.__struct_fields__) + 2))
@@ -546,7 +550,7 @@ class Replicating(Generic[S]):
         with self.moved:
             self.moved.notify_all()
 
-    def _sweep(self, connection: sqlite3.Connection, standing: Standing) -> None:
+    def _sweep(self, connection: Connection, standing: Standing) -> None:
         """Drop the copies that nobody needs beside this one: it, and until it can be answered from the newest that can. Other code's, when nobody runs it."""
         answering = self.standing(connection, ready=True)
         kept = {standing.made, answering.made if answering is not None else 0}
@@ -558,7 +562,7 @@ class Replicating(Generic[S]):
                     made > standing.made or not standing.ready or self._leases.holder(_worker(self.name, shape, self._place)) is not None
                 )
             if not needed:
-                for statement in dropping(self.name, made):
+                for statement in dropping(self.name, made, self.file.dialect):
                     connection.execute(statement)
                 connection.execute("delete from _replica where made = ?", (made,))
 
@@ -630,7 +634,7 @@ class Replicating(Generic[S]):
     def _answered_from(self, standing: Standing) -> Copy[S]:
         copy = self._answering
         if copy is None or copy.standing.made != standing.made:
-            self._answering = copy = Copy(self.state, self.name, standing)
+            self._answering = copy = Copy(self.state, self.name, standing, self.file.dialect)
         return copy
 
     def _state(self, standing: Standing | None, age: timedelta | None, unreachable: str | None) -> str:
@@ -713,9 +717,9 @@ def name_of_replica(system: str, state: type[State]) -> str:
     return f"{system}/{fold_of(state).name}"
 
 
-def dropping(name: str, made: int) -> list[str]:
+def dropping(name: str, made: int, dialect: Dialect) -> list[str]:
     """Return the statements that remove the tables of a copy."""
-    return [f"drop table if exists {quoted(f'_{name}_{_tag(made)}')}", f"drop table if exists {quoted(f'_gone_{name}_{_tag(made)}')}"]
+    return [dialect.dropping(dialect.name(f"{before}_{name}_{_tag(made)}")) for before in ("", "_gone")]
 
 
 def _tag(made: int) -> str:
