@@ -347,9 +347,14 @@ def channel_to(given: "str | Log | Channel | None") -> Channel:
                 raise _told_to_nobody(repr(given))
             return LogChannel(lambda: engine, lambda _store: True, own=False)
         case str():
+            if is_postgres(given):
+                return LogChannel(lambda: _told_by_database(given), lambda _store: True, own=True)
             path = path_in(given)
             if not path:
-                raise Invalid(f"`{given}` names no log that another process has: write sqlite:///path", url=given)
+                raise Invalid(
+                    f"`{given}` names no log that another process has: write sqlite:///path or postgresql://user@host/database?schema=name",
+                    url=given,
+                )
             if note_in(path, PIN_NOTE) is not None:
                 raise _told_to_nobody(path)
             return LogChannel(lambda: _told_by(path), _is_there, own=True)
@@ -373,6 +378,12 @@ def _told_by(path: str) -> SqliteStore:
         store.close()
         raise
     return store
+
+
+def _told_by_database(url: str) -> Engine:
+    """Open the log of another system to read. `Invalid` where there is none: nothing is made."""
+    check_postgres(url)
+    return _postgres(url)
 
 
 def _is_there(store: Readable) -> bool:

@@ -79,11 +79,11 @@ def view_of(running: h.Running, name: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("pages", [1, 5])
 @pytest.mark.parametrize("what", RESULTS)
-def test_a_row_that_its_table_cannot_hold_stops_its_key_only(url: str, what: str, pages: int) -> None:
+def test_a_row_that_its_table_cannot_hold_stops_its_key_only(any_url: str, what: str, pages: int) -> None:
     """Whatever `evolve` returns that is no row: its key stands still as of the event before, others and other views go on, and so after a reopen."""
     said = [Said("a", ""), Said("b", ""), Said("a", what), Said("a", ""), Said("b", "")]
     for opened in range(1, 3):
-        with talk.open(url) as running:
+        with talk.open(any_url) as running:
             last = 0
             for at in range(0, 5, 5 // pages):
                 receipt = running.record_all(said[at : at + 5 // pages])
@@ -113,7 +113,7 @@ KEYS: dict[str, Callable[[], Any]] = {
 
 @pytest.mark.parametrize("before", [0, 3])
 @pytest.mark.parametrize("what", KEYS)
-def test_a_key_that_no_row_can_have_stops_its_view_only(url: str, what: str, before: int) -> None:
+def test_a_key_that_no_row_can_have_stops_its_view_only(any_url: str, what: str, before: int) -> None:
     """`key_of` returns what is no key: its view stops at that position and says so, also to who only reads; the view beside it goes on."""
     wrong: Callable[[], Any] = KEYS[what]
 
@@ -129,7 +129,7 @@ def test_a_key_that_no_row_can_have_stops_its_view_only(url: str, what: str, bef
             return self.but(count=self.count + 1)
 
     app = h.App("talk", records=[Said, Met], views=[Keyed, Heard])
-    with app.open(url) as running, app.open(url, run=False) as reader:
+    with app.open(any_url) as running, app.open(any_url, run=False) as reader:
         for _ in range(before):
             running.view(Keyed).get("x", since=running.record(Said("a", "x")))
         bad = running.record(Said("a", ""))
@@ -145,7 +145,7 @@ def test_a_key_that_no_row_can_have_stops_its_view_only(url: str, what: str, bef
             assert [row.count for row in running.view(Keyed).rows()] == [before]
 
 
-def test_a_view_that_reads_what_today_s_class_can_not_stops_alone(url: str) -> None:
+def test_a_view_that_reads_what_today_s_class_can_not_stops_alone(any_url: str) -> None:
     """A recorded body no longer fits its class: the view that reads it stops and says so, the one that doesn't goes on."""
 
     @h.named("Weighed")
@@ -165,9 +165,9 @@ def test_a_view_that_reads_what_today_s_class_can_not_stops_alone(url: str) -> N
         def evolve(self, event: Number) -> "Weight":
             return self.but(grams=event.grams)
 
-    with h.App("talk", records=[Said, Text]).open(url) as running:
+    with h.App("talk", records=[Said, Text]).open(any_url) as running:
         running.record_all([Said("a", ""), Text("a", "no number"), Said("a", "")])
-    with h.App("talk", records=[Said, Number], views=[Weight, Heard]).open(url) as running:
+    with h.App("talk", records=[Said, Number], views=[Weight, Heard]).open(any_url) as running:
         last = running.record(Said("a", ""))
 
         assert running.view(Heard).get("a", since=last).count == 3
@@ -227,13 +227,13 @@ def test_a_rebuild_that_can_not_be_ends_with_an_error_and_leaves_the_old_table(u
         assert running.view(Tally).get("a", since=running.log.head).count == 2
 
 
-def test_a_rebuild_whose_progress_is_interrupted_leaves_the_old_table(url: str) -> None:
+def test_a_rebuild_whose_progress_is_interrupted_leaves_the_old_table(any_url: str) -> None:
     """What `progress` raises ends the rebuild; the next one works."""
 
     def interrupt(_done: int, _all: int) -> None:
         raise KeyboardInterrupt
 
-    with talk.open(url) as running:
+    with talk.open(any_url) as running:
         running.view(Total).get("a", since=running.record(Said("a", "")))
 
         with pytest.raises(KeyboardInterrupt):
@@ -260,19 +260,19 @@ def test_a_rebuild_at_once_of_a_view_that_was_never_whole_ends(url: str) -> None
             assert len(running.view(Total).rows(since=last)) == 10
 
 
-def test_a_rebuild_where_another_process_follows_says_who(url: str) -> None:
+def test_a_rebuild_where_another_process_follows_says_who(any_url: str) -> None:
     """The view is another's: the rebuild says whose, and does not wait for ever."""
-    with talk.open(url) as owner, talk.open(url) as other:
+    with talk.open(any_url) as owner, talk.open(any_url) as other:
         owner.view(Total).rows(since=owner.record(Said("a", "")))
 
         with pytest.raises(h.Invalid, match=r"is followed by .*: rebuild it there"):
             other.rebuild(Total)
 
 
-def test_rebuilds_at_once_take_turns(url: str) -> None:
+def test_rebuilds_at_once_take_turns(any_url: str) -> None:
     """Threads rebuild the same view: each rebuild ends, and the rows are right."""
     wrong: list[BaseException] = []
-    with talk.open(url) as running:
+    with talk.open(any_url) as running:
         last = running.record_all([Said(f"a{number % 10}", "") for number in range(100)])
 
         def work() -> None:
@@ -292,11 +292,11 @@ def test_rebuilds_at_once_take_turns(url: str) -> None:
         assert {row.count for row in running.view(Total).rows(since=last)} == {10}
 
 
-def test_an_owner_that_comes_back_goes_on_with_the_table_of_another_s_rebuild(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_owner_that_comes_back_goes_on_with_the_table_of_another_s_rebuild(any_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two processes take turns as owner, each rebuilds in between: neither goes on with a table that is gone."""
     monkeypatch.setattr(lease, "LEASE_SECONDS", 2)
     for amount in range(1, 4):
-        with talk.open(url) as owner, talk.open(url) as standby:
+        with talk.open(any_url) as owner, talk.open(any_url) as standby:
             owner.rebuild(Total)
             assert owner.view(Total).get("a", since=owner.record(Said("a", ""))).count == 2 * amount - 1
             owner.close()
@@ -339,15 +339,15 @@ class MoodOf(h.State):
 
 
 @pytest.mark.parametrize("what", ["raises", "huge"])
-def test_a_joined_state_that_stops_stops_the_keys_that_ask_for_it(url: str, what: str) -> None:
+def test_a_joined_state_that_stops_stops_the_keys_that_ask_for_it(any_url: str, what: str) -> None:
     """The joined state of one name stands still: rows that ask for it later do too, with its position, and others go on; also after a reopen."""
     app = h.App("talk", records=[Said, Met], views=[Meeting])
-    with app.open(url) as running:
+    with app.open(any_url) as running:
         running.record_all([Said("a", ""), Met("a", "x"), Said("b", "")])
         bad = running.record(Said("a", what))
         running.view(Meeting).rows(since=bad)
     for opened in range(1, 3):
-        with app.open(url) as running:
+        with app.open(any_url) as running:
             running.record(Met("a", "x"))
             last = running.record(Met("b", "x"))
 
@@ -359,10 +359,10 @@ def test_a_joined_state_that_stops_stops_the_keys_that_ask_for_it(url: str, what
             assert [one["key"] for one in view_of(running, "Meeting")["stuck"]] == ['Person["a"]', '["a"]']
 
 
-def test_a_joined_state_that_stops_stops_the_view_where_keys_depend_on_it(url: str) -> None:
+def test_a_joined_state_that_stops_stops_the_view_where_keys_depend_on_it(any_url: str) -> None:
     """`key_of` asks for the state that stands still: no key is known, so the view stops there and says why, but not before."""
     app = h.App("talk", records=[Said, Met], views=[MoodOf])
-    with app.open(url) as running:
+    with app.open(any_url) as running:
         running.record_all([Said("a", "raises"), Said("b", "")])
         before = running.record(Met("b", "x"))
         assert running.view(MoodOf).get(1, since=before).met == 1
@@ -402,9 +402,9 @@ class Loudest(h.State):
         return self.but(orders=self.orders + 1)
 
 
-def test_a_view_may_ask_for_a_mapping_of_states(url: str) -> None:
+def test_a_view_may_ask_for_a_mapping_of_states(any_url: str) -> None:
     """An event with several values of a tag: `evolve` and `key_of` are given a state for each, as of the event's position."""
-    with h.App("talk", records=[Said, Ordered], views=[Order, Loudest]).open(url) as running:
+    with h.App("talk", records=[Said, Ordered], views=[Order, Loudest]).open(any_url) as running:
         running.record_all([Said("a", ""), Said("b", ""), Said("b", "")])
         running.record(Ordered("1", (Line("a", 1), Line("b", 1), Line("c", 1))))
         running.record(Said("a", ""))
@@ -415,7 +415,7 @@ def test_a_view_may_ask_for_a_mapping_of_states(url: str) -> None:
         assert set(running.view(Loudest).rows(since=last)) == {Loudest("b", 1), Loudest("a", 1)}
 
 
-def test_a_joined_state_that_can_not_be_filled_is_said_at_open(url: str) -> None:
+def test_a_joined_state_that_can_not_be_filled_is_said_at_open(any_url: str) -> None:
     """Two values of a tag for one state: that is said when the app is opened, with what to write instead."""
 
     class Single(h.State):
@@ -426,16 +426,16 @@ def test_a_joined_state_that_can_not_be_filled_is_said_at_open(url: str) -> None
             return self.but(moods=person.moods)
 
     with pytest.raises(h.Invalid, match="Mapping"):
-        h.App("talk", records=[Said, Ordered], views=[Single]).open(url)
+        h.App("talk", records=[Said, Ordered], views=[Single]).open(any_url)
 
 
 # --- several processes and versions
 
 
-def test_who_only_reads_knows_who_follows(url: str) -> None:
+def test_who_only_reads_knows_who_follows(any_url: str) -> None:
     """Beside a running owner: statistics and `Late` of a process that only reads name it, and nobody once it has closed."""
-    with talk.open(url, run=False) as reader:
-        with talk.open(url) as owner:
+    with talk.open(any_url, run=False) as reader:
+        with talk.open(any_url) as owner:
             owner.view(Total).rows(since=owner.record(Said("a", "")))
             [name] = {one["owner"] for one in owner.statistics()["views"]}
 
@@ -496,10 +496,10 @@ def test_two_versions_of_a_view_answer_at_once_and_the_older_goes_with_its_last_
             assert second.view(two).get("a", since=second.record(Said("a", ""))) == two("a", 10, 20)
 
 
-def test_views_of_one_log_in_two_files_are_both_followed(tmp_path: Path, url: str) -> None:
+def test_views_of_one_log_in_two_files_are_both_followed(tmp_path: Path, any_url: str) -> None:
     """A process with views elsewhere, or in memory, follows its own, whoever follows the others."""
     places = [None, f"sqlite:///{tmp_path}/elsewhere.db", "memory:", "memory:"]
-    handles = [talk.open(url, views=place) for place in places]
+    handles = [talk.open(any_url, views=place) for place in places]
     last = handles[0].record(Said("a", ""))
 
     counts = [handle.view(Total).get("a", since=last).count for handle in handles]
@@ -523,13 +523,13 @@ def test_an_owner_with_an_older_lease_takes_over_all_the_same(url: str) -> None:
 # --- age
 
 
-def test_a_view_left_behind_is_as_old_as_the_first_record_that_it_has_not_seen(url: str) -> None:
+def test_a_view_left_behind_is_as_old_as_the_first_record_that_it_has_not_seen(any_url: str) -> None:
     """Until that one was recorded it stood at the head: however long nobody followed, and in whichever process it is asked."""
     clock = Clock()
-    with talk.open(url, source=clock) as running:
+    with talk.open(any_url, source=clock) as running:
         running.view(Total).rows(since=running.record(Said("a", "")))
     clock.move(timedelta(days=1))
-    with talk.open(url, run=False, source=clock) as reader:
+    with talk.open(any_url, run=False, source=clock) as reader:
         assert reader.view(Total).rows().age == timedelta(0)
         reader.record(Said("a", ""))
         clock.move(timedelta(hours=1))
@@ -537,14 +537,14 @@ def test_a_view_left_behind_is_as_old_as_the_first_record_that_it_has_not_seen(u
         clock.move(timedelta(hours=1))
 
         assert reader.view(Total).rows().age == timedelta(hours=2)
-        with talk.open(url, run=False, source=clock) as other:
+        with talk.open(any_url, run=False, source=clock) as other:
             assert view_of(other, "Total")["age_seconds"] == 2 * 3600
 
 
 # --- idle
 
 
-def test_a_stopped_view_costs_nothing(url: str) -> None:
+def test_a_stopped_view_costs_nothing(any_url: str) -> None:
     """The only view has stopped: the follower sleeps, it does not spin."""
 
     class Never(h.State):
@@ -558,7 +558,7 @@ def test_a_stopped_view_costs_nothing(url: str) -> None:
         def evolve(self, event: Said) -> "Never":
             return self.but(count=1)
 
-    with h.App("talk", records=[Said], views=[Never]).open(url) as running:
+    with h.App("talk", records=[Said], views=[Never]).open(any_url) as running:
         last = running.record(Said("a", ""))
         with pytest.raises(h.Stuck):
             running.view(Never).rows(since=last)

@@ -68,25 +68,25 @@ def test_a_receipt_of_a_history_that_was_replaced_is_diverged(url: str) -> None:
             running.view(Balance).find("a", since=str(receipt))
 
 
-def test_the_age_of_an_idle_log_is_nothing_and_of_one_left_behind_is_since_then(url: str) -> None:
+def test_the_age_of_an_idle_log_is_nothing_and_of_one_left_behind_is_since_then(any_url: str) -> None:
     """At the head the age is 0 however long nothing happens; a view that nobody follows is as old as what it has not seen."""
-    with bank.open(url) as running:
+    with bank.open(any_url) as running:
         receipt = running.dispatch(Deposit("a", 1))
         running.view(Balance).get("a", since=receipt)
         time.sleep(0.3)
 
         assert running.view(Balance).rows().age == timedelta(0)
-    with bank.open(url, run=False) as running:
+    with bank.open(any_url, run=False) as running:
         running.dispatch(Deposit("a", 1))
         time.sleep(0.3)
 
         assert running.view(Balance).rows().age >= timedelta(seconds=0.3)
 
 
-def test_a_receipt_always_reads_its_own_write(url: str) -> None:
+def test_a_receipt_always_reads_its_own_write(any_url: str) -> None:
     """Threads write and read with `since=`, in the image and in the view: each finds its own write, every time."""
     wrong: list[object] = []
-    with bank.open(url) as running, bank.open(url, run=False) as other:
+    with bank.open(any_url) as running, bank.open(any_url, run=False) as other:
 
         def work(name: str) -> None:
             for number in range(1, 41):
@@ -108,11 +108,11 @@ def test_a_receipt_always_reads_its_own_write(url: str) -> None:
         assert wrong[:3] == []
 
 
-def test_a_rebuild_is_not_noticed_by_readers(url: str) -> None:
+def test_a_rebuild_is_not_noticed_by_readers(any_url: str) -> None:
     """Readers loop while a view is rebuilt: always all rows, no error."""
     stop = threading.Event()
     answers: set[str] = set()
-    with bank.open(url) as running:
+    with bank.open(any_url) as running:
         receipt = running.record_all([Deposited(f"a{number}", 1) for number in range(500)])
         running.view(Balance).rows(since=receipt)
 
@@ -136,9 +136,9 @@ def test_a_rebuild_is_not_noticed_by_readers(url: str) -> None:
         assert answers == {"500"}
 
 
-def test_a_process_that_only_reads_follows_a_rebuild(url: str) -> None:
+def test_a_process_that_only_reads_follows_a_rebuild(any_url: str) -> None:
     """Another process rebuilds a view, twice: who only reads answers from the new table, and can still be asked to be as new as a receipt."""
-    with bank.open(url) as owner, bank.open(url, run=False) as reader:
+    with bank.open(any_url) as owner, bank.open(any_url, run=False) as reader:
         receipt = owner.record(Deposited("a", 1))
         assert reader.view(Balance).get("a", since=receipt) == Balance("a", 1, 1)
 
@@ -150,7 +150,7 @@ def test_a_process_that_only_reads_follows_a_rebuild(url: str) -> None:
             assert list(reader.view(Balance).rows()) == [Balance("a", amount, amount)]
 
 
-def test_a_view_that_stops_in_mid_page_counts_nothing_twice(url: str) -> None:
+def test_a_view_that_stops_in_mid_page_counts_nothing_twice(any_url: str) -> None:
     """`key_of` fails on the second of two facts, then no more: the first was not written without its checkpoint."""
     failing = threading.Event()  # no part of the code's fingerprint, as a flag would be
     failing.set()
@@ -169,15 +169,15 @@ def test_a_view_that_stops_in_mid_page_counts_nothing_twice(url: str) -> None:
             return self.but(amount=self.amount + event.amount)
 
     app = h.App("tally", records=[Deposited], deciders=[deposit], views=[Tally])
-    with app.open(url) as running:
+    with app.open(any_url) as running:
         running.view(Tally).get("a", since=running.record(Deposited("a", 1)))
-    with app.open(url) as running:
+    with app.open(any_url) as running:
         last = running.record_all([Deposited("a", 1), Deposited("b", 1)])
         with pytest.raises(h.Stuck, match="not now"):
             running.view(Tally).get("a", since=last)
 
     failing.clear()
-    with app.open(url) as running:
+    with app.open(any_url) as running:
         assert set(running.view(Tally).rows(since=last)) == {Tally("a", 2), Tally("b", 1)}
 
 
@@ -191,11 +191,11 @@ class Brittle(h.State):
         return self.but(amount=self.amount + event.amount)
 
 
-def test_a_key_that_stops_is_said_and_others_go_on(url: str) -> None:
+def test_a_key_that_stops_is_said_and_others_go_on(any_url: str) -> None:
     """`evolve` raises for one key: its row stands still and raises `Stuck`, also after a reopen, and other rows go on."""
     app = h.App("brittle", records=[Deposited], deciders=[deposit], views=[Brittle])
     for opened in range(1, 3):
-        with app.open(url) as running:
+        with app.open(any_url) as running:
             running.record(Deposited("a", -1))
             receipt = running.record(Deposited("b", 1))
 
@@ -205,9 +205,9 @@ def test_a_key_that_stops_is_said_and_others_go_on(url: str) -> None:
             assert running.view(Brittle).rows().stuck == 1
 
 
-def test_a_page_never_ends_inside_a_command(url: str) -> None:
+def test_a_page_never_ends_inside_a_command(any_url: str) -> None:
     """Pages of one row, forwards and backwards, from within a command too: never half a transfer; backwards is forwards reversed."""
-    with bank.open(url, run=False) as running:
+    with bank.open(any_url, run=False) as running:
         running.dispatch(Deposit("a", 100))
         for _ in range(20):
             running.dispatch(Transfer("a", "b", 1))

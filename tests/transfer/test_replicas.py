@@ -13,6 +13,7 @@ import pytest
 import happened as h
 from happened.testing.world import Clock
 from happened.transfer.channel import LogChannel
+from tests.servers import fresh
 from tests.transfer.model import (
     Bill,
     Billed,
@@ -36,13 +37,14 @@ from tests.transfer.model import (
 Pair = tuple[h.Running, h.Running]
 
 
-@pytest.fixture(params=["in this process", "by URL"])
+@pytest.fixture(params=["in this process", "by URL", "in PostgreSQL"])
 def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Pair]:
     """Give both systems, one following the other through each kind of channel."""
-    log = f"sqlite:///{tmp_path}/crm.db"
+    there = request.param == "in PostgreSQL"
+    log = fresh() if there else f"sqlite:///{tmp_path}/crm.db"
     with crm.open(log) as upstream:
         channel: h.Running | str = upstream if request.param == "in this process" else log
-        with billing.open(f"sqlite:///{tmp_path}/billing.db", channels={"crm": channel}) as running:
+        with billing.open(fresh() if there else f"sqlite:///{tmp_path}/billing.db", channels={"crm": channel}) as running:
             yield upstream, running
 
 
@@ -164,9 +166,10 @@ def test_an_origin_that_is_closed_does_not_keep_the_copy_from_answering(tmp_path
     assert back.state == Debtor("c-1", "Spain")
 
 
-def test_an_origin_that_is_not_there_yet_is_waited_for(tmp_path: Path) -> None:
+@pytest.mark.parametrize("database", ["sqlite", "postgres"])
+def test_an_origin_that_is_not_there_yet_is_waited_for(tmp_path: Path, database: str) -> None:
     """Systems are started in any order; a copy that never was whole says so instead of answering."""
-    log = f"sqlite:///{tmp_path}/crm.db"
+    log = fresh() if database == "postgres" else f"sqlite:///{tmp_path}/crm.db"
     with billing.open("memory:", channels={"crm": log}) as running:
         with pytest.raises(h.Late, match="has no copy yet"):
             running.replica(Debtor, "c-1", wait_seconds_max=0.05)
