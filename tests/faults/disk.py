@@ -5,6 +5,7 @@ The model: what was written after the last sync of a file is kept, dropped or to
 A strict disk also forgets names that were made or deleted since the folder was last synced. The `-shm` file is never there afterwards.
 """
 
+import contextlib
 import os
 import random
 import sqlite3
@@ -17,8 +18,19 @@ import apsw
 
 SECTOR = 512
 
-ERRORS = {apsw.ConstraintError: sqlite3.IntegrityError, apsw.CorruptError: sqlite3.DatabaseError, apsw.NotADBError: sqlite3.DatabaseError}
+ERRORS: dict[type[apsw.Error], type[sqlite3.Error]] = {
+    apsw.ConstraintError: sqlite3.IntegrityError,
+    apsw.CorruptError: sqlite3.DatabaseError,
+    apsw.NotADBError: sqlite3.DatabaseError,
+}
 """Errors that the standard library raises as others than `OperationalError`."""
+
+SAID = {
+    sqlite3.SQLITE_FULL: "database or disk is full",
+    sqlite3.SQLITE_IOERR: "disk I/O error",
+    sqlite3.SQLITE_CANTOPEN: "unable to open database file",
+}
+"""SQLite's texts, which apsw leaves out of an error of our own making."""
 
 
 class Op(NamedTuple):
@@ -31,11 +43,11 @@ class Op(NamedTuple):
 
 
 class Disk:
-    """What is done to files through the connections it gives out. Calls can be made to fail: `fails` is asked before each, by name and file."""
+    """What is done to files through the connections it gives out. Calls can be made to fail: `fails` says by which number of SQLite's, 0 for not at all."""
 
     def __init__(self, *, synchronous: str | None = None) -> None:
         self.ops: list[Op] = []
-        self.fails: Callable[[str, str], type[apsw.Error] | None] = lambda _call, _file: None
+        self.fails: Callable[[str, str], int] = lambda _call, _file: 0
         self.synchronous = synchronous
         """What every `pragma synchronous` is made to say instead: to show that the disk finds what is not synced."""
         self._lock = threading.RLock()
@@ -57,8 +69,7 @@ class Disk:
     def do(self, op: Op, really: Callable[[], object], call: str) -> None:
         """Do something to a file, and log it in the order in which it is done."""
         with self._lock:
-            if failure := self.fails(call, op.file):
-                raise failure(f"{call} of {op.file} fails")
+            self.ask(call, op.file)
             self._look_for_growth(op.file)
             really()
             self.ops.append(op)
@@ -70,12 +81,14 @@ class Disk:
                     self._lengths[op.file] = op.at
                 case "create" | "delete":
                     self._lengths[op.file] = 0
+                case _:
+                    pass
 
     def ask(self, call: str, file: str) -> None:
         """Fail where a call that changes nothing is to fail."""
         with self._lock:
-            if failure := self.fails(call, file):
-                raise failure(f"{call} of {file} fails")
+            if code := self.fails(call, file):
+                raise apsw.exception_for(code)
 
     def _look_for_growth(self, file: str) -> None:
         """See whether the store has grown the WAL by itself, past SQLite: with zeros."""
@@ -101,7 +114,8 @@ class _File(apsw.VFSFile):
         return super().xRead(amount, offset)
 
     def xWrite(self, data: Any, offset: int) -> None:  # Any: a buffer of SQLite
-        self._disk.do(Op("write", self._name, offset, bytes(data)), lambda: super(_File, self).xWrite(data, offset), "write")
+        really = super().xWrite  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType] - apsw names no type of a buffer
+        self._disk.do(Op("write", self._name, offset, bytes(data)), lambda: really(data, offset), "write")
 
     def xTruncate(self, newsize: int) -> None:
         self._disk.do(Op("truncate", self._name, newsize), lambda: super(_File, self).xTruncate(newsize), "truncate")
@@ -138,7 +152,7 @@ class raised:  # noqa: N801 - used as a function
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if isinstance(error, apsw.Error):
-            made = ERRORS.get(type(error), sqlite3.OperationalError)(str(error))
+            made = ERRORS.get(type(error), sqlite3.OperationalError)(str(error) or SAID.get(getattr(error, "result", 0), "unknown error"))
             made.sqlite_errorcode = getattr(error, "extendedresult", 0) or getattr(error, "result", 0)
             raise made from error
 
@@ -181,14 +195,14 @@ class Connection:
     """What the standard library's connection gives of what `happened` uses."""
 
     def __init__(self, inner: apsw.Connection, timeout: float, synchronous: str | None) -> None:
-        self.inner = inner
+        self.inner: Any = inner  # Any: its rows and bindings are of any type
         self.synchronous = synchronous
         inner.set_busy_timeout(int(timeout * 1000))
 
     @property
     def in_transaction(self) -> bool:
         """Say whether a transaction is open."""
-        return self.inner.in_transaction
+        return bool(self.inner.in_transaction)
 
     def cursor(self) -> Cursor:
         """Return a new cursor."""
@@ -212,8 +226,8 @@ class Connection:
         self.inner.authorizer = allowed
 
     def close(self) -> None:
-        """Close it."""
-        with raised():
+        """Close it. SQLite says nothing of a last checkpoint that fails: all of it is in the WAL still."""
+        with contextlib.suppress(apsw.Error):
             self.inner.close()
 
 
