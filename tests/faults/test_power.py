@@ -1,7 +1,8 @@
 """The power goes at any moment: what was acknowledged is there, nothing is torn, nothing is there twice, and views come to equal the fold.
 
 A history is recorded on a disk that logs what is done to it; what that disk may hold afterwards is opened by the ordinary store, image by image.
-`HAPPENED_IMAGES` says how many (all tests together), `HAPPENED_SEED` from which seed: a failing one names its own, and its image can be made again.
+`HAPPENED_IMAGES` says how many (all tests together), `HAPPENED_SEED` from which seed. The seed chooses where the power goes and what is kept; the history
+itself has threads, clocks and ids of its own, so that the same seed tries much the same images again, and not always the very same.
 """
 
 import os
