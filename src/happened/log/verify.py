@@ -79,6 +79,14 @@ class Noted(msgspec.Struct, frozen=True):
         )
 
 
+def _check_types(row: Row, position: int) -> None:
+    """Look whether a store gave back numbers, texts and bytes where such were written: a digest does not tell a text from its bytes."""
+    numbers, texts, blobs = (row.position, row.count, row.at), (row.head, row.records, row.input or ""), (row.salts, row.digest)
+    given = [*[type(one) is int for one in numbers], *[type(one) is str for one in texts], *[type(one) is bytes for one in blobs]]
+    if not all(given):
+        raise Broken(f"the row at position {position} holds values of other types than were written", position=position)
+
+
 def verified(
     store: Store,
     reader: Reader,
@@ -99,6 +107,7 @@ def verified(
     head = store.wait(1 << 62, 0)
     for rows in store.read(until=head):
         for row in rows:
+            _check_types(row, position + 1)
             if row.position != position + 1:
                 raise Broken(f"after position {position} comes {row.position}", position=position + 1)
             if row.at < at:

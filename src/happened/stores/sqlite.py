@@ -13,6 +13,7 @@ import os
 import sqlite3
 import threading
 import time
+import zlib
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -84,6 +85,8 @@ TABLES = ("log", "note", "sample", *runs.TABLES)
 
 NOT_WRITABLE = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM)
 """Numbers of errors that an administrator mends, not a larger disk."""
+MANGLED = (TypeError, ValueError, LookupError, ArithmeticError, MemoryError, zlib.error)
+"""What reading numbers and bytes raises that are not what was written."""
 BUSY_SECONDS = 0.0005
 """How long to sleep before asking for another process's lock again: a commit here takes 0.2 to 2 ms."""
 RECORDS_MAX = 10_000
@@ -343,8 +346,9 @@ class SqliteStore:
             self._lock.release()
         with self._grown:
             self._grown.notify_all()
-        if self._checkpointer is not None:
-            self._checkpointer.join()
+        checkpointer = self._checkpointer
+        if checkpointer is not None:
+            checkpointer.join()
         while self._readers:
             self._readers.pop().close()
         self._writer.close()
@@ -377,12 +381,12 @@ class SqliteStore:
 
     def find_id(self, id: str) -> Sequence[int]:
         """Return the positions of the rows that may use this id. Called under the lock, it sees what `append` has handed over."""
-        with self._index_as_of_now() as connection:
+        with self._index_as_of_now() as connection, self._index_read():
             return self._runs.find(connection, runs.IDS, id)
 
     def find_ids(self, ids: Sequence[str]) -> frozenset[str]:
         """Return those of these ids that some row may use."""
-        with self._index_as_of_now() as connection:
+        with self._index_as_of_now() as connection, self._index_read():
             return self._runs.among(connection, runs.IDS, ids)
 
     @contextlib.contextmanager
@@ -477,7 +481,10 @@ class SqliteStore:
     @contextlib.contextmanager
     def _packing(self) -> Generator[Packing]:
         self._check_usable()
-        connection = self._connect(self.path)
+        try:
+            connection = self._connect(self.path)
+        except sqlite3.Error as error:
+            raise _failed(error) from error
         try:
             yield Packing(connection, self._cold, lambda attempt: self._until_free(attempt, _soon()))
         except sqlite3.Error as error:
@@ -515,6 +522,8 @@ class SqliteStore:
             if isinstance(error, sqlite3.OperationalError):
                 raise Invalid(f"{self.path} can't be opened as a log: {error}", path=self.path) from error
             raise Broken(f"{self.path} is no SQLite file, or a damaged one: {error}", path=self.path) from error
+        except UnicodeDecodeError as error:  # SQLite's own text of what is wrong with a statement names a thing that is no text any more
+            raise Broken(f"{self.path} is damaged: {error}", path=self.path) from error
         return connection
 
     def _check_own(self, connection: sqlite3.Connection) -> None:
@@ -633,7 +642,7 @@ class SqliteStore:
         if commit.instead:
             self._replace(commit.instead)
         elif self._runs.due() and self._writes_index(writer):
-            with self._index_lock:
+            with self._index_lock, self._index_read():
                 flushed = self._runs.flush_next(writer)
             self._write_shelf(writer)
             self._pages += 6
@@ -781,7 +790,13 @@ class SqliteStore:
 
     def _checkpoint(self) -> None:
         """Take most of the WAL into the file, beside the writer; the writer takes the few pages that came meanwhile, and begins it anew."""
-        connection = self._connect(self.path)
+        try:
+            connection = self._connect(self.path)
+        except sqlite3.Error as error:
+            self._samples.add("checkpoint", "failed", 0, str(error))
+            self._checkpointer = None  # the next one that is due begins a new thread
+            self._checkpoint_due.clear()
+            return
         try:
             while True:
                 self._checkpoint_due.wait()
@@ -802,9 +817,18 @@ class SqliteStore:
     # --- the index
 
     def _load_index(self, connection: sqlite3.Connection) -> None:
-        self._runs.load(connection)
-        self._reading_stored = reading_on(connection)
-        self._generation = _generation(connection)
+        with self._index_read():
+            self._runs.load(connection)
+            self._reading_stored = reading_on(connection)
+            self._generation = _generation(connection)
+
+    @contextlib.contextmanager
+    def _index_read(self) -> Generator[None]:
+        """Say that the file is damaged where what the index is made of can't be what was written."""
+        try:
+            yield
+        except MANGLED as error:
+            raise Broken(f"the index in {self.path} is damaged: {error}. Restore a copy", path=self.path) from error
 
     def _look_for_rebuild(self, connection: sqlite3.Connection) -> None:
         """Begin anew where another process has made the index anew: under the runs' old names lie others now."""
@@ -897,12 +921,13 @@ class SqliteStore:
             with self._index_lock:
                 if self._writes_index(self._writer):
                     self._catch_up_index(self._writer)
-                    self._runs.flush_all(self._writer)
+                    with self._index_read():
+                        self._runs.flush_all(self._writer)
                     self._write_shelf(self._writer)
                 else:
                     self._write_samples(self._writer)
             self._writer.execute("commit")
-        except (sqlite3.Error, Incompatible):
+        except (sqlite3.Error, Incompatible, Broken):  # of a damaged index the next open says so
             self._rolled_back()
 
     # --- reading
@@ -963,7 +988,10 @@ class SqliteStore:
             ranges: list[tuple[int, int]] = []
             for item in wanted:
                 if item.terms and not self._strange:
-                    positions |= set[int].intersection(*[set(self._runs.find(reader, runs.TAGS, term, first, last)) for term in item.terms])
+                    with self._index_read():
+                        positions |= set[int].intersection(
+                            *[set(self._runs.find(reader, runs.TAGS, term, first, last)) for term in item.terms]
+                        )
                 elif item.names:
                     ranges += self._runs.blocks(item.names)
                 else:
@@ -1048,17 +1076,31 @@ class SqliteStore:
         try:
             reader = self._readers.pop()
         except IndexError:
-            reader = self._connect(self.path)
-            reader.execute("pragma query_only=on")
+            reader = self._new_reader()
         try:
             yield reader
         except sqlite3.Error as error:
-            raise StoreFailed(f"the log could not be read: {error}", error=str(error), path=self.path) from error
+            raise self._unread(error) from error
         finally:
             if self._closed:
                 reader.close()
             else:
                 self._readers.append(reader)
+
+    def _new_reader(self) -> sqlite3.Connection:
+        try:
+            reader = self._connect(self.path)
+            try:
+                reader.execute("pragma query_only=on")
+            except BaseException:
+                reader.close()
+                raise
+        except sqlite3.Error as error:
+            raise self._unread(error) from error
+        return reader
+
+    def _unread(self, error: sqlite3.Error) -> StoreFailed:
+        return StoreFailed(f"the log could not be read: {error}", error=str(error), path=self.path)
 
     def _behind(self, connection: sqlite3.Connection, position: int) -> int:
         """Return the last position of the last row that does not lie behind this one, whole."""

@@ -1,0 +1,89 @@
+"""A damaged file: cut short at every page, or with a bit flipped. It is said clearly, found by `verify`, or makes no difference; there is no wrong answer.
+
+`HAPPENED_FLIPS` says how many flips are tried.
+"""
+
+import os
+import random
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+import happened as h
+from happened.core.state import fold_of
+from happened.log.compacting import compact
+from happened.stores import runs, segments
+from tests.semantics.model import Balance, Deposit, Take, bank
+
+FLIPS = int(os.environ.get("HAPPENED_FLIPS", "150"))
+SEED = int(os.environ.get("HAPPENED_SEED", str(random.SystemRandom().randrange(1_000_000))))
+
+
+@pytest.fixture(params=["hot", "cold"])
+def log(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a small log, with an index and perhaps a packed part."""
+    monkeypatch.setattr(runs, "FLUSH_RECORDS", 32)
+    monkeypatch.setattr(segments, "ROWS_MAX", 16)
+    path = tmp_path / "log.db"
+    with bank.open(f"sqlite:///{path}", run=False) as running:
+        for n in range(40):
+            running.dispatch(Deposit(f"a{n % 5}", n), id=f"{n}")
+            running.dispatch(Take(f"s{n}", "me"), id=f"s{n}")
+        running.snapshots.take(fold_of(Balance), running.log.head)
+        if request.param == "cold":
+            compact(running.log, keep=10)
+    return path
+
+
+def answers(path: Path) -> tuple[object, ...]:
+    """Ask a log for all there is in it, after it has verified."""
+    with bank.open(f"sqlite:///{path}", run=False) as running:
+        running.log.verify()
+        balances = {key[0]: (one.amount, one.changes) for key, one in running.states(Balance).items()}
+        return running.log.head, balances
+
+
+def after(path: Path, damaged: bytes) -> tuple[object, ...] | str:
+    """Ask a damaged log; its own errors are texts."""
+    for beside in path.parent.glob("damaged*"):
+        beside.unlink()
+    place = path.with_name("damaged.db")
+    place.write_bytes(damaged)
+    shutil.copyfile(path.with_name("log.snapshots.db"), path.with_name("damaged.snapshots.db"))
+    try:
+        return answers(place)
+    except h.Error as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def test_a_log_that_is_cut_short_anywhere_is_said_to_be_damaged(log: Path) -> None:
+    whole, told = log.read_bytes(), answers(log)
+    for length in range(4096, len(whole), 4096):
+        found = after(log, whole[:length])
+        assert isinstance(found, str) or found == told, f"cut after {length} bytes: {found}"
+
+
+def test_a_flipped_bit_is_said_found_or_makes_no_difference(log: Path) -> None:
+    whole, told = log.read_bytes(), answers(log)
+    chance = random.Random(SEED)
+    said = 0
+    for number in range(FLIPS):
+        damaged = bytearray(whole)
+        bit = chance.randrange(len(whole) * 8)
+        damaged[bit // 8] ^= 1 << bit % 8
+        found = after(log, bytes(damaged))
+        assert isinstance(found, str) or found == told, f"HAPPENED_SEED={SEED}: flip {number}, of bit {bit}: {found}"
+        said += isinstance(found, str)
+    print(f"{FLIPS} flips, {said} said, HAPPENED_SEED={SEED}")
+
+
+def test_a_text_that_became_bytes_is_found(log: Path) -> None:
+    """Its digest is the same: what is hashed are bytes."""
+    with closing(sqlite3.connect(log)) as file, file:
+        [(position,)] = file.execute("select max(position) from log")
+        file.execute("update log set records = cast(records as blob) where position = ?", (position,))
+    with h.open_log(f"sqlite:///{log}") as opened, pytest.raises(h.Broken, match="of other types"):
+        opened.verify()
