@@ -1,6 +1,7 @@
 """A real PostgreSQL for tests: started from a wheel once for each process that runs tests, and stopped at its end."""
 
 import atexit
+import contextlib
 import functools
 import importlib.util
 import os
@@ -67,6 +68,15 @@ class Server:
         """Stop it, with all who are connected."""
         self.process.send_signal(signal.SIGINT)
         self.process.wait(START_SECONDS_MAX)
+
+    def kill(self) -> None:
+        """Kill it with all its processes, as a power cut would end them; `start` recovers from what is on disk."""
+        for child in Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(child), signal.SIGKILL)
+        self.process.kill()
+        self.process.wait(START_SECONDS_MAX)
+        (self._data / "postmaster.pid").unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Stop it, and leave nothing behind."""

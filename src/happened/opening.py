@@ -20,8 +20,8 @@ from happened.log.lifting import Lifts
 from happened.log.log import Identity, Log, Progress
 from happened.log.portable import Exported, exported, imported
 from happened.log.receipt import Receipt
-from happened.shelf.connection import Place
-from happened.shelf.rows import ViewsFile, forget_rows
+from happened.shelf.connection import Look, Place
+from happened.shelf.rows import FileLook, ViewsFile, forget_rows
 from happened.shelf.snapshots import SnapshotsFile, forget_snapshots
 from happened.sourcing.memory_image import MemoryImage
 from happened.stores.machine import Machine
@@ -403,6 +403,24 @@ def open_rows(url: str, log: str, *, ddl: Sequence[str] = ()) -> Place:
         from happened.shelf.postgres_rows import RowsSchema  # lazy: its driver is an extra
         from happened.stores.postgres_tables import where_in  # lazy: see above
     return RowsSchema(where_in(url), ddl=ddl)
+
+
+@contextlib.contextmanager
+def look_at_rows(url: str) -> Generator[Look | None]:
+    """Look at the views that a URL names, and make nothing; `None` where there are none. `Invalid` for what holds something else."""
+    if is_postgres(url):
+        with _driver():
+            from happened.shelf.postgres_rows import SchemaLook  # lazy: its driver is an extra
+            from happened.stores.postgres_tables import where_in  # lazy: see above
+        with contextlib.closing(SchemaLook(where_in(url))) as there:
+            yield there
+        return
+    path = path_in(url)
+    if path is None or not Path(path).is_file():
+        yield None
+        return
+    with contextlib.closing(FileLook(path)) as file:
+        yield file
 
 
 def open_snapshots(url: str) -> SnapshotsFile:

@@ -16,6 +16,7 @@ from happened.checking.differences import NOTHING, Difference
 from happened.checking.reactions import NO_REACTION
 from happened.checking.views import fold_views_again, load_states_again
 from happened.edge.main import main
+from happened.opening import beside, look_at_rows
 from tests.replay import bank
 from tests.replay.made import imported, recorded
 
@@ -197,9 +198,8 @@ def test_an_erased_input_is_counted(history: str, tmp_path: Path) -> None:
 
 def folded(history: str, model: ModuleType) -> dict[str, Any]:
     """Fold the history again."""
-    with h.open_log(history) as log:
-        path = history.removeprefix("sqlite:///").removesuffix(".db") + ".views.db"
-        return {one.name: one for one in fold_views_again(model.app, log, path)} | {
+    with h.open_log(history) as log, look_at_rows(beside(history)) as there:
+        return {one.name: one for one in fold_views_again(model.app, log, there)} | {
             f"state {one.name}": one for one in load_states_again(model.app, log)
         }
 

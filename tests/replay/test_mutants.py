@@ -9,6 +9,7 @@ import happened as h
 from examples.shop import model
 from happened.checking.decisions import decide_again
 from happened.checking.views import fold_views_again, load_states_again
+from happened.opening import beside, look_at_rows
 from tests.replay.history import fill
 from tests.replay.made import imported
 
@@ -52,9 +53,9 @@ MUTANTS = [
 def differing(url: str, folder: Path, text: str) -> set[str]:
     """Return where the log comes to something else by the code in a text: deciders, reactions, views, states."""
     code = imported(folder, text)
-    with h.open_log(url) as log:
+    with h.open_log(url) as log, look_at_rows(beside(url)) as there:
         checked = decide_again(code.shop, log)
-        folded = fold_views_again(code.shop, log, url.removeprefix("sqlite:///").removesuffix(".db") + ".views.db")
+        folded = fold_views_again(code.shop, log, there)
         folded += load_states_again(code.shop, log)
     assert checked.unchecked == {}
     assert checked.inputs > 15

@@ -8,21 +8,20 @@ import heapq
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from pathlib import Path
 from typing import Any, NamedTuple  # Any: rows hold values of any type
 
 import msgspec
 
 from happened.checking.differences import NOTHING, Difference, plain
 from happened.checking.memory import Memory
-from happened.core.errors import Invalid
 from happened.core.state import State, fold_of
 from happened.core.store import Row
 from happened.cqrs.view import Page, Stopped, ViewBuild, check_history, view_fingerprint
 from happened.log.log import Log
 from happened.log.records import Reader
+from happened.shelf.connection import Connection, Look
 from happened.shelf.dialect import quoted
-from happened.shelf.rows import COLUMNS, DDL
+from happened.shelf.rows import DDL
 from happened.shelf.tables import POSITION
 from happened.sourcing.memory_image import Entry, MemoryImage
 from happened.wiring import Wiring
@@ -70,20 +69,16 @@ class Standing(NamedTuple):
 
 
 def fold_views_again(
-    app: Wiring, log: Log, path: str | None, *, shown_max: int = 100, progress: Progress = lambda _done, _all: None
+    app: Wiring, log: Log, there: Look | None, *, shown_max: int = 100, progress: Progress = lambda _done, _all: None
 ) -> list[CheckedView]:
-    """Compare the tables of the app's views in a file with a fold of the log from its beginning. Nothing is written.
+    """Compare the tables of the app's views with a fold of the log from its beginning. Nothing is written.
 
-    `Invalid` for a file that is none of views, `Diverged` for views of another history. Memory: the rows of one view.
+    `Diverged` for views of another history. Memory: the rows of one view, and once more where they lie in PostgreSQL.
     """
     reader = Reader(log.names, app.events, app.called, app.lifts)
-    if path is None or not Path(path).is_file():
+    if there is None:
         return [CheckedView(fold_of(view).name, why="there is no file of views: they are built when the app runs") for view in app.views]
-    with closing(sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)) as file:
-        columns = [column for _, column, *_ in file.execute("pragma table_info(_view)")]
-        if columns != COLUMNS:
-            raise Invalid(f"{path} holds no views of this release", path=path)
-        return [_checked(view, log, reader, file, shown_max, progress) for view in app.views]
+    return [_checked(view, log, reader, there, shown_max, progress) for view in app.views]
 
 
 def load_states_again(app: Wiring, log: Log, *, shown_max: int = 100, progress: Progress = lambda _done, _all: None) -> list[CheckedView]:
@@ -122,10 +117,11 @@ def _shown(entry: Entry) -> Any:
     return entry.stuck or (plain(entry.state) if entry.state is not None else NOTHING)
 
 
-def _checked(view: type[State], log: Log, reader: Reader, file: sqlite3.Connection, shown_max: int, progress: Progress) -> CheckedView:
+def _checked(view: type[State], log: Log, reader: Reader, there: Look, shown_max: int, progress: Progress) -> CheckedView:
     build: ViewBuild[Any] = ViewBuild(view, view_fingerprint(fold_of(view), reader.lifts), 1)
     found = CheckedView(build.name, fingerprint_now=build.fingerprint)
-    first = _standing(file, build.name)
+    with there.moment() as file:
+        first = _standing(file, build.name)
     if first is None:
         found.why = "no table of it was built to its end yet"
         return found
@@ -137,8 +133,7 @@ def _checked(view: type[State], log: Log, reader: Reader, file: sqlite3.Connecti
         for joined in build.joined:
             joined.complete = True
         _fold(found, build, memory, log, reader, first.position, progress)
-        file.execute("begin")  # from here on the file is as of one moment: as short as can be
-        try:
+        with there.moment() as file:  # as short as can be
             standing = _standing(file, build.name)
             if standing is None:
                 found.why = "its table was dropped meanwhile"
@@ -149,9 +144,7 @@ def _checked(view: type[State], log: Log, reader: Reader, file: sqlite3.Connecti
             _fold(found, build, memory, log, reader, standing.position, progress, after=first.position)
             found.position, found.behind = standing.position, max(0, log.head - standing.position)
             found.fingerprint_then = standing.fingerprint
-            _compare(found, build, standing, file, memory, shown_max)
-        finally:
-            file.execute("rollback")
+            _compare(found, build, standing, there, file, memory, shown_max)
     return found
 
 
@@ -159,7 +152,7 @@ def _digest(row: Row | None, position: int) -> bytes | None:
     return row.digest if row is not None and row.last == position else None
 
 
-def _standing(file: sqlite3.Connection, name: str) -> Standing | None:
+def _standing(file: Connection, name: str) -> Standing | None:
     """Return the table that is answered from: the newest that was built to its end."""
     row = file.execute(
         "select fingerprint, generation, log, epoch, position, digest, ready from _view where name = ? and ready = 1 order by made desc",
@@ -199,7 +192,13 @@ def _fold(
 
 
 def _compare(
-    found: CheckedView, build: ViewBuild[Any], standing: Standing, file: sqlite3.Connection, memory: sqlite3.Connection, shown_max: int
+    found: CheckedView,
+    build: ViewBuild[Any],
+    standing: Standing,
+    look: Look,
+    file: Connection,
+    memory: sqlite3.Connection,
+    shown_max: int,
 ) -> None:
     if found.why:
         return
@@ -214,8 +213,8 @@ def _compare(
         if stuck.get(key) != now_at:
             _add(found, [Difference(f"{build.name}{key}: stands still since", stuck.get(key, NOTHING), now_at or NOTHING)], shown_max)
     table = build.own.table
-    there = f"_{table.view_name}_{f'{standing.fingerprint[:6]}{standing.generation % 100:02d}'[:8]}"
-    then = [column for _, column, *_ in file.execute(f"pragma table_info({quoted(there)})")]
+    there = look.dialect.name(f"_{table.view_name}_{f'{standing.fingerprint[:6]}{standing.generation % 100:02d}'[:8]}")
+    then = look.columns(file, there)
     now = [column for _, column, *_ in memory.execute(f"pragma table_info({quoted(table.name)})")]
     both = [column for column in now if column in then]
     found.columns = [column for column in (*then, *now) if column not in both]
@@ -229,9 +228,10 @@ def _compare(
     listed = ", ".join(map(quoted, [*of_key, *(column for column in both if column not in of_key)]))
     names = [*of_key, *(column for column in both if column not in of_key)]
     order = f" order by {', '.join(map(quoted, of_key))}" if of_key else ""
+    either: list[tuple[Connection, str]] = [(file, there), (memory, table.name)]
     sides = [
         _on(side, connection.execute(f"select {listed} from {quoted(name)}{order}"))  # noqa: S608 - names are quoted
-        for side, (connection, name) in enumerate([(file, there), (memory, table.name)])
+        for side, (connection, name) in enumerate(either)
     ]
     for rows in _paired(heapq.merge(*sides, key=lambda one: (_ranked(one[0][: len(of_key)]), one[1])), len(of_key)):
         found.rows += 1

@@ -11,8 +11,7 @@ from happened.cqrs.past import Joining
 from happened.log.log import IDENTITY_NOTE, Log, Progress, identity_in
 from happened.log.names import Names
 from happened.log.records import Reader
-from happened.opening import log_for_guest, open_engine, snapshots_beside
-from happened.shelf.snapshots import SnapshotsFile
+from happened.opening import is_kept, log_for_guest, open_engine, open_snapshots, snapshots_beside
 from happened.sourcing.memory_image import MemoryImage
 from happened.sourcing.snapshot import Snapshot, Snapshots
 from happened.wiring import Wiring
@@ -52,11 +51,11 @@ def readings_of(url: str, app: Wiring, progress: Callable[[int, int | None], Non
 def snapshots_of(url: str, app: Wiring) -> list[Snapshot]:
     """Return the snapshots beside a log, each with why this code does not use it, if it does not."""
     path = snapshots_beside(url)
-    if path is None or not Path(path).is_file():
+    if not is_kept(url) or (path is not None and not Path(path).is_file()):
         return []
     with closing(visit(url, app)) as log:
         image = MemoryImage(log.engine, log.reader, app.folds, log.opened_at)
-        with closing(Snapshots(log, image, Joining(log), SnapshotsFile(path))) as snapshots:
+        with closing(Snapshots(log, image, Joining(log), open_snapshots(url))) as snapshots:
             return snapshots.listed(app.snapped())
 
 

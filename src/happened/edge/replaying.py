@@ -19,7 +19,7 @@ from happened.core.errors import NotThere
 from happened.edge.progress import bar
 from happened.edge.settings import declared_differences, log_url, the_app
 from happened.log.log import Log
-from happened.opening import beside, path_in
+from happened.opening import beside, look_at_rows
 from happened.sourcing.snapshot import Snapshot
 
 VALUE_CHARACTERS_MAX = 200
@@ -95,8 +95,8 @@ def _decided(app: App, log: Log, asked: argparse.Namespace) -> Checked:
 
 
 def _folded(app: App, log: Log, asked: argparse.Namespace) -> tuple[list[CheckedView], list[CheckedView]]:
-    with bar("folding again") as progress:
-        views = fold_views_again(app, log, path_in(asked.views or beside(log_url(asked.log))), shown_max=asked.show, progress=progress)
+    with bar("folding again") as progress, look_at_rows(asked.views or beside(log_url(asked.log))) as there:
+        views = fold_views_again(app, log, there, shown_max=asked.show, progress=progress)
     with bar("loading again") as progress:
         states = load_states_again(app, log, shown_max=asked.show, progress=progress)
     return views, states

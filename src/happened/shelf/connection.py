@@ -228,3 +228,20 @@ class Place(Protocol):
     def close(self) -> None:
         """Give it back."""
         ...
+
+
+class Look(Protocol):
+    """A place of rows that is only looked at."""
+
+    @property
+    def dialect(self) -> Dialect:
+        """The words that are understood there."""
+        ...
+
+    def moment(self) -> AbstractContextManager[Connection]:
+        """Read as of one moment."""
+        ...
+
+    def columns(self, connection: Connection, table: str) -> list[str]:
+        """Return the columns of a table, in their order; none where there is no such table."""
+        ...

@@ -402,7 +402,7 @@ class RowsSchema:
 
     @property
     def _path(self) -> bytes:
-        return f"set local search_path = {quoted(self._where.schema)}".encode()
+        return _path_to(self._where.schema)
 
     def _begin(self, writer: Session) -> None:
         limits = (
@@ -503,16 +503,25 @@ class RowsSchema:
                 schema=self._where.schema,
                 tables=others,
             )
-        columns = session.run(
-            b"select column_name from information_schema.columns where table_schema = $1 and table_name = '_view' order by ordinal_position",
-            (self._where.schema,),
-        ).fetchall()
-        if columns and [name for (name,) in columns] != COLUMNS:
+        columns = _columns_of(session, self._where.schema, "_view")
+        if columns and columns != COLUMNS:
             raise Invalid(
                 f"the views in the schema `{self._where.schema}` were written by another release of `happened`. Drop its tables that begin with _: "
                 "they are made anew",
                 schema=self._where.schema,
             )
+
+
+def _path_to(schema: str) -> bytes:
+    return f"set local search_path = {quoted(schema)}".encode()
+
+
+def _columns_of(connection: Runs, schema: str, table: str) -> list[str]:
+    found = connection.execute(
+        "select column_name from information_schema.columns where table_schema = ? and table_name = ? order by ordinal_position",
+        (schema, table),
+    )
+    return [name for (name,) in found]
 
 
 def _tables_in(connection: Runs, schema: str) -> list[str]:
@@ -545,6 +554,42 @@ class Guarded:
         asked = f"with {listed} select * from (\n{rest}\n) as answered" if named else rest  # noqa: S608 - that is what is asked for
         found: list[tuple[Any, ...]] = self.connection.run(numbered(asked), params).fetchall()
         return found
+
+
+class SchemaLook:
+    """A schema with views that is only looked at. `Invalid` where it holds none of this release. Close it when done."""
+
+    dialect: PostgresDialect = POSTGRES
+
+    def __init__(self, where: Where) -> None:
+        self._where = where
+        self._session = Session(where.connect())
+        try:
+            with self.moment() as connection:
+                there = self.columns(connection, "_view")
+        except BaseException:
+            self.close()
+            raise
+        if there != COLUMNS:
+            self.close()
+            raise Invalid(f"{where.said} holds no views of this release", url=where.said)
+
+    @contextlib.contextmanager
+    def moment(self) -> Generator[Session]:
+        """Read as of one moment."""
+        self._session.run(b"begin isolation level repeatable read read only; " + _path_to(self._where.schema))
+        try:
+            yield self._session
+        finally:
+            self._session.execute("rollback")
+
+    def columns(self, connection: Runs, table: str) -> list[str]:
+        """Return the columns of a table."""
+        return _columns_of(connection, self._where.schema, table)
+
+    def close(self) -> None:
+        """Give the connection back."""
+        self._session.raw.close()
 
 
 def forget_rows(where: Where, log: str, erased: int) -> bool:

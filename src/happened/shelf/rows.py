@@ -276,6 +276,35 @@ def _path_in(url: str) -> str | None:
     return path
 
 
+class FileLook:
+    """A file of views that is only looked at. `Invalid` where it holds none of this release. Close it when done."""
+
+    dialect: SqliteDialect = SQLITE
+
+    def __init__(self, path: str) -> None:
+        self._connection = sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
+        if self.columns(self._connection, "_view") != COLUMNS:
+            self.close()
+            raise Invalid(f"{path} holds no views of this release", path=path)
+
+    @contextlib.contextmanager
+    def moment(self) -> Generator[sqlite3.Connection]:
+        """Read as of one moment."""
+        self._connection.execute("begin")
+        try:
+            yield self._connection
+        finally:
+            self._connection.execute("rollback")
+
+    def columns(self, connection: Connection, table: str) -> list[str]:
+        """Return the columns of a table."""
+        return [column for _, column, *_ in connection.execute(f"pragma table_info({quoted(table)})")]
+
+    def close(self) -> None:
+        """Give the file back."""
+        self._connection.close()
+
+
 def forget_rows(path: str, log: str, erased: int) -> bool:
     """Empty all views of a log that lie in a file, and take what they held out of its bytes. Say whether that could be done.
 

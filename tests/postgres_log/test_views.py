@@ -1,0 +1,409 @@
+"""Views, snapshots and replicas in PostgreSQL: what is otherwise there than in a file."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Generator, Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated
+
+import psycopg
+import pytest
+
+import happened as h
+from happened.core.state import fold_of
+from happened.edge.main import main
+from happened.opening import look_at_rows, open_rows, open_snapshots
+from happened.shelf.postgres_rows import POSTGRES, numbered
+from happened.stores.postgres_tables import where_in
+from tests.servers import Server, fresh, server
+
+Name = Annotated[str, h.Tag("name")]
+
+
+class Paid(h.Event):
+    name: Name
+    amount: Decimal
+    note: str = ""
+
+
+class Pay(h.Command):
+    name: Name
+    amount: Decimal
+
+
+class Account(h.State):
+    name: Name
+    balance: Decimal = Decimal(0)
+    notes: tuple[str, ...] = ()
+    last: str = ""
+
+    def evolve(self, event: Paid) -> "Account | None":
+        if event.note == "closed":
+            return None
+        return self.but(balance=self.balance + event.amount, last=event.note)
+
+
+class Total(h.State):
+    count: int = 0
+    sum: Decimal = Decimal(0)
+
+    def evolve(self, event: Paid) -> "Total":
+        return self.but(count=self.count + 1, sum=self.sum + event.amount)
+
+
+def pay(command: Pay, account: Account) -> Iterator[Paid]:
+    yield Paid(command.name, command.amount, note=str(account.balance))
+
+
+bank = h.App("bank", records=[Paid], deciders=[pay], views=[Account, Total])
+CONTEXT = multiprocessing.get_context("spawn")
+
+
+@contextlib.contextmanager
+def asked(url: str) -> Generator[psycopg.Connection]:
+    """Look into the schema of a log as `psql` does."""
+    where = where_in(url)
+    with where.connect() as connection:
+        connection.execute(f'set search_path = "{where.schema}"'.encode())
+        yield connection
+
+
+# --- where rows are
+
+
+def test_rows_lie_beside_the_log_and_psql_reads_them() -> None:
+    """The view is named as the state, and decimals are their exact texts."""
+    url = fresh()
+    with bank.open(url) as running:
+        running.record(Paid("a", Decimal("1.50")))
+        running.record(Paid("b", Decimal("-0.000001"), note="x"))
+        last = running.record(Paid("c", Decimal("9000000000000.1")))
+        running.view(Account).rows(since=last)
+        running.view(Total).get(since=last)
+
+    with asked(url) as connection:
+        rows = connection.execute('select name, balance, last from "Account" order by name').fetchall()
+        total = connection.execute('select count, sum from "Total"').fetchall()
+
+    assert rows == [("a", "1.5", ""), ("b", "-0.000001", "x"), ("c", "9000000000000.1", "")]
+    assert total == [(3, "9000000000001.599999")]
+
+
+def test_views_may_lie_in_another_schema_and_another_kind_of_log_may_use_them(tmp_path: Path) -> None:
+    """The log is a file; its views are in PostgreSQL, and in no schema that holds something else."""
+    url, views = f"sqlite:///{tmp_path}/log.db", fresh()
+    with bank.open(url, views=views) as running:
+        last = running.record(Paid("a", Decimal(1)))
+        assert running.view(Account).get("a", since=last).balance == 1
+    assert not (tmp_path / "log.views.db").exists()
+    with bank.open(url, views=views, run=False) as reader:
+        assert reader.view(Account).get("a").balance == 1
+
+    with asked(views) as connection:
+        connection.execute("create table customer(name text)")
+    with pytest.raises(h.Invalid, match="holds something else than views"):
+        bank.open(url, views=views)
+
+
+def test_views_of_another_release_are_refused() -> None:
+    """Their tables look otherwise: the error says what to drop."""
+    url = fresh()
+    with bank.open(url):
+        pass
+    with asked(url) as connection:
+        connection.execute("alter table _view add column more text")
+
+    with pytest.raises(h.Invalid, match="another release"):
+        bank.open(url)
+
+
+def test_a_role_that_may_not_make_tables_hears_so_and_may_keep_views_elsewhere(tmp_path: Path) -> None:
+    """The log alone needs no such right, once its tables are made."""
+    url = fresh()
+    schema = where_in(url).schema
+    role = f"r_{schema}"
+    with bank.open(url, views="memory:"):
+        pass
+    with psycopg.connect(server().url, autocommit=True) as admin:
+        admin.execute(f"create role {role} login".encode())
+        admin.execute(f'grant usage on schema "{schema}" to {role}'.encode())
+        admin.execute(f'grant all on all tables in schema "{schema}" to {role}'.encode())
+        admin.execute(f'grant execute on all functions in schema "{schema}" to {role}'.encode())
+    theirs = url.replace("postgres@", f"{role}@")
+
+    with pytest.raises(h.Invalid, match="may not make the tables of views"):
+        bank.open(theirs)
+    with bank.open(theirs, views=f"sqlite:///{tmp_path}/views.db") as running:
+        last = running.dispatch(Pay("a", Decimal(2)))
+        assert running.view(Account).get("a", since=last).balance == 2
+
+
+# --- what a row can hold
+
+
+def test_what_postgresql_can_not_keep_stops_its_key_and_no_other() -> None:
+    """A text with a NUL is a row in a file; here its key stands still, and says so."""
+    url = fresh()
+    with bank.open(url) as running:
+        running.record(Paid("a", Decimal(1)))
+        try:
+            running.record(Paid("b", Decimal(1), note="x\0y"))
+        except h.Invalid:
+            pytest.skip("the log itself takes no such text")
+        last = running.record(Paid("c", Decimal(3)))
+
+        assert running.view(Account).find("c", since=last) is not None
+        with pytest.raises(h.Stuck, match="NUL"):
+            running.view(Account).get("b", since=last)
+        assert running.view(Total).get(since=last).count == 3
+
+
+def test_a_name_that_is_too_long_for_postgresql_is_cut_and_stays_one() -> None:
+    """Names have 63 bytes there: what is cut out stands in them as a digest, and tables are found by their ends."""
+    long = "_" + "Very" * 20 + "Long_abcdef01"
+    other = "_" + "Very" * 19 + "Very_Long_abcdef01"
+
+    assert len(POSTGRES.name(long).encode()) <= 63
+    assert POSTGRES.name(long) != POSTGRES.name(other)
+    assert POSTGRES.name(long).endswith("_abcdef01")
+    assert POSTGRES.name("_Account_abcdef01") == "_Account_abcdef01"
+    assert len(POSTGRES.name("_" + "ü" * 60 + "_abcdef01").encode()) <= 63
+
+
+def test_question_marks_in_texts_and_names_are_no_values() -> None:
+    """The words are SQLite's, with `?` for values."""
+    assert numbered("select '?', \"a?b\", 'it''s ?' where x = ? and y = ?") == b"select '?', \"a?b\", 'it''s ?' where x = $1 and y = $2"
+
+
+# --- somebody's own query
+
+
+def test_a_query_sees_views_by_their_plain_names_and_can_not_get_out_of_itself() -> None:
+    """It is a part of a query of ours, in a transaction that only reads."""
+    with bank.open(fresh()) as running:
+        last = running.record(Paid("a", Decimal(1)))
+        view = running.view(Account)
+
+        assert view.sql("select balance from Account where name = ?", ("a",), since=last) == [("1",)]
+        assert view.sql('select balance from "Account" -- all') == [("1",)]
+        assert view.sql(f'select balance from "{view.table}"') == [(1_000_000,)]
+        for text in (
+            "select 1) as x; drop table _view; --",
+            "select * from _view",
+            "delete from _view returning 1",
+            "select set_config('transaction_read_only', 'off', true); delete from _view",
+            "select nextval('nothing')",
+        ):
+            with pytest.raises(h.Invalid, match="can't be answered"):
+                view.sql(text)
+        assert view.get("a", since=running.record(Paid("a", Decimal(1)))).balance == 2
+
+
+# --- others
+
+
+def test_two_processes_open_new_views_at_once() -> None:
+    """Whoever comes second finds what the first has made."""
+    for _ in range(5):
+        url = fresh()
+        with bank.open(url, views="memory:"):
+            pass
+        failed: list[BaseException] = []
+
+        def opened(url: str = url, failed: list[BaseException] = failed) -> None:
+            try:
+                with bank.open(url) as running:
+                    running.view(Account).rows(since=running.record(Paid("a", Decimal(1))))
+            except BaseException as error:  # noqa: BLE001 - it is looked at below
+                failed.append(error)
+
+        threads = [threading.Thread(target=opened) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert failed == []
+        with bank.open(url) as running:
+            assert running.view(Total).get(since=running.log.head).count == 4
+
+
+def _follow(url: str) -> None:
+    with bank.open(url):
+        time.sleep(600)
+
+
+@pytest.mark.parametrize("kills", [int(os.environ.get("HAPPENED_KILLS", "6"))])
+def test_an_owner_is_killed_and_nothing_is_folded_twice(kills: int) -> None:
+    """Rows and checkpoint are one transaction: whoever comes next goes on where it stood."""
+    url = fresh()
+    with bank.open(url, run=False) as running:
+        for number in range(kills):
+            follower = CONTEXT.Process(target=_follow, args=(url,))
+            follower.start()
+            for _ in range(20):
+                running.record_all([Paid(f"n{index % 7}", Decimal(1)) for index in range(50)])
+            time.sleep(0.3 * (number % 3))
+            assert follower.pid is not None
+            os.kill(follower.pid, signal.SIGKILL)
+            follower.join()
+        head = running.log.head
+    with bank.open(url) as running:
+        total = running.view(Total).get(since=head, wait_seconds_max=60)
+        rows = running.view(Account).rows(since=head, wait_seconds_max=60)
+        assert total == Total(kills * 1000, Decimal(kills * 1000))
+        assert sum(row.balance for row in rows) == kills * 1000
+
+
+def test_an_owner_that_was_stopped_and_goes_on_writes_nothing() -> None:
+    """Its lease ran out meanwhile: the checkpoint has another owner's epoch, and its transaction finds no row to change."""
+    url = fresh()
+    follower = CONTEXT.Process(target=_follow, args=(url,))
+    follower.start()
+    with bank.open(url, run=False) as writer:
+        writer.view(Total).get(since=writer.record(Paid("a", Decimal(1))), wait_seconds_max=60)
+        assert follower.pid is not None
+        os.kill(follower.pid, signal.SIGSTOP)
+        try:
+            with bank.open(url) as running:
+                last = running.record(Paid("a", Decimal(1)))
+                assert running.view(Total).get(since=last, wait_seconds_max=90).count == 2
+                os.kill(follower.pid, signal.SIGCONT)
+                for _ in range(30):
+                    last = running.record(Paid("a", Decimal(1)))
+                    time.sleep(0.02)
+                assert running.view(Total).get(since=last, wait_seconds_max=60) == Total(32, Decimal(32))
+                assert running.view(Account).get("a", since=last, wait_seconds_max=60).balance == 32
+        finally:
+            os.kill(follower.pid, signal.SIGKILL)
+            follower.join()
+
+
+def test_a_server_that_is_killed_is_found_again_and_views_go_on() -> None:
+    """All connections are lost at once; those who ask hear that the database can't be reached, and then their answer."""
+    own = Server()
+    try:
+        url = f"{own.url}&schema=shop"
+        with bank.open(url) as running:
+            last = running.record(Paid("a", Decimal(1)))
+            assert running.view(Total).get(since=last).count == 1
+            own.kill()
+            own.start()
+            deadline = time.monotonic() + 60
+            while True:
+                try:
+                    last = running.record(Paid("a", Decimal(1)), id="after")
+                    found = running.view(Total).get(since=last, wait_seconds_max=60)
+                except (h.StoreFailed, h.OutcomeUnknown):
+                    assert time.monotonic() < deadline
+                    time.sleep(0.05)
+                else:
+                    break
+            assert found == Total(2, Decimal(2))
+    finally:
+        own.remove()
+
+
+# --- what else is derived
+
+
+def test_a_check_folds_views_in_postgresql_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A row that somebody changed is found, as in a file."""
+    url = fresh()
+    with bank.open(url) as running:
+        last = running.record(Paid("a", Decimal(1)))
+        running.view(Account).rows(since=last)
+        running.view(Total).get(since=last)
+    assert main(["check", f"{__name__}:bank", "--fold", "--log", url]) == 0
+    with asked(url) as connection, look_at_rows(url) as look:
+        assert look is not None
+        [table] = [
+            name
+            for (name,) in connection.execute(
+                "select tablename from pg_tables where tablename like '%Account%' and schemaname = current_schema()"
+            )
+        ]
+        connection.execute(f'update "{table}" set balance = 7000000'.encode())
+    capsys.readouterr()
+
+    assert main(["check", f"{__name__}:bank", "--fold", "--log", url]) == 1
+    assert "7000000" in capsys.readouterr().out.replace(",", "")
+
+
+def test_snapshots_lie_beside_the_log_and_are_used() -> None:
+    """They are taken by cost, kept in tables, proven, and dropped without loss."""
+    url = fresh()
+    with bank.open(url) as running:
+        running.record_all([Paid(f"n{index % 9}", Decimal(1)) for index in range(500)])
+        running.snapshots.take(fold_of(Account), running.log.head)
+        [kept] = running.snapshots.listed([fold_of(Account)])
+        assert not kept.wrong
+        assert running.at(running.log.head).state(Account, name="n1").balance == 56
+    with contextlib.closing(open_snapshots(url)) as there:
+        [about] = there.listed()
+        assert (about.name, about.states) == ("Account", 9)
+        there.drop([about.id])
+        assert there.listed() == []
+    with bank.open(url) as running:
+        assert running.state(Account, name="n1").balance == 56
+
+
+def test_an_erasure_takes_the_rows_out_and_they_are_folded_anew() -> None:
+    """Of what was erased no row is left, in the views neither."""
+    url = fresh()
+    with bank.open(url) as running:
+        running.record(Paid("a", Decimal(1), note="secret"))
+        last = running.record(Paid("b", Decimal(2)))
+        running.view(Account).rows(since=last)
+
+    h.erase(url, ("name", "a"), actor="clerk", reason="asked for")
+
+    with bank.open(url) as running:
+        rows = running.view(Account).rows(since=running.log.head, wait_seconds_max=60)
+        assert [row.name for row in rows] == ["b"]
+    with asked(url) as connection:
+        [table] = [
+            name
+            for (name,) in connection.execute(
+                "select tablename from pg_tables where tablename like '%Account%' and schemaname = current_schema()"
+            )
+        ]
+        assert connection.execute(f'select name from "{table}"'.encode()).fetchall() == [("b",)]
+
+
+def test_a_rebuild_stands_beside_the_old_table_and_takes_its_place() -> None:
+    """Who asks meanwhile is answered from the old one, and never hears that a table is gone."""
+    url = fresh()
+    with bank.open(url) as running:
+        running.record_all([Paid(f"n{index % 50}", Decimal(1)) for index in range(3000)])
+        last = running.log.head
+        running.view(Account).rows(since=last)
+        stop, failed = threading.Event(), list[BaseException]()
+
+        def ask() -> None:
+            while not stop.is_set():
+                try:
+                    assert len(running.view(Account).rows()) == 50
+                    assert running.view(Account).sql("select count(*) from Account") == [(50,)]
+                except BaseException as error:  # noqa: BLE001 - it is looked at below
+                    failed.append(error)
+                    return
+
+        threads = [threading.Thread(target=ask) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for _ in range(4):
+            running.rebuild(Account)
+        stop.set()
+        for thread in threads:
+            thread.join(30)
+        assert failed == []
+        with contextlib.closing(open_rows(url, url)) as rows, rows.reader() as reader:
+            deadline = time.monotonic() + 30
+            while len(rows.tables(reader, "")) and reader.execute("select count(*) from _view where name = 'Account'").fetchone() != (1,):
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
