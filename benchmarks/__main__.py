@@ -24,6 +24,7 @@ from benchmarks import (
     row_lag,
     row_memory,
     row_pause,
+    row_postgres,
     row_reactions,
     row_read,
     row_replica,
@@ -50,6 +51,7 @@ ROWS: dict[str, Row] = {
     for part in (
         row_commands.ROWS,
         row_conditional.ROWS,
+        row_postgres.ROWS,
         row_append.ROWS,
         row_chain.ROWS,
         row_state.ROWS,

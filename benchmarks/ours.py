@@ -175,9 +175,9 @@ VIEWED = h.App("bank", records=[Opened, Deposited, Withdrawn, Untagged, Noted], 
 """The same bank with a table of accounts."""
 
 
-def open_bank(path: Path, app: h.App = BANK, *, run: bool = True) -> h.Running:
-    """Open a bank on a file."""
-    return app.open(f"sqlite:///{path}", run=run)
+def open_bank(place: Path | str, app: h.App = BANK, *, run: bool = True) -> h.Running:
+    """Open a bank on a file, or on what a URL names."""
+    return app.open(place if isinstance(place, str) else f"sqlite:///{place}", run=run)
 
 
 def command(entry: Entry) -> Open | Deposit | Withdraw:
@@ -237,9 +237,9 @@ def append_together(running: h.Running, facts: Sequence[h.Event]) -> None:
     running.log.append(facts)
 
 
-def fill(path: Path, entries: Iterable[Entry]) -> None:
+def fill(place: Path | str, entries: Iterable[Entry]) -> None:
     """Write a ledger of commands and their events."""
-    with open_bank(path) as running:
+    with open_bank(place) as running:
         dispatch_entries(running, entries)
 
 
@@ -277,18 +277,18 @@ def fold_by_hand(running: h.Running) -> Decimal:
     return sum((account.balance for account in accounts.values()), Decimal(0))
 
 
-def catch_up(path: Path) -> Timer:
+def catch_up(place: Path | str) -> Timer:
     """Open the bank with its view and wait until the view holds all that the log does; returns how long that took, without the close."""
     with ExitStack() as exits:
         with Timer() as timer:
-            running = exits.enter_context(open_bank(path, VIEWED))
+            running = exits.enter_context(open_bank(place, VIEWED))
             running.view(Account).rows(limit=1, since=running.log.head, wait_seconds_max=CATCH_UP_SECONDS_MAX)
         return timer
 
 
-def held(path: Path) -> Decimal:
+def held(place: Path | str) -> Decimal:
     """Return what the view says that all accounts have together."""
-    with open_bank(path, VIEWED) as running:
+    with open_bank(place, VIEWED) as running:
         rows = running.view(Account).rows(limit=1_000_000, since=running.log.head, wait_seconds_max=CATCH_UP_SECONDS_MAX)
         return sum((row.balance for row in rows), Decimal(0))
 

@@ -22,9 +22,10 @@ START_SECONDS_MAX = 30
 
 
 class Server:
-    """A server with an empty database. It listens on a socket in its own folder, and on no port."""
+    """A server with an empty database, and with these settings. It listens on a socket in its own folder, and on no port."""
 
-    def __init__(self) -> None:
+    def __init__(self, *settings: str) -> None:
+        self._settings = [argument for setting in settings for argument in ("-c", setting)]
         self.folder = Path(tempfile.mkdtemp(prefix="happened-postgres-"))
         self._user = NOT_ROOT if os.geteuid() == 0 else None
         if self._user is not None:
@@ -48,7 +49,7 @@ class Server:
         """Start it, and wait until it answers."""
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                [self._bin / "postgres", "-D", self._data, "-k", self.folder, "-c", "listen_addresses=", "-c", "max_connections=300"],
+                [self._bin / "postgres", "-D", self._data, "-k", self.folder, "-c", "listen_addresses=", "-c", "max_connections=300", *self._settings],
                 user=self._user,
                 stdout=log,
                 stderr=log,

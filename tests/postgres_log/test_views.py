@@ -342,14 +342,14 @@ def test_snapshots_lie_beside_the_log_and_are_used() -> None:
         running.snapshots.take(fold_of(Account), running.log.head)
         [kept] = running.snapshots.listed([fold_of(Account)])
         assert not kept.wrong
-        assert running.at(running.log.head).state(Account, name="n1").balance == 56
+        assert running.at(running.log.head).state(Account, name="n1") == Account("n1", Decimal(56))
     with contextlib.closing(open_snapshots(url)) as there:
         [about] = there.listed()
         assert (about.name, about.states) == ("Account", 9)
         there.drop([about.id])
         assert there.listed() == []
     with bank.open(url) as running:
-        assert running.state(Account, name="n1").balance == 56
+        assert running.state(Account, name="n1") == Account("n1", Decimal(56))
 
 
 def test_an_erasure_takes_the_rows_out_and_they_are_folded_anew() -> None:
