@@ -33,8 +33,9 @@ check: $(SET_UP) ## static checks: lint, format, types, import contracts, dead c
 tests: $(SET_UP) ## the tests alone
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile # a document's blocks and a file's tests stay in one process
 
-torture: $(SET_UP) ## the tests that kill processes, two hundred times each
+torture: $(SET_UP) ## the tests that kill, stop and race processes, as often as is promised, with their seeds
 	HAPPENED_KILLS=200 $(BIN)/python -m pytest tests/notification/test_kills.py tests/transfer/test_chaos.py
+	HAPPENED_KILLS=500 $(BIN)/python -m pytest -rP tests/faults # prints seeds and counts; HAPPENED_SEED=... runs one again
 
 coverage: $(SET_UP) ## the tests, with the branches they do not take
 	$(BIN)/coverage erase

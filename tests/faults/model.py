@@ -144,7 +144,7 @@ def act(running: h.Running, session: Session, chance: random.Random, latest: h.R
                 transfers = [Transfer(source, chance.choice(ACCOUNTS), chance.randrange(1, 20)) for source in chance.sample(ACCOUNTS, 2)]
                 return session.dispatch_together(running, transfers)[-1]
             case 7:
-                session.rows(running.view(chance.choice([Balance, Stock])), since=latest)
+                session.rows(running.view(chance.choice([Balance, Stock])), since=latest, wait_seconds_max=5)
             case 8:
                 session.state(running, Placed, f"o-{chance.randrange(ORDERS)}", since=latest)
             case _:

@@ -144,7 +144,7 @@ class History:
 
     def __init__(self, path: str | Path | None = None, *, clock: Callable[[], int] = time.monotonic_ns) -> None:
         self.clock = clock
-        self._path = path
+        self.path = path
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND) if path is not None else None
         self._lines: list[bytes] = []
 
@@ -162,7 +162,7 @@ class History:
 
     def operations(self) -> list[Operation]:
         """Return all that was asked, in the order of the lines. `Invalid`, with the line, for what no client can have written."""
-        lines = self._lines if self._path is None else Path(self._path).read_bytes().splitlines(keepends=True)
+        lines = self._lines if self.path is None else Path(self.path).read_bytes().splitlines(keepends=True)
         return paired(self._decoded(number, line) for number, line in enumerate(list(lines), 1))
 
     def close(self) -> None:
@@ -266,6 +266,14 @@ class Session:
         own = id or self._id()
         with self._writing("append", own, unless=unless) as answered:
             return answered(log.append(facts, unless=unless, id=own, **options))
+
+    async def aappend(
+        self, log: Log, facts: Sequence[Fact] | Fact, *, unless: Boundary | None = None, id: str | None = None, **options: Any
+    ) -> Receipt:
+        """Append to a log by hand, under a condition, awaited. Each task has a session of its own."""
+        own = id or self._id()
+        with self._writing("append", own, unless=unless) as answered:
+            return answered(await log.aappend(facts, unless=unless, id=own, **options))
 
     def state(self, running: Running, state: type[State], /, *key: Any, since: Receipt | str | int | None = None, **options: Any) -> Any:
         """Ask for a state."""
