@@ -291,7 +291,7 @@ def test_a_server_that_is_killed_is_found_again_and_views_go_on() -> None:
         with bank.open(url) as running:
             last = running.record(Paid("a", Decimal(1)))
             assert running.view(Total).get(since=last).count == 1
-            own.kill()
+            own.crash()
             own.start()
             deadline = time.monotonic() + 60
             while True:
