@@ -48,7 +48,18 @@ class Server:
         """Start it, and wait until it answers."""
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                [self._bin / "postgres", "-D", self._data, "-k", self.folder, "-c", "listen_addresses=", "-c", "max_connections=300", *self._settings],
+                [
+                    self._bin / "postgres",
+                    "-D",
+                    self._data,
+                    "-k",
+                    self.folder,
+                    "-c",
+                    "listen_addresses=",
+                    "-c",
+                    "max_connections=300",
+                    *self._settings,
+                ],
                 user=self._user,
                 stdout=log,
                 stderr=log,
