@@ -126,7 +126,9 @@ async def run(running: h.Running, session: Session, number: int, turn: str) -> s
     what, place = turn.split("-")
     try:
         if what == "order":
-            if number % 2 == 0:
+            if (
+                number + sum(map(ord, session.name.partition(".")[0]))
+            ) % 2:  # each process has both, and of two with one task each has another
                 await session.adispatch(running, Order(turn, f"enough-{place}", 1))
             else:
                 unless = h.Boundary(h.query(names=["Ordered"], order=turn))

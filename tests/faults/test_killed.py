@@ -22,6 +22,8 @@ def test_clients_of_one_file_are_killed_at_any_moment(tmp_path: Path, history: H
     counted = whole(history, url)
     assert counted["write", "accepted"] > KILLS
     assert counted["write", "unknown"] > 0
+    errors = [one.heard.error for one in history.operations() if one.heard is not None]
+    assert [error for error in errors if error.startswith(("StoreFailed", "OutcomeUnknown"))] == []
 
 
 def test_clients_of_a_server_are_killed_and_stopped_and_so_is_the_server(history: History) -> None:

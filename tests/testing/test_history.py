@@ -10,9 +10,11 @@ import signal
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Sequence
+from datetime import date
 from decimal import Decimal
 from pathlib import Path
-from typing import Any  # Any: fields of any class
+from typing import Annotated, Any  # Any: fields of any class
+from uuid import UUID
 
 import msgspec
 import pytest
@@ -502,6 +504,72 @@ def test_views_are_read_and_compared_at_the_end(tmp_path: Path) -> None:
         [finding] = check(history, running)
         assert finding.kind == "differs"
         assert "view `Stock`" in finding.text
+
+
+class Weighed(h.Event):
+    lot: Annotated[UUID, h.Tag("lot")]
+    day: Annotated[date, h.Tag("day")]
+    kilos: Decimal
+
+
+class Weight(h.State):
+    lot: Annotated[UUID, h.Tag("lot")]
+    day: Annotated[date, h.Tag("day")]
+    kilos: Decimal = Decimal(0)
+    parts: tuple[Decimal, ...] = ()
+
+    def evolve(self, event: Weighed) -> "Weight":
+        return self.but(kilos=self.kilos + event.kilos, parts=(*self.parts, event.kilos))
+
+
+class Lot(h.State):
+    lot: Annotated[UUID, h.Tag("lot")]
+    days: int = 0
+
+    def evolve(self, event: Weighed) -> "Lot":
+        return self.but(days=self.days + 1)
+
+
+class Joined(h.State):
+    lot: Annotated[UUID, h.Tag("lot")]
+    seen: int = 0
+
+    def evolve(self, event: Weighed, lot: Lot) -> "Joined":
+        return self.but(seen=lot.days)
+
+
+def test_values_of_any_type_are_compared_as_what_they_are() -> None:
+    """An amount is what it is however it is written, keys may be of any type, and a view may join other states."""
+    history, lot = History(), UUID(int=7)
+    session = history.session("one")
+    with h.App("lots", records=[Weighed], views=[Weight, Lot, Joined]).open() as running:
+        for number in range(3):
+            receipt = session.record(running, Weighed(lot, date(2026, 1, number % 2 + 1), Decimal("1.50")))
+            assert session.state(running, Weight, lot, date(2026, 1, 1), since=receipt).kilos % Decimal("1.5") == 0
+            session.rows(running.view(Weight), since=receipt, lot=lot, day=date(2026, 1, 1))
+            assert session.rows(running.view(Joined), since=receipt)[0].seen == number + 1
+        assert check(history, running) == ()
+
+        right = history.operations()
+        for place, field, other in ((2, "kilos", "9"), (6, "kilos", "1.25"), (1, "kilos", "many"), (3, "seen", 9)):
+            [asked, heard] = right[place]
+            assert heard is not None
+            wrong = Operation(asked, msgspec.structs.replace(heard, rows=[{**heard.rows[0], field: other}]))
+            assert [finding.kind for finding in check([*right[:place], wrong, *right[place + 1 :]], running)] == ["differs"]
+
+
+def test_facts_without_a_class_are_checked() -> None:
+    """A log alone needs no app."""
+    history = History()
+    session = history.session("one")
+    with h.open_log("memory:") as log:
+        thing, unless = h.Loose("Thing", {"a": 1}, (("thing", "x"),)), h.Boundary(h.query(thing="x"))
+        session.append(log, thing, unless=unless)
+        with pytest.raises(h.Conflict):
+            session.append(log, [thing, thing], unless=unless)
+        session.append(log, [thing, thing])
+        session.read(log)
+        assert check(history, log) == ()
 
 
 def test_a_copy_is_compared_with_its_origin() -> None:

@@ -1,6 +1,6 @@
-"""Testing tools, shipped with the library: a clock and a world one sets, given-when-then for an app, and the contract that every store keeps.
+"""Testing tools, shipped with the library: a clock and a world one sets, given-when-then for an app, a checker of histories, and every store's contract.
 
-`spec(app).given(...).when(...).then(...)` needs nothing but `happened`; `happened.testing.store_contract` needs pytest, and is imported by its full name.
+`spec(app).given(...).when(...).then(...)` needs nothing but `happened`, and so does `happened.testing.history`; `happened.testing.store_contract` needs pytest, and is imported by its full name.
 """
 
 from happened.testing.spec import spec

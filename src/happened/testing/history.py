@@ -248,6 +248,8 @@ class Session:
     def dispatch_together(self, running: Running, commands: Iterable[Command], **options: Any) -> list[Receipt]:
         """Dispatch commands of which all are recorded or none is."""
         messages = [Message(command, id=f"{self._id()}.{place}") for place, command in enumerate(commands)]
+        if not messages:
+            return []
         with self._writing("together", *(message.id or "" for message in messages)) as answered:
             receipts = running.dispatch_together(messages, **options)
             answered(*receipts)
@@ -318,13 +320,10 @@ class Session:
 
         def answered(*receipts: Receipt) -> Receipt:
             positions, digests = tuple(one.position for one in receipts), tuple(one.digest for one in receipts)
-            self.hears(
-                number,
-                "accepted",
-                positions=positions,
-                digests=digests,
-                events=tuple([plain(event) for event in one.events] for one in receipts),
-            )
+            events = tuple([plain(event) for event in one.events] for one in receipts)
+            if what == "append" and not any(events):  # the receipt of facts without a class does not say them
+                events = ()
+            self.hears(number, "accepted", positions=positions, digests=digests, events=events)
             return receipts[-1]
 
         try:
@@ -669,7 +668,7 @@ class _Checking:
         watched: dict[tuple[str, tuple[Any, ...]], list[tuple[int, Any]]] = {}
         """By name and key, as a line has it: from which position on a state was what."""
         keys: dict[tuple[str, tuple[Any, ...]], tuple[Any, ...]] = {}
-        asked_for: list[Operation] = []
+        asked_for: list[tuple[Fold, Operation]] = []
         for operation in self._operations:
             asked, heard = operation
             if heard is None or heard.outcome != "answered" or asked.does == "log":
@@ -678,19 +677,18 @@ class _Checking:
             if fold is None:
                 raise Invalid(f"`{asked.what}` was asked for, and the app has no such state: {operation}", state=asked.what)
             if asked.does == "state":
-                types = {field.name: field.type for field in msgspec.structs.fields(fold.state)}
-                key = tuple(msgspec.convert(value, types[field]) for field, value in zip(fold.key, asked.key, strict=True))
-                watched[asked.what, asked.key], keys[asked.what, asked.key] = [(0, None)], key
-                asked_for.append(operation)
+                key = dict(zip(fold.key, asked.key, strict=True))
+                watched[asked.what, asked.key], keys[asked.what, asked.key] = [(0, None)], tuple(_read_as(fold, key).values())
+                asked_for.append((fold, operation))
             elif not fold.joins:
                 looks[heard.positions[0]].append((fold, operation))
             elif running is not None and heard.positions[0] in self._lasts:
                 past = running.at(heard.positions[0]).view(_state_of(states, fold)).rows(limit=HIGH)
-                self._compare([plain(row) for row in past], operation)
+                self._compare(fold, past, operation)
         memory = Memory(self._log.engine, self._reader, [fold for fold in by_name.values() if not fold.joins])
         decode = self._reader.pages(app.events)
-        for one in looks.pop(0, ()):
-            self._compare([], one[1])
+        for fold, operation in looks.pop(0, ()):
+            self._compare(fold, (), operation)
         for rows in self._log.engine.read():
             for row, records in zip(rows, decode(rows), strict=True):
                 memory.apply(row, None, records)
@@ -700,33 +698,39 @@ class _Checking:
                     if value is not versions[-1][1]:
                         versions.append((row.last, value))
                 for fold, operation in looks.get(row.last, ()):
-                    entries = memory.entries(fold).values()
-                    self._compare([plain(entry.state) for entry in entries if entry.state is not None], operation)
+                    self._compare(fold, (entry.state for entry in memory.entries(fold).values() if entry.state is not None), operation)
         self._states(asked_for, watched)
 
-    def _compare(self, expected: list[Any], operation: Operation) -> None:
+    def _compare(self, fold: Fold, states: Iterable[State], operation: Operation) -> None:
         asked, heard = operation
         assert heard is not None, "it was answered"
         [position] = heard.positions
-        if asked.does == "copy" and heard.rows:  # it may have some of the fields only
-            expected = [{field: row.get(field) for field in heard.rows[0]} for row in expected]
-        wanted = [row for row in expected if all(row.get(field) == value for field, value in asked.equal.items())]
-        left = list(heard.rows)
-        for row in wanted:
+        left = [_read_as(fold, row) for row in heard.rows]
+        equal = _read_as(fold, asked.equal)
+        fields = left[0].keys() if asked.does == "copy" and left else None  # it may have some of them only
+        for state in states:
+            row = _fields_of(state)
+            if any(row[field] != value for field, value in equal.items()):
+                continue
+            row = row if fields is None else {field: row.get(field) for field in fields}
             if row not in left:
-                text = f"the {asked.does} `{asked.what}` as of position {position} has not the row {row!r}, which the log comes to"
+                text = f"the {asked.does} `{asked.what}` as of position {position} has not the row {_shown(row)}, which the log comes to"
                 self._find("differs", text, operation, position=position)
                 return
             left.remove(row)
         if left:
-            text = f"the {asked.does} `{asked.what}` as of position {position} has the row {left[0]!r}, which the log does not come to"
+            text = (
+                f"the {asked.does} `{asked.what}` as of position {position} has the row {_shown(left[0])}, which the log does not come to"
+            )
             self._find("differs", text, operation, position=position)
 
-    def _states(self, asked_for: Sequence[Operation], watched: Mapping[tuple[str, tuple[Any, ...]], Sequence[tuple[int, Any]]]) -> None:
+    def _states(
+        self, asked_for: Sequence[tuple[Fold, Operation]], watched: Mapping[tuple[str, tuple[Any, ...]], Sequence[tuple[int, Any]]]
+    ) -> None:
         """Give each look at a state the first position that explains it, not before what its session knows already: no later one leaves more to come."""
-        plainly = {key: [(start, None if one is None else plain(one)) for start, one in versions] for key, versions in watched.items()}
+        plainly = {key: [(start, None if one is None else _fields_of(one)) for start, one in versions] for key, versions in watched.items()}
         floors: dict[str, int] = defaultdict(int)
-        wanted = set(map(id, asked_for))
+        wanted = {id(operation): fold for fold, operation in asked_for}
         for operation in sorted(self._operations, key=lambda one: one.asked.at):
             asked, heard = operation
             if heard is None:
@@ -736,7 +740,7 @@ class _Checking:
                     floors[asked.session] = max(floors[asked.session], *heard.positions)
                 continue
             known, floor = floors[asked.session], max(floors[asked.session], asked.since)
-            value = heard.rows[0] if heard.rows else None
+            value = _read_as(wanted[id(operation)], heard.rows[0]) if heard.rows else None
             versions = plainly[asked.what, asked.key]
             ends = [start - 1 for start, _ in versions[1:]] + [1 << 62]
             newest = self._newest(heard.at)
@@ -745,7 +749,7 @@ class _Checking:
             if good is not None:
                 floors[asked.session] = max(floor, good)
                 continue
-            at = f"`{asked.what}` of {asked.key!r} was answered as {value!r}"
+            at = f"`{asked.what}` of {asked.key!r} was answered as {'nothing' if value is None else _shown(value)}"
             if not fits:
                 self._find("differs", f"{at}, which it is at no position", operation)
             elif all(start > newest for start, _ in fits):
@@ -754,6 +758,24 @@ class _Checking:
                 self._find("stale", f"{at}, which it is until {fits[-1][1]}, and was asked for as of {asked.since}", operation)
             else:
                 self._find("backwards", f"{at}, which it is until {fits[-1][1]}, and its session knew position {known}", operation)
+
+
+def _fields_of(state: Any) -> dict[str, Any]:
+    return {field.encode_name: getattr(state, field.name) for field in msgspec.structs.fields(state)}
+
+
+def _read_as(fold: Fold, row: Mapping[str, Any]) -> dict[str, Any]:
+    """Read what a line has of some fields as their types: `1.5` is the amount that `1.50` is. What can't be read stays what it is, and differs."""
+    types = {field.encode_name: field.type for field in msgspec.structs.fields(fold.state)}
+    found = dict(row)
+    for field in found.keys() & types.keys():
+        with contextlib.suppress(msgspec.ValidationError):
+            found[field] = msgspec.convert(found[field], types[field])
+    return found
+
+
+def _shown(row: Mapping[str, Any]) -> str:
+    return msgspec.json.encode(row).decode()
 
 
 def _erased(event: Any) -> bool:
