@@ -144,6 +144,28 @@ def test_what_was_recorded_before_it_runs_is_heard_and_a_signal_ends_it(folder: 
     assert told(folder, "stuck") == (0, {"stuck": [], "views": [], "workers": []})
 
 
+def test_who_holds_what_is_listed(folder: Path) -> None:
+    """One process holds each handler with all its slices; a killed one holds nothing, and the next has a higher epoch."""
+    sell(folder, ("a", 1))
+    with at_work(folder) as process:
+        until(folder, lambda: ordered(folder) == [("a", 1)])
+        code, held = told(folder, "workers")
+        assert code == 0
+        assert {one["owner"].split(":")[1] for one in held} == {str(process.pid)}
+        assert all(one["slices"] == [0, 63] and 0 < one["seconds_left"] <= 10 for one in held)
+        first = {one["handler"]: one["epoch"] for one in held}
+        assert "timers" in first
+        process.kill()
+        process.wait()
+        code, held = told(folder, "workers")
+        assert code == 1
+        assert all(one["owner"] is None and one["seconds_left"] == 0 for one in held)
+    with at_work(folder):
+        code, held = told(folder, "workers")
+        assert code == 0
+        assert all(one["epoch"] == first[one["handler"]] + 1 for one in held)
+
+
 def test_it_makes_the_log_where_there_is_none(folder: Path) -> None:
     """A first start needs nothing but the app and a URL."""
     with at_work(folder, "model:app", "--log", "sqlite:///other.db", "--every", "0.1") as process:

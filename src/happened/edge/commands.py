@@ -36,10 +36,11 @@ from happened.edge.settings import SQLITE, app_is_set, log_is_there, log_url, th
 from happened.edge.words import key_in, named, print_json, print_row, print_rows, print_table, text_of
 from happened.log.compacting import InBackground
 from happened.log.held import Act, Held, all_held
+from happened.log.lease import all_leases
 from happened.log.log import Log
 from happened.log.records import SYSTEMIC, Record
 from happened.log.row import Header, decode_header
-from happened.log.worker import all_failing
+from happened.log.worker import all_failing, progress_of
 from happened.notification.drawing import drawn
 from happened.notification.flow import observed_flow
 from happened.notification.story import story_of
@@ -396,6 +397,41 @@ def _print_standing(running: Running, *, as_json: bool) -> None:
     sys.stdout.flush()
 
 
+def workers(asked: argparse.Namespace) -> int:
+    """List who holds what. The exit code is 1 where something is held by nobody."""
+    with _log(asked) as log:
+        now = log.source.now_us()
+        told = []
+        for name, held, is_held in all_leases(log.engine, log.source):
+            progress = progress_of(log.engine, name)
+            told.append(
+                {
+                    "handler": name,
+                    "slices": list(held.slices),
+                    "owner": held.owner if is_held else None,
+                    "epoch": held.epoch,
+                    "seconds_left": max(0.0, (held.until - now) / 1e6) if is_held else 0.0,
+                    "lag": log.head - progress.position if progress is not None else None,
+                }
+            )
+    if asked.json:
+        print_json(told)
+    else:
+        print_table(
+            [
+                {
+                    **one,
+                    "slices": "{}-{}".format(*one["slices"]),
+                    "owner": one["owner"] or "nobody",
+                    "seconds_left": f"{one['seconds_left']:.1f}",
+                    "lag": "" if one["lag"] is None else one["lag"],
+                }
+                for one in told
+            ]
+        )
+    return 0 if all(one["owner"] is not None for one in told) else 1
+
+
 def stuck(asked: argparse.Namespace) -> int:
     """List what stands still; the exit code is 1 where anything does."""
     if asked.app is not None or asked.log is None:
@@ -572,6 +608,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "run": run,
     **branches.COMMANDS,
     "stuck": stuck,
+    "workers": workers,
     "retry": decide_about,
     "skip": decide_about,
     "park": decide_about,

@@ -33,6 +33,13 @@ class Held(msgspec.Struct, frozen=True):
     slices: tuple[int, int] = (0, SLICES - 1)
 
 
+def all_leases(store: Store, source: Source) -> list[tuple[str, Held, bool]]:
+    """Return every lease there ever was, by name, with whether it is held now: who let go, ran out of time or is gone holds none."""
+    noted = store.notes(NOTE)
+    found = [(name.removeprefix(NOTE), msgspec.json.decode(body, type=Held)) for name, body in sorted(noted.items())]
+    return [(name, held, held.until >= source.now_us() and not source.gone(held.owner)) for name, held in found]
+
+
 class Leases:
     """The leases that one open log competes for. Renewed by a thread while it is open."""
 
