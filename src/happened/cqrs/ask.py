@@ -1,7 +1,6 @@
 """Asking: what a view answers, from which position, and how old that is."""
 
 import asyncio
-import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -113,11 +112,17 @@ class ViewState(Generic[S]):
         """
         while True:
             build = self.build
-            with contextlib.suppress(Gone), self.file.snapshot() as reader:
+
+            def look(reader: Connection, build: ViewBuild[S] = build) -> tuple[A] | None:
                 standing = standing_of(reader, build)
-                if standing is not None:
-                    build.ready = build.ready and standing.ready  # it may have been begun anew
-                    return ask(reader, build, standing)
+                if standing is None:
+                    return None
+                build.ready = build.ready and standing.ready  # it may have been begun anew
+                return (ask(reader, build, standing),)
+
+            found = self.file.asked(look)
+            if found is not None:
+                return found[0]
             if self.build is build:
                 self.following.renew(build)
 
@@ -341,10 +346,11 @@ class View(Generic[S]):
                 with self.of.file.guarded() as asking:
                     standings = {build.name: standing_of(asking.connection, build) for build in builds}
                     if standings[of.name] is not None:
-                        return self._queried(asking, builds, standings, query, params, since=since)
+                        found = self._queried(asking, builds, standings, query, params, since=since)
+                        if found is not None:
+                            return found
             except QUERY_ERRORS as error:
-                if not isinstance(error, Gone) or not any(build.own.table.name in str(error) for build in builds):
-                    raise Invalid(f"the query can't be answered: {error}", query=query) from error
+                raise Invalid(f"the query can't be answered: {error}", query=query) from error
             if self.of.build is of:
                 self.of.following.renew(of)
 
@@ -357,7 +363,7 @@ class View(Generic[S]):
         params: Sequence[Any],
         *,
         since: Receipt | str | int | None,
-    ) -> list[tuple[Any, ...]]:
+    ) -> list[tuple[Any, ...]] | None:
         stuck = {key: why for key, why in self.of.stuck(asking.connection, self.of.build).items() if key.startswith("[")}
         if stuck and since is not None:
             raise _standing_still(self.of.build.name, stuck)
@@ -367,7 +373,7 @@ class View(Generic[S]):
             return asking.query(query, params, views)
         except (*FAILED, Unstorable) as error:
             if isinstance(error, Gone) and any(build.own.table.name in str(error) for build in builds):
-                raise
+                return None  # it was dropped since it was looked at
             unready = ", ".join(sorted(set(standings) - ready))
             hint = f"; not built yet, and to be asked for with `rows(since=...)` first: {unready}" if unready else ""
             raise Invalid(f"the query can't be answered: {error}{hint}", query=query) from error

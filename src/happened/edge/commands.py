@@ -401,7 +401,7 @@ def workers(asked: argparse.Namespace) -> int:
     """List who holds what. The exit code is 1 where something is held by nobody."""
     with _log(asked) as log:
         now = log.source.now_us()
-        told = []
+        told: list[dict[str, Any]] = []
         for name, held, is_held in all_leases(log.engine, log.source):
             progress = progress_of(log.engine, name)
             told.append(
@@ -421,7 +421,7 @@ def workers(asked: argparse.Namespace) -> int:
             [
                 {
                     **one,
-                    "slices": "{}-{}".format(*one["slices"]),
+                    "slices": "-".join(map(str, one["slices"])),
                     "owner": one["owner"] or "nobody",
                     "seconds_left": f"{one['seconds_left']:.1f}",
                     "lag": "" if one["lag"] is None else one["lag"],

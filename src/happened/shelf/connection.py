@@ -4,9 +4,11 @@ Statements are written once, in SQLite's words with `?` for values; what Postgre
 """
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol  # Any: values of any column
+from typing import Any, Protocol, TypeVar  # Any: values of any column
+
+A = TypeVar("A")
 
 BUSY_SECONDS = 10
 """How long to wait for others that write."""
@@ -215,6 +217,10 @@ class Place(Protocol):
 
     def snapshot(self) -> AbstractContextManager[Connection]:
         """Read in one transaction: whatever is asked is as of one moment."""
+        ...
+
+    def asked(self, ask: Callable[[Connection], A]) -> A:
+        """Let a function read as of one moment. Where a table is dropped under its hands, which files do not allow, it is asked again."""
         ...
 
     def guarded(self) -> AbstractContextManager[Asking]:

@@ -11,9 +11,9 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Protocol  # Any: values of any column
+from typing import Any, Protocol, TypeVar  # Any: values of any column
 
 import psycopg
 from psycopg import errors
@@ -25,16 +25,21 @@ from happened.shelf.connection import Connection as Runs
 from happened.shelf.dialect import quoted
 from happened.shelf.rows import COLUMNS, DDL, OURS
 
+A = TypeVar("A")
+
 NAME_BYTES_MAX = 63
 """Bytes of a name in PostgreSQL."""
 
 KEEP_READERS = 8
 """Connections for readers that are kept open. More are made where more read at once, and given back after."""
 
+ASKED_MAX = 5
+"""How often a table may be dropped under the hands of who reads."""
+
 IDLE_SECONDS = 1.0
 """After how long a connection that was not used is tried before it is used again."""
 
-STALLED_SECONDS = 60
+STALLED_SECONDS = 300
 """How long a process may hold the lock of writers and do nothing before the server takes it away."""
 
 TYPES = {"integer": "bigint", "real": "double precision", "blob": "bytea", "text": 'text collate "C"'}
@@ -102,6 +107,11 @@ class Session:
     def in_transaction(self) -> bool:
         """Whether a transaction is open, also one that can only be rolled back."""
         return self.raw.pgconn.transaction_status in (psycopg.pq.TransactionStatus.INTRANS, psycopg.pq.TransactionStatus.INERROR)
+
+    @property
+    def idle(self) -> bool:
+        """Whether it can be used by the next: it is open, and no transaction is, nor a statement on its way."""
+        return self.raw.pgconn.transaction_status == psycopg.pq.TransactionStatus.IDLE
 
     def execute(self, statement: str, params: Sequence[Any] = (), /) -> Answer:
         """Run a statement. `Failed` or `Unstorable`."""
@@ -350,6 +360,17 @@ class RowsSchema:
         with self._reading("repeatable read") as reader:
             yield reader
 
+    def asked(self, ask: Callable[[Runs], A]) -> A:
+        """Let a function read as of one moment; again, where a table was dropped between what it says of itself and its rows."""
+        for left in reversed(range(ASKED_MAX)):
+            try:
+                with self.snapshot() as reader:
+                    return ask(reader)
+            except StoreFailed as error:
+                if not isinstance(error.__cause__, Gone) or not left:
+                    raise
+        raise AssertionError("the last one raises or returns")
+
     @contextlib.contextmanager
     def guarded(self) -> Generator["Guarded"]:
         """Read in one transaction for somebody whose query is not ours: on a connection of its own, which is closed afterwards."""
@@ -394,7 +415,7 @@ class RowsSchema:
             except Unstorable as error:
                 raise Invalid(f"the database does not take this value: {error}", error=str(error)) from error
             finally:
-                if self._closed or reader.raw.closed or reader.in_transaction or len(self._readers) >= KEEP_READERS:
+                if self._closed or not reader.idle or len(self._readers) >= KEEP_READERS:
                     reader.raw.close()
                 else:
                     reader.used_at = time.monotonic()
@@ -423,7 +444,7 @@ class RowsSchema:
             if writer.in_transaction:
                 writer.raw.pgconn.exec_(b"rollback")
         finally:
-            if writer.raw.pgconn.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+            if not writer.idle:
                 writer.raw.close()
 
     def _taken(self) -> Session:
@@ -449,8 +470,6 @@ class RowsSchema:
     def _meant(self) -> Generator[None]:
         try:
             yield
-        except Gone:
-            raise
         except (Failed, Unstorable, psycopg.Error) as error:
             raise self._said(error) from error
 

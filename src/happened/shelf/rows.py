@@ -9,9 +9,9 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
-from typing import Any  # Any: values of any column
+from typing import Any, TypeVar  # Any: values of any column
 
 from happened.core.errors import Broken, Closed, Error, Forked, Invalid, StoreFailed
 from happened.shelf.connection import BUSY_SECONDS, Connection, Tabled
@@ -35,6 +35,8 @@ DDL = (
 
 COLUMNS = ["name", "fingerprint", "generation", "made", "log", "epoch", "position", "digest", "owner", "ready", "broken"]
 """The columns of `_view`: what a file of another release may not have."""
+
+A = TypeVar("A")
 
 OURS = ("_", "sqlite_")
 """What the names of tables in a file of views start with."""
@@ -108,6 +110,11 @@ class ViewsFile:
                 yield reader
             finally:
                 reader.execute("release asked")
+
+    def asked(self, ask: Callable[[Connection], A]) -> A:
+        """Let a function read as of one moment."""
+        with self.snapshot() as reader:
+            return ask(reader)
 
     @contextlib.contextmanager
     def guarded(self) -> "Generator[Guarded]":

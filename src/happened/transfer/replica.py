@@ -585,24 +585,30 @@ class Replicating(Generic[S]):
 
     def get(self, key: Key) -> Found:
         """Return what the copy has of a key, with its version, its position, and its age."""
-        with self.file.snapshot() as reader:
+
+        def look(reader: Connection) -> tuple[S | None, int, Standing]:
             standing = self.standing(reader, ready=True)
             if standing is None:
                 raise self._late(None, 0)
             copy = self._answered_from(standing)
             row = reader.execute(copy.table.get, copy.table.encode_key(key)).fetchone()
             version = row[-1] if row is not None else copy.gone_at(reader, key)
-            state = copy.table.decode(row) if row is not None else None
+            return copy.table.decode(row) if row is not None else None, version, standing
+
+        state, version, standing = self.file.asked(look)
         return Found(state, version, standing.as_of, self._age(standing))
 
     def rows(self, limit: int) -> tuple[list[S], int, timedelta]:
         """Return rows in the order of their keys, with position and age."""
-        with self.file.snapshot() as reader:
+
+        def look(reader: Connection) -> tuple[list[S], Standing]:
             standing = self.standing(reader, ready=True)
             if standing is None:
                 raise self._late(None, 0)
             table = self._answered_from(standing).table
-            found = [table.decode(row) for row in reader.execute(table.select(limit=True), (limit,))]
+            return [table.decode(row) for row in reader.execute(table.select(limit=True), (limit,))], standing
+
+        found, standing = self.file.asked(look)
         return found, standing.as_of, self._age(standing)
 
     def statistics(self) -> dict[str, Any]:
