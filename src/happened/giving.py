@@ -58,6 +58,7 @@ from happened.sourcing.sending import Sending
 
 NO_EDITS = RowEdits()
 SUBMIT_SECONDS_MAX = 60
+NOT_SENT = "its edit applies to nothing: no reaction has sent this command here"
 
 
 class AsOf(Sending):
@@ -222,7 +223,7 @@ class Copied(Job):
 
 
 class Failed(NamedTuple):
-    """An input that the branch could not take: its decider raised. Nothing of it is recorded."""
+    """An input that the branch could not take, since its decider raised: nothing of it is recorded. Or an edit that applies to nothing."""
 
     position: int
     """In the origin."""
@@ -261,6 +262,8 @@ class Giving:
         self._survey = plan.survey
         self._edits = plan.edits
         self._after = plan.after
+        self._applied: set[str] = set()
+        """Ids of edited commands that a reaction has sent here, too."""
         self.desk = AsOf(works.log, works.handling, works.image)
         of = f"{origin.log.identity.id}~"
         at_work: list[Reacting | Publishing] = [Reacting(one, works.log, self.desk, of=of) for one in works.reactions]
@@ -300,6 +303,9 @@ class Giving:
             self._row(row)
         if self.diverged:
             self._finish()
+        for id in self._edits.sent:  # noqa: A001 - as everywhere
+            if id not in self._applied:
+                self.failed.append(Failed(self._origin.position_of(id) or 0, id, NOT_SENT))
         self._note_progress()
         self.done = True
 
@@ -611,6 +617,7 @@ class Giving:
         if decision.id not in self._edits.sent:
             return decision
         self.diverged = True
+        self._applied.add(decision.id)
         to = self._edits.sent[decision.id]
         if to is None:
             return None

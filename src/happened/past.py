@@ -54,7 +54,10 @@ class Past:
         return self._travel.state(fold, whole, self.position)  # type: ignore[return-value]  # states of a fold are of its class
 
     def states(self, state: type[S]) -> dict[tuple[Any, ...], S]:
-        """Return all states of a class as they were, by key. Cost: what was recorded since the nearest snapshot; memory holds the result."""
+        """Return all states of a class as they were, by key. Cost: what was recorded since the nearest snapshot; memory holds the result.
+
+        Look them up, or sort them: they come in no order that holds. From a snapshot it is another than that of their first events.
+        """
         return self._travel.states(fold_alone_of(state), self.position)  # type: ignore[return-value]  # see above
 
     def view(self, state: type[S]) -> View[S]:

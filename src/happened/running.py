@@ -943,7 +943,10 @@ class Branch(Running):
 
     @property
     def failed(self) -> tuple[Failed, ...]:
-        """What it was given and could not take, since a decider raised an error that is no refusal: nothing of it is recorded."""
+        """What it was given and could not take, since a decider raised an error that is no refusal: nothing of it is recorded.
+
+        And each edit of a command that no reaction has sent in it, so that the edit applies to nothing.
+        """
         return tuple(self._giving.failed)
 
     def diff(self) -> Difference:

@@ -118,6 +118,21 @@ def test_a_command_that_a_reaction_has_sent_is_changed_or_dropped(running: h.Run
         assert [record.name for record in branch.diff().added][:3] == ["Drawn", "schedule", "Warn"]
 
 
+def test_an_edit_of_a_command_that_no_reaction_sends_is_said(running: h.Running) -> None:
+    """By other code, or since what it heard did not happen; changed or dropped, sent at once or later. One that applies is not named."""
+    sent = {name: next(record for record in running.log.read() if record.name == name) for name in ("Warn", "Charge")}
+    paid = next(record for record in running.log.read() if record.name == "Paid")
+    for record, to in ((sent["Warn"], Warn("b")), (sent["Charge"], None)):
+        edit = h.Drop(record.position) if to is None else h.Change(record.position, to)
+        with running.branch(edit, at=0) as branch:
+            assert branch.failed == ()
+        for otherwise in ({"code": other(draw, warn, charge, reactions=())}, {}):
+            edits = [edit] if otherwise else [edit, h.Change(paid.position, Paid("a", Decimal(1000)))]
+            with running.branch(*edits, at=0, **otherwise) as branch:
+                assert [(one.position, one.id) for one in branch.failed] == [(record.position, record.id)]
+                assert f"{record.id}: its edit applies to nothing: no reaction has sent this command here" in str(branch.diff())
+
+
 def test_a_command_that_a_reaction_has_sent_later_is_changed_or_dropped(running: h.Running) -> None:
     """Where it came is what is otherwise; that it was to come is not."""
     sent = next(record for record in running.log.read() if record.name == "Charge")

@@ -14,8 +14,8 @@ import pytest
 
 import happened as h
 from examples.shop.model import CustomerMoved, CustomerNo, LineSold, OrderNo, OrderPlaced, Sku, StockReceived
+from happened.checking.ranges import readings_of
 from happened.checking.reading import Readings, Verdict
-from happened.checking.visit import readings_of
 from happened.core.tags import hints_of
 from happened.edge.main import main
 from tests.programs import p07_versions

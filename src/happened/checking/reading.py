@@ -1,12 +1,13 @@
 """Reading: whether the code of today can read the whole log, and what is lost on the way.
 
-Pages are decoded in one call, as in a fold. What that can't tell is looked at one by one: names with upcasts, facts without a schema, and pages with a
+A range of positions is read at a time, and what comes of all ranges is told as one. Pages are decoded in one call, as in a fold. What that can't tell is looked at one by one: names with upcasts, facts without a schema, and pages with a
 record that can't be read. Which fields are dropped or defaulted follows from the recorded schema and today's class, once for each shape.
 """
 
 import functools
+import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any  # Any: schemas and bodies are JSON
 
 import msgspec
@@ -22,6 +23,8 @@ from happened.wiring import Wiring
 
 FINE, RISKY, IMPOSSIBLE = "fine", "risky", "impossible"
 DATA = ("event", "command")
+PAGE_ROWS = 250
+"""Read and decoded in one call. What is made of more does not fit in a core's cache: with 1,000 it takes a fifth longer."""
 ALONE_AFTER = 3
 """Records of a name that can't be read before all of that name are looked at one by one: a page that fails costs more than its records."""
 
@@ -66,22 +69,63 @@ class Readings(msgspec.Struct, frozen=True):
     names: Sequence[Verdict]
 
 
-def read_again(
-    app: Wiring, reader: Reader, store: Store, progress: Callable[[int, int | None], None] = lambda _done, _all: None
-) -> Readings:
-    """Read the whole log as today's code does, and say of every name what comes of it. Nothing stops it but a row that is broken.
+class Met(msgspec.Struct, frozen=True):
+    """What came of the records of one recorded shape in a range of positions."""
+
+    count: int
+    first: int
+    last: int
+    troubles: Sequence[tuple[str, str, Sequence[int]]]
+    """Reason, path, and positions."""
+    dropped: Sequence[str]
+    defaulted: Sequence[str]
+
+
+class Part(msgspec.Struct, frozen=True):
+    """What came of a range of positions: of every shape that has records in it, by its number."""
+
+    position: int
+    """The last record; 0 where there is none."""
+    shapes: Mapping[int, Met]
+    schemas: Mapping[int, Any]
+    """The schemas that are recorded there."""
+
+
+def read_part(app: Wiring, reader: Reader, store: Store, after: int, until: int, progress: Callable[[int], None]) -> Part:
+    """Read the rows that end after one position and up to another as today's code does. Nothing stops it but a row that is broken.
 
     The reader knows the names that the log notes. Memory: the positions of what can't be read. Cost: a little more than a fold of every event whole.
     """
     checking = _Reading(app, reader)
-    head = store.wait(1 << 62, 0)
     position = 0
-    for rows in store.read_bare(0, head, inputs=True):
+    for rows in store.read_bare(after, until, inputs=True, rows_max=PAGE_ROWS):
         checking.take(rows)
         position = rows[-1][1] - 1
-        progress(position, head)
-    names = checking.told()
-    return Readings(position, not any(one.bad for one in names), names)
+        progress(position)
+    return checking.part(position)
+
+
+def told(app: Wiring, reader: Reader, parts: Sequence[Part]) -> Readings:
+    """Say of every name what came of it in all parts, which are in order: the same wherever the log was cut."""
+    found: dict[int, _Seen] = {}
+    ignores = frozenset(app.ignores)
+    for part in parts:
+        for number, met in part.shapes.items():
+            if number not in found:
+                found[number] = _Seen(_name_of(reader, number), reader, ignores)
+            found[number].add(met)
+    schemas = {number: schema for part in parts for number, schema in part.schemas.items()}
+    same: dict[tuple[str, str, int], list[_Seen]] = {}
+    for number, seen in sorted(found.items()):
+        if seen.name.what in DATA:
+            seen.by_schema(schemas.get(number))
+            same.setdefault((seen.name.what, seen.name.name, seen.name.version), []).append(seen)
+    names = [_verdict(of) for _, of in sorted(same.items(), key=lambda one: one[0])]
+    return Readings(max((part.position for part in parts), default=0), not any(one.bad for one in names), names)
+
+
+def _name_of(reader: Reader, number: int) -> Name:
+    return reader.names.by_number.get(number) or Name(number, "event", f"number {number}", 0, "?")
 
 
 class _Seen:
@@ -123,6 +167,21 @@ class _Seen:
             self.trouble(unlifted(str(error)), position)
         except Unlifted as error:
             self.trouble(error, position)
+
+    def add(self, met: Met) -> None:
+        """Take in what came of a later range."""
+        self.first = self.first or met.first
+        self.count += met.count
+        self.last = functools.partial(int, met.last)
+        for reason, path, positions in met.troubles:
+            self.troubles.setdefault((reason, path), []).extend(positions)
+        self.lost.dropped.update(dict.fromkeys(met.dropped))
+        self.lost.defaulted.update(dict.fromkeys(met.defaulted))
+
+    def met_all(self) -> Met:
+        """Return what came of all its records."""
+        troubles = [(*why, positions) for why, positions in self.troubles.items()]
+        return Met(self.count, self.first, self.last(), troubles, list(self.lost.dropped), list(self.lost.defaulted))
 
     def trouble(self, why: Unlifted, position: int) -> None:
         """Remember a record that can't be read."""
@@ -179,6 +238,7 @@ class _Reading:
         self._shapes: dict[Any, int] = {}
         self._changes = -1
         self._decode: Any = None
+        self._decode_rows: Any = None
         self._slow: set[Any] = set()
         """Shapes whose records are looked at one by one."""
 
@@ -187,39 +247,38 @@ class _Reading:
         if self._changes != self._reader.names.changes:
             self._build()
         try:
-            found: list[Any] = self._decode("[" + ",".join([row[2][1:-1] for row in rows]) + "]")
+            asked: list[Any] = self._decode("[" + ",".join([row[3] for row in rows if row[3] is not None]) + "]")
+            found: list[list[Any]] = self._decode_rows("[" + ",".join([row[2] for row in rows]) + "]")
         except msgspec.MsgspecError:
             self._read_singly(rows)
             return
-        of = list(map(type, found))
-        kinds = Counter(of)
+        if len(found) != len(rows):
+            self._read_singly(rows)
+            return
+        kinds = Counter(map(type, asked))
+        kinds.update(map(type, itertools.chain.from_iterable(found)))
         for shape, count in kinds.items():
             number = self._shapes[shape]
             if number in BUILT_IN:
                 continue
             seen = self._seen[number]
             if not seen.count:
-                seen.first = _positions(rows)[of.index(shape)]
-            seen.last = functools.partial(_last, of, shape, rows)
+                seen.first = _places(rows, asked, found, shape)[0]
+            seen.last = functools.partial(_last, rows, asked, found, shape)
             seen.count += count
         if not self._slow.isdisjoint(kinds):
-            for record, position in zip(found, _positions(rows), strict=True):
+            for record, position in zip(_in_order(rows, asked, found), positions_of(rows), strict=True):
                 if type(record) in self._slow:
                     self._met(self._shapes[type(record)], record, position)
 
-    def told(self) -> list[Verdict]:
-        """Return what is to be said of every name and version of data that has records."""
-        found: dict[tuple[str, str, int], list[_Seen]] = {}
-        for number, seen in sorted(self._seen.items()):
-            if seen.count and seen.name.what in DATA:
-                seen.by_schema(self._schemas.get(number))
-                found.setdefault((seen.name.what, seen.name.name, seen.name.version), []).append(seen)
-        return [_verdict(of) for _, of in sorted(found.items(), key=lambda one: one[0])]
+    def part(self, position: int) -> Part:
+        """Return what came of all pages."""
+        return Part(position, {number: seen.met_all() for number, seen in self._seen.items() if seen.count}, self._schemas)
 
     def _read_singly(self, rows: Sequence[Bare]) -> None:
         """Read a page of which something can't be read: record by record."""
         for row in rows:
-            for position, record in enumerate(taken_apart_text(row[2], row[0]), row[0]):
+            for position, record in enumerate(taken_apart_text(_whole(row), row[0]), row[0]):
                 if record.number in BUILT_IN:
                     self._met(record.number, record, position)
                     continue
@@ -237,11 +296,8 @@ class _Reading:
 
     def _known(self, number: int, position: int) -> _Seen:
         if number not in self._seen:
-            name = self._reader.names.by_number.get(number)
-            self._seen[number] = seen = _Seen(
-                name if name is not None else Name(number, "event", f"number {number}", 0, "?"), self._reader, self._ignores
-            )
-            if name is None:
+            self._seen[number] = seen = _Seen(_name_of(self._reader, number), self._reader, self._ignores)
+            if number not in self._reader.names.by_number:
                 seen.trouble(Unlifted("the log does not say what this number stands for: `happened verify` says more"), position)
         return self._seen[number]
 
@@ -292,14 +348,31 @@ class _Reading:
         for shape in shapes[1:]:
             union = union | shape
         self._decode = msgspec.json.Decoder(list[union]).decode
+        self._decode_rows = msgspec.json.Decoder(list[list[union]]).decode
 
 
-def _positions(rows: Sequence[Bare]) -> list[int]:
-    return list(positions_of(rows))
+def _whole(row: Bare) -> str:
+    """Return all records of a row as one JSON text: what was asked first."""
+    records: str = row[2]
+    asked: str | None = row[3]
+    if asked is None:
+        return records
+    return f"[{asked},{records[1:]}" if records != "[]" else f"[{asked}]"
 
 
-def _last(of: Sequence[type], shape: type, rows: Sequence[Bare]) -> int:
-    return _positions(rows)[len(of) - 1 - list(reversed(of)).index(shape)]
+def _in_order(rows: Sequence[Bare], asked: Iterable[Any], found: Iterable[Iterable[Any]]) -> list[Any]:
+    """Return what was made of the inputs and of the other records of rows, in the order of their positions."""
+    inputs = iter(asked)
+    return [one for row, records in zip(rows, found, strict=True) for one in ((next(inputs), *records) if row[3] is not None else records)]
+
+
+def _places(rows: Sequence[Bare], asked: Iterable[Any], found: Iterable[Iterable[Any]], shape: type) -> list[int]:
+    """Return the positions of the records of one shape."""
+    return [position for record, position in zip(_in_order(rows, asked, found), positions_of(rows), strict=True) if type(record) is shape]
+
+
+def _last(rows: Sequence[Bare], asked: Iterable[Any], found: Iterable[Iterable[Any]], shape: type) -> int:
+    return _places(rows, asked, found, shape)[-1]
 
 
 def _verdict(of: Sequence[_Seen]) -> Verdict:

@@ -1,17 +1,14 @@
 """A visit: a log that is looked at with the code of an app, beside the app that it belongs to, which may be running and of other code."""
 
 import gc
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from happened.checking.reading import Readings, read_again
 from happened.core.errors import Invalid
 from happened.cqrs.past import Joining
-from happened.log.log import IDENTITY_NOTE, Log, Progress, identity_in
-from happened.log.names import Names
-from happened.log.records import Reader
-from happened.opening import is_kept, log_for_guest, open_engine, open_snapshots, snapshots_beside
+from happened.log.log import Log, Progress
+from happened.opening import is_kept, log_for_guest, open_snapshots, snapshots_beside
 from happened.sourcing.memory_image import MemoryImage
 from happened.sourcing.snapshot import Snapshot, Snapshots
 from happened.wiring import Wiring
@@ -27,25 +24,11 @@ def visit(url: str, app: Wiring, progress: Progress = lambda _done, _all: None) 
     """
     log = log_for_guest(url, [*app.events, *app.handlers], called=app.called, lifts=app.lifts, progress=progress)
     try:
-        _check_whose(log.identity.app, app)
+        check_whose(log.identity.app, app)
     except BaseException:
         log.close()
         raise
     return log
-
-
-def readings_of(url: str, app: Wiring, progress: Callable[[int, int | None], None] = lambda _done, _all: None) -> Readings:
-    """Read a whole log as today's code of an app does, also one that can't be opened with it. `Invalid` for a log of another app."""
-    engine = open_engine(url)
-    try:
-        identity = identity_in(engine.notes(IDENTITY_NOTE))
-        _check_whose(identity.app if identity is not None else "", app)
-        reader = Reader(Names(), [*app.events, *app.handlers], app.called, app.lifts)
-        reader.names.learn(engine.notes)
-        with seldom_collected():
-            return read_again(app, reader, engine, progress)
-    finally:
-        engine.close()
 
 
 def snapshots_of(url: str, app: Wiring) -> list[Snapshot]:
@@ -70,6 +53,7 @@ def seldom_collected() -> Generator[None]:
         gc.set_threshold(*before)
 
 
-def _check_whose(name: str, app: Wiring) -> None:
+def check_whose(name: str, app: Wiring) -> None:
+    """Raise `Invalid` for a log of another app than this one."""
     if name not in ("", app.name):
         raise Invalid(f"the log is of the app `{name}`, not of `{app.name}`", app=app.name, log=name)

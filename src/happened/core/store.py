@@ -36,14 +36,10 @@ class Row(msgspec.Struct, frozen=True, gc=False):
 
 
 Bare = tuple[Any, ...]
-"""What a fold needs of a row: the position of the first of `records`, the position after the last, `records`; with heads also its own position, `at`, `head`."""
+"""What a fold needs of a row: the position of the first of `records`, the position after the last, `records`; with heads also its own position, `at`, `head`.
 
-
-def with_input(row: Row) -> str:
-    """Return all records of a row as one JSON text: what was asked first."""
-    if row.input is None:
-        return row.records
-    return f"[{row.input},{row.records[1:]}" if row.records != "[]" else f"[{row.input}]"
+With inputs: the position of its first record, which is what was asked if anything was, the position after the last, `records`, `input`.
+"""
 
 
 class Head(msgspec.Struct, frozen=True, gc=False):
@@ -152,7 +148,7 @@ class Store(Protocol):
     ) -> Iterator[Sequence[Bare]]:
         """Yield what `read` does, as far as a fold needs it. What a row says of itself comes only with `heads`, and costs half as much again.
 
-        With `inputs`, and without heads, what was asked is the first of a row's records.
+        With `inputs`, and without heads, what was asked comes as well, and its position is the first.
         """
         ...
 

@@ -12,12 +12,13 @@ from happened.app import App
 from happened.checking.decisions import Checked, decide_again
 from happened.checking.differences import NOTHING, Difference, Divergence
 from happened.checking.lint import Linted, lint
+from happened.checking.ranges import readings_of
 from happened.checking.reading import RISKY, Readings, Verdict
 from happened.checking.views import CheckedView, fold_views_again, load_states_again
-from happened.checking.visit import readings_of, seldom_collected, snapshots_of, visit
+from happened.checking.visit import seldom_collected, snapshots_of, visit
 from happened.core.errors import NotThere
 from happened.edge.progress import bar
-from happened.edge.settings import declared_differences, log_url, the_app
+from happened.edge.settings import declared_differences, log_url, named_app, the_app
 from happened.log.log import Log
 from happened.opening import beside, look_at_rows
 from happened.sourcing.snapshot import Snapshot
@@ -27,7 +28,7 @@ VALUE_CHARACTERS_MAX = 200
 
 def check(asked: argparse.Namespace) -> int:
     """Say whether today's code can read the log, or with --decide and --fold whether it comes to the same; the exit code is 1 where it does not."""
-    app = the_app(asked.named or asked.app)
+    named, app = named_app(asked.named or asked.app)
     told: dict[str, Any] = {}
     lines: list[str] = []
     if asked.decide or asked.fold:
@@ -46,7 +47,7 @@ def check(asked: argparse.Namespace) -> int:
     else:
         url = log_url(asked.log)
         with bar("reading") as progress:
-            readings = readings_of(url, app, progress)
+            readings = readings_of(url, app, progress, named=named)
         fine = readings.readable
         snapshots = snapshots_of(url, app) if fine else []
         linted = lint(app)

@@ -52,6 +52,11 @@ def log_url(given: str | None, *, there: bool = True) -> str:
 
 def the_app(given: str | None) -> App:
     """Import the app. `Invalid` if none is named, or the module can't be imported or has no such app."""
+    return named_app(given)[1]
+
+
+def named_app(given: str | None) -> tuple[str, App]:
+    """Import the app, and return by what name it can be imported, too."""
     folder, table = _settings()
     named = given or table.get("app")
     if named is None:
@@ -73,7 +78,7 @@ def the_app(given: str | None) -> App:
     app = getattr(module, name, None)
     if not isinstance(app, App):
         raise Invalid(f"the module `{module_name}` has no app called `{name}`", app=named)
-    return app
+    return str(named), app
 
 
 def app_is_set() -> bool:

@@ -82,7 +82,7 @@ class Difference(msgspec.Struct, frozen=True):
     not_compared: tuple[str, ...] = ()
     """Views that ask for other states, and shares: they are not compared."""
     failed: tuple[str, ...] = ()
-    """What the branch could not take, since a decider raised an error."""
+    """What the branch could not take, since a decider raised an error; and edits that apply to nothing."""
 
     def __bool__(self) -> bool:
         """Say whether anything differs."""

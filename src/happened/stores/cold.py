@@ -57,12 +57,7 @@ COUNTED = Columns(ALL.replace("salts", "x''").replace("digest", "x''"), Segment.
 BARE = Columns(BARE_SQL, Segment.bare, _last_of_bare)
 HEADED = Columns(f"{BARE_SQL}, position, at, head", Segment.headed, _last_of_bare)
 """What a `Bare` has, without and with what a row says of itself."""
-ASKED = Columns(
-    "position, position + count, case when input is null then records when records = '[]' then '[' || input || ']' "
-    "else '[' || input || ',' || substr(records, 2) end",
-    Segment.asked,
-    _last_of_bare,
-)
+ASKED = Columns("position, position + count, records, input", Segment.asked, _last_of_bare)
 """What a `Bare` has with its input."""
 
 

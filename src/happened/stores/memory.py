@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from happened.core.errors import Closed, Diverged, Forked, Overloaded
-from happened.core.store import START, Bare, Commit, Head, Row, Terms, Unseen, Wanted, with_input
+from happened.core.store import START, Bare, Commit, Head, Row, Terms, Unseen, Wanted
 from happened.stores.samples import Samples
 
 
@@ -101,7 +101,7 @@ class MemoryStore:
         """Yield pages of what a fold needs of rows."""
         for rows in self.read(after, until, wanted=wanted, rows_max=rows_max):
             if inputs:
-                yield [(row.position, row.last + 1, with_input(row)) for row in rows]
+                yield [(row.position, row.last + 1, row.records, row.input) for row in rows]
                 continue
             bare = [(row.position + (row.input is not None), row.last + 1, row.records) for row in rows]
             yield [(*of, row.position, row.at, row.head) for of, row in zip(bare, rows, strict=True)] if heads else bare

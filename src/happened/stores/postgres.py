@@ -32,10 +32,7 @@ from happened.stores.shelving import keys_between, merged, reading_in, reading_t
 ROW = "position, count, at, head, input, records, salts, digest"
 BARE = "position + (input is not null)::int, position + count, records"
 HEADED = f"{BARE}, position, at, head"
-ASKED = (
-    "position, position + count, case when input is null then records when records = '[]' then '[' || input || ']' "
-    "else '[' || input || ',' || substr(records, 2) end"
-)
+ASKED = "position, position + count, records, input"
 ADD = "select @add(%s::bigint[], %s::int[], %s::bigint[], %s::text[], %s::text[], %s::text[], %s::bytea[], %s::bytea[], %s, %s, %s)"
 LOCK = "select position, at, digest, row, filed, tagged, reading, pg_current_xact_id()::text from @head for update"
 LOCK_MS_MAX = 2_000_000_000

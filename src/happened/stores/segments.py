@@ -9,14 +9,14 @@ by the chain from that before.
 import zlib
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from itertools import accumulate, pairwise, repeat, starmap
+from itertools import accumulate, pairwise, repeat
 from typing import Any  # Any: rows of the columns that were asked for
 
 import msgspec
 
 from happened.core.chain import SALT_BYTES, digest_of
 from happened.core.errors import Broken, Incompatible
-from happened.core.store import Row, with_input
+from happened.core.store import Row
 
 LAYOUT = 1
 ROWS_MAX = 256
@@ -314,8 +314,9 @@ class Segment:
         ]
 
     def asked(self, start: int, end: int) -> list[tuple[Any, ...]]:
-        """Return rows with what was asked as their first record."""
-        return [(row.position, row.last + 1, with_input(row)) for row in starmap(Row, self.counted(start, end))]
+        """Return what a `Bare` has with its input."""
+        columns = self.positions[start:end], self._counts[start:end], self._texts(RECORDS, start, end), self._texts(INPUTS, start, end)
+        return [(position, position + count, records, asked) for position, count, records, asked in zip(*columns, strict=True)]
 
     def _said(self, start: int, end: int) -> Iterable[tuple[Any, ...]]:
         return zip(
