@@ -162,6 +162,7 @@ class Projecting:
         self._at = self._at._replace(owner=NOBODY)
         if self._leases.holder(self.worker.name) != self._leases.owner:
             raise StoreFailed(f"the projection `{self.name}` is another process's by now", projection=self.name)
+        self._log.names.learn(self._log.engine.notes)  # others have come here: what names they met is not known to this process
         start = self._start()._replace(owner=epoch)
         with self._writing() as connection:
             found = self._found(connection)
@@ -219,6 +220,7 @@ class Projecting:
             raise Stuck(text, projection=self.name, position=failed.heard.position) from failed.__cause__
 
     def _heard(self, rows: Sequence[Row]) -> Generator[Heard]:
+        self._log.reader.learn(rows)  # names that the next page has
         pages = self._log.reader.pages(self.projection.events)(rows)
         for row, records in zip(rows, pages, strict=True):
             header = None
