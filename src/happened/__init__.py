@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from happened.core.upcasts import Retired, Upcast, UpcastEntry
     from happened.core.world import World
     from happened.cqrs.ask import Rows, View
+    from happened.cqrs.projection import Projection
     from happened.log.erasure import Erasure
     from happened.log.held import Held
     from happened.log.log import Log, Loose
@@ -112,6 +113,7 @@ __all__ = [
     "Past",
     "Places",
     "Position",
+    "Projection",
     "Publication",
     "Query",
     "Reaction",
@@ -189,6 +191,7 @@ _HOMES = {
     "happened.core.upcasts": ("Retired", "Upcast", "UpcastEntry"),
     "happened.core.world": ("World",),
     "happened.cqrs.ask": ("Rows", "View"),
+    "happened.cqrs.projection": ("Projection",),
     "happened.log.erasure": ("Erasure",),
     "happened.log.held": ("Held",),
     "happened.log.log": ("Log", "Loose"),

@@ -17,7 +17,7 @@ class App(Wiring):
 
     `name` is recorded in the log, which then is this app's. `records` lists the events that are recorded as facts, by `record`. `deciders` lists the
     functions that take commands. `gateways` lists the functions that may be asked through the `World`, each bare or as a `Gateway`. `reactions` lists the
-    functions from events to the commands that follow, each bare or as a `Reaction`. `views` lists the states that are kept as tables. `publications` lists
+    functions from events to the commands that follow, each bare or as a `Reaction`. `views` lists the states that are kept as tables. `projections` lists a `Projection` for each function that writes events into tables of your own. `publications` lists
     the functions from an event to a public one (or `None`), each bare or as a `Publication`; `shares` lists the states whose changes other systems may
     follow. `subscriptions` and `replicas` name other systems: whose notifications are recorded here as facts, and of whose shared states a copy is kept, as
     states without `evolve`. `upcasts` says how data of older versions is read: `Upcast`, `Retired`, or functions from an old class to a new one.
@@ -47,7 +47,7 @@ class App(Wiring):
         the app's stubs. `views` is the URL of the views' file: `sqlite:///path`, or `memory:`; by default a file beside the log. `source` is where the
         time and new ids come from: the machine, or in tests a `Clock`. `states_max` is how many states are kept in memory before those that were unchanged
         the longest make room. With `outside=False` nothing outside is reached: no gateway is asked (a question that has no recorded answer is
-        `Unanswered`), no channel is read; what is published is recorded, for nobody. So a copy is run to see what it does. `progress` hears of long work (an index that must be rebuilt): how much is done, and of how much.
+        `Unanswered`), no channel is read, no projection writes; what is published is recorded, for nobody. So a copy is run to see what it does. `progress` hears of long work (an index that must be rebuilt): how much is done, and of how much.
         """
         return Running(
             self,

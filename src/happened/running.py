@@ -11,10 +11,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self, TypeVar  # Any: commands, events and keys of any class
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar  # Any: commands, events and keys of any class
 
 import msgspec
 
+from happened.core.annotations import label
 from happened.core.errors import Error, Invalid, Late, NotThere, OutcomeUnknown, Refused, Stuck, Unanswered
 from happened.core.messages import Command, Event, Message, Position, called, instead_of
 from happened.core.state import Fold, Key, Replica, State, fold_alone_of, fold_of
@@ -81,6 +82,11 @@ from happened.transfer.systems import (
     check_channels,
 )
 from happened.wiring import ALL, Wiring, listed
+
+if TYPE_CHECKING:
+    import sqlalchemy
+
+    from happened.cqrs.projecting import Projecting
 
 S = TypeVar("S", bound=State)
 ON_A_BRANCH = "Give a function in its place: `open(..., gateways={...})`"
@@ -179,7 +185,8 @@ class Running:
                 system: channel_to(channel.log if isinstance(channel, Running) else channel) for system, channel in channels.items()
             }
             left = {system for system, channel in channels.items() if channel is None}
-            self._make_exchange(views or beside(url), left=left, run=run and not alone)
+            self._projecting = _projecting_of(app, self.log, self._leases)
+            self._make_exchange(views or beside(url), left=left, run=run and not alone, projects=run and not alone and outside)
         except BaseException:
             self._engine.close()
             raise
@@ -478,6 +485,23 @@ class Running:
         """Return a view to ask. `Invalid` if the state is not among the app's `views`."""
         return self._followers.view(state)
 
+    def projected(
+        self, function: Callable[..., None], *, since: Receipt | str | int | None = None, wait_seconds_max: float = 10
+    ) -> Position:
+        """Wait until a projection has written what a receipt speaks of, or without one all that is recorded now; return the position that it is at.
+
+        `Stuck` where its function can't get past an event before that, `Late` if it is not there in time; each says what is in the way. `Diverged` where
+        its tables were written from another history.
+        """
+        return self._projection(function).wait(self.log.since(since) if since is not None else self.log.head, wait_seconds_max)
+
+    def reproject(self, function: Callable[..., None], empty: "Callable[[sqlalchemy.Connection], object]") -> None:
+        """Have a projection write everything anew: `empty` deletes its rows, in the transaction in which its checkpoint is set back.
+
+        Whoever reads the tables sees them empty, and then filled again: `projected` waits for that. From any process, also with `run=False`.
+        """
+        self._projection(function).again(empty)
+
     def replica(
         self, state: type[S], /, *key: Any, since: Receipt | str | int | None = None, wait_seconds_max: float = 10, **named: Any
     ) -> Replica[S]:
@@ -532,6 +556,7 @@ class Running:
             "reactions": self._reactor.statistics(),
             "views": self._followers.statistics(),
             "publications": self._publisher.statistics(),
+            "projections": [one.statistics() for one in self._projecting.values()],
             "snapshots_failed": dict(self._taker.failures) if self._taker is not None else {},
             "shares": [share.statistics() for share in self._shares],
             "subscriptions": [subscription.statistics() for subscription in self._subscriptions],
@@ -657,6 +682,8 @@ class Running:
                 last_first.callback(channel.close)
             if self._copies_file is not None:
                 last_first.callback(self._copies_file.close)
+            for projecting in self._projecting.values():
+                last_first.callback(projecting.close)
             last_first.callback(self._leases.close)
             stopping: list[Worker | Reactor] = [*self._workers, self._reactor, self._publisher]
             if self._pending is not None and self._timers is not None:
@@ -862,8 +889,16 @@ class Running:
             raise Invalid(f"`{getattr(state, '__name__', state)}` is not among the app's replicas: {listed}", state=str(state))
         return replicating
 
-    def _make_exchange(self, views: str, *, left: Collection[str], run: bool) -> None:
-        """Make what publishes to other systems and takes in what they publish; what is left to other processes is only looked at."""
+    def _projection(self, function: Callable[..., None]) -> "Projecting":
+        self._writer.check_process()
+        found = self._projecting.get(function)
+        if found is None:
+            listed = ", ".join(one.name for one in self._projecting.values()) or "none"
+            raise Invalid(f"`{label(function)}` is not among the app's projections: {listed}", function=label(function))
+        return found
+
+    def _make_exchange(self, views: str, *, left: Collection[str], run: bool, projects: bool) -> None:
+        """Make what publishes to other systems and takes in what they publish; what is left to other processes is only looked at. So are projections."""
         app, log = self.app, self.log
         leases = self._leases
         self._copies_file = open_rows(views, self.url, ddl=REPLICA_DDL) if app.systems else None
@@ -880,6 +915,8 @@ class Running:
             self._workers += [one.worker for one in self._shares]
             self._workers += [one.worker for one in self._subscriptions if one.system not in left]
             self._workers += [one.worker for one in self._replicating.values() if one.system not in left]
+        if projects:
+            self._workers += [one.worker for one in self._projecting.values()]
         leases.add([*(worker.name for worker in self._workers), *(one.lease for one in app.publications if self._publishes)])
 
     def _declare(self, batch: Batch) -> None:
@@ -1060,6 +1097,14 @@ class _Copies:
             )
         found = self._replicating[state].get(key)
         return Heard(found.version, found.position, found.age // MICROSECOND, msgspec.Raw(encode(found.state)))
+
+
+def _projecting_of(app: Wiring, log: Log, leases: Leases) -> "dict[Callable[..., None], Projecting]":
+    if not app.projections:
+        return {}
+    from happened.cqrs.projecting import Projecting  # lazy: SQLAlchemy is an extra
+
+    return {one.function: Projecting(one, log, leases) for one in app.projections}
 
 
 def nothing_of(app: Wiring, channels: "Mapping[str, Any]", gateways: Mapping[Any, Any]) -> "dict[str, None]":  # Any: whatever a caller gave

@@ -12,6 +12,8 @@ from happened.core.plain import surplus_in
 from happened.core.state import Fold, State, fold_of
 from happened.core.tags import check_tag_types, is_a
 from happened.core.upcasts import UpcastEntry, steps_of
+from happened.cqrs.projection import KIND as PROJECTION
+from happened.cqrs.projection import Projection
 from happened.cqrs.view import check_view
 from happened.log.fingerprint import fingerprint_of
 from happened.log.lifting import Lifts
@@ -55,6 +57,7 @@ class Wiring:
         gateways: Iterable[Callable[..., Any] | Gateway] = (),
         reactions: Iterable[Sends | Reaction] = (),
         views: Iterable[type[State]] = (),
+        projections: Iterable[Projection] = (),
         publications: Iterable[Callable[..., Event | None] | Publication] = (),
         shares: Iterable[type[State]] = (),
         subscriptions: Mapping[str, Iterable[type[Event]]] | None = None,
@@ -88,6 +91,12 @@ class Wiring:
         self.gateways = [entry if isinstance(entry, Gateway) else Gateway(entry) for entry in listed("gateways=[{}]", gateways)]
         self.reactions = [entry if isinstance(entry, Reaction) else Reaction(entry) for entry in listed("reactions=[{}]", reactions)]
         self.views = tuple(listed("views=[{}]", views))
+        self.projections: tuple[Projection, ...] = tuple(listed("projections=[{}]", projections))
+        for entry in self.projections:
+            if not isinstance(entry, Projection):  # pyright: ignore[reportUnnecessaryIsInstance]  # a checker has not seen every caller
+                raise Invalid(
+                    f'`projections` lists `{entry!r}`: write Projection({label(entry)}, into="postgresql://...")', entry=repr(entry)
+                )
         self.publications = [
             entry if isinstance(entry, Publication) else Publication(entry) for entry in listed("publications=[{}]", publications)
         ]
@@ -185,6 +194,7 @@ class Wiring:
                 for fold in dict.fromkeys([*self.folds, *map(fold_of, (*self.views, *self.shares))])
             ],
             "views": [fold_of(view).name for view in self.views],
+            **self._projections_told(),
             "publications": [
                 {
                     "name": publication.name,
@@ -202,6 +212,10 @@ class Wiring:
             **({"upcasts": self.lifts.told()} if self.lifts else {}),
         }
 
+    def _projections_told(self) -> dict[str, Any]:
+        told = [{"name": one.name, "version": one.version, "events": sorted(map(self.name_in_log, one.events))} for one in self.projections]
+        return {"projections": told} if told else {}  # the wiring of an app without any is what it was
+
     def flow(self) -> Flow:
         """Return the map of what may happen: messages, what handles them, and what does not fit. Known from the wiring, before anything runs."""
         return declared_flow(self.topology(), self.modules())
@@ -214,6 +228,7 @@ class Wiring:
             "decider": [handler.function for handler in self.handlers.values()],
             "reaction": [reaction.function for reaction in self.reactions],
             "view": self.views,
+            PROJECTION: [projection.function for projection in self.projections],
         }
         return {f"{kind}:{name_of(one)[0]}": getattr(one, "__module__", "") for kind, listed in kinds.items() for one in listed}
 
@@ -252,6 +267,8 @@ class Wiring:
         for view in self.views:
             if not is_a(view, State):
                 raise Invalid(f"`views` lists `{view}`, which is no State", entry=str(view))
+        for projection in self.projections:
+            events.update(dict.fromkeys(projection.events))
         events.update(dict.fromkeys(self.called))
         for publication in self.publications:
             events.update(dict.fromkeys(publication.events))
@@ -310,10 +327,11 @@ class Wiring:
         )
 
     def _check_listeners(self) -> None:
-        """See that the name of each reaction and publication is its own: its progress, and what it holds, are kept under it."""
+        """See that the name of each reaction, publication and projection is its own: its progress, and what it holds, are kept under it."""
         seen: dict[str, str] = {TIMERS: "timers"}
         seen |= {name_of(command)[0]: f"the command `{command.__name__}`" for command in self.handlers}
-        for listener in (*self.reactions, *self.publications):
+        listeners: list[Reaction | Publication | Projection] = [*self.reactions, *self.publications, *self.projections]
+        for listener in listeners:
             other = seen.setdefault(listener.name, own := f"the {listener.kind} `{label(listener.function)}`")
             if other is not own:
                 raise Invalid(

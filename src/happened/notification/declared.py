@@ -24,6 +24,7 @@ KINDS = (
     "share",
     "replica",
     "view",
+    "projection",
 )
 """Kinds of nodes, in the order in which they are listed."""
 
@@ -100,6 +101,8 @@ class Declared:
             self._node("view", view)
             for event in self.events_of(view):
                 self._arrow(("event", event), ("view", view))
+        for projection in topology.get("projections", ()):
+            self._heard(projection, "projection", projection.get("events", ()))
 
     def _decider(self, decider: Mapping[str, Any], gateways: Iterable[str]) -> None:
         node = "decider", decider["name"]

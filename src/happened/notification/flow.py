@@ -24,7 +24,7 @@ ACT = "act:"
 WIRINGS_MAX = 16
 """How many wirings are kept for the next map."""
 
-CONSUMERS = ("reaction", "publication", "share", "view")
+CONSUMERS = ("reaction", "publication", "share", "view", "projection")
 
 
 class Times(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -39,7 +39,7 @@ class Node(msgspec.Struct, frozen=True):
 
     id: str
     kind: str
-    """`command`, `event`, `notification`, `timer`, `decider`, `reaction`, `publication`, `share`, `subscription`, `replica`, `view`, `gateway` or `outside`."""
+    """`command`, `event`, `notification`, `timer`, `decider`, `reaction`, `publication`, `share`, `subscription`, `replica`, `view`, `projection`, `gateway` or `outside`."""
     name: str
     module: str = ""
     reads: tuple[str, ...] = ()
