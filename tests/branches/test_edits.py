@@ -126,9 +126,9 @@ def test_an_edit_of_a_command_that_no_reaction_sends_is_said(running: h.Running)
         edit = h.Drop(record.position) if to is None else h.Change(record.position, to)
         with running.branch(edit, at=0) as branch:
             assert branch.failed == ()
-        for otherwise in ({"code": other(draw, warn, charge, reactions=())}, {}):
-            edits = [edit] if otherwise else [edit, h.Change(paid.position, Paid("a", Decimal(1000)))]
-            with running.branch(*edits, at=0, **otherwise) as branch:
+        for code in (other(draw, warn, charge, reactions=()), None):
+            edits = [edit] if code is not None else [edit, h.Change(paid.position, Paid("a", Decimal(1000)))]
+            with running.branch(*edits, at=0, code=code) as branch:
                 assert [(one.position, one.id) for one in branch.failed] == [(record.position, record.id)]
                 assert f"{record.id}: its edit applies to nothing: no reaction has sent this command here" in str(branch.diff())
 

@@ -22,6 +22,7 @@ from happened.checking.differences import (
 )
 from happened.checking.memory import Memory
 from happened.checking.reactions import Runs
+from happened.checking.visit import seldom_collected
 from happened.core.errors import Error, Invalid, Refused
 from happened.core.messages import Several, events_of, name_of
 from happened.core.store import Row
@@ -113,7 +114,8 @@ def decide_again(
     `may_differ` names fields, as `OrderPlaced.total`. Of what diverges the first `shown_max` are told in full. `Incompatible` where today's classes can't
     read the log. Memory: the states, and some 20,000 rows. Cost: 10 to 20 µs for an input of a short decider.
     """
-    return _Deciding(app, log, MayDiffer(may_differ, [*app.events, *app.handlers]), shown_max).through(progress)
+    with seldom_collected():
+        return _Deciding(app, log, MayDiffer(may_differ, [*app.events, *app.handlers]), shown_max).through(progress)
 
 
 class _Deciding:

@@ -33,7 +33,7 @@ def check(asked: argparse.Namespace) -> int:
     lines: list[str] = []
     if asked.decide or asked.fold:
         fine = True
-        with _log(app, asked) as log, seldom_collected():
+        with _log(app, asked) as log:
             if asked.decide:
                 checked = _decided(app, log, asked)
                 fine = not checked.diverged
@@ -96,9 +96,9 @@ def _decided(app: App, log: Log, asked: argparse.Namespace) -> Checked:
 
 
 def _folded(app: App, log: Log, asked: argparse.Namespace) -> tuple[list[CheckedView], list[CheckedView]]:
-    with bar("folding again") as progress, look_at_rows(asked.views or beside(log_url(asked.log))) as there:
+    with bar("folding again") as progress, look_at_rows(asked.views or beside(log_url(asked.log))) as there, seldom_collected():
         views = fold_views_again(app, log, there, shown_max=asked.show, progress=progress)
-    with bar("loading again") as progress:
+    with bar("loading again") as progress, seldom_collected():
         states = load_states_again(app, log, shown_max=asked.show, progress=progress)
     return views, states
 
