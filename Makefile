@@ -35,7 +35,7 @@ tests: $(SET_UP) ## the tests alone
 
 torture: $(SET_UP) ## the tests that kill processes, two hundred times each, and those of faults with all their figures
 	HAPPENED_KILLS=200 $(BIN)/python -m pytest tests/notification/test_kills.py tests/transfer/test_chaos.py
-	HAPPENED_IMAGES=20000 HAPPENED_CALLS=1 HAPPENED_FLIPS=6000 $(BIN)/python -m pytest --numprocesses 2 -rP tests/faults # -rP: seeds and counts are shown
+	HAPPENED_IMAGES=20000 HAPPENED_CALLS=1 HAPPENED_FLIPS=6000 HAPPENED_STEPS=2000 $(BIN)/python -m pytest --numprocesses 2 -rP tests/faults # -rP: seeds and counts are shown
 
 coverage: $(SET_UP) ## the tests, with the branches they do not take
 	$(BIN)/coverage erase
