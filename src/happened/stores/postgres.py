@@ -126,7 +126,7 @@ class PostgresStore:
                 commit = decide(Unseen(rows, standing.head, self._noted))
             finally:
                 self._owner = 0
-            if not commit.rows and not commit.notes:
+            if not commit.rows and not commit.notes and not commit.instead:
                 self._rolled_back()
                 return standing.head
             try:

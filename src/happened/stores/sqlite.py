@@ -226,7 +226,7 @@ class SqliteStore:
                     commit = decide(Unseen(unseen, self._head, functools.partial(_noted, self._writer)))
                 finally:
                     self._owner = 0
-                if not commit.rows and not commit.notes:
+                if not commit.rows and not commit.notes and not commit.instead:
                     self._writer.execute("rollback")
                     return self._head
                 pages = self._pages
@@ -705,6 +705,7 @@ class SqliteStore:
         if commit.rows:
             self._head, self._head_row = head, commit.rows[-1].position
             self._last_seen = head.position
+        if commit.rows or commit.instead:
             with self._index_lock:
                 if commit.instead:
                     self._load_index(self._writer)
