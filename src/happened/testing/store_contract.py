@@ -378,6 +378,20 @@ class StoreContract:
         assert len(ours(flat(store.read(wanted=[Wanted(("later=1",))])))) == 1
         check_whole(flat(store.read()))
 
+    def test_rows_may_be_replaced_by_a_commit_of_nothing_else(self, store: Engine) -> None:
+        """The head stays, and so does what is found of others."""
+        scribe = Scribe(store)
+        gone, kept = scribe.append(Fact(("gone=1",), 16, 1, "gone"), Fact(("kept=1",), 17, 2, "kept"))
+
+        head = store.append(lambda _: Commit(instead=[without(gone)]), scribe.seen)
+
+        assert head.position >= kept.last
+        assert ours(flat(store.read())) == [without(gone), kept]
+        assert ours(flat(store.read(wanted=[Wanted(("gone=1",))]))) == []
+        assert ours(flat(store.read(wanted=[Wanted(("kept=1",))]))) == [kept]
+        scribe.append(Fact(("later=1",), 16, 1, "later"))
+        assert len(ours(flat(store.read(wanted=[Wanted(("later=1",))])))) == 1
+
     def test_a_row_that_is_not_there_is_not_replaced_and_nothing_is_stored(self, store: Engine) -> None:
         """Its place is taken by another, or by none: the whole commit is refused."""
         scribe = Scribe(store)
