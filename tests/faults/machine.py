@@ -43,7 +43,12 @@ def run(machine: Callable[[Counting], type[RuleBasedStateMachine]], share: float
         deadline=None,
         database=None,
         phases=[Phase.generate, Phase.shrink] if SHRINK else [Phase.generate],
-        suppress_health_check=list(HealthCheck),
+        suppress_health_check=[
+            HealthCheck.too_slow,
+            HealthCheck.filter_too_much,
+            HealthCheck.data_too_large,
+            HealthCheck.large_base_example,
+        ],
     )
     print(f"HAPPENED_SEED={SEED} HAPPENED_STEPS={STEPS}")
     while counting.steps < wanted:

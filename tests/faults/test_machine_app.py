@@ -90,6 +90,8 @@ class Model:
                 if command.seat in self.seats and self.seats[command.seat].who:
                     return f"{command.seat} is taken"
                 self.seats[command.seat] = Seat(command.seat, command.who)
+            case _:
+                raise AssertionError(f"{command!r} is none of the app's")
         return ""
 
 
@@ -190,7 +192,9 @@ class Apps(RuleBasedStateMachine):
         """Dispatch several: all, or none if one is refused."""
         self.counting.steps += 1
         model = self.model.copy()
-        refused = next(filter(None, map(model.decide, given)), "")
+        refused = ""
+        for command in given:
+            refused = refused or model.decide(command)
         if refused:
             with pytest.raises(h.Refused, match=refused):
                 self.running[handle].dispatch_together(given)
