@@ -110,7 +110,7 @@ class Server:
 @functools.cache
 def server() -> Server:
     """Return the server of this process."""
-    started = Server()
+    started = Server("fsync=off")  # of a server that is killed nothing is lost; only where the power goes
     atexit.register(started.remove)
     return started
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
-STEPS = int(os.environ.get("HAPPENED_STEPS", "700"))
+STEPS = int(os.environ.get("HAPPENED_STEPS", "300"))
 SEED = int(os.environ.get("HAPPENED_SEED", str(random.SystemRandom().randrange(1_000_000))))
 PORTION = 500
 """About how many steps one test takes."""

@@ -17,7 +17,7 @@ from tests.faults.child import beside
 from tests.faults.model import app
 
 ROOT = Path(__file__).parents[2]
-KILLS = int(os.environ.get("HAPPENED_KILLS", "40"))
+KILLS = int(os.environ.get("HAPPENED_KILLS", "15"))
 """How many processes are killed on SQLite; on PostgreSQL a tenth of them."""
 SEED = int(os.environ.get("HAPPENED_SEED", "7"))
 

@@ -21,7 +21,7 @@ from happened.stores import runs, segments, sqlite
 from tests.faults.disk import Disk
 from tests.semantics.model import Balance, Deposit, bank
 
-EACH = int(os.environ.get("HAPPENED_CALLS", "40"))
+EACH = int(os.environ.get("HAPPENED_CALLS", "80"))
 SEED = int(os.environ.get("HAPPENED_SEED", str(random.SystemRandom().randrange(1_000_000))))
 
 Told = dict[str, bool | None]

@@ -18,7 +18,7 @@ from happened.log.compacting import compact
 from happened.stores import runs, segments
 from tests.semantics.model import Balance, Deposit, Take, bank
 
-FLIPS = int(os.environ.get("HAPPENED_FLIPS", "150"))
+FLIPS = int(os.environ.get("HAPPENED_FLIPS", "60"))
 SEED = int(os.environ.get("HAPPENED_SEED", str(random.SystemRandom().randrange(1_000_000))))
 
 

@@ -22,7 +22,7 @@ from happened.stores import runs, segments, sqlite
 from tests.faults.disk import Disk, Op, Platter
 from tests.semantics.model import Balance, Deposit, Seat, Take, Transfer, bank
 
-IMAGES = int(os.environ.get("HAPPENED_IMAGES", "240"))
+IMAGES = int(os.environ.get("HAPPENED_IMAGES", "120"))
 SEED = int(os.environ.get("HAPPENED_SEED", str(random.SystemRandom().randrange(1_000_000))))
 CLOSELY_EVERY = 8
 """Of how many images one is also run, written to, and its views compared."""

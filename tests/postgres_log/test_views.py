@@ -237,7 +237,7 @@ def _follow(url: str) -> None:
         time.sleep(600)
 
 
-@pytest.mark.parametrize("kills", [int(os.environ.get("HAPPENED_KILLS", "6"))])
+@pytest.mark.parametrize("kills", [int(os.environ.get("HAPPENED_KILLS", "3"))])
 def test_an_owner_is_killed_and_nothing_is_folded_twice(kills: int) -> None:
     """Rows and checkpoint are one transaction: whoever comes next goes on where it stood."""
     url = fresh()

@@ -19,7 +19,7 @@ from happened.stores.machine import Machine
 from tests.projections.rig import LINE, Returned, Sold, app, child, database, lines, sales, same_as_log, tables, ways
 from tests.servers import Server, server
 
-KILLS = int(os.environ.get("HAPPENED_KILLS", "6"))
+KILLS = int(os.environ.get("HAPPENED_KILLS", "3"))
 ONE = Decimal("1.10")
 
 

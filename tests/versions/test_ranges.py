@@ -263,7 +263,8 @@ def test_an_interrupt_ends_all_processes(url: str, code: str, tmp_path: Path) ->
     waits = '    (HERE / f"{os.getpid()}.waits").touch()\n    time.sleep(600)\n'
     file.write_text(NOW.replace("    return {", f"{waits}    return {{"))
     reading = (
-        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        f"import signal, sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell lets what it starts in the background ignore it
         "from happened.checking import ranges\nranges._cores = lambda: 3\nranges.POSITIONS_EACH = 10\n"
         f"from happened.edge.main import main\nsys.exit(main(['check', {code!r}, '--log', {url!r}]))\n"
     )
@@ -272,7 +273,10 @@ def test_an_interrupt_ends_all_processes(url: str, code: str, tmp_path: Path) ->
         while len(waiting := list(tmp_path.glob("*.waits"))) < 3:
             assert process.poll() is None, "it reads"
         process.send_signal(signal.SIGINT)
-        assert process.wait(60) != 0
+        try:
+            assert process.wait(60) != 0
+        finally:
+            process.kill()
 
     for one in waiting:
         with pytest.raises(ProcessLookupError):
