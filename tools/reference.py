@@ -19,7 +19,7 @@ GROUPS: dict[str, list[str]] = {
     "Names": ["named", "Position", "CallId", "Data"],
     "The outside": ["World", "Gateway"],
     "What would have been": ["Branch", "Change", "Drop", "Insert", "Answer", "Clock", "Difference"],
-    "Wiring": ["App", "Decider", "Reaction", "Publication", "Upcast", "UpcastEntry", "Retired"],
+    "Wiring": ["App", "Decider", "Reaction", "Publication", "Projection", "Upcast", "UpcastEntry", "Retired"],
     "At work": ["Running", "Receipt", "View", "Rows", "Settled", "Held", "Past"],
     "What is seen": ["Flow"],
     "Care of a log": ["adopt", "erase", "Erasure", "copy_log", "export_log", "import_log"],
