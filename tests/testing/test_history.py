@@ -675,7 +675,7 @@ def seed_one(taken: Taken, chance: random.Random) -> str | None:
             row = taken.rows[place]
             taken.rows[place] = msgspec.structs.replace(row, salts=bytes(len(row.salts)))
         case _:
-            if len(taken.rows) < 3:  # noqa: PLR2004 - one before it and one after it
+            if len(taken.rows) < 3:  # one before it and one after it
                 return None
             del taken.rows[chance.randrange(1, len(taken.rows) - 1)]  # without the last one there is no gap
     return kind
