@@ -389,7 +389,7 @@ def test_an_open_waits_for_one_that_makes_the_file(path: Path) -> None:
         except h.Error as error:
             errors.append(error)
 
-    threads = [threading.Thread(target=open_it) for _ in range(4)]
+    threads = [threading.Thread(target=open_it) for _ in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -397,7 +397,7 @@ def test_an_open_waits_for_one_that_makes_the_file(path: Path) -> None:
 
     assert errors == []
     with closing(SqliteStore(str(path))) as store:
-        assert len(flat(store.read())) == 4
+        assert len(flat(store.read())) == 6
 
 
 def test_anyone_can_look_with_plain_sql(path: Path) -> None:
