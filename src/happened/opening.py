@@ -6,7 +6,7 @@ import os
 import zlib
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import msgspec
 
@@ -30,6 +30,9 @@ from happened.stores.over import PIN_NOTE, Over, Pin, Prefix
 from happened.stores.sqlite import SqliteStore, connect_to_read, is_open_elsewhere, note_in
 from happened.transfer.channel import Channel, LogChannel, Readable
 from happened.transfer.systems import is_channel, nowhere
+
+if TYPE_CHECKING:
+    from happened.stores.postgres_tables import Where
 
 
 def open_engine(url: str) -> Engine:
@@ -76,6 +79,12 @@ def migrate(url: str) -> list[int]:
     with _driver():
         from happened.stores.postgres_tables import migrated  # lazy: see above
     return migrated(url)
+
+
+def _where_in(url: str) -> "Where":
+    with _driver():
+        from happened.stores.postgres_tables import where_in  # lazy: see above
+    return where_in(url)
 
 
 @contextlib.contextmanager
@@ -215,10 +224,10 @@ def erased_in(
 
 def _forget_rows(views: str, log: str, position: int) -> bool:
     if is_postgres(views):
-        with _driver():
-            from happened.shelf.postgres_rows import forget_rows as forget_rows_there  # lazy: its driver is an extra
-            from happened.stores.postgres_tables import where_in  # lazy: see above
-        return forget_rows_there(where_in(views), log, position)
+        where = _where_in(views)
+        from happened.shelf.postgres_rows import forget_rows as forget_rows_there  # lazy: its driver is an extra
+
+        return forget_rows_there(where, log, position)
     path = path_in(views)
     return path is None or forget_rows(path, log, position)
 
@@ -399,20 +408,20 @@ def open_rows(url: str, log: str, *, ddl: Sequence[str] = ()) -> Place:
     """Open the place of views, or of replicas, that a URL names; `log` is the URL of the log. `Invalid` for a URL that names none."""
     if not is_postgres(url):
         return ViewsFile(url, path_in(log), ddl=ddl)
-    with _driver():
-        from happened.shelf.postgres_rows import RowsSchema  # lazy: its driver is an extra
-        from happened.stores.postgres_tables import where_in  # lazy: see above
-    return RowsSchema(where_in(url), ddl=ddl)
+    where = _where_in(url)
+    from happened.shelf.postgres_rows import RowsSchema  # lazy: its driver is an extra
+
+    return RowsSchema(where, ddl=ddl)
 
 
 @contextlib.contextmanager
 def look_at_rows(url: str) -> Generator[Look | None]:
     """Look at the views that a URL names, and make nothing; `None` where there are none. `Invalid` for what holds something else."""
     if is_postgres(url):
-        with _driver():
-            from happened.shelf.postgres_rows import SchemaLook  # lazy: its driver is an extra
-            from happened.stores.postgres_tables import where_in  # lazy: see above
-        with contextlib.closing(SchemaLook(where_in(url))) as there:
+        where = _where_in(url)
+        from happened.shelf.postgres_rows import SchemaLook  # lazy: its driver is an extra
+
+        with contextlib.closing(SchemaLook(where)) as there:
             yield there
         return
     path = path_in(url)
@@ -427,10 +436,10 @@ def open_snapshots(url: str) -> SnapshotsFile:
     """Return the snapshots beside a log, those of one in memory in memory."""
     if not is_postgres(url):
         return SnapshotsFile(snapshots_beside(url))
-    with _driver():
-        from happened.shelf.postgres_snapshots import SnapshotsSchema  # lazy: see above
-        from happened.stores.postgres_tables import where_in  # lazy: see above
-    return SnapshotsSchema(where_in(url))
+    where = _where_in(url)
+    from happened.shelf.postgres_snapshots import SnapshotsSchema  # lazy: its driver is an extra
+
+    return SnapshotsSchema(where)
 
 
 def is_kept(url: str) -> bool:

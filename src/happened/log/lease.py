@@ -37,7 +37,7 @@ def all_leases(store: Store, source: Source) -> list[tuple[str, Held, bool]]:
     """Return every lease there ever was, by name, with whether it is held now: who let go, ran out of time or is gone holds none."""
     noted = store.notes(NOTE)
     found = [(name.removeprefix(NOTE), msgspec.json.decode(body, type=Held)) for name, body in sorted(noted.items())]
-    return [(name, held, held.until >= source.now_us() and not source.gone(held.owner)) for name, held in found]
+    return [(name, held, _holds(held, source)) for name, held in found]
 
 
 class Leases:
@@ -122,7 +122,7 @@ class Leases:
             self.changed.set()
 
     def _is_held(self, held: Held | None) -> bool:
-        return held is not None and held.until >= self._source.now_us() and not self._source.gone(held.owner)
+        return held is not None and _holds(held, self._source)
 
     def _given_back(self, unseen: Unseen, mine: Mapping[str, int]) -> Commit:
         noted = unseen.notes(NOTE)
@@ -132,6 +132,10 @@ class Leases:
             if held is not None and held.owner == self.owner:
                 notes[NOTE + name] = encode(Held(self.owner, held.epoch, 0)).decode()
         return Commit(notes=notes)
+
+
+def _holds(held: Held, source: Source) -> bool:
+    return held.until >= source.now_us() and not source.gone(held.owner)
 
 
 def _held(noted: Mapping[str, str], name: str) -> Held | None:

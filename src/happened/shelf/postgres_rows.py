@@ -119,9 +119,8 @@ class Session:
 
     def run(self, statement: bytes, params: Sequence[Any] = ()) -> Answer:
         """Run a statement with `$1` for its values."""
-        values = [
-            Int8(value) if isinstance(value, int) else value for value in params
-        ]  # the driver would say 16 or 32 bits, where they are enough
+        # Of an integer the driver would say 16 or 32 bits where they are enough, and what is calculated with it would not fit.
+        values = [Int8(value) if isinstance(value, int) else value for value in params]
         try:
             return psycopg.RawCursor(self.raw).execute(statement, values or None, prepare=False)
         except psycopg.Error as error:
@@ -312,8 +311,7 @@ def _folded(text: str) -> str:
 class RowsSchema:
     """One schema with rows: one connection writes, readers take one from a pool.
 
-    `log` says that a log may be there: then its tables are no strangers. `ddl` makes what its user needs beside. `Invalid` for a schema of something else,
-    and where this role may not make tables.
+    A log may lie in it, too. `ddl` makes what its user needs beside. `Invalid` for a schema of something else, and where this role may not make tables.
     """
 
     dialect: PostgresDialect = POSTGRES
@@ -553,7 +551,7 @@ class Guarded:
 
     def __init__(self, connection: Session, schema: str) -> None:
         self.connection = connection
-        self._schema = quoted(schema)
+        self._schema = schema
 
     def query(self, text: str, params: Sequence[Any], views: Mapping[str, Tabled | None]) -> list[tuple[Any, ...]]:
         """Answer a query, as a part of one of ours: so it can only read. By a plain name it finds these views and their tables, and nothing else."""
@@ -561,16 +559,14 @@ class Guarded:
         named: dict[str, str] = {}
         for name, table in views.items():
             if table is not None:
-                there = f" from {quoted(table.name)}"
-                named[table.name] = f"select *{there}"
-                named[name] = table.shown
-                for one in (table.name, name):
-                    named[one] = named[one].removesuffix(there) + f" from {self._schema}.{quoted(table.name)}"
+                there = f"{quoted(self._schema)}.{quoted(table.name)}"
+                named[table.name] = f"select * from {there}"  # noqa: S608 - names are quoted
+                named[name] = table.shown.removesuffix(quoted(table.name)) + there
         for name in list(named):  # a name without quotes comes in small letters
             named.setdefault(name.lower(), named[name])
         listed = ", ".join(f"{quoted(name)} as ({select})" for name, select in named.items())
         rest = str.strip(text).removesuffix(";")  # `TypeError` where it is no text
-        asked = f"with {listed} select * from (\n{rest}\n) as answered" if named else rest  # noqa: S608 - that is what is asked for
+        asked = f"{listed and f'with {listed} '}select * from (\n{rest}\n) as answered"  # noqa: S608 - that is what is asked for
         found: list[tuple[Any, ...]] = self.connection.run(numbered(asked), params).fetchall()
         return found
 

@@ -117,9 +117,8 @@ class Where(NamedTuple):
         """Connect. Statements are not prepared, and nothing is set for a session: a pooler may hand the next transaction to another one."""
         connection = psycopg.connect(self.to, autocommit=True, prepare_threshold=None, client_encoding="UTF8")
         connection.add_notice_handler(_ignore)
-        connection.adapters.register_dumper(
-            list, ListBinaryDumper
-        )  # as text, each quotation mark in JSON would be escaped: a third of a commit's time
+        # As text, each quotation mark in JSON would be escaped: a third of a commit's time.
+        connection.adapters.register_dumper(list, ListBinaryDumper)
         return connection
 
 
