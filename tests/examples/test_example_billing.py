@@ -179,7 +179,7 @@ def test_an_order_is_billed_now_and_tried_again() -> None:
 
 def test_a_log_that_is_none_is_an_error(run: Run) -> None:
     """The exit code is 2, without a traceback."""
-    told = run("examples.billing", "--shop", "postgres:///shop", "--log", "memory:", "bills")
+    told = run("examples.billing", "--shop", "mysql:///shop", "--log", "memory:", "bills")
 
     assert told.returncode == 2
     assert "names no log" in told.stderr

@@ -22,7 +22,7 @@ Statement = tuple[str, tuple[str, ...]]
 class Packing:
     """Packs rows, or puts them back, in one file. `until_free` tries what it is given until no other connection holds the file's lock."""
 
-    def __init__(self, connection: sqlite3.Connection, cold: Cold, until_free: Callable[[Callable[[], object]], None]) -> None:
+    def __init__(self, connection: sqlite3.Connection, cold: Cold, until_free: Callable[[Callable[[], object]], object]) -> None:
         self._connection = connection
         self._cold = cold
         self._until_free = until_free

@@ -18,7 +18,7 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any  # Any: rows of the columns that were asked for
+from typing import Any, TypeVar  # Any: rows of the columns that were asked for
 
 from happened.core.errors import Broken, Closed, Diverged, Forked, Incompatible, Invalid, OutcomeUnknown, Overloaded, StoreFailed
 from happened.core.store import START, Bare, Commit, Head, Parts, Row, Terms, Unseen, Wanted
@@ -27,6 +27,8 @@ from happened.stores.cold import ASKED, BARE, COUNTED, HEADED, WHOLE, Cold, Colu
 from happened.stores.packing import INCREMENTAL, Packing, Statement
 from happened.stores.samples import Samples
 from happened.stores.shelving import keys_between, merged, reading_in, reading_text
+
+A = TypeVar("A")
 
 Connect = Callable[[str], sqlite3.Connection]
 
@@ -106,6 +108,8 @@ GROW_FROM_PAGES = 400
 SCRUB_SECONDS_MAX = 10.0
 """How long to wait for those who read, so that nothing that was erased stays in the WAL."""
 CLOSE_SECONDS_MAX = 10.0
+READ_MS_MAX = 10_000
+"""How long a reader waits inside SQLite. It needs to only while another process makes the file, or the last one that has it open closes it."""
 LOCK_SECONDS_MAX = 10.0
 """How long a step of packing waits for others."""
 SETTLE_SECONDS = 5.0
@@ -502,7 +506,10 @@ class SqliteStore:
             self._until_free(lambda: connection.execute("pragma journal_mode=wal").fetchall(), deadline)
             connection.execute("pragma synchronous=full")
             connection.execute("pragma wal_autocheckpoint=0")
-            there = {name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")}
+            tables = self._until_free(
+                lambda: connection.execute("select name from sqlite_master where type = 'table'").fetchall(), deadline
+            )
+            there = {name for (name,) in tables}
             new_here = set(TABLES) - there
             if new_here and not (self._reads_only and new_here <= {runs.RECENT}):  # new, or without what can be made anew
                 self._until_free(lambda: connection.execute("begin immediate"), deadline)
@@ -510,7 +517,8 @@ class SqliteStore:
                     connection.execute(statement)
                 connection.execute("commit")
             self._file = _file_at(self.path)
-            last = connection.execute("select position, count, at, digest from log order by position desc limit 1").fetchone()
+            latest = "select position, count, at, digest from log order by position desc limit 1"
+            last = self._until_free(lambda: connection.execute(latest).fetchone(), deadline)
             if last is not None and not self._head_row:  # without the lock: who only reads takes none
                 self._head, self._head_row = Head(last[0] + last[1] - 1, last[2], last[3]), last[0]
         except sqlite3.DatabaseError as error:
@@ -538,18 +546,16 @@ class SqliteStore:
                 path=self.path,
             )
 
-    def _until_free(self, attempt: Callable[[], object], deadline: float) -> None:
+    def _until_free(self, attempt: Callable[[], A], deadline: float) -> A:
         while True:
             try:
-                attempt()
+                return attempt()
             except sqlite3.OperationalError as error:
                 if not _is_busy(error):
                     raise
                 if time.monotonic() > deadline:
                     raise Overloaded("another process holds the log's lock; nothing was recorded", path=self.path) from error
                 time.sleep(BUSY_SECONDS)
-            else:
-                return
 
     def _check_usable(self) -> None:
         if self._pid != os.getpid():
@@ -1093,6 +1099,7 @@ class SqliteStore:
             reader = self._connect(self.path)
             try:
                 reader.execute("pragma query_only=on")
+                reader.execute(f"pragma busy_timeout={READ_MS_MAX}")
             except BaseException:
                 reader.close()
                 raise
