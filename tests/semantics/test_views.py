@@ -6,6 +6,7 @@ import threading
 import time
 from datetime import timedelta
 from pathlib import Path
+from typing import Any  # Any: what a store is asked passes through here
 
 import pytest
 
@@ -148,6 +149,29 @@ def test_a_process_that_only_reads_follows_a_rebuild(any_url: str) -> None:
 
             assert reader.view(Balance).get("a", since=receipt) == Balance("a", amount, amount)
             assert list(reader.view(Balance).rows()) == [Balance("a", amount, amount)]
+
+
+def test_what_is_recorded_before_a_page_is_read_and_after_the_head_was_looked_at_stops_no_view(
+    any_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether rows are read with what they say of themselves is decided by the head of then: what has come since waits for the next look."""
+    with bank.open(any_url) as running:
+        running.view(Balance).get("a", since=running.record(Deposited("a", 1)))
+        running.rebuild(Balance)
+        read, came = running.log.engine.read_bare, threading.Event()
+
+        def late(after: int, *args: Any, heads: bool = False, **options: Any) -> Any:
+            if after == running.log.head and not heads and not came.is_set():
+                came.set()
+                running.record(Deposited("a", 1))
+            return read(after, *args, heads=heads, **options)
+
+        monkeypatch.setattr(running.log.engine, "read_bare", late)
+        running.rebuild(Balance)
+        receipt = running.record(Deposited("a", 1))
+
+        assert came.wait(30)
+        assert running.view(Balance).get("a", since=receipt) == Balance("a", 3, 3)
 
 
 def test_a_view_that_stops_in_mid_page_counts_nothing_twice(any_url: str) -> None:

@@ -212,7 +212,7 @@ class Followers:
             if build.position == 0 and not build.own.states:
                 for folded in (build.own, *build.joined):
                     folded.complete = True
-        for rows in self._log.engine.read_bare(builds[0].position, rows_max=PAGE_ROWS, heads=heads):
+        for rows in self._log.engine.read_bare(builds[0].position, head, rows_max=PAGE_ROWS, heads=heads):
             try:
                 gathered.append((rows, decode(rows)))
             except Exception as error:  # noqa: BLE001 - it is of those that read this page, and is seen
