@@ -5,6 +5,7 @@ asynchronous face; its threads stand behind a lock. All ratios are to its single
 """
 
 import threading
+from collections.abc import Sequence
 from functools import partial
 
 import happened as h
@@ -52,31 +53,29 @@ def _peer(*crowds: int) -> Build:
         context.exits.callback(bank.close)
         for number in range(accounts):
             bank.account(number)
-        deposits = _deposits(context, 2_000, 100)
-        one_at_a_time = threading.Lock()
-
-        def deposit(entry: Entry) -> None:
-            bank.deposit(entry.account, entry.payment)
-
-        def locked(entry: Entry) -> None:
-            with one_at_a_time:
-                bank.deposit(entry.account, entry.payment)
-
-        single = Variant(ALONE, "eventsourcing", lambda: alone(deposit, deposits))
-        return [
-            single,
-            *(
-                Variant(
-                    f"eventsourcing, {count} threads behind a lock",
-                    "eventsourcing",
-                    partial(in_threads, dealt(locked, deposits, count)),
-                    ALONE,
-                )
-                for count in crowds
-            ),
-        ]
+        return peers(bank, _deposits(context, 2_000, 100), crowds)
 
     return build
+
+
+def peers(bank: peer.Bank, deposits: Sequence[Entry], crowds: Sequence[int]) -> list[Variant]:
+    """Return the peer with a single caller, and with these numbers of threads behind a lock, wherever it keeps its events."""
+    one_at_a_time = threading.Lock()
+
+    def deposit(entry: Entry) -> None:
+        bank.deposit(entry.account, entry.payment)
+
+    def locked(entry: Entry) -> None:
+        with one_at_a_time:
+            bank.deposit(entry.account, entry.payment)
+
+    several = [
+        Variant(
+            f"eventsourcing, {count} threads behind a lock", "eventsourcing", partial(in_threads, dealt(locked, deposits, count)), ALONE
+        )
+        for count in crowds
+    ]
+    return [Variant(ALONE, "eventsourcing", lambda: alone(deposit, deposits)), *several]
 
 
 def _open(context: Context) -> h.Running:

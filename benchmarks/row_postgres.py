@@ -5,10 +5,8 @@ Each side has a server of its own with the same settings, started from the wheel
 """
 
 import multiprocessing
-import threading
 import uuid
 from collections.abc import Callable
-from functools import partial
 from itertools import islice
 from multiprocessing.connection import Connection
 from time import perf_counter
@@ -19,13 +17,13 @@ import happened as h
 from benchmarks import ledger, ours
 from benchmarks import peer_eventsourcing as peer
 from benchmarks import peer_postgres as there
-from benchmarks.callers import alone, dealt, in_tasks, in_threads
+from benchmarks.callers import alone, dealt, in_tasks
 from benchmarks.ledger import Entry
 from benchmarks.measure import Run, Timer, Variant
 from benchmarks.plan import Build, Context, Goal, Row, every, p99_ms, ratio
+from benchmarks.row_commands import ALONE, peers
 from tests.servers import Server
 
-ALONE = "eventsourcing, 1 caller"
 VIEW = "eventsourcing"
 BATCH = "eventsourcing, 100 events"
 ONE_PROCESS = "happened, 1 process"
@@ -53,9 +51,9 @@ def _present(context: Context) -> int:
     return context.size(20_000, 500)
 
 
-def _deposits(context: Context, full: int, quick: int, start: int = 0) -> list[Entry]:
+def _deposits(context: Context, full: int, quick: int) -> list[Entry]:
     accounts = _accounts(context)
-    return [ledger.entry(ledger.scatter(number, accounts), 1, number) for number in range(start, start + context.size(full, quick))]
+    return [ledger.entry(ledger.scatter(number, accounts), 1, number) for number in range(context.size(full, quick))]
 
 
 def _limit(*settings: str) -> Build:
@@ -87,23 +85,7 @@ def _peer(*crowds: int, settings: tuple[str, ...] = ()) -> Build:
         there.fill(bank, ledger.entries(_present(context), accounts))
         for number in range(accounts):
             bank.account(number)
-        deposits = _deposits(context, 1_000, 40)
-        one_at_a_time = threading.Lock()
-
-        def deposit(entry: Entry) -> None:
-            bank.deposit(entry.account, entry.payment)
-
-        def locked(entry: Entry) -> None:
-            with one_at_a_time:
-                bank.deposit(entry.account, entry.payment)
-
-        several = [
-            Variant(
-                f"eventsourcing, {count} threads behind a lock", "eventsourcing", partial(in_threads, dealt(locked, deposits, count)), ALONE
-            )
-            for count in crowds
-        ]
-        return [Variant(ALONE, "eventsourcing", lambda: alone(deposit, deposits)), *several]
+        return peers(bank, _deposits(context, 1_000, 40), crowds)
 
     return build
 

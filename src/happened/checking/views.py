@@ -21,7 +21,7 @@ from happened.log.log import Log
 from happened.log.records import Reader
 from happened.shelf.connection import Connection, Look
 from happened.shelf.dialect import quoted
-from happened.shelf.rows import DDL
+from happened.shelf.rows import DDL, tag_of
 from happened.shelf.tables import POSITION
 from happened.sourcing.memory_image import Entry, MemoryImage
 from happened.wiring import Wiring
@@ -213,7 +213,7 @@ def _compare(
         if stuck.get(key) != now_at:
             _add(found, [Difference(f"{build.name}{key}: stands still since", stuck.get(key, NOTHING), now_at or NOTHING)], shown_max)
     table = build.own.table
-    there = look.dialect.name(f"_{table.view_name}_{f'{standing.fingerprint[:6]}{standing.generation % 100:02d}'[:8]}")
+    there = look.dialect.name(f"_{table.view_name}_{tag_of(standing.fingerprint, standing.generation)}")
     then = look.columns(file, there)
     now = [column for _, column, *_ in memory.execute(f"pragma table_info({quoted(table.name)})")]
     both = [column for column in now if column in then]

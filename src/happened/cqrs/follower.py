@@ -22,6 +22,7 @@ from happened.log.lease import Leases
 from happened.log.log import Log, Progress, latest_erasure
 from happened.log.records import Pages
 from happened.shelf.connection import FAILED, Connection, Place
+from happened.shelf.rows import tag_of
 
 S = TypeVar("S", bound=State)
 
@@ -352,7 +353,7 @@ class Followers:
         assert self._file is not None, "views have a file"
         identity = (name, fingerprint, generation)
         with self._file.transaction() as connection:
-            for table in self._file.tables(connection, f"_{fingerprint[:6]}{generation % 100:02d}"):
+            for table in self._file.tables(connection, f"_{tag_of(fingerprint, generation)}"):
                 connection.execute(self._file.dialect.dropping(table))
             connection.execute(f"delete from _view {WHERE}", identity)  # noqa: S608 - a constant
             connection.execute(f"delete from _stuck {WHERE}", identity)  # noqa: S608 - a constant

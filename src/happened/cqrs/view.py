@@ -30,6 +30,7 @@ from happened.log.records import envelopes_of, positions_of
 from happened.log.row import decode_header
 from happened.shelf.connection import FAILED, PASSING, UNSTORABLE, Connection, Dialect, Unstorable
 from happened.shelf.dialect import SQLITE
+from happened.shelf.rows import tag_of
 from happened.shelf.tables import Table
 
 S = TypeVar("S", bound=State)
@@ -168,7 +169,7 @@ class ViewBuild(Generic[S]):
         self.name = self.fold.name
         self.fingerprint = fingerprint
         self.generation = generation
-        tagged = f"{fingerprint[:6]}{generation % 100:02d}"
+        tagged = tag_of(fingerprint, generation)
         self.own = Folded(state, tagged, dialect)
         self.joined: list[Folded[Any]] = [Folded(join, tagged, dialect) for join in dict.fromkeys(join.state for join in self.fold.joins)]
         self.position = 0

@@ -23,7 +23,7 @@ from happened.core.errors import Closed, Error, Forked, Invalid, StoreFailed
 from happened.shelf.connection import BUSY_SECONDS, Answer, Failed, Gone, Tabled, Unstorable
 from happened.shelf.connection import Connection as Runs
 from happened.shelf.dialect import quoted
-from happened.shelf.rows import COLUMNS, DDL, OURS
+from happened.shelf.rows import COLUMNS, DDL, OURS, begun_anew
 
 A = TypeVar("A")
 
@@ -616,20 +616,7 @@ def forget_rows(where: Where, log: str, erased: int) -> bool:
         if "_view" not in _tables_in(Session(raw), where.schema):
             return True
     with contextlib.closing(RowsSchema(where)) as rows, rows.transaction() as connection:
-        begun = connection.execute(
-            "select name, fingerprint, generation from _view left join _begun using (name, fingerprint, generation) "
-            "where log = ? and coalesce(erased, 0) < ?",
-            (log, erased),
-        ).fetchall()
-        for name, fingerprint, generation in begun:
-            identity = (name, fingerprint, generation)
-            for table in rows.tables(connection, f"_{fingerprint[:6]}{generation % 100:02d}"):
+        for tag in begun_anew(connection, log, erased):
+            for table in rows.tables(connection, f"_{tag}"):
                 connection.execute(f"truncate table {quoted(table)}")
-            for table in ("_stuck", "_shown", "_begun"):
-                connection.execute(f"delete from {table} where name = ? and fingerprint = ? and generation = ?", identity)  # noqa: S608 - constants
-            connection.execute(
-                "update _view set position = 0, digest = ?, ready = 0, owner = -1, broken = null where name = ? and fingerprint = ? and generation = ?",
-                (bytes(32), *identity),
-            )
-            connection.execute("insert into _begun(name, fingerprint, generation, erased) values(?, ?, ?, ?)", (*identity, erased))
     return True

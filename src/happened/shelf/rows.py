@@ -329,31 +329,39 @@ def forget_rows(path: str, log: str, erased: int) -> bool:
         for statement in DDL:
             connection.execute(statement)
         connection.execute("begin immediate")
-        for name, fingerprint, generation in connection.execute(
-            "select name, fingerprint, generation from _view left join _begun using (name, fingerprint, generation) "
-            "where log = ? and coalesce(erased, 0) < ?",
-            (log, erased),
-        ).fetchall():
-            identity = (name, fingerprint, generation)
+        for tag in begun_anew(connection, log, erased):
             for table in tables:
-                if table.endswith(f"_{fingerprint[:6]}{generation % 100:02d}"):
-                    connection.execute(f'delete from "{table}"')  # noqa: S608 - a table of ours
-            for table in ("_stuck", "_shown"):
-                connection.execute(f"delete from {table} where name = ? and fingerprint = ? and generation = ?", identity)  # noqa: S608 - constants
-            connection.execute(
-                "update _view set position = 0, digest = zeroblob(32), ready = 0, owner = -1, broken = null "
-                "where name = ? and fingerprint = ? and generation = ?",
-                identity,
-            )
-            connection.execute(
-                "insert or replace into _begun(name, fingerprint, generation, erased) values(?, ?, ?, ?)", (*identity, erased)
-            )
+                if table.endswith(f"_{tag}"):
+                    connection.execute(f"delete from {quoted(table)}")  # noqa: S608 - a table of ours
         connection.execute("commit")
         return scrubbed(connection)
     except sqlite3.OperationalError:
         return False
     finally:
         connection.close()
+
+
+def begun_anew(connection: Connection, log: str, erased: int) -> list[str]:
+    """Set back, in the open transaction, all views of a log that were begun before an erasure; return what their tables end with, which are to be emptied."""
+    begun = connection.execute(
+        "select name, fingerprint, generation from _view left join _begun using (name, fingerprint, generation) "
+        "where log = ? and coalesce(erased, 0) < ?",
+        (log, erased),
+    ).fetchall()
+    for identity in begun:
+        for table in ("_stuck", "_shown", "_begun"):
+            connection.execute(f"delete from {table} where name = ? and fingerprint = ? and generation = ?", identity)  # noqa: S608 - constants
+        connection.execute(
+            "update _view set position = 0, digest = ?, ready = 0, owner = -1, broken = null where name = ? and fingerprint = ? and generation = ?",
+            (bytes(32), *identity),
+        )
+        connection.execute("insert into _begun(name, fingerprint, generation, erased) values(?, ?, ?, ?)", (*identity, erased))
+    return [tag_of(fingerprint, generation) for _, fingerprint, generation in begun]
+
+
+def tag_of(fingerprint: str, generation: int) -> str:
+    """Return what the names of the tables of a view end with, in a generation of its code."""
+    return f"{fingerprint[:6]}{generation % 100:02d}"
 
 
 def scrubbed(connection: sqlite3.Connection) -> bool:
