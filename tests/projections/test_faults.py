@@ -118,6 +118,27 @@ def test_an_owner_whose_checkpoint_was_claimed_writes_nothing(log: str, into: st
         assert running.statistics()["executions"] is not None
 
 
+def test_the_epoch_of_another_owner_refuses_a_commit(log: str, into: str) -> None:
+    """Position and digest are still those that a paused owner knows; only the epoch is not his. With the right one the same commit is taken."""
+    with app(into).open(log) as running:
+        running.projected(sales, since=running.record(Sold("o-1", "a", ONE)))
+    with app(into).open(log, run=False) as running:
+        projecting = running._projecting[sales]
+        with projecting._reading() as connection:
+            found = projecting._found(connection)
+        row = running.log.row_at(running.record(Sold("o-2", "a", ONE)).position)
+        assert found is not None
+        assert row is not None
+        projecting._at = found._replace(owner=found.owner - 1)
+
+        with pytest.raises(h.StoreFailed, match="is another process's by now"):
+            projecting._commit([], row)
+
+        projecting._at = found
+        projecting._commit([], row)
+        assert projecting._at.position == row.last
+
+
 def test_a_connection_that_is_lost_is_made_anew(log: str, tmp_path: Path) -> None:
     """It is ended in the midst of a page: nothing of that is left, and all of it is written with the next."""
     into = tables(database("postgresql", tmp_path))
