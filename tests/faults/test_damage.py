@@ -87,3 +87,32 @@ def test_a_text_that_became_bytes_is_found(log: Path) -> None:
         file.execute("update log set records = cast(records as blob) where position = ?", (position,))
     with h.open_log(f"sqlite:///{log}") as opened, pytest.raises(h.Broken, match="of other types"):
         opened.verify()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"), [("last = last + 1000", "the segment there holds"), ("first = first + 1", "no segment begins before it")]
+)
+def test_a_cold_part_that_says_another_place_than_it_holds_is_found(log: Path, change: str, says: str) -> None:
+    """Who reads does not go on for ever at its end."""
+    with closing(sqlite3.connect(log)) as file, file:
+        cold = (
+            file.execute("select 1 from sqlite_master where name = 'segment'").fetchone()
+            and file.execute("select count(*) from segment").fetchone()[0]
+        )
+        file.execute(f"update segment set {change} where first = (select {'max' if 'last' in change else 'min'}(first) from segment)")
+    if not cold:
+        return
+    with pytest.raises(h.Broken, match=says), h.open_log(f"sqlite:///{log}") as opened:
+        opened.verify()
+
+
+def test_a_number_of_the_newest_row_that_is_none_is_found(log: Path) -> None:
+    """It is met as soon as the log is opened."""
+    with closing(sqlite3.connect(log)) as file, file:
+        file.execute("pragma writable_schema=on")
+        file.execute("update sqlite_master set sql = replace(sql, 'not null', '') where name = 'log'")
+    with closing(sqlite3.connect(log)) as file, file:
+        file.execute("update log set count = null where position = (select max(position) from log)")
+
+    with pytest.raises(h.Broken, match="is damaged"):
+        h.open_log(f"sqlite:///{log}")

@@ -97,17 +97,27 @@ class Cold:
 
     def segment(self, connection: sqlite3.Connection, position: int) -> Segment:
         """Return the segment that holds a position of the cold part. `Broken` where its bytes are damaged."""
-        first, checked = connection.execute(
+        key = connection.execute(
             "select first, checked from segment where first <= ? order by first desc limit 1", (max(position, 1),)
         ).fetchone()
-        key = first, checked
+        if key is None:
+            raise self._damaged(position, "no segment begins before it")
         with self._lock:
             found = self._unfolded.pop(key, None)
             if found is not None:
                 self._unfolded[key] = found
-                return found
-        [body] = connection.execute("select body from segment where first = ?", (first,)).fetchone()
-        unfolded = self._unfold(first, checked, body)
+        if found is None:
+            first, checked = key
+            [body] = connection.execute("select body from segment where first = ?", (first,)).fetchone()
+            found = self._kept(key, self._unfold(first, checked, body))
+        return found
+
+    def _damaged(self, position: int, why: str) -> Broken:
+        return Broken(
+            f"{self._path} is damaged: position {position} is to be in its cold part, and {why}", path=self._path, position=position
+        )
+
+    def _kept(self, key: tuple[int, int], unfolded: Segment) -> Segment:
         with self._lock:
             if key not in self._unfolded:
                 self._unfolded[key] = unfolded
@@ -123,7 +133,10 @@ class Cold:
         found: list[tuple[Any, ...]] = []
         left = rows_max if rows_max >= 0 else last
         while first <= last and left > 0:
-            segment = self.segment(connection, last if backwards else first)
+            at = last if backwards else first
+            segment = self.segment(connection, at)
+            if not segment.positions[0] <= at <= segment.last:  # else this would not come to an end
+                raise self._damaged(at, f"the segment there holds {segment.positions[0]} to {segment.last}")
             start, end = segment.place(first), segment.place(last + 1)
             if backwards:
                 start = max(start, end - left)

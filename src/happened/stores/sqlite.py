@@ -530,7 +530,7 @@ class SqliteStore:
             if isinstance(error, sqlite3.OperationalError):
                 raise Invalid(f"{self.path} can't be opened as a log: {error}", path=self.path) from error
             raise Broken(f"{self.path} is no SQLite file, or a damaged one: {error}", path=self.path) from error
-        except UnicodeDecodeError as error:  # SQLite's own text of what is wrong with a statement names a thing that is no text any more
+        except MANGLED as error:  # also where SQLite's own text of what is wrong with a statement names a thing that is no text any more
             raise Broken(f"{self.path} is damaged: {error}", path=self.path) from error
         return connection
 
