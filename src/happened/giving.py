@@ -38,8 +38,9 @@ from happened.log.row import (
     encode,
     taken_apart,
 )
-from happened.log.worker import NOTE as PROGRESS_NOTE
-from happened.log.worker import TROUBLE, Envelope, Progress, progress_of
+from happened.log.slices import NOTE as PROGRESS_NOTE
+from happened.log.slices import Progress, parts_in, progress_of
+from happened.log.worker import TROUBLE, Envelope
 from happened.log.writer import Batch, Draft, Job
 from happened.notification.hearing import Heard, heard_at, heard_between, heard_in
 from happened.notification.listener import Listener, lease_of
@@ -731,8 +732,9 @@ class Giving:
             return
         notes: dict[str, str | None] = {}
         for lease in self._listeners:
-            before = progress_of(self.log.engine, lease)
-            began = before.began if before is not None else self._after
+            parts = parts_in(self.log.engine, lease)
+            began = parts[0].progress.began if parts else self._after
+            notes |= {PROGRESS_NOTE + name: None for name, _ in parts}
             notes[PROGRESS_NOTE + lease] = encode(Progress(head, 0, began)).decode()
         self.log.engine.append(lambda _: Commit(notes=notes), EVERYTHING_SEEN)
 

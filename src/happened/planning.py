@@ -28,7 +28,7 @@ from happened.log.row import (
     encode,
     taken_apart,
 )
-from happened.log.worker import Progress
+from happened.log.slices import Progress
 from happened.notification.listener import lease_of
 from happened.notification.publication import run_said_in
 from happened.notification.timer import Schedule, decode_schedule, note_of
@@ -222,7 +222,9 @@ def notes_as_of(origin: Origin, survey: Survey, later: Survey, position: int, at
             kept[key] = body
         elif kind == "progress":
             progress = msgspec.json.decode(body, type=Progress)
-            kept[key] = encode(Progress(min(progress.position, position), 0, min(progress.began, position))).decode()
+            kept[key] = encode(
+                msgspec.structs.replace(progress, position=min(progress.position, position), epoch=0, began=min(progress.began, position))
+            ).decode()
         elif kind == "held":
             [held] = held_by({key: body})
             if held.position <= position and held.failed <= at and held.key != PENDING_KEY:

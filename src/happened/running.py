@@ -173,14 +173,16 @@ class Running:
             works = run and bool(app.handlers) and (apart is not None or not alone)
             self._publishes = run and (apart is not None or not alone)
             """What is published is recorded. What a branch publishes no other system hears: there is no channel to it."""
-            self._leases = Leases(self._engine, source, [PENDING, TIMERS, *(one.lease for one in app.reactions)] if works else [])
+            self._leases = Leases(self._engine, source, [PENDING, TIMERS] if works else [])
             self._pending = PendingWorker(self.log, self._leases, self._handling, self._decide_pending) if works else None
             self._timers = Timers(self.log, self._leases, self._sending) if works else None
             reactions = app.reactions if works else []
             self._reactor = Reactor(self.log, self._leases, "reactions", [Reacting(one, self.log, self._sending) for one in reactions])
             of = self.log.identity.id if alone else ""
+            self._leases.share(self._reactor.by)
             publishing = [Publishing(one, self.log, self._sending, of=of) for one in app.publications]
             self._publisher = Reactor(self.log, self._leases, "publications", publishing)
+            self._leases.share(self._publisher.by if self._publishes else {})
             self._channels = {
                 system: channel_to(channel.log if isinstance(channel, Running) else channel) for system, channel in channels.items()
             }
@@ -917,7 +919,7 @@ class Running:
             self._workers += [one.worker for one in self._replicating.values() if one.system not in left]
         if projects:
             self._workers += [one.worker for one in self._projecting.values()]
-        leases.add([*(worker.name for worker in self._workers), *(one.lease for one in app.publications if self._publishes)])
+        leases.add([worker.name for worker in self._workers])
 
     def _declare(self, batch: Batch) -> None:
         """Record the names and the topology of this app before the first command, where they are not in the log yet."""

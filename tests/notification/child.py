@@ -14,17 +14,20 @@ from tests.notification.killed import answered, mail, system
 
 def main(url: str, code: str) -> None:
     """Work until it is killed, or its input ends."""
-    stopped = threading.Event()
+    stopped, goes_on = threading.Event(), threading.Event()
 
     def stop_at(text: str, key: h.CallId) -> str:
         if code.startswith("stops") and not stopped.is_set():
             stopped.set()
             print(f"asked {text}", flush=True)
             sys.stdin.readline()
+            goes_on.set()
         return f"{code} {text}"
 
     with system(code).open(url, gateways={mail: stop_at}):
         print("open", flush=True)
+        if code.startswith("stops"):
+            goes_on.wait()  # of two that read, either may get the line
         sys.stdin.read()
 
 

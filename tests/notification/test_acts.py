@@ -74,10 +74,10 @@ def test_a_reaction_whose_act_was_raced_does_not_run_what_must_wait(monkeypatch:
     """The commit of a retry fails since somebody has decided meanwhile; what comes next of that key waits all the same."""
     running = app.open(run=False)
     owners = Leases(running.log.engine, running.log.source, [])
-    monkeypatch.setattr(owners, "epoch", {by_key.lease: 1}.get)  # for ever
-    reactor = Reactor(running.log, owners, "reactions", [Reacting(by_key, running.log, running._sending)])
+    monkeypatch.setattr(owners, "_epochs", {by_key.lease: 1})  # for ever
+    one = Reacting(by_key, running.log, running._sending)
+    reactor = Reactor(running.log, owners, "reactions", [one])
     [crew] = reactor._crews
-    [one] = reactor._at_work
     ways.failing = {1}
     running.record(Noted(1, ("a",)))
     crew._step()

@@ -11,7 +11,8 @@ import happened as h
 from happened.core.errors import StoreFailed
 from happened.log.held import back_off_seconds
 from happened.log.names import Wish
-from happened.log.worker import Advance, Progress
+from happened.log.slices import Progress
+from happened.log.worker import Advance
 from happened.log.writer import Batch
 from happened.notification import hearing
 from tests.notification.model import Do, Done, Noted, Undo, app, by_key, do, done, undo, until, ways, whole

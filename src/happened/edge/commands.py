@@ -40,7 +40,8 @@ from happened.log.lease import all_leases
 from happened.log.log import Log
 from happened.log.records import SYSTEMIC, Record
 from happened.log.row import Header, decode_header
-from happened.log.worker import all_failing, progress_of
+from happened.log.slices import handler_of, progress_of
+from happened.log.worker import all_failing
 from happened.notification.drawing import drawn
 from happened.notification.flow import observed_flow
 from happened.notification.story import story_of
@@ -406,7 +407,7 @@ def workers(asked: argparse.Namespace) -> int:
             progress = progress_of(log.engine, name)
             told.append(
                 {
-                    "handler": name,
+                    "handler": handler_of(name),
                     "slices": list(held.slices),
                     "owner": held.owner if is_held else None,
                     "epoch": held.epoch,

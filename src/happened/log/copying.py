@@ -14,6 +14,7 @@ from happened.core.world import Source
 from happened.log.erasure import ERASING_NOTE
 from happened.log.held import NOTE as HELD_NOTE
 from happened.log.lease import NOTE as LEASE_NOTE
+from happened.log.lease import PRESENT
 from happened.log.log import (
     ERASED_NOTE,
     EVERYTHING_SEEN,
@@ -28,13 +29,14 @@ from happened.log.log import Progress as Told
 from happened.log.names import NOTE as NAME_NOTE
 from happened.log.records import Reader
 from happened.log.row import EPOCH_CHANGE, FORMAT, SCHEDULE, SCHEMA, EpochChange, decode_header, digest_of, taken_apart
-from happened.log.worker import FAILING, Progress
-from happened.log.worker import NOTE as PROGRESS_NOTE
+from happened.log.slices import NOTE as PROGRESS_NOTE
+from happened.log.slices import Progress
+from happened.log.worker import FAILING
 
 PENDING_NOTE, TIMER_NOTE, SHARE_NOTE, UNREAD_NOTE = "pending/", "timer/", "share/", "unread/"
 OF_OTHERS = ("origin/", f"{PROGRESS_NOTE}subscription/")
 """What says how far another system's log was read."""
-NOT_TAKEN = (IDENTITY_NOTE, LEASE_NOTE, FAILING, ERASING_NOTE)
+NOT_TAKEN = (IDENTITY_NOTE, LEASE_NOTE, PRESENT, FAILING, ERASING_NOTE)
 """Notes that are of this log alone: who it is, who works on it, what is to be done to its file."""
 
 

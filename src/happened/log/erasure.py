@@ -36,10 +36,10 @@ from happened.log.row import (
     is_erased,
     taken_apart,
 )
+from happened.log.slices import NOTE as PROGRESS_NOTE
+from happened.log.slices import Progress as Course
 from happened.log.verify import merged
 from happened.log.worker import FAILING
-from happened.log.worker import NOTE as PROGRESS_NOTE
-from happened.log.worker import Progress as Course
 from happened.log.writer import Batch, Draft, Job
 
 ERASING_NOTE = "erasing"

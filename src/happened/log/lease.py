@@ -2,11 +2,15 @@
 
 A lease is a note of the log, changed under its lock. It says who may work, and only that: what makes work safe is the epoch, which stands in the same
 compare-and-set as the checkpoint, so that a paused and revived owner can't write. A lease that ran out, or whose process is gone, is free.
+
+A handler that can be divided has a lease for each of its parts (`slices.py`). Who could work on it says in a note that it is there, so each knows which
+slices are to be whose: all of them shared among those who are there, in the order in which they came.
 """
 
 import contextlib
 import threading
-from collections.abc import Collection, Mapping, Sequence
+import time
+from collections.abc import Collection, Generator, Mapping, Sequence
 
 import msgspec
 
@@ -14,11 +18,14 @@ from happened.core.errors import Error
 from happened.core.store import Commit, Store, Unseen
 from happened.core.world import Source
 from happened.log.row import encode
+from happened.log.slices import NOTE as PROGRESS_NOTE
+from happened.log.slices import WHOLE, Part, Piece, Progress, handler_of, parts_of, shared_among
 
 NOTE = "lease/"
+PRESENT = "present/"
 LEASE_SECONDS = 10
-SLICES = 64
-"""A handler has so many slices of its key space; all are held by one owner until several workers share them."""
+LOOK_SECONDS = 0.5
+"""How soon who shares a handler sees that somebody came or went."""
 
 _ALL_SEEN = 1 << 62
 
@@ -30,7 +37,29 @@ class Held(msgspec.Struct, frozen=True):
     epoch: int
     until: int
     """Microseconds since 1970."""
-    slices: tuple[int, int] = (0, SLICES - 1)
+    slices: tuple[int, int] = WHOLE
+
+
+class Present(msgspec.Struct, frozen=True):
+    """A worker that is there, as it is noted under the name of its owner."""
+
+    since: int
+    until: int
+    """Both in microseconds since 1970."""
+    by: dict[str, str]
+    """For each handler that it can work on and that may be divided: the tag whose values fall into slices. Empty: it takes it as a whole."""
+
+
+class _Found:
+    """What a process has found when it competed."""
+
+    def __init__(self) -> None:
+        self.notes: dict[str, str | None] = {}
+        self.won: dict[str, int] = {}
+        """The epochs of all that it holds."""
+        self.shares: dict[str, Sequence[Piece]] = {}
+        self.seen: object = None
+        """Who is there and who holds what."""
 
 
 def all_leases(store: Store, source: Source) -> list[tuple[str, Held, bool]]:
@@ -47,7 +76,13 @@ class Leases:
         self._store = store
         self._source = source
         self._names = list(names)
+        self._by: dict[str, str] = {}
         self._epochs: dict[str, int] = {}
+        self._shares: dict[str, Sequence[Piece]] = {}
+        self._seen: object = None
+        """Who was there and who held what, when this process competed last."""
+        self._lock = threading.Lock()
+        """Held by who changes what this process holds."""
         self._stop = threading.Event()
         self.changed = threading.Event()
         """Set when a lease was won, lost or added."""
@@ -56,7 +91,7 @@ class Leases:
 
     def start(self) -> None:
         """Compete for all of them now, and go on doing so."""
-        if self._names:
+        if self._names or self._by:
             self._compete()
             self._thread.start()
 
@@ -64,9 +99,33 @@ class Leases:
         """Compete for these, too. Called before `start`."""
         self._names += names
 
+    def share(self, by: Mapping[str, str]) -> None:
+        """Compete for the parts of these handlers, too; `by` says by the values of which tag each is divided, if it is. Called before `start`."""
+        self._by.update(by)
+
     def epoch(self, name: str) -> int | None:
         """Return the epoch under which this process holds a lease, or `None` if it does not."""
         return self._epochs.get(name)
+
+    def parts(self, handler: str) -> list[str]:
+        """Return the names of the parts of a handler that this process holds."""
+        return [name for name in self._epochs.copy() if handler_of(name) == handler]
+
+    def shares(self, handler: str) -> Sequence[Piece]:
+        """Return which slices of a handler are to be whose, as of the last look; none where it is not to be divided."""
+        return self._shares.get(handler, ())
+
+    def lease_now(self, owner: str, epoch: int, slices: tuple[int, int]) -> str:
+        """Return the text of a lease that runs from now on."""
+        return encode(Held(owner, epoch, self._until(), slices)).decode()
+
+    @contextlib.contextmanager
+    def redrawn(self, before: Collection[str], after: Mapping[str, int]) -> Generator[None]:
+        """Hold in future the leases that `after` has come to name, with their epochs, instead of those before, if what is done within succeeds."""
+        with self._lock:
+            yield
+            self._epochs = {name: epoch for name, epoch in self._epochs.items() if name not in before} | dict(after)
+            self._seen = None
 
     def holder(self, name: str) -> str | None:
         """Return who holds a lease, of whichever process: who is noted, unless it ran out or that process is gone."""
@@ -87,39 +146,104 @@ class Leases:
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()
-        if self._epochs:
+        if self._epochs or self._by:
             held, self._epochs = self._epochs, {}
             with contextlib.suppress(Error):  # the lock is busy: the leases run out by themselves, or are free once this process is gone
                 self._store.append(lambda unseen: self._given_back(unseen, held), _ALL_SEEN, wait_seconds_max=1)
 
     def _renew_again(self) -> None:
-        while not self._stop.wait(LEASE_SECONDS / 3):
+        due = time.monotonic() + LEASE_SECONDS / 3
+        while not self._stop.wait(LOOK_SECONDS if self._by else LEASE_SECONDS / 3):
             try:
-                self._compete()
+                if not self._by or time.monotonic() >= due or self._looks() != self._seen:
+                    self._compete()
+                    due = time.monotonic() + LEASE_SECONDS / 3
             except Error:  # the lock is busy, or the log is closing: what is held runs out by itself
                 continue
 
+    def _looks(self) -> object:
+        """Return who is there and who holds what, without who renews it."""
+        return self._view(self._store.notes(PRESENT), self._store.notes(NOTE))
+
+    def _view(self, present: Mapping[str, str], noted: Mapping[str, str]) -> object:
+        leases = {key.removeprefix(NOTE): msgspec.json.decode(body, type=Held) for key, body in noted.items()}
+        return (
+            {owner: one.by for owner, one in self._there(present).items()},
+            {name: (held.owner, held.epoch, self._is_held(held)) for name, held in leases.items() if handler_of(name) in self._by},
+        )
+
+    def _there(self, noted: Mapping[str, str]) -> dict[str, Present]:
+        """Return who is there, in the order in which they came."""
+        found = {key.removeprefix(PRESENT): msgspec.json.decode(body, type=Present) for key, body in noted.items()}
+        now = self._source.now_us()
+        there = {owner: one for owner, one in found.items() if one.until >= now and not self._source.gone(owner)}
+        return dict(sorted(there.items(), key=lambda one: (one[1].since, one[0])))
+
     def _compete(self) -> None:
-        before = dict(self._epochs)
-        won: dict[str, int] = {}
+        with self._lock:
+            before, found = self._epochs, _Found()
 
-        def decide(unseen: Unseen) -> Commit:
-            now = self._source.now_us()
-            notes: dict[str, str | None] = {}
-            noted = unseen.notes(NOTE)
-            for name in self._names:
-                held = _held(noted, name)
-                mine = held is not None and held.owner == self.owner
-                if mine or not self._is_held(held):
-                    epoch = (held.epoch if held is not None else 0) + (0 if mine else 1)
-                    won[name] = epoch
-                    notes[NOTE + name] = encode(Held(self.owner, epoch, now + LEASE_SECONDS * 1_000_000)).decode()
-            return Commit(notes=notes)
+            def decide(unseen: Unseen) -> Commit:
+                nonlocal found
+                found = self._find(unseen)
+                return Commit(notes=found.notes)
 
-        self._store.append(decide, _ALL_SEEN)
-        self._epochs = won
-        if won != before:
+            self._store.append(decide, _ALL_SEEN)
+            self._epochs, self._shares, self._seen = found.won, found.shares, found.seen
+        if found.won != before:
             self.changed.set()
+
+    def _find(self, unseen: Unseen) -> "_Found":
+        """Look what is free or this process's, and what of it this process takes or renews."""
+        found = _Found()
+        noted = unseen.notes(NOTE)
+        taken = {name: WHOLE for name in self._names if self._is_free(noted, name)}
+        present: Mapping[str, str] = unseen.notes(PRESENT) if self._by else {}
+        if self._by:
+            there = self._there(present)
+            since = there[self.owner].since if self.owner in there else self._source.now_us()
+            there[self.owner] = Present(since, self._until(), self._by)
+            found.notes |= {key: None for key in present if key.removeprefix(PRESENT) not in there}
+            found.notes[PRESENT + self.owner] = encode(there[self.owner]).decode()
+            progress = unseen.notes(PROGRESS_NOTE)
+            for handler, by in self._by.items():
+                parts = parts_of(progress, handler) or [Part(handler, Progress(0, 0))]
+                sharing = [owner for owner, one in there.items() if one.by.get(handler) == by] if by else []
+                shares = found.shares[handler] = list(shared_among(sharing))
+                taken |= {part.name: part.slices for part in parts if self._takes(noted, there, part, shares)}
+        for name, slices in taken.items():
+            held = _held(noted, name)
+            found.won[name] = 1 if held is None else held.epoch + (held.owner != self.owner)
+            found.notes[NOTE + name] = self.lease_now(self.owner, found.won[name], slices)
+        if self._by:
+            found.seen = self._view({**present, **_texts(found.notes, PRESENT)}, {**noted, **_texts(found.notes, NOTE)})
+        return found
+
+    def _takes(self, noted: Mapping[str, str], there: Mapping[str, Present], part: Part, shares: Sequence[Piece]) -> bool:
+        """Say whether this process takes a part of a handler, or keeps it."""
+        handler, [first, _] = handler_of(part.name), part.slices
+        held = _held(noted, part.name)
+        as_divided = [owner for owner, one in there.items() if one.by.get(handler) == part.by]
+        if part.by not in (
+            "",
+            self._by[handler],
+        ):  # by a tag that this process would not divide by: who would goes first, then one brings all together
+            return (
+                not as_divided and self._is_free(noted, part.name) and self.owner == next(one for one in there if handler in there[one].by)
+            )
+        if held is not None and held.owner == self.owner:
+            return True
+        return self._is_free(noted, part.name) and (
+            not shares or any(one.owner == self.owner and one.first <= first <= one.last for one in shares)
+        )
+
+    def _is_free(self, noted: Mapping[str, str], name: str) -> bool:
+        """Say whether this process may take a lease, or has it."""
+        held = _held(noted, name)
+        return held is None or held.owner == self.owner or not self._is_held(held)
+
+    def _until(self) -> int:
+        return self._source.now_us() + LEASE_SECONDS * 1_000_000
 
     def _is_held(self, held: Held | None) -> bool:
         return held is not None and _holds(held, self._source)
@@ -130,8 +254,15 @@ class Leases:
         for name in mine:
             held = _held(noted, name)
             if held is not None and held.owner == self.owner:
-                notes[NOTE + name] = encode(Held(self.owner, held.epoch, 0)).decode()
+                notes[NOTE + name] = encode(msgspec.structs.replace(held, until=0)).decode()
+        if self._by:
+            notes[PRESENT + self.owner] = None
         return Commit(notes=notes)
+
+
+def _texts(notes: Mapping[str, str | None], prefix: str) -> dict[str, str]:
+    """Return those notes that are written, and not deleted, under a prefix."""
+    return {key: body for key, body in notes.items() if body is not None and key.startswith(prefix)}
 
 
 def _holds(held: Held, source: Source) -> bool:

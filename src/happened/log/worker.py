@@ -19,9 +19,9 @@ from happened.log.held import told
 from happened.log.lease import Leases
 from happened.log.log import EVERYTHING_SEEN, Log
 from happened.log.row import encode
+from happened.log.slices import NOTE, Progress, handler_of, progress_of
 from happened.log.writer import CLOSE_SECONDS_MAX, Batch, Job
 
-NOTE = "progress/"
 FAILING = "failing/"
 NOTED_AFTER_SECONDS = 2.0
 """How long something must keep a worker from its work before that is noted: most trouble is over by then."""
@@ -46,21 +46,6 @@ class Envelope(NamedTuple):
 
 SUBMIT_SECONDS_MAX = 10
 """How long a worker waits for its commit; then it begins anew."""
-
-
-class Progress(msgspec.Struct, frozen=True):
-    """How far a worker has come, and the epoch of the lease under which it came there."""
-
-    position: int
-    epoch: int
-    began: int = 0
-    """From where on it works: what lies before was there before the worker was."""
-
-
-def progress_of(engine: Engine, name: str) -> Progress | None:
-    """Return how far a worker has come, of whichever process; `None` if it never began."""
-    body = engine.notes(NOTE + name).get(NOTE + name)
-    return msgspec.json.decode(body, type=Progress) if body is not None else None
 
 
 class Failing(msgspec.Struct, frozen=True):
@@ -264,7 +249,7 @@ class Course:
         `began` says that the work begins anew from there.
         """
         before = self.progress
-        after = Progress(position, before.epoch, before.began if began is None else began)
+        after = msgspec.structs.replace(before, position=position, began=before.began if began is None else began)
         advance = Advance(self._name, before, after, add)
         if own:
             advance.add = functools.partial(self._add_own, advance, add)
@@ -290,7 +275,9 @@ def claimed(log: Log, name: str, epoch: int, *, start: int) -> Progress:
     """Claim a worker's progress for an epoch, so that who had it before can't write any more; one that never began is begun at `start`. Return it."""
     while True:
         before = progress_of(log.engine, name)
-        after = Progress(before.position, epoch, before.began) if before is not None else Progress(start, epoch, start)
+        if before is None and handler_of(name) != name:
+            raise StoreFailed(f"`{name}` was joined with what lies beside it", worker=name)
+        after = msgspec.structs.replace(before, epoch=epoch) if before is not None else Progress(start, epoch, start)
         if before is not None and before.epoch > epoch:
             raise StoreFailed(f"`{name}` is another process's by now", worker=name)
         if after != before:

@@ -8,7 +8,7 @@ is held, with all that share a term with it; the others go on.
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Generic, NamedTuple, TypeVar  # Any: events, commands and states of any class
+from typing import Any, Generic, NamedTuple, Self, TypeVar  # Any: events, commands and states of any class
 
 import msgspec
 
@@ -22,7 +22,8 @@ from happened.log.held import EVERYTHING, Held, all_held, back_off_seconds, fail
 from happened.log.log import Log
 from happened.log.records import envelope_of, id_of
 from happened.log.row import Header, Sent, Written, decode_header
-from happened.log.worker import TROUBLE, Advance, Progress, Trouble, claimed, progress_of
+from happened.log.slices import Progress, slicer
+from happened.log.worker import TROUBLE, Advance, Trouble, claimed
 from happened.log.writer import Batch, deciding
 from happened.notification.desk import Desk
 from happened.notification.listener import RECORDED, WORLD, Listener
@@ -37,6 +38,8 @@ CIRCLE_MAX = 12
 NUMBER_MAX = 1 << 31
 """No name's number has more digits."""
 FOR_EVER = 1e6
+NOTED_AFTER_SECONDS = 1.0
+"""How soon a listener notes that it has passed what it need not run: others see from that how far it is."""
 
 
 L_co = TypeVar("L_co", bound=Listener, covariant=True)
@@ -58,13 +61,13 @@ class Heard(NamedTuple):
 
 
 class Hearing(ABC, Generic[L_co, R]):
-    """One listener at work on one log, while this process holds its lease. A subclass says what comes of a run."""
+    """One listener at work on one log, or on a part of its slices, while this process holds the lease. A subclass says what comes of a run."""
 
-    def __init__(self, listener: L_co, log: Log, desk: Desk, *, of: str = "") -> None:
+    def __init__(self, listener: L_co, log: Log, desk: Desk, *, of: str = "", part: str = "") -> None:
         self.listener = listener
         self.of = of
         """By whose positions its runs are called; empty: by those of its log, as every log has called them."""
-        self.lease = listener.lease
+        self.lease = part or listener.lease
         self.epoch: int | None = None
         self.position = 0
         """Up to where events were run or held; what is noted may lie behind, with no run between."""
@@ -72,9 +75,14 @@ class Hearing(ABC, Generic[L_co, R]):
         self.runs = self.ran_us = 0
         self.retry_at = 0.0
         """When to go on after trouble of the world, by the monotonic clock."""
+        self._noted_at = 0.0
+        """When it was noted last how far it has come, by the monotonic clock."""
         self._log = log
         self._desk = desk
-        self._progress = Progress(0, 0)
+        self.progress = Progress(0, 0)
+        """As it is noted."""
+        self._slice_of: Callable[[Any], int] | None = None
+        """Into which slice an event falls, where this is not of all of them."""
         self._held: list[Held] = []
         self._due: dict[int, float] = {}
         """When a held event is tried again, by the monotonic clock."""
@@ -84,9 +92,10 @@ class Hearing(ABC, Generic[L_co, R]):
     def claim(self, epoch: int) -> None:
         """Take the work over from whoever had it; begin where that one came to."""
         start = self._log.opened_at if self.listener.since is None else self.listener.since
-        self._progress = claimed(self._log, self.lease, epoch, start=start)
-        self.position = self._progress.position
-        self._held = all_held(self._log.engine, self.listener.name)
+        self.progress = claimed(self._log, self.lease, epoch, start=start)
+        self._slice_of = slicer(self.listener.events, self.progress.by) if self.progress.by else None
+        self.position = self.progress.position
+        self._held = [one for one in all_held(self._log.engine, self.listener.name) if self._is_held_here(one)]
         self._due = dict.fromkeys((one.position for one in self._held), 0.0)
         first = min((one.position for one in self._held if not one.parked), default=None)
         for heard in self._passed(first + 1) if first is not None else ():
@@ -99,22 +108,21 @@ class Hearing(ABC, Generic[L_co, R]):
 
     def save(self) -> None:
         """Note how far it has come, where it has passed what it need not run."""
-        if self.epoch is not None and self.position > self._progress.position:
+        if self.epoch is not None and self.position > self.progress.position:
             self._commit([], self.position, {})
 
-    def statistics(self, head: int) -> dict[str, Any]:
-        """Return how far it has come, by whichever process, how often it ran in this one, and what is wrong."""
-        noted = progress_of(self._log.engine, self.lease) or Progress(head, 0)
-        position = max(self.position, noted.position) if self.epoch is not None else noted.position
-        return {
-            "name": self.listener.name,
-            "position": position,
-            "lag": max(0, head - position),
-            "mine": self.epoch is not None,
-            "runs": self.runs,
-            "ran_us": self.ran_us,
-            "failure": self.trouble.error,
-        }
+    def save_in_time(self) -> None:
+        """Do so if the last note of it is a while ago."""
+        if self.position > self.progress.position and time.monotonic() > self._noted_at + NOTED_AFTER_SECONDS:
+            self.save()
+
+    def of_part(self, part: str) -> Self:
+        """Return the same at work on a part of its slices, by the name of its lease."""
+        return type(self)(self.listener, self._log, self._desk, of=self.of, part=part)
+
+    def named(self) -> dict[str, Any]:
+        """Return what it is called, for statistics."""
+        return {self.listener.kind: self.listener.name}
 
     # --- what comes
 
@@ -127,6 +135,8 @@ class Hearing(ABC, Generic[L_co, R]):
         wrong: list[Held] = []
         for row, records in zip(rows, pages, strict=True):
             for heard in heard_in(self.listener, [row], [records]):
+                if self._slice_of is not None and not self._is_here(heard):
+                    continue
                 if self._held and self._let_wait(heard):
                     continue
                 one = self._run(heard, rows[-1].last)
@@ -138,7 +148,7 @@ class Hearing(ABC, Generic[L_co, R]):
             stops = stopping()
             slow = self.listener.wants_world and (wrong or any(map(self.asked, ran)))  # what was asked is not to be asked again
             last = stops or row is rows[-1]
-            if slow or (last and (ran or wrong or row.last - self._progress.position > UNSAVED_MAX)):
+            if slow or (last and (ran or wrong or row.last - self.progress.position > UNSAVED_MAX)):
                 self._commit(ran, row.last, {one.note: one.text() for one in wrong})
                 ran, wrong = [], []
             if slow or last:
@@ -149,7 +159,7 @@ class Hearing(ABC, Generic[L_co, R]):
 
     def pass_over(self, position: int) -> None:
         """Go on to a position up to which nothing is there to be heard."""
-        if position - self._progress.position > UNSAVED_MAX:
+        if position - self.progress.position > UNSAVED_MAX:
             self._commit([], position, {})
         self.position = position
         self.trouble.over()
@@ -245,7 +255,16 @@ class Hearing(ABC, Generic[L_co, R]):
 
     def _passed(self, start: int) -> Iterator[Heard]:
         """Read the events from a position on that were run or held."""
-        return heard_between(self._log, self.listener, start, self.position)
+        return filter(self._is_here, heard_between(self._log, self.listener, start, self.position))
+
+    def _is_here(self, heard: Heard) -> bool:
+        """Say whether an event falls into one of the slices that this is of."""
+        return self._slice_of is None or self.progress.holds(self._slice_of(heard.event))
+
+    def _is_held_here(self, held: Held) -> bool:
+        """Say whether a held event is of one of these slices; one that is not to be heard any more is of the first."""
+        heard = heard_at(self._log, self.listener, held.position) if self._slice_of is not None else None
+        return self._is_here(heard) if heard is not None else self.progress.holds(0)
 
     # --- one run
 
@@ -316,7 +335,7 @@ class Hearing(ABC, Generic[L_co, R]):
 
     def _commit(self, ran: Sequence[R], position: int, notes: Mapping[str, str | None], *, expected: Held | None = None) -> None:
         """Record runs, notes, and how far the listener has come. `Diverged` where somebody has decided about the held event meanwhile."""
-        after = Progress(position, self._progress.epoch, self._progress.began)
+        after = msgspec.structs.replace(self.progress, position=position)
         self.load(ran)
 
         def add(batch: Batch) -> None:
@@ -326,8 +345,9 @@ class Hearing(ABC, Generic[L_co, R]):
             self.add(batch, ran)
             batch.kept.update(notes)
 
-        self._log.writer.submit(Advance(self.lease, self._progress, after, add), 60)
-        self._progress = after
+        self._log.writer.submit(Advance(self.lease, self.progress, after, add), 60)
+        self.progress = after
+        self._noted_at = time.monotonic()
 
 
 AnyHearing = Hearing[Listener, Any]

@@ -4,6 +4,7 @@ A reaction and a publication are read alike: which events they hear, what fills 
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from types import NoneType
 from typing import Any, ClassVar, NamedTuple  # Any: events of any class
 
 from happened.core.annotations import label, parameters_of, union_of
@@ -11,7 +12,7 @@ from happened.core.errors import Invalid
 from happened.core.filling import Fill, fill_for
 from happened.core.messages import Command, Event, Recorded, name_of
 from happened.core.state import Fold, state_in
-from happened.core.tags import SEPARATOR, is_a, scope_of, terms_of
+from happened.core.tags import SEPARATOR, hints_of, is_a, plain_fields, scope_of, terms_of, types_of
 from happened.core.world import World
 from happened.log.names import Wish
 
@@ -57,6 +58,8 @@ class Listener:
             raise Invalid(f"`{label(function)}` is no {self.kind}: its first parameter must be an event", function=label(function))
         self.events: tuple[type[Event], ...] = tuple(heard)
         self.by = (by,) if isinstance(by, str) else tuple(by)
+        self._tags: dict[type[Event], set[str]] = {}
+        """By what events of a class go."""
         self.takes = {event: self._taking(event, parameters[1:]) for event in self.events}
         self.wants_world = any(WORLD in taking.slots for taking in self.takes.values())
         self.states: list[Fold] = list(dict.fromkeys(fill.fold for taking in self.takes.values() for fill in taking.fills))
@@ -66,6 +69,21 @@ class Listener:
     def lease(self) -> str:
         """What its lease is called, and its progress."""
         return lease_of(self.kind, self.name)
+
+    @property
+    def divided_by(self) -> str:
+        """The tag by whose values its events fall into slices, so that workers can share it: the only one that all of them go by, as one plain field.
+
+        Empty where it is one whole.
+        """
+        tags = set[str]().union(*self._tags.values())
+        if len(tags) != 1:
+            return ""
+        [tag] = tags
+        fields = {event: plain_fields(scope_of(event), (tag,)) or () for event, tags in self._tags.items() if tags}
+        plain = all(fields.get(event) for event in self.events)
+        always = not any(NoneType in types_of(hints_of(event)[field]) for event, found in fields.items() for field in found)
+        return tag if plain and always else ""
 
     def _may_ask(self, annotation: object) -> str | None:
         """Return the slot of a parameter that is no state, `None` for one that can't be filled."""
@@ -104,7 +122,7 @@ class Listener:
                     function=label(self.function),
                     tag=tag,
                 )
-        tags = set(self.by) or {tag for fill in fills for tag in fill.fold.tags if tag is not None} & there
+        tags = self._tags[event] = set(self.by) or {tag for fill in fills for tag in fill.fold.tags if tag is not None} & there
         if not tags:
             return lambda _event: ()
         terms = terms_of(scope)

@@ -85,14 +85,13 @@ class Said(NamedTuple):
 class Publishing(Hearing[Publication, Said]):
     """One publication at work on one log."""
 
-    def __init__(self, publication: Publication, log: Log, desk: Desk, *, of: str = "") -> None:
-        super().__init__(publication, log, desk, of=of)
+    def __init__(self, publication: Publication, log: Log, desk: Desk, *, of: str = "", part: str = "") -> None:
+        super().__init__(publication, log, desk, of=of, part=part)
         self._typed = Typed(publication.publishes, log.names, what=WHAT)
 
-    def statistics(self, head: int) -> dict[str, Any]:
-        """Return how far it is, and what keeps it from going on."""
-        found = super().statistics(head)
-        return {"publication": found.pop("name"), "publishes": name_of(self.listener.publishes)[0], **found}
+    def named(self) -> dict[str, Any]:
+        """Return what it is called and what it says."""
+        return {**super().named(), "publishes": name_of(self.listener.publishes)[0]}
 
     def run_of(self, position: int) -> str:
         """Return the id of what is said of the event at a position."""

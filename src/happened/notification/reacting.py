@@ -42,11 +42,6 @@ class Ran(NamedTuple):
 class Reacting(Hearing[Reaction, Ran]):
     """One reaction at work on one log."""
 
-    def statistics(self, head: int) -> dict[str, Any]:
-        """Return how far it has come, by whichever process, how often it ran in this one, and what is wrong."""
-        found = super().statistics(head)
-        return {"reaction": found.pop("name"), **found}
-
     def run_of(self, position: int) -> str:
         """Return the id of the run on the event at a position."""
         return f"{self.of or self._log.identity.id}:{position}:{self.listener.name}"

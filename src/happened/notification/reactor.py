@@ -14,6 +14,7 @@ from happened.log.lease import Leases
 from happened.log.log import Log
 from happened.log.worker import IDLE_SECONDS, RETRY_SECONDS, Worker
 from happened.notification.hearing import AnyHearing
+from happened.notification.sharing import Sharing
 
 PAGE_ROWS = 300
 """Rows of the log that are read at once, and whose events are run and recorded in one commit."""
@@ -24,11 +25,16 @@ class Reactor:
 
     def __init__(self, log: Log, leases: Leases, name: str, at_work: Sequence[AnyHearing]) -> None:
         self._log = log
-        self._at_work = at_work
+        self._at_work = [Sharing(log, leases, one) for one in at_work]
         asking = [one for one in self._at_work if one.listener.wants_world]
         others = [one for one in self._at_work if not one.listener.wants_world]
         self._crews = [Crew(log, leases, name, others)] if others else []
-        self._crews += [Crew(log, leases, one.lease, [one]) for one in asking]
+        self._crews += [Crew(log, leases, one.listener.lease, [one]) for one in asking]
+
+    @property
+    def by(self) -> dict[str, str]:
+        """By what each of them is divided, by the names of their leases; empty where it is not."""
+        return {one.listener.lease: one.by for one in self._at_work}
 
     def start(self) -> None:
         """Begin."""
@@ -54,7 +60,7 @@ class Reactor:
 class Crew:
     """Listeners that share a thread."""
 
-    def __init__(self, log: Log, leases: Leases, name: str, ones: Sequence[AnyHearing]) -> None:
+    def __init__(self, log: Log, leases: Leases, name: str, ones: Sequence[Sharing]) -> None:
         self._log = log
         self._leases = leases
         self._ones = ones
@@ -73,11 +79,19 @@ class Crew:
         self._worker.stop()
 
     def _begin(self, _epoch: int) -> None:
-        for one in self._ones:
+        for one in self._hearings():
             one.release()
 
+    def _hearings(self) -> list[AnyHearing]:
+        return [one for sharing in self._ones for one in sharing.hearings()]
+
     def _step(self) -> None:
-        mine = [one for one in self._ones if self._owns(one)]
+        mine = [one for one in self._hearings() if self._owns(one)]
+        for sharing in self._ones:
+            of_it = [one for one in mine if one.listener is sharing.listener]
+            if of_it:
+                self._do(of_it[0], sharing.redraw)
+        mine = [one for one in mine if one.epoch is not None]
         if not mine:
             self._worker.rest()
             return
@@ -91,6 +105,8 @@ class Crew:
                 one.trouble.over()  # there is nothing that it could not get past
         for position in sorted({one.position for one in mine if one.position < head}):
             self._advance([one for one in mine if one.position == position], position, head)
+        for one in mine:
+            self._do(one, one.save_in_time)
         if self._worker.stopping:
             for one in mine:
                 self._do(one, one.save)

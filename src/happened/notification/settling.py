@@ -14,8 +14,8 @@ from happened.core.world import moment
 from happened.log.held import Held, all_held
 from happened.log.log import Log
 from happened.log.row import SCHEDULE, decode_header, taken_apart
-from happened.log.worker import progress_of
-from happened.notification.hearing import heard_between, numbers_of
+from happened.log.slices import Part, parts_in, slicer
+from happened.notification.hearing import heard_at, heard_between, numbers_of
 from happened.notification.listener import Listener
 from happened.notification.timer import LEASE as TIMERS
 from happened.notification.timer import NOTE, Schedule, decode_schedule, due_before, due_of, note_of
@@ -155,16 +155,26 @@ def _conversation(log: Log, correlation: str) -> Open:
     return Open(last, list(pending.values()), heard, set(scheduled), timers, [due for due in timers.values() if due <= now])
 
 
+def _is_coming(log: Log, listener: Listener, event: int, parts: Sequence[Part]) -> bool:
+    """Say whether a listener has not come to an event at a position yet, in the part whose slice that falls into."""
+    behind = [part for part in parts if part.progress.position < event]
+    if not behind or len(behind) == len(parts):
+        return not parts or bool(behind)
+    heard = heard_at(log, listener, event)
+    place = slicer(listener.events, behind[0].by)(heard.event) if heard is not None else 0
+    return any(part.progress.holds(place) for part in behind)
+
+
 def _left_to(listener: Listener, log: Log, found: Open, stuck: dict[str, Held]) -> list[str]:
     """Return what a listener has not done of a conversation yet, and add what keeps it from doing the rest."""
     numbers = numbers_of(log, listener)
     events = set[int]().union(*(found.heard.get(number, ()) for number in numbers))
     if not events:
         return []
-    progress = progress_of(log.engine, listener.lease)
+    parts = parts_in(log.engine, listener.lease)
     held = all_held(log.engine, listener.name)
     standing = [one for one in held if one.position in events]
-    coming = {event for event in events if progress is None or event > progress.position}
+    coming = {event for event in events if _is_coming(log, listener, event, parts)}
     waited_for = [one for one in held if not one.parked]
     if waited_for:  # what waits for one of them may lie further than what is noted: it need not be heard to be known to wait
         for heard in heard_between(log, listener, min(one.position for one in waited_for) + 1, max(events)):

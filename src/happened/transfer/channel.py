@@ -21,8 +21,8 @@ from happened.log.log import IDENTITY_NOTE, Identity, last_known
 from happened.log.names import Name, Names
 from happened.log.records import PUBLISHED
 from happened.log.row import FIRST_NUMBER, SCHEMA, decode_extra, decode_header, is_erased, taken_apart
-from happened.log.worker import NOTE as PROGRESS_NOTE
-from happened.log.worker import Progress
+from happened.log.slices import NOTE as PROGRESS_NOTE
+from happened.log.slices import Progress
 
 A = TypeVar("A")
 

@@ -1,0 +1,499 @@
+"""Slices of handlers: workers share them as they come and go, and no event is passed over, heard twice, or heard out of the order of its key."""
+
+import contextlib
+import os
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any  # Any: methods of any kind
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as some
+
+import happened as h
+from happened.core.errors import Diverged
+from happened.core.store import Commit
+from happened.core.tags import term
+from happened.log.lease import Leases, Present, all_leases
+from happened.log.redrawing import redraw
+from happened.log.row import encode
+from happened.log.slices import SLICES, WHOLE, Piece, cut, handler_of, part_name, parts_in, progress_of, shared_among, slice_of, slicer
+from happened.notification.reacting import Reacting
+from happened.notification.reactor import Reactor
+from happened.stores.machine import Machine
+from tests.notification.killed import Came, Count, Counted, answered, child, mail, system
+from tests.notification.model import until
+from tests.notification.test_kills import finished, same_as_quiet
+from tests.servers import fresh
+
+KEYS = "abcdefghij"
+HANDLER = "reaction/on_came"
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Return the URL of a log that is not there yet, in each store that several processes can share."""
+    return fresh() if request.param == "postgres" else f"sqlite:///{tmp_path}/log.db"
+
+
+def opened(url: str, code: str = "one") -> h.Running:
+    """Open the log as a worker of its own."""
+    return system(code).open(url, gateways={mail: answered}, source=Machine())
+
+
+def holds(running: h.Running) -> int:
+    """Return how many slices of one reaction an open app works on."""
+    [slices] = [one["slices"] for one in running.statistics()["reactions"] if one["reaction"] == "on_came"]
+    return int(slices)
+
+
+def whole_again(running: h.Running) -> None:
+    """Wait until one holds all slices in one part, under the handler's own name."""
+    until(lambda: [part.name for part in parts_in(running.log.engine, HANDLER)] == [HANDLER], 20)
+    assert parts_in(running.log.engine, HANDLER)[0].slices == WHOLE
+
+
+# --- what they are
+
+
+def test_a_slice_is_the_same_for_ever() -> None:
+    """Logs that are shared rest on it: other slices under the same borders would pass events over."""
+    assert [slice_of(text) for text in (term("key", "a"), term("key", "b"), term("order", "17"), term("key", "é"))] == [63, 5, 42, 29]
+    assert len({slice_of(f"key\x1f{number}") for number in range(1_000)}) == SLICES
+
+
+@settings(deadline=None)
+@given(some.integers(1, 150))
+def test_all_slices_are_shared_as_equally_as_may_be(count: int) -> None:
+    owners = [f"worker {number}" for number in range(count)]
+    pieces = list(shared_among(owners))
+    assert [place for first, last, _ in pieces for place in range(first, last + 1)] == list(range(SLICES))
+    sizes = [last - first + 1 for first, last, _ in pieces]
+    assert len(pieces) == min(count, SLICES)
+    assert max(sizes) - min(sizes) <= 1
+
+
+@settings(deadline=None)
+@given(some.integers(0, 63), some.integers(0, 63), some.integers(1, 70))
+def test_a_part_is_cut_where_its_owners_change(one: int, other: int, count: int) -> None:
+    first, last = sorted((one, other))
+    shares = list(shared_among([str(number) for number in range(count)]))
+    pieces = cut((first, last), shares)
+    assert [place for start, end, _ in pieces for place in range(start, end + 1)] == list(range(first, last + 1))
+    owner = {place: share.owner for share in shares for place in range(share.first, share.last + 1)}
+    assert all(owner[place] == piece.owner for piece in pieces for place in range(piece.first, piece.last + 1))
+
+
+@settings(deadline=None)
+@given(some.text("ab/@é0", min_size=1), some.integers(0, 63))
+def test_a_part_is_known_by_its_name(name: str, first: int) -> None:
+    """No name of a handler is taken for that of a part."""
+    assert handler_of(part_name(f"reaction/{name}", first)) == f"reaction/{name}"
+    assert handler_of("reaction/slices/01/x") == "reaction/slices/01/x"
+
+
+Order = Annotated[str, h.Tag("order")]
+Payer = Annotated[str, h.Tag("payer")]
+
+
+class Placed(h.Event):
+    order: Order
+    payer: Payer
+
+
+class Shipped(h.Event):
+    order: Order
+
+
+class Merged(h.Event):
+    orders: tuple[Order, ...]
+
+
+class Guessed(h.Event):
+    order: Order | None
+
+
+class Ship(h.Command):
+    order: Order
+
+
+class Open(h.State):
+    order: Order
+
+    def evolve(self, event: Placed | Shipped) -> "Open":
+        return self
+
+
+class Owes(h.State):
+    payer: Payer
+
+    def evolve(self, event: Placed) -> "Owes":
+        return self
+
+
+def by_state(event: Placed, order: Open) -> list[Ship]:
+    raise NotImplementedError
+
+
+def by_two(event: Placed, order: Open, owes: Owes) -> list[Ship]:
+    raise NotImplementedError
+
+
+def by_none(event: Placed | Shipped) -> list[Ship]:
+    raise NotImplementedError
+
+
+def of_many(event: Merged) -> list[Ship]:
+    raise NotImplementedError
+
+
+def of_none(event: Guessed) -> list[Ship]:
+    raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    ("reaction", "by"),
+    [
+        (h.Reaction(by_state), "order"),
+        (h.Reaction(by_two), ""),
+        (h.Reaction(by_two, by="payer"), "payer"),
+        (h.Reaction(by_none), ""),
+        (h.Reaction(by_none, by="order"), "order"),
+        (h.Reaction(by_none, by="order", since=0), "order"),
+        (h.Reaction(of_many, by="order"), ""),
+        (h.Reaction(of_none, by="order"), ""),
+    ],
+)
+def test_what_goes_by_one_tag_can_be_divided(reaction: Any, by: str) -> None:
+    """By two tags, or by one that an event may have none of or several, slices would have to wait for one another."""
+    assert reaction.divided_by == by
+
+
+# --- workers come and go
+
+
+def test_workers_share_what_one_had_and_one_has_all_again(url: str) -> None:
+    with opened(url) as one:
+        events = {f"e-{number}": Came(KEYS[number % len(KEYS)], number) for number in range(90)}
+        for id in list(events)[:30]:  # noqa: A001 - as `record` calls it
+            one.record(events[id], id=id)
+        assert holds(one) == SLICES
+        with opened(url) as two, opened(url) as three:
+            until(lambda: sorted(map(holds, (one, two, three))) == [21, 21, 22], 20)
+            for id in list(events)[30:60]:  # noqa: A001 - as `record` calls it
+                one.record(events[id], id=id)
+            until(lambda: finished(one, dict(list(events.items())[:60])), 20)
+            ran = [
+                next(each["runs"] for each in part.statistics()["reactions"] if each["reaction"] == "on_came") for part in (one, two, three)
+            ]
+            assert sum(ran) == 60
+            assert all(ran), "each of them has its share"
+            held = {
+                name: lease
+                for name, lease, is_held in all_leases(one.log.engine, one.log.source)
+                if handler_of(name) == HANDLER and is_held
+            }
+            assert sorted(lease.slices for lease in held.values()) == [(0, 20), (21, 41), (42, 63)]
+            assert len({lease.owner for lease in held.values()}) == 3
+            assert not one.log.engine.notes("failing/")
+        for id in list(events)[60:]:  # noqa: A001 - as `record` calls it
+            one.record(events[id], id=id)
+        until(lambda: finished(one, events), 20)
+        whole_again(one)
+        assert holds(one) == SLICES
+        assert len(one.log.engine.notes("present/")) == 1
+        same_as_quiet(one, events)
+
+
+def test_what_a_message_caused_is_settled_in_whichever_part(url: str) -> None:
+    """Another part may not have come so far: it has nothing to do with it."""
+    with opened(url) as one, opened(url) as two:
+        until(lambda: holds(one) == holds(two) == SLICES // 2, 20)
+        for number in range(20):
+            receipt = one.record(Came(KEYS[number % 4], number))
+            assert one.settled(receipt, wait_seconds_max=10).done
+            assert two.settled(receipt, wait_seconds_max=10).done
+        assert one.settled().done
+        noted = [part.progress.position for part in parts_in(one.log.engine, HANDLER)]
+        assert len(noted) == 2
+
+
+def test_workers_that_are_killed_stopped_and_started_hear_each_event_once(url: str) -> None:
+    """Up to four work at once; some are killed, some stopped for longer than it takes others to have their slices, some end as they should."""
+    seed, rounds = int(os.environ.get("HAPPENED_SEED", "11")), max(8, int(os.environ.get("HAPPENED_KILLS", "8")) // 5)
+    print("seed", seed, "rounds", rounds)
+    chance = random.Random(seed)
+    events: dict[str, Came] = {}
+    recorded: set[str] = set()
+    working: list[int] = []
+    started = child(url, "many")
+    assert started.stdin is not None
+    assert started.stdout is not None
+    most = 0
+    with system("test").open(url, run=False) as running:
+        for _ in range(rounds):
+            while len(working) < chance.choice([2, 3, 4]):
+                started.stdin.write("one more\n")
+                started.stdin.flush()
+                working.append(int(started.stdout.readline()))
+            stopped = chance.sample(working, chance.choice([0, 1]))
+            for one in stopped:
+                os.kill(one, signal.SIGSTOP)
+            until_then = time.monotonic() + chance.random() * 2
+            while time.monotonic() < until_then:
+                number = len(events)
+                events[f"e-{number}"] = Came(chance.choice(KEYS[:5]), number)
+                while f"e-{number}" not in recorded:
+                    with contextlib.suppress(h.Overloaded):  # who is stopped may hold the log's lock
+                        recorded.add(running.record(events[f"e-{number}"], id=f"e-{number}").id)
+                    for one in stopped if f"e-{number}" not in recorded else ():
+                        os.kill(one, signal.SIGCONT)
+                time.sleep(chance.random() * 0.05)
+            most = max(most, len(parts_in(running.log.engine, HANDLER)))
+            for one in stopped:
+                os.kill(one, signal.SIGCONT)
+            for one in chance.sample(working, chance.choice([0, 1, 2])):
+                os.kill(one, signal.SIGKILL)
+                working.remove(one)
+        for victim in working:
+            os.kill(victim, signal.SIGKILL)
+        started.communicate()
+    print("events", len(events), "parts at most", most)
+    assert most > 1, "slices were shared"
+    with system("last").open(url, gateways={mail: answered}) as running:
+        until(lambda: finished(running, events), 60)
+        assert running.stuck() == []
+        whole_again(running)
+        same_as_quiet(running, events)
+
+
+# --- between any two steps
+
+
+class Step:
+    """A worker without threads: its leases and its reactor, moved by hand."""
+
+    def __init__(self, running: h.Running, reaction: Any, by: str | None = None) -> None:
+        self.running = running
+        self.leases = Leases(running.log.engine, Machine(), [])
+        self.reactor = Reactor(running.log, self.leases, "reactions", [Reacting(reaction, running.log, running._sending)])
+        self.leases.share(self.reactor.by if by is None else {reaction.lease: by})
+        [self.crew] = self.reactor._crews
+
+    def look(self) -> None:
+        """Compete once."""
+        self.leases._compete()
+
+    def take(self, times: int = 1) -> None:
+        """Take a step, or several."""
+        for _ in range(times):
+            self.crew._step()
+
+    @property
+    def slices(self) -> list[tuple[int, int]]:
+        """The slices of the parts that it holds by its leases."""
+        found = [progress_of(self.running.log.engine, name) for name in self.leases.parts(HANDLER)]
+        return sorted(one.slices or WHOLE for one in found if one is not None)
+
+
+def heard(running: h.Running) -> list[tuple[str, int]]:
+    """Return what has been reacted to, in order."""
+    return [(record.body.key, record.body.number) for record in running.log.read() if isinstance(record.body, Counted)]
+
+
+@pytest.fixture
+def quiet(url: str) -> Iterator[h.Running]:
+    """Return an app with ten events, of five keys, on which nobody works."""
+    with system("quiet").open(url, run=False, gateways={mail: answered}) as running:
+        yield running
+
+
+def came(running: h.Running, numbers: Sequence[int]) -> None:
+    """Record events."""
+    for number in numbers:
+        running.record(Came(KEYS[number % 5], number))
+
+
+def each_once_in_order(running: h.Running, count: int) -> None:
+    """See that each event was reacted to once, in the order of its key."""
+    found = heard(running)
+    assert Counter(number for _, number in found) == Counter(range(count))
+    for key in KEYS[:5]:
+        assert [number for one, number in found if one == key] == [number for number in range(count) if KEYS[number % 5] == key]
+
+
+def on_came_of(running: h.Running) -> Any:
+    return running.app.reactions[0]
+
+
+def test_what_is_given_is_given_as_far_as_it_has_come(quiet: h.Running) -> None:
+    """One has done half; the other gets its slices from there on, and who gave them does not touch them any more."""
+    one, two = Step(quiet, on_came_of(quiet)), Step(quiet, on_came_of(quiet))
+    one.look()
+    came(quiet, range(10))
+    one.take()
+    two.look()
+    assert two.slices == []
+    one.look()
+    came(quiet, range(10, 20))
+    one.take(3)
+    two.look()
+    assert (one.slices, two.slices) == ([(0, 31)], [(32, 63)])
+    two.take(3)
+    each_once_in_order(quiet, 20)
+    assert one.leases.epoch(HANDLER) == two.leases.epoch(part_name(HANDLER, 32)) == 2
+
+    two.leases.close()
+    one.look()
+    came(quiet, range(20, 25))
+    one.take(6)
+    assert one.slices == [WHOLE]
+    each_once_in_order(quiet, 25)
+    assert set(quiet.log.engine.notes("lease/")) == {f"lease/{HANDLER}"}
+
+
+def test_who_is_stopped_in_a_run_can_not_write_into_slices_that_were_cut_meanwhile(
+    quiet: h.Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lease ran out, another took all and gave part of it back to a third; revived, it records nothing of its old run."""
+    one, two, three = (Step(quiet, on_came_of(quiet)) for _ in range(3))
+    one.look()
+    one.take()
+    came(quiet, range(10))
+    writer = quiet.log.writer
+    submit = writer.submit
+
+    def stopped(*given: Any) -> None:
+        monkeypatch.setattr(writer, "submit", submit)  # once
+        quiet.log.engine.append(
+            lambda unseen: Commit(notes={key: None for key in unseen.notes("") if key.startswith(("lease/", "present/"))}), 1 << 62
+        )
+        two.look()
+        three.look()
+        two.look()
+        two.take(2)
+        three.look()
+        submit(*given)
+
+    monkeypatch.setattr(writer, "submit", stopped)
+    one.take()
+    two.take(3)
+    three.take(3)
+    one.take(2)
+    each_once_in_order(quiet, 10)
+
+
+def test_borders_can_not_be_drawn_by_who_does_not_own_them(quiet: h.Running) -> None:
+    """Not by a former owner, nor as of a progress that is not so any more; then nothing is changed."""
+    one, two = Step(quiet, on_came_of(quiet)), Step(quiet, on_came_of(quiet))
+    one.look()
+    came(quiet, range(5))
+    one.take()
+    [part] = parts_in(quiet.log.engine, HANDLER)
+    pieces = [Piece(0, 31, one.leases.owner), Piece(32, 63, two.leases.owner)]
+    before = quiet.log.engine.notes("")
+    with pytest.raises(Diverged, match="another owner"):
+        redraw(quiet.log, two.leases, [part], pieces, position=quiet.log.head, by="key")
+    stale = part._replace(progress=msgspec.structs.replace(part.progress, position=part.progress.position - 1))
+    with pytest.raises(Diverged, match="other borders"):
+        redraw(quiet.log, one.leases, [stale], pieces, position=quiet.log.head, by="key")
+    assert quiet.log.engine.notes("") == before
+    assert one.leases.epoch(HANDLER) == 1
+
+
+def test_what_is_held_goes_with_its_slice(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An event that failed waits in its slice, with those that wait for it, wherever that goes; it is retried there."""
+    failing = {"a", "b"}
+    monkeypatch.setattr("tests.notification.test_slices.fails", failing)
+    with app.open(url, run=False) as running:
+        one, two = Step(running, reaction), Step(running, reaction)
+        one.look()
+        for number in range(10):
+            running.record(Came(KEYS[number % 5], number))
+        one.take(2)
+        assert {held.key[0] for held in running.stuck()} == {term("key", "a"), term("key", "b")}
+        assert {slice_of(term("key", "a")) > 31, slice_of(term("key", "b")) > 31} == {True, False}, "one on each side"
+        two.look()
+        one.look()
+        one.take()
+        two.look()
+        failing.clear()
+        for held in running.stuck():
+            running.decide_about("retry", held.handler, held.position)
+        one.take(2)
+        assert {held.key[0] for held in running.stuck()} == {term("key", "a")}, "what is the other's stays as it is"
+        two.take(2)
+        assert running.stuck() == []
+        each_once_in_order(running, 10)
+
+
+def test_other_code_takes_over_what_was_divided_otherwise(quiet: h.Running) -> None:
+    """It works in the old slices until all of them have come together, and then divides by its own."""
+    one, two = Step(quiet, on_came_of(quiet)), Step(quiet, on_came_of(quiet))
+    one.look()
+    two.look()
+    one.look()
+    one.take()
+    came(quiet, range(10))
+    one.take(2)
+    two.look()
+    assert two.slices == [(32, 63)]
+    new = Step(quiet, on_came_of(quiet), by="")  # to it, it is one whole
+    new.look()
+    assert new.slices == [], "those are there who divide by it"
+    one.leases.close()
+    two.leases.close()
+    new.look()
+    assert new.slices == [(0, 31), (32, 63)]
+    came(quiet, range(10, 20))
+    new.take(6)
+    assert new.slices == [WHOLE]
+    each_once_in_order(quiet, 20)
+
+
+def test_a_tag_that_is_no_more_is_told(quiet: h.Running) -> None:
+    with pytest.raises(h.Incompatible, match="does not have any more as one field"):
+        slicer([Came], "order")
+
+
+def test_who_is_not_there_any_more_gets_nothing(quiet: h.Running) -> None:
+    """A note of presence that ran out, or whose process is gone, is nobody's, and is deleted by the next who looks."""
+    one = Step(quiet, on_came_of(quiet))
+    now = quiet.log.source.now_us()
+    dead = Present(now - 1, now + 10**9, {HANDLER: "key"})
+    host = one.leases.owner.split(":", maxsplit=1)[0]
+    quiet.log.engine.append(
+        lambda _: Commit(
+            notes={
+                "present/elsewhere:1:x": encode(Present(0, now - 1, {HANDLER: "key"})).decode(),
+                f"present/{host}:999999:x": encode(dead).decode(),
+            }
+        ),
+        1 << 62,
+    )
+    one.look()
+    one.take(2)
+    assert one.slices == [WHOLE]
+    assert list(quiet.log.engine.notes("present/")) == [f"present/{one.leases.owner}"]
+
+
+fails: set[str] = set()
+
+
+def on_came(event: Came) -> Iterator[Count]:
+    if event.key in fails:
+        raise RuntimeError(event.key)
+    yield Count(event.key, event.number)
+
+
+def count(command: Count) -> Iterator[Counted]:
+    yield Counted(command.key, command.number, 0, "")
+
+
+reaction: Any = h.Reaction(on_came, by="key")
+app = h.App("failing", records=[Came], deciders=[count], reactions=[reaction])
