@@ -315,3 +315,16 @@ def test_without_outside_nothing_is_reached(tmp_path: Path) -> None:
             system.open(f"sqlite:///{tmp_path}/copy.db", outside=False, channels={"met": theirs})
         with pytest.raises(h.Invalid, match="outside"):
             system.open(f"sqlite:///{tmp_path}/copy.db", outside=False, gateways={weather: weather})
+
+
+@WAYS
+def test_what_reacts_in_a_log_that_was_opened_often_goes_on_in_its_copy(url: str, tmp_path: Path, way: Way) -> None:
+    """Its owners had epochs, which a copy knows nothing of: who opens it is the first there, and is heard."""
+    for number in range(3):
+        with met.open(url) as running:
+            running.record(Started(str(number)))
+            running.settled(wait_seconds_max=WAIT)
+    with met.open(way(url, tmp_path / "copy.db", None)) as copy:
+        copy.record(Started("here"))
+        copy.settled(wait_seconds_max=WAIT)
+        assert [record.body["no"] for record in copy.log.read() if record.name == "Weather"] == ["0", "1", "2", "here"]

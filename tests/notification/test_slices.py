@@ -224,7 +224,7 @@ def test_what_a_message_caused_is_settled_in_whichever_part(url: str) -> None:
 
 
 def test_workers_that_are_killed_stopped_and_started_hear_each_event_once(url: str) -> None:
-    """Up to four work at once; some are killed, some stopped for longer than it takes others to have their slices, some end as they should."""
+    """Up to four work at once; some are killed, some stopped, under `make torture` also for longer than their leases last."""
     seed, rounds = int(os.environ.get("HAPPENED_SEED", "11")), max(8, int(os.environ.get("HAPPENED_KILLS", "8")) // 5)
     print("seed", seed, "rounds", rounds)
     chance = random.Random(seed)
@@ -244,7 +244,8 @@ def test_workers_that_are_killed_stopped_and_started_hear_each_event_once(url: s
             stopped = chance.sample(working, chance.choice([0, 1]))
             for one in stopped:
                 os.kill(one, signal.SIGSTOP)
-            until_then = time.monotonic() + chance.random() * 2
+            longer = 11 if stopped and rounds > 8 and chance.random() < 0.2 else 0
+            until_then = time.monotonic() + longer + chance.random() * 2
             while time.monotonic() < until_then:
                 number = len(events)
                 events[f"e-{number}"] = Came(chance.choice(KEYS[:5]), number)
@@ -454,6 +455,46 @@ def test_other_code_takes_over_what_was_divided_otherwise(quiet: h.Running) -> N
     new.take(6)
     assert new.slices == [WHOLE]
     each_once_in_order(quiet, 20)
+
+
+def test_a_branch_and_a_copy_go_on_in_the_parts_that_were_there(quiet: h.Running, tmp_path: Path) -> None:
+    """One part is behind: what it has not heard is heard there, once, and nothing else is heard again."""
+    one, two = Step(quiet, on_came_of(quiet)), Step(quiet, on_came_of(quiet))
+    one.look()
+    one.take()
+    two.look()
+    one.look()
+    one.take()
+    came(quiet, range(10))
+    one.take(2)
+    assert 0 < len(heard(quiet)) < 10
+    assert len({part.progress.position for part in parts_in(quiet.log.engine, HANDLER)}) == 2
+    with quiet.branch() as branch:
+        branch.record(Came("a", 10))
+        until(lambda: len(heard(branch)) == 11)  # its gateway answers nobody, which is no matter of this reaction
+        each_once_in_order(branch, 11)
+    h.copy_log(quiet.url, tmp_path / "copy.db")
+    with opened(f"sqlite:///{tmp_path}/copy.db") as again:
+        again.record(Came("a", 10))
+        until(lambda: again.settled().done)
+        each_once_in_order(again, 11)
+        whole_again(again)
+
+
+def test_trouble_of_a_part_goes_with_it(quiet: h.Running) -> None:
+    """Nobody is said to be in trouble who is not there any more."""
+    one, two = Step(quiet, on_came_of(quiet)), Step(quiet, on_came_of(quiet))
+    one.look()
+    two.look()
+    one.look()
+    one.take()
+    two.look()
+    quiet.log.engine.append(lambda _: Commit(notes={f"failing/{part_name(HANDLER, 32)}": "{}"}), 1 << 62)
+    two.leases.close()
+    one.look()
+    one.take(3)
+    assert one.slices == [WHOLE]
+    assert quiet.log.engine.notes("failing/") == {}
 
 
 def test_a_tag_that_is_no_more_is_told(quiet: h.Running) -> None:

@@ -111,9 +111,10 @@ class Standing:
         if not whole:
             found |= {f"{PENDING_NOTE}{position:020d}": id for id, position in self._pending.items()}  # noqa: A001 - it is one
             found |= {key: str(position) for key, position in self._timers.values()}
-            for key in [key for key in found if key.startswith(PROGRESS_NOTE)]:
-                progress = msgspec.json.decode(found[key] or "", type=Progress)
-                found[key] = msgspec.json.encode(msgspec.structs.replace(progress, position=min(progress.position, self.position))).decode()
+        for key in [key for key in found if key.startswith(PROGRESS_NOTE)]:
+            progress = msgspec.json.decode(found[key] or "", type=Progress)
+            known = min(progress.position, self.position)  # the epoch is that of a lease, of which a copy has none
+            found[key] = msgspec.json.encode(msgspec.structs.replace(progress, position=known, epoch=0)).decode()
         return found
 
     def _is_of_here(self, key: str, body: str) -> bool:

@@ -10,7 +10,7 @@ from happened.log.lease import Held, Leases
 from happened.log.log import Log
 from happened.log.row import encode
 from happened.log.slices import NOTE, WHOLE, Part, Piece, Progress, handler_of, part_name
-from happened.log.worker import SUBMIT_SECONDS_MAX
+from happened.log.worker import FAILING, SUBMIT_SECONDS_MAX
 from happened.log.writer import Batch, Job
 
 
@@ -48,7 +48,7 @@ class Redrawing(Job):
         handler = handler_of(self._before[0].name)
         epoch = max(progress.epoch for _, progress in self._before) + 1
         began = max(progress.began for _, progress in self._before)
-        notes: dict[str, str | None] = {key + name: None for name, _ in self._before for key in (NOTE, LEASE_NOTE)}
+        notes: dict[str, str | None] = {key + name: None for name, _ in self._before for key in (NOTE, LEASE_NOTE, FAILING)}
         for first, last, owner in self._after:
             name = part_name(handler, first)
             progress = Progress(self._position, epoch, began)
