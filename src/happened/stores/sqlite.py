@@ -91,8 +91,6 @@ MANGLED = (TypeError, ValueError, LookupError, ArithmeticError, MemoryError, zli
 """What reading numbers and bytes raises that are not what was written."""
 BUSY_SECONDS = 0.0005
 """How long to sleep before asking for another process's lock again: a commit here takes 0.2 to 2 ms."""
-RECORDS_MAX = 10_000
-"""No row is longer (a command has at most so many records), so one that ends after a position begins not far before it."""
 POLL_SECONDS = 0.005
 """How often a waiting reader looks for commits of other processes."""
 PAGE_BYTES = 4096
@@ -960,7 +958,7 @@ class SqliteStore:
         if ranges:
             if positions:
                 ranges = merged([*ranges, *[(position, position) for position in positions]])
-            pages = self._read_ranges(ranges, after, last, columns, backwards=backwards, rows_max=rows_max)
+            pages = self._read_ranges(ranges, last, columns, backwards=backwards, rows_max=rows_max)
         else:
             places = sorted(positions)
             places = places[max(bisect_right(places, after) - 1, 0) :]  # of the rows before, only the last may end behind it
@@ -985,7 +983,7 @@ class SqliteStore:
     def _places(self, wanted: Sequence[Wanted], after: int, until: int | None) -> tuple[set[int], list[tuple[int, int]], int]:
         """Return where the index says that there is something wanted: positions of rows, and ranges of positions; and up to where it knows.
 
-        The positions are those of rows that reach behind `after` and begin no later than `until`; the ranges are of the whole log.
+        All of them are where rows may lie that reach behind `after`; the positions are those of rows that begin no later than `until`.
         """
         with self._index_lock, self._reader() as reader:
             self._look_for_rebuild(reader)
@@ -1003,7 +1001,7 @@ class SqliteStore:
                     ranges += self._runs.blocks(item.names)
                 else:
                     ranges.append((0, self._runs.indexed))
-            return positions, merged(ranges), self._runs.indexed
+            return positions, [(max(start, first), end) for start, end in merged(ranges) if end >= first], self._runs.indexed
 
     def _read_at(self, positions: Sequence[int], columns: Columns, *, rows_max: int) -> Iterator[list[Any]]:
         for start in range(0, len(positions), rows_max):
@@ -1021,7 +1019,6 @@ class SqliteStore:
     def _read_ranges(
         self,
         ranges: Sequence[tuple[int, int]],
-        after: int,
         until: int,
         columns: Columns,
         *,
@@ -1029,7 +1026,7 @@ class SqliteStore:
         rows_max: int,
     ) -> Iterator[list[Any]]:
         for start, end in reversed(ranges) if backwards else ranges:
-            first, last = max(start, after - RECORDS_MAX, 1), min(end, until)
+            first, last = max(start, 1), min(end, until)
             while first <= last:
                 with self._reader() as reader:
                     rows = self._between(reader, columns, first, last, rows_max, backwards=backwards)
