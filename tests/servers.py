@@ -115,6 +115,57 @@ def server() -> Server:
     return started
 
 
+class Pooler:
+    """PgBouncer before a server, in transaction mode: each transaction of a client may have another connection of the server."""
+
+    PROGRAM = shutil.which("pgbouncer")
+    """No wheel brings it: where the machine has none, what needs it is skipped."""
+
+    def __init__(self, behind: Server, connections: int = 4) -> None:
+        assert self.PROGRAM is not None, "install pgbouncer"
+        self.folder = Path(tempfile.mkdtemp(prefix="happened-pooler-"))
+        user = NOT_ROOT if os.geteuid() == 0 else None
+        if user is not None:
+            shutil.chown(self.folder, user)
+        settings = self.folder / "pgbouncer.ini"
+        settings.write_text(
+            f"[databases]\npostgres = host={behind.folder} dbname=postgres user=postgres\n[pgbouncer]\npool_mode = transaction\n"
+            f"unix_socket_dir = {self.folder}\nlisten_addr =\nlisten_port = 5432\nauth_type = any\ndefault_pool_size = {connections}\n"
+            f"max_client_conn = 500\nlogfile = {self.folder}/log\n"
+        )
+        self.process = subprocess.Popen([self.PROGRAM, "--quiet", settings], user=user)
+        deadline = time.monotonic() + START_SECONDS_MAX
+        while True:
+            try:
+                psycopg.connect(self.url).close()
+            except psycopg.OperationalError:
+                if self.process.poll() is not None or time.monotonic() > deadline:
+                    raise AssertionError(f"PgBouncer did not start: {(self.folder / 'log').read_text()}") from None
+                time.sleep(0.02)
+            else:
+                return
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return f"postgresql://postgres@/postgres?host={self.folder}"
+
+    def remove(self) -> None:
+        """Stop it, and leave nothing behind."""
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(START_SECONDS_MAX)
+        shutil.rmtree(self.folder)
+
+
+@functools.cache
+def pooler() -> Pooler:
+    """Return the pooler of this process."""
+    started = Pooler(server())
+    atexit.register(started.remove)
+    return started
+
+
 def fresh() -> str:
-    """Return the URL of a log that is still to be made, in a schema of its own."""
-    return f"{server().url}&schema=t{uuid.uuid4().hex[:12]}"
+    """Return the URL of a log that is still to be made, in a schema of its own; with `HAPPENED_POOLER` set through a pooler."""
+    where = pooler() if os.environ.get("HAPPENED_POOLER") else server()
+    return f"{where.url}&schema=t{uuid.uuid4().hex[:12]}"
