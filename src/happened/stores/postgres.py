@@ -48,6 +48,9 @@ FILE_SECONDS = 0.05
 SAMPLES_COMMITS = 200
 """How often samples are written, in commits."""
 PAGE_ROWS = 1000
+SPAN_MIN = 16
+SPAN_MAX = 100 * PAGE_ROWS
+"""How many positions are looked at for a page: as many as its rows are likely to have. A row may have 10,000."""
 KEEP_READERS = 8
 """Connections for readers that are kept open. More are made where more read at once, and given back after."""
 
@@ -733,17 +736,17 @@ class PostgresStore:
 
     def _rows_after(self, connection: Connection, after: int, until: int) -> Iterator[tuple[list[Row], list[Terms]]]:
         assert self._terms_of is not None, "rows are filed by a reading"
-        while True:
+        while after < until:
+            high = min(until, after + 2 * PAGE_ROWS)  # see `_pages`
             found = connection.execute(
-                self.where.sql(f"select {ROW} from @log where position > %s and position <= %s order by position limit {PAGE_ROWS}"),
-                (after, until),
+                self.where.sql(f"select {ROW} from @log where position > %s and position <= %s order by position"),
+                (after, high),
                 binary=True,
             ).fetchall()
-            if not found:
-                return
-            rows = [Row(*one) for one in found]
-            yield rows, list(map(self._terms_of, rows))
-            after = rows[-1].position
+            if found:
+                rows = [Row(*one) for one in found]
+                yield rows, list(map(self._terms_of, rows))
+            after = high
 
     def _rebuild(self, progress: Callable[[int, int], None]) -> None:
         """Make the index anew by today's reading, under the lock."""
@@ -796,21 +799,26 @@ class PostgresStore:
         ordered = merged([*ranges, *((position, position) for position in positions)])
         for low, high in reversed(ordered) if backwards else ordered:
             first, end = max(low, begun), min(high, last)
+            span = max(2 * rows_max, SPAN_MIN)
             while first <= end:
+                # Of as many positions as rows are wanted, about. A server that has no statistics yet would else sort all that is left of the log, for each page.
+                low_here, high_here = (max(first, end - span + 1), end) if backwards else (first, min(end, first + span - 1))
                 found = self._asked(
                     f"select position, {columns} from @log where position between %s and %s and position + count - 1 > %s "
                     f"and position + count - 1 <= %s order by position {'desc' if backwards else 'asc'} limit %s",
-                    (first, end, after, last, rows_max),
+                    (low_here, high_here, after, last, rows_max),
                     binary=True,
                 )
                 if found:
                     yield found
-                if len(found) < rows_max:
-                    break
+                if len(found) == rows_max:  # there may be more
+                    low_here, high_here = (found[-1][0], high_here) if backwards else (low_here, found[-1][0])
+                span = (high_here - low_here + 1) * rows_max // len(found) if found else 2 * span
+                span = min(max(span, SPAN_MIN), SPAN_MAX)
                 if backwards:
-                    end = found[-1][0] - 1
+                    end = low_here - 1
                 else:
-                    first = found[-1][0] + 1
+                    first = high_here + 1
 
     def _pages_at(
         self, columns: str, positions: Sequence[int], after: int, last: int, *, backwards: bool, rows_max: int
