@@ -1,5 +1,6 @@
 """Opening: what a URL may say, whose tables these are, and who may make them."""
 
+import re
 from decimal import Decimal
 
 import psycopg
@@ -10,8 +11,8 @@ import happened as h
 from happened.core.store import Commit
 from happened.edge.main import main
 from happened.stores.postgres import PostgresStore
-from happened.stores.postgres_tables import where_in
-from happened.testing.rows import Fact, Scribe, read_by, terms_of, without
+from happened.stores.postgres_tables import MIGRATIONS, where_in
+from happened.testing.rows import Fact, Scribe, check_whole, flat, read_by, terms_of, without
 from tests.programs.p01_bank import Account, Deposited, Transfer, bank
 from tests.servers import fresh, server
 
@@ -74,6 +75,31 @@ def test_a_schema_of_a_newer_release_is_left_alone() -> None:
         connection.execute(f'insert into "{where_in(url).schema}".migration(number) values(99)'.encode())
     with pytest.raises(h.Invalid, match="made by a newer release \\(step 99"):
         notes.open(url)
+
+
+def test_a_log_of_an_earlier_release_goes_on_by_the_steps_that_it_lacks() -> None:
+    """Its rows are what they were; a role that may not take the steps is told so."""
+    url = fresh()
+    where = where_in(url)
+    store = PostgresStore(url)
+    rows = Scribe(store).append(Fact(("a=1",)), Fact())
+    store.close()
+    with psycopg.connect(server().url, autocommit=True) as connection:  # as the first release made it
+        for function in re.findall("create function (@[a-z]+)", " ".join(MIGRATIONS[1])):
+            connection.execute(where.sql(f"drop function {function}"))
+        connection.execute(where.sql("delete from @migration where number > 1"))
+        connection.execute(f'create role "{where.schema}" login'.encode())
+        connection.execute(f'grant usage on schema "{where.schema}" to "{where.schema}"'.encode())
+        connection.execute(f'grant all on all tables in schema "{where.schema}" to "{where.schema}"'.encode())
+
+    with pytest.raises(h.Invalid, match=r"may not make the tables of the log .* `happened migrate`"):
+        PostgresStore(url.replace("postgres@", f"{where.schema}@"))
+    store = PostgresStore(url)
+    scribe = Scribe(store, seen=2)
+    [third] = scribe.append(Fact())
+    assert flat(store.read()) == [*rows, third]
+    check_whole([*rows, third])
+    store.close()
 
 
 def test_a_role_without_rights_is_told_and_one_with_a_schema_makes_its_tables() -> None:
@@ -143,7 +169,7 @@ def test_the_command_line_makes_the_tables_and_looks_at_the_log(capsys: pytest.C
     assert main(["tail", "--log", url]) == 2
     assert "there is no log at" in capsys.readouterr().err
     assert main(["migrate", "--log", url]) == 0
-    assert capsys.readouterr().out == "steps taken: 1\n"
+    assert capsys.readouterr().out == "steps taken: 1, 2\n"
     assert main(["migrate", "--log", url]) == 0
     assert capsys.readouterr().out.startswith("nothing to do")
     with bank.open(url) as running:

@@ -24,7 +24,8 @@ from psycopg import errors
 
 from happened.core.errors import Broken, Closed, Diverged, Error, Forked, Incompatible, Invalid, OutcomeUnknown, Overloaded, StoreFailed
 from happened.core.store import START, Bare, Commit, Head, Row, Terms, Unseen, Wanted
-from happened.stores.postgres_shelf import Filing, hash_of, stretch
+from happened.stores import postgres_wire as wire
+from happened.stores.postgres_shelf import NOTHING, Filing, hash_of, stretch
 from happened.stores.postgres_tables import Connection, Where, migrate, where_in
 from happened.stores.samples import Samples
 from happened.stores.shelving import keys_between, merged, reading_in, reading_text
@@ -33,7 +34,7 @@ ROW = "position, count, at, head, input, records, salts, digest"
 BARE = "position + (input is not null)::int, position + count, records"
 HEADED = f"{BARE}, position, at, head"
 ASKED = "position, position + count, records, input"
-ADD = "select @add(%s::bigint[], %s::int[], %s::bigint[], %s::text[], %s::text[], %s::text[], %s::bytea[], %s::bytea[], %s, %s, %s)"
+WRITE = f"select @write({', '.join(f'${n}' for n in range(1, 25))})"
 LOCK = "select position, at, digest, row, filed, tagged, reading, pg_current_xact_id()::text from @head for update"
 LOCK_MS_MAX = 2_000_000_000
 POLL_SECONDS = 1.0
@@ -108,6 +109,8 @@ class PostgresStore:
         """The thread whose transaction is open on the writer."""
         self._transaction = ""
         """The server's name of it."""
+        self._listeners = hash_of(f"happened listeners {self.where.schema}")
+        """The number of the lock that who listens holds."""
         self._told = 0
         """How often this process heard of a commit."""
         self._writer = self._opened()
@@ -133,7 +136,7 @@ class PostgresStore:
                 self._rolled_back()
                 return standing.head
             try:
-                head = self._committed(commit, standing)
+                head, listened = self._committed(commit, standing)
             except psycopg.Error as error:
                 raise _failed(error) from error
         except BaseException as error:
@@ -145,7 +148,7 @@ class PostgresStore:
             except RuntimeError:  # it was not acquired
                 pass
         if commit.rows:
-            self._tell(head.position)
+            self._tell(head.position, listened=listened)
         return head
 
     def read(
@@ -369,15 +372,11 @@ class PostgresStore:
             writer.close()
         left = int(max(min((deadline - time.monotonic()) * 1000, LOCK_MS_MAX), 1))
         self._transaction_of = threading.get_ident()
-        with _in_one_go(writer):
-            writer.execute("begin isolation level read committed, read write")  # each statement sees what the one before has waited for
-            writer.execute(f"set local lock_timeout = {left}".encode())
-            locked = writer.execute(self.where.sql(LOCK), binary=True)
-            unseen = writer.execute(
-                self.where.sql(f"select {ROW} from @log where position > %s order by position"), (min(seen, 1 << 62),), binary=True
-            )
-        [(*standing, self._transaction)] = locked.fetchall()  # after the block: there it would be a round trip of its own
-        return Standing(*standing), [Row(*found) for found in unseen.fetchall()]
+        # Each statement of the function sees what the one before has waited for.
+        look = f"begin isolation level read committed, read write; select * from @look({min(seen, 1 << 62)}, {left})"
+        [head, *unseen] = wire.asked(writer, self.where.sql(look))
+        standing, self._transaction = _standing_in(head)
+        return standing, list(map(_row_in, unseen))
 
     def _connect_again(self, deadline: float, error: psycopg.Error) -> None:
         self._writer.close()
@@ -411,8 +410,8 @@ class PostgresStore:
                 )
         self._standing = standing
 
-    def _committed(self, commit: Commit, standing: Standing) -> Head:
-        """Write and commit in one round trip; learn whether it took place where the answer does not come."""
+    def _committed(self, commit: Commit, standing: Standing) -> tuple[Head, bool]:
+        """Write and commit in one round trip; learn whether it took place where the answer does not come. Say also whether another session may listen."""
         filed, tagged = standing.filed, standing.tagged
         after = standing
         samples = {}
@@ -424,27 +423,26 @@ class PostgresStore:
         self._since_samples += 1
         if self._since_samples >= SAMPLES_COMMITS:
             self._since_samples, samples = 0, self._samples.taken()
+        entries = NOTHING
         try:
             started = time.perf_counter()
-            with _in_one_go(writer):
-                if commit.instead:
-                    self._replaced(commit.instead)
-                    filed = tagged = 0
-                    after = after._replace(reading=os.urandom(8).hex())  # others forget what they know of the index
-                if commit.rows:
-                    if not commit.instead and filed == standing.position:
-                        self._filing.file(writer, commit.rows, commit.terms, tags=tags)
-                        filed, tagged = after.position, after.position if tags else tagged
-                    reading = self._write_more_names(after.reading) if tags else after.reading
-                    after = after._replace(filed=filed, tagged=tagged, reading=reading)
-                    writer.execute(self.where.sql(ADD), (*_columns(commit.rows), filed, tagged, reading))
-                elif commit.instead:
-                    after = after._replace(filed=0, tagged=0)
-                    writer.execute(self.where.sql("update @head set filed = 0, tagged = 0, reading = %s"), (after.reading,))
-                self._write_notes(commit.notes)
-                if samples:
-                    self._filing.write_samples(writer, samples)
-                writer.execute("commit")
+            if commit.instead:
+                self._replaced(commit.instead)
+                filed = tagged = 0
+                after = after._replace(reading=os.urandom(8).hex())  # others forget what they know of the index
+            if commit.rows:
+                if not commit.instead and filed == standing.position:
+                    entries = self._filing.entries(commit.rows, commit.terms, tags=tags)
+                    filed, tagged = after.position, after.position if tags else tagged
+                reading = self._write_more_names(after.reading) if tags else after.reading
+                after = after._replace(filed=filed, tagged=tagged, reading=reading)
+            elif commit.instead:
+                after = after._replace(filed=0, tagged=0)
+                writer.execute(self.where.sql("update @head set filed = 0, tagged = 0, reading = %s"), (after.reading,))
+            if samples:
+                self._filing.write_samples(writer, samples)
+            values = _values(commit, filed, tagged, after.reading, entries, self._listeners)
+            listened = wire.committed(writer, self.where.sql(WRITE), values) == _TRUE
             seconds = time.perf_counter() - started
             self.sync_seconds += (seconds - self.sync_seconds) / 16
         except BaseException as error:
@@ -454,16 +452,17 @@ class PostgresStore:
                 raise
             self._filing.drop()
             self._settle(commit, error)
+            listened = True
         self._filing.keep()
         self._transaction_of = 0
         self._standing = after
-        return after.head
+        return after.head, listened
 
     def _replaced(self, rows: Sequence[Row]) -> None:
         """Put rows in the place of those at their positions, and drop what was derived."""
         writer = self._writer
         for row in rows:
-            # A division by nothing stops the transaction, in the same round trip, where there is no such row.
+            # A division by nothing stops the transaction where there is no such row.
             writer.execute(
                 self.where.sql(
                     "with changed as (update @log set input = %s, records = %s, salts = %s where position = %s and digest = %s returning 1) "
@@ -476,17 +475,6 @@ class PostgresStore:
             writer.execute(self.where.sql(f"delete from @{table}"))
         writer.execute(self.where.sql("update @sample set what = ''"))
         self._samples.forget()
-
-    def _write_notes(self, notes: Mapping[str, str | None]) -> None:
-        kept = {key: body for key, body in notes.items() if body is not None}
-        if kept:
-            self._writer.execute(
-                self.where.sql("select @note_down(%s::text[], %s::text[])"),
-                (list(kept), list(kept.values())),
-            )
-        gone = [key for key, body in notes.items() if body is None]
-        if gone:
-            self._writer.execute(self.where.sql("delete from @note where key = any(%s)"), (gone,))
 
     def _settle(self, commit: Commit, error: psycopg.Error) -> None:
         """Learn whether a commit whose answer was lost took place: returns if it did, raises if not, `OutcomeUnknown` if it can't be learned in time.
@@ -574,11 +562,12 @@ class PostgresStore:
 
     # --- waking up
 
-    def _tell(self, position: int) -> None:
-        """Wake those who wait, here at once, elsewhere by a notice after the commit."""
+    def _tell(self, position: int, *, listened: bool) -> None:
+        """Wake those who wait, here at once, elsewhere by a notice after the commit, if anybody listens."""
         self._hear(position)
-        self._started("happened-notify", self._notify)
-        self._notify_due.set()
+        if listened:
+            self._started("happened-notify", self._notify)
+            self._notify_due.set()
 
     def _hear(self, position: int) -> None:
         with self._grown:
@@ -617,6 +606,7 @@ class PostgresStore:
         while not self._closed:
             try:
                 with self.where.connect() as connection:
+                    connection.execute("select pg_advisory_lock_shared(%s)", (self._listeners,))  # whoever commits from now on tells of it
                     connection.execute(f'listen "{self._channel}"'.encode())
                     for (position,) in connection.execute(self.where.sql("select position from @head")):
                         self._hear(position)  # what was committed before anybody listened here
@@ -941,6 +931,7 @@ class PostgresStore:
         return self.where.connect()
 
 
+_TRUE = b"\1"
 _IDLE = psycopg.pq.TransactionStatus.IDLE
 _START = (START.position, START.at, START.digest, 0, 0, 0, "")
 _STANDING = "select position, at, digest, row, filed, tagged, reading from @head"
@@ -948,36 +939,63 @@ _NOTES = "select key, body from @note where key >= %s and key < %s"
 _READING = "select reading, coalesce((select body from @shelf where key = 'reading'), '') from @head"
 
 
-def _columns(rows: Sequence[Row]) -> tuple[list[Any], ...]:
-    return (
-        [row.position for row in rows],
-        [row.count for row in rows],
-        [row.at for row in rows],
-        [row.head for row in rows],
-        [row.input for row in rows],
-        [row.records for row in rows],
-        [row.salts for row in rows],
-        [row.digest for row in rows],
+def _values(commit: Commit, filed: int, tagged: int, making: str, entries: Sequence[list[Any]], listeners: int) -> list[wire.Value]:
+    """Return what `@write` is called with."""
+    rows = commit.rows
+    kept = {key: body for key, body in commit.notes.items() if body is not None}
+    tag_hash, tag_position, used_hash, used_position, block_name, block_block, counted_block, counted_what, counted_number = entries
+    return [
+        wire.int8s([row.position for row in rows]),
+        wire.int4s([row.count for row in rows]),
+        wire.int8s([row.at for row in rows]),
+        wire.texts([row.head for row in rows]),
+        wire.texts([row.input for row in rows]),
+        wire.texts([row.records for row in rows]),
+        wire.blobs([row.salts for row in rows]),
+        wire.blobs([row.digest for row in rows]),
+        wire.int8(filed),
+        wire.int8(tagged),
+        wire.text(making),
+        wire.int8s(tag_hash),
+        wire.int8s(tag_position),
+        wire.int8s(used_hash),
+        wire.int8s(used_position),
+        wire.int4s(block_name),
+        wire.int8s(block_block),
+        wire.int8s(counted_block),
+        wire.texts(counted_what),
+        wire.texts(counted_number),
+        wire.texts(list(kept)),
+        wire.texts(list(kept.values())),
+        wire.texts([key for key, body in commit.notes.items() if body is None]),
+        wire.int8(listeners),
+    ]
+
+
+def _standing_in(found: Sequence[bytes | None]) -> tuple[Standing, str]:
+    """Read the first row of `@look`: where the log stands, and the server's name of the transaction."""
+    position, at, digest, row, filed, tagged, reading, transaction = [value or b"" for value in found[:8]]
+    standing = Standing(int(position), int(at), wire.blob_in(digest), int(row), int(filed), int(tagged), reading.decode())
+    return standing, transaction.decode()
+
+
+def _row_in(found: Sequence[bytes | None]) -> Row:
+    """Read another row of it."""
+    position, at, digest, count, _, _, head, asked, records, salts = [value or b"" for value in found]
+    return Row(
+        int(position),
+        int(count),
+        int(at),
+        head.decode(),
+        asked.decode() if found[7] is not None else None,
+        records.decode(),
+        wire.blob_in(salts),
+        wire.blob_in(digest),
     )
 
 
 def _other_reading(url: str) -> Incompatible:
     return Incompatible("another process reads the tags of this log otherwise: run the same code in all of them", url=url)
-
-
-@contextlib.contextmanager
-def _in_one_go(connection: Connection) -> Generator[None]:
-    """Send statements in one round trip. An interrupt is passed on as it is: the driver may say instead that it could not end the round trip."""
-    try:
-        with connection.pipeline():
-            yield
-    except psycopg.Error as error:
-        before = error.__context__
-        while before is not None:
-            if isinstance(before, KeyboardInterrupt):
-                raise before from None
-            before = before.__context__
-        raise
 
 
 def _is_lost(connection: Connection, error: psycopg.Error) -> bool:

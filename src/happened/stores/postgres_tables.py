@@ -90,6 +90,46 @@ MIGRATIONS = (
             insert into @note as before(key, body) select * from unnest(keys, bodies) on conflict (key) do update set body = excluded.body;
         end $$""",
     ),
+    (
+        # First what `head` says, then the rows after a position, under the same names.
+        """create function @look(seen bigint, wait_ms int)
+        returns table(place bigint, moment bigint, link bytea, number bigint, up_to bigint, tags_up_to bigint, one text, two text, three text, salt bytea)
+        language plpgsql as $$
+        declare last bigint;
+        begin
+            perform set_config('lock_timeout', wait_ms::text, true);
+            return query select position, at, digest, row, filed, tagged, reading, pg_current_xact_id()::text, null::text, null::bytea
+                from @head for update;
+            select position into last from @head;
+            if last > seen then
+                return query select position, at, digest, count::bigint, null::bigint, null::bigint, head, input, records, salts
+                    from @log where position > seen and position <= last order by position;
+            end if;
+        end $$""",
+        # Says whether somebody listens: he holds a lock by this number.
+        """create function @write(
+            positions bigint[], counts int[], ats bigint[], heads text[], inputs text[], all_records text[], all_salts bytea[], digests bytea[],
+            filed_up_to bigint, tagged_up_to bigint, making text,
+            tag_hash bigint[], tag_position bigint[], used_hash bigint[], used_position bigint[], block_name int[], block_block bigint[],
+            counted_block bigint[], counted_what text[], counted_number text[], note_keys text[], note_bodies text[], notes_gone text[],
+            listeners bigint)
+        returns boolean language plpgsql as $$
+        begin
+            if cardinality(positions) > 0 then
+                perform @add(
+                    positions, counts, ats, heads, inputs, all_records, all_salts, digests, filed_up_to, tagged_up_to, making);
+                perform @file(
+                    tag_hash, tag_position, used_hash, used_position, block_name, block_block, counted_block, counted_what, counted_number);
+            end if;
+            if cardinality(note_keys) > 0 then
+                perform @note_down(note_keys, note_bodies);
+            end if;
+            if cardinality(notes_gone) > 0 then
+                delete from @note where key = any(notes_gone);
+            end if;
+            return not pg_try_advisory_xact_lock(listeners);
+        end $$""",
+    ),
 )
 """Statements by the number of their step, from 1. `@` stands for the schema.
 
