@@ -37,6 +37,8 @@ WATCH_SECONDS = 0.25
 QUEUE_MAX = 10_000
 """Commands that may wait. Beyond, a caller hears `Overloaded` at once, and nothing is recorded."""
 BATCH_MAX = 1_000
+TOGETHER_MIN = 32
+"""So many tasks are committed together at least, if they wait. Of more, half: those who were answered go on while the others are being committed."""
 CLOSE_SECONDS_MAX = 10.0
 """How long `close` waits for a decision that has been taken."""
 LOOP_SYNC_SECONDS_MAX = 0.0005
@@ -539,13 +541,18 @@ class Writer:
     def _run(self) -> None:
         while True:
             self._wake.acquire()
+            answered = 0
             while True:
                 with self._mutex:
                     if not self._queue:
                         self._leading = False
                         break
+                    most = BATCH_MAX
+                    if self._queue[0]._loop is not None:  # its caller comes again; of commands in bulk nobody does
+                        most = max(TOGETHER_MIN, (len(self._queue) + answered + 1) // 2)
                 with contextlib.suppress(BaseException):  # its callers have been answered, and others wait
-                    self._commit_next(None)
+                    self._commit_next(None, most)
+                answered = len(self._taken)
                 if len(self._taken) > max(len(self._queue), 1):
                     time.sleep(0)  # lets those who were just answered run: what they ask for next then shares the commit
             if self._closed:
@@ -570,7 +577,7 @@ class Writer:
             if again:
                 self._pass_on()
 
-    def _commit_next(self, deadline: float | None) -> None:
+    def _commit_next(self, deadline: float | None, most: int = BATCH_MAX) -> None:
         """Decide and commit what waits. It waits for the lock until a deadline, by default that of the most impatient.
 
         Whose own time is not over then goes back into the queue: nobody hears of another's hurry. An event loop does not wait at all, since it must not.
@@ -580,7 +587,7 @@ class Writer:
             with self._mutex:
                 self._taken = jobs
                 queue = self._queue
-                waiting = [queue.popleft() for _ in range(min(len(queue), BATCH_MAX))]
+                waiting = [queue.popleft() for _ in range(min(len(queue), most, BATCH_MAX))]
                 jobs += [job for job in waiting if job.state == WAITING and ((future := job._future) is None or not future.cancelled())]
             if not jobs:
                 return

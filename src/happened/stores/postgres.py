@@ -51,7 +51,7 @@ SAMPLES_COMMITS = 200
 PAGE_ROWS = 1000
 SPAN_MIN = 16
 SPAN_MAX = 100 * PAGE_ROWS
-"""How many positions are looked at for a page: as many as its rows are likely to have. A row may have 10,000."""
+"""How many positions are looked at for a page: twice as many as its rows are likely to have. A row may have 10,000."""
 KEEP_READERS = 8
 """Connections for readers that are kept open. More are made where more read at once, and given back after."""
 
@@ -776,22 +776,24 @@ class PostgresStore:
         """Yield pages of rows, each with its first position and these columns."""
         self._check_usable()
         positions: Sequence[int] = ()
+        begun = 0
         if wanted is None:
-            [(last,)] = self._asked("select position from @head")
+            [(last, begun)] = self._asked(f"select position, ({_BEGUN}) from @head", (after,))
             ranges = [(0, last)]
         else:
             positions, ranges, last = self._places(wanted)
+            if ranges:
+                [(begun,)] = self._asked(_BEGUN, (after,))
         last = last if until is None else min(last, until)
         if not ranges:
             yield from self._pages_at(columns, positions, after, last, backwards=backwards, rows_max=rows_max)
             return
-        [(begun,)] = self._asked("select coalesce(max(position), 0) from @log where position <= %s", (after,))
         ordered = merged([*ranges, *((position, position) for position in positions)])
         for low, high in reversed(ordered) if backwards else ordered:
             first, end = max(low, begun), min(high, last)
             span = max(2 * rows_max, SPAN_MIN)
             while first <= end:
-                # Of as many positions as rows are wanted, about. A server that has no statistics yet would else sort all that is left of the log, for each page.
+                # Not of all that is left: a server that has no statistics yet would sort it, for each page.
                 low_here, high_here = (max(first, end - span + 1), end) if backwards else (first, min(end, first + span - 1))
                 found = self._asked(
                     f"select position, {columns} from @log where position between %s and %s and position + count - 1 > %s "
@@ -803,7 +805,7 @@ class PostgresStore:
                     yield found
                 if len(found) == rows_max:  # there may be more
                     low_here, high_here = (found[-1][0], high_here) if backwards else (low_here, found[-1][0])
-                span = (high_here - low_here + 1) * rows_max // len(found) if found else 2 * span
+                span = 2 * ((high_here - low_here + 1) * rows_max // len(found) if found else span)
                 span = min(max(span, SPAN_MIN), SPAN_MAX)
                 if backwards:
                     end = low_here - 1
@@ -935,6 +937,7 @@ _TRUE = b"\1"
 _IDLE = psycopg.pq.TransactionStatus.IDLE
 _START = (START.position, START.at, START.digest, 0, 0, 0, "")
 _STANDING = "select position, at, digest, row, filed, tagged, reading from @head"
+_BEGUN = "select coalesce(max(position), 0) from @log where position <= %s"
 _NOTES = "select key, body from @note where key >= %s and key < %s"
 _READING = "select reading, coalesce((select body from @shelf where key = 'reading'), '') from @head"
 
