@@ -22,7 +22,7 @@ from typing import Any, NamedTuple  # Any: rows of the columns that were asked f
 import psycopg
 from psycopg import errors
 
-from happened.core.errors import Broken, Closed, Diverged, Error, Forked, Incompatible, Invalid, OutcomeUnknown, Overloaded, StoreFailed
+from happened.core.errors import Broken, Closed, Diverged, Error, Forked, Incompatible, OutcomeUnknown, Overloaded, StoreFailed
 from happened.core.store import START, Bare, Commit, Head, Row, Terms, Unseen, Wanted
 from happened.stores import postgres_wire as wire
 from happened.stores.postgres_shelf import NOTHING, Filing, hash_of, stretch
@@ -321,17 +321,17 @@ class PostgresStore:
     # --- writing
 
     def _opened(self) -> Connection:
-        """Connect, and have the tables made where they are not there."""
+        """Connect, and have the tables made where they are not there. `Invalid` and `StoreFailed` as `Where.trouble` has it."""
         try:
             connection = self.where.connect()
-        except psycopg.OperationalError as error:
-            raise Invalid(f"{self.url} can't be opened as a log: {_said(error)}", url=self.url) from error
+        except psycopg.Error as error:
+            raise self.where.trouble(error, "can't be opened as a log") from error
         try:
             migrate(self.where, connection)
             [standing] = connection.execute(self.where.sql(_STANDING), binary=True).fetchall()
         except psycopg.Error as error:
             connection.close()
-            raise Invalid(f"{self.url} can't be opened as a log: {_said(error)}", url=self.url) from error
+            raise self.where.trouble(error, "can't be opened as a log") from error
         except BaseException:
             connection.close()
             raise

@@ -16,12 +16,14 @@ from psycopg import conninfo
 from psycopg.types.array import ListBinaryDumper
 
 from happened.core.errors import Invalid, StoreFailed
+from happened.stores.postgres_wire import REFUSED_FOR_EVER, may_pass
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 SCHEMA = "happened"
 """Where a log is whose URL names no schema."""
 CONNECT_SECONDS_MAX = 10
+PORT_MAX = 65_535
 POSTGRES_MIN = 140000
 """The oldest release that is supported: 14."""
 
@@ -161,6 +163,20 @@ class Where(NamedTuple):
         connection.adapters.register_dumper(list, ListBinaryDumper)
         return connection
 
+    def trouble(self, error: psycopg.Error, what: str) -> Invalid | StoreFailed:
+        """Return what it means that opening failed. `StoreFailed` where it may help to try again: nobody answers, or a server that starts, ends or is full.
+
+        `Invalid` where it can't: a parameter, the role, its password or rights, the database, the tables.
+        """
+        if error.sqlstate is not None:
+            passing = not error.sqlstate.startswith(REFUSED_FOR_EVER)
+        elif isinstance(error, psycopg.errors.ConnectionTimeout):
+            passing = True
+        else:
+            passing = isinstance(error, psycopg.OperationalError) and may_pass(self.to, CONNECT_SECONDS_MAX)
+        text = f"{self.said} {what}: {_one_line(error)}"
+        return StoreFailed(text, url=self.said, error=_one_line(error)) if passing else Invalid(text, url=self.said)
+
 
 def _ignore(_notice: object) -> None:
     """Nobody looks at notices, such as that something exists already."""
@@ -188,7 +204,9 @@ def where_in(url: str) -> Where:
     if parts.fragment or (not at and "@" in parts.path + parts.query.partition("=")[0]):
         raise Invalid(_UNREADABLE)
     try:
-        conninfo.conninfo_to_dict(connect)
+        ports = str(conninfo.conninfo_to_dict(connect).get("port") or "").split(",")
+        if not all(port == "" or (port.isdecimal() and 0 < int(port) <= PORT_MAX) for port in ports):
+            raise Invalid(f"`{said}` names no database: a port is a number up to {PORT_MAX:,}", url=said)
     except psycopg.ProgrammingError as error:
         why = "" if "%" in user or any(key in _SECRET for key in given) else f" ({_one_line(error)})"  # it may quote a password
         raise Invalid(f"`{said}` names no database: write postgresql://user@host:port/database?schema=shop{why}", url=said) from error
@@ -221,7 +239,7 @@ def number_of(where: Where, connection: Connection) -> int:
 
 
 def check_there(url: str) -> None:
-    """Raise `Invalid` unless a log is there, or where the database can't be reached. Nothing is made."""
+    """Raise `Invalid` unless a log is there; `StoreFailed` where that can't be seen now (see `Where.trouble`). Nothing is made."""
     where = where_in(url)
     with _connected(where) as connection:
         if not number_of(where, connection):
@@ -229,7 +247,7 @@ def check_there(url: str) -> None:
 
 
 def migrated(url: str) -> list[int]:
-    """Take the steps that were not taken yet; return their numbers."""
+    """Take the steps that were not taken yet; return their numbers. `Invalid` and `StoreFailed` as `Where.trouble` has it."""
     where = where_in(url)
     with _connected(where) as connection:
         return migrate(where, connection)
@@ -239,10 +257,13 @@ def migrated(url: str) -> list[int]:
 def _connected(where: Where) -> Generator[Connection]:
     try:
         connection = where.connect()
-    except psycopg.OperationalError as error:
-        raise Invalid(f"{where.said} can't be reached: {_one_line(error)}", url=where.said) from error
-    with connection:
-        yield connection
+    except psycopg.Error as error:
+        raise where.trouble(error, "can't be reached") from error
+    try:
+        with connection:
+            yield connection
+    except psycopg.Error as error:
+        raise where.trouble(error, "can't be looked at") from error
 
 
 def migrate(where: Where, connection: Connection) -> list[int]:

@@ -3,13 +3,18 @@
 A commit costs the client a tenth of what it does by way of cursors, each of which looks up how to write every single value.
 """
 
+import os
+import re
+import select
 import struct
+import sys
+import time
 from collections.abc import Iterable, Sequence
 from itertools import repeat
 from typing import NamedTuple
 
 from psycopg import Connection, errors, generators
-from psycopg.pq import Escaping, ExecStatus
+from psycopg.pq import Escaping, ExecStatus, PGconn, Ping, PollingStatus
 from psycopg.pq.abc import PGresult
 
 _HEAD = struct.Struct("!iiiii")
@@ -102,3 +107,37 @@ def committed(connection: Connection[tuple[object, ...]], statement: bytes, valu
 def _check(result: PGresult) -> None:
     if result.status not in _FINE:
         raise errors.error_from_result(result)
+
+
+REFUSED_FOR_EVER = ("08P", "0A", "22", "28", "3D", "3F", "42")
+"""How the SQLSTATE begins where a URL, a role or a schema is wrong: who tries again hears the same."""
+_REFUSED = re.compile(rb"\tErrorResponse\t(?: [SV] \"[^\"]*\")* C \"([0-9A-Z]{5})\"")
+
+
+def may_pass(to: str, seconds_max: float) -> bool:
+    """Say whether it may help to try again where no connection could be made. It is tried once more, to hear the server's SQLSTATE.
+
+    The driver tells it for statements only, and the text that it tells is in the server's language. Where the library is too old to say it either (before
+    18, or on another system than Linux), all that a server that runs refuses is taken for good.
+    """
+    ping = PGconn.ping(to.encode())
+    if ping != Ping.OK:
+        return ping != Ping.NO_ATTEMPT
+    if sys.platform != "linux":
+        return False
+    heard = os.memfd_create("happened")  # in memory: what is sent may hold a password
+    wire = PGconn.connect_start(to.encode())
+    try:
+        wire.trace(heard)
+        deadline = time.monotonic() + seconds_max
+        while (status := wire.connect_poll()) not in (PollingStatus.OK, PollingStatus.FAILED) and time.monotonic() < deadline:
+            reading = status == PollingStatus.READING
+            select.select([wire.socket] if reading else [], [] if reading else [wire.socket], [], max(0.0, deadline - time.monotonic()))
+        wire.untrace()
+        states = _REFUSED.findall(os.pread(heard, os.fstat(heard).st_size, 0))
+    finally:
+        wire.finish()
+        os.close(heard)
+    if states:
+        return not states[-1].decode().startswith(REFUSED_FOR_EVER)
+    return status != PollingStatus.FAILED
