@@ -667,7 +667,7 @@ class Facts(Job):
         records: list[Written] = []
         events: list[tuple[int, Any, Any]] = []
         names: list[int] = []
-        tags: Sequence[str] = ()
+        tags: dict[str, None] = {}
         for recording in self.recordings:
             number = recording.typed.number(batch) if recording.typed is not None else batch.number(recording.wish)
             extra = recording.extra
@@ -676,14 +676,14 @@ class Facts(Job):
             records.append(Written(number, recording.body, encode(extra) if extra != PLAIN else b""))
             if number not in names:
                 names.append(number)
-            if recording.terms:
-                tags = list(dict.fromkeys([*tags, *recording.terms])) if tags and tags != recording.terms else recording.terms
+            for term in recording.terms:
+                tags[term] = None
         sent = batch.heard(self.causation) if self.causation is not None else None
         header = Header(
             id=self.id, actor=self.actor, correlation=self.correlation, causation=self.causation, occurred=self.occurred, sent=sent
         )
         facts = [(recording.wish.name, recording.terms) for recording in self.recordings]
-        return Draft(header, None, records, events, tags, names, {}, facts)
+        return Draft(header, None, records, events, list(tags), names, {}, facts)
 
 
 def check_same(log: Log, id: str, row: Row, recordings: Sequence[Recording]) -> None:

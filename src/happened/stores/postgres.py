@@ -35,7 +35,9 @@ BARE = "position + (input is not null)::int, position + count, records"
 HEADED = f"{BARE}, position, at, head"
 ASKED = "position, position + count, records, input"
 WRITE = f"select @write({', '.join(f'${n}' for n in range(1, 25))})"
-LOCK = "select position, at, digest, row, filed, tagged, reading, pg_current_xact_id()::text from @head for update"
+LOOK = "begin isolation level read committed, read write; select * from @look({seen}, {wait_ms})"
+"""Takes the lock and looks at the head, then at what is unseen: each statement of the function sees what the one before has waited for."""
+LOCK = "select 1 from @head for update"
 LOCK_MS_MAX = 2_000_000_000
 POLL_SECONDS = 1.0
 """How often who waits looks by himself: a notice may get lost, or never come through a pooler."""
@@ -372,9 +374,7 @@ class PostgresStore:
             writer.close()
         left = int(max(min((deadline - time.monotonic()) * 1000, LOCK_MS_MAX), 1))
         self._transaction_of = threading.get_ident()
-        # Each statement of the function sees what the one before has waited for.
-        look = f"begin isolation level read committed, read write; select * from @look({min(seen, 1 << 62)}, {left})"
-        [head, *unseen] = wire.asked(writer, self.where.sql(look))
+        [head, *unseen] = wire.asked(writer, self.where.sql(LOOK.format(seen=min(seen, 1 << 62), wait_ms=left)))
         standing, self._transaction = _standing_in(head)
         return standing, list(map(_row_in, unseen))
 
