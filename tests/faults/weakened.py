@@ -8,7 +8,6 @@ from happened.stores import postgres
 from happened.stores.postgres import PostgresStore, Standing
 from happened.stores.sqlite import SqliteStore
 
-
 LOOK = """
 begin;
 select position, at, digest, row, filed, tagged, reading, pg_current_xact_id()::text, null, null from @head

@@ -162,7 +162,8 @@ def test_the_same_id_is_recorded_once_whatever_is_lost(url: str, proxy: Proxy) -
                     break
         assert [record.body.number for record in running.log.read(h.query(names=["Counted"]))] == list(range(30))
         assert proxy.idle.wait(5)
-        assert len(heard) == proxy.done.count(LOSE_COMMIT) == 10
+        assert proxy.done.count(LOSE_COMMIT) == 10
+        assert len(heard) < 3  # who decided before he had the lock decides again under it, and nobody hears of what was surely not recorded
         assert running.log.verify().position == running.log.head
 
 

@@ -160,7 +160,7 @@ def test_a_log_of_an_earlier_release_goes_on_by_the_steps_that_it_lacks() -> Non
     rows = Scribe(store).append(Fact(("a=1",)), Fact())
     store.close()
     with psycopg.connect(server().url, autocommit=True) as connection:  # as the first release made it
-        for function in re.findall("create function (@[a-z]+)", " ".join(MIGRATIONS[1])):
+        for function in re.findall("create function (@[a-z_]+)", " ".join(MIGRATIONS[1])):
             connection.execute(where.sql(f"drop function {function}"))
         connection.execute(where.sql("delete from @migration where number > 1"))
         connection.execute(f'create role "{where.schema}" login'.encode())

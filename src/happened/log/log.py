@@ -652,6 +652,10 @@ class Facts(Job):
         if self.unless is not None:
             self.log.committed(row, [(recording.wish.name, recording.terms) for recording in self.recordings])
 
+    def may_be_ahead(self) -> bool:
+        """Say whether no condition is to be judged."""
+        return self.unless is None and self.declare is None and self.causation is None
+
     def draft(self, batch: Batch) -> Draft | None:
         """Record them, unless the id is known or the condition does not hold."""
         if self.given:
@@ -676,8 +680,7 @@ class Facts(Job):
             records.append(Written(number, recording.body, encode(extra) if extra != PLAIN else b""))
             if number not in names:
                 names.append(number)
-            for term in recording.terms:
-                tags[term] = None
+            tags.update(dict.fromkeys(recording.terms))
         sent = batch.heard(self.causation) if self.causation is not None else None
         header = Header(
             id=self.id, actor=self.actor, correlation=self.correlation, causation=self.causation, occurred=self.occurred, sent=sent

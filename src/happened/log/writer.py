@@ -19,7 +19,7 @@ from typing import Any, Protocol  # Any: events and results are of the caller's 
 import msgspec
 
 from happened.core.errors import Closed, Diverged, Error, Forked, OutcomeUnknown, Overloaded
-from happened.core.store import Commit, Engine, Head, Row, Terms, Unseen
+from happened.core.store import Ahead, Commit, Engine, Head, Row, Terms, Unseen
 from happened.core.tags import term
 from happened.core.world import Source
 from happened.log.names import Names, Wish
@@ -173,6 +173,10 @@ class Job:
         """Say what to record, on what the batch has come to; `None`: nothing, `result` says why. What it raises is the caller's answer."""
         raise NotImplementedError
 
+    def may_be_ahead(self) -> bool:
+        """Say whether `draft` may be asked again: it looks at states and ids, and leaves nothing behind but its answer."""
+        return False
+
 
 class Batch:
     """What is being decided and recorded together, in one commit."""
@@ -317,6 +321,7 @@ class Writer:
         self, engine: Engine, names: Names, reader: Reader, source: Source, memory: Memory, seen: int, *, guest: bool = False
     ) -> None:
         self.engine = engine
+        self._ahead = engine if isinstance(engine, Ahead) else None
         self._guest = guest
         self.names = names
         self.source = source
@@ -635,6 +640,14 @@ class Writer:
                 job.state = TAKEN
         return taken
 
+    def _forget_decided(self, jobs: Sequence[Job]) -> None:
+        """Have jobs wait again, as if they had not been taken."""
+        self.names.dropped()
+        with self._mutex:
+            for job in jobs:
+                if job.state == TAKEN:
+                    job.state, job.result, job.error = WAITING, None, None
+
     def _forget_after(self, error: BaseException) -> None:
         """After an interrupt let go of all states, and take in anew from where the image stands: it may have come in the middle of a merge."""
         if not isinstance(error, Overloaded):
@@ -644,11 +657,12 @@ class Writer:
     def _commit_guarded(self, jobs: Sequence[Job], wait_seconds_max: float) -> None:
         began: list[Batch] = []
         drafted: list[tuple[Job, Row]] = []
+        taken: list[Job] = []
 
         def decide(unseen: Unseen) -> Commit:
             self._take_in(unseen)
             batch = Batch(self, unseen, self._memory.begin())
-            taken = self._take(jobs)
+            taken[:] = self._take(jobs)
             try:
                 _local.deciding = True  # whoever commits here was not deciding: see `_lead`
                 for job in taken:
@@ -669,7 +683,15 @@ class Writer:
             return batch.commit(unread=self._has_unread_names())
 
         try:
-            head = self.engine.append(decide, self.seen, wait_seconds_max=wait_seconds_max)
+            head = None
+            if self._ahead is not None and all(job.may_be_ahead() for job in jobs):
+                head = self._ahead.append_ahead(decide, self.seen)
+                if head is None and began:  # somebody came between: nothing was recorded, and all is decided once more, under the lock
+                    self._forget_decided(taken)
+                    began.clear()
+                    drafted.clear()
+            if head is None:
+                head = self.engine.append(decide, self.seen, wait_seconds_max=wait_seconds_max)
         except Exception as error:
             self.names.dropped()
             if isinstance(error, Overloaded) and not began:

@@ -2,10 +2,12 @@
 
 The row of `head` is locked first by whoever commits, and says where the log stands: so positions are dense and in the order of commits, whatever happens to
 a process between any two statements, and a reader needs to wait for nobody. One connection writes, under a lock of this process; a commit is two round
-trips, one that locks and looks, and one that writes and commits. Readers take a connection from a pool, for a page at a time.
+trips, one that locks and looks, and one that writes and commits. Where nobody else has committed of late it is one: who decided before he had the lock
+has the server compare under it where the log stands, and decides again where that has changed. Readers take a connection from a pool, for a page at a time.
 
 A connection may be lost at any moment. Before a decision the writer connects again and goes on. After it, whether the commit took place is learned by
-taking the lock once more, so that the old transaction has ended, and looking for the row.
+taking the lock once more, so that the old transaction has ended, and looking for the row. What was sent ahead may arrive later still: it finds the head
+changed.
 
 The index is written with the rows, in their transaction. What could not be filed then, as the tags of a guest, is filed by the next who needs it.
 """
@@ -37,6 +39,10 @@ ASKED = "position, position + count, records, input"
 WRITE = f"select @write({', '.join(f'${n}' for n in range(1, 25))})"
 LOOK = "begin isolation level read committed, read write; select * from @look({seen}, {wait_ms})"
 """Takes the lock and looks at the head, then at what is unseen: each statement of the function sees what the one before has waited for."""
+BEGIN = b"begin isolation level read committed, read write"
+WRITE_AHEAD = f"select @write_ahead({', '.join(f'${n}' for n in range(1, 28))})"
+CROWDED_COMMITS = 50
+"""After another process has committed, so many commits are not decided ahead: it is likely to come between again."""
 LOCK = "select 1 from @head for update"
 LOCK_MS_MAX = 2_000_000_000
 POLL_SECONDS = 1.0
@@ -113,6 +119,8 @@ class PostgresStore:
         """The server's name of it."""
         self._listeners = hash_of(f"happened listeners {self.where.schema}")
         """The number of the lock that who listens holds."""
+        self._crowded = 0
+        """How many commits more are not decided ahead."""
         self._told = 0
         """How often this process heard of a commit."""
         self._writer = self._opened()
@@ -150,8 +158,70 @@ class PostgresStore:
             except RuntimeError:  # it was not acquired
                 pass
         if commit.rows:
-            self._tell(head.position, listened=listened)
+            self._tell(head.position, listened=bool(listened))
         return head
+
+    def append_ahead(self, decide: Callable[[Unseen], Commit], seen: int) -> Head | None:
+        """Decide, then lock, and store what was decided if the log stands where it stood: one round trip."""
+        listened: bool | None = None
+        try:
+            if not self._lock.acquire(blocking=False):
+                return None
+            self._check_usable()
+            standing = self._standing
+            if not self._may_be_ahead(standing, seen):
+                return None
+            head = standing.head
+            asked: list[str] = []
+
+            def notes(start: str) -> Mapping[str, str]:
+                asked.append(start)
+                return self.notes(start)
+
+            commit = decide(Unseen((), head, notes))
+            if asked or commit.notes or commit.instead or commit.unread:  # notes change where the log does not
+                return None
+            if not commit.rows:
+                return head if self._asked(_STANDING, binary=True) == [standing] else None
+            self._filing.begin(standing.reading)
+            self._transaction_of = threading.get_ident()
+            try:
+                head, listened = self._committed(commit, standing, ahead=True)
+            except StoreFailed:  # the connection was lost, and nothing was recorded for certain: nobody need hear of it
+                self._rolled_back()
+                return None
+            except errors.LockNotAvailable:
+                self._rolled_back()
+            except psycopg.Error as error:
+                raise _failed(error) from error
+            if listened is None:
+                self._crowded = CROWDED_COMMITS
+                return None
+        except BaseException as error:
+            self._undone(error)
+            raise
+        finally:
+            try:  # noqa: SIM105 - see `append`
+                self._lock.release()
+            except RuntimeError:
+                pass
+        self._tell(head.position, listened=listened)
+        return head
+
+    def _may_be_ahead(self, standing: Standing, seen: int) -> bool:
+        """Say whether nothing is known that has to be looked at, filed or written before: as this process left the log."""
+        self._crowded = max(0, self._crowded - 1)
+        return (
+            not self._crowded
+            and seen == standing.position
+            and self._since_samples + 1 < SAMPLES_COMMITS
+            and standing.reading == self._generation
+            and self._tags_are_filed()
+            and standing.filed == standing.tagged == standing.position
+            and not any(name not in self._stored for name in self._reading)
+            and not self._writer.closed
+            and self._writer.pgconn.transaction_status == _IDLE
+        )
 
     def read(
         self,
@@ -410,8 +480,11 @@ class PostgresStore:
                 )
         self._standing = standing
 
-    def _committed(self, commit: Commit, standing: Standing) -> tuple[Head, bool]:
-        """Write and commit in one round trip; learn whether it took place where the answer does not come. Say also whether another session may listen."""
+    def _committed(self, commit: Commit, standing: Standing, *, ahead: bool = False) -> tuple[Head, bool | None]:
+        """Write and commit in one round trip; learn whether it took place where the answer does not come. Say also whether another session may listen.
+
+        With `ahead` the lock is taken only then; `None` where the log does not stand there any more, and nothing was written.
+        """
         filed, tagged = standing.filed, standing.tagged
         after = standing
         samples = {}
@@ -442,7 +515,11 @@ class PostgresStore:
             if samples:
                 self._filing.write_samples(writer, samples)
             values = _values(commit, filed, tagged, after.reading, entries, self._listeners)
-            listened = wire.committed(writer, self.where.sql(WRITE), values) == _TRUE
+            if ahead:
+                known = [wire.int8(standing.position), wire.blob(standing.digest), wire.text(standing.reading)]
+                answer = wire.committed(writer, self.where.sql(WRITE_AHEAD), [*known, *values], begin=BEGIN)
+            else:
+                answer = wire.committed(writer, self.where.sql(WRITE), values)
             seconds = time.perf_counter() - started
             self.sync_seconds += (seconds - self.sync_seconds) / 16
         except BaseException as error:
@@ -451,12 +528,15 @@ class PostgresStore:
             if not isinstance(error, psycopg.Error) or _is_undone(writer, error):
                 raise
             self._filing.drop()
-            self._settle(commit, error)
-            listened = True
+            self._settle(commit, error, ahead=ahead)
+            answer = _TRUE  # for all that is known
+        if not answer:
+            self._rolled_back()
+            return standing.head, None
         self._filing.keep()
         self._transaction_of = 0
         self._standing = after
-        return after.head, listened
+        return after.head, answer == _TRUE
 
     def _replaced(self, rows: Sequence[Row]) -> None:
         """Put rows in the place of those at their positions, and drop what was derived."""
@@ -476,10 +556,11 @@ class PostgresStore:
         writer.execute(self.where.sql("update @sample set what = ''"))
         self._samples.forget()
 
-    def _settle(self, commit: Commit, error: psycopg.Error) -> None:
+    def _settle(self, commit: Commit, error: psycopg.Error, *, ahead: bool) -> None:
         """Learn whether a commit whose answer was lost took place: returns if it did, raises if not, `OutcomeUnknown` if it can't be learned in time.
 
-        The lock is free only when the old transaction has ended.
+        The lock is free only when the old transaction has ended. One that was decided ahead may not have come there yet: the index gets another making,
+        so that the log does not stand where that transaction will look for it.
         """
         deadline = time.monotonic() + SETTLE_SECONDS
         first = (commit.rows or commit.instead or (None,))[0]
@@ -496,6 +577,8 @@ class PostgresStore:
                             self.where.sql("select digest, records from @log where position = %s"), (first.position,), binary=True
                         ).fetchone()
                         took_place = found is not None and found[0] == first.digest and (bool(commit.rows) or found[1] == first.records)
+                        if ahead and not took_place:
+                            self._writer.execute(self.where.sql("update @head set reading = %s"), (os.urandom(8).hex(),))
                     else:
                         there: dict[str, str] = dict(
                             self._writer.execute(self.where.sql("select key, body from @note where key = any(%s)"), (list(commit.notes),))

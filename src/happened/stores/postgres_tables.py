@@ -131,6 +131,25 @@ MIGRATIONS = (
             end if;
             return not pg_try_advisory_xact_lock(listeners);
         end $$""",
+        # Writes nothing, and says nothing, where the log does not stand where it did; raises where the lock is taken.
+        """create function @write_ahead(
+            at_position bigint, at_digest bytea, at_making text,
+            positions bigint[], counts int[], ats bigint[], heads text[], inputs text[], all_records text[], all_salts bytea[], digests bytea[],
+            filed_up_to bigint, tagged_up_to bigint, making text,
+            tag_hash bigint[], tag_position bigint[], used_hash bigint[], used_position bigint[], block_name int[], block_block bigint[],
+            counted_block bigint[], counted_what text[], counted_number text[], note_keys text[], note_bodies text[], notes_gone text[],
+            listeners bigint)
+        returns boolean language plpgsql as $$
+        begin
+            perform 1 from @head where position = at_position and digest = at_digest and reading = at_making for update nowait;
+            if not found then
+                return null;
+            end if;
+            return @write(
+                positions, counts, ats, heads, inputs, all_records, all_salts, digests, filed_up_to, tagged_up_to, making, tag_hash, tag_position,
+                used_hash, used_position, block_name, block_block, counted_block, counted_what, counted_number, note_keys, note_bodies, notes_gone,
+                listeners);
+        end $$""",
     ),
 )
 """Statements by the number of their step, from 1. `@` stands for the schema.

@@ -38,6 +38,11 @@ def int8(number: int) -> Value:
     return Value(20, number.to_bytes(8, "big", signed=True))
 
 
+def blob(body: bytes) -> Value:
+    """Return a `bytea`."""
+    return Value(17, body)
+
+
 def text(body: str) -> Value:
     """Return a `text`."""
     return Value(25, body.encode())
@@ -88,10 +93,12 @@ def asked(connection: Connection[tuple[object, ...]], statements: bytes) -> list
     return [tuple([last.get_value(row, column) for column in range(last.nfields)]) for row in range(last.ntuples)]
 
 
-def committed(connection: Connection[tuple[object, ...]], statement: bytes, values: Sequence[Value]) -> bytes:
-    """Run a statement with values, and commit, in one round trip; return the one value that was found, in binary."""
+def committed(connection: Connection[tuple[object, ...]], statement: bytes, values: Sequence[Value], *, begin: bytes = b"") -> bytes:
+    """Run a statement with values, and commit, in one round trip; return the one value that was found, in binary, empty for null."""
     wire = connection.pgconn
     wire.enter_pipeline_mode()
+    if begin:
+        wire.send_query_params(begin, None)
     wire.send_query_params(statement, [value.body for value in values], [value.type for value in values], [_BINARY] * len(values), _BINARY)
     wire.send_query_params(b"commit", None)
     wire.pipeline_sync()
@@ -101,7 +108,7 @@ def committed(connection: Connection[tuple[object, ...]], statement: bytes, valu
     wire.exit_pipeline_mode()
     for result in results:
         _check(result)
-    return results[0].get_value(0, 0) or b""
+    return results[1 if begin else 0].get_value(0, 0) or b""
 
 
 def _check(result: PGresult) -> None:
