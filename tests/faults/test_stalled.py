@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 import happened as h
+from happened.stores import postgres_wire
 from happened.testing.history import History, Session, check
 from tests.faults.model import Balance, Deposited, Transfer, app
 from tests.semantics.faults import Faulty, install
@@ -51,14 +52,22 @@ def stall(monkeypatch: pytest.MonkeyPatch) -> Stall:
         return run()
 
     install(monkeypatch).hook = hook
-    execute: Any = psycopg.Connection.execute
-
-    def stalling(connection: Any, *args: Any, **kwargs: Any) -> Any:
-        stall()
-        return execute(connection, *args, **kwargs)
-
-    monkeypatch.setattr(psycopg.Connection, "execute", stalling)
+    for owner, name in [
+        (psycopg.Connection, "execute"),
+        (postgres_wire, "asked"),
+        (postgres_wire, "committed"),
+        (psycopg.Connection, "wait"),  # it was sent, and its answer is not looked at yet
+    ]:
+        monkeypatch.setattr(owner, name, stalling(stall, getattr(owner, name)))
     return stall
+
+
+def stalling(stall: Stall, run: Callable[..., Any]) -> Callable[..., Any]:
+    def stalled(*args: Any, **kwargs: Any) -> Any:
+        stall()
+        return run(*args, **kwargs)
+
+    return stalled
 
 
 def write_slowly(stall: Stall, running: h.Running, session: Session) -> None:

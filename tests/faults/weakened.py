@@ -8,6 +8,12 @@ from happened.stores import postgres
 from happened.stores.postgres import PostgresStore, Standing
 from happened.stores.sqlite import SqliteStore
 
+LOOK = """
+begin;
+select position, at, digest, row, filed, tagged, reading, pg_current_xact_id()::text, null, null from @head
+union all (select position, at, digest, count, null, null, head, input, records, salts from @log where position > {seen} order by position)
+"""
+
 
 def not_at_all() -> None:
     """Leave the stores as they are."""
@@ -20,7 +26,7 @@ def without_lock() -> None:
         store._writer.execute("begin")
 
     SqliteStore._begin = begin  # type: ignore[method-assign, assignment]  # that is what is tried
-    postgres.LOCK = postgres.LOCK.removesuffix(" for update")
+    postgres.LOOK = LOOK
 
 
 def without_catching_up() -> None:

@@ -1,6 +1,7 @@
 """The index of a log that several processes write: whatever they leave to each other, take back or erase, it finds what a scan finds."""
 
 import threading
+import time
 from collections.abc import Sequence
 
 import psycopg
@@ -178,3 +179,27 @@ def test_another_reading_in_another_process_is_seen_before_anything_is_decided()
     assert flat(other.read(wanted=[Wanted(("A=1",))])) == [row]
     one.close()
     other.close()
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_a_page_costs_what_it_has_also_where_the_server_has_no_statistics(backwards: bool) -> None:
+    """It did sort all that is left of the log for each page: what the server has looked at says so."""
+    url = fresh()
+    store = opened(url)
+    scribe = Scribe(store)
+    rows = [row for n in range(0, 1200, 300) for row in scribe.append(*[Fact((), 16, 1 + k % 3) for k in range(n, n + 300)])]
+
+    pages = list(store.read(backwards=backwards, rows_max=20))
+    store.close()
+
+    assert flat(pages) == (rows[::-1] if backwards else rows)
+    assert max(map(len, pages)) == 20
+    with psycopg.connect(server().url, autocommit=True) as connection:
+        sessions = "select 1 from pg_stat_activity where application_name = 'happened' and query like %s"
+        while connection.execute(sessions, (f"%{store.where.schema}%",)).fetchone():
+            time.sleep(0.01)  # they say what they have done when they end
+        looked_at = "select seq_tup_read + idx_tup_fetch from pg_stat_user_tables where schemaname = %s and relname = 'log'"
+        found = connection.execute(looked_at, (store.where.schema,)).fetchone()
+    number = found[0] if found is not None else 0
+    assert number >= len(rows), "all of them were read"
+    assert number < 5 * len(rows)

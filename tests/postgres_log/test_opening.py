@@ -1,19 +1,25 @@
 """Opening: what a URL may say, whose tables these are, and who may make them."""
 
+import re
+import signal
+import time
+from collections.abc import Callable
 from decimal import Decimal
 
 import psycopg
 import pytest
 from psycopg import conninfo
+from psycopg.pq import PGconn, Ping
 
 import happened as h
 from happened.core.store import Commit
 from happened.edge.main import main
+from happened.shelf.postgres_rows import RowsSchema
 from happened.stores.postgres import PostgresStore
-from happened.stores.postgres_tables import where_in
-from happened.testing.rows import Fact, Scribe, read_by, terms_of, without
+from happened.stores.postgres_tables import MIGRATIONS, check_there, migrated, where_in
+from happened.testing.rows import Fact, Scribe, check_whole, flat, read_by, terms_of, without
 from tests.programs.p01_bank import Account, Deposited, Transfer, bank
-from tests.servers import fresh, server
+from tests.servers import Server, fresh, server
 
 
 class Noted(h.Event):
@@ -36,18 +42,88 @@ def test_several_logs_lie_in_one_database() -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "text"),
+    ("url", "error", "text"),
     [
-        ("postgresql://postgres@/postgres?host=/nowhere", "can't be opened as a log"),
-        ("postgresql://postgres:secret@127.0.0.1:1/postgres", "can't be opened as a log"),
-        ("postgresql://postgres@/postgres?schema=a-b", "no name for a schema"),
-        ("postgresql://postgres@/postgres?nonsense=1", "names no database"),
+        ("postgresql://postgres@/postgres?host=/nowhere", h.StoreFailed, "can't be opened as a log"),
+        ("postgresql://postgres:secret@127.0.0.1:1/postgres", h.StoreFailed, "can't be opened as a log"),
+        ("postgresql://postgres:secret@nowhere.invalid/postgres", h.StoreFailed, "can't be opened as a log"),
+        ("postgresql://postgres:secret@127.0.0.1/postgres?sslmode=nonsense", h.Invalid, "can't be opened as a log"),
+        ("postgresql://postgres:secret@127.0.0.1/postgres?connect_timeout=soon", h.Invalid, "can't be opened as a log"),
+        ("postgresql://postgres:secret@127.0.0.1/postgres?port=70000", h.Invalid, "a port is a number"),
+        ("postgresql://postgres@/postgres?schema=a-b", h.Invalid, "no name for a schema"),
+        ("postgresql://postgres@/postgres?nonsense=1", h.Invalid, "names no database"),
     ],
 )
-def test_a_url_that_leads_nowhere_says_so_and_shows_no_password(url: str, text: str) -> None:
-    with pytest.raises(h.Invalid, match=text) as raised:
+def test_a_url_that_leads_nowhere_says_so_and_shows_no_password(url: str, error: type[h.Error], text: str) -> None:
+    """It is trouble that may be over at the next try, but where the URL can't be right."""
+    with pytest.raises(error, match=text) as raised:
         notes.open(url)
     assert "secret" not in str(raised.value)
+
+
+def views_at(url: str) -> RowsSchema:
+    return RowsSchema(where_in(url))
+
+
+ROLES = """
+create role full login connection limit 0;
+create role known login password 'right';
+create role barred nologin;
+create role unwelcome login;
+create database emptied connection limit 0;
+create database closed allow_connections false;
+create database kept;
+revoke connect on database kept from public;
+"""
+
+
+def test_a_server_that_is_away_or_full_may_be_back_and_one_that_refuses_stays_so() -> None:
+    """By the SQLSTATE, not by the text, which is in the server's language: opening, looking and migrating, the log and views."""
+    own = Server("max_connections=5", "superuser_reserved_connections=1")
+
+    def check(error: type[h.Error], url: str, text: str) -> None:
+        asks: list[Callable[[str], object]] = [PostgresStore, check_there, migrated, views_at]
+        for ask in asks:
+            with pytest.raises(error, match=text) as raised:
+                ask(url)
+            assert type(raised.value) is error, (ask, url)
+            assert "wrong" not in str(raised.value)
+
+    def of(role: str, database: str = "postgres") -> str:
+        return f"postgresql://{role}@/{database}?host={own.folder}"
+
+    try:
+        with psycopg.connect(own.url, autocommit=True) as connection:
+            for statement in ROLES.strip().splitlines():
+                connection.execute(statement.encode())
+            rules = own.folder / "data" / "pg_hba.conf"
+            rules.write_text("local all known scram-sha-256\nlocal all unwelcome reject\n" + rules.read_text())
+            connection.execute("select pg_reload_conf()")
+        check(h.StoreFailed, of("full"), "too many connections for role")
+        check(h.StoreFailed, of("known:right", "emptied"), "too many connections for database")
+        check(h.StoreFailed, of("known:right", "closed"), "not currently accepting connections")
+        check(h.Invalid, of("known:wrong"), "password authentication failed")
+        check(h.Invalid, of("known"), "no password supplied")
+        check(h.Invalid, of("nobody"), 'role "nobody" does not exist')
+        check(h.Invalid, of("barred"), "not permitted to log in")
+        check(h.Invalid, of("unwelcome"), "pg_hba.conf rejects")
+        check(h.Invalid, of("known:right", "nothing"), 'database "nothing" does not exist')
+        check(h.Invalid, of("known:right", "kept"), "permission denied for database")
+        check(h.Invalid, own.url + "&options=-c%20nonsense%3D1", "unrecognized configuration parameter")
+
+        others = [psycopg.connect(own.url) for _ in range(5)]
+        check(h.StoreFailed, of("known:right"), "connection slots|too many clients")
+        check(h.StoreFailed, own.url, "too many clients")
+        own.process.send_signal(signal.SIGTERM)  # it ends when all have gone
+        while PGconn.ping(own.url.encode()) != Ping.REJECT:
+            time.sleep(0.01)
+        check(h.StoreFailed, own.url, "shutting down")
+        for other in others:
+            other.close()
+        own.process.wait(30)
+        check(h.StoreFailed, own.url, "No such file")
+    finally:
+        own.remove()
 
 
 def test_a_password_is_not_shown() -> None:
@@ -74,6 +150,31 @@ def test_a_schema_of_a_newer_release_is_left_alone() -> None:
         connection.execute(f'insert into "{where_in(url).schema}".migration(number) values(99)'.encode())
     with pytest.raises(h.Invalid, match="made by a newer release \\(step 99"):
         notes.open(url)
+
+
+def test_a_log_of_an_earlier_release_goes_on_by_the_steps_that_it_lacks() -> None:
+    """Its rows are what they were; a role that may not take the steps is told so."""
+    url = fresh()
+    where = where_in(url)
+    store = PostgresStore(url)
+    rows = Scribe(store).append(Fact(("a=1",)), Fact())
+    store.close()
+    with psycopg.connect(server().url, autocommit=True) as connection:  # as the first release made it
+        for function in re.findall("create function (@[a-z_]+)", " ".join(MIGRATIONS[1])):
+            connection.execute(where.sql(f"drop function {function}"))
+        connection.execute(where.sql("delete from @migration where number > 1"))
+        connection.execute(f'create role "{where.schema}" login'.encode())
+        connection.execute(f'grant usage on schema "{where.schema}" to "{where.schema}"'.encode())
+        connection.execute(f'grant all on all tables in schema "{where.schema}" to "{where.schema}"'.encode())
+
+    with pytest.raises(h.Invalid, match=r"may not make the tables of the log .* `happened migrate`"):
+        PostgresStore(url.replace("postgres@", f"{where.schema}@"))
+    store = PostgresStore(url)
+    scribe = Scribe(store, seen=2)
+    [third] = scribe.append(Fact())
+    assert flat(store.read()) == [*rows, third]
+    check_whole([*rows, third])
+    store.close()
 
 
 def test_a_role_without_rights_is_told_and_one_with_a_schema_makes_its_tables() -> None:
@@ -143,7 +244,7 @@ def test_the_command_line_makes_the_tables_and_looks_at_the_log(capsys: pytest.C
     assert main(["tail", "--log", url]) == 2
     assert "there is no log at" in capsys.readouterr().err
     assert main(["migrate", "--log", url]) == 0
-    assert capsys.readouterr().out == "steps taken: 1\n"
+    assert capsys.readouterr().out == "steps taken: 1, 2\n"
     assert main(["migrate", "--log", url]) == 0
     assert capsys.readouterr().out.startswith("nothing to do")
     with bank.open(url) as running:

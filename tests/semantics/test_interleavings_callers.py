@@ -174,6 +174,25 @@ def test_a_time_out_that_meets_an_answer_hears_the_receipt(url: str) -> None:
     assert receipt.events == (Deposited("p", 100),)
 
 
+def test_of_many_tasks_half_go_on_while_the_others_are_committed(url: str) -> None:
+    """Where a commit is slow. What is handed in at once, and nobody waits for one by one, stays together."""
+
+    async def main() -> tuple[int, int]:
+        async with bank.open(url, run=False) as running:
+            running.dispatch(Deposit("a", 1))
+            running._engine.sync_seconds = 1  # so slow that the loop leaves it to the writer's thread
+            before = running._writer.commits
+            await asyncio.gather(*(running.adispatch(Deposit("a", 1)) for _ in range(100)))
+            among = running._writer.commits
+            list(running.dispatch_all([Deposit("a", 1)] * 100))
+            return among - before, running._writer.commits - among
+
+    of_tasks, at_once = asyncio.run(main())
+
+    assert of_tasks >= 2
+    assert at_once == 1
+
+
 # --- all or none, one after the other
 
 

@@ -241,5 +241,18 @@ class Packs(Protocol):
         ...
 
 
+@runtime_checkable
+class Ahead(Protocol):
+    """What a store also does that can see under its lock whether anybody came between: then who decided before it need not decide again."""
+
+    def append_ahead(self, decide: Callable[[Unseen], Commit], seen: int) -> Head | None:
+        """Do what `append` does, with one message: decide first, then take the lock, and store what was decided if the log stands where it stood.
+
+        `None` where it does not, where it is likely not to, where the lock is taken, and for what takes more than rows: then nothing was stored, and
+        `append` is to be asked. All else is as there; `decide` must be such that it can be called again.
+        """
+        ...
+
+
 class Engine(Store, Shelved, Protocol):
     """A store with its shelf: what the log is opened on."""

@@ -652,6 +652,10 @@ class Facts(Job):
         if self.unless is not None:
             self.log.committed(row, [(recording.wish.name, recording.terms) for recording in self.recordings])
 
+    def may_be_ahead(self) -> bool:
+        """Say whether no condition is to be judged."""
+        return self.unless is None and self.declare is None and self.causation is None
+
     def draft(self, batch: Batch) -> Draft | None:
         """Record them, unless the id is known or the condition does not hold."""
         if self.given:
@@ -667,7 +671,7 @@ class Facts(Job):
         records: list[Written] = []
         events: list[tuple[int, Any, Any]] = []
         names: list[int] = []
-        tags: Sequence[str] = ()
+        tags: dict[str, None] = {}
         for recording in self.recordings:
             number = recording.typed.number(batch) if recording.typed is not None else batch.number(recording.wish)
             extra = recording.extra
@@ -676,14 +680,13 @@ class Facts(Job):
             records.append(Written(number, recording.body, encode(extra) if extra != PLAIN else b""))
             if number not in names:
                 names.append(number)
-            if recording.terms:
-                tags = list(dict.fromkeys([*tags, *recording.terms])) if tags and tags != recording.terms else recording.terms
+            tags.update(dict.fromkeys(recording.terms))
         sent = batch.heard(self.causation) if self.causation is not None else None
         header = Header(
             id=self.id, actor=self.actor, correlation=self.correlation, causation=self.causation, occurred=self.occurred, sent=sent
         )
         facts = [(recording.wish.name, recording.terms) for recording in self.recordings]
-        return Draft(header, None, records, events, tags, names, {}, facts)
+        return Draft(header, None, records, events, list(tags), names, {}, facts)
 
 
 def check_same(log: Log, id: str, row: Row, recordings: Sequence[Recording]) -> None:

@@ -19,7 +19,7 @@ from typing import Any, Protocol  # Any: events and results are of the caller's 
 import msgspec
 
 from happened.core.errors import Closed, Diverged, Error, Forked, OutcomeUnknown, Overloaded
-from happened.core.store import Commit, Engine, Head, Row, Terms, Unseen
+from happened.core.store import Ahead, Commit, Engine, Head, Row, Terms, Unseen
 from happened.core.tags import term
 from happened.core.world import Source
 from happened.log.names import Names, Wish
@@ -37,6 +37,8 @@ WATCH_SECONDS = 0.25
 QUEUE_MAX = 10_000
 """Commands that may wait. Beyond, a caller hears `Overloaded` at once, and nothing is recorded."""
 BATCH_MAX = 1_000
+TOGETHER_MIN = 32
+"""So many tasks are committed together at least, if they wait. Of more, half: those who were answered go on while the others are being committed."""
 CLOSE_SECONDS_MAX = 10.0
 """How long `close` waits for a decision that has been taken."""
 LOOP_SYNC_SECONDS_MAX = 0.0005
@@ -170,6 +172,10 @@ class Job:
     def draft(self, batch: "Batch") -> Draft | None:
         """Say what to record, on what the batch has come to; `None`: nothing, `result` says why. What it raises is the caller's answer."""
         raise NotImplementedError
+
+    def may_be_ahead(self) -> bool:
+        """Say whether `draft` may be asked again: it looks at states and ids, and leaves nothing behind but its answer."""
+        return False
 
 
 class Batch:
@@ -315,6 +321,7 @@ class Writer:
         self, engine: Engine, names: Names, reader: Reader, source: Source, memory: Memory, seen: int, *, guest: bool = False
     ) -> None:
         self.engine = engine
+        self._ahead = engine if isinstance(engine, Ahead) else None
         self._guest = guest
         self.names = names
         self.source = source
@@ -539,13 +546,18 @@ class Writer:
     def _run(self) -> None:
         while True:
             self._wake.acquire()
+            answered = 0
             while True:
                 with self._mutex:
                     if not self._queue:
                         self._leading = False
                         break
+                    most = BATCH_MAX
+                    if self._queue[0]._loop is not None:  # its caller comes again; of commands in bulk nobody does
+                        most = max(TOGETHER_MIN, (len(self._queue) + answered + 1) // 2)
                 with contextlib.suppress(BaseException):  # its callers have been answered, and others wait
-                    self._commit_next(None)
+                    self._commit_next(None, most)
+                answered = len(self._taken)
                 if len(self._taken) > max(len(self._queue), 1):
                     time.sleep(0)  # lets those who were just answered run: what they ask for next then shares the commit
             if self._closed:
@@ -570,7 +582,7 @@ class Writer:
             if again:
                 self._pass_on()
 
-    def _commit_next(self, deadline: float | None) -> None:
+    def _commit_next(self, deadline: float | None, most: int = BATCH_MAX) -> None:
         """Decide and commit what waits. It waits for the lock until a deadline, by default that of the most impatient.
 
         Whose own time is not over then goes back into the queue: nobody hears of another's hurry. An event loop does not wait at all, since it must not.
@@ -580,7 +592,7 @@ class Writer:
             with self._mutex:
                 self._taken = jobs
                 queue = self._queue
-                waiting = [queue.popleft() for _ in range(min(len(queue), BATCH_MAX))]
+                waiting = [queue.popleft() for _ in range(min(len(queue), most, BATCH_MAX))]
                 jobs += [job for job in waiting if job.state == WAITING and ((future := job._future) is None or not future.cancelled())]
             if not jobs:
                 return
@@ -628,6 +640,14 @@ class Writer:
                 job.state = TAKEN
         return taken
 
+    def _forget_decided(self, jobs: Sequence[Job]) -> None:
+        """Have jobs wait again, as if they had not been taken."""
+        self.names.dropped()
+        with self._mutex:
+            for job in jobs:
+                if job.state == TAKEN:
+                    job.state, job.result, job.error = WAITING, None, None
+
     def _forget_after(self, error: BaseException) -> None:
         """After an interrupt let go of all states, and take in anew from where the image stands: it may have come in the middle of a merge."""
         if not isinstance(error, Overloaded):
@@ -637,11 +657,12 @@ class Writer:
     def _commit_guarded(self, jobs: Sequence[Job], wait_seconds_max: float) -> None:
         began: list[Batch] = []
         drafted: list[tuple[Job, Row]] = []
+        taken: list[Job] = []
 
         def decide(unseen: Unseen) -> Commit:
             self._take_in(unseen)
             batch = Batch(self, unseen, self._memory.begin())
-            taken = self._take(jobs)
+            taken[:] = self._take(jobs)
             try:
                 _local.deciding = True  # whoever commits here was not deciding: see `_lead`
                 for job in taken:
@@ -662,7 +683,15 @@ class Writer:
             return batch.commit(unread=self._has_unread_names())
 
         try:
-            head = self.engine.append(decide, self.seen, wait_seconds_max=wait_seconds_max)
+            head = None
+            if self._ahead is not None and all(job.may_be_ahead() for job in jobs):
+                head = self._ahead.append_ahead(decide, self.seen)
+                if head is None and began:  # somebody came between: nothing was recorded, and all is decided once more, under the lock
+                    self._forget_decided(taken)
+                    began.clear()
+                    drafted.clear()
+            if head is None:
+                head = self.engine.append(decide, self.seen, wait_seconds_max=wait_seconds_max)
         except Exception as error:
             self.names.dropped()
             if isinstance(error, Overloaded) and not began:

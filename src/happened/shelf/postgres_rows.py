@@ -80,6 +80,10 @@ class Where(Protocol):
         """Connect."""
         ...
 
+    def trouble(self, error: psycopg.Error, what: str) -> Invalid | StoreFailed:
+        """Return what it means that opening failed: whether it may help to try again."""
+        ...
+
 
 @lru_cache(1000)
 def numbered(statement: str) -> bytes:
@@ -311,7 +315,8 @@ def _folded(text: str) -> str:
 class RowsSchema:
     """One schema with rows: one connection writes, readers take one from a pool.
 
-    A log may lie in it, too. `ddl` makes what its user needs beside. `Invalid` for a schema of something else, and where this role may not make tables.
+    A log may lie in it, too. `ddl` makes what its user needs beside. `Invalid` for a schema of something else, and where this role may not make tables;
+    `StoreFailed` where the database can't be reached now.
     """
 
     dialect: PostgresDialect = POSTGRES
@@ -499,8 +504,8 @@ class RowsSchema:
                 ).fetchone()
                 session.execute("commit")
                 return str(found[0])
-        except psycopg.OperationalError as error:
-            raise Invalid(f"{self._where.said} can't be reached: {' '.join(str(error).split())}", url=self._where.said) from error
+        except psycopg.Error as error:
+            raise self._where.trouble(error, "can't be reached") from error
         except Failed as error:
             if isinstance(error.__cause__, errors.InsufficientPrivilege):
                 raise Invalid(

@@ -416,6 +416,10 @@ class Decision(Job):
         self.keys: Sequence[Any] = ()
         """Of the states that the decider reads, as far as the command alone says them."""
 
+    def may_be_ahead(self) -> bool:
+        """Say whether nothing but states and ids decides it."""
+        return self.decides is None and self.causation is None and not self.handler.wants_world and not self.handler.copied
+
     def draft(self, batch: Batch) -> Draft | None:
         """Decide, on what the batch has come to."""
         self.needs_outside = False

@@ -2,10 +2,12 @@
 
 The row of `head` is locked first by whoever commits, and says where the log stands: so positions are dense and in the order of commits, whatever happens to
 a process between any two statements, and a reader needs to wait for nobody. One connection writes, under a lock of this process; a commit is two round
-trips, one that locks and looks, and one that writes and commits. Readers take a connection from a pool, for a page at a time.
+trips, one that locks and looks, and one that writes and commits. Where nobody else has committed of late it is one: who decided before he had the lock
+has the server compare under it where the log stands, and decides again where that has changed. Readers take a connection from a pool, for a page at a time.
 
 A connection may be lost at any moment. Before a decision the writer connects again and goes on. After it, whether the commit took place is learned by
-taking the lock once more, so that the old transaction has ended, and looking for the row.
+taking the lock once more, so that the old transaction has ended, and looking for the row. What was sent ahead may arrive later still: it finds the head
+changed.
 
 The index is written with the rows, in their transaction. What could not be filed then, as the tags of a guest, is filed by the next who needs it.
 """
@@ -22,9 +24,10 @@ from typing import Any, NamedTuple  # Any: rows of the columns that were asked f
 import psycopg
 from psycopg import errors
 
-from happened.core.errors import Broken, Closed, Diverged, Error, Forked, Incompatible, Invalid, OutcomeUnknown, Overloaded, StoreFailed
+from happened.core.errors import Broken, Closed, Diverged, Error, Forked, Incompatible, OutcomeUnknown, Overloaded, StoreFailed
 from happened.core.store import START, Bare, Commit, Head, Row, Terms, Unseen, Wanted
-from happened.stores.postgres_shelf import Filing, hash_of, stretch
+from happened.stores import postgres_wire as wire
+from happened.stores.postgres_shelf import NOTHING, Filing, hash_of, stretch
 from happened.stores.postgres_tables import Connection, Where, migrate, where_in
 from happened.stores.samples import Samples
 from happened.stores.shelving import keys_between, merged, reading_in, reading_text
@@ -33,8 +36,14 @@ ROW = "position, count, at, head, input, records, salts, digest"
 BARE = "position + (input is not null)::int, position + count, records"
 HEADED = f"{BARE}, position, at, head"
 ASKED = "position, position + count, records, input"
-ADD = "select @add(%s::bigint[], %s::int[], %s::bigint[], %s::text[], %s::text[], %s::text[], %s::bytea[], %s::bytea[], %s, %s, %s)"
-LOCK = "select position, at, digest, row, filed, tagged, reading, pg_current_xact_id()::text from @head for update"
+WRITE = f"select @write({', '.join(f'${n}' for n in range(1, 25))})"
+LOOK = "begin isolation level read committed, read write; select * from @look({seen}, {wait_ms})"
+"""Takes the lock and looks at the head, then at what is unseen: each statement of the function sees what the one before has waited for."""
+BEGIN = b"begin isolation level read committed, read write"
+WRITE_AHEAD = f"select @write_ahead({', '.join(f'${n}' for n in range(1, 28))})"
+CROWDED_COMMITS = 50
+"""After another process has committed, so many commits are not decided ahead: it is likely to come between again."""
+LOCK = "select 1 from @head for update"
 LOCK_MS_MAX = 2_000_000_000
 POLL_SECONDS = 1.0
 """How often who waits looks by himself: a notice may get lost, or never come through a pooler."""
@@ -48,6 +57,9 @@ FILE_SECONDS = 0.05
 SAMPLES_COMMITS = 200
 """How often samples are written, in commits."""
 PAGE_ROWS = 1000
+SPAN_MIN = 16
+SPAN_MAX = 100 * PAGE_ROWS
+"""How many positions are looked at for a page: twice as many as its rows are likely to have. A row may have 10,000."""
 KEEP_READERS = 8
 """Connections for readers that are kept open. More are made where more read at once, and given back after."""
 
@@ -105,6 +117,10 @@ class PostgresStore:
         """The thread whose transaction is open on the writer."""
         self._transaction = ""
         """The server's name of it."""
+        self._listeners = hash_of(f"happened listeners {self.where.schema}")
+        """The number of the lock that who listens holds."""
+        self._crowded = 0
+        """How many commits more are not decided ahead."""
         self._told = 0
         """How often this process heard of a commit."""
         self._writer = self._opened()
@@ -130,7 +146,7 @@ class PostgresStore:
                 self._rolled_back()
                 return standing.head
             try:
-                head = self._committed(commit, standing)
+                head, listened = self._committed(commit, standing)
             except psycopg.Error as error:
                 raise _failed(error) from error
         except BaseException as error:
@@ -142,8 +158,70 @@ class PostgresStore:
             except RuntimeError:  # it was not acquired
                 pass
         if commit.rows:
-            self._tell(head.position)
+            self._tell(head.position, listened=bool(listened))
         return head
+
+    def append_ahead(self, decide: Callable[[Unseen], Commit], seen: int) -> Head | None:
+        """Decide, then lock, and store what was decided if the log stands where it stood: one round trip."""
+        listened: bool | None = None
+        try:
+            if not self._lock.acquire(blocking=False):
+                return None
+            self._check_usable()
+            standing = self._standing
+            if not self._may_be_ahead(standing, seen):
+                return None
+            head = standing.head
+            asked: list[str] = []
+
+            def notes(start: str) -> Mapping[str, str]:
+                asked.append(start)
+                return self.notes(start)
+
+            commit = decide(Unseen((), head, notes))
+            if asked or commit.notes or commit.instead or commit.unread:  # notes change where the log does not
+                return None
+            if not commit.rows:
+                return head if self._asked(_STANDING, binary=True) == [standing] else None
+            self._filing.begin(standing.reading)
+            self._transaction_of = threading.get_ident()
+            try:
+                head, listened = self._committed(commit, standing, ahead=True)
+            except StoreFailed:  # the connection was lost, and nothing was recorded for certain: nobody need hear of it
+                self._rolled_back()
+                return None
+            except errors.LockNotAvailable:
+                self._rolled_back()
+            except psycopg.Error as error:
+                raise _failed(error) from error
+            if listened is None:
+                self._crowded = CROWDED_COMMITS
+                return None
+        except BaseException as error:
+            self._undone(error)
+            raise
+        finally:
+            try:  # noqa: SIM105 - see `append`
+                self._lock.release()
+            except RuntimeError:
+                pass
+        self._tell(head.position, listened=listened)
+        return head
+
+    def _may_be_ahead(self, standing: Standing, seen: int) -> bool:
+        """Say whether nothing is known that has to be looked at, filed or written before: as this process left the log."""
+        self._crowded = max(0, self._crowded - 1)
+        return (
+            not self._crowded
+            and seen == standing.position
+            and self._since_samples + 1 < SAMPLES_COMMITS
+            and standing.reading == self._generation
+            and self._tags_are_filed()
+            and standing.filed == standing.tagged == standing.position
+            and not any(name not in self._stored for name in self._reading)
+            and not self._writer.closed
+            and self._writer.pgconn.transaction_status == _IDLE
+        )
 
     def read(
         self,
@@ -315,17 +393,17 @@ class PostgresStore:
     # --- writing
 
     def _opened(self) -> Connection:
-        """Connect, and have the tables made where they are not there."""
+        """Connect, and have the tables made where they are not there. `Invalid` and `StoreFailed` as `Where.trouble` has it."""
         try:
             connection = self.where.connect()
-        except psycopg.OperationalError as error:
-            raise Invalid(f"{self.url} can't be opened as a log: {_said(error)}", url=self.url) from error
+        except psycopg.Error as error:
+            raise self.where.trouble(error, "can't be opened as a log") from error
         try:
             migrate(self.where, connection)
             [standing] = connection.execute(self.where.sql(_STANDING), binary=True).fetchall()
         except psycopg.Error as error:
             connection.close()
-            raise Invalid(f"{self.url} can't be opened as a log: {_said(error)}", url=self.url) from error
+            raise self.where.trouble(error, "can't be opened as a log") from error
         except BaseException:
             connection.close()
             raise
@@ -366,15 +444,9 @@ class PostgresStore:
             writer.close()
         left = int(max(min((deadline - time.monotonic()) * 1000, LOCK_MS_MAX), 1))
         self._transaction_of = threading.get_ident()
-        with _in_one_go(writer):
-            writer.execute("begin isolation level read committed, read write")  # each statement sees what the one before has waited for
-            writer.execute(f"set local lock_timeout = {left}".encode())
-            locked = writer.execute(self.where.sql(LOCK), binary=True)
-            unseen = writer.execute(
-                self.where.sql(f"select {ROW} from @log where position > %s order by position"), (min(seen, 1 << 62),), binary=True
-            )
-        [(*standing, self._transaction)] = locked.fetchall()  # after the block: there it would be a round trip of its own
-        return Standing(*standing), [Row(*found) for found in unseen.fetchall()]
+        [head, *unseen] = wire.asked(writer, self.where.sql(LOOK.format(seen=min(seen, 1 << 62), wait_ms=left)))
+        standing, self._transaction = _standing_in(head)
+        return standing, list(map(_row_in, unseen))
 
     def _connect_again(self, deadline: float, error: psycopg.Error) -> None:
         self._writer.close()
@@ -408,8 +480,11 @@ class PostgresStore:
                 )
         self._standing = standing
 
-    def _committed(self, commit: Commit, standing: Standing) -> Head:
-        """Write and commit in one round trip; learn whether it took place where the answer does not come."""
+    def _committed(self, commit: Commit, standing: Standing, *, ahead: bool = False) -> tuple[Head, bool | None]:
+        """Write and commit in one round trip; learn whether it took place where the answer does not come. Say also whether another session may listen.
+
+        With `ahead` the lock is taken only then; `None` where the log does not stand there any more, and nothing was written.
+        """
         filed, tagged = standing.filed, standing.tagged
         after = standing
         samples = {}
@@ -421,27 +496,30 @@ class PostgresStore:
         self._since_samples += 1
         if self._since_samples >= SAMPLES_COMMITS:
             self._since_samples, samples = 0, self._samples.taken()
+        entries = NOTHING
         try:
             started = time.perf_counter()
-            with _in_one_go(writer):
-                if commit.instead:
-                    self._replaced(commit.instead)
-                    filed = tagged = 0
-                    after = after._replace(reading=os.urandom(8).hex())  # others forget what they know of the index
-                if commit.rows:
-                    if not commit.instead and filed == standing.position:
-                        self._filing.file(writer, commit.rows, commit.terms, tags=tags)
-                        filed, tagged = after.position, after.position if tags else tagged
-                    reading = self._write_more_names(after.reading) if tags else after.reading
-                    after = after._replace(filed=filed, tagged=tagged, reading=reading)
-                    writer.execute(self.where.sql(ADD), (*_columns(commit.rows), filed, tagged, reading))
-                elif commit.instead:
-                    after = after._replace(filed=0, tagged=0)
-                    writer.execute(self.where.sql("update @head set filed = 0, tagged = 0, reading = %s"), (after.reading,))
-                self._write_notes(commit.notes)
-                if samples:
-                    self._filing.write_samples(writer, samples)
-                writer.execute("commit")
+            if commit.instead:
+                self._replaced(commit.instead)
+                filed = tagged = 0
+                after = after._replace(reading=os.urandom(8).hex())  # others forget what they know of the index
+            if commit.rows:
+                if not commit.instead and filed == standing.position:
+                    entries = self._filing.entries(commit.rows, commit.terms, tags=tags)
+                    filed, tagged = after.position, after.position if tags else tagged
+                reading = self._write_more_names(after.reading) if tags else after.reading
+                after = after._replace(filed=filed, tagged=tagged, reading=reading)
+            elif commit.instead:
+                after = after._replace(filed=0, tagged=0)
+                writer.execute(self.where.sql("update @head set filed = 0, tagged = 0, reading = %s"), (after.reading,))
+            if samples:
+                self._filing.write_samples(writer, samples)
+            values = _values(commit, filed, tagged, after.reading, entries, self._listeners)
+            if ahead:
+                known = [wire.int8(standing.position), wire.blob(standing.digest), wire.text(standing.reading)]
+                answer = wire.committed(writer, self.where.sql(WRITE_AHEAD), [*known, *values], begin=BEGIN)
+            else:
+                answer = wire.committed(writer, self.where.sql(WRITE), values)
             seconds = time.perf_counter() - started
             self.sync_seconds += (seconds - self.sync_seconds) / 16
         except BaseException as error:
@@ -450,17 +528,21 @@ class PostgresStore:
             if not isinstance(error, psycopg.Error) or _is_undone(writer, error):
                 raise
             self._filing.drop()
-            self._settle(commit, error)
+            self._settle(commit, error, ahead=ahead)
+            answer = _TRUE  # for all that is known
+        if not answer:
+            self._rolled_back()
+            return standing.head, None
         self._filing.keep()
         self._transaction_of = 0
         self._standing = after
-        return after.head
+        return after.head, answer == _TRUE
 
     def _replaced(self, rows: Sequence[Row]) -> None:
         """Put rows in the place of those at their positions, and drop what was derived."""
         writer = self._writer
         for row in rows:
-            # A division by nothing stops the transaction, in the same round trip, where there is no such row.
+            # A division by nothing stops the transaction where there is no such row.
             writer.execute(
                 self.where.sql(
                     "with changed as (update @log set input = %s, records = %s, salts = %s where position = %s and digest = %s returning 1) "
@@ -474,21 +556,11 @@ class PostgresStore:
         writer.execute(self.where.sql("update @sample set what = ''"))
         self._samples.forget()
 
-    def _write_notes(self, notes: Mapping[str, str | None]) -> None:
-        kept = {key: body for key, body in notes.items() if body is not None}
-        if kept:
-            self._writer.execute(
-                self.where.sql("select @note_down(%s::text[], %s::text[])"),
-                (list(kept), list(kept.values())),
-            )
-        gone = [key for key, body in notes.items() if body is None]
-        if gone:
-            self._writer.execute(self.where.sql("delete from @note where key = any(%s)"), (gone,))
-
-    def _settle(self, commit: Commit, error: psycopg.Error) -> None:
+    def _settle(self, commit: Commit, error: psycopg.Error, *, ahead: bool) -> None:
         """Learn whether a commit whose answer was lost took place: returns if it did, raises if not, `OutcomeUnknown` if it can't be learned in time.
 
-        The lock is free only when the old transaction has ended.
+        The lock is free only when the old transaction has ended. One that was decided ahead may not have come there yet: the index gets another making,
+        so that the log does not stand where that transaction will look for it.
         """
         deadline = time.monotonic() + SETTLE_SECONDS
         first = (commit.rows or commit.instead or (None,))[0]
@@ -505,6 +577,8 @@ class PostgresStore:
                             self.where.sql("select digest, records from @log where position = %s"), (first.position,), binary=True
                         ).fetchone()
                         took_place = found is not None and found[0] == first.digest and (bool(commit.rows) or found[1] == first.records)
+                        if ahead and not took_place:
+                            self._writer.execute(self.where.sql("update @head set reading = %s"), (os.urandom(8).hex(),))
                     else:
                         there: dict[str, str] = dict(
                             self._writer.execute(self.where.sql("select key, body from @note where key = any(%s)"), (list(commit.notes),))
@@ -571,11 +645,12 @@ class PostgresStore:
 
     # --- waking up
 
-    def _tell(self, position: int) -> None:
-        """Wake those who wait, here at once, elsewhere by a notice after the commit."""
+    def _tell(self, position: int, *, listened: bool) -> None:
+        """Wake those who wait, here at once, elsewhere by a notice after the commit, if anybody listens."""
         self._hear(position)
-        self._started("happened-notify", self._notify)
-        self._notify_due.set()
+        if listened:
+            self._started("happened-notify", self._notify)
+            self._notify_due.set()
 
     def _hear(self, position: int) -> None:
         with self._grown:
@@ -614,6 +689,7 @@ class PostgresStore:
         while not self._closed:
             try:
                 with self.where.connect() as connection:
+                    connection.execute("select pg_advisory_lock_shared(%s)", (self._listeners,))  # whoever commits from now on tells of it
                     connection.execute(f'listen "{self._channel}"'.encode())
                     for (position,) in connection.execute(self.where.sql("select position from @head")):
                         self._hear(position)  # what was committed before anybody listened here
@@ -733,17 +809,17 @@ class PostgresStore:
 
     def _rows_after(self, connection: Connection, after: int, until: int) -> Iterator[tuple[list[Row], list[Terms]]]:
         assert self._terms_of is not None, "rows are filed by a reading"
-        while True:
+        while after < until:
+            high = min(until, after + 2 * PAGE_ROWS)  # see `_pages`
             found = connection.execute(
-                self.where.sql(f"select {ROW} from @log where position > %s and position <= %s order by position limit {PAGE_ROWS}"),
-                (after, until),
+                self.where.sql(f"select {ROW} from @log where position > %s and position <= %s order by position"),
+                (after, high),
                 binary=True,
             ).fetchall()
-            if not found:
-                return
-            rows = [Row(*one) for one in found]
-            yield rows, list(map(self._terms_of, rows))
-            after = rows[-1].position
+            if found:
+                rows = [Row(*one) for one in found]
+                yield rows, list(map(self._terms_of, rows))
+            after = high
 
     def _rebuild(self, progress: Callable[[int, int], None]) -> None:
         """Make the index anew by today's reading, under the lock."""
@@ -783,34 +859,41 @@ class PostgresStore:
         """Yield pages of rows, each with its first position and these columns."""
         self._check_usable()
         positions: Sequence[int] = ()
+        begun = 0
         if wanted is None:
-            [(last,)] = self._asked("select position from @head")
+            [(last, begun)] = self._asked(f"select position, ({_BEGUN}) from @head", (after,))
             ranges = [(0, last)]
         else:
             positions, ranges, last = self._places(wanted)
+            if ranges:
+                [(begun,)] = self._asked(_BEGUN, (after,))
         last = last if until is None else min(last, until)
         if not ranges:
             yield from self._pages_at(columns, positions, after, last, backwards=backwards, rows_max=rows_max)
             return
-        [(begun,)] = self._asked("select coalesce(max(position), 0) from @log where position <= %s", (after,))
         ordered = merged([*ranges, *((position, position) for position in positions)])
         for low, high in reversed(ordered) if backwards else ordered:
             first, end = max(low, begun), min(high, last)
+            span = max(2 * rows_max, SPAN_MIN)
             while first <= end:
+                # Not of all that is left: a server that has no statistics yet would sort it, for each page.
+                low_here, high_here = (max(first, end - span + 1), end) if backwards else (first, min(end, first + span - 1))
                 found = self._asked(
                     f"select position, {columns} from @log where position between %s and %s and position + count - 1 > %s "
                     f"and position + count - 1 <= %s order by position {'desc' if backwards else 'asc'} limit %s",
-                    (first, end, after, last, rows_max),
+                    (low_here, high_here, after, last, rows_max),
                     binary=True,
                 )
                 if found:
                     yield found
-                if len(found) < rows_max:
-                    break
+                if len(found) == rows_max:  # there may be more
+                    low_here, high_here = (found[-1][0], high_here) if backwards else (low_here, found[-1][0])
+                span = 2 * ((high_here - low_here + 1) * rows_max // len(found) if found else span)
+                span = min(max(span, SPAN_MIN), SPAN_MAX)
                 if backwards:
-                    end = found[-1][0] - 1
+                    end = low_here - 1
                 else:
-                    first = found[-1][0] + 1
+                    first = high_here + 1
 
     def _pages_at(
         self, columns: str, positions: Sequence[int], after: int, last: int, *, backwards: bool, rows_max: int
@@ -933,43 +1016,72 @@ class PostgresStore:
         return self.where.connect()
 
 
+_TRUE = b"\1"
 _IDLE = psycopg.pq.TransactionStatus.IDLE
 _START = (START.position, START.at, START.digest, 0, 0, 0, "")
 _STANDING = "select position, at, digest, row, filed, tagged, reading from @head"
+_BEGUN = "select coalesce(max(position), 0) from @log where position <= %s"
 _NOTES = "select key, body from @note where key >= %s and key < %s"
 _READING = "select reading, coalesce((select body from @shelf where key = 'reading'), '') from @head"
 
 
-def _columns(rows: Sequence[Row]) -> tuple[list[Any], ...]:
-    return (
-        [row.position for row in rows],
-        [row.count for row in rows],
-        [row.at for row in rows],
-        [row.head for row in rows],
-        [row.input for row in rows],
-        [row.records for row in rows],
-        [row.salts for row in rows],
-        [row.digest for row in rows],
+def _values(commit: Commit, filed: int, tagged: int, making: str, entries: Sequence[list[Any]], listeners: int) -> list[wire.Value]:
+    """Return what `@write` is called with."""
+    rows = commit.rows
+    kept = {key: body for key, body in commit.notes.items() if body is not None}
+    tag_hash, tag_position, used_hash, used_position, block_name, block_block, counted_block, counted_what, counted_number = entries
+    return [
+        wire.int8s([row.position for row in rows]),
+        wire.int4s([row.count for row in rows]),
+        wire.int8s([row.at for row in rows]),
+        wire.texts([row.head for row in rows]),
+        wire.texts([row.input for row in rows]),
+        wire.texts([row.records for row in rows]),
+        wire.blobs([row.salts for row in rows]),
+        wire.blobs([row.digest for row in rows]),
+        wire.int8(filed),
+        wire.int8(tagged),
+        wire.text(making),
+        wire.int8s(tag_hash),
+        wire.int8s(tag_position),
+        wire.int8s(used_hash),
+        wire.int8s(used_position),
+        wire.int4s(block_name),
+        wire.int8s(block_block),
+        wire.int8s(counted_block),
+        wire.texts(counted_what),
+        wire.texts(counted_number),
+        wire.texts(list(kept)),
+        wire.texts(list(kept.values())),
+        wire.texts([key for key, body in commit.notes.items() if body is None]),
+        wire.int8(listeners),
+    ]
+
+
+def _standing_in(found: Sequence[bytes | None]) -> tuple[Standing, str]:
+    """Read the first row of `@look`: where the log stands, and the server's name of the transaction."""
+    position, at, digest, row, filed, tagged, reading, transaction = [value or b"" for value in found[:8]]
+    standing = Standing(int(position), int(at), wire.blob_in(digest), int(row), int(filed), int(tagged), reading.decode())
+    return standing, transaction.decode()
+
+
+def _row_in(found: Sequence[bytes | None]) -> Row:
+    """Read another row of it."""
+    position, at, digest, count, _, _, head, asked, records, salts = [value or b"" for value in found]
+    return Row(
+        int(position),
+        int(count),
+        int(at),
+        head.decode(),
+        asked.decode() if found[7] is not None else None,
+        records.decode(),
+        wire.blob_in(salts),
+        wire.blob_in(digest),
     )
 
 
 def _other_reading(url: str) -> Incompatible:
     return Incompatible("another process reads the tags of this log otherwise: run the same code in all of them", url=url)
-
-
-@contextlib.contextmanager
-def _in_one_go(connection: Connection) -> Generator[None]:
-    """Send statements in one round trip. An interrupt is passed on as it is: the driver may say instead that it could not end the round trip."""
-    try:
-        with connection.pipeline():
-            yield
-    except psycopg.Error as error:
-        before = error.__context__
-        while before is not None:
-            if isinstance(before, KeyboardInterrupt):
-                raise before from None
-            before = before.__context__
-        raise
 
 
 def _is_lost(connection: Connection, error: psycopg.Error) -> bool:

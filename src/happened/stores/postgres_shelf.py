@@ -14,6 +14,8 @@ from happened.stores.postgres_tables import Connection, Where
 Counts = Sequence[tuple[str, int]]
 
 BLOCK_BITS = 12
+NOTHING: tuple[list[Any], ...] = tuple([] for _ in range(9))
+"""Nothing is to be filed."""
 FILE = "select @file(%s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::int[], %s::bigint[], %s::bigint[], %s::text[], %s::text[])"
 
 
@@ -57,6 +59,14 @@ class Filing:
         self, connection: Connection, rows: Sequence[Row], terms: Sequence[Terms], *, tags: bool, tags_after: int = 0, filed_after: int = 0
     ) -> None:
         """File rows, in the open transaction: their ids, names and counts where they lie after one position, and their tags where after another."""
+        entries = self.entries(rows, terms, tags=tags, tags_after=tags_after, filed_after=filed_after)
+        if any(entries):
+            connection.execute(self._where.sql(FILE), entries)
+
+    def entries(
+        self, rows: Sequence[Row], terms: Sequence[Terms], *, tags: bool, tags_after: int = 0, filed_after: int = 0
+    ) -> tuple[list[Any], ...]:
+        """Return what is to be filed of rows, as columns for `FILE`, and take names for written."""
         tagged: list[tuple[int, int]] = []
         used: list[tuple[int, int]] = []
         blocks: dict[tuple[int, int], None] = {}
@@ -75,14 +85,12 @@ class Filing:
                 counted[block, text] = counted.get((block, text), 0) + number
         fresh = [one for one in blocks if one not in self._known and one not in self._written]
         self._written.update(fresh)
-        entries = (
+        return (
             *_columns(tagged, 2),
             *_columns(used, 2),
             *_columns(fresh, 2),
             *_columns([(*key, str(n)) for key, n in counted.items()], 3),
         )
-        if any(entries):
-            connection.execute(self._where.sql(FILE), entries)
 
     def ranges(self, blocks: Iterable[int]) -> list[tuple[int, int]]:
         """Return the positions of blocks."""

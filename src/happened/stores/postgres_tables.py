@@ -16,12 +16,14 @@ from psycopg import conninfo
 from psycopg.types.array import ListBinaryDumper
 
 from happened.core.errors import Invalid, StoreFailed
+from happened.stores.postgres_wire import REFUSED_FOR_EVER, may_pass
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 SCHEMA = "happened"
 """Where a log is whose URL names no schema."""
 CONNECT_SECONDS_MAX = 10
+PORT_MAX = 65_535
 POSTGRES_MIN = 140000
 """The oldest release that is supported: 14."""
 
@@ -90,6 +92,65 @@ MIGRATIONS = (
             insert into @note as before(key, body) select * from unnest(keys, bodies) on conflict (key) do update set body = excluded.body;
         end $$""",
     ),
+    (
+        # First what `head` says, then the rows after a position, under the same names.
+        """create function @look(seen bigint, wait_ms int)
+        returns table(place bigint, moment bigint, link bytea, number bigint, up_to bigint, tags_up_to bigint, one text, two text, three text, salt bytea)
+        language plpgsql as $$
+        declare last bigint;
+        begin
+            perform set_config('lock_timeout', wait_ms::text, true);
+            return query select position, at, digest, row, filed, tagged, reading, pg_current_xact_id()::text, null::text, null::bytea
+                from @head for update;
+            select position into last from @head;
+            if last > seen then
+                return query select position, at, digest, count::bigint, null::bigint, null::bigint, head, input, records, salts
+                    from @log where position > seen and position <= last order by position;
+            end if;
+        end $$""",
+        # Says whether somebody listens: he holds a lock by this number.
+        """create function @write(
+            positions bigint[], counts int[], ats bigint[], heads text[], inputs text[], all_records text[], all_salts bytea[], digests bytea[],
+            filed_up_to bigint, tagged_up_to bigint, making text,
+            tag_hash bigint[], tag_position bigint[], used_hash bigint[], used_position bigint[], block_name int[], block_block bigint[],
+            counted_block bigint[], counted_what text[], counted_number text[], note_keys text[], note_bodies text[], notes_gone text[],
+            listeners bigint)
+        returns boolean language plpgsql as $$
+        begin
+            if cardinality(positions) > 0 then
+                perform @add(
+                    positions, counts, ats, heads, inputs, all_records, all_salts, digests, filed_up_to, tagged_up_to, making);
+                perform @file(
+                    tag_hash, tag_position, used_hash, used_position, block_name, block_block, counted_block, counted_what, counted_number);
+            end if;
+            if cardinality(note_keys) > 0 then
+                perform @note_down(note_keys, note_bodies);
+            end if;
+            if cardinality(notes_gone) > 0 then
+                delete from @note where key = any(notes_gone);
+            end if;
+            return not pg_try_advisory_xact_lock(listeners);
+        end $$""",
+        # Writes nothing, and says nothing, where the log does not stand where it did; raises where the lock is taken.
+        """create function @write_ahead(
+            at_position bigint, at_digest bytea, at_making text,
+            positions bigint[], counts int[], ats bigint[], heads text[], inputs text[], all_records text[], all_salts bytea[], digests bytea[],
+            filed_up_to bigint, tagged_up_to bigint, making text,
+            tag_hash bigint[], tag_position bigint[], used_hash bigint[], used_position bigint[], block_name int[], block_block bigint[],
+            counted_block bigint[], counted_what text[], counted_number text[], note_keys text[], note_bodies text[], notes_gone text[],
+            listeners bigint)
+        returns boolean language plpgsql as $$
+        begin
+            perform 1 from @head where position = at_position and digest = at_digest and reading = at_making for update nowait;
+            if not found then
+                return null;
+            end if;
+            return @write(
+                positions, counts, ats, heads, inputs, all_records, all_salts, digests, filed_up_to, tagged_up_to, making, tag_hash, tag_position,
+                used_hash, used_position, block_name, block_block, counted_block, counted_what, counted_number, note_keys, note_bodies, notes_gone,
+                listeners);
+        end $$""",
+    ),
 )
 """Statements by the number of their step, from 1. `@` stands for the schema.
 
@@ -121,6 +182,20 @@ class Where(NamedTuple):
         connection.adapters.register_dumper(list, ListBinaryDumper)
         return connection
 
+    def trouble(self, error: psycopg.Error, what: str) -> Invalid | StoreFailed:
+        """Return what it means that opening failed. `StoreFailed` where it may help to try again: nobody answers, or a server that starts, ends or is full.
+
+        `Invalid` where it can't: a parameter, the role, its password or rights, the database, the tables.
+        """
+        if error.sqlstate is not None:
+            passing = not error.sqlstate.startswith(REFUSED_FOR_EVER)
+        elif isinstance(error, psycopg.errors.ConnectionTimeout):
+            passing = True
+        else:
+            passing = isinstance(error, psycopg.OperationalError) and may_pass(self.to, CONNECT_SECONDS_MAX)
+        text = f"{self.said} {what}: {_one_line(error)}"
+        return StoreFailed(text, url=self.said, error=_one_line(error)) if passing else Invalid(text, url=self.said)
+
 
 def _ignore(_notice: object) -> None:
     """Nobody looks at notices, such as that something exists already."""
@@ -148,7 +223,9 @@ def where_in(url: str) -> Where:
     if parts.fragment or (not at and "@" in parts.path + parts.query.partition("=")[0]):
         raise Invalid(_UNREADABLE)
     try:
-        conninfo.conninfo_to_dict(connect)
+        ports = str(conninfo.conninfo_to_dict(connect).get("port") or "").split(",")
+        if not all(port == "" or (port.isdecimal() and 0 < int(port) <= PORT_MAX) for port in ports):
+            raise Invalid(f"`{said}` names no database: a port is a number up to {PORT_MAX:,}", url=said)
     except psycopg.ProgrammingError as error:
         why = "" if "%" in user or any(key in _SECRET for key in given) else f" ({_one_line(error)})"  # it may quote a password
         raise Invalid(f"`{said}` names no database: write postgresql://user@host:port/database?schema=shop{why}", url=said) from error
@@ -181,7 +258,7 @@ def number_of(where: Where, connection: Connection) -> int:
 
 
 def check_there(url: str) -> None:
-    """Raise `Invalid` unless a log is there, or where the database can't be reached. Nothing is made."""
+    """Raise `Invalid` unless a log is there; `StoreFailed` where that can't be seen now (see `Where.trouble`). Nothing is made."""
     where = where_in(url)
     with _connected(where) as connection:
         if not number_of(where, connection):
@@ -189,7 +266,7 @@ def check_there(url: str) -> None:
 
 
 def migrated(url: str) -> list[int]:
-    """Take the steps that were not taken yet; return their numbers."""
+    """Take the steps that were not taken yet; return their numbers. `Invalid` and `StoreFailed` as `Where.trouble` has it."""
     where = where_in(url)
     with _connected(where) as connection:
         return migrate(where, connection)
@@ -199,10 +276,13 @@ def migrated(url: str) -> list[int]:
 def _connected(where: Where) -> Generator[Connection]:
     try:
         connection = where.connect()
-    except psycopg.OperationalError as error:
-        raise Invalid(f"{where.said} can't be reached: {_one_line(error)}", url=where.said) from error
-    with connection:
-        yield connection
+    except psycopg.Error as error:
+        raise where.trouble(error, "can't be reached") from error
+    try:
+        with connection:
+            yield connection
+    except psycopg.Error as error:
+        raise where.trouble(error, "can't be looked at") from error
 
 
 def migrate(where: Where, connection: Connection) -> list[int]:

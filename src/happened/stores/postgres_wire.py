@@ -1,0 +1,150 @@
+"""Statements as the wire of PostgreSQL takes them: values in binary, and what belongs together in one round trip.
+
+A commit costs the client a tenth of what it does by way of cursors, each of which looks up how to write every single value.
+"""
+
+import os
+import re
+import select
+import struct
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from itertools import repeat
+from typing import NamedTuple
+
+from psycopg import Connection, errors, generators
+from psycopg.pq import Escaping, ExecStatus, PGconn, Ping, PollingStatus
+from psycopg.pq.abc import PGresult
+
+_HEAD = struct.Struct("!iiiii")
+_INT8 = struct.Struct("!iq")
+_INT4 = struct.Struct("!ii")
+_LENGTH = struct.Struct("!i")
+_NULL = _LENGTH.pack(-1)
+_BINARY = 1
+_FINE = (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK, ExecStatus.PIPELINE_SYNC)
+
+
+class Value(NamedTuple):
+    """A value of a statement: the number of its type, and its bytes."""
+
+    type: int
+    body: bytes
+
+
+def int8(number: int) -> Value:
+    """Return a `bigint`."""
+    return Value(20, number.to_bytes(8, "big", signed=True))
+
+
+def blob(body: bytes) -> Value:
+    """Return a `bytea`."""
+    return Value(17, body)
+
+
+def text(body: str) -> Value:
+    """Return a `text`."""
+    return Value(25, body.encode())
+
+
+def int8s(numbers: Sequence[int]) -> Value:
+    """Return a `bigint[]`."""
+    return _array(1016, 20, len(numbers), map(_INT8.pack, repeat(8), numbers))
+
+
+def int4s(numbers: Sequence[int]) -> Value:
+    """Return an `int[]`."""
+    return _array(1007, 23, len(numbers), map(_INT4.pack, repeat(4), numbers))
+
+
+def texts(bodies: Sequence[str | None]) -> Value:
+    """Return a `text[]`."""
+    return _array(1009, 25, len(bodies), _sized([body if body is None else body.encode() for body in bodies]))
+
+
+def blobs(bodies: Sequence[bytes]) -> Value:
+    """Return a `bytea[]`."""
+    return _array(1001, 17, len(bodies), _sized(bodies))
+
+
+def _sized(bodies: Sequence[bytes | None]) -> list[bytes]:
+    return [part for body in bodies for part in ((_NULL,) if body is None else (_LENGTH.pack(len(body)), body))]
+
+
+def _array(type: int, of: int, count: int, parts: Iterable[bytes]) -> Value:
+    if not count:
+        return Value(type, _HEAD.pack(0, 0, of, 0, 0)[:12])
+    return Value(type, b"".join([_HEAD.pack(1, 1, of, count, 1), *parts]))
+
+
+def blob_in(found: bytes) -> bytes:
+    """Read a `bytea` that came as text."""
+    return Escaping().unescape_bytea(found)
+
+
+def asked(connection: Connection[tuple[object, ...]], statements: bytes) -> list[tuple[bytes | None, ...]]:
+    """Run statements in one message, without values; return the rows of the last one, as texts."""
+    connection.pgconn.send_query(statements)
+    results = connection.wait(generators.execute(connection.pgconn))
+    for result in results:
+        _check(result)
+    last = results[-1]
+    return [tuple([last.get_value(row, column) for column in range(last.nfields)]) for row in range(last.ntuples)]
+
+
+def committed(connection: Connection[tuple[object, ...]], statement: bytes, values: Sequence[Value], *, begin: bytes = b"") -> bytes:
+    """Run a statement with values, and commit, in one round trip; return the one value that was found, in binary, empty for null."""
+    wire = connection.pgconn
+    wire.enter_pipeline_mode()
+    if begin:
+        wire.send_query_params(begin, None)
+    wire.send_query_params(statement, [value.body for value in values], [value.type for value in values], [_BINARY] * len(values), _BINARY)
+    wire.send_query_params(b"commit", None)
+    wire.pipeline_sync()
+    results = connection.wait(generators.execute(wire))
+    while results and results[-1].status != ExecStatus.PIPELINE_SYNC:
+        results += connection.wait(generators.fetch_many(wire))
+    wire.exit_pipeline_mode()
+    for result in results:
+        _check(result)
+    return results[1 if begin else 0].get_value(0, 0) or b""
+
+
+def _check(result: PGresult) -> None:
+    if result.status not in _FINE:
+        raise errors.error_from_result(result)
+
+
+REFUSED_FOR_EVER = ("08P", "0A", "22", "28", "3D", "3F", "42")
+"""How the SQLSTATE begins where a URL, a role or a schema is wrong: who tries again hears the same."""
+_REFUSED = re.compile(rb"\tErrorResponse\t(?: [SV] \"[^\"]*\")* C \"([0-9A-Z]{5})\"")
+
+
+def may_pass(to: str, seconds_max: float) -> bool:
+    """Say whether it may help to try again where no connection could be made. It is tried once more, to hear the server's SQLSTATE.
+
+    The driver tells it for statements only, and the text that it tells is in the server's language. Where the library is too old to say it either (before
+    18, or on another system than Linux), all that a server that runs refuses is taken for good.
+    """
+    ping = PGconn.ping(to.encode())
+    if ping != Ping.OK:
+        return ping != Ping.NO_ATTEMPT
+    if sys.platform != "linux":
+        return False
+    heard = os.memfd_create("happened")  # in memory: what is sent may hold a password
+    wire = PGconn.connect_start(to.encode())
+    try:
+        wire.trace(heard)
+        deadline = time.monotonic() + seconds_max
+        while (status := wire.connect_poll()) not in (PollingStatus.OK, PollingStatus.FAILED) and time.monotonic() < deadline:
+            reading = status == PollingStatus.READING
+            select.select([wire.socket] if reading else [], [] if reading else [wire.socket], [], max(0.0, deadline - time.monotonic()))
+        wire.untrace()
+        states = _REFUSED.findall(os.pread(heard, os.fstat(heard).st_size, 0))
+    finally:
+        wire.finish()
+        os.close(heard)
+    if states:
+        return not states[-1].decode().startswith(REFUSED_FOR_EVER)
+    return status != PollingStatus.FAILED

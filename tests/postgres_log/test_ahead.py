@@ -1,0 +1,199 @@
+"""Who decides before he has the lock: what he decided stands only where the log stands as it did, else it is decided once more under the lock."""
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Annotated
+
+import psycopg
+import pytest
+
+import happened as h
+from happened.core.store import Commit, Unseen
+from happened.stores.postgres import CROWDED_COMMITS, PostgresStore
+from happened.testing.rows import Fact, Scribe, check_whole, flat, read_by, terms_of, without
+from tests.postgres_log.proxy import HOLD_COMMIT, LOSE_ANSWER, LOSE_COMMIT, Proxy
+from tests.servers import fresh, server
+
+
+@pytest.fixture
+def url() -> str:
+    return fresh()
+
+
+def opened(url: str) -> PostgresStore:
+    store = PostgresStore(url)
+    store.index(read_by("today"), terms_of, lambda _done, _all: None)
+    return store
+
+
+def facts(scribe: Scribe, *facts: Fact, then: Callable[[], object] = lambda: None) -> Callable[[Unseen], Commit]:
+    """Decide on facts, after which something else happens."""
+
+    def decide(unseen: Unseen) -> Commit:
+        rows = [scribe.row_after(unseen.head, fact) for fact in facts]
+        then()
+        return Commit(rows, [terms_of(row) for row in rows])
+
+    return decide
+
+
+def test_where_nobody_comes_between_it_stands(url: str) -> None:
+    """Rows, index and ids are those of an append under the lock; also where nothing is written."""
+    store, other = opened(url), opened(url)
+    scribe = Scribe(store)
+    rows = scribe.append(Fact(("x=1",), 16, id="first"))
+    for n in range(5):
+        head = store.append_ahead(facts(scribe, Fact((f"n={n}",), 17, 2, id=f"id-{n}")), scribe.seen)
+        assert head is not None
+        scribe.seen = head.position
+        assert store.append_ahead(lambda _: Commit(), scribe.seen) == head
+    rows = flat(other.read())
+    check_whole(rows)
+    assert len(rows) == 6
+    for n in range(5):
+        assert list(other.find_id(f"id-{n}")) == [rows[n + 1].position]
+    assert Scribe(other).append(Fact())[0].position == 12
+    store.close()
+    other.close()
+
+
+@pytest.mark.parametrize("what", ["row", "nothing"])
+@pytest.mark.parametrize("how", ["recorded", "erased"])
+def test_where_others_come_between_nothing_is_stored(url: str, how: str, what: str) -> None:
+    """And for some time nobody tries again: they are likely to do so once more."""
+    store, other = opened(url), opened(url)
+    scribe, beside = Scribe(store), Scribe(other)
+    [first] = scribe.append(Fact(("x=1",), 16))
+
+    def between() -> None:
+        if how == "recorded":
+            beside.append(Fact(("x=2",), 16))
+        else:
+            other.append(lambda _: Commit(notes={"erased": "1"}, instead=[without(first)]), 1 << 62)
+
+    added = [Fact(("x=3",), 16)] if what == "row" else []
+    assert store.append_ahead(facts(scribe, *added, then=between), scribe.seen) is None
+    assert len(flat(other.read())) == (2 if how == "recorded" else 1)
+    rows = scribe.append(Fact(("x=3",), 16))
+    assert flat(other.read())[-1] == rows[-1]
+    check_whole(flat(other.read()) if how == "recorded" else [without(first), rows[-1]])
+
+    tries = [store.append_ahead(facts(scribe), scribe.seen) for _ in range(CROWDED_COMMITS)]
+    assert tries[0] is None or what == "nothing"
+    assert tries[-1] is not None
+    store.close()
+    other.close()
+
+
+def test_the_lock_is_not_waited_for(url: str) -> None:
+    store = opened(url)
+    scribe = Scribe(store)
+    scribe.append(Fact())
+    with psycopg.connect(server().url) as holder:
+        holder.execute(store.where.sql("select 1 from @head for update"))
+        assert store.append_ahead(facts(scribe, Fact()), scribe.seen) is None
+    scribe.append(Fact())
+    assert len(flat(store.read())) == 2
+    store.close()
+
+
+def test_notes_are_for_the_lock(url: str) -> None:
+    """They change where the log does not: who looks at them, or writes some, is not ahead."""
+    store = opened(url)
+    scribe = Scribe(store)
+    scribe.append(Fact(), notes={"a": "1"})
+
+    def asks(unseen: Unseen) -> Commit:
+        assert unseen.notes("") == {"a": "1"}
+        return facts(scribe, Fact())(unseen)
+
+    assert store.append_ahead(asks, scribe.seen) is None
+    assert store.append_ahead(lambda unseen: facts(scribe, Fact())(unseen)._replace(notes={"a": "2"}), scribe.seen) is None
+    assert len(flat(store.read())) == 1
+    store.close()
+
+
+@pytest.fixture
+def proxy() -> Iterator[Proxy]:
+    with Proxy(server()) as proxy:
+        yield proxy
+
+
+@pytest.mark.parametrize("trouble", [LOSE_ANSWER, HOLD_COMMIT, LOSE_COMMIT])
+def test_an_answer_that_is_lost_is_looked_for_and_what_comes_late_comes_to_nothing(url: str, proxy: Proxy, trouble: str) -> None:
+    """The server has not taken the lock for what it was not given yet: when that arrives it finds the log changed, though nothing was recorded meanwhile."""
+    store = opened(proxy.url(url))
+    scribe = Scribe(store)
+    scribe.append(Fact())
+    proxy.trouble = trouble
+
+    head = store.append_ahead(facts(scribe, Fact(id="second")), scribe.seen)
+
+    assert proxy.idle.wait(5)
+    assert proxy.done == [trouble]
+    assert (head is not None) == (trouble == LOSE_ANSWER)
+    assert len(store.find_id("second")) == (trouble == LOSE_ANSWER)
+    scribe.seen = 1 + (trouble == LOSE_ANSWER)
+    scribe.append(Fact(id="third"))
+    check_whole(flat(store.read()))
+    assert store.append_ahead(facts(scribe, Fact(id="fourth")), scribe.seen) is not None
+    store.close()
+
+
+Name = Annotated[str, h.Tag("purse")]
+
+
+class Filled(h.Event):
+    purse: Name
+    amount: int
+
+
+class Draw(h.Command):
+    purse: Name
+    amount: int
+
+
+class Drawn(h.Event):
+    purse: Name
+    amount: int
+
+
+class Purse(h.State):
+    purse: Name
+    left: int = 0
+
+    def evolve(self, event: Filled | Drawn) -> "Purse":
+        return self.but(left=self.left + (event.amount if isinstance(event, Filled) else -event.amount))
+
+
+@pytest.mark.parametrize("more", [0, 10])
+def test_a_command_is_decided_once_more_on_what_came_between(url: str, more: int) -> None:
+    """In the midst of its decision another process draws the same money: only one has it, unless there is enough for both."""
+    between: list[Callable[[], object]] = []
+    seen: list[int] = []
+
+    def draw(command: Draw, purse: Purse) -> Iterator[Drawn]:
+        seen.append(purse.left)
+        if between:
+            thread = threading.Thread(target=between.pop())
+            thread.start()
+            thread.join()
+        if command.amount > purse.left:
+            raise h.Refused("not enough")
+        yield Drawn(command.purse, command.amount)
+
+    app = h.App("purses", records=[Filled], deciders=[draw])
+    with app.open(url, run=False) as one, app.open(url, run=False) as other:
+        one.record(Filled("p", 30 + more))
+        one.dispatch(Draw("p", 10))
+        one.dispatch(Draw("p", 10))
+        seen.clear()
+        between.append(lambda: other.dispatch(Draw("p", 10)))
+        if more:
+            assert one.dispatch(Draw("p", 10)).events == (Drawn("p", 10),)
+        else:
+            with pytest.raises(h.Refused):
+                one.dispatch(Draw("p", 10))
+        assert (seen[0], seen[-1]) == (10 + more, more)
+        assert one.state(Purse, "p") == Purse("p", 0)
+        assert one.log.verify().position == one.log.head
