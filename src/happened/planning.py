@@ -39,6 +39,8 @@ from happened.stores.machine import Machine
 from happened.stores.memory import MemoryStore
 from happened.stores.over import PIN_NOTE, Over, Pin, below
 from happened.stores.sqlite import SqliteStore
+from happened.transfer.channel import SHARE_NOTE
+from happened.transfer.retold import notes_as_of as shared_as_of
 from happened.wiring import Wiring
 
 
@@ -204,9 +206,9 @@ class Survey:
 def notes_as_of(origin: Origin, survey: Survey, later: Survey, position: int, at: int) -> dict[str, str]:
     """Return the notes of a log as they were at a position, as far as they say what is and not who is at work: what came later is cut, what went is put back.
 
-    What is pending, what is to come later, the names and the wiring follow from the records, and are exact. How far handlers have come is not before
-    where they were then; what they hold is what is still held and failed by then. Leases, trouble, and answers kept for commands that failed and that
-    nobody has sent again are of no position, and left out.
+    What is pending, what is to come later, the names, the wiring and how far shares have come follow from the records, and are exact. How far other
+    handlers have come is not before where they were then; what they hold is what is still held and failed by then. Leases, trouble, and answers kept for
+    commands that failed and that nobody has sent again are of no position, and left out.
     """
     kept: dict[str, str] = {}
     wishes, topology = {*survey.wishes, *later.wishes}, survey.topology or later.topology
@@ -220,7 +222,9 @@ def notes_as_of(origin: Origin, survey: Survey, later: Survey, position: int, at
             or (kind == "topology" and not topology)
         ):
             kept[key] = body
-        elif kind == "progress":
+        elif kind == "share":
+            kept |= shared_as_of(origin.log, origin.names, origin.notes, rest, position)
+        elif kind == "progress" and not rest.startswith(SHARE_NOTE):
             progress = msgspec.json.decode(body, type=Progress)
             kept[key] = encode(Progress(min(progress.position, position), 0, min(progress.began, position))).decode()
         elif kind == "held":

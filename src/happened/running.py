@@ -76,6 +76,7 @@ from happened.stores.over import Over
 from happened.transfer.channel import Channel
 from happened.transfer.replica import DDL as REPLICA_DDL
 from happened.transfer.replica import Replicating
+from happened.transfer.retold import said
 from happened.transfer.share import Share
 from happened.transfer.subscription import Subscription
 from happened.transfer.systems import (
@@ -650,8 +651,9 @@ class Running:
         names = Names()
         names.learn(self._engine.notes)
         rows = (row for page in self._engine.read(after, until) for row in page)
+        shared = (row for row, _, _ in said(self.log, names, None, 0, after))
         folds = dict.fromkeys([*self.app.folds, *map(fold_of, self.app.views)])
-        return Side(rows, self.log.reader, names, {fold.name: fold for fold in folds if not fold.joins}, state)
+        return Side(rows, self.log.reader, names, {fold.name: fold for fold in folds if not fold.joins}, state, shared)
 
     # --- audit
 
@@ -911,8 +913,9 @@ class Running:
             for state, system in app.systems.items():
                 self._replicating[state] = Replicating(log, leases, system, state, self._channels[system], self._copies_file)
         self._workers: list[Worker] = []
-        if run:
+        if self._publishes:
             self._workers += [one.worker for one in self._shares]
+        if run:
             self._workers += [one.worker for one in self._subscriptions if one.system not in left]
             self._workers += [one.worker for one in self._replicating.values() if one.system not in left]
         if projects:
@@ -1024,6 +1027,8 @@ class Branch(Running):
             self._timers,
             self._decide_pending,
             self._inserted,
+            self._shares,
+            {fold_of(state).name for state in self._of.app.shares},
         )
         self._giving = Giving(works, self._plan)
         self._giving.give()
@@ -1059,10 +1064,9 @@ class Branch(Running):
 def compared(origin: Running, branch: Running, after: int, until: int, failed: Sequence[str]) -> Difference:
     """Compare a branch with its origin, from where they part up to where the origin had come."""
     joined = {fold_of(view).name for view in branch.app.views if fold_of(view).joins}
-    shared = {f"what the share `{fold_of(state).name}` says" for state in branch.app.shares}
     there = origin._side(after, until)
     here = branch._side(after, branch.log.head)
-    return difference(there, here, failed=failed, not_compared=[*sorted(joined), *sorted(shared)])
+    return difference(there, here, failed=failed, not_compared=sorted(joined))
 
 
 class Apart(NamedTuple):
