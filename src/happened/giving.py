@@ -1,9 +1,9 @@
 """Giving again: what a log was given after a position, given to a branch of it, in the order of then and at the times of then.
 
 What came from outside is given again: commands, facts, what people decided, what other systems had published. What the log's own handlers caused is not:
-reactions run on the branch's events and cause their own, publications and shares say their own, timers ring. Each takes its turn where it did in the origin, sees
-states as of where it saw them there, and has the ids that it had there; so where nothing is otherwise, nothing comes out otherwise. What has no counterpart
-in the origin takes its turn at once.
+reactions run on the branch's events and cause their own, publications and shares say their own, timers ring. Each takes its turn where it did in the
+origin, sees states as of where it saw them there, and has the ids that it had there; so where nothing is otherwise, nothing comes out otherwise. What has
+no counterpart in the origin takes its turn at once.
 
 Of what left no trace it is not known when it was, or whether: a reaction that did nothing, a publication that said nothing. As long as the branch is what
 the origin was, it has done nothing here either; from the first difference on, they hear everything that has no trace. What a publication or a share says is
@@ -225,7 +225,10 @@ class Copied(Job):
 
 
 class Failed(NamedTuple):
-    """An input that the branch could not take, since its decider raised: nothing of it is recorded. Or an edit that applies to nothing."""
+    """An input that the branch could not take, since its decider raised: nothing of it is recorded. Or an edit that applies to nothing.
+
+    Or an event that a share can't take, by its position in the origin, if it has one: the share stands still there.
+    """
 
     position: int
     """In the origin."""
@@ -248,8 +251,8 @@ class Works(NamedTuple):
     decide: Callable[[Decision], None]
     insert: Callable[[Any], Row | None]
     shares: Sequence[Share]
-    listed: Collection[str]
-    """The shares that the origin has."""
+    listed: Mapping[str, Sequence[str]]
+    """The shares that the origin has, and the names of the events that each of them reads."""
 
 
 class Giving:
@@ -295,7 +298,7 @@ class Giving:
         self._back: dict[int, int] = {}
         """By positions of events of the branch: those of their counterparts."""
         before = Before(origin.log, origin.names, origin.notes, plan.after, origin.until, origin.noted)
-        self._shares = {one.name: Retold(one, before, self._here, self._back, listed=one.name in works.listed) for one in works.shares}
+        self._shares = {one.name: Retold(one, before, self._here, self._back, reads=works.listed.get(one.name)) for one in works.shares}
         self._pages = works.log.reader.pages({event for one in self._listeners.values() for event in one.listener.events})
 
     # --- all of it
@@ -316,6 +319,8 @@ class Giving:
             self._finish()
         for share in self._shares.values():
             share.finish(diverged=self.diverged)
+            if share.stuck is not None:
+                self.failed.append(Failed(share.origin_of(share.stuck.facts["position"]) or 0, "", str(share.stuck)))
         for id in self._edits.sent:  # noqa: A001 - as everywhere
             if id not in self._applied:
                 self.failed.append(Failed(self._origin.position_of(id) or 0, id, NOT_SENT))

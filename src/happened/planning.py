@@ -222,9 +222,7 @@ def notes_as_of(origin: Origin, survey: Survey, later: Survey, position: int, at
             or (kind == "topology" and not topology)
         ):
             kept[key] = body
-        elif kind == "share":
-            kept |= shared_as_of(origin.log, origin.names, origin.notes, rest, position)
-        elif kind == "progress" and not rest.startswith(SHARE_NOTE):
+        elif kind == "progress":
             progress = msgspec.json.decode(body, type=Progress)
             kept[key] = encode(Progress(min(progress.position, position), 0, min(progress.began, position))).decode()
         elif kind == "held":
@@ -233,6 +231,9 @@ def notes_as_of(origin: Origin, survey: Survey, later: Survey, position: int, at
                 kept[key] = body
         elif kind == "unread" and msgspec.json.decode(body)["position"] <= position:
             kept[key] = body
+    for key in origin.notes:
+        if key.startswith(SHARE_NOTE):
+            kept |= shared_as_of(origin.log, origin.names, origin.notes, key.removeprefix(SHARE_NOTE), position)
     for id in (survey.decided | later.decided) - survey.pending - later.pending:  # noqa: A001 - as everywhere
         for row in origin.log.find(id):
             if decode_header(row.head).outcome == "pending":
@@ -314,12 +315,16 @@ def planned(log: Log, app: Wiring, edits: Iterable[Edit], at: int | datetime | N
 
     `Invalid` for edits that don't fit. Cost: one look at what lies behind the beginning.
     """
-    origin = Origin.of(log)
+    return planned_of(Origin.of(log), app, edits, at)
+
+
+def planned_of(origin: Origin, app: Wiring, edits: Iterable[Edit], at: int | datetime | None) -> Plan:
+    """Plan a branch of a log as it was when it was looked at."""
     checked, after = begins(origin, app, edits, at)
     survey, later = Survey(origin, after, origin.until), Survey(origin, origin.until, origin.noted)
     machine = Machine()
     id = machine.new_id().split("-")[0]  # noqa: A001 - as everywhere
-    under, owns = below(log.engine, after)
+    under, owns = below(origin.log.engine, after)
     try:
         pin = pinned(origin, {*survey.wishes, *later.wishes}, after)
         own = MemoryStore()

@@ -632,7 +632,8 @@ class Running:
 
         All that came from outside is given again in its order, and decided again; recorded answers are heard first. A new question is `Unanswered`, unless
         `answers` has a function for its gateway. `Invalid` for edits that don't fit. What is recorded from now on is not in it. Cost: what lies behind the
-        beginning is read twice and decided once; what lies before it is not copied.
+        beginning is read twice and decided once; what lies before it is not copied. Where a share has something to publish in it, its states are folded from
+        the start of the log, as where a share begins.
         """
         app = code if code is not None else self.app
         outside = Silent(app.gateways, answers or {})
@@ -985,7 +986,7 @@ class Branch(Running):
     def failed(self) -> tuple[Failed, ...]:
         """What it was given and could not take, since a decider raised an error that is no refusal: nothing of it is recorded.
 
-        And each edit of a command that no reaction has sent in it, so that the edit applies to nothing.
+        And each edit of a command that no reaction has sent in it, so that the edit applies to nothing; and what a share can't take, and stands still at.
         """
         return tuple(self._giving.failed)
 
@@ -1028,7 +1029,7 @@ class Branch(Running):
             self._decide_pending,
             self._inserted,
             self._shares,
-            {fold_of(state).name for state in self._of.app.shares},
+            {share.name: share.reads for share in self._of._shares},
         )
         self._giving = Giving(works, self._plan)
         self._giving.give()

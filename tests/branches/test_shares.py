@@ -13,7 +13,11 @@ import pytest
 
 import happened as h
 from happened.core.messages import is_data, name_of
+from happened.log.row import decode_header
+from happened.planning import Origin, planned_of
+from happened.running import Branch
 from happened.sourcing.edits import Edit
+from happened.sourcing.gateway import Silent
 from happened.testing import Clock
 from happened.transfer.digest import Digest, hashing
 from tests.branches.conftest import Make, told
@@ -53,6 +57,12 @@ def published(running: h.Running) -> list[h.Record]:
 def said(records: Iterable[h.Record]) -> list[tuple[Any, ...]]:
     """Return of which keys these changes are, and what they say: `None` for a state that is gone."""
     return [(*record.body["key"], record.body.get("fields")) for record in records if is_change(record)]
+
+
+def ran(running: h.Running) -> list[Any]:
+    """Return of the rows of shares what they say of how they came to be recorded."""
+    rows = [running.log.row_at(position) for position in sorted({record.row for record in published(running)})]
+    return [decode_header(row.head).sent for row in rows if row is not None]
 
 
 def generations(running: h.Running) -> list[int]:
@@ -100,7 +110,7 @@ def check(running: h.Running, state: type[h.State]) -> None:
     known: dict[bytes, int] = {}
     generation = 0
     for record in running.log.read():
-        if record.kind != "output" or record.name != name_of(state)[0]:
+        if record.kind != "output" or record.name != name_of(state)[0] or record.body is None:
             continue
         body = record.body
         if body["generation"] != generation:
@@ -498,6 +508,10 @@ def test_a_share_that_began_later_begins_there(tmp_path: Path) -> None:
             assert generations(branch) == [1, 1]
             check(branch, Doubled)
 
+        expected = ran(running)
+        with running.branch(at=0) as branch:
+            assert ran(branch) == expected
+
 
 def test_other_code_is_another_generation(running: h.Running) -> None:
     """It begins where the branch does, with all that there is; compared is what is said of which key, in consequence of which event."""
@@ -667,3 +681,265 @@ def test_one_event_of_several_is_erased(tmp_path: Path) -> None:
 def generations_of(running: h.Running) -> list[int]:
     """Return in which generations the shares of a log are."""
     return [one["generation"] for one in running.statistics()["shares"]]
+
+
+# --- one event that is several today
+
+
+@h.named("Paid", version=1)
+class PaidTwice(h.Event):
+    account: str
+    amount: Decimal
+
+
+@h.named("Paid", version=2)
+class PaidOnce(h.Event):
+    account: Account
+    amount: Decimal
+
+
+def halved(old: h.Data) -> list[tuple[str, h.Data]]:
+    """One payment was in truth two."""
+    return [("Paid", {"account": f"{old['account']}{half}", "amount": old["amount"]}) for half in range(2)]
+
+
+class Sum(h.State):
+    account: Account
+    amount: Decimal = Decimal(0)
+
+    def evolve(self, event: PaidOnce) -> "Sum":
+        return self.but(amount=self.amount + event.amount)
+
+
+def test_what_is_said_of_one_event_that_was_split_is_said_of_each_part(tmp_path: Path) -> None:
+    """Each key is matched with what it follows from, though that is at one position."""
+    url = f"sqlite:///{tmp_path}/desk.db"
+    with h.App("desk", records=[PaidTwice]).open(url, views="memory:") as running:
+        running.record_all([PaidTwice("a", Decimal(1)), PaidTwice("b", Decimal(2))])
+    app = h.App("desk", records=[PaidOnce], shares=[Sum], upcasts=[h.Upcast("Paid", 1, halved)])
+    with app.open(url, views="memory:") as running:
+        wait_for_shares(running)
+        paid = running.record(PaidOnce("c", Decimal(3))).position
+        wait_for_shares(running)
+        assert [key for key, _ in said(published(running))] == ["a0", "a1", "b0", "b1", "c"]
+        for begins in range(running.log.head + 1):
+            with running.branch(at=begins) as branch:
+                assert not branch.diff(), f"from {begins}:\n{branch.diff()}"
+                check(branch, Sum)
+        first = next(record.position for record in running.log.read() if record.name == "Paid")
+        with running.branch(h.Drop(first)) as branch:
+            assert [key for key, _ in said(branch.diff().missing)] == ["a0", "a1"]
+            check(branch, Sum)
+        with running.branch(h.Insert(paid, PaidOnce("a1", Decimal(4)))) as branch:
+            assert said(branch.diff().added) == [("a1", {"account": "a1", "amount": "5"})]
+
+
+# --- what can't be shared
+
+
+@h.named("Balance")
+class Nervous(h.State):
+    """It can't take much."""
+
+    account: Account
+    amount: Decimal = Decimal(0)
+
+    def evolve(self, event: Paid) -> "Nervous":
+        if event.amount > 50:
+            raise ValueError("too much for me")
+        return self.but(amount=self.amount + event.amount)
+
+
+def test_a_share_that_can_not_take_an_event_stands_still_there() -> None:
+    """What it has not published is missing, and the difference says why; all else goes on. So it is where the code is new."""
+    with desk_that_shares(Nervous).open("memory:", source=Clock(), views="memory:") as running:
+        for number in range(3):
+            running.record(Paid("a", Decimal(number)), id=f"{number}")
+            wait_for_shares(running)
+        with running.branch(h.Change(at(running, "1"), Paid("a", Decimal(51)))) as branch:
+            difference = branch.diff()
+            [failed] = branch.failed
+            assert failed.position == at(running, "1")
+            assert "the share `Balance` can't take the event at position" in failed.error
+            assert difference.failed
+            assert [record.body["version"] for record in difference.missing if is_change(record)] == [at(running, "1"), at(running, "2")]
+            assert [record.name for record in branch.log.read()].count("Paid") == 3
+            check(branch, Nervous)
+        running.record(Paid("a", Decimal(60)), id="much")
+        until(lambda: running.statistics()["shares"][0]["failure"] is not None)
+        running.record(Paid("b", Decimal(2)), id="later")
+        for begins in (0, at(running, "1"), running.log.head):
+            with running.branch(at=begins) as branch:
+                assert not branch.diff(), str(branch.diff())
+        with running.branch(h.Drop(at(running, "much"))) as branch:
+            assert [record.name for record in branch.diff().missing] == ["Paid"], "it is as far behind as it was"
+        with running.branch(at=running.log.head, code=desk_that_shares(Doubled)) as branch:
+            assert branch.failed == ()
+            assert generations(branch)[-2:] == [2, 2]
+
+    with bare.open("memory:", source=Clock(), views="memory:") as other:
+        other.record(Paid("a", Decimal(60)), id="much")
+        wait_for_shares(other)
+        with other.branch(at=other.log.head, code=desk_that_shares(Nervous)) as branch:
+            assert [one.position for one in branch.failed] == [at(other, "much")]
+
+
+def test_no_other_system_copies_a_branch(running: h.Running) -> None:
+    """Nor does who copies the origin see anything of it."""
+    copying = h.App("copying", replicas={"desk": [Copied]})
+    with copying.open("memory:", channels={"desk": running}, views="memory:") as beside:
+        with running.branch(h.Drop(at(running, "b paid"))) as branch:
+            branch.record(Paid("z", Decimal(1)))
+            branch.settled(wait_seconds_max=20)
+            wait_for_shares(branch)
+            with pytest.raises(h.Invalid, match="is a branch: what would have been is told to no other system"):
+                copying.open("memory:", channels={"desk": branch}, views="memory:")
+        receipt = running.record(Paid("b", Decimal(1)))
+        assert beside.replica(Copied, "b", since=receipt).state == Copied("b", Decimal(101))
+        assert beside.replica(Copied, "z", since=receipt).state is None
+
+
+@h.named("Balance")
+class Copied(h.State):
+    account: Account
+    amount: Decimal = Decimal(0)
+
+
+# --- where a share stood
+
+
+class Owner(h.State):
+    """Another state of the same app's events, that ends."""
+
+    account: Account
+    owner: str = ""
+
+    def evolve(self, event: Opened | Drawn) -> "Owner | None":
+        return self.but(owner=event.owner) if isinstance(event, Opened) else None
+
+
+@h.named("Owner")
+class Holder(h.State):
+    """The same, by other code."""
+
+    account: Account
+    owner: str = ""
+
+    def evolve(self, event: Opened | Drawn) -> "Holder | None":
+        if isinstance(event, Opened):
+            return self.but(owner=event.owner)
+        return None
+
+
+def test_what_was_gone_when_a_share_began_was_never_published(tmp_path: Path) -> None:
+    """A state that comes again then has no version before; so it is in a branch that begins after that, in the last generation or an older one."""
+    url = f"sqlite:///{tmp_path}/desk.db"
+    with plain.open(url, views="memory:") as running:
+        running.record(Opened("a", "ann"))
+        running.dispatch(Draw("a", Decimal(1)))
+    for state in (Owner, Holder):
+        with desk_that_shares(state).open(url, views="memory:") as running:
+            wait_for_shares(running)
+            running.record(Opened("b", "bob"))
+            wait_for_shares(running)
+            again = running.record(Opened("a", "ann")).position
+            wait_for_shares(running)
+            running.dispatch(Draw("a", Decimal(1)))
+            wait_for_shares(running)
+            with running.branch(at=again - 1) as branch:
+                parts = first_difference(placed(branch), placed(running))
+                assert parts is None
+                check(branch, state)
+    with desk_that_shares(Holder).open(url, views="memory:", run=False) as running:
+        older = next(record.body["version"] for record in published(running) if record.body["key"] == ["a"])
+        with running.branch(at=older - 1, code=desk_that_shares(Owner)) as branch:
+            check(branch, Owner)
+            assert not branch.diff(), str(branch.diff())
+
+
+def test_a_share_that_is_to_begin_anew_does_so_in_a_branch(tmp_path: Path) -> None:
+    """Something was erased, and it has not come to it: a branch waits as long, and does it where it goes on."""
+    url = f"sqlite:///{tmp_path}/desk.db"
+    with bare.open(url, views="memory:") as running:
+        running.record(Paid("a", Decimal(1)), id="first")
+        running.record(Paid("b", Decimal(1)))
+        wait_for_shares(running)
+    with bare.open(url, views="memory:", run=False) as running:
+        running.erase("first", actor="me", reason="asked for")
+        with running.branch(h.Insert(running.log.head, Paid("c", Decimal(1)))) as branch:
+            assert [record.name for record in branch.diff().added] == ["Paid"]
+        with running.branch() as branch:
+            branch.record(Paid("b", Decimal(2)))
+            wait_for_shares(branch)
+            assert published(branch)[-1].body["generation"] == 2
+            assert said(published(branch)[-1:]) == [balance("b", 3)]
+
+
+def test_other_code_says_what_the_old_one_did_not_hear() -> None:
+    """Also where nothing else is otherwise, and the share has no turn any more."""
+    with desk_that_shares(Nervous).open("memory:", source=Clock(), views="memory:") as running:
+        running.record(Paid("a", Decimal(9)))
+        wait_for_shares(running)
+        running.dispatch(Draw("a", Decimal(4)))
+        wait_for_shares(running)
+        for begins in (0, running.log.head - 2):
+            with running.branch(at=begins, code=desk_that_shares(Doubled)) as branch:
+                assert [fields["amount"] for _, fields in said(branch.diff().added)] == ["5"], str(branch.diff())
+
+
+def test_what_is_published_while_a_branch_is_made_is_not_in_it() -> None:
+    """The notes of the origin are looked at a moment later than its end: a share that has come to that only then had not published all."""
+    with bare.open("memory:", source=Clock(), views="memory:") as running:
+        paid = running.record(Paid("a", Decimal(1)), id="first").position
+        wait_for_shares(running)
+        last = running.record(Paid("b", Decimal(2))).position
+        wait_for_shares(running)
+        origin = Origin.of(running.log)._replace(until=last)
+        assert origin.noted > last
+        edit = h.Insert(paid, Paid("c", Decimal(3)))
+        with Branch(running, bare, planned_of(origin, bare, [edit], None), Silent(bare.gateways, {})) as branch:
+            assert [record.name for record in branch.diff().added] == ["Paid"]
+
+
+class Count(h.State):
+    """What hears everything."""
+
+    count: int = 0
+
+    def evolve(self, event: h.Event) -> "Count":
+        return self.but(count=self.count + 1)
+
+
+def test_a_share_of_all_events_goes_on_and_stays_behind_as_others_do(tmp_path: Path) -> None:
+    """It is behind where any event is left to it."""
+    app, url = desk_that_shares(Count), f"sqlite:///{tmp_path}/desk.db"
+    with app.open(url, views="memory:") as running:
+        paid = running.record(Paid("a", Decimal(1))).position
+        wait_for_shares(running)
+        with running.branch(h.Insert(paid, Opened("b"))) as branch:
+            assert said(branch.diff().added) == [({"count": 2},)]
+            check(branch, Count)
+        with running.branch(at=0) as branch:
+            assert not branch.diff()
+    with app.open(url, views="memory:", run=False) as running:
+        last = running.record(Paid("a", Decimal(1))).position
+        with running.branch(h.Insert(last, Opened("b"))) as branch:
+            assert [record.name for record in branch.diff().added] == ["Opened"]
+
+
+def test_where_both_part_is_told_though_a_share_says_something_again(tmp_path: Path) -> None:
+    """What is matched far behind is no place to tell by what comes before."""
+    url = f"sqlite:///{tmp_path}/desk.db"
+    with desk_that_shares(Same).open(url, views="memory:") as running:
+        wait_for_shares(running)
+        for number in range(3):
+            running.record(Paid(f"a{number}", Decimal(1)), id=f"{number}")
+            wait_for_shares(running)
+    with desk_that_shares(Balance).open(url, views="memory:") as running:
+        until(lambda: generations_of(running) == [2])
+        wait_for_shares(running)
+        first = running.log.row_at(at(running, "1") - 1)
+        assert first is not None
+        edits = h.Insert(first.position, Paid("z", Decimal(1))), h.Change(at(running, "1"), Paid("a1", Decimal(5)))
+        with running.branch(*edits, at=0) as branch:
+            assert str(branch.diff().first).startswith("added: "), str(branch.diff())

@@ -8,11 +8,13 @@ It is in the generation that it was in. Where its code or fields are others than
 share that the origin has none of. One that began later in the origin begins there.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import msgspec
 
+from happened.core.errors import Stuck
 from happened.core.state import Key
 from happened.core.store import Row, Wanted
 from happened.log.log import ERASED_NOTE, Log
@@ -22,8 +24,11 @@ from happened.log.row import Header, decode_header, encode, taken_apart
 from happened.log.worker import NOTE as PROGRESS_NOTE
 from happened.log.worker import Progress
 from happened.transfer.channel import SHARE_NOTE, Generation, share_worker
-from happened.transfer.share import Beginning, Share, keys_in
+from happened.transfer.share import PAGE_ROWS, Beginning, Share, keys_in
 from happened.transfer.share import encode as encode_key
+
+LATEST_ROWS = 20
+"""Rows looked through at once for the latest."""
 
 
 class Place(NamedTuple):
@@ -49,9 +54,10 @@ def said(log: Log, names: Names, share: str | None, after: int, until: int, *, b
     """Yield the rows in which a share of a log has published something, or any share, each with its place and the fingerprint of its code."""
     shares = [name for name in list(names.by_number.values()) if name.what in SHARED and share in (name.name, None)]
     of = {name.number: name.fingerprint for name in shares}
-    if not of:
+    if not of or after >= until:
         return
-    for rows in log.engine.read(after, until, wanted=[Wanted((), list(of))], backwards=backwards):
+    rows_max = LATEST_ROWS if backwards else PAGE_ROWS
+    for rows in log.engine.read(after, until, wanted=[Wanted((), list(of))], backwards=backwards, rows_max=rows_max):
         for row in rows:
             number = next((raw.number for _, raw in taken_apart(row)), 0)
             if number in of:  # the index may hand out others, too
@@ -105,9 +111,11 @@ class Before(NamedTuple):
 
 
 class Retold:
-    """A share in a branch, which publishes as it is told. `listed`: the origin has it, too."""
+    """A share in a branch, which publishes as it is told. `reads`: the names of the events that it reads in the origin, `None` where that has none of it."""
 
-    def __init__(self, share: Share, before: Before, here: Callable[[int], int], back: Mapping[int, int], *, listed: bool) -> None:
+    def __init__(
+        self, share: Share, before: Before, here: Callable[[int], int], back: Mapping[int, int], *, reads: Sequence[str] | None
+    ) -> None:
         self.name = share.name
         self._share = share
         self._before = before
@@ -115,18 +123,50 @@ class Retold:
         """Where the branch stood when the origin had come to a position."""
         self._back = back
         """By positions of events of the branch: those of their counterparts."""
-        self._listed = listed
-        self._anew = not listed
-        """It has no turns, or other code: it may have something to publish where all else is as it was."""
+        self._listed = reads is not None
+        self._reads = reads or ()
+        self.stuck: Stuck | None = None
+        """What keeps it from publishing anything else."""
         self._whole = False
         self._beginning: Beginning | None = None
         self._taken_up = False
-        origin = said(before.log, before.names, share.name, before.after, before.until)
+        origin = list(said(before.log, before.names, share.name, before.after, before.until))
         self._said = {one for row, _, _ in origin for one in keys_in(row)}
         """Of which keys, in which versions, it has published something there."""
+        self._anew = any(fingerprint != share.fingerprint for _, _, fingerprint in origin)
+        """It has other code: it may have something to publish where all else is as it was."""
+        self._said_until = max((version for _, version in self._said), default=0)
 
     def start(self) -> None:
         """Begin, where it does before anything is given."""
+        with self._standing():
+            self._start()
+
+    def turn(self, header: Header) -> None:
+        """Publish what there is to publish where it did so in the origin."""
+        if self.stuck is None:
+            with self._standing():
+                self._turn(place_of(header), header)
+
+    def finish(self, *, diverged: bool) -> None:
+        """Publish what is left at the end, and note how far it has come."""
+        if self._whole and (not self._listed or ((diverged or self._anew) and self._had_published_all())):
+            self._take_up()
+            with self._standing():
+                self._share.say_all(self._share.head, self._passes)
+        if self._taken_up:
+            self._share.note()
+
+    @contextmanager
+    def _standing(self) -> Generator[None]:
+        """Stand still from where it can't take an event, as in a log."""
+        try:
+            yield
+        except Stuck as error:
+            self.stuck = error
+            self._whole = False
+
+    def _start(self) -> None:
         share, noted = self._share, self._share.noted
         if noted is not None and noted.whole and noted.fingerprint == share.fingerprint:
             self._whole = True
@@ -135,23 +175,13 @@ class Retold:
             share.tell_rest(share.begin((noted.number if noted is not None else 0) + 1, self._before.after))
             self._whole = self._anew = True
 
-    def turn(self, header: Header) -> None:
-        """Publish what there is to publish where it did so in the origin."""
-        place = place_of(header)
+    def _turn(self, place: Place, header: Header) -> None:
         self._take_up()
         if self._whole:
             waited = header.sent.waited if header.sent is not None else None
             self._share.say(self._here(place.position), self._passes, waited=waited, again=place.position <= self._before.after)
         elif place.begins:
             self._begin(place)
-
-    def finish(self, *, diverged: bool) -> None:
-        """Publish what is left at the end, and note how far it has come."""
-        if self._whole and (self._anew or (diverged and self._had_published_all())):
-            self._take_up()
-            self._share.say_all(self._share.head, self._passes)
-        if self._taken_up:
-            self._share.note()
 
     def _take_up(self) -> None:
         if not self._taken_up:
@@ -174,10 +204,15 @@ class Retold:
         elif beginning.left:
             share.tell_part(beginning)
 
+    def origin_of(self, position: int) -> int | None:
+        """Return where the counterpart of an event is in the origin, if it has one."""
+        return position if position <= self._before.after else self._back.get(position)
+
     def _passes(self, key: Key, version: int) -> bool:
         """Say whether it publishes a change that is not the last of its key there."""
-        counterpart = version if version <= self._before.after else self._back.get(version)
-        return not self._listed or counterpart is None or (encode_key(key), counterpart) in self._said
+        counterpart = self.origin_of(version)
+        unknown = counterpart is None or (not self._listed and counterpart > self._said_until)
+        return unknown or (encode_key(key), counterpart) in self._said
 
     def _had_published_all(self) -> bool:
         """Say whether it had published all in the origin that there was."""
@@ -186,6 +221,6 @@ class Retold:
         came = msgspec.json.decode(noted, type=Progress).position if noted is not None else 0
         if noted is None or any(said(before.log, before.names, self.name, before.until, before.noted)):
             return False
-        reads = before.log.numbers(self._share.reads)
+        reads = before.log.numbers(self._reads)
         rows = (row for page in before.log.engine.read(min(came, before.until), before.until, wanted=[Wanted((), reads)]) for row in page)
         return not any(not asked and raw.number in reads for row in rows for asked, raw in taken_apart(row))

@@ -166,7 +166,8 @@ class Share:
     @property
     def reads(self) -> list[str]:
         """The names of the events that change it."""
-        return [self._log.typed[event].wish.name for event in self.fold.readings]
+        typed = self._log.typed
+        return [typed[event].wish.name for event in (typed if self.fold.everything else self.fold.readings)]
 
     @property
     def fingerprint(self) -> str:
