@@ -1,13 +1,13 @@
 """Giving again: what a log was given after a position, given to a branch of it, in the order of then and at the times of then.
 
 What came from outside is given again: commands, facts, what people decided, what other systems had published. What the log's own handlers caused is not:
-reactions run on the branch's events and cause their own, publications say their own, timers ring. Each takes its turn where it did in the origin, sees
-states as of where it saw them there, and has the ids that it had there; so where nothing is otherwise, nothing comes out otherwise. What has no counterpart
-in the origin takes its turn at once.
+reactions run on the branch's events and cause their own, publications and shares say their own, timers ring. Each takes its turn where it did in the
+origin, sees states as of where it saw them there, and has the ids that it had there; so where nothing is otherwise, nothing comes out otherwise. What has
+no counterpart in the origin takes its turn at once.
 
 Of what left no trace it is not known when it was, or whether: a reaction that did nothing, a publication that said nothing. As long as the branch is what
-the origin was, it has done nothing here either; from the first difference on, they hear everything that has no trace. What a publication says is heard by
-nobody here, so it is no such difference.
+the origin was, it has done nothing here either; from the first difference on, they hear everything that has no trace. What a publication or a share says is
+heard by nobody here, so it is no such difference.
 """
 
 import bisect
@@ -56,6 +56,8 @@ from happened.sourcing.handling import PENDING_NOTE, Decision, Handling, Pending
 from happened.sourcing.memory_image import Entry, MemoryImage
 from happened.sourcing.pending import PendingWorker
 from happened.sourcing.sending import Sending
+from happened.transfer.retold import Before, Retold
+from happened.transfer.share import Share
 
 NO_EDITS = RowEdits()
 SUBMIT_SECONDS_MAX = 60
@@ -224,7 +226,10 @@ class Copied(Job):
 
 
 class Failed(NamedTuple):
-    """An input that the branch could not take, since its decider raised: nothing of it is recorded. Or an edit that applies to nothing."""
+    """An input that the branch could not take, since its decider raised: nothing of it is recorded. Or an edit that applies to nothing.
+
+    Or an event that a share can't take, by its position in the origin, if it has one: the share stands still there.
+    """
 
     position: int
     """In the origin."""
@@ -246,6 +251,9 @@ class Works(NamedTuple):
     timers: Timers | None
     decide: Callable[[Decision], None]
     insert: Callable[[Any], Row | None]
+    shares: Sequence[Share]
+    listed: Mapping[str, Sequence[str]]
+    """The shares that the origin has, and the names of the events that each of them reads."""
 
 
 class Giving:
@@ -288,6 +296,10 @@ class Giving:
         self._timers: dict[str, str] = {}
         """By the id of a command that is sent later: its note."""
         self._due: list[tuple[int, str]] = []
+        self._back: dict[int, int] = {}
+        """By positions of events of the branch: those of their counterparts."""
+        before = Before(origin.log, origin.names, origin.notes, plan.after, origin.until, origin.noted)
+        self._shares = {one.name: Retold(one, before, self._here, self._back, reads=works.listed.get(one.name)) for one in works.shares}
         self._pages = works.log.reader.pages({event for one in self._listeners.values() for event in one.listener.events})
 
     # --- all of it
@@ -297,6 +309,8 @@ class Giving:
         for note in self.log.engine.notes(TIMER_NOTE):
             self._remember_timer(note)
         self._pendings = {id: note for note, id in self.log.engine.notes(PENDING_NOTE).items()}  # noqa: A001 - as everywhere
+        for share in self._shares.values():
+            share.start()
         for position in sorted(position for position in self._edits.rows if position <= self._after):
             self._insert(self._edits.rows[position], position)
         self._hear_what_was()
@@ -304,6 +318,10 @@ class Giving:
             self._row(row)
         if self.diverged:
             self._finish()
+        for share in self._shares.values():
+            share.finish(diverged=self.diverged)
+            if share.stuck is not None:
+                self.failed.append(Failed(share.origin_of(share.stuck.facts["position"]) or 0, "", str(share.stuck)))
         for id in self._edits.sent:  # noqa: A001 - as everywhere
             if id not in self._applied:
                 self.failed.append(Failed(self._origin.position_of(id) or 0, id, NOT_SENT))
@@ -338,8 +356,9 @@ class Giving:
                 self._match(row, self._taken_turn(row, header, sender))
         elif sender is not None and what == "publication":
             self._taken_turn(row, header, sender)
-        elif self._is_shared(row):
-            return  # what a share says follows from what there was when it began, too
+        elif (share := self._share_of(row)) is not None:
+            if share in self._shares:
+                self._shares[share].turn(header)
         elif row.input is not None and not edits.changed.keys() - {0} and not self._is_act(row):
             self._match(row, self._command(row, header, edits))
         else:
@@ -349,10 +368,10 @@ class Giving:
         name = self._origin.name(next(raw.number for _, raw in taken_apart(row)))
         return name is not None and name.what == "act"
 
-    def _is_shared(self, row: Row) -> bool:
-        number = next((raw.number for _, raw in taken_apart(row)), 0)
-        name = self._origin.name(number)
-        return name is not None and name.what in SHARED
+    def _share_of(self, row: Row) -> str | None:
+        """Return the name of the share that has published a row, if one has."""
+        name = self._origin.name(next((raw.number for _, raw in taken_apart(row)), 0))
+        return name.name if name is not None and name.what in SHARED else None
 
     def _check_answered(self) -> None:
         """Raise what was asked and had no answer, whatever the code has made of it."""
@@ -502,6 +521,8 @@ class Giving:
 
     def _follow(self, row: Row, back: Mapping[int, int]) -> None:
         """Let all hear the events of a row: where they did in the origin, or else now. `back` says which of them are which of the origin's."""
+        if self._shares:
+            self._back.update(back)
         if not self._listeners:
             return
         records = self._pages([row])

@@ -39,6 +39,8 @@ from happened.stores.machine import Machine
 from happened.stores.memory import MemoryStore
 from happened.stores.over import PIN_NOTE, Over, Pin, below
 from happened.stores.sqlite import SqliteStore
+from happened.transfer.channel import SHARE_NOTE
+from happened.transfer.retold import notes_as_of as shared_as_of
 from happened.wiring import Wiring
 
 
@@ -204,9 +206,9 @@ class Survey:
 def notes_as_of(origin: Origin, survey: Survey, later: Survey, position: int, at: int) -> dict[str, str]:
     """Return the notes of a log as they were at a position, as far as they say what is and not who is at work: what came later is cut, what went is put back.
 
-    What is pending, what is to come later, the names and the wiring follow from the records, and are exact. How far handlers have come is not before
-    where they were then; what they hold is what is still held and failed by then. Leases, trouble, and answers kept for commands that failed and that
-    nobody has sent again are of no position, and left out.
+    What is pending, what is to come later, the names, the wiring and how far shares have come follow from the records, and are exact. How far other
+    handlers have come is not before where they were then; what they hold is what is still held and failed by then. Leases, trouble, and answers kept for
+    commands that failed and that nobody has sent again are of no position, and left out.
     """
     kept: dict[str, str] = {}
     wishes, topology = {*survey.wishes, *later.wishes}, survey.topology or later.topology
@@ -231,6 +233,9 @@ def notes_as_of(origin: Origin, survey: Survey, later: Survey, position: int, at
                 kept[key] = body
         elif kind == "unread" and msgspec.json.decode(body)["position"] <= position:
             kept[key] = body
+    for key in origin.notes:
+        if key.startswith(SHARE_NOTE):
+            kept |= shared_as_of(origin.log, origin.names, origin.notes, key.removeprefix(SHARE_NOTE), position)
     for id in (survey.decided | later.decided) - survey.pending - later.pending:  # noqa: A001 - as everywhere
         for row in origin.log.find(id):
             if decode_header(row.head).outcome == "pending":
@@ -312,12 +317,16 @@ def planned(log: Log, app: Wiring, edits: Iterable[Edit], at: int | datetime | N
 
     `Invalid` for edits that don't fit. Cost: one look at what lies behind the beginning.
     """
-    origin = Origin.of(log)
+    return planned_of(Origin.of(log), app, edits, at)
+
+
+def planned_of(origin: Origin, app: Wiring, edits: Iterable[Edit], at: int | datetime | None) -> Plan:
+    """Plan a branch of a log as it was when it was looked at."""
     checked, after = begins(origin, app, edits, at)
     survey, later = Survey(origin, after, origin.until), Survey(origin, origin.until, origin.noted)
     machine = Machine()
     id = machine.new_id().split("-")[0]  # noqa: A001 - as everywhere
-    under, owns = below(log.engine, after)
+    under, owns = below(origin.log.engine, after)
     try:
         pin = pinned(origin, {*survey.wishes, *later.wishes}, after)
         own = MemoryStore()

@@ -76,6 +76,7 @@ from happened.stores.over import Over
 from happened.transfer.channel import Channel
 from happened.transfer.replica import DDL as REPLICA_DDL
 from happened.transfer.replica import Replicating
+from happened.transfer.retold import said
 from happened.transfer.share import Share
 from happened.transfer.subscription import Subscription
 from happened.transfer.systems import (
@@ -633,7 +634,8 @@ class Running:
 
         All that came from outside is given again in its order, and decided again; recorded answers are heard first. A new question is `Unanswered`, unless
         `answers` has a function for its gateway. `Invalid` for edits that don't fit. What is recorded from now on is not in it. Cost: what lies behind the
-        beginning is read twice and decided once; what lies before it is not copied.
+        beginning is read twice and decided once; what lies before it is not copied. Where a share has something to publish in it, its states are folded from
+        the start of the log, as where a share begins.
         """
         app = code if code is not None else self.app
         outside = Silent(app.gateways, answers or {})
@@ -652,8 +654,9 @@ class Running:
         names = Names()
         names.learn(self._engine.notes)
         rows = (row for page in self._engine.read(after, until) for row in page)
+        shared = (row for row, _, _ in said(self.log, names, None, 0, after))
         folds = dict.fromkeys([*self.app.folds, *map(fold_of, self.app.views)])
-        return Side(rows, self.log.reader, names, {fold.name: fold for fold in folds if not fold.joins}, state)
+        return Side(rows, self.log.reader, names, {fold.name: fold for fold in folds if not fold.joins}, state, shared)
 
     # --- audit
 
@@ -913,8 +916,9 @@ class Running:
             for state, system in app.systems.items():
                 self._replicating[state] = Replicating(log, leases, system, state, self._channels[system], self._copies_file)
         self._workers: list[Worker] = []
-        if run:
+        if self._publishes:
             self._workers += [one.worker for one in self._shares]
+        if run:
             self._workers += [one.worker for one in self._subscriptions if one.system not in left]
             self._workers += [one.worker for one in self._replicating.values() if one.system not in left]
         if projects:
@@ -984,7 +988,7 @@ class Branch(Running):
     def failed(self) -> tuple[Failed, ...]:
         """What it was given and could not take, since a decider raised an error that is no refusal: nothing of it is recorded.
 
-        And each edit of a command that no reaction has sent in it, so that the edit applies to nothing.
+        And each edit of a command that no reaction has sent in it, so that the edit applies to nothing; and what a share can't take, and stands still at.
         """
         return tuple(self._giving.failed)
 
@@ -1026,6 +1030,8 @@ class Branch(Running):
             self._timers,
             self._decide_pending,
             self._inserted,
+            self._shares,
+            {share.name: share.reads for share in self._of._shares},
         )
         self._giving = Giving(works, self._plan)
         self._giving.give()
@@ -1061,10 +1067,9 @@ class Branch(Running):
 def compared(origin: Running, branch: Running, after: int, until: int, failed: Sequence[str]) -> Difference:
     """Compare a branch with its origin, from where they part up to where the origin had come."""
     joined = {fold_of(view).name for view in branch.app.views if fold_of(view).joins}
-    shared = {f"what the share `{fold_of(state).name}` says" for state in branch.app.shares}
     there = origin._side(after, until)
     here = branch._side(after, branch.log.head)
-    return difference(there, here, failed=failed, not_compared=[*sorted(joined), *sorted(shared)])
+    return difference(there, here, failed=failed, not_compared=sorted(joined))
 
 
 class Apart(NamedTuple):

@@ -10,7 +10,7 @@ import pytest
 
 import happened as h
 from happened.testing import Clock
-from tests.branches.desk import Draw, Opened, Paid, desk, telling
+from tests.branches.desk import Draw, Opened, Paid, desk, sharing, telling
 
 
 class Made:
@@ -69,6 +69,12 @@ def make(tmp_path: Path) -> Iterator[Make]:
 def make_telling(tmp_path: Path) -> Iterator[Make]:
     """Make one of a desk that publishes."""
     yield from _makes(tmp_path, telling)
+
+
+@pytest.fixture
+def make_sharing(tmp_path: Path) -> Iterator[Make]:
+    """Make one of a desk that shares states."""
+    yield from _makes(tmp_path, sharing)
 
 
 def _makes(tmp_path: Path, app: h.App) -> Iterator[Make]:

@@ -152,3 +152,14 @@ telling = h.App(
     publications=[overdrawn, slip],
 )
 """The desk, and what it says to other systems."""
+
+sharing = h.App(
+    "desk",
+    records=[Opened, Paid],
+    deciders=[draw, warn, charge],
+    gateways=[tariff],
+    reactions=[watch, remind],
+    views=[Balance, Total],
+    shares=[Balance, Total],
+)
+"""The desk, and the states that other systems may copy."""

@@ -205,3 +205,41 @@ def test_another_log_in_the_place_of_the_origin_is_diverged(folder: Path) -> Non
 
     assert code == 2
     assert "is not the one that `x` is a branch of" in errors
+
+
+SHARING = """
+import time
+from bank import *
+from bank import app as plain
+app = h.App("bank", records=[Paid], deciders=[draw], views=[Balance], shares=[Balance])
+if __name__ == "__main__":
+    with app.open("sqlite:///bank.db") as running:
+        running.record(Paid("bob", Decimal(7)), id="gift")
+        while not running.statistics()["shares"][0]["generation"] or running.statistics()["shares"][0]["lag"]:
+            time.sleep(0.01)
+        running.dispatch(Draw("bob", Decimal(2)), id="bread")
+        while running.statistics()["shares"][0]["lag"]:
+            time.sleep(0.01)
+"""
+
+
+def test_what_shares_would_have_published_is_told(folder: Path) -> None:
+    """By a branch in its file: nothing where nothing is otherwise, else what is said of which key."""
+    (folder / "sharing.py").write_text(SHARING)
+    subprocess.run([sys.executable, "sharing.py"], cwd=folder, check=True, timeout=60)
+    own = ["--app", "sharing:app"]
+    for begins in ("0", position_of(folder, "car"), position_of(folder, "bread")):
+        assert run(folder, "branch", "new", "same", "--at", begins, *own)[0] == 0
+        assert run(folder, "branch", "run", "same", *own)[0] == 0
+        assert run(folder, "branch", "diff", "same", *own) == (0, "nothing differs\n", "")
+        assert run(folder, "branch", "drop", "same", *own)[0] == 0
+
+    assert run(folder, "branch", "new", "x", "--drop", position_of(folder, "bread"), *own)[0] == 0
+    assert run(folder, "branch", "run", "x", *own)[0] == 0
+    found = told(folder, "branch", "diff", "x", *own)
+    assert [record["name"] for record in found["missing"]] == ["Draw", "Drawn", "Balance"]
+    assert found["missing"][2]["body"]["fields"] == {"account": "bob", "amount": "5"}
+    assert (found["added"], found["changed"], found["not_compared"]) == ([], [], [])
+    code, output, _ = run(folder, "branch", "diff", "x", *own)
+    assert code == 1
+    assert "Balance share/Balance/1/" in output

@@ -274,19 +274,6 @@ def test_no_other_system_hears_a_branch(tmp_path: Path) -> None:
             assert [text.count("paid") + 2 * text.count("after") for text in heard] == [1, 2], heard
 
 
-def test_what_shares_would_say_is_left_out_and_named() -> None:
-    """A branch of an app that shares states is untouched without it."""
-    app = h.App("desk", records=[Opened, Paid], deciders=[draw, warn, charge], gateways=[tariff], shares=[Balance])
-    with app.open("memory:", source=Clock(), views="memory:") as running:
-        position = running.record(Paid("a", Decimal(100))).position
-        with running.branch(at=0) as branch:
-            difference = branch.diff()
-            assert not difference
-            assert difference.not_compared == ("what the share `Balance` says",)
-        with running.branch(h.Drop(position)) as branch:
-            assert [record.name for record in branch.diff().missing] == ["Paid"]
-
-
 @h.named("Paid", version=1)
 class PaidTwice(h.Event):
     account: str

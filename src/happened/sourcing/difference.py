@@ -3,6 +3,10 @@
 Each message is told by what it is, what it says, and what caused it. Two trees of causes are laid over each other from the roots on: what came from
 outside is matched by its id, what was caused by its cause, first what says the same, then what is of the same name and says something else. What lies
 under something that has no counterpart has none either. Ids and clocks are no part of what a message says, but for those that its body holds.
+
+What a share says of a state is caused by the event that last changed that, whatever else stands in one row with it. Its position is no part of it, and
+where a share begins anew and says the same again, only the last is compared; with what was said before the two part, where only one begins anew. Beacons
+follow from what is said, and are left out.
 """
 
 import bisect
@@ -19,8 +23,9 @@ from happened.core.state import Fold, Key
 from happened.core.store import Row
 from happened.log.names import Names
 from happened.log.records import INPUT, INTERNAL, SHARED, SYSTEMIC, Reader, Record
-from happened.log.row import ANSWER, SCHEDULE, taken_apart
+from happened.log.row import ANSWER, SCHEDULE, decode_header, taken_apart
 
+SHARE = SHARED[0]
 SHOWN_MAX = 20
 TEXT_CHARACTERS_MAX = 160
 
@@ -80,7 +85,7 @@ class Difference(msgspec.Struct, frozen=True):
     rows: tuple[RowDifference, ...]
     """States that differ, of those that decide and of views."""
     not_compared: tuple[str, ...] = ()
-    """Views that ask for other states, and shares: they are not compared."""
+    """Views that ask for other states, which are not compared; and shares of which something that they said is erased."""
     failed: tuple[str, ...] = ()
     """What the branch could not take, since a decider raised an error; and edits that apply to nothing."""
 
@@ -125,31 +130,55 @@ class Side(NamedTuple):
     """By name: the states that are compared."""
     state: Callable[[Fold, Key], Any]
     """Returns a state as of the end."""
+    shared_before: Iterable[Row]
+    """Rows up to the place where they part that hold what shares have said."""
 
 
 class _Node:
     """One message."""
 
-    __slots__ = ("base", "body", "label", "record")
+    __slots__ = ("base", "body", "label", "record", "version")
 
-    def __init__(self, record: Record, label: tuple[Any, ...], body: bytes) -> None:
+    def __init__(self, record: Record, label: tuple[Any, ...], body: bytes, version: int | None = None) -> None:
         self.record = record
         self.label = label
         self.body = body
         self.base = record.id.rpartition("#")[0] or record.id
+        self.version = version
+        """Of what a share says: the position of the event that it follows from."""
+        if version is not None:
+            self.base = "\x1f".join(("share", *map(str, label), str(version)))
+
+
+class _Erased(NamedTuple):
+    """Something that a share has said and that was erased. It followed from an event between two positions."""
+
+    share: str
+    after: int
+    until: int
 
 
 class _Tree:
     """What a side has, by cause."""
 
     def __init__(self, side: Side) -> None:
-        self.nodes = list(_nodes(side))
+        self.erased: list[_Erased] = []
+        self.nodes: list[_Node] = []
+        shared: dict[str, _Node] = {}
+        for node in _nodes(side, side.rows, self.erased):
+            if node.version is None:
+                self.nodes.append(node)
+            else:
+                shared[node.base] = node
         ids = {node.record.id for node in self.nodes}
+        at = {node.record.position: node.record.id for node in reversed(self.nodes)}
+        self.nodes += shared.values()
         self.below: dict[str, list[_Node]] = {}
         self.roots: list[_Node] = []
         for node in self.nodes:
-            if node.record.causation in ids and node.record.causation != node.record.id:
-                self.below.setdefault(node.record.causation or "", []).append(node)
+            cause = node.record.causation if node.version is None else at.get(node.version)
+            if cause in ids and cause != node.record.id:
+                self.below.setdefault(cause or "", []).append(node)
             else:
                 self.roots.append(node)
 
@@ -170,18 +199,29 @@ def difference(origin: Side, branch: Side, *, failed: Sequence[str], not_compare
     changed: list[tuple[_Node, _Node]] = []
     matched: list[tuple[int, int]] = []
     begins: list[tuple[str, _Node | None, _Node | None]] = []
+    at: dict[int, int] = {}
+    """By positions in the branch: those of their counterparts."""
     waiting: deque[tuple[list[_Node], list[_Node], bool]] = deque()
     groups: dict[str, tuple[list[_Node], list[_Node]]] = {}
     for place, tree in ((0, old), (1, new)):
         for node in tree.roots:
             groups.setdefault(node.base, ([], []))[place].append(node)
+    erased = [*old.erased, *new.erased]
+    unknown = {one.share for one in erased}
+    erased += _lay_over_what_was_said_before(origin, groups)
     waiting.extend((olds, news, True) for olds, news in groups.values())
     while waiting:
         olds, news, same_so_far = waiting.popleft()
         pairs, gone, come = _paired(olds, news)
+        for left in (gone, come):
+            hidden = [node for node in left if node.version is not None and _is_erased(node, at.get(node.version, node.version), erased)]
+            unknown.update(node.label[0] for node in hidden)
+            left[:] = [node for node in left if node not in hidden]
         for one, other in pairs:
             same = one.label == other.label and one.body == other.body
-            matched.append((other.record.position, one.record.position))
+            if one.version is None:
+                matched.append((other.record.position, one.record.position))
+                at[other.record.position] = one.record.position
             if not same:
                 changed.append((one, other))
                 if same_so_far:
@@ -199,22 +239,35 @@ def difference(origin: Side, branch: Side, *, failed: Sequence[str], not_compare
         tuple(node.record for node in sorted(added, key=_position)),
         tuple(_changed(*pair) for pair in sorted(changed, key=lambda pair: _position(pair[0]))),
         tuple(_states(origin, branch, [node.record for node in found])),
-        tuple(not_compared),
+        (*not_compared, *(f"what the share `{share}` said that is erased" for share in sorted(unknown))),
         tuple(failed),
     )
 
 
-def _nodes(side: Side) -> Iterator[_Node]:
-    for row in side.rows:
+def _nodes(side: Side, rows: Iterable[Row], erased: list[_Erased]) -> Iterator[_Node]:
+    """Yield what is compared, in order; and add what shares have said that is erased."""
+    came: dict[str, tuple[int, int]] = {}
+    """By shares: up to where they came before, and up to where now."""
+    for row in rows:
         side.reader.learn([row])
         raws = list(taken_apart(row))
         for record in side.reader.records(row):  # an upcast may make several of one
             _, raw = raws[record.position - row.position]
             name = side.names.by_number.get(raw.number)
-            if record.kind == SYSTEMIC or (name is not None and name.what in SHARED):
+            if record.kind == SYSTEMIC:
                 continue
             label: tuple[Any, ...] = (record.kind, record.name, record.version)
             body: Any = msgspec.to_builtins(record.body)
+            if name is not None and name.what in SHARED:
+                until = int(record.id.partition("#")[0].rpartition("/")[2].partition(".")[0])
+                before, now = came.get(name.name, (0, 0))
+                came[name.name] = (before, now) if until == now else (now, until)
+                if body is None:
+                    begins = decode_header(row.head).sent is None
+                    erased.append(_Erased(name.name, 0 if begins else came[name.name][0], until))
+                elif name.what == SHARE:
+                    yield _Node(record, (name.name, _sorted(body["key"])), _sorted([body["op"], body.get("fields")]), body["version"])
+                continue
             if raw.number == ANSWER and is_data(body):
                 label = ("answer", body["gateway"], _sorted(body["arguments"]), body.get("nth", 0))
                 body = {"answer": body.get("answer"), "error": body.get("error", "")}
@@ -223,6 +276,23 @@ def _nodes(side: Side) -> Iterator[_Node]:
                 label = ("later", command.name if command is not None else "")
                 body = {"due": body["due"], "command": body["body"]}
             yield _Node(record, label, _sorted(body))
+
+
+def _lay_over_what_was_said_before(origin: Side, groups: Mapping[str, tuple[list[_Node], list[_Node]]]) -> list[_Erased]:
+    """Lay what a share says again on one side alone over what it said before the two part; return what of that is erased."""
+    erased: list[_Erased] = []
+    again = {base for base, (olds, news) in groups.items() if not (olds and news) and (olds or news)[0].version is not None}
+    if again:
+        found = {node.base: node for node in _nodes(origin, origin.shared_before, erased) if node.base in again}
+        for base, node in found.items():
+            olds, news = groups[base]
+            (olds if news else news).append(node)
+    return erased
+
+
+def _is_erased(node: _Node, version: int, erased: Sequence[_Erased]) -> bool:
+    """Say whether what a share says may have a counterpart that is erased, by the position in the origin of what it follows from."""
+    return any(one.share == node.label[0] and one.after < version <= one.until for one in erased)
 
 
 def _paired(olds: Sequence[_Node], news: Sequence[_Node]) -> tuple[list[tuple[_Node, _Node]], list[_Node], list[_Node]]:
@@ -270,6 +340,8 @@ def _first(begins: Sequence[tuple[str, _Node | None, _Node | None]], matched: Se
 def _changed(one: _Node, other: _Node) -> Changed:
     was: Any = msgspec.to_builtins(one.record.body)
     now: Any = msgspec.to_builtins(other.record.body)
+    if one.version is not None:
+        was, now = was.get("fields"), now.get("fields")
     if not is_data(was) or not is_data(now) or one.record.name != other.record.name:
         return Changed(one.record, other.record, {"": (was, now)})
     fields = {field: (was.get(field), now.get(field)) for field in [*was, *(field for field in now if field not in was)]}

@@ -9,7 +9,8 @@ At its start the fold is made anew from the log, about 2 s for a million events:
 """
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple  # Any: messages and states of any class
 
 import msgspec
@@ -23,7 +24,7 @@ from happened.log.lease import Leases
 from happened.log.log import Log
 from happened.log.names import Wish
 from happened.log.records import envelope_of, id_of
-from happened.log.row import Header, Sent, Written, decode_header
+from happened.log.row import Header, Sent, Written, decode_header, taken_apart
 from happened.log.worker import IDLE_SECONDS, Course, Worker
 from happened.log.writer import Batch, Draft, deciding
 from happened.transfer.channel import BEACON, SHARE, SHARE_NOTE, Generation, share_worker
@@ -68,6 +69,50 @@ class Entry(NamedTuple):
     hashes: Hashes | None
 
 
+class _Said(msgspec.Struct, frozen=True, gc=False):
+    """What is looked at of a change, or of a beacon: that has no key."""
+
+    key: msgspec.Raw = msgspec.Raw(b"")
+    version: int = 0
+
+
+_decode_said = msgspec.json.Decoder(_Said | None).decode
+
+
+def keys_in(row: Row) -> Iterator[tuple[bytes, int]]:
+    """Yield what a row of a share says it of: each key with its version. What was erased says nothing."""
+    for _, raw in taken_apart(row):
+        said = _decode_said(raw.body)
+        if said is not None and bytes(said.key):
+            yield bytes(said.key), said.version
+
+
+class Folded(NamedTuple):
+    """What rows change of a share."""
+
+    changed: Mapping[Key, tuple[State | None, int]]
+    """The last state of each key, with the position that made it so."""
+    passed: Sequence[tuple[Key, State | None, int]]
+    """What is published beside, though it has changed again since."""
+    causes: Mapping[int, int]
+    """Which rows did it, by their positions, with the first position in each."""
+
+
+class Beginning(NamedTuple):
+    """A generation as it is begun: what is still to be published of what there was."""
+
+    generation: Generation
+    head: int
+    """As of where that was."""
+    left: list[tuple[Key, Entry]]
+    parts: Iterator[int]
+    """The numbers of the rows to come."""
+
+
+Passes = Callable[[Key, int], bool]
+"""Says whether a change at a position is published, though the same key has changed again since."""
+
+
 class Share:
     """One shared state at work."""
 
@@ -108,12 +153,38 @@ class Share:
             "failure": self.worker.failure,
         }
 
+    @property
+    def position(self) -> int:
+        """Up to where everything is published."""
+        return self._course.position
+
+    @property
+    def head(self) -> int:
+        """The last position of its log."""
+        return self._log.head
+
+    @property
+    def reads(self) -> list[str]:
+        """The names of the events that change it."""
+        typed = self._log.typed
+        return [typed[event].wish.name for event in (typed if self.fold.everything else self.fold.readings)]
+
+    @property
+    def fingerprint(self) -> str:
+        """Of its code and its fields: another is another generation."""
+        return self._change_wish.fingerprint
+
+    @property
+    def noted(self) -> Generation | None:
+        """The generation that the log notes, `None` where there is none."""
+        body = self._log.engine.notes(SHARE_NOTE + self.name).get(SHARE_NOTE + self.name)
+        return msgspec.json.decode(body, type=Generation) if body is not None else None
+
     def _begun(self, epoch: int) -> None:
         course = self._course
         course.claim(epoch, start=0)
-        body = self._log.engine.notes(SHARE_NOTE + self.name).get(SHARE_NOTE + self.name)
-        noted = msgspec.json.decode(body, type=Generation) if body is not None else None
-        if noted is None or not noted.whole or noted.fingerprint != self._change_wish.fingerprint:
+        noted = self.noted
+        if noted is None or not noted.whole or noted.fingerprint != self.fingerprint:
             self._make_generation((noted.number if noted is not None else 0) + 1)
             return
         if noted == self._generation and self._as_of >= course.position:
@@ -134,10 +205,10 @@ class Share:
             return
         wanted = None if self.fold.everything else self._log.far_behind(course.position, head, self.fold.readings)
         for rows in self._log.engine.read(course.position, head, wanted=wanted, rows_max=PAGE_ROWS):
-            changed, causes = self._folded(rows, self._entries)
+            folded = self._folded(rows, self._entries)
             done = rows[-1].last
-            if changed:
-                self._publish(rows, changed, causes, done)
+            if folded.changed:
+                self._publish(rows, folded, done)
             else:
                 course.position = done
                 if done - course.progress.position >= NOTE_RECORDS:
@@ -150,10 +221,11 @@ class Share:
 
     # --- folding
 
-    def _folded(self, rows: Sequence[Row], entries: Mapping[Key, Entry]) -> tuple[dict[Key, tuple[State | None, int]], dict[int, int]]:
-        """Return what rows change, with the position that did it last, and in which rows, with the first position in each."""
+    def _folded(self, rows: Sequence[Row], entries: Mapping[Key, Entry], passes: Passes | None = None) -> Folded:
+        """Return what rows change."""
         fold, simple = self.fold, self._simple
         changed: dict[Key, tuple[State | None, int]] = {}
+        passed: list[tuple[Key, State | None, int]] = []
         causes: dict[int, int] = {}
         with deciding():
             for row, records in zip(rows, self._decode(rows), strict=True):
@@ -170,6 +242,8 @@ class Share:
                             before = changed.get(key)
                             entry = entries.get(key) if before is None else None
                             state = before[0] if before is not None else entry.state if entry is not None else None
+                            if passes is not None and before is not None and before[1] != at and passes(key, before[1]):
+                                passed.append((key, *before))
                             changed[key] = (fold.step(state, key, message, (envelope,) if fold.wants_record else ()), at)
                             causes.setdefault(row.position, at)
                     except Exception as error:
@@ -178,7 +252,7 @@ class Share:
                             share=self.name,
                             position=at,
                         ) from error
-        return changed, causes
+        return Folded(changed, passed, causes)
 
     def _load(self, until: int) -> None:
         """Fold what was published."""
@@ -186,8 +260,7 @@ class Share:
         self._digest = Digest(self._fields)
         self._entries = entries = dict[Key, Entry]()
         for rows in self._log.engine.read(until=until, wanted=self._wanted(), rows_max=PAGE_ROWS):
-            changed, _ = self._folded(rows, entries)
-            for key, (state, version) in changed.items():
+            for key, (state, version) in self._folded(rows, entries).changed.items():
                 entries[key] = Entry(state, version, None)
         for key, entry in entries.items():
             if entry.state is not None:
@@ -200,59 +273,137 @@ class Share:
         """Return what the index is asked for: the events that the state evolves from, or all."""
         if self.fold.everything:
             return None
-        return [Wanted((), self._log.numbers([self._log.typed[event].wish.name for event in self.fold.readings]))]
+        return [Wanted((), self._log.numbers(self.reads))]
 
     # --- publishing
 
     def _make_generation(self, number: int) -> None:
         """Begin with all that there is now."""
+        self.tell_rest(self.begin(number, self._log.head))
+
+    def begin(self, number: int, head: int) -> Beginning:
+        """Begin a generation with all that there is at a position, and publish nothing of it yet."""
         self._generation = None
-        head = self._log.head
         self._load(head)
         self._gone_before = head
-        course = self._course
         made: list[Generation] = []
 
         def begin(batch: Batch) -> None:
-            made.append(Generation(number, self._change_wish.fingerprint, batch.head.position))
+            made.append(Generation(number, self.fingerprint, batch.head.position))
             self._note(batch, made[0])
 
-        course.record(head, begin, began=head)
-        generation = msgspec.structs.replace(made[0], whole=True)
-        states = [(key, entry) for key, entry in self._entries.items() if entry.state is not None]
-        for start in range(0, len(states), CHANGES_MAX):
-            changes = [self._change(generation, key, entry, 0, encode(entry.state)) for key, entry in states[start : start + CHANGES_MAX]]
-            id = f"{self.worker.name}/{number}/{head}.{start // CHANGES_MAX}"  # noqa: A001 - it is one
-            course.record(head, functools.partial(self._add, header=Header(id=id), changes=changes, beacon=None))
-        beacon = Beacon(number, head, self._digest.count, self._digest.told())
+        self._course.record(head, begin, began=head)
+        return Beginning(made[0], head, self._there(), itertools.count())
+
+    def begin_again(self, generation: Generation) -> Beginning:
+        """Go on with a generation that was begun, by what is already there of it."""
+        self._generation = None
+        head = self._gone_before = self._course.progress.began
+        self._load(head)
+        known: set[bytes] = set()
+        part = 0
+        while found := self._log.find(f"{self._id(generation, head)}.{part}"):
+            known |= {key for row in found for key, _ in keys_in(row)}
+            part += 1
+        return Beginning(generation, head, [one for one in self._there() if encode(one[0]) not in known], itertools.count(part))
+
+    def tell_part(self, beginning: Beginning) -> None:
+        """Publish the next of what there was when a generation began."""
+        generation, head = beginning.generation, beginning.head
+        states = beginning.left[:CHANGES_MAX]
+        del beginning.left[:CHANGES_MAX]
+        changes = [self._change(generation, key, entry, 0, encode(entry.state)) for key, entry in states]
+        header = Header(id=f"{self._id(generation, head)}.{next(beginning.parts)}")
+        self._course.record(head, functools.partial(self._add, header=header, changes=changes, beacon=None))
+
+    def tell_rest(self, beginning: Beginning) -> None:
+        """Publish all of what there was when a generation began; then it is whole."""
+        while beginning.left:
+            self.tell_part(beginning)
+        head = beginning.head
+        generation = msgspec.structs.replace(beginning.generation, whole=True)
+        beacon = Beacon(generation.number, head, self._digest.count, self._digest.told())
 
         def end(batch: Batch) -> None:
-            self._add(batch, Header(id=f"{self.worker.name}/{number}/{head}"), [], beacon)
+            self._add(batch, Header(id=self._id(generation, head)), [], beacon)
             self._note(batch, generation)
 
-        course.record(head, end, own=True)
+        self._course.record(head, end, own=True)
         self._generation = generation
-        self._as_of = course.position
+        self._as_of = self._course.position
 
-    def _publish(self, rows: Sequence[Row], changed: Mapping[Key, tuple[State | None, int]], causes: Mapping[int, int], done: int) -> None:
+    def _there(self) -> list[tuple[Key, Entry]]:
+        return [(key, entry) for key, entry in self._entries.items() if entry.state is not None]
+
+    def _id(self, generation: Generation, position: int) -> str:
+        return f"{self.worker.name}/{generation.number}/{position}"
+
+    # --- in a branch
+
+    def go_on(self) -> None:
+        """Go on from what is noted, in the place of the thread. What was published is folded when there is more to publish."""
+        self._course.claim(0, start=0)
+        noted = self.noted
+        if noted is not None and noted.whole:
+            self._generation = noted
+            self._gone_before = self._course.progress.began
+
+    def say(self, until: int, passes: Passes, *, waited: int | None = None, again: bool = False) -> None:
+        """Publish what has changed up to a position, at once. With `again` a part of it may be there, and is left out."""
+        if until > self.position:
+            self._say([row for page in self._to_say(until) for row in page], until, passes, waited, again=again)
+
+    def say_all(self, until: int, passes: Passes) -> None:
+        """Publish what has changed up to a position, page by page."""
+        for rows in self._to_say(until):
+            self._say(rows, rows[-1].last, passes, None, again=False)
+        self._say([], until, passes, None, again=False)
+
+    def _to_say(self, until: int) -> Iterator[Sequence[Row]]:
+        position = self.position
+        wanted = None if self.fold.everything else self._log.far_behind(position, until, self.fold.readings)
+        return self._log.engine.read(position, until, wanted=wanted, rows_max=PAGE_ROWS)
+
+    def _say(self, rows: Sequence[Row], until: int, passes: Passes, waited: int | None, *, again: bool) -> None:
+        course = self._course
+        if any(record.body is not None for records in self._decode(rows) for record in records):
+            if self._as_of < course.position:
+                self._load(course.position)
+            folded = self._folded(rows, self._entries, passes)
+            if folded.changed:
+                self._publish(rows, folded, until, waited, again=again)
+        course.position = max(course.position, until)
+        if self._as_of >= 0:
+            self._as_of = course.position
+
+    def note(self) -> None:
+        """Note how far it has come."""
+        self._course.note()
+
+    # --- what is recorded
+
+    def _publish(self, rows: Sequence[Row], folded: Folded, done: int, waited: int | None = None, *, again: bool = False) -> None:
         """Record what has changed, with the digest of all that there is then."""
         generation = self._generation
         assert generation is not None, "a share begins with a generation"
         digest = self._digest.copy()
         after: dict[Key, Entry] = {}
         changes: list[bytes] = []
-        for key, (state, version) in changed.items():
-            before = self._entries.get(key)
+        for key, state, version in (*folded.passed, *((key, *last) for key, last in folded.changed.items())):
+            before = after.get(key) or self._entries.get(key)
             body = encode(state) if state is not None else b""
             hashes = self._hashes(encode(key), version, body) if state is not None else None
             digest.change(before.hashes if before is not None else None, hashes)
             after[key] = entry = Entry(state, version, hashes)
             changes.append(self._change(generation, key, entry, self._published_before(before), body))
-        header = self._header(rows, causes, generation, done)
+        header = self._header(rows, folded.causes, generation, done, waited)
         beacon = Beacon(generation.number, done, digest.count, digest.told())
+        first = 0
+        while again and self._log.find(f"{header.id}.{first // CHANGES_MAX}"):
+            first += CHANGES_MAX
 
         def add(batch: Batch) -> None:
-            for start in range(0, len(changes), CHANGES_MAX):
+            for start in range(first, len(changes), CHANGES_MAX):
                 last = start + CHANGES_MAX >= len(changes)
                 part = header if last else msgspec.structs.replace(header, id=f"{header.id}.{start // CHANGES_MAX}")
                 self._add(batch, part, changes[start : start + CHANGES_MAX], beacon if last else None)
@@ -273,18 +424,18 @@ class Share:
         text = b'{"key":%b,"version":%d,"previous":%d,"op":"put","generation":%d,"fields":%b}'
         return text % (encode(key), entry.version, previous, generation.number, body)
 
-    def _header(self, rows: Sequence[Row], causes: Mapping[int, int], generation: Generation, done: int) -> Header:
+    def _header(self, rows: Sequence[Row], causes: Mapping[int, int], generation: Generation, done: int, waited: int | None) -> Header:
         """Return the header of a row; it names what caused it, where that is one row."""
         by_position = {row.position: row for row in rows}
         first = by_position[min(causes)]
         at = causes[first.position]
         cause = decode_header(first.head) if len(causes) == 1 else None
         return Header(
-            id=f"{self.worker.name}/{generation.number}/{done}",
+            id=self._id(generation, done),
             causation=id_of(first, cause, at - first.position, None) if cause is not None else None,
             correlation=(cause.correlation or cause.id or cause.decides) if cause is not None else None,
             depth=cause.depth + 1 if cause is not None else 0,
-            sent=Sent(0, 0, waited=max(0, self._log.source.now_us() - first.at)),
+            sent=Sent(0, 0, waited=max(0, self._log.source.now_us() - first.at) if waited is None else waited),
         )
 
     def _add(self, batch: Batch, header: Header, changes: Sequence[bytes], beacon: Beacon | None) -> None:
