@@ -12,7 +12,7 @@ import pytest
 
 import happened as h
 from happened.testing.world import Clock
-from happened.transfer.channel import LogChannel
+from happened.transfer.channel import Channel, LogChannel, Page
 from tests.servers import fresh
 from tests.transfer.model import (
     Bill,
@@ -243,6 +243,63 @@ def test_a_late_put_does_not_bring_back_what_was_deleted(tmp_path: Path) -> None
 
             assert copied(running) == {}
             assert replica(running)["passed_over"] > 0
+
+
+class Cut:
+    """A channel whose pages end, for as long as it is cut, right before the first beacon of what is new."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self.cut_after: int | None = None
+        self.waits_at = 0
+        """Where its reader stands, and is handed out nothing more."""
+
+        self.origin, self.head, self.recorded_at = channel.origin, channel.head, channel.recorded_at
+        self.standing, self.close = channel.standing, channel.close
+
+    def read(self, after: int, wait_seconds_max: float) -> Page:
+        """Return what is new up to the beacon."""
+        page = self._channel.read(after, wait_seconds_max)
+        beacons = [
+            one.position for one in page.items if one.what == "beacon" and self.cut_after is not None and one.position > self.cut_after
+        ]
+        if not beacons:
+            return page
+        until = min(beacons) - 1
+        self.waits_at = until if after == until else self.waits_at
+        return Page([one for one in page.items if one.position <= until], until, page.head)
+
+
+@pytest.mark.parametrize("whole_before", [True, False], ids=["whole before", "not whole before"])
+def test_a_copy_is_of_the_position_that_it_says_wherever_a_page_ends(tmp_path: Path, *, whole_before: bool) -> None:
+    """A page may end between a change and the beacon that proves it: until that comes, rows and position are those of the last one."""
+    with crm.open(f"sqlite:///{tmp_path}/crm.db") as upstream:
+        channel = Cut(LogChannel(lambda: upstream.log.engine, lambda _store: True, own=False))
+        first = upstream.record(Moved("c-1", "", "Spain"))
+        until(lambda: all(one["lag"] == 0 for one in upstream.statistics()["shares"]))
+        known = upstream.log.head
+        if not whole_before:
+            channel.cut_after = known
+            upstream.record(Moved("c-1", "", "France"))
+            until(lambda: all(one["lag"] == 0 for one in upstream.statistics()["shares"]))
+        with billing.open(f"sqlite:///{tmp_path}/b.db", channels={"crm": channel}) as running:
+            if whole_before:
+                running.replica(Debtor, "c-1", since=first, wait_seconds_max=60)
+                channel.cut_after = known
+                upstream.record(Moved("c-1", "", "France"))
+            until(lambda: channel.waits_at > known)
+
+            if whole_before:
+                rows = running.replica_rows(Debtor)
+                then = upstream.at(rows.position).state(Card, "c-1")
+                assert then is not None
+                assert [row.country for row in rows] == [then.country] == ["Spain"]
+            else:
+                with pytest.raises(h.Late):
+                    running.replica_rows(Debtor, wait_seconds_max=0)
+            channel.cut_after = None
+            until(lambda: equal(running))
+            assert copied(running) == expected(upstream)
 
 
 def test_a_row_that_somebody_changed_is_found_and_the_copy_made_anew(tmp_path: Path) -> None:

@@ -386,6 +386,8 @@ class Replicating(Generic[S]):
             as_of = max(as_of, known.position)
         current_at = now if as_of >= page.head else standing.current_at
         copy.standing = msgspec.structs.replace(standing, position=page.position, as_of=as_of, current_at=current_at)
+        if standing.equal_as_of != NEVER and standing.taken > standing.proven:
+            return  # the page ends before the beacon of its last changes: who asks would see rows that are newer than the position they are said to be of
         noted = self._noted
         if (
             copy.dirty
