@@ -10,6 +10,7 @@ import itertools
 import os
 import random
 import shutil
+import sqlite3
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -19,11 +20,14 @@ from typing import Any, NamedTuple  # Any: what a store's methods take
 import pytest
 
 import happened as h
-from happened.core.store import Commit, Head, Row, Unseen
+from happened.core.store import Commit, Engine, Head, Row, Unseen
 from happened.shelf.rows import ViewsFile
+from happened.stores import runs, sqlite
 from happened.stores.memory import MemoryStore
+from happened.stores.sqlite import SqliteStore, connect_to_read
 from happened.testing.history import History, Session, check
 from happened.transfer.channel import Channel, LogChannel
+from tests.faults.disk import Disk, Platter
 from tests.faults.turns import Process, Turns
 from tests.faults.two import (
     ACCOUNTS,
@@ -53,6 +57,11 @@ JUMPS_US = (-DAY_US, -3600 * SECOND_US, -11 * SECOND_US, -SECOND_US, SECOND_US, 
 ACTS = 60
 """What clients of the bank do in one run; those of the office look on."""
 PROCESSES_MAX = 3
+DISKS_EACH = 4
+"""Of how many seeds one has its logs on disks."""
+SMALL = ((sqlite, "GROW_FROM_PAGES", 20), (sqlite, "GROW_BYTES", 64 * 1024), (sqlite, "CHECKPOINT_PAGES", 60), (runs, "FLUSH_RECORDS", 64))
+"""What happens rarely happens within a short run: growth of the WAL, checkpoints, flushes of the index."""
+CONNECT = sqlite3.connect
 TURNS_OF_FAULTS_MAX = 12_000
 PEACE_SECONDS = 400.0
 """So long, in the time of the simulation, it may take until nothing is left to be done: what fails is tried again after half a minute at most."""
@@ -64,7 +73,7 @@ class Result(NamedTuple):
     """What one run has come to: the same for the same seed, to the last byte."""
 
     digests: tuple[str, ...]
-    """Of both logs."""
+    """Of both logs, which bind every byte of every row."""
     turns: int
     counts: "Counter[str]"
 
@@ -104,15 +113,26 @@ class Hands:
 class Reached:
     """A store as one process reaches it: others may go first at every call, it may be killed there, and the disk says no now and then."""
 
-    def __init__(self, simulation: "Simulation", system: "System") -> None:
+    def __init__(self, simulation: "Simulation", system: "System", *, reads: bool = False) -> None:
         self._simulation = simulation
         self._turns = simulation.turns
         self._system = system
-        self._engine = system.store
+        with self._turns.whole():
+            self._engine: Engine = system.opened(reads=reads)
+        self._folder = system.folder
         self._closed = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
+
+    def is_there(self) -> bool:
+        """Say whether this is still where the log is: a disk that lost its power is read anew."""
+        return self._folder == self._system.folder
+
+    def index(self, *given: Any, **named: Any) -> bool:
+        """Find the terms of all rows."""
+        with self._turns.whole():
+            return self._engine.index(*given, **named)
 
     def append(self, decide: Callable[[Unseen], Commit], seen: int, *, wait_seconds_max: float = 10.0) -> Head:
         """Append, or fail before it, or after it."""
@@ -151,6 +171,8 @@ class Reached:
     def close(self) -> None:
         """Close it for this process."""
         self._closed = True
+        if isinstance(self._engine, SqliteStore):
+            self._engine.close()
 
     def _check(self) -> None:
         if self._closed:
@@ -160,13 +182,65 @@ class Reached:
 class System:
     """One log, and who works on it."""
 
-    def __init__(self, app: h.App, ask: "Callable[[Asking], None]") -> None:
+    def __init__(self, simulation: "Simulation", app: h.App, ask: "Callable[[Asking], None]") -> None:
         self.app = app
         self.ask = ask
-        self.store = MemoryStore()
+        self.simulation = simulation
         self.head = 0
         self.made = 0
         """Processes so far."""
+        self.folder = simulation.folder
+        """Where the files are: another one, each time that the power was lost."""
+        self.store = MemoryStore() if not simulation.on_disks else None
+        self.disk: Disk | None = None
+        self.dies_at: int | None = None
+        """After how many operations the disk loses its power."""
+        self.died = False
+        self._platter = Platter()
+        if self.store is None:
+            self._put_in_place(self.folder / app.name)
+
+    @property
+    def url(self) -> str:
+        """The URL of the log."""
+        return "memory:" if self.store is not None else f"sqlite:///{self.folder}/{self.app.name}.db"
+
+    def opened(self, *, reads: bool) -> Engine:
+        """Open the store."""
+        if self.store is not None:
+            return self.store
+        path = f"{self.folder}/{self.app.name}.db"
+        found = SqliteStore(path, connect=connect_to_read) if reads else SqliteStore(path)
+        self.head = max(self.head, found.wait(0, 0))
+        return found
+
+    def lose_power(self) -> None:
+        """Go on with what the disk may hold now. All that had it open is killed by then."""
+        assert self.disk is not None, "it is on a disk"
+        until = len(self.disk.ops) if self.dies_at is None else self.dies_at
+        for op in self.disk.ops[:until]:
+            self._platter.apply(op)
+        folder = Path(f"{self.folder}-then")
+        folder.mkdir()
+        self._platter.image(self.simulation.chance, folder, strict=self.simulation.chance.random() < 0.5)
+        shutil.rmtree(self.folder)
+        self._put_in_place(folder)
+
+    def _put_in_place(self, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        self.folder, self.head = folder, 0
+        self.dies_at, self.died = None, False
+        self._platter = Platter()
+        self._platter.begin(folder)
+        self.disk = disk = Disk()
+        disk.fails = lambda _call, _file: self._fails(disk)
+
+    def _fails(self, disk: Disk) -> int:
+        """Say whether the power is gone; who had it is dead at that very moment, and nobody hears what comes of it."""
+        if disk is self.disk and self.dies_at is not None and len(disk.ops) >= self.dies_at and not self.died:
+            self.died = True
+            self.simulation.die(self)
+        return sqlite3.SQLITE_IOERR if disk is not self.disk or self.died or self.simulation.closing else 0
 
 
 class Working(Process):
@@ -182,16 +256,21 @@ class Working(Process):
         self.running: h.Running | None = None
         self.leaving = False
         self.line: Rough | None = None
+        self.connections: list[Any] = []
+        """What it has open of a disk."""
         simulation.turns.begin(self, self._last if last else self._live, "main")
 
     def open(self) -> h.Running:
         """Open the log."""
         channels: dict[str, Channel] = {}
         if self.system.app is office:
-            store = Reached(self.simulation, self.simulation.bank)
-            self.line = Rough(LogChannel(lambda: store, lambda _store: True, own=False), self.chance, honest=True)
+            of = self.simulation
+            channel = LogChannel(
+                lambda: Reached(of, of.bank, reads=True), lambda store: isinstance(store, Reached) and store.is_there(), own=True
+            )
+            self.line = Rough(channel, self.chance, honest=True)
             channels["bank"] = self.line
-        return self.system.app.open("memory:", channels=channels, views=self.simulation.views(self.system), source=self.hands)
+        return self.system.app.open(self.system.url, channels=channels, views=self.simulation.views(self.system), source=self.hands)
 
     def _live(self) -> None:
         try:
@@ -220,6 +299,19 @@ class Working(Process):
         self.running.close()
 
 
+class Heedful(History):
+    """A history in which the dead write nothing."""
+
+    def __init__(self, simulation: "Simulation") -> None:
+        super().__init__(clock=lambda: int(simulation.turns.clock() * 1e9))
+        self._turns = simulation.turns
+
+    def write(self, line: Any) -> None:
+        """Write a line down, unless its process was killed in the midst of what it did."""
+        if not self._turns.process.killed:
+            super().write(line)
+
+
 class Asking(NamedTuple):
     """One client."""
 
@@ -233,14 +325,18 @@ class Simulation:
     def __init__(self, seed: int, folder: Path) -> None:
         self.chance = random.Random(f"simulation {seed}")
         self.turns = Turns(self.chance)
-        self.bank = System(bank, self._bank_client)
-        self.office = System(office, self._office_client)
+        self.folder = folder
+        self.on_disks = seed % DISKS_EACH == 0
+        """Logs, views and copies are in files of disks that may lose their power; else logs are in memory, which outlasts processes here."""
+        self.bank = System(self, bank, self._bank_client)
+        self.office = System(self, office, self._office_client)
         self.rough = True
+        self.closing = False
+        """What a killed process had open is closed, and must do nothing more."""
         self.ended: set[str] = set()
         self.counts: Counter[str] = Counter()
-        self.history = {bank: History(clock=self._now_ns), office: History(clock=self._now_ns)}
+        self.history = {bank: Heedful(self), office: Heedful(self)}
         self._sessions: dict[tuple[str, str], Session] = {}
-        self._folder = folder
         self._in_files = self.chance.random() < 0.7
         """Where views and copies are; else in the memory of each process."""
         self._troubles = self.chance.choice((0.0, 0.003, 0.01))
@@ -249,6 +345,13 @@ class Simulation:
         self._acts = ACTS
         self._number = 0
         self._working: list[Working] = []
+        self._digests: tuple[str, ...] = ()
+
+    def die(self, system: System) -> None:
+        """Have the power of a system's machine gone: from here on none of its processes says or hears anything."""
+        for one in self._working:
+            if one.system is system:
+                one.killed = True
 
     def trouble(self) -> float:
         """Return less than 0.5 where the disk is to say no, less than 1 where it is not to answer."""
@@ -256,7 +359,7 @@ class Simulation:
 
     def views(self, system: System) -> str:
         """Return where views are."""
-        return f"sqlite:///{self._folder}/{system.app.name}.views.db" if self._in_files else "memory:"
+        return f"sqlite:///{system.folder}/{system.app.name}.views.db" if self._in_files else "memory:"
 
     def run(self) -> Result:
         """Let it all happen, leave it in peace, and check it."""
@@ -272,10 +375,8 @@ class Simulation:
                     self._leave(one)
             finally:
                 for one in self._working:
-                    self.turns.kill(one)
-        self.counts["rows"] += len(self.bank.store._rows) + len(self.office.store._rows)
-        digests = tuple(system.store._rows[-1].digest.hex() for system in (self.bank, self.office))
-        return Result(digests, self.turns.taken, self.counts)
+                    self._kill(one)
+        return Result(self._digests, self.turns.taken, self.counts)
 
     @contextlib.contextmanager
     def _installed(self) -> Generator[None]:
@@ -289,25 +390,45 @@ class Simulation:
             turns.pause()
 
         with pytest.MonkeyPatch.context() as patch, turns.installed():
+            patch.setattr("sqlite3.connect", self._connect)
+            for module, constant, small in SMALL:
+                patch.setattr(module, constant, small)
             patch.setattr("happened.running.open_engine", lambda _url: Reached(self, turns.process.system))  # type: ignore[attr-defined]  # all are `Working`
             patch.setattr(ViewsFile, "transaction", transaction)
             patch.setattr(ways, "fails", lambda: self.rough and self.chance.random() < self._failures)
             yield
+
+    def _connect(self, path: str, **how: Any) -> Any:
+        """Open a file on its system's disk, or where it has none as ever."""
+        for system in (self.bank, self.office):
+            if system.disk is not None and f"{system.folder}/" in path:
+                connection = system.disk.connect(path, **how)
+                process = self.turns.process
+                assert isinstance(process, Working)
+                process.connections.append(connection)
+                return connection
+        return CONNECT(path, **how)
 
     # --- faults
 
     def _perhaps_a_fault(self) -> None:
         self._working = [one for one in self._working if not self._has_ended(one)]
         for system in (self.bank, self.office):
+            if system.died:
+                self._end_of_power(system)
             mine = sum(one.system is system for one in self._working)
             if mine < PROCESSES_MAX and self.chance.random() < (0.1 if not mine else 0.002):
                 self._working.append(Working(self, system))
         if self._working and self.chance.random() < self._faults:
             one = self.chance.choice(self._working)
-            match self.chance.choice(("kill", "stop", "stop", "jump", "cut", "leave")):
+            match self.chance.choice(("kill", "stop", "stop", "jump", "cut", "leave", *["power"] * (2 * self.on_disks))):
                 case "kill":
-                    self.turns.kill(one)
+                    self._kill(one)
                     self.counts["killed"] += 1
+                case "power":
+                    disk = one.system.disk
+                    assert disk is not None
+                    one.system.dies_at = one.system.dies_at or len(disk.ops) + self.chance.randrange(60)
                 case "stop":
                     one.stopped_until = self.turns.now + self.chance.choice((0.5, 5.0, 15.0, 40.0))
                     self.counts["stopped"] += 1
@@ -321,8 +442,25 @@ class Simulation:
                     one.leaving = True
                     self.counts["left"] += 1
 
+    def _end_of_power(self, system: System) -> None:
+        for one in self._working:
+            if one.system is system:
+                self._kill(one)
+        self._working = [one for one in self._working if one.system is not system]
+        system.lose_power()
+        self.counts["lost power"] += 1
+
+    def _kill(self, one: Working) -> None:
+        """End a process where it is. The machine closes what it had open, and writes nothing for it."""
+        self.turns.kill(one)
+        self.ended.add(one.name)
+        self.closing = True
+        for connection in one.connections:
+            connection.close()
+        self.closing = False
+
     def _has_ended(self, one: Working) -> bool:
-        if self.turns.alive(one):
+        if self.turns.alive(one) or one.killed:
             return False
         self.ended.add(one.name)
         return True
@@ -341,10 +479,13 @@ class Simulation:
         for one in self._working:
             if one.line is not None:
                 one.line.down = False
+        for system in (self.bank, self.office):
+            system.dies_at = None
+            if system.died:
+                self._end_of_power(system)
         for one in list(self._working):
             if self.chance.random() < 0.5:
-                self.turns.kill(one)
-                self.ended.add(one.name)
+                self._kill(one)
             else:
                 self._leave(one)
         self._working = [Working(self, system, last=True) for system in (self.bank, self.office)]
@@ -352,6 +493,7 @@ class Simulation:
             one.hands.off_us = max(late, 0) + 3 * DAY_US
         while any(one.running is None for one in self._working):
             self.turns.step()
+            assert not self.turns.failed, self.turns.failed[0]
         asked = self._begin_check(self._settled)
         while not asked():
             self.turns.step()
@@ -379,15 +521,12 @@ class Simulation:
             left += [f"{one.app.name} has {found['pending']} pending"] * bool(found["pending"])
             left += [f"held: {held.handler} at {held.position}: {held.error}" for held in one.stuck()]
             for kind in ("reactions", "publications", "shares", "subscriptions", "views"):
-                left += [f"{kind}: {each}" for each in found[kind] if each["lag"]]
-            left += [f"replica: {each}" for each in found["replicas"] if each["lag"] or each["state"] != "fresh"]
+                left += [f"{kind}: {each}" for each in found[kind] if each["lag"] != 0]
+            left += [f"replica: {each}" for each in found["replicas"] if each["lag"] != 0 or each["state"] != "fresh"]
             left += [f"{one.app.name} has timers"] * bool(one.log.engine.notes("timer/"))
         return left
 
     # --- clients
-
-    def _now_ns(self) -> int:
-        return int(self.turns.clock() * 1e9)
 
     def session(self, asking: Asking, app: h.App) -> Session:
         """Return a client's session in the history of a system."""
@@ -467,6 +606,8 @@ class Simulation:
         upstream.catch_up()
         balances = {key[0]: Copied(one.account, one.amount) for key, one in upstream.states(Balance).items()}
         assert {one.account: one for one in running.replica_rows(Copied)} == balances, "the copy"
+        self._digests = tuple(one.log.row_at(one.log.head).digest.hex() for one in (upstream, running))  # type: ignore[union-attr]  # there is one
+        self.counts["rows"] += upstream.log.head + running.log.head
         self.counts["deposits"] += len(numbers)
         self.counts["told"] += len(told)
 

@@ -3,6 +3,7 @@
 `HAPPENED_SEEDS` says how many seeds, `HAPPENED_SEED` which is the first. A seed that fails says how it is run again.
 """
 
+import functools
 import os
 import random
 import subprocess
@@ -20,6 +21,8 @@ from happened.log.row import encode
 from happened.log.worker import NOTE, Advance
 from happened.log.writer import Batch
 from happened.stores.memory import MemoryStore
+from tests.faults import simulated as simulation
+from tests.faults.disk import Disk
 from tests.faults.simulated import simulated
 
 ROOT = Path(__file__).parents[2]
@@ -31,7 +34,7 @@ PORTION = 25
 
 @pytest.mark.parametrize("portion", range(-(-SEEDS // PORTION)))
 def test_whatever_a_seed_does_it_comes_out_as_if_nothing_had_gone_wrong(portion: int) -> None:
-    """Processes are killed, stopped for longer than their leases, and come again; clocks jump; the disk says no, or does not answer; the line doubles, shuffles and is cut."""
+    """Who is killed, stopped for longer than a lease, without power, late or early by a day, told no by the disk, or heard twice or not at all, makes no difference."""
     counts: Counter[str] = Counter()
     seeds = range(SEED + portion * PORTION, SEED + min((portion + 1) * PORTION, SEEDS))
     for seed in seeds:
@@ -45,7 +48,9 @@ def test_whatever_a_seed_does_it_comes_out_as_if_nothing_had_gone_wrong(portion:
     print(f"{len(seeds)} seeds from HAPPENED_SEED={seeds[0]}:", ", ".join(f"{what} {count}" for what, count in sorted(counts.items())))
     assert counts["told"]
     assert counts["deposits"] > counts["told"]
-    assert len(seeds) < PORTION or min(counts[what] for what in ("killed", "stopped", "jumped", "cut", "left", "heard of trouble"))
+    assert len(seeds) < PORTION or min(
+        counts[what] for what in ("killed", "stopped", "jumped", "cut", "left", "lost power", "heard of trouble")
+    )
 
 
 def test_the_same_seed_does_the_same_to_the_last_byte_in_any_process() -> None:
@@ -109,13 +114,21 @@ def without_fence(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(follower.Followers, "_fold_and_write", without)
 
 
-@pytest.mark.parametrize(("weaken", "first"), [(without_compare_and_set, 4), (without_catching_up, 0), (without_fence, 6)])
+def without_syncs(patch: pytest.MonkeyPatch) -> None:
+    """Have commits not synced."""
+    patch.setattr(simulation, "Disk", functools.partial(Disk, synchronous="normal"))
+
+
+@pytest.mark.parametrize(
+    ("weaken", "first", "step"),
+    [(without_compare_and_set, 5, 1), (without_catching_up, 1, 1), (without_fence, 18, 1), (without_syncs, 0, simulation.DISKS_EACH)],
+)
 def test_what_is_taken_away_is_found_within_a_few_seeds(
-    weaken: Callable[[pytest.MonkeyPatch], None], first: int, monkeypatch: pytest.MonkeyPatch
+    weaken: Callable[[pytest.MonkeyPatch], None], first: int, step: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A promise without what keeps it: the simulation says so. `first` is a seed that has found it."""
     weaken(monkeypatch)
-    found = next((error for error in map(_wrong, range(first, first + 40)) if error), None)
+    found = next((error for error in map(_wrong, range(first, first + 40 * step, step)) if error), None)
     assert found, "40 seeds did not find it"
     print(weaken.__name__, found)
 
