@@ -423,6 +423,7 @@ class Simulation:
             one = self.chance.choice(self._working)
             match self.chance.choice(("kill", "stop", "stop", "jump", "cut", "leave", *["power"] * (2 * self.on_disks))):
                 case "kill":
+                    self._working.remove(one)
                     self._kill(one)
                     self.counts["killed"] += 1
                 case "power":

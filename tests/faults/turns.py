@@ -149,6 +149,7 @@ class Turns:
         """Give one turn; where there is nobody, or now and then, let time pass."""
         ready = self._ready()
         if not self._threads:
+            self.taken += 1
             self.now += 0.1
             return
         while not ready or (self._alone is None and self.chance.random() < 0.01):
