@@ -1,6 +1,7 @@
 """Replicas: copies with a known position and age, equal to their origin, whatever happens on the way."""
 
 import random
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from datetime import timedelta
@@ -471,6 +472,25 @@ def test_two_processes_share_a_copy_and_one_follows(tmp_path: Path) -> None:
         with pytest.raises(h.Late):
             reading.replica(Debtor, "c-1", since=later, wait_seconds_max=0.05)
         assert reading.replica(Debtor, "c-1").age > timedelta(0)
+
+
+def test_a_copy_in_a_file_that_was_restored_goes_on(tmp_path: Path) -> None:
+    """A file at another place of the disk has leases of its own, which count from 1 again: whoever had it before, under later ones, has it no more."""
+    own, file = f"sqlite:///{tmp_path}/billing.db", tmp_path / "billing.views.db"
+    with crm.open(f"sqlite:///{tmp_path}/crm.db") as upstream:
+        channels: dict[str, h.Running] = {"crm": upstream}
+        for number in range(3):
+            receipt = upstream.record(Moved("c-1", "", f"country {number}"))
+            with billing.open(own, channels=channels) as running:
+                running.replica(Debtor, "c-1", since=receipt, wait_seconds_max=60)
+        kept = file.rename(tmp_path / "kept.db")
+        shutil.copy(kept, file)
+
+        receipt = upstream.record(Moved("c-1", "", "France"))
+        with billing.open(own, channels=channels) as running:
+            found = running.replica(Debtor, "c-1", since=receipt, wait_seconds_max=20)
+
+    assert found.state == Debtor("c-1", "France")
 
 
 def test_a_system_left_to_other_processes_is_only_looked_at(tmp_path: Path) -> None:

@@ -316,7 +316,7 @@ class Replicating(Generic[S]):
             found = self.standing(connection, ready=False)
             if found is None:
                 return
-            if found.owner > epoch:
+            if found.owner > epoch and self._leases.holder(self.worker.name) != self._leases.owner:  # else it is of a file that was copied
                 raise StoreFailed(f"the replica `{self.name}` is another process's by now", replica=self.name)
             connection.execute("update _replica set owner = ? where name = ? and shape = ?", (epoch, self.name, self._shape))
             found = msgspec.structs.replace(found, owner=epoch)
