@@ -3,7 +3,6 @@
 The reaction, the timers and the pending commands are driven by hand, step by step. `HAPPENED_STEPS` says how many steps are taken by all machines together.
 """
 
-import contextlib
 import shutil
 import tempfile
 from collections import Counter
@@ -17,6 +16,7 @@ from hypothesis import strategies as some
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 import happened as h
+from happened.core.world import microseconds
 from happened.log.held import Held
 from happened.log.lease import Leases
 from happened.notification.timer import Timers, due_before
@@ -29,6 +29,8 @@ from tests.notification.rig import Killed, Rig
 
 ROUNDS = 60
 """After so many rounds all is tried that can be."""
+QUIET_ROUNDS = 4
+"""So many in which nothing comes are enough: in one of them no more may be done than to find that something still fails."""
 later: dict[int, int] = {}
 """How many seconds after a number it is to be undone."""
 
@@ -59,9 +61,11 @@ class Reactions(RuleBasedStateMachine):
         self.url = url_in(self.folder)
         self.keys: dict[int, tuple[str, ...]] = {}
         self.at: dict[int, int] = {}
-        """When a number was noted, in microseconds."""
+        """When a number was recorded, in microseconds: not before what stands before it, whatever the clock shows."""
         self.aside: set[int] = set()
         """Skipped or parked once, as an event or as a command: out of order, or never."""
+        self.aside_as: dict[type, set[int]] = {Noted: set(), Do: set()}
+        """As which of both."""
         self.skipped: set[int] = set()
         """Events that are never reacted to."""
         self.undone: set[int] = set()
@@ -126,14 +130,16 @@ class Reactions(RuleBasedStateMachine):
         """Have something happen, whose reaction or whose command may fail."""
         self.counting.steps += 1
         number = len(self.keys)
-        self.keys[number], self.at[number] = key, self.clock.now_us()
+        self.keys[number] = key
         if fails:
             ways.failing.add(number)
         elif undecided:
             ways.undecided.add(number)
         if after is not None:
             later[number] = after
-        self.rig.running.record(Noted(number, key))
+        position = self.rig.running.record(Noted(number, key)).position
+        [record] = self.rig.running.log.read(after=position - 1)
+        self.at[number] = microseconds(record.time)
 
     @rule(which=parts)
     def mend(self, which: float) -> None:
@@ -215,6 +221,7 @@ class Reactions(RuleBasedStateMachine):
         self.rig.running.decide_about(act, held.handler, held.position, actor="ann")
         if act != "retry":
             self.aside.add(number)
+            self.aside_as[Do if held.key == KEY else Noted].add(number)
         if act == "skip":
             (self.undone if held.key == KEY else self.skipped).add(number)
         if held.key == KEY:
@@ -241,20 +248,30 @@ class Reactions(RuleBasedStateMachine):
     def settle(self, rows_max: int) -> None:
         """Let all be tried: what is not done then fails itself, or stands behind what does."""
         self.counting.steps += 1
+        quiet = 0
         for _ in range(ROUNDS):
-            before = self.rig.running.log.head, sorted(map(Held.text, self.rig.held()))
+            before = self.rig.running.log.head
             while self.rig.take(rows_max):
                 pass
             self.rig.look_after()
             self._ring()
-            with contextlib.suppress(h.Stuck):
-                self._decide_pending()
-            if before[0] == self.rig.running.log.head and not self._can_go_on():
+            self._decide_pending()
+            quiet = quiet + 1 if before == self.rig.running.log.head and not self._can_go_on() else 0
+            if quiet == QUIET_ROUNDS:
                 break
         sent, made, undone = (set(done(self.rig, kind)) for kind in (Do, Done, Undone))
         assert ordered([number for number in done(self.rig, Done) if number not in self.aside], self.keys)
-        self._stand_behind([number for number in self.keys if number not in sent | self.aside], ways.failing)
-        self._stand_behind([number for number in done(self.rig, Do) if number not in made | self.aside], ways.undecided)
+        aside = self.aside_as
+        self._stand_behind(
+            [(number, self.keys[number], number in ways.failing) for number in self.keys if number not in sent | aside[Noted]]
+        )
+        self._stand_behind(
+            [
+                (number, self.keys[number] if kind is Do else (), kind is Do and number in ways.undecided)
+                for kind, number in self.commands()
+                if number not in (made | aside[Do] if kind is Do else undone)
+            ]
+        )
         now = self.clock.now_us()
         due = {number for number in sent & later.keys() if self.at[number] + later[number] * 1_000_000 <= now}
         if not ways.undecided:
@@ -271,13 +288,17 @@ class Reactions(RuleBasedStateMachine):
         number: int = body.number
         return number
 
-    def _stand_behind(self, left: Sequence[int], wrong: set[int]) -> None:
+    def commands(self) -> list[tuple[type, int]]:
+        """Return what was sent, in its order: a command without keys, as each that undoes, comes after all before it, and before all after it."""
+        return [(type(body), body.number) for body in (one.body for one in self.rig.running.log.read()) if isinstance(body, Do | Undo)]
+
+    def _stand_behind(self, left: Sequence[tuple[int, tuple[str, ...], bool]]) -> None:
         """See that each that is left fails itself, or stands behind one that does."""
         blocked: set[str] = set()
-        for number in left:
-            behind = bool(blocked & {*self.keys[number], ""}) if self.keys[number] else bool(blocked)
-            assert number in wrong or behind, f"{number} of {self.keys[number]} fails not, and stands behind none of {blocked}"
-            blocked |= set(self.keys[number]) or {""}
+        for number, own, fails in left:
+            behind = bool(blocked & {*own, ""}) if own else bool(blocked)
+            assert fails or behind, f"{number} of {own} fails not, and stands behind none of {blocked}"
+            blocked |= set(own) or {""}
 
 
 def done(rig: Rig, kind: type[Do | Done | Undone]) -> list[int]:
