@@ -13,6 +13,7 @@ import msgspec
 from happened.app import App
 from happened.core.errors import Invalid
 from happened.opening import check_postgres, is_postgres
+from happened.shelf.connection import as_shown
 
 SQLITE = "sqlite:///"
 LISTED = "may-differ"
@@ -34,7 +35,8 @@ def log_url(given: str | None, *, there: bool = True) -> str:
         return url
     if not url.startswith(SQLITE):
         meant = f"{SQLITE}{url}" if ":" not in url else f"{SQLITE}path"
-        raise Invalid(f"`{url}` is no log that another process can look at: write {meant}", url=url)
+        shown = as_shown(url)
+        raise Invalid(f"`{shown}` is no log that another process can look at: write {meant}", url=shown)
     path = Path(url.removeprefix(SQLITE))
     if not path.is_file():
         if there:
