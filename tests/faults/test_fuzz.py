@@ -232,6 +232,15 @@ def test_half_a_character_is_no_tag_that_could_be_erased(log: h.Running) -> None
 
 # --- the command line
 
+
+def test_a_log_that_no_file_can_be_is_said_by_the_command_line(tmp_path: Path) -> None:
+    """Too long a name is one line, as all else."""
+    with contextlib.chdir(tmp_path):
+        code, out, err = ran(["stats", "--log", "sqlite:///" + "x" * 5000])
+    assert (code, out) == (2, "")
+    assert err.startswith("error: no file can be called xxx")
+
+
 NOT_RUN = {"run", "demo", "debug"}
 """They go on until they are stopped, or talk to a person."""
 

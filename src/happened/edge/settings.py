@@ -12,7 +12,7 @@ import msgspec
 
 from happened.app import App
 from happened.core.errors import Invalid
-from happened.opening import check_postgres, is_postgres
+from happened.opening import check_postgres, is_postgres, path_in
 from happened.shelf.connection import as_shown
 
 SQLITE = "sqlite:///"
@@ -37,7 +37,7 @@ def log_url(given: str | None, *, there: bool = True) -> str:
         meant = f"{SQLITE}{url}" if ":" not in url else f"{SQLITE}path"
         shown = as_shown(url)
         raise Invalid(f"`{shown}` is no log that another process can look at: write {meant}", url=shown)
-    path = Path(url.removeprefix(SQLITE))
+    path = Path(path_in(url) or "")
     if not path.is_file():
         if there:
             raise Invalid(f"there is no log at {path}", url=url)
