@@ -35,7 +35,7 @@ tests: $(SET_UP) ## the tests alone
 
 torture: $(SET_UP) ## the tests that kill, stop and race processes, and those of faults, as often as is promised, with their seeds
 	HAPPENED_KILLS=200 $(BIN)/python -m pytest tests/notification/test_kills.py tests/transfer/test_chaos.py
-	HAPPENED_KILLS=500 HAPPENED_IMAGES=20000 HAPPENED_CALLS=1 HAPPENED_FLIPS=6000 HAPPENED_STEPS=2000 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile -rP tests/faults # -rP: seeds and counts are shown; HAPPENED_SEED=... runs one again
+	HAPPENED_KILLS=500 HAPPENED_IMAGES=20000 HAPPENED_CALLS=1 HAPPENED_FLIPS=6000 HAPPENED_STEPS=50000 HAPPENED_SEEDS=1000 HAPPENED_FUZZ=2000 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile -rP tests/faults # -rP: seeds and counts are shown; HAPPENED_SEED=... runs one again
 
 coverage: $(SET_UP) ## the tests, with the branches they do not take
 	$(BIN)/coverage erase

@@ -1,6 +1,7 @@
 """Opening: from a URL to the store or the channel behind it, and what is done to a log as a whole."""
 
 import contextlib
+import errno
 import gzip
 import os
 import zlib
@@ -20,7 +21,7 @@ from happened.log.lifting import Lifts
 from happened.log.log import Identity, Log, Progress
 from happened.log.portable import Exported, exported, imported
 from happened.log.receipt import Receipt
-from happened.shelf.connection import Look, Place
+from happened.shelf.connection import Look, Place, as_shown
 from happened.shelf.rows import FileLook, ViewsFile, forget_rows
 from happened.shelf.snapshots import SnapshotsFile, forget_snapshots
 from happened.sourcing.memory_image import MemoryImage
@@ -51,7 +52,8 @@ def open_engine(url: str) -> Engine:
         return MemoryStore()
     if is_postgres(url):
         return _postgres(url)
-    raise Invalid(f"`{url}` names no log: write memory:, sqlite:///path or postgresql://user@host/database?schema=name", url=url)
+    shown = as_shown(url)
+    raise Invalid(f"`{shown}` names no log: write memory:, sqlite:///path or postgresql://user@host/database?schema=name", url=shown)
 
 
 def is_postgres(url: str) -> bool:
@@ -75,7 +77,8 @@ def check_postgres(url: str) -> None:
 def migrate(url: str) -> list[int]:
     """Make or bring up to date the tables of a log in PostgreSQL; return the numbers of the steps that were taken. `Invalid` for another URL."""
     if not is_postgres(url):
-        raise Invalid(f"`{url}` is no log in PostgreSQL: only those have tables to be made", url=url)
+        shown = as_shown(url)
+        raise Invalid(f"`{shown}` is no log in PostgreSQL: only those have tables to be made", url=shown)
     with _driver():
         from happened.stores.postgres_tables import migrated  # lazy: see above
     return migrated(url)
@@ -119,7 +122,7 @@ def _over(store: SqliteStore) -> Over | None:
 def _sqlite_path(url: object) -> str | None:
     if not isinstance(url, str):
         raise Invalid(f"{url!r} names no log: write memory: or sqlite:///path", url=str(url))
-    return url.removeprefix("sqlite:///") if url.startswith("sqlite:///") else None
+    return path_in(url)
 
 
 def open_log(url: str, *, create: bool = False, source: Source | None = None, progress: Progress = lambda _done, _all: None) -> Log:
@@ -164,7 +167,8 @@ def adopt(url: str, *, actor: str, reason: str, epoch: int | None = None, source
     """
     path = path_in(url)
     if path is None:
-        raise Invalid(f"`{url}` names no file that can have been restored: write sqlite:///path", url=url)
+        shown = as_shown(url)
+        raise Invalid(f"`{shown}` names no file that can have been restored: write sqlite:///path", url=shown)
     if not Path(path).is_file():
         raise Invalid(f"there is no log at {path}", url=url)
     if is_open_elsewhere(path):
@@ -284,8 +288,9 @@ def import_log(source: str | Path, to: str, *, progress: Progress = lambda _done
     """
     path = path_in(to)
     if not path:
-        raise Invalid(f"`{to}` names no file to import into: write sqlite:///path", url=to)
-    if not Path(source).is_file():
+        shown = as_shown(to)
+        raise Invalid(f"`{shown}` names no file to import into: write sqlite:///path", url=shown)
+    if not Path(_checked_path(str(source))).is_file():
         raise Invalid(f"there is no file at {source}", path=str(source))
     try:
         with _new_file(path) as made, _read_from(Path(source)) as lines:
@@ -297,7 +302,7 @@ def import_log(source: str | Path, to: str, *, progress: Progress = lambda _done
 @contextlib.contextmanager
 def _new(to: str | Path) -> Generator[Path]:
     """Give a path beside one that is new, and move what was made there into its place if all went well."""
-    path = Path(to)
+    path = Path(_checked_path(str(to)))
     if path.exists():
         raise Invalid(f"there is something at {path} already: name a new file", path=str(path))
     if not path.absolute().parent.is_dir():
@@ -361,8 +366,8 @@ def channel_to(given: "str | Log | Channel | None") -> Channel:
             path = path_in(given)
             if not path:
                 raise Invalid(
-                    f"`{given}` names no log that another process has: write sqlite:///path or postgresql://user@host/database?schema=name",
-                    url=given,
+                    f"`{as_shown(given)}` names no log that another process has: write sqlite:///path or postgresql://user@host/database?schema=name",
+                    url=as_shown(given),
                 )
             if note_in(path, PIN_NOTE) is not None:
                 raise _told_to_nobody(path)
@@ -400,13 +405,25 @@ def _is_there(store: Readable) -> bool:
 
 
 def path_in(url: str) -> str | None:
-    """Return the path that a URL of a file names."""
-    return url.removeprefix("sqlite:///") if url.startswith("sqlite:///") else None
+    """Return the path that a URL of a file names. `Invalid` where no file can have it."""
+    return _checked_path(url.removeprefix("sqlite:///")) if url.startswith("sqlite:///") else None
+
+
+def _checked_path(path: str) -> str:
+    try:
+        Path(path).stat()
+    except ValueError as error:  # a zero byte, or half a character
+        raise Invalid(f"no file can be called {path!a}: {error}", path=ascii(path)) from error
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise Invalid(f"no file can be called {path[:100]}...: {error.strerror}", path=path) from error
+    return path
 
 
 def open_rows(url: str, log: str, *, ddl: Sequence[str] = ()) -> Place:
     """Open the place of views, or of replicas, that a URL names; `log` is the URL of the log. `Invalid` for a URL that names none."""
     if not is_postgres(url):
+        path_in(url)  # a file can have it
         return ViewsFile(url, path_in(log), ddl=ddl)
     where = _where_in(url)
     from happened.shelf.postgres_rows import RowsSchema  # lazy: its driver is an extra

@@ -32,6 +32,7 @@ from happened.log.slices import Progress
 from happened.notification.listener import lease_of
 from happened.notification.publication import run_said_in
 from happened.notification.timer import Schedule, decode_schedule, note_of
+from happened.shelf.connection import as_shown
 from happened.sourcing.edits import Edit, Edits
 from happened.sourcing.handling import PENDING_NOTE
 from happened.sourcing.pending import KEY as PENDING_KEY
@@ -297,7 +298,8 @@ def save(log: Log, plan: Plan, url: str) -> None:
             "a branch of a log in memory can't be kept in a file; one of another branch can where that was saved before, opened by its URL and branched"
         )
     if not url.startswith("sqlite:///") or path.exists():
-        raise Invalid(f"`{url}` names no new file to keep a branch in: write sqlite:///path", url=url)
+        shown = as_shown(url)
+        raise Invalid(f"`{shown}` names no new file to keep a branch in: write sqlite:///path", url=shown)
     origin = os.path.relpath(Path(under).absolute(), path.absolute().parent)
     rows = [row for page in log.engine.read(plan.after) for row in page]
     terms = [log.reader.row_terms(row) for row in rows]

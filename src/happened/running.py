@@ -49,6 +49,7 @@ from happened.notification.why import Cause, causes_of
 from happened.opening import beside, channel_to, copy_log, erased_in, is_kept, open_engine, open_rows, open_snapshots
 from happened.past import Past, position_of
 from happened.planning import Origin, Plan, begins, planned, save
+from happened.shelf.connection import as_shown
 from happened.sourcing.asked import Asked
 from happened.sourcing.difference import Difference, Side, difference
 from happened.sourcing.edits import Edit
@@ -221,7 +222,7 @@ class Running:
 
     def __repr__(self) -> str:
         """Tell which app runs on which log."""
-        return f"<Running {self.app.name} on {self.url}>"
+        return f"<Running {self.app.name} on {as_shown(self.url)}>"
 
     # --- commands
 

@@ -202,7 +202,8 @@ class Connection:
     @property
     def in_transaction(self) -> bool:
         """Say whether a transaction is open."""
-        return bool(self.inner.in_transaction)
+        with raised():
+            return bool(self.inner.in_transaction)
 
     def cursor(self) -> Cursor:
         """Return a new cursor."""
@@ -264,6 +265,14 @@ class Platter:
         self._now: dict[str, _Inode] = {}
         self._named: dict[str, _Inode] = {}
         """The names that survive for sure."""
+
+    def begin(self, folder: Path) -> None:
+        """Begin with what is in a folder: all of it survives."""
+        for path in folder.iterdir():
+            inode = _Inode()
+            inode.fresh, inode.synced = False, bytearray(path.read_bytes())
+            self._now[str(path)] = inode
+        self._named = dict(self._now)
 
     def apply(self, op: Op) -> None:
         """Take in one operation."""

@@ -366,7 +366,7 @@ def in_postgres(_folder: Path) -> str:
     ("url_in", "share", "portion"),
     [
         pytest.param(url_in, share, portion, id=f"{url_in.__name__}-{portion}")
-        for url_in, share in [(in_a_file, 0.2), (in_postgres, 0.1)]
+        for url_in, share in [(in_a_file, 0.1), (in_postgres, 0.02)]
         for portion in portions(share)
     ],
 )

@@ -4,6 +4,7 @@ import random
 from typing import Any
 
 import happened as h
+from happened.core.world import Source
 from happened.log.held import Held
 from happened.log.writer import Job
 from happened.notification.reacting import Reacting
@@ -16,20 +17,32 @@ class Killed(BaseException):
 class Rig:
     """One log, and one reaction on it that is owned by one process after the other."""
 
-    def __init__(self, app: h.App, url: str = "memory:") -> None:
-        self.running = app.open(url, run=False)
+    def __init__(self, app: h.App, url: str = "memory:", *, source: Source | None = None) -> None:
         self.app = app
+        self.url = url
+        self.source = source
         self.epoch = 0
         self.kill_in: int | None = None
         """Commits until the process is killed: before one if it is even, after it if it is odd."""
-        submit = self.running.log.writer.submit
+        self.running = self._opened()
+        self.reacting = self.owned()
+
+    def _opened(self) -> h.Running:
+        running = self.app.open(self.url, run=False, source=self.source)
+        submit = running.log.writer.submit
 
         def submitted(job: Job, wait_seconds_max: float) -> None:
             self._come_nearer()
             submit(job, wait_seconds_max)
             self._come_nearer()
 
-        self.running.log.writer.submit = submitted  # type: ignore[method-assign]  # the place where a process is killed
+        running.log.writer.submit = submitted  # type: ignore[method-assign]  # the place where a process is killed
+        return running
+
+    def restart(self) -> None:
+        """Close the log, and open it again."""
+        self.running.close()
+        self.running = self._opened()
         self.reacting = self.owned()
 
     def _come_nearer(self) -> None:

@@ -20,7 +20,7 @@ from happened.log.log import EVERYTHING_SEEN
 from happened.stores import runs
 from happened.stores.sqlite import SqliteStore, connect, connect_to_read
 from happened.testing import Clock
-from happened.testing.rows import Fact, Scribe, added_up, check_whole, counts_of, flat, matches, read_by, terms_of
+from happened.testing.rows import Fact, Scribe, added_up, check_whole, counts_of, flat, matches, read_by, terms_of, without
 
 Sku = Annotated[str, h.Tag("sku")]
 
@@ -356,6 +356,37 @@ def test_entries_of_many_flushes_are_dropped_once_every_part_has_them(path: Path
             assert file.execute("select count(*) from recent").fetchone()[0] <= runs.PARTS
     with closing(connect(str(path))) as file:
         assert file.execute("select count(*) from recent").fetchone() == (0,)
+
+
+@pytest.mark.parametrize("how", ["closed", "renewed"])
+def test_the_index_that_another_process_has_made_anew_is_not_written_over_with_a_part_of_it(
+    path: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Erasing makes the index anew. Who has not heard of it, and writes what it has not written yet, when it is closed or with a note, writes it behind what is there now."""
+    monkeypatch.setattr(runs, "FLUSH_RECORDS", 64)
+    with closing(SqliteStore(str(path))) as first, closing(SqliteStore(str(path))) as other:
+        for store in (first, other):
+            store.index(read_by("today"), terms_of, lambda _done, _all: None)
+        scribe = Scribe(first)
+        scribe.append(Fact(("t=erased",), id="erased"))
+        for n in range(200):
+            scribe.append(Fact((f"n={n}",), id=f"id-{n}"))
+            if n > 150 and first._runs.due():
+                break
+        assert first._runs.due()
+        bare = without(next(iter(other.read(rows_max=1)))[0])
+        other.append(lambda _unseen: Commit(instead=[bare]), EVERYTHING_SEEN)
+
+        if how == "closed":
+            first.close()
+        else:
+            first.append(lambda _unseen: Commit(notes={"lease": "renewed"}), EVERYTHING_SEEN)
+
+        with closing(SqliteStore(str(path))) as again:
+            again.index(read_by("today"), terms_of, lambda _done, _all: None)
+            rows = flat(again.read())
+            assert [own for row in rows if not again.find_id(own := terms_of(row).id or "")] == []
+            assert all(flat(again.read(wanted=[Wanted(terms_of(row).tags)])) for row in rows if row.position > 1)
 
 
 @pytest.mark.parametrize("reading", ["today", "another"])

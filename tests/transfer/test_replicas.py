@@ -1,6 +1,7 @@
 """Replicas: copies with a known position and age, equal to their origin, whatever happens on the way."""
 
 import random
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from datetime import timedelta
@@ -12,7 +13,7 @@ import pytest
 
 import happened as h
 from happened.testing.world import Clock
-from happened.transfer.channel import LogChannel
+from happened.transfer.channel import Channel, LogChannel, Page
 from tests.servers import fresh
 from tests.transfer.model import (
     Bill,
@@ -245,6 +246,63 @@ def test_a_late_put_does_not_bring_back_what_was_deleted(tmp_path: Path) -> None
             assert replica(running)["passed_over"] > 0
 
 
+class Cut:
+    """A channel whose pages end, for as long as it is cut, right before the first beacon of what is new."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self.cut_after: int | None = None
+        self.waits_at = 0
+        """Where its reader stands, and is handed out nothing more."""
+
+        self.origin, self.head, self.recorded_at = channel.origin, channel.head, channel.recorded_at
+        self.standing, self.close = channel.standing, channel.close
+
+    def read(self, after: int, wait_seconds_max: float) -> Page:
+        """Return what is new up to the beacon."""
+        page = self._channel.read(after, wait_seconds_max)
+        beacons = [
+            one.position for one in page.items if one.what == "beacon" and self.cut_after is not None and one.position > self.cut_after
+        ]
+        if not beacons:
+            return page
+        until = min(beacons) - 1
+        self.waits_at = until if after == until else self.waits_at
+        return Page([one for one in page.items if one.position <= until], until, page.head)
+
+
+@pytest.mark.parametrize("whole_before", [True, False], ids=["whole before", "not whole before"])
+def test_a_copy_is_of_the_position_that_it_says_wherever_a_page_ends(tmp_path: Path, *, whole_before: bool) -> None:
+    """A page may end between a change and the beacon that proves it: until that comes, rows and position are those of the last one."""
+    with crm.open(f"sqlite:///{tmp_path}/crm.db") as upstream:
+        channel = Cut(LogChannel(lambda: upstream.log.engine, lambda _store: True, own=False))
+        first = upstream.record(Moved("c-1", "", "Spain"))
+        until(lambda: all(one["lag"] == 0 for one in upstream.statistics()["shares"]))
+        known = upstream.log.head
+        if not whole_before:
+            channel.cut_after = known
+            upstream.record(Moved("c-1", "", "France"))
+            until(lambda: all(one["lag"] == 0 for one in upstream.statistics()["shares"]))
+        with billing.open(f"sqlite:///{tmp_path}/b.db", channels={"crm": channel}) as running:
+            if whole_before:
+                running.replica(Debtor, "c-1", since=first, wait_seconds_max=60)
+                channel.cut_after = known
+                upstream.record(Moved("c-1", "", "France"))
+            until(lambda: channel.waits_at > known)
+
+            if whole_before:
+                rows = running.replica_rows(Debtor)
+                then = upstream.at(rows.position).state(Card, "c-1")
+                assert then is not None
+                assert [row.country for row in rows] == [then.country] == ["Spain"]
+            else:
+                with pytest.raises(h.Late):
+                    running.replica_rows(Debtor, wait_seconds_max=0)
+            channel.cut_after = None
+            until(lambda: equal(running))
+            assert copied(running) == expected(upstream)
+
+
 def test_a_row_that_somebody_changed_is_found_and_the_copy_made_anew(tmp_path: Path) -> None:
     """At its start a copy is held against what is noted of each row: it is not proven by what it was."""
     own = f"sqlite:///{tmp_path}/billing.db"
@@ -414,6 +472,25 @@ def test_two_processes_share_a_copy_and_one_follows(tmp_path: Path) -> None:
         with pytest.raises(h.Late):
             reading.replica(Debtor, "c-1", since=later, wait_seconds_max=0.05)
         assert reading.replica(Debtor, "c-1").age > timedelta(0)
+
+
+def test_a_copy_in_a_file_that_was_restored_goes_on(tmp_path: Path) -> None:
+    """A file at another place of the disk has leases of its own, which count from 1 again: whoever had it before, under later ones, has it no more."""
+    own, file = f"sqlite:///{tmp_path}/billing.db", tmp_path / "billing.views.db"
+    with crm.open(f"sqlite:///{tmp_path}/crm.db") as upstream:
+        channels: dict[str, h.Running] = {"crm": upstream}
+        for number in range(3):
+            receipt = upstream.record(Moved("c-1", "", f"country {number}"))
+            with billing.open(own, channels=channels) as running:
+                running.replica(Debtor, "c-1", since=receipt, wait_seconds_max=60)
+        kept = file.rename(tmp_path / "kept.db")
+        shutil.copy(kept, file)
+
+        receipt = upstream.record(Moved("c-1", "", "France"))
+        with billing.open(own, channels=channels) as running:
+            found = running.replica(Debtor, "c-1", since=receipt, wait_seconds_max=20)
+
+    assert found.state == Debtor("c-1", "France")
 
 
 def test_a_system_left_to_other_processes_is_only_looked_at(tmp_path: Path) -> None:

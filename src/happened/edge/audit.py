@@ -14,6 +14,7 @@ from happened.log.erasure import Erasure, is_unfinished
 from happened.log.log import Identity
 from happened.opening import adopt as adopt_log
 from happened.opening import beside, copy_log, erased_in, export_log, import_log, open_log
+from happened.shelf.connection import as_shown
 
 SHOWN_MAX = 20
 """Published records that are listed one by one."""
@@ -135,7 +136,7 @@ def take_in(asked: argparse.Namespace) -> int:
     url = log_url(asked.log, there=False)
     with bar("importing") as progress:
         identity = import_log(asked.file, url, progress=progress)
-    return _came(identity, asked, f"imported to {url}")
+    return _came(identity, asked, f"imported to {as_shown(url)}")
 
 
 def _came(identity: Identity, asked: argparse.Namespace, done: str) -> int:

@@ -48,6 +48,7 @@ from happened.notification.story import story_of
 from happened.notification.why import causes_of
 from happened.opening import open_log
 from happened.running import Running
+from happened.shelf.connection import as_shown
 
 T = TypeVar("T")
 
@@ -377,7 +378,7 @@ def run(asked: argparse.Namespace) -> int:
         with running, InBackground(running.log, older=older, above=asked.cold_above) if packs else nullcontext():
             if not asked.json:
                 what = f"{len(app.reactions)} reactions, {len(app.views)} views, {len(app.handlers)} deciders"
-                print(f"{app.name} runs on {url}: {what}; Ctrl-C or SIGTERM ends it", flush=True)
+                print(f"{app.name} runs on {as_shown(url)}: {what}; Ctrl-C or SIGTERM ends it", flush=True)
             while not stop.wait(asked.every or None):
                 _print_standing(running, as_json=asked.json)
             _print_standing(running, as_json=asked.json)

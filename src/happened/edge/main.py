@@ -80,7 +80,10 @@ def _check_text(arguments: Sequence[str]) -> None:
         try:
             argument.encode()
         except UnicodeEncodeError as error:
-            raise Invalid(f"the argument {argument!a} is not text in UTF-8", argument=ascii(argument)) from error
+            from happened.shelf.connection import as_shown  # lazy: as above
+
+            shown = ascii(as_shown(argument))
+            raise Invalid(f"the argument {shown} is not text in UTF-8", argument=shown) from error
 
 
 def told(error: Error, *, as_json: bool) -> int:

@@ -12,7 +12,8 @@ import msgspec
 
 from happened.app import App
 from happened.core.errors import Invalid
-from happened.opening import check_postgres, is_postgres
+from happened.opening import check_postgres, is_postgres, path_in
+from happened.shelf.connection import as_shown
 
 SQLITE = "sqlite:///"
 LISTED = "may-differ"
@@ -34,8 +35,9 @@ def log_url(given: str | None, *, there: bool = True) -> str:
         return url
     if not url.startswith(SQLITE):
         meant = f"{SQLITE}{url}" if ":" not in url else f"{SQLITE}path"
-        raise Invalid(f"`{url}` is no log that another process can look at: write {meant}", url=url)
-    path = Path(url.removeprefix(SQLITE))
+        shown = as_shown(url)
+        raise Invalid(f"`{shown}` is no log that another process can look at: write {meant}", url=shown)
+    path = Path(path_in(url) or "")
     if not path.is_file():
         if there:
             raise Invalid(f"there is no log at {path}", url=url)

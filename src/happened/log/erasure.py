@@ -14,7 +14,7 @@ import msgspec
 
 from happened.core.errors import Invalid, NotThere
 from happened.core.store import Commit, Row, Unseen
-from happened.core.tags import term
+from happened.core.tags import is_unicode, term
 from happened.log.adoption import check_reason
 from happened.log.held import NOTE as HELD_NOTE
 from happened.log.log import ERASED_NOTE, EVERYTHING_SEEN, Log, Progress, check_envelope
@@ -347,9 +347,9 @@ def erased(
 def _check_what(what: object) -> None:
     """Raise `Invalid` for what names neither a message nor a tag and its value."""
     match what:
-        case str() if what:
+        case str() if what and is_unicode(what):
             return
-        case (str() as tag, str()) if isinstance(what, tuple) and tag:
+        case (str() as tag, str() as value) if isinstance(what, tuple) and tag and is_unicode(tag + value):
             return
         case _:
             raise Invalid(f"what is to be erased is an id, or a tag and its value as ('customer', 'c-17'), not {what!r}")

@@ -138,6 +138,7 @@ class Log:
         self._check_kinds()
         self.opened_at = self.head
         self.names.learn(engine.notes)  # after the head: all that stands up to it is known then
+        self.names.noted = engine.notes
         if ignores is not None:
             self._check_claimed(ignores)
         self._guest = guest

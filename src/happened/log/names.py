@@ -92,6 +92,8 @@ class Names:
         self._added: list[Name] = []
         self.changes = 0
         """Goes up with each name, so that what was derived from the names knows when to look again."""
+        self.noted: Callable[[str], Mapping[str, str]] | None = None
+        """Reads the notes of the log, where others may have given names since."""
 
     def learn(self, notes: Callable[[str], Mapping[str, str]]) -> None:
         """Take in the names that are noted in the log and not known yet."""
@@ -99,6 +101,12 @@ class Names:
             name = _read(body)
             if name.number not in self.by_number:
                 self._keep(name)
+
+    def known(self, number: int) -> Name | None:
+        """Return the name of a number, also where others have given it since; `None` where the log has none."""
+        if number not in self.by_number and self.noted is not None:
+            self.learn(self.noted)
+        return self.by_number.get(number)
 
     def learn_record(self, body: bytes) -> None:
         """Take in a name from its schema record, which stands in the log before the first use of the number."""

@@ -228,7 +228,9 @@ class Reader:
             position = row.position + ordinal
             name = self.names.by_number.get(raw.number)
             if name is None and raw.number not in BUILT_IN:
-                raise _unknown(raw.number, position)
+                name = self.names.known(raw.number)
+                if name is None:
+                    raise _unknown(raw.number, position)
             body = self.body(raw.number, raw.body, position) if name is not None else msgspec.json.decode(raw.body)
             kind = kind_of(raw.number, name, asked=asked, fact=asks_nothing)
             own = header.id if header.id is not None else header.decides
@@ -409,10 +411,12 @@ class Pages:
                 return self._decoded(how, texts, rows)
             for row in rows():  # one of them can't be read: say which
                 for position, raw in enumerate(taken_apart_text(row[2], row[0]), row[0]):
-                    if raw.number not in self._reader.names.by_number and raw.number not in BUILT_IN:
+                    if raw.number not in BUILT_IN and self._reader.names.known(raw.number) is None:
                         raise _unknown(raw.number, position) from None
                     if raw.number in self._reader.names.by_number:
                         self._reader.body(raw.number, raw.body, position)
+            if self._changes != self._reader.names.changes:  # they have, before these rows
+                return self._decoded(how, texts, rows)
             raise
 
     def _build_again(self) -> None:

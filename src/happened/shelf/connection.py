@@ -3,6 +3,7 @@
 Statements are written once, in SQLite's words with `?` for values; what PostgreSQL says otherwise stands in its own file.
 """
 
+import re
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -26,8 +27,16 @@ class Unstorable(Exception):
     """A database does not take a value, or not what is calculated with it."""
 
 
+_PASSWORD = re.compile(r"(?<=//)([^:@/]*):.*@|(?<=password=)[^&]*")
+
 FAILED = (sqlite3.Error, Failed)
 """All that a statement may raise, but for a value."""
+
+
+def as_shown(url: str) -> str:
+    """Return what was given as a URL as it may be shown to people: without a password, also where it is no URL of ours."""
+    return _PASSWORD.sub(lambda found: f"{found[1]}:***@" if found[1] is not None else "***", url)
+
 
 PASSING = (sqlite3.OperationalError, Failed)
 """Trouble of the database's own."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar  # Any: values of any column
 
 from happened.core.errors import Broken, Closed, Error, Forked, Invalid, StoreFailed
-from happened.shelf.connection import BUSY_SECONDS, Connection, Tabled
+from happened.shelf.connection import BUSY_SECONDS, Connection, Tabled, as_shown
 from happened.shelf.dialect import SQLITE, SqliteDialect, quoted
 
 DDL = (
@@ -279,7 +279,8 @@ def _path_in(url: str) -> str | None:
         return None
     path = url.removeprefix("sqlite:///")
     if path == url or path in ("", ":memory:"):
-        raise Invalid(f"`{url}` names no place for views: write memory: or sqlite:///path", url=url)
+        shown = as_shown(url)
+        raise Invalid(f"`{shown}` names no place for views: write memory: or sqlite:///path", url=shown)
     return path
 
 

@@ -16,6 +16,7 @@ from psycopg import conninfo
 from psycopg.types.array import ListBinaryDumper
 
 from happened.core.errors import Invalid, StoreFailed
+from happened.core.tags import is_unicode
 from happened.stores.postgres_wire import REFUSED_FOR_EVER, may_pass
 
 Connection = psycopg.Connection[tuple[Any, ...]]
@@ -207,6 +208,8 @@ def where_in(url: str) -> Where:
         parts = urlsplit(url)
     except ValueError:  # its text may quote a password
         raise Invalid(_UNREADABLE) from None
+    if not is_unicode(url):
+        raise Invalid("the URL of a log can't be read: it is not text in UTF-8")
     pairs = [tuple(one.partition("=")[::2]) for one in parts.query.split("&") if one]  # as they stand: `libpq` reads a + as itself
     schemas = [unquote(value) for key, value in pairs if key == "schema"]
     schema = schemas[-1] if schemas else SCHEMA
@@ -226,6 +229,7 @@ def where_in(url: str) -> Where:
         ports = str(conninfo.conninfo_to_dict(connect).get("port") or "").split(",")
         if not all(port == "" or (port.isdecimal() and 0 < int(port) <= PORT_MAX) for port in ports):
             raise Invalid(f"`{said}` names no database: a port is a number up to {PORT_MAX:,}", url=said)
+        conninfo.timeout_from_conninfo(conninfo.conninfo_to_dict(connect))
     except psycopg.ProgrammingError as error:
         why = "" if "%" in user or any(key in _SECRET for key in given) else f" ({_one_line(error)})"  # it may quote a password
         raise Invalid(f"`{said}` names no database: write postgresql://user@host:port/database?schema=shop{why}", url=said) from error

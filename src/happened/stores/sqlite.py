@@ -615,6 +615,9 @@ class SqliteStore:
 
     def _write(self, commit: Commit) -> runs.Flushed | None:
         writer = self._writer
+        if self._runs.due():
+            with self._index_lock:
+                self._look_for_rebuild(writer)  # as in `_flush_all`
         if commit.rows:
             if self._runs.indexed < self._head.position:  # the caller wanted no rows, and adds some
                 self._index_up_to_here()
@@ -925,6 +928,7 @@ class SqliteStore:
         try:
             with self._index_lock:
                 if self._writes_index(self._writer):
+                    self._look_for_rebuild(self._writer)  # a tail belongs behind the runs that it was made behind, and no others
                     self._catch_up_index(self._writer)
                     with self._index_read():
                         self._runs.flush_all(self._writer)

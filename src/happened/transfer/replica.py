@@ -316,7 +316,7 @@ class Replicating(Generic[S]):
             found = self.standing(connection, ready=False)
             if found is None:
                 return
-            if found.owner > epoch:
+            if found.owner > epoch and self._leases.holder(self.worker.name) != self._leases.owner:  # else it is of a file that was copied
                 raise StoreFailed(f"the replica `{self.name}` is another process's by now", replica=self.name)
             connection.execute("update _replica set owner = ? where name = ? and shape = ?", (epoch, self.name, self._shape))
             found = msgspec.structs.replace(found, owner=epoch)
@@ -386,6 +386,8 @@ class Replicating(Generic[S]):
             as_of = max(as_of, known.position)
         current_at = now if as_of >= page.head else standing.current_at
         copy.standing = msgspec.structs.replace(standing, position=page.position, as_of=as_of, current_at=current_at)
+        if standing.equal_as_of != NEVER and standing.taken > standing.proven:
+            return  # the page ends before the beacon of its last changes: who asks would see rows that are newer than the position they are said to be of
         noted = self._noted
         if (
             copy.dirty
