@@ -26,7 +26,7 @@ from happened.log.slices import SLICES, WHOLE, Piece, cut, handler_of, part_name
 from happened.notification.reacting import Reacting
 from happened.notification.reactor import Reactor
 from happened.stores.machine import Machine
-from tests.notification.killed import Came, Count, Counted, answered, child, mail, system
+from tests.notification.killed import Came, Count, Counted, Key, answered, child, mail, system
 from tests.notification.model import until
 from tests.notification.test_kills import finished, same_as_quiet
 from tests.servers import fresh
@@ -433,6 +433,39 @@ def test_what_is_held_goes_with_its_slice(url: str, monkeypatch: pytest.MonkeyPa
         each_once_in_order(running, 10)
 
 
+def test_what_waits_for_an_event_that_is_not_heard_any_more_goes_on_in_its_slice(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An event that failed is not to be heard by the next code: who has its slice lets go of it, and runs those that have waited for it."""
+    monkeypatch.setattr("tests.notification.test_slices.fails", {"a"})
+    with app_of(on_either).open(url, run=False) as running:
+        one, two = Step(running, on_came_of(running)), Step(running, on_came_of(running))
+        one.look()
+        one.take()
+        two.look()
+        running.record(Came("a", 0))
+        running.record(Left("a", 1))
+        one.take(2)
+        one.look()
+        one.take(2)
+        two.look()
+        two.take()
+        assert slice_of(term("key", "a")) > 31
+        assert [held.position for held in running.stuck()] == [running.log.head - 1]
+        for each in (one, two):
+            each.leases.close()
+    with app_of(on_left).open(url, run=False) as running:
+        one, two = Step(running, on_came_of(running)), Step(running, on_came_of(running))
+        one.look()
+        two.look()
+        one.look()
+        one.take(3)
+        two.look()
+        assert (one.slices, two.slices) == ([(0, 31)], [(32, 63)])
+        one.take(2)
+        two.take(3)
+        assert heard(running) == [("a", 1)]
+        assert running.stuck() == []
+
+
 def test_other_code_takes_over_what_was_divided_otherwise(quiet: h.Running) -> None:
     """It works in the old slices until all of them have come together, and then divides by its own."""
     one, two = Step(quiet, on_came_of(quiet)), Step(quiet, on_came_of(quiet))
@@ -530,6 +563,26 @@ def on_came(event: Came) -> Iterator[Count]:
     if event.key in fails:
         raise RuntimeError(event.key)
     yield Count(event.key, event.number)
+
+
+class Left(h.Event):
+    key: Key
+    number: int
+
+
+def on_either(event: Came | Left) -> Iterator[Count]:
+    if event.key in fails and isinstance(event, Came):
+        raise RuntimeError(event.key)
+    yield Count(event.key, event.number)
+
+
+def on_left(event: Left) -> Iterator[Count]:
+    yield Count(event.key, event.number)
+
+
+def app_of(function: Any, *, by: str = "key") -> h.App:
+    """Return an app with this as its reaction, under the one name."""
+    return h.App("failing", records=[Came, Left], deciders=[count], reactions=[h.Reaction(h.named("on_came")(function), by=by)])
 
 
 def count(command: Count) -> Iterator[Counted]:

@@ -17,12 +17,13 @@ from happened.core.filling import filled
 from happened.core.messages import Several, events_of
 from happened.core.state import Fold, Key
 from happened.core.store import Row, Wanted
+from happened.core.tags import SEPARATOR
 from happened.core.world import World
 from happened.log.held import EVERYTHING, Held, all_held, back_off_seconds, failed_with
 from happened.log.log import Log
 from happened.log.records import envelope_of, id_of
 from happened.log.row import Header, Sent, Written, decode_header
-from happened.log.slices import Progress, slicer
+from happened.log.slices import Progress, slice_of, slicer
 from happened.log.worker import TROUBLE, Advance, Trouble, claimed
 from happened.log.writer import Batch, deciding
 from happened.notification.desk import Desk
@@ -262,9 +263,14 @@ class Hearing(ABC, Generic[L_co, R]):
         return self._slice_of is None or self.progress.holds(self._slice_of(heard.event))
 
     def _is_held_here(self, held: Held) -> bool:
-        """Say whether a held event is of one of these slices; one that is not to be heard any more is of the first."""
-        heard = heard_at(self._log, self.listener, held.position) if self._slice_of is not None else None
-        return self._is_here(heard) if heard is not None else self.progress.holds(0)
+        """Say whether a held event is of one of these slices: by its key, where it is not to be heard any more, since others of that wait for it."""
+        if self._slice_of is None:
+            return True
+        heard = heard_at(self._log, self.listener, held.position)
+        if heard is not None:
+            return self._is_here(heard)
+        tag = f"{self.progress.by}{SEPARATOR}"
+        return self.progress.holds(next((slice_of(text) for text in held.key if text.startswith(tag)), 0))
 
     # --- one run
 
