@@ -78,6 +78,8 @@ class Leases:
         self._names = list(names)
         self._by: dict[str, str] = {}
         self._epochs: dict[str, int] = {}
+        self._parts: tuple[Mapping[str, int], dict[str, list[str]]] = {}, {}
+        """Of which handlers those are parts, and as of which epochs that was found."""
         self._shares: dict[str, Sequence[Piece]] = {}
         self._seen: object = None
         """Who was there and who held what, when this process competed last."""
@@ -109,7 +111,13 @@ class Leases:
 
     def parts(self, handler: str) -> list[str]:
         """Return the names of the parts of a handler that this process holds."""
-        return [name for name in self._epochs.copy() if handler_of(name) == handler]
+        epochs = self._epochs  # another one whenever anything changes
+        if self._parts[0] is not epochs:
+            found: dict[str, list[str]] = {}
+            for name in epochs:
+                found.setdefault(handler_of(name), []).append(name)
+            self._parts = epochs, found
+        return self._parts[1].get(handler, [])
 
     def shares(self, handler: str) -> Sequence[Piece]:
         """Return which slices of a handler are to be whose, as of the last look; none where it is not to be divided."""
@@ -205,9 +213,9 @@ class Leases:
             there[self.owner] = Present(since, self._until(), self._by)
             found.notes |= {key: None for key in present if key.removeprefix(PRESENT) not in there}
             found.notes[PRESENT + self.owner] = encode(there[self.owner]).decode()
-            progress = unseen.notes(PROGRESS_NOTE)
+            noted_parts = parts_of(unseen.notes(PROGRESS_NOTE))
             for handler, by in self._by.items():
-                parts = parts_of(progress, handler) or [Part(handler, Progress(0, 0))]
+                parts = noted_parts.get(handler) or [Part(handler, Progress(0, 0))]
                 sharing = [owner for owner, one in there.items() if one.by.get(handler) == by] if by else []
                 shares = found.shares[handler] = list(shared_among(sharing))
                 taken |= {part.name: part.slices for part in parts if self._takes(noted, there, part, shares)}

@@ -87,10 +87,10 @@ class Crew:
 
     def _step(self) -> None:
         mine = [one for one in self._hearings() if self._owns(one)]
+        of_each = {one.listener: one for one in mine}
         for sharing in self._ones:
-            of_it = [one for one in mine if one.listener is sharing.listener]
-            if of_it:
-                self._do(of_it[0], sharing.redraw)
+            if sharing.listener in of_each:
+                self._do(of_each[sharing.listener], sharing.redraw)
         mine = [one for one in mine if one.epoch is not None]
         if not mine:
             self._worker.rest()
