@@ -466,6 +466,28 @@ def test_what_waits_for_an_event_that_is_not_heard_any_more_goes_on_in_its_slice
         assert running.stuck() == []
 
 
+def test_what_was_passed_is_noted_in_time_by_parts_only(quiet: h.Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one worker nothing is noted that was not noted before: it would be a commit for each reaction and second."""
+    monkeypatch.setattr("happened.notification.hearing.NOTED_AFTER_SECONDS", -1.0)
+    one, two = Step(quiet, on_came_of(quiet)), Step(quiet, on_came_of(quiet))
+    one.look()
+    one.take()
+    before = progress_of(quiet.log.engine, HANDLER)
+    assert before is not None
+    quiet.dispatch(Count("b", 0))
+    one.take()
+    assert progress_of(quiet.log.engine, HANDLER) == before
+    two.look()
+    one.look()
+    one.take(2)
+    quiet.dispatch(Count("b", 1))
+    one.take()
+    after = progress_of(quiet.log.engine, HANDLER)
+    assert after is not None
+    assert after.slices == (0, 31)
+    assert after.position == quiet.log.head
+
+
 def test_other_code_takes_over_what_was_divided_otherwise(quiet: h.Running) -> None:
     """It works in the old slices until all of them have come together, and then divides by its own."""
     one, two = Step(quiet, on_came_of(quiet)), Step(quiet, on_came_of(quiet))

@@ -40,7 +40,7 @@ NUMBER_MAX = 1 << 31
 """No name's number has more digits."""
 FOR_EVER = 1e6
 NOTED_AFTER_SECONDS = 1.0
-"""How soon a listener notes that it has passed what it need not run: others see from that how far it is."""
+"""How soon a part of a listener notes that it has passed what it need not run, since most of that is for others: they see from that how far it is."""
 
 
 L_co = TypeVar("L_co", bound=Listener, covariant=True)
@@ -113,8 +113,8 @@ class Hearing(ABC, Generic[L_co, R]):
             self._commit([], self.position, {})
 
     def save_in_time(self) -> None:
-        """Do so if the last note of it is a while ago."""
-        if self.position > self.progress.position and time.monotonic() > self._noted_at + NOTED_AFTER_SECONDS:
+        """Do so if this is a part of a whole, and the last note of it is a while ago."""
+        if self.progress.by and self.position > self.progress.position and time.monotonic() > self._noted_at + NOTED_AFTER_SECONDS:
             self.save()
 
     def of_part(self, part: str) -> Self:
