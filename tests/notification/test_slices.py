@@ -74,7 +74,7 @@ def test_all_slices_are_shared_as_equally_as_may_be(count: int) -> None:
     pieces = list(shared_among(owners))
     assert [place for first, last, _ in pieces for place in range(first, last + 1)] == list(range(SLICES))
     sizes = [last - first + 1 for first, last, _ in pieces]
-    assert len(pieces) == min(count, SLICES)
+    assert [owner for *_, owner in pieces] == owners[:SLICES], "who comes later changes nothing for them"
     assert max(sizes) - min(sizes) <= 1
 
 
@@ -486,6 +486,20 @@ def test_what_was_passed_is_noted_in_time_by_parts_only(quiet: h.Running, monkey
     assert after is not None
     assert after.slices == (0, 31)
     assert after.position == quiet.log.head
+
+
+def test_who_ends_gives_back_what_was_given_to_it_and_it_has_not_seen(quiet: h.Running) -> None:
+    """Its process may go on, and then nobody knows that it has ended: its slices would wait until the lease runs out."""
+    one, two = Step(quiet, on_came_of(quiet)), Step(quiet, on_came_of(quiet))
+    one.look()
+    two.look()
+    one.look()
+    one.take()
+    two.leases.close()
+    assert not [name for name, lease, is_held in all_leases(quiet.log.engine, Machine()) if lease.owner == two.leases.owner and is_held]
+    one.look()
+    one.take(2)
+    assert one.slices == [WHOLE]
 
 
 def test_other_code_takes_over_what_was_divided_otherwise(quiet: h.Running) -> None:

@@ -155,9 +155,9 @@ class Leases:
         if self._thread.is_alive():
             self._thread.join()
         if self._epochs or self._by:
-            held, self._epochs = self._epochs, {}
+            self._epochs = {}
             with contextlib.suppress(Error):  # the lock is busy: the leases run out by themselves, or are free once this process is gone
-                self._store.append(lambda unseen: self._given_back(unseen, held), _ALL_SEEN, wait_seconds_max=1)
+                self._store.append(self._given_back, _ALL_SEEN, wait_seconds_max=1)
 
     def _renew_again(self) -> None:
         due = time.monotonic() + LEASE_SECONDS / 3
@@ -256,13 +256,13 @@ class Leases:
     def _is_held(self, held: Held | None) -> bool:
         return held is not None and _holds(held, self._source)
 
-    def _given_back(self, unseen: Unseen, mine: Mapping[str, int]) -> Commit:
-        noted = unseen.notes(NOTE)
+    def _given_back(self, unseen: Unseen) -> Commit:
+        """Say of all that is noted as this process's that it is free: also of what others have given to it and it has not seen yet."""
         notes: dict[str, str | None] = {}
-        for name in mine:
-            held = _held(noted, name)
-            if held is not None and held.owner == self.owner:
-                notes[NOTE + name] = encode(msgspec.structs.replace(held, until=0)).decode()
+        for key, body in unseen.notes(NOTE).items():
+            name, held = key.removeprefix(NOTE), msgspec.json.decode(body, type=Held)
+            if held.owner == self.owner and (name in self._names or handler_of(name) in self._by):
+                notes[key] = encode(msgspec.structs.replace(held, until=0)).decode()
         if self._by:
             notes[PRESENT + self.owner] = None
         return Commit(notes=notes)

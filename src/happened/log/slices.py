@@ -99,10 +99,9 @@ def parts_in(engine: Engine, handler: str) -> list[Part]:
 
 def shared_among(owners: Sequence[str]) -> Iterator[Piece]:
     """Yield all slices, shared among workers in their order, as equally as may be; who comes after the 64th has none."""
-    for place, owner in enumerate(owners):
-        first, after = place * SLICES // len(owners), (place + 1) * SLICES // len(owners)
-        if after > first:
-            yield Piece(first, after - 1, owner)
+    count = min(len(owners), SLICES)
+    for place, owner in enumerate(owners[:SLICES]):
+        yield Piece(place * SLICES // count, (place + 1) * SLICES // count - 1, owner)
 
 
 def cut(slices: tuple[int, int], shares: Sequence[Piece]) -> list[Piece]:
