@@ -592,6 +592,69 @@ def test_who_is_not_there_any_more_gets_nothing(quiet: h.Running) -> None:
     assert list(quiet.log.engine.notes("present/")) == [f"present/{one.leases.owner}"]
 
 
+def test_whose_clock_is_far_ahead_gets_nothing_after_its_end(quiet: h.Running) -> None:
+    """On another host nobody knows that it has ended, and its note runs out in an hour: its slices are not to wait for that."""
+    one = Step(quiet, on_came_of(quiet))
+    ahead = encode(Present(0, quiet.log.source.now_us() + 3_600_000_000, {HANDLER: "key"})).decode()
+    quiet.log.engine.append(lambda _: Commit(notes={"present/elsewhere:1:x": ahead}), 1 << 62)
+    one.look()
+    came(quiet, range(10))
+    one.take(3)
+    assert one.slices == [WHOLE]
+    assert "present/elsewhere:1:x" in quiet.log.engine.notes("present/"), "it may be there, and would note it again"
+
+
+class Moody(Machine):
+    """A machine of which something unheard of goes wrong."""
+
+    wrong = False
+    asked = 0
+
+    def gone(self, owner: str) -> bool:
+        if self.wrong:
+            self.asked += 1
+            raise RuntimeError("unheard of")
+        return super().gone(owner)
+
+
+def test_leases_are_competed_for_again_whatever_went_wrong(quiet: h.Running) -> None:
+    """Who renews them goes on: else a worker would be there, and own nothing for ever."""
+    machine = Moody()
+    other = Step(quiet, on_came_of(quiet))
+    other.look()
+    leases = Leases(quiet.log.engine, machine, [])
+    leases.share({HANDLER: "key"})
+    leases.start()
+    machine.wrong = True
+    until(lambda: machine.asked > 1, 20)
+    machine.wrong = False
+    other.leases.close()
+    until(lambda: leases.epoch(HANDLER) is not None, 20)
+    assert ("leases", "failed") in [(handler, outcome) for handler, outcome, *_ in quiet.log.engine.samples()]
+    leases.close()
+
+
+def test_who_lets_go_of_what_others_divide_lets_go_at_once(quiet: h.Running) -> None:
+    """Who divides otherwise has taken parts that nobody was there for; when one comes who divides as they are divided it gets them, and waits for no lease."""
+    one, two = Step(quiet, on_came_of(quiet)), Step(quiet, on_came_of(quiet))
+    one.look()
+    two.look()
+    one.look()
+    one.take()
+    one.leases.close()
+    two.leases.close()
+    new = Step(quiet, on_came_of(quiet), by="")
+    new.look()
+    assert new.slices == [(0, 31), (32, 63)]
+    late = Step(quiet, on_came_of(quiet))
+    late.look()
+    assert late.slices == []
+    new.look()
+    assert new.slices == []
+    late.look()
+    assert late.slices == [(0, 31), (32, 63)]
+
+
 fails: set[str] = set()
 
 

@@ -15,7 +15,7 @@ from collections.abc import Collection, Generator, Mapping, Sequence
 import msgspec
 
 from happened.core.errors import Error
-from happened.core.store import Commit, Store, Unseen
+from happened.core.store import Commit, Engine, Store, Unseen
 from happened.core.world import Source
 from happened.log.row import encode
 from happened.log.slices import NOTE as PROGRESS_NOTE
@@ -72,7 +72,7 @@ def all_leases(store: Store, source: Source) -> list[tuple[str, Held, bool]]:
 class Leases:
     """The leases that one open log competes for. Renewed by a thread while it is open."""
 
-    def __init__(self, store: Store, source: Source, names: Sequence[str]) -> None:
+    def __init__(self, store: Engine, source: Source, names: Sequence[str]) -> None:
         self._store = store
         self._source = source
         self._names = list(names)
@@ -168,6 +168,9 @@ class Leases:
                     due = time.monotonic() + LEASE_SECONDS / 3
             except Error:  # the lock is busy, or the log is closing: what is held runs out by itself
                 continue
+            except Exception as error:  # noqa: BLE001 - it is counted; whatever it is, when it is over what has run out is to be taken again
+                with contextlib.suppress(Error):
+                    self._store.sample("leases", "failed", 0, f"{type(error).__name__}: {error}")
 
     def _looks(self) -> object:
         """Return who is there and who holds what, without who renews it."""
@@ -183,9 +186,12 @@ class Leases:
     def _there(self, noted: Mapping[str, str]) -> dict[str, Present]:
         """Return who is there, in the order in which they came."""
         found = {key.removeprefix(PRESENT): msgspec.json.decode(body, type=Present) for key, body in noted.items()}
-        now = self._source.now_us()
-        there = {owner: one for owner, one in found.items() if one.until >= now and not self._source.gone(owner)}
+        credible = self._source.now_us() + 2 * LEASE_SECONDS * 1_000_000  # whose clock is further ahead would be there long after its end
+        there = {owner: one for owner, one in found.items() if one.until <= credible and self._is_there(owner, one)}
         return dict(sorted(there.items(), key=lambda one: (one[1].since, one[0])))
+
+    def _is_there(self, owner: str, one: Present) -> bool:
+        return one.until >= self._source.now_us() and not self._source.gone(owner)
 
     def _compete(self) -> None:
         with self._lock:
@@ -211,14 +217,21 @@ class Leases:
             there = self._there(present)
             since = there[self.owner].since if self.owner in there else self._source.now_us()
             there[self.owner] = Present(since, self._until(), self._by)
-            found.notes |= {key: None for key in present if key.removeprefix(PRESENT) not in there}
+            for key, body in present.items():
+                if not self._is_there(key.removeprefix(PRESENT), msgspec.json.decode(body, type=Present)):
+                    found.notes[key] = None
             found.notes[PRESENT + self.owner] = encode(there[self.owner]).decode()
             noted_parts = parts_of(unseen.notes(PROGRESS_NOTE))
             for handler, by in self._by.items():
                 parts = noted_parts.get(handler) or [Part(handler, Progress(0, 0))]
                 sharing = [owner for owner, one in there.items() if one.by.get(handler) == by] if by else []
                 shares = found.shares[handler] = list(shared_among(sharing))
-                taken |= {part.name: part.slices for part in parts if self._takes(noted, there, part, shares)}
+                for part in parts:
+                    held = _held(noted, part.name)
+                    if self._takes(noted, there, part, shares):
+                        taken[part.name] = part.slices
+                    elif held is not None and held.owner == self.owner:  # others are there who divide as it is divided
+                        found.notes[NOTE + part.name] = _freed(held)
         for name, slices in taken.items():
             held = _held(noted, name)
             found.won[name] = 1 if held is None else held.epoch + (held.owner != self.owner)
@@ -262,10 +275,15 @@ class Leases:
         for key, body in unseen.notes(NOTE).items():
             name, held = key.removeprefix(NOTE), msgspec.json.decode(body, type=Held)
             if held.owner == self.owner and (name in self._names or handler_of(name) in self._by):
-                notes[key] = encode(msgspec.structs.replace(held, until=0)).decode()
+                notes[key] = _freed(held)
         if self._by:
             notes[PRESENT + self.owner] = None
         return Commit(notes=notes)
+
+
+def _freed(held: Held) -> str:
+    """Return the text of a lease that its owner has given back."""
+    return encode(msgspec.structs.replace(held, until=0)).decode()
 
 
 def _texts(notes: Mapping[str, str | None], prefix: str) -> dict[str, str]:
