@@ -526,6 +526,32 @@ def test_other_code_takes_over_what_was_divided_otherwise(quiet: h.Running) -> N
     each_once_in_order(quiet, 20)
 
 
+def test_other_code_keeps_its_own_order_where_parts_had_not_come_equally_far(url: str) -> None:
+    """To the next code the reaction is one row: who is ahead waits for who is behind, and all that nobody has heard comes in its order."""
+    with app_of(on_either).open(url, run=False) as running:
+        one, two = Step(running, on_came_of(running)), Step(running, on_came_of(running))
+        one.look()
+        two.look()
+        one.look()
+        one.take()
+        came(running, range(10))
+        one.take(2)  # the other one hears nothing of it
+        first = heard(running)
+        assert 0 < len(first) < 10
+        one.leases.close()
+        two.leases.close()
+    with app_of(on_either, by=()).open(url, run=False) as running:
+        came(running, range(10, 20))
+        new = Step(running, on_came_of(running))
+        new.look()
+        assert new.slices == [(0, 31), (32, 63)]
+        new.take(6)
+        assert new.slices == [WHOLE]
+        rest = [number for _, number in heard(running)[len(first) :]]
+        assert rest == sorted(rest)
+        assert sorted([number for _, number in first] + rest) == list(range(20))
+
+
 def test_a_branch_and_a_copy_go_on_in_the_parts_that_were_there(quiet: h.Running, tmp_path: Path) -> None:
     """One part is behind: what it has not heard is heard there, once, and nothing else is heard again."""
     one, two = Step(quiet, on_came_of(quiet)), Step(quiet, on_came_of(quiet))
@@ -679,7 +705,7 @@ def on_left(event: Left) -> Iterator[Count]:
     yield Count(event.key, event.number)
 
 
-def app_of(function: Any, *, by: str = "key") -> h.App:
+def app_of(function: Any, *, by: str | tuple[str, ...] = "key") -> h.App:
     """Return an app with this as its reaction, under the one name."""
     return h.App("failing", records=[Came, Left], deciders=[count], reactions=[h.Reaction(h.named("on_came")(function), by=by)])
 
