@@ -592,6 +592,41 @@ def test_trouble_of_a_part_goes_with_it(quiet: h.Running) -> None:
     assert quiet.log.engine.notes("failing/") == {}
 
 
+def test_trouble_of_an_owner_before_is_over_when_the_work_goes_on(quiet: h.Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where this process has had the work before that one, and was in trouble then: that is not told of it any more."""
+    one, two = Step(quiet, on_came_of(quiet)), Step(quiet, on_came_of(quiet))
+    one.look()
+    one.take(2)
+    with monkeypatch.context() as patched:
+        patched.setattr("happened.notification.hearing.claimed", raised)
+        one.crew._begin(0)
+        one.take()
+    assert one.reactor.statistics()[0]["failure"] == "RuntimeError: unheard of"
+    one.leases.close()
+    one.take()
+    assert one.reactor.statistics()[0]["failure"] is None
+    two.look()
+    two.take()
+    quiet.log.engine.append(lambda _: Commit(notes={f"failing/{HANDLER}": "{}"}), 1 << 62)
+    two.leases.close()
+    one.look()
+    until(lambda: one.take() or one.reactor.statistics()[0]["mine"], 20)
+    one.take()
+    assert quiet.log.engine.notes("failing/") == {}
+    one.leases.close()
+    two.look()
+    two.take()
+    quiet.log.engine.append(lambda _: Commit(notes={f"failing/{HANDLER}": "{}"}), 1 << 62)
+    two.leases.close()
+    one.look()  # it has seen nothing of it: it was stopped
+    one.take(2)
+    assert quiet.log.engine.notes("failing/") == {}
+
+
+def raised(*_: Any, **__: Any) -> None:
+    raise RuntimeError("unheard of")
+
+
 def test_a_tag_that_is_no_more_is_told(quiet: h.Running) -> None:
     with pytest.raises(h.Incompatible, match="does not have any more as one field"):
         slicer([Came], "order")

@@ -93,7 +93,9 @@ class Hearing(ABC, Generic[L_co, R]):
     def claim(self, epoch: int) -> None:
         """Take the work over from whoever had it; begin where that one came to."""
         start = self._log.opened_at if self.listener.since is None else self.listener.since
-        self.progress = claimed(self._log, self.lease, epoch, start=start)
+        before, self.progress = self.progress.epoch, claimed(self._log, self.lease, epoch, start=start)
+        if before != epoch:
+            self.trouble.left()  # it was another's meanwhile
         self._slice_of = slicer(self.listener.events, self.progress.by) if self.progress.by else None
         self.position = self.progress.position
         self._held = [one for one in all_held(self._log.engine, self.listener.name) if self._is_held_here(one)]

@@ -119,6 +119,8 @@ class Crew:
     def _owns(self, one: AnyHearing) -> bool:
         """Say whether this process may run a reaction now; take it over where that is new."""
         epoch = self._leases.epoch(one.lease)
+        if epoch is None:
+            one.trouble.left()
         if epoch is None or time.monotonic() < one.retry_at:
             one.release()
             return False
