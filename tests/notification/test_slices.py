@@ -174,6 +174,25 @@ def test_what_goes_by_one_tag_can_be_divided(reaction: Any, by: str) -> None:
     assert reaction.divided_by == by
 
 
+def test_what_one_record_may_be_several_of_is_not_divided_before_there_is_one(url: str) -> None:
+    """Code that records the former version may come later: its records are heard as one, and what they come to may be of several slices."""
+
+    def in_two(old: h.Data) -> list[h.Data]:
+        return [{"key": old["key"], "number": 0}, {"key": old["other"], "number": 1}]
+
+    left = h.named("Left", version=2)(type("Left", (h.Event,), {"__annotations__": {"key": Key, "number": int}, "__module__": __name__}))
+
+    def on_left_2(event: Any) -> Iterator[Count]:
+        raise NotImplementedError
+
+    on_left_2.__annotations__["event"] = left
+    known = h.Reaction(h.named("on_came")(on_left_2), by="key")
+    whole = h.App("failing", records=[left], deciders=[count], reactions=[known], upcasts=[h.Upcast("Left", 1, in_two)])
+    with whole.open(url, run=False) as running:
+        assert known.divided_by == "key"
+        assert Step(running, known).reactor.by == {HANDLER: ""}
+
+
 # --- workers come and go
 
 
@@ -502,6 +521,20 @@ def test_who_ends_gives_back_what_was_given_to_it_and_it_has_not_seen(quiet: h.R
     assert one.slices == [WHOLE]
 
 
+def test_what_is_given_to_one_that_has_just_ended_is_free(quiet: h.Running) -> None:
+    """Who gives has not looked since; the process of the other one may go on."""
+    one, two = Step(quiet, on_came_of(quiet)), Step(quiet, on_came_of(quiet))
+    one.look()
+    two.look()
+    one.look()
+    two.leases.close()
+    one.take()
+    assert one.slices == [(0, 31)]
+    one.look()
+    one.take(2)
+    assert one.slices == [WHOLE]
+
+
 def test_other_code_takes_over_what_was_divided_otherwise(quiet: h.Running) -> None:
     """It works in the old slices until all of them have come together, and then divides by its own."""
     one, two = Step(quiet, on_came_of(quiet)), Step(quiet, on_came_of(quiet))
@@ -610,8 +643,8 @@ def test_trouble_of_an_owner_before_is_over_when_the_work_goes_on(quiet: h.Runni
     quiet.log.engine.append(lambda _: Commit(notes={f"failing/{HANDLER}": "{}"}), 1 << 62)
     two.leases.close()
     one.look()
-    until(lambda: one.take() or one.reactor.statistics()[0]["mine"], 20)
-    one.take()
+    time.sleep(max(0.0, one.crew._hearings()[0].retry_at - time.monotonic()))
+    one.take(2)
     assert quiet.log.engine.notes("failing/") == {}
     one.leases.close()
     two.look()

@@ -123,9 +123,9 @@ class Leases:
         """Return which slices of a handler are to be whose, as of the last look; none where it is not to be divided."""
         return self._shares.get(handler, ())
 
-    def lease_now(self, owner: str, epoch: int, slices: tuple[int, int]) -> str:
-        """Return the text of a lease that runs from now on."""
-        return encode(Held(owner, epoch, self._until(), slices)).decode()
+    def lease_now(self, owner: str, epoch: int, slices: tuple[int, int], *, there: bool = True) -> str:
+        """Return the text of a lease that runs from now on; of an owner that is not there any more it is free."""
+        return encode(Held(owner, epoch, self._until() if there else 0, slices)).decode()
 
     @contextlib.contextmanager
     def redrawn(self, before: Collection[str], after: Mapping[str, int]) -> Generator[None]:
@@ -211,7 +211,7 @@ class Leases:
         """Look what is free or this process's, and what of it this process takes or renews."""
         found = _Found()
         noted = unseen.notes(NOTE)
-        taken = {name: WHOLE for name in self._names if self._is_free(noted, name)}
+        taken: dict[str, tuple[int, int]] = {name: WHOLE for name in self._names if self._is_free(noted, name)}
         present: Mapping[str, str] = unseen.notes(PRESENT) if self._by else {}
         if self._by:
             there = self._there(present)

@@ -32,7 +32,7 @@ class Sharing:
 
     def __init__(self, log: Log, leases: Leases, whole: AnyHearing) -> None:
         self.listener = whole.listener
-        self.by = "" if log.reader.pages(self.listener.events).splits else self.listener.divided_by
+        self.by = "" if log.reader.lifts.splits_into(self.listener.events) else self.listener.divided_by
         """The tag by whose values it is divided; empty where it is not: also where one record may be several events, which are heard together."""
         self._log = log
         self._leases = leases
