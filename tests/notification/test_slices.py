@@ -26,7 +26,7 @@ from happened.log.slices import SLICES, WHOLE, Piece, cut, handler_of, part_name
 from happened.notification.reacting import Reacting
 from happened.notification.reactor import Reactor
 from happened.stores.machine import Machine
-from tests.notification.killed import Came, Count, Counted, answered, child, mail, system
+from tests.notification.killed import Came, Count, Counted, Key, answered, child, mail, system
 from tests.notification.model import until
 from tests.notification.test_kills import finished, same_as_quiet
 from tests.servers import fresh
@@ -74,7 +74,7 @@ def test_all_slices_are_shared_as_equally_as_may_be(count: int) -> None:
     pieces = list(shared_among(owners))
     assert [place for first, last, _ in pieces for place in range(first, last + 1)] == list(range(SLICES))
     sizes = [last - first + 1 for first, last, _ in pieces]
-    assert len(pieces) == min(count, SLICES)
+    assert [owner for *_, owner in pieces] == owners[:SLICES], "who comes later changes nothing for them"
     assert max(sizes) - min(sizes) <= 1
 
 
@@ -172,6 +172,25 @@ def of_none(event: Guessed) -> list[Ship]:
 def test_what_goes_by_one_tag_can_be_divided(reaction: Any, by: str) -> None:
     """By two tags, or by one that an event may have none of or several, slices would have to wait for one another."""
     assert reaction.divided_by == by
+
+
+def test_what_one_record_may_be_several_of_is_not_divided_before_there_is_one(url: str) -> None:
+    """Code that records the former version may come later: its records are heard as one, and what they come to may be of several slices."""
+
+    def in_two(old: h.Data) -> list[h.Data]:
+        return [{"key": old["key"], "number": 0}, {"key": old["other"], "number": 1}]
+
+    left = h.named("Left", version=2)(type("Left", (h.Event,), {"__annotations__": {"key": Key, "number": int}, "__module__": __name__}))
+
+    def on_left_2(event: Any) -> Iterator[Count]:
+        raise NotImplementedError
+
+    on_left_2.__annotations__["event"] = left
+    known = h.Reaction(h.named("on_came")(on_left_2), by="key")
+    whole = h.App("failing", records=[left], deciders=[count], reactions=[known], upcasts=[h.Upcast("Left", 1, in_two)])
+    with whole.open(url, run=False) as running:
+        assert known.divided_by == "key"
+        assert Step(running, known).reactor.by == {HANDLER: ""}
 
 
 # --- workers come and go
@@ -433,6 +452,89 @@ def test_what_is_held_goes_with_its_slice(url: str, monkeypatch: pytest.MonkeyPa
         each_once_in_order(running, 10)
 
 
+def test_what_waits_for_an_event_that_is_not_heard_any_more_goes_on_in_its_slice(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An event that failed is not to be heard by the next code: who has its slice lets go of it, and runs those that have waited for it."""
+    monkeypatch.setattr("tests.notification.test_slices.fails", {"a"})
+    with app_of(on_either).open(url, run=False) as running:
+        one, two = Step(running, on_came_of(running)), Step(running, on_came_of(running))
+        one.look()
+        one.take()
+        two.look()
+        running.record(Came("a", 0))
+        running.record(Left("a", 1))
+        one.take(2)
+        one.look()
+        one.take(2)
+        two.look()
+        two.take()
+        assert slice_of(term("key", "a")) > 31
+        assert [held.position for held in running.stuck()] == [running.log.head - 1]
+        for each in (one, two):
+            each.leases.close()
+    with app_of(on_left).open(url, run=False) as running:
+        one, two = Step(running, on_came_of(running)), Step(running, on_came_of(running))
+        one.look()
+        two.look()
+        one.look()
+        one.take(3)
+        two.look()
+        assert (one.slices, two.slices) == ([(0, 31)], [(32, 63)])
+        one.take(2)
+        two.take(3)
+        assert heard(running) == [("a", 1)]
+        assert running.stuck() == []
+
+
+def test_what_was_passed_is_noted_in_time_by_parts_only(quiet: h.Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one worker nothing is noted that was not noted before: it would be a commit for each reaction and second."""
+    monkeypatch.setattr("happened.notification.hearing.NOTED_AFTER_SECONDS", -1.0)
+    one, two = Step(quiet, on_came_of(quiet)), Step(quiet, on_came_of(quiet))
+    one.look()
+    one.take()
+    before = progress_of(quiet.log.engine, HANDLER)
+    assert before is not None
+    quiet.dispatch(Count("b", 0))
+    one.take()
+    assert progress_of(quiet.log.engine, HANDLER) == before
+    two.look()
+    one.look()
+    one.take(2)
+    quiet.dispatch(Count("b", 1))
+    one.take()
+    after = progress_of(quiet.log.engine, HANDLER)
+    assert after is not None
+    assert after.slices == (0, 31)
+    assert after.position == quiet.log.head
+
+
+def test_who_ends_gives_back_what_was_given_to_it_and_it_has_not_seen(quiet: h.Running) -> None:
+    """Its process may go on, and then nobody knows that it has ended: its slices would wait until the lease runs out."""
+    one, two = Step(quiet, on_came_of(quiet)), Step(quiet, on_came_of(quiet))
+    one.look()
+    two.look()
+    one.look()
+    one.take()
+    two.leases.close()
+    assert not [name for name, lease, is_held in all_leases(quiet.log.engine, Machine()) if lease.owner == two.leases.owner and is_held]
+    one.look()
+    one.take(2)
+    assert one.slices == [WHOLE]
+
+
+def test_what_is_given_to_one_that_has_just_ended_is_free(quiet: h.Running) -> None:
+    """Who gives has not looked since; the process of the other one may go on."""
+    one, two = Step(quiet, on_came_of(quiet)), Step(quiet, on_came_of(quiet))
+    one.look()
+    two.look()
+    one.look()
+    two.leases.close()
+    one.take()
+    assert one.slices == [(0, 31)]
+    one.look()
+    one.take(2)
+    assert one.slices == [WHOLE]
+
+
 def test_other_code_takes_over_what_was_divided_otherwise(quiet: h.Running) -> None:
     """It works in the old slices until all of them have come together, and then divides by its own."""
     one, two = Step(quiet, on_came_of(quiet)), Step(quiet, on_came_of(quiet))
@@ -455,6 +557,32 @@ def test_other_code_takes_over_what_was_divided_otherwise(quiet: h.Running) -> N
     new.take(6)
     assert new.slices == [WHOLE]
     each_once_in_order(quiet, 20)
+
+
+def test_other_code_keeps_its_own_order_where_parts_had_not_come_equally_far(url: str) -> None:
+    """To the next code the reaction is one row: who is ahead waits for who is behind, and all that nobody has heard comes in its order."""
+    with app_of(on_either).open(url, run=False) as running:
+        one, two = Step(running, on_came_of(running)), Step(running, on_came_of(running))
+        one.look()
+        two.look()
+        one.look()
+        one.take()
+        came(running, range(10))
+        one.take(2)  # the other one hears nothing of it
+        first = heard(running)
+        assert 0 < len(first) < 10
+        one.leases.close()
+        two.leases.close()
+    with app_of(on_either, by=()).open(url, run=False) as running:
+        came(running, range(10, 20))
+        new = Step(running, on_came_of(running))
+        new.look()
+        assert new.slices == [(0, 31), (32, 63)]
+        new.take(6)
+        assert new.slices == [WHOLE]
+        rest = [number for _, number in heard(running)[len(first) :]]
+        assert rest == sorted(rest)
+        assert sorted([number for _, number in first] + rest) == list(range(20))
 
 
 def test_a_branch_and_a_copy_go_on_in_the_parts_that_were_there(quiet: h.Running, tmp_path: Path) -> None:
@@ -497,6 +625,41 @@ def test_trouble_of_a_part_goes_with_it(quiet: h.Running) -> None:
     assert quiet.log.engine.notes("failing/") == {}
 
 
+def test_trouble_of_an_owner_before_is_over_when_the_work_goes_on(quiet: h.Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where this process has had the work before that one, and was in trouble then: that is not told of it any more."""
+    one, two = Step(quiet, on_came_of(quiet)), Step(quiet, on_came_of(quiet))
+    one.look()
+    one.take(2)
+    with monkeypatch.context() as patched:
+        patched.setattr("happened.notification.hearing.claimed", raised)
+        one.crew._begin(0)
+        one.take()
+    assert one.reactor.statistics()[0]["failure"] == "RuntimeError: unheard of"
+    one.leases.close()
+    one.take()
+    assert one.reactor.statistics()[0]["failure"] is None
+    two.look()
+    two.take()
+    quiet.log.engine.append(lambda _: Commit(notes={f"failing/{HANDLER}": "{}"}), 1 << 62)
+    two.leases.close()
+    one.look()
+    time.sleep(max(0.0, one.crew._hearings()[0].retry_at - time.monotonic()))
+    one.take(2)
+    assert quiet.log.engine.notes("failing/") == {}
+    one.leases.close()
+    two.look()
+    two.take()
+    quiet.log.engine.append(lambda _: Commit(notes={f"failing/{HANDLER}": "{}"}), 1 << 62)
+    two.leases.close()
+    one.look()  # it has seen nothing of it: it was stopped
+    one.take(2)
+    assert quiet.log.engine.notes("failing/") == {}
+
+
+def raised(*_: Any, **__: Any) -> None:
+    raise RuntimeError("unheard of")
+
+
 def test_a_tag_that_is_no_more_is_told(quiet: h.Running) -> None:
     with pytest.raises(h.Incompatible, match="does not have any more as one field"):
         slicer([Came], "order")
@@ -523,6 +686,69 @@ def test_who_is_not_there_any_more_gets_nothing(quiet: h.Running) -> None:
     assert list(quiet.log.engine.notes("present/")) == [f"present/{one.leases.owner}"]
 
 
+def test_whose_clock_is_far_ahead_gets_nothing_after_its_end(quiet: h.Running) -> None:
+    """On another host nobody knows that it has ended, and its note runs out in an hour: its slices are not to wait for that."""
+    one = Step(quiet, on_came_of(quiet))
+    ahead = encode(Present(0, quiet.log.source.now_us() + 3_600_000_000, {HANDLER: "key"})).decode()
+    quiet.log.engine.append(lambda _: Commit(notes={"present/elsewhere:1:x": ahead}), 1 << 62)
+    one.look()
+    came(quiet, range(10))
+    one.take(3)
+    assert one.slices == [WHOLE]
+    assert "present/elsewhere:1:x" in quiet.log.engine.notes("present/"), "it may be there, and would note it again"
+
+
+class Moody(Machine):
+    """A machine of which something unheard of goes wrong."""
+
+    wrong = False
+    asked = 0
+
+    def gone(self, owner: str) -> bool:
+        if self.wrong:
+            self.asked += 1
+            raise RuntimeError("unheard of")
+        return super().gone(owner)
+
+
+def test_leases_are_competed_for_again_whatever_went_wrong(quiet: h.Running) -> None:
+    """Who renews them goes on: else a worker would be there, and own nothing for ever."""
+    machine = Moody()
+    other = Step(quiet, on_came_of(quiet))
+    other.look()
+    leases = Leases(quiet.log.engine, machine, [])
+    leases.share({HANDLER: "key"})
+    leases.start()
+    machine.wrong = True
+    until(lambda: machine.asked > 1, 20)
+    machine.wrong = False
+    other.leases.close()
+    until(lambda: leases.epoch(HANDLER) is not None, 20)
+    assert ("leases", "failed") in [(handler, outcome) for handler, outcome, *_ in quiet.log.engine.samples()]
+    leases.close()
+
+
+def test_who_lets_go_of_what_others_divide_lets_go_at_once(quiet: h.Running) -> None:
+    """Who divides otherwise has taken parts that nobody was there for; when one comes who divides as they are divided it gets them, and waits for no lease."""
+    one, two = Step(quiet, on_came_of(quiet)), Step(quiet, on_came_of(quiet))
+    one.look()
+    two.look()
+    one.look()
+    one.take()
+    one.leases.close()
+    two.leases.close()
+    new = Step(quiet, on_came_of(quiet), by="")
+    new.look()
+    assert new.slices == [(0, 31), (32, 63)]
+    late = Step(quiet, on_came_of(quiet))
+    late.look()
+    assert late.slices == []
+    new.look()
+    assert new.slices == []
+    late.look()
+    assert late.slices == [(0, 31), (32, 63)]
+
+
 fails: set[str] = set()
 
 
@@ -530,6 +756,26 @@ def on_came(event: Came) -> Iterator[Count]:
     if event.key in fails:
         raise RuntimeError(event.key)
     yield Count(event.key, event.number)
+
+
+class Left(h.Event):
+    key: Key
+    number: int
+
+
+def on_either(event: Came | Left) -> Iterator[Count]:
+    if event.key in fails and isinstance(event, Came):
+        raise RuntimeError(event.key)
+    yield Count(event.key, event.number)
+
+
+def on_left(event: Left) -> Iterator[Count]:
+    yield Count(event.key, event.number)
+
+
+def app_of(function: Any, *, by: str | tuple[str, ...] = "key") -> h.App:
+    """Return an app with this as its reaction, under the one name."""
+    return h.App("failing", records=[Came, Left], deciders=[count], reactions=[h.Reaction(h.named("on_came")(function), by=by)])
 
 
 def count(command: Count) -> Iterator[Counted]:

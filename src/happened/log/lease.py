@@ -15,7 +15,7 @@ from collections.abc import Collection, Generator, Mapping, Sequence
 import msgspec
 
 from happened.core.errors import Error
-from happened.core.store import Commit, Store, Unseen
+from happened.core.store import Commit, Engine, Store, Unseen
 from happened.core.world import Source
 from happened.log.row import encode
 from happened.log.slices import NOTE as PROGRESS_NOTE
@@ -72,12 +72,14 @@ def all_leases(store: Store, source: Source) -> list[tuple[str, Held, bool]]:
 class Leases:
     """The leases that one open log competes for. Renewed by a thread while it is open."""
 
-    def __init__(self, store: Store, source: Source, names: Sequence[str]) -> None:
+    def __init__(self, store: Engine, source: Source, names: Sequence[str]) -> None:
         self._store = store
         self._source = source
         self._names = list(names)
         self._by: dict[str, str] = {}
         self._epochs: dict[str, int] = {}
+        self._parts: tuple[Mapping[str, int], dict[str, list[str]]] = {}, {}
+        """Of which handlers those are parts, and as of which epochs that was found."""
         self._shares: dict[str, Sequence[Piece]] = {}
         self._seen: object = None
         """Who was there and who held what, when this process competed last."""
@@ -109,15 +111,21 @@ class Leases:
 
     def parts(self, handler: str) -> list[str]:
         """Return the names of the parts of a handler that this process holds."""
-        return [name for name in self._epochs.copy() if handler_of(name) == handler]
+        epochs = self._epochs  # another one whenever anything changes
+        if self._parts[0] is not epochs:
+            found: dict[str, list[str]] = {}
+            for name in epochs:
+                found.setdefault(handler_of(name), []).append(name)
+            self._parts = epochs, found
+        return self._parts[1].get(handler, [])
 
     def shares(self, handler: str) -> Sequence[Piece]:
         """Return which slices of a handler are to be whose, as of the last look; none where it is not to be divided."""
         return self._shares.get(handler, ())
 
-    def lease_now(self, owner: str, epoch: int, slices: tuple[int, int]) -> str:
-        """Return the text of a lease that runs from now on."""
-        return encode(Held(owner, epoch, self._until(), slices)).decode()
+    def lease_now(self, owner: str, epoch: int, slices: tuple[int, int], *, there: bool = True) -> str:
+        """Return the text of a lease that runs from now on; of an owner that is not there any more it is free."""
+        return encode(Held(owner, epoch, self._until() if there else 0, slices)).decode()
 
     @contextlib.contextmanager
     def redrawn(self, before: Collection[str], after: Mapping[str, int]) -> Generator[None]:
@@ -147,9 +155,9 @@ class Leases:
         if self._thread.is_alive():
             self._thread.join()
         if self._epochs or self._by:
-            held, self._epochs = self._epochs, {}
+            self._epochs = {}
             with contextlib.suppress(Error):  # the lock is busy: the leases run out by themselves, or are free once this process is gone
-                self._store.append(lambda unseen: self._given_back(unseen, held), _ALL_SEEN, wait_seconds_max=1)
+                self._store.append(self._given_back, _ALL_SEEN, wait_seconds_max=1)
 
     def _renew_again(self) -> None:
         due = time.monotonic() + LEASE_SECONDS / 3
@@ -160,6 +168,9 @@ class Leases:
                     due = time.monotonic() + LEASE_SECONDS / 3
             except Error:  # the lock is busy, or the log is closing: what is held runs out by itself
                 continue
+            except Exception as error:  # noqa: BLE001 - it is counted; whatever it is, when it is over what has run out is to be taken again
+                with contextlib.suppress(Error):
+                    self._store.sample("leases", "failed", 0, f"{type(error).__name__}: {error}")
 
     def _looks(self) -> object:
         """Return who is there and who holds what, without who renews it."""
@@ -175,9 +186,12 @@ class Leases:
     def _there(self, noted: Mapping[str, str]) -> dict[str, Present]:
         """Return who is there, in the order in which they came."""
         found = {key.removeprefix(PRESENT): msgspec.json.decode(body, type=Present) for key, body in noted.items()}
-        now = self._source.now_us()
-        there = {owner: one for owner, one in found.items() if one.until >= now and not self._source.gone(owner)}
+        credible = self._source.now_us() + 2 * LEASE_SECONDS * 1_000_000  # whose clock is further ahead would be there long after its end
+        there = {owner: one for owner, one in found.items() if one.until <= credible and self._is_there(owner, one)}
         return dict(sorted(there.items(), key=lambda one: (one[1].since, one[0])))
+
+    def _is_there(self, owner: str, one: Present) -> bool:
+        return one.until >= self._source.now_us() and not self._source.gone(owner)
 
     def _compete(self) -> None:
         with self._lock:
@@ -197,20 +211,27 @@ class Leases:
         """Look what is free or this process's, and what of it this process takes or renews."""
         found = _Found()
         noted = unseen.notes(NOTE)
-        taken = {name: WHOLE for name in self._names if self._is_free(noted, name)}
+        taken: dict[str, tuple[int, int]] = {name: WHOLE for name in self._names if self._is_free(noted, name)}
         present: Mapping[str, str] = unseen.notes(PRESENT) if self._by else {}
         if self._by:
             there = self._there(present)
             since = there[self.owner].since if self.owner in there else self._source.now_us()
             there[self.owner] = Present(since, self._until(), self._by)
-            found.notes |= {key: None for key in present if key.removeprefix(PRESENT) not in there}
+            for key, body in present.items():
+                if not self._is_there(key.removeprefix(PRESENT), msgspec.json.decode(body, type=Present)):
+                    found.notes[key] = None
             found.notes[PRESENT + self.owner] = encode(there[self.owner]).decode()
-            progress = unseen.notes(PROGRESS_NOTE)
+            noted_parts = parts_of(unseen.notes(PROGRESS_NOTE))
             for handler, by in self._by.items():
-                parts = parts_of(progress, handler) or [Part(handler, Progress(0, 0))]
+                parts = noted_parts.get(handler) or [Part(handler, Progress(0, 0))]
                 sharing = [owner for owner, one in there.items() if one.by.get(handler) == by] if by else []
                 shares = found.shares[handler] = list(shared_among(sharing))
-                taken |= {part.name: part.slices for part in parts if self._takes(noted, there, part, shares)}
+                for part in parts:
+                    held = _held(noted, part.name)
+                    if self._takes(noted, there, part, shares):
+                        taken[part.name] = part.slices
+                    elif held is not None and held.owner == self.owner:  # others are there who divide as it is divided
+                        found.notes[NOTE + part.name] = _freed(held)
         for name, slices in taken.items():
             held = _held(noted, name)
             found.won[name] = 1 if held is None else held.epoch + (held.owner != self.owner)
@@ -248,16 +269,21 @@ class Leases:
     def _is_held(self, held: Held | None) -> bool:
         return held is not None and _holds(held, self._source)
 
-    def _given_back(self, unseen: Unseen, mine: Mapping[str, int]) -> Commit:
-        noted = unseen.notes(NOTE)
+    def _given_back(self, unseen: Unseen) -> Commit:
+        """Say of all that is noted as this process's that it is free: also of what others have given to it and it has not seen yet."""
         notes: dict[str, str | None] = {}
-        for name in mine:
-            held = _held(noted, name)
-            if held is not None and held.owner == self.owner:
-                notes[NOTE + name] = encode(msgspec.structs.replace(held, until=0)).decode()
+        for key, body in unseen.notes(NOTE).items():
+            name, held = key.removeprefix(NOTE), msgspec.json.decode(body, type=Held)
+            if held.owner == self.owner and (name in self._names or handler_of(name) in self._by):
+                notes[key] = _freed(held)
         if self._by:
             notes[PRESENT + self.owner] = None
         return Commit(notes=notes)
+
+
+def _freed(held: Held) -> str:
+    """Return the text of a lease that its owner has given back."""
+    return encode(msgspec.structs.replace(held, until=0)).decode()
 
 
 def _texts(notes: Mapping[str, str | None], prefix: str) -> dict[str, str]:

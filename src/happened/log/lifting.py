@@ -108,6 +108,12 @@ class Lifts:
         """Return the table as plain data: what is recorded of it with the wiring."""
         return {"steps": sorted(map(self.digest_of, self.steps.values())), "retired": sorted(self.retired)}
 
+    def splits_into(self, classes: Iterable[type]) -> bool:
+        """Say whether one record may come to several events, any of these classes among them: whether there is one by now or not."""
+        wanted = set(classes)
+        names = {name for (_, name, _), cls in self._classes.items() if cls in wanted}
+        return any(chain[-1].splits and (not chain[-1].into or names & set(chain[-1].into)) for chain in self.chains.values())
+
     def former_names(self, cls: type) -> frozenset[str]:
         """Return the names that a class had before."""
         own = {name for (_, name, _), found in self._classes.items() if found is cls}

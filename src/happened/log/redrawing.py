@@ -6,7 +6,7 @@ import msgspec
 
 from happened.core.errors import Diverged
 from happened.log.lease import NOTE as LEASE_NOTE
-from happened.log.lease import Held, Leases
+from happened.log.lease import PRESENT, Held, Leases
 from happened.log.log import Log
 from happened.log.row import encode
 from happened.log.slices import NOTE, WHOLE, Part, Piece, Progress, handler_of, part_name
@@ -55,7 +55,8 @@ class Redrawing(Job):
             if (first, last) != WHOLE:
                 progress = msgspec.structs.replace(progress, slices=(first, last), by=self._by)
             notes[NOTE + name] = encode(progress).decode()
-            notes[LEASE_NOTE + name] = self._leases.lease_now(owner, epoch, (first, last))
+            there = owner == self._leases.owner or batch.noted(PRESENT + owner) is not None
+            notes[LEASE_NOTE + name] = self._leases.lease_now(owner, epoch, (first, last), there=there)
             if owner == self._leases.owner:
                 self.epochs[name] = epoch
         batch.kept.update(notes)

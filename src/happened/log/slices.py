@@ -83,27 +83,25 @@ def handler_of(name: str) -> str:
     return name.split("/", 2)[2] if name.startswith(PART) else name
 
 
-def parts_of(noted: Mapping[str, str], handler: str) -> list[Part]:
-    """Return the parts of a handler, in order of their slices, from the notes of what has come how far; none if it never began."""
-    found = [
-        Part(name, msgspec.json.decode(body, type=Progress))
-        for name, body in ((key.removeprefix(NOTE), body) for key, body in noted.items())
-        if name == handler or (name.startswith(PART) and handler_of(name) == handler)
-    ]
-    return sorted(found, key=lambda part: part.slices)
+def parts_of(noted: Mapping[str, str]) -> dict[str, list[Part]]:
+    """Return the parts of each handler that ever began, in order of their slices, from the notes of what has come how far."""
+    found: dict[str, list[Part]] = {}
+    for key, body in noted.items():
+        name = key.removeprefix(NOTE)
+        found.setdefault(handler_of(name), []).append(Part(name, msgspec.json.decode(body, type=Progress)))
+    return {handler: sorted(parts, key=lambda part: part.slices) for handler, parts in found.items()}
 
 
 def parts_in(engine: Engine, handler: str) -> list[Part]:
-    """Return the parts of a handler as they are noted now."""
-    return parts_of(engine.notes(NOTE), handler)
+    """Return the parts of a handler as they are noted now; none if it never began."""
+    return parts_of({key: body for key, body in engine.notes(NOTE).items() if key.endswith(handler)}).get(handler, [])
 
 
 def shared_among(owners: Sequence[str]) -> Iterator[Piece]:
     """Yield all slices, shared among workers in their order, as equally as may be; who comes after the 64th has none."""
-    for place, owner in enumerate(owners):
-        first, after = place * SLICES // len(owners), (place + 1) * SLICES // len(owners)
-        if after > first:
-            yield Piece(first, after - 1, owner)
+    count = min(len(owners), SLICES)
+    for place, owner in enumerate(owners[:SLICES]):
+        yield Piece(place * SLICES // count, (place + 1) * SLICES // count - 1, owner)
 
 
 def cut(slices: tuple[int, int], shares: Sequence[Piece]) -> list[Piece]:

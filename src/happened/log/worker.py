@@ -87,6 +87,10 @@ class Trouble:
                 self._log.engine.append(lambda _: Commit(notes={self._note: body}), EVERYTHING_SEEN)
             self._noted = True
 
+    def left(self) -> None:
+        """Hear that the work is another's: what that notes of its trouble may still be there when it comes back."""
+        self.error, self._noted = None, True
+
     def over(self) -> None:
         """Hear that the work goes on."""
         self.error = None
@@ -168,6 +172,7 @@ class Worker:
             epoch = self._leases.epoch(self.name) if self._leases is not None else 0
             if epoch is None:
                 began = None
+                self._trouble.left()
                 self.rest()
                 continue
             try:

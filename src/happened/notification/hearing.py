@@ -17,12 +17,13 @@ from happened.core.filling import filled
 from happened.core.messages import Several, events_of
 from happened.core.state import Fold, Key
 from happened.core.store import Row, Wanted
+from happened.core.tags import SEPARATOR
 from happened.core.world import World
 from happened.log.held import EVERYTHING, Held, all_held, back_off_seconds, failed_with
 from happened.log.log import Log
 from happened.log.records import envelope_of, id_of
 from happened.log.row import Header, Sent, Written, decode_header
-from happened.log.slices import Progress, slicer
+from happened.log.slices import Progress, slice_of, slicer
 from happened.log.worker import TROUBLE, Advance, Trouble, claimed
 from happened.log.writer import Batch, deciding
 from happened.notification.desk import Desk
@@ -39,7 +40,7 @@ NUMBER_MAX = 1 << 31
 """No name's number has more digits."""
 FOR_EVER = 1e6
 NOTED_AFTER_SECONDS = 1.0
-"""How soon a listener notes that it has passed what it need not run: others see from that how far it is."""
+"""How soon a part of a listener notes that it has passed what it need not run, since most of that is for others: they see from that how far it is."""
 
 
 L_co = TypeVar("L_co", bound=Listener, covariant=True)
@@ -92,7 +93,9 @@ class Hearing(ABC, Generic[L_co, R]):
     def claim(self, epoch: int) -> None:
         """Take the work over from whoever had it; begin where that one came to."""
         start = self._log.opened_at if self.listener.since is None else self.listener.since
-        self.progress = claimed(self._log, self.lease, epoch, start=start)
+        before, self.progress = self.progress.epoch, claimed(self._log, self.lease, epoch, start=start)
+        if before != epoch:
+            self.trouble.left()  # it was another's meanwhile
         self._slice_of = slicer(self.listener.events, self.progress.by) if self.progress.by else None
         self.position = self.progress.position
         self._held = [one for one in all_held(self._log.engine, self.listener.name) if self._is_held_here(one)]
@@ -112,8 +115,8 @@ class Hearing(ABC, Generic[L_co, R]):
             self._commit([], self.position, {})
 
     def save_in_time(self) -> None:
-        """Do so if the last note of it is a while ago."""
-        if self.position > self.progress.position and time.monotonic() > self._noted_at + NOTED_AFTER_SECONDS:
+        """Do so if this is a part of a whole, and the last note of it is a while ago."""
+        if self.progress.by and self.position > self.progress.position and time.monotonic() > self._noted_at + NOTED_AFTER_SECONDS:
             self.save()
 
     def of_part(self, part: str) -> Self:
@@ -262,9 +265,14 @@ class Hearing(ABC, Generic[L_co, R]):
         return self._slice_of is None or self.progress.holds(self._slice_of(heard.event))
 
     def _is_held_here(self, held: Held) -> bool:
-        """Say whether a held event is of one of these slices; one that is not to be heard any more is of the first."""
-        heard = heard_at(self._log, self.listener, held.position) if self._slice_of is not None else None
-        return self._is_here(heard) if heard is not None else self.progress.holds(0)
+        """Say whether a held event is of one of these slices: by its key, where it is not to be heard any more, since others of that wait for it."""
+        if self._slice_of is None:
+            return True
+        heard = heard_at(self._log, self.listener, held.position)
+        if heard is not None:
+            return self._is_here(heard)
+        tag = f"{self.progress.by}{SEPARATOR}"
+        return self.progress.holds(next((slice_of(text) for text in held.key if text.startswith(tag)), 0))
 
     # --- one run
 

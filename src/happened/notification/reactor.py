@@ -14,10 +14,7 @@ from happened.log.lease import Leases
 from happened.log.log import Log
 from happened.log.worker import IDLE_SECONDS, RETRY_SECONDS, Worker
 from happened.notification.hearing import AnyHearing
-from happened.notification.sharing import Sharing
-
-PAGE_ROWS = 300
-"""Rows of the log that are read at once, and whose events are run and recorded in one commit."""
+from happened.notification.sharing import Reach, Sharing
 
 
 class Reactor:
@@ -64,6 +61,7 @@ class Crew:
         self._log = log
         self._leases = leases
         self._ones = ones
+        self._of = {one.listener: one for one in ones}
         self._worker = Worker(log, None, name, begin=self._begin, step=self._step)
 
     def start(self) -> None:
@@ -87,10 +85,10 @@ class Crew:
 
     def _step(self) -> None:
         mine = [one for one in self._hearings() if self._owns(one)]
+        of_each = {one.listener: one for one in mine}
         for sharing in self._ones:
-            of_it = [one for one in mine if one.listener is sharing.listener]
-            if of_it:
-                self._do(of_it[0], sharing.redraw)
+            if sharing.listener in of_each:
+                self._do(of_each[sharing.listener], sharing.redraw)
         mine = [one for one in mine if one.epoch is not None]
         if not mine:
             self._worker.rest()
@@ -103,8 +101,15 @@ class Crew:
         for one in mine:
             if one.position >= head:
                 one.trouble.over()  # there is nothing that it could not get past
-        for position in sorted({one.position for one in mine if one.position < head}):
-            self._advance([one for one in mine if one.position == position], position, head)
+        ahead: dict[Reach, list[AnyHearing]] = {}
+        for one in mine:
+            reach = self._of[one.listener].reach(one, head)
+            if one.position < reach.until:
+                ahead.setdefault(reach, []).append(one)
+        for reach in sorted(ahead):
+            self._advance(ahead[reach], reach)
+        if not ahead and behind < head:
+            self._worker.rest()  # for parts that are another's until its lease runs out
         for one in mine:
             self._do(one, one.save_in_time)
         if self._worker.stopping:
@@ -114,6 +119,8 @@ class Crew:
     def _owns(self, one: AnyHearing) -> bool:
         """Say whether this process may run a reaction now; take it over where that is new."""
         epoch = self._leases.epoch(one.lease)
+        if epoch is None:
+            one.trouble.left()
         if epoch is None or time.monotonic() < one.retry_at:
             one.release()
             return False
@@ -121,12 +128,13 @@ class Crew:
             self._do(one, functools.partial(one.claim, epoch))
         return one.epoch == epoch
 
-    def _advance(self, ones: Sequence[AnyHearing], position: int, head: int) -> None:
-        """Let those that have come equally far take the next page; where there is none of theirs up to the head, they have come there."""
+    def _advance(self, ones: Sequence[AnyHearing], reach: Reach) -> None:
+        """Let those that have come equally far take the next page; where there is none of theirs up to where they may go, they have come there."""
+        position, until, rows_max = reach
         events = {event for one in ones for event in one.listener.events}
-        wanted = self._log.far_behind(position, head, events)
+        wanted = self._log.far_behind(position, until, events)
         decode = self._log.reader.pages(events)
-        for rows in self._log.engine.read(position, head, wanted=wanted, rows_max=PAGE_ROWS):
+        for rows in self._log.engine.read(position, until, wanted=wanted, rows_max=rows_max):
             try:
                 pages = decode(rows)
             except Exception as error:  # noqa: BLE001 - it is of one that reads what today's code can't, and is seen there
@@ -135,13 +143,13 @@ class Crew:
                     ones[0].retry_at = time.monotonic() + RETRY_SECONDS
                 else:
                     for one in ones:
-                        self._advance([one], position, head)
+                        self._advance([one], reach)
                 return
             for one in ones:
                 self._do(one, functools.partial(one.take, rows, pages, lambda: self._worker.stopping))
             return
         for one in ones:
-            self._do(one, functools.partial(one.pass_over, head))
+            self._do(one, functools.partial(one.pass_over, until))
 
     def _do(self, one: AnyHearing, what: Callable[[], None]) -> None:
         """Do something for one reaction; trouble of the world is its own, and passes or is seen."""

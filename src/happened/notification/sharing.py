@@ -6,7 +6,7 @@ far as it has come; who holds parts that lie side by side and have come equally 
 
 import itertools
 from collections.abc import Sequence
-from typing import Any  # Any: what is counted is of any type
+from typing import Any, NamedTuple  # Any: what is counted is of any type
 
 from happened.log.lease import Leases
 from happened.log.log import Log
@@ -14,13 +14,25 @@ from happened.log.redrawing import redraw
 from happened.log.slices import WHOLE, Part, Piece, cut, parts_in
 from happened.notification.hearing import AnyHearing
 
+PAGE_ROWS = 300
+"""Rows of the log that are read at once, and whose events are run and recorded in one commit."""
+
+
+class Reach(NamedTuple):
+    """How far a part may go in one step."""
+
+    position: int
+    """Where it is."""
+    until: int
+    rows_max: int
+
 
 class Sharing:
     """The parts of one listener that this process works through, each by a `Hearing` of its own."""
 
     def __init__(self, log: Log, leases: Leases, whole: AnyHearing) -> None:
         self.listener = whole.listener
-        self.by = "" if log.reader.pages(self.listener.events).splits else self.listener.divided_by
+        self.by = "" if log.reader.lifts.splits_into(self.listener.events) else self.listener.divided_by
         """The tag by whose values it is divided; empty where it is not: also where one record may be several events, which are heard together."""
         self._log = log
         self._leases = leases
@@ -56,6 +68,22 @@ class Sharing:
             if until + 1 == following and before.position == after.position and before.progress.by == after.progress.by:
                 self._draw([before, after], [Piece(first, last, self._leases.owner)], before.progress.by or "")
                 return
+
+    def reach(self, one: AnyHearing, head: int) -> Reach:
+        """Return how far a part of this process may go now.
+
+        Where it is divided otherwise than this code divides, events of different parts may be of one row to it: who is ahead waits for who is behind, and
+        those that are equally far, with others between them, take row by row.
+        """
+        if (one.progress.by or self.by) == self.by:
+            return Reach(one.position, head, PAGE_ROWS)
+        mine = {each.lease: each.position for each in self._hearings.values() if each.epoch is not None and each is not one}
+        noted = {name: progress.position for name, progress in parts_in(self._log.engine, self.listener.lease) if name != one.lease}
+        others = {**noted, **mine}
+        if any(position < one.position or (position == one.position and name not in mine) for name, position in others.items()):
+            return Reach(one.position, one.position, 1)
+        further = [position for position in others.values() if position > one.position]
+        return Reach(one.position, min([head, *further]), 1 if one.position in others.values() else PAGE_ROWS)
 
     def _draw(self, ones: Sequence[AnyHearing], pieces: Sequence[Piece], by: str) -> None:
         before = [Part(one.lease, one.progress) for one in ones]
