@@ -18,7 +18,8 @@ import pytest
 from happened.core.store import Unseen
 from happened.cqrs import follower
 from happened.log.row import encode
-from happened.log.worker import NOTE, Advance
+from happened.log.slices import NOTE
+from happened.log.worker import Advance
 from happened.log.writer import Batch
 from happened.stores.memory import MemoryStore
 from tests.faults import simulated as simulation

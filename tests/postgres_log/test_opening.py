@@ -48,7 +48,7 @@ def test_several_logs_lie_in_one_database() -> None:
         ("postgresql://postgres:secret@127.0.0.1:1/postgres", h.StoreFailed, "can't be opened as a log"),
         ("postgresql://postgres:secret@nowhere.invalid/postgres", h.StoreFailed, "can't be opened as a log"),
         ("postgresql://postgres:secret@127.0.0.1/postgres?sslmode=nonsense", h.Invalid, "can't be opened as a log"),
-        ("postgresql://postgres:secret@127.0.0.1/postgres?connect_timeout=soon", h.Invalid, "can't be opened as a log"),
+        ("postgresql://postgres:secret@127.0.0.1/postgres?connect_timeout=soon", h.Invalid, "names no database"),
         ("postgresql://postgres:secret@127.0.0.1/postgres?port=70000", h.Invalid, "a port is a number"),
         ("postgresql://postgres@/postgres?schema=a-b", h.Invalid, "no name for a schema"),
         ("postgresql://postgres@/postgres?nonsense=1", h.Invalid, "names no database"),

@@ -21,8 +21,8 @@ from happened.log.log import ERASED_NOTE, Log
 from happened.log.names import Names
 from happened.log.records import SHARED
 from happened.log.row import Header, decode_header, encode, taken_apart
-from happened.log.worker import NOTE as PROGRESS_NOTE
-from happened.log.worker import Progress
+from happened.log.slices import NOTE as PROGRESS_NOTE
+from happened.log.slices import Progress
 from happened.transfer.channel import SHARE_NOTE, Generation, share_worker
 from happened.transfer.share import PAGE_ROWS, Beginning, Share, keys_in
 from happened.transfer.share import encode as encode_key
