@@ -19,6 +19,7 @@ from happened.log.compacting import compact
 from happened.log.erasure import Choice, Erasing, erased, is_unfinished
 from happened.opening import erased_in
 from tests.audit.people import SECRET, Call, Called, Order, People, Person, customers, filled
+from tests.notification.model import Noted, app, done, ways
 from tests.transfer.model import Debtor, DebtorMoved, Left, Moved, crm, until
 
 WAIT = 20
@@ -309,3 +310,24 @@ def test_what_was_published_is_listed_and_copies_are_made_anew(systems: tuple[h.
     until(lambda: other.replica(Debtor, "c-1").state is None)
     one.log.verify()
     assert other.statistics()["replicas"][0]["state"] != "diverged"
+
+
+def test_an_event_that_others_wait_for_is_not_erased(tmp_path: Path) -> None:
+    """What waits for it would be forgotten with it; once it is parked they have gone on, and nothing is lost."""
+    ways.clear()
+    ways.failing = {1}
+    with app.open(f"sqlite:///{tmp_path}/held.db") as running:
+        running.record(Noted(1, ("a",)), id="held")
+        running.record(Noted(2, ("a",)))
+        until(lambda: running.stuck() != [])
+        [held] = running.stuck()
+        with pytest.raises(h.Invalid, match="those after it wait") as refused:
+            running.erase("held", **BY)
+        assert refused.value.facts["position"] == held.position
+        running.decide_about("park", held.handler, held.position)
+        until(lambda: done(running) == [2])
+        assert running.erase("held", **BY).records == 1
+        assert running.stuck() == []
+        running.record(Noted(3, ("a",)))
+        until(lambda: done(running) == [2, 3])
+        running.log.verify()

@@ -17,6 +17,7 @@ from happened.core.store import Commit, Row, Unseen
 from happened.core.tags import is_unicode, term
 from happened.log.adoption import check_reason
 from happened.log.held import NOTE as HELD_NOTE
+from happened.log.held import held_by
 from happened.log.log import ERASED_NOTE, EVERYTHING_SEEN, Log, Progress, check_envelope
 from happened.log.records import ANSWERED, INPUT, PUBLISHED, SYSTEMIC, Record
 from happened.log.row import (
@@ -135,7 +136,7 @@ class Choice:
             self.position = row.last
 
     def notes(self, noted: Callable[[str], Mapping[str, str]]) -> dict[str, str | None]:
-        """Return the notes that go. `Invalid` for an input that still waits for its decision."""
+        """Return the notes that go. `Invalid` for an input that still waits for its decision, and for an event that others wait for."""
         at = frozenset(self.positions)
         for key in noted(PENDING_NOTE):
             if int(key.removeprefix(PENDING_NOTE)) in at:
@@ -143,7 +144,17 @@ class Choice:
                     f"the command at position {int(key.removeprefix(PENDING_NOTE))} waits for its decision: skip it, or let it be decided, then erase it",
                     position=int(key.removeprefix(PENDING_NOTE)),
                 )
-        gone: dict[str, str | None] = {key: None for key in noted(HELD_NOTE) if int(key.rpartition("/")[2]) in at}
+        gone: dict[str, str | None] = {}
+        for held in held_by(noted(HELD_NOTE)):
+            if held.position in at:
+                if held.since:
+                    raise Invalid(
+                        f"the event at position {held.position} is held by `{held.handler}`, and those after it wait: skip it, park it, or have it "
+                        "succeed, then erase it",
+                        position=held.position,
+                        handler=held.handler,
+                    )
+                gone[held.note] = None
         gone |= {key: None for key, position in noted(TIMER_NOTE).items() if int(position) in at}
         gone |= {f"{ANSWERS_NOTE}{own}": None for own in self._ids if noted(f"{ANSWERS_NOTE}{own}")}
         if not isinstance(self.what, str):
