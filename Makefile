@@ -31,7 +31,7 @@ check: $(SET_UP) ## static checks: lint, format, types, import contracts, dead c
 	$(BIN)/codespell
 
 tests: $(SET_UP) ## the tests alone
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile # a document's blocks and a file's tests stay in one process
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile # many wait for other processes; a document's blocks and a file's tests stay in one process
 
 torture: $(SET_UP) ## the tests that kill, stop and race processes, and those of faults, as often as is promised, with their seeds
 	HAPPENED_KILLS=200 $(BIN)/python -m pytest tests/notification/test_kills.py tests/transfer/test_chaos.py

@@ -43,6 +43,14 @@ class Settled(msgspec.Struct, frozen=True):
     """When commands are due that were sent `Later` and have not come, in order."""
 
 
+class Latest(NamedTuple):
+    """The last events that listeners hear, by the numbers of their names: what was found at one look need not be looked for at the next."""
+
+    places: dict[int, int]
+    looked: dict[int, int]
+    """Up to where that was looked for."""
+
+
 Standing = Callable[[Collection[int]], Mapping[int, Held]]
 """Returns, of the pending commands at these positions, for each that can't be decided now what keeps it from it."""
 
@@ -68,7 +76,7 @@ def settled(log: Log, listeners: Sequence[Listener], position: int | None, wait_
     look = (
         functools.partial(_conversation, log, _correlation(log, position))
         if position is not None
-        else functools.partial(_everything, log, listeners)
+        else functools.partial(_everything, log, listeners, Latest({}, {}))
     )
     deadline = time.monotonic() + wait_seconds_max
     while True:
@@ -108,12 +116,12 @@ def _correlation(log: Log, position: int) -> str:
     return header.correlation or header.id or header.decides or ""
 
 
-def _everything(log: Log, listeners: Sequence[Listener]) -> Open:
+def _everything(log: Log, listeners: Sequence[Listener], latest: Latest) -> Open:
     """Look at the whole log: by the index for the last event that each listener hears, and by the notes of what is pending and due."""
     head = log.head
-    heard: dict[int, set[int]] = {}
     for number in {number for listener in listeners for number in numbers_of(log, listener)}:
-        for rows in log.engine.read(wanted=[Wanted((), [number])], backwards=True, rows_max=LATEST_ROWS):
+        after = latest.looked.get(number, 0)
+        for rows in log.engine.read(after, head, wanted=[Wanted((), [number])], backwards=True, rows_max=LATEST_ROWS):
             places = [
                 place
                 for row in rows
@@ -121,8 +129,10 @@ def _everything(log: Log, listeners: Sequence[Listener]) -> Open:
                 if not asked and record.number == number
             ]
             if places:
-                heard[number] = {max(places)}
+                latest.places[number] = max(places)
                 break
+        latest.looked[number] = head
+    heard = {number: {place} for number, place in latest.places.items()}
     pending = [int(note.removeprefix(PENDING)) for note in log.engine.notes(PENDING)]
     coming = {int(position): due_of(note) for note, position in log.engine.notes(NOTE).items()}
     due = [due_of(note) for note, _ in due_before(log.engine, log.source.now_us())]
