@@ -20,6 +20,20 @@ NOT_ROOT = "nobody"
 START_SECONDS_MAX = 30
 
 
+def wait_for(process: "subprocess.Popen[bytes]", url: str, log: Path) -> None:
+    """Wait until a process that was started answers at a URL; fail with what its log says where it ends, or does not in time."""
+    deadline = time.monotonic() + START_SECONDS_MAX
+    while True:
+        try:
+            psycopg.connect(url).close()
+        except psycopg.OperationalError:
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise AssertionError(f"nobody answers at {url}: {log.read_text()}") from None
+            time.sleep(0.02)
+        else:
+            return
+
+
 class Server:
     """A server with an empty database, and with these settings. It listens on a socket in its own folder, and on no port."""
 
@@ -64,16 +78,7 @@ class Server:
                 stdout=log,
                 stderr=log,
             )
-        deadline = time.monotonic() + START_SECONDS_MAX
-        while True:
-            try:
-                psycopg.connect(self.url).close()
-            except psycopg.OperationalError:
-                if self.process.poll() is not None or time.monotonic() > deadline:
-                    raise AssertionError(f"PostgreSQL did not start: {(self.folder / 'log').read_text()}") from None
-                time.sleep(0.02)
-            else:
-                return
+        wait_for(self.process, self.url, self.folder / "log")
 
     def stop(self) -> None:
         """Stop it, with all who are connected."""
@@ -134,16 +139,7 @@ class Pooler:
             f"max_client_conn = 500\nlogfile = {self.folder}/log\n"
         )
         self.process = subprocess.Popen([self.PROGRAM, "--quiet", settings], user=user)
-        deadline = time.monotonic() + START_SECONDS_MAX
-        while True:
-            try:
-                psycopg.connect(self.url).close()
-            except psycopg.OperationalError:
-                if self.process.poll() is not None or time.monotonic() > deadline:
-                    raise AssertionError(f"PgBouncer did not start: {(self.folder / 'log').read_text()}") from None
-                time.sleep(0.02)
-            else:
-                return
+        wait_for(self.process, self.url, self.folder / "log")
 
     @property
     def url(self) -> str:

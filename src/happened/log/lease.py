@@ -211,7 +211,7 @@ class Leases:
         """Look what is free or this process's, and what of it this process takes or renews."""
         found = _Found()
         noted = unseen.notes(NOTE)
-        taken: dict[str, tuple[int, int]] = {name: WHOLE for name in self._names if self._is_free(noted, name)}
+        taken: dict[str, tuple[int, int]] = {name: WHOLE for name in self._names if self._is_free(_held(noted, name))}
         present: Mapping[str, str] = unseen.notes(PRESENT) if self._by else {}
         if self._by:
             there = self._there(present)
@@ -228,7 +228,7 @@ class Leases:
                 shares = found.shares[handler] = list(shared_among(sharing))
                 for part in parts:
                     held = _held(noted, part.name)
-                    if self._takes(noted, there, part, shares):
+                    if self._takes(held, there, part, shares):
                         taken[part.name] = part.slices
                     elif held is not None and held.owner == self.owner:  # others are there who divide as it is divided
                         found.notes[NOTE + part.name] = _freed(held)
@@ -240,27 +240,19 @@ class Leases:
             found.seen = self._view({**present, **_texts(found.notes, PRESENT)}, {**noted, **_texts(found.notes, NOTE)})
         return found
 
-    def _takes(self, noted: Mapping[str, str], there: Mapping[str, Present], part: Part, shares: Sequence[Piece]) -> bool:
-        """Say whether this process takes a part of a handler, or keeps it."""
+    def _takes(self, held: Held | None, there: Mapping[str, Present], part: Part, shares: Sequence[Piece]) -> bool:
+        """Say whether this process takes a part of a handler, or keeps it; `held` is its lease."""
         handler, [first, _] = handler_of(part.name), part.slices
-        held = _held(noted, part.name)
-        as_divided = [owner for owner, one in there.items() if one.by.get(handler) == part.by]
-        if part.by not in (
-            "",
-            self._by[handler],
-        ):  # by a tag that this process would not divide by: who would goes first, then one brings all together
-            return (
-                not as_divided and self._is_free(noted, part.name) and self.owner == next(one for one in there if handler in there[one].by)
-            )
-        if held is not None and held.owner == self.owner:
-            return True
-        return self._is_free(noted, part.name) and (
-            not shares or any(one.owner == self.owner and one.first <= first <= one.last for one in shares)
-        )
+        if not self._is_free(held):
+            return False
+        if part.by not in ("", self._by[handler]):  # by another tag than here: who divides by that goes first, else one brings all together
+            able = [(owner, one.by[handler]) for owner, one in there.items() if handler in one.by]
+            return able[0][0] == self.owner and all(by != part.by for _, by in able)
+        mine = held is not None and held.owner == self.owner
+        return mine or not shares or any(one.owner == self.owner and one.first <= first <= one.last for one in shares)
 
-    def _is_free(self, noted: Mapping[str, str], name: str) -> bool:
-        """Say whether this process may take a lease, or has it."""
-        held = _held(noted, name)
+    def _is_free(self, held: Held | None) -> bool:
+        """Say whether this process may take what is held so, or has it."""
         return held is None or held.owner == self.owner or not self._is_held(held)
 
     def _until(self) -> int:

@@ -35,9 +35,14 @@ class Progress(msgspec.Struct, frozen=True):
     by: str | msgspec.UnsetType = msgspec.UNSET
     """The tag whose values fall into slices; unset where nothing is divided."""
 
+    @property
+    def span(self) -> tuple[int, int]:
+        """The first and the last of its slices."""
+        return self.slices or WHOLE
+
     def holds(self, place: int) -> bool:
         """Say whether a slice is one of these."""
-        first, last = self.slices or WHOLE
+        first, last = self.span
         return first <= place <= last
 
 
@@ -51,7 +56,7 @@ class Part(NamedTuple):
     @property
     def slices(self) -> tuple[int, int]:
         """The first and the last of them."""
-        return self.progress.slices or WHOLE
+        return self.progress.span
 
     @property
     def by(self) -> str:

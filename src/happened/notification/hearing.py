@@ -33,11 +33,6 @@ RUNS_MAX = 200
 """Runs of held events in one commit."""
 UNSAVED_MAX = 20_000
 """Positions that a listener passes without a run before that is noted: they are read again after a crash."""
-DEPTH_MAX = 100
-"""Handlers between a record and what came from outside: more is a circle."""
-CIRCLE_MAX = 12
-NUMBER_MAX = 1 << 31
-"""No name's number has more digits."""
 FOR_EVER = 1e6
 NOTED_AFTER_SECONDS = 1.0
 """How soon a part of a listener notes that it has passed what it need not run, since most of that is for others: they see from that how far it is."""

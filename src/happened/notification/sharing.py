@@ -11,7 +11,7 @@ from typing import Any, NamedTuple  # Any: what is counted is of any type
 from happened.log.lease import Leases
 from happened.log.log import Log
 from happened.log.redrawing import redraw
-from happened.log.slices import WHOLE, Part, Piece, cut, parts_in
+from happened.log.slices import Part, Piece, cut, parts_in
 from happened.notification.hearing import AnyHearing
 
 PAGE_ROWS = 300
@@ -55,16 +55,16 @@ class Sharing:
 
     def redraw(self) -> None:
         """Give others what they are to have, or join what has come together. Afterwards what is another's is not claimed any more, nor is what was joined."""
-        mine = sorted((one for one in self._hearings.values() if one.epoch is not None), key=lambda one: one.progress.slices or WHOLE)
+        mine = sorted((one for one in self._hearings.values() if one.epoch is not None), key=lambda one: one.progress.span)
         shares = self._leases.shares(self.listener.lease)
         for one in mine:
             if (one.progress.by or self.by) == self.by:
-                pieces = cut(one.progress.slices or WHOLE, shares)
+                pieces = cut(one.progress.span, shares)
                 if any(piece.owner != self._leases.owner for piece in pieces):
                     self._draw([one], pieces, self.by)
                     return
         for before, after in itertools.pairwise(mine):
-            [first, until], [following, last] = before.progress.slices or WHOLE, after.progress.slices or WHOLE
+            [first, until], [following, last] = before.progress.span, after.progress.span
             if until + 1 == following and before.position == after.position and before.progress.by == after.progress.by:
                 self._draw([before, after], [Piece(first, last, self._leases.owner)], before.progress.by or "")
                 return
@@ -102,7 +102,7 @@ class Sharing:
             "position": position,
             "lag": max(0, head - position),
             "mine": bool(mine),
-            "slices": sum(last - first + 1 for first, last in (one.progress.slices or WHOLE for one in mine.values())),
+            "slices": sum(last - first + 1 for first, last in (one.progress.span for one in mine.values())),
             "runs": self._runs + sum(one.runs for one in hearings),
             "ran_us": self._ran_us + sum(one.ran_us for one in hearings),
             "failure": next((one.trouble.error for one in hearings if one.trouble.error is not None), None),
