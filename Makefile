@@ -33,9 +33,10 @@ check: $(SET_UP) ## static checks: lint, format, types, import contracts, dead c
 tests: $(SET_UP) ## the tests alone
 	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile # many wait for other processes; a document's blocks and a file's tests stay in one process
 
+TORTURE_SECONDS := 10000 # for one test
 torture: $(SET_UP) ## the tests that kill, stop and race processes, and those of faults, as often as is promised, with their seeds
-	HAPPENED_KILLS=200 $(BIN)/python -m pytest tests/notification/test_kills.py tests/transfer/test_chaos.py
-	HAPPENED_KILLS=500 HAPPENED_IMAGES=20000 HAPPENED_CALLS=1 HAPPENED_FLIPS=6000 HAPPENED_STEPS=50000 HAPPENED_SEEDS=1000 HAPPENED_FUZZ=2000 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile -rP tests/faults # -rP: seeds and counts are shown; HAPPENED_SEED=... runs one again
+	HAPPENED_KILLS=200 $(BIN)/python -m pytest -o faulthandler_timeout=$(TORTURE_SECONDS) tests/notification/test_kills.py tests/transfer/test_chaos.py
+	HAPPENED_KILLS=500 HAPPENED_IMAGES=20000 HAPPENED_CALLS=1 HAPPENED_FLIPS=6000 HAPPENED_STEPS=50000 HAPPENED_SEEDS=1000 HAPPENED_FUZZ=2000 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile -o faulthandler_timeout=$(TORTURE_SECONDS) -rP tests/faults # -rP: seeds and counts are shown; HAPPENED_SEED=... runs one again
 
 coverage: $(SET_UP) ## the tests, with the branches they do not take
 	$(BIN)/coverage erase

@@ -653,7 +653,8 @@ class Running:
             return self._image.as_of(fold, key, until).state
 
         names = Names()
-        names.learn(self._engine.notes)
+        for one in (names, self.log.names):
+            one.learn(self._engine.notes)
         rows = (row for page in self._engine.read(after, until) for row in page)
         shared = (row for row, _, _ in said(self.log, names, None, 0, after))
         folds = dict.fromkeys([*self.app.folds, *map(fold_of, self.app.views)])

@@ -29,7 +29,7 @@ from tests.faults.simulated import simulated
 ROOT = Path(__file__).parents[2]
 SEEDS = int(os.environ.get("HAPPENED_SEEDS", "3"))
 SEED = int(os.environ.get("HAPPENED_SEED", str(random.SystemRandom().randrange(1_000_000))))
-PORTION = 10
+PORTION = 20
 """Seeds of one test."""
 
 

@@ -1,5 +1,6 @@
 """Replicas: copies with a known position and age, equal to their origin, whatever happens on the way."""
 
+import contextlib
 import random
 import shutil
 import sqlite3
@@ -395,6 +396,26 @@ def test_a_share_begun_and_not_ended_is_begun_anew(tmp_path: Path) -> None:
     with crm.open(log) as upstream, billing.open("memory:", channels={"crm": upstream}) as running:
         assert running.replica(Debtor, "c-1", since=upstream.log.head).state == Debtor("c-1", "France")
         assert replica(running)["generation"] == 2
+
+
+def test_who_takes_a_share_over_knows_events_that_others_were_the_first_to_record(tmp_path: Path) -> None:
+    """It has opened the log before there were any, and has recorded and read nothing since."""
+    url = f"sqlite:///{tmp_path}/crm.db"
+    with contextlib.ExitStack() as first:
+        one = first.enter_context(crm.open(url))
+        until(lambda: one.statistics()["shares"][0]["generation"] == 1)
+        with crm.open(url) as other:
+            receipt = one.record(Moved("c-1", "Main Street", "France"))
+            until(lambda: one.statistics()["shares"][0]["position"] > receipt.position)
+            first.close()
+            until(lambda: other.statistics()["shares"][0]["generation"] == 1)
+            assert other.statistics()["shares"][0]["count"] == 1
+            other.record(Paid("c-1", Decimal(5)))
+            until(lambda: len(published(other, "Card")) == 5)  # a beacon for each of three, and two changes
+            changes = [change for change in published(other, "Card") if "op" in change]
+            assert [change["version"] for change in changes] == [receipt.position, changes[1]["version"]]
+            assert changes[1]["previous"] == receipt.position
+            assert changes[1]["fields"] == {"customer": "c-1", "street": "Main Street", "country": "France", "paid": "5"}
 
 
 def test_what_a_decider_heard_is_recorded_and_heard_again(pair: Pair) -> None:
