@@ -161,12 +161,12 @@ class Pooler:
 @functools.cache
 def pooler() -> Pooler:
     """Return the pooler of this process."""
-    started = Pooler(server())
+    started = Pooler(server(), int(os.environ.get("HAPPENED_POOLER", "4")))
     atexit.register(started.remove)
     return started
 
 
 def fresh() -> str:
-    """Return the URL of a log that is still to be made, in a schema of its own; with `HAPPENED_POOLER` set through a pooler."""
+    """Return the URL of a log that is still to be made, in a schema of its own; with `HAPPENED_POOLER` set through a pooler of so many connections."""
     where = pooler() if os.environ.get("HAPPENED_POOLER") else server()
     return f"{where.url}&schema=t{uuid.uuid4().hex[:12]}"

@@ -9,9 +9,8 @@ from happened.stores.postgres import PostgresStore, Standing
 from happened.stores.sqlite import SqliteStore
 
 LOOK = """
-begin;
 select position, at, digest, row, filed, tagged, reading, pg_current_xact_id()::text, null, null from @head
-union all (select position, at, digest, count, null, null, head, input, records, salts from @log where position > {seen} order by position)
+union all (select position, at, digest, count, null, null, head, input, records, salts from @log where position > $1 and $2 > 0 order by position)
 """
 
 

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple  # Any: rows of the columns that were asked f
 import psycopg
 from psycopg import errors
 
+from happened.core.chain import digest_of
 from happened.core.errors import Broken, Closed, Diverged, Error, Forked, Incompatible, OutcomeUnknown, Overloaded, StoreFailed
 from happened.core.store import START, Bare, Commit, Head, Row, Terms, Unseen, Wanted
 from happened.stores import postgres_wire as wire
@@ -37,7 +38,7 @@ BARE = "position + (input is not null)::int, position + count, records"
 HEADED = f"{BARE}, position, at, head"
 ASKED = "position, position + count, records, input"
 WRITE = f"select @write({', '.join(f'${n}' for n in range(1, 25))})"
-LOOK = "begin isolation level read committed, read write; select * from @look({seen}, {wait_ms})"
+LOOK = "select * from @look($1, $2)"
 """Takes the lock and looks at the head, then at what is unseen: each statement of the function sees what the one before has waited for."""
 BEGIN = b"begin isolation level read committed, read write"
 WRITE_AHEAD = f"select @write_ahead({', '.join(f'${n}' for n in range(1, 28))})"
@@ -428,7 +429,7 @@ class PostgresStore:
         while True:
             try:
                 standing, rows = self._locked(seen, deadline)
-                self._check_history(standing)
+                self._check_history(standing, rows)
             except errors.LockNotAvailable as error:
                 raise Overloaded("another process holds the log's lock; nothing was recorded", url=self.url) from error
             except psycopg.Error as error:
@@ -444,9 +445,13 @@ class PostgresStore:
             writer.close()
         left = int(max(min((deadline - time.monotonic()) * 1000, LOCK_MS_MAX), 1))
         self._transaction_of = threading.get_ident()
-        [head, *unseen] = wire.asked(writer, self.where.sql(LOOK.format(seen=min(seen, 1 << 62), wait_ms=left)))
-        standing, self._transaction = _standing_in(head)
-        return standing, list(map(_row_in, unseen))
+        [head, *unseen] = wire.asked(writer, BEGIN, self.where.sql(LOOK), [wire.int8(min(seen, 1 << 62)), wire.int4(left)])
+        self._transaction = head[7]
+        rows = [
+            Row(position, count, at, head, asked, records, salts, digest)
+            for position, at, digest, count, _, _, head, asked, records, salts in unseen
+        ]
+        return Standing(*head[:7]), rows
 
     def _connect_again(self, deadline: float, error: psycopg.Error) -> None:
         self._writer.close()
@@ -462,10 +467,14 @@ class PostgresStore:
             else:
                 return
 
-    def _check_history(self, standing: Standing) -> None:
-        """Raise `Diverged` where the last row that this process knows is not there any more, unchanged: another database answers."""
+    def _check_history(self, standing: Standing, unseen: Sequence[Row]) -> None:
+        """Raise `Diverged` where the last row that this process knows is not there any more, unchanged: another database answers.
+
+        The row that follows on it says so by its digest, where it was handed out.
+        """
         known = self._standing
-        if known.row:
+        follows = bool(unseen) and unseen[0].position == known.position + 1 and digest_of(known.digest, unseen[0]) == unseen[0].digest
+        if known.row and not follows:
             there: bytes | None = standing.digest
             if standing.row != known.row:
                 found = self._writer.execute(
@@ -1056,28 +1065,6 @@ def _values(commit: Commit, filed: int, tagged: int, making: str, entries: Seque
         wire.texts([key for key, body in commit.notes.items() if body is None]),
         wire.int8(listeners),
     ]
-
-
-def _standing_in(found: Sequence[bytes | None]) -> tuple[Standing, str]:
-    """Read the first row of `@look`: where the log stands, and the server's name of the transaction."""
-    position, at, digest, row, filed, tagged, reading, transaction = [value or b"" for value in found[:8]]
-    standing = Standing(int(position), int(at), wire.blob_in(digest), int(row), int(filed), int(tagged), reading.decode())
-    return standing, transaction.decode()
-
-
-def _row_in(found: Sequence[bytes | None]) -> Row:
-    """Read another row of it."""
-    position, at, digest, count, _, _, head, asked, records, salts = [value or b"" for value in found]
-    return Row(
-        int(position),
-        int(count),
-        int(at),
-        head.decode(),
-        asked.decode() if found[7] is not None else None,
-        records.decode(),
-        wire.blob_in(salts),
-        wire.blob_in(digest),
-    )
 
 
 def _other_reading(url: str) -> Incompatible:

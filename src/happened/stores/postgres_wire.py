@@ -11,10 +11,11 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from itertools import repeat
-from typing import NamedTuple
+from typing import Any, NamedTuple  # Any: rows of the columns that were asked for
 
 from psycopg import Connection, errors, generators
-from psycopg.pq import Escaping, ExecStatus, PGconn, Ping, PollingStatus
+from psycopg.adapt import Transformer
+from psycopg.pq import ExecStatus, PGconn, Ping, PollingStatus
 from psycopg.pq.abc import PGresult
 
 _HEAD = struct.Struct("!iiiii")
@@ -36,6 +37,11 @@ class Value(NamedTuple):
 def int8(number: int) -> Value:
     """Return a `bigint`."""
     return Value(20, number.to_bytes(8, "big", signed=True))
+
+
+def int4(number: int) -> Value:
+    """Return an `int`."""
+    return Value(23, number.to_bytes(4, "big", signed=True))
 
 
 def blob(body: bytes) -> Value:
@@ -78,37 +84,36 @@ def _array(type: int, of: int, count: int, parts: Iterable[bytes]) -> Value:
     return Value(type, b"".join([_HEAD.pack(1, 1, of, count, 1), *parts]))
 
 
-def blob_in(found: bytes) -> bytes:
-    """Read a `bytea` that came as text."""
-    return Escaping().unescape_bytea(found)
+def asked(connection: Connection[tuple[Any, ...]], begin: bytes, statement: bytes, values: Sequence[Value]) -> list[tuple[Any, ...]]:
+    """Begin a transaction and ask a statement in it, in one round trip; return the rows that it finds."""
+    found = _sent(connection, (begin, ()), (statement, values))[1]
+    reader = Transformer.from_context(connection)
+    reader.set_pgresult(found)
+    return reader.load_rows(0, found.ntuples, tuple)
 
 
-def asked(connection: Connection[tuple[object, ...]], statements: bytes) -> list[tuple[bytes | None, ...]]:
-    """Run statements in one message, without values; return the rows of the last one, as texts."""
-    connection.pgconn.send_query(statements)
-    results = connection.wait(generators.execute(connection.pgconn))
-    for result in results:
-        _check(result)
-    last = results[-1]
-    return [tuple([last.get_value(row, column) for column in range(last.nfields)]) for row in range(last.ntuples)]
-
-
-def committed(connection: Connection[tuple[object, ...]], statement: bytes, values: Sequence[Value], *, begin: bytes = b"") -> bytes:
+def committed(connection: Connection[tuple[Any, ...]], statement: bytes, values: Sequence[Value], *, begin: bytes = b"") -> bytes:
     """Run a statement with values, and commit, in one round trip; return the one value that was found, in binary, empty for null."""
+    first = [(begin, ())] if begin else []
+    return _sent(connection, *first, (statement, values), (b"commit", ()))[len(first)].get_value(0, 0) or b""
+
+
+def _sent(connection: Connection[tuple[Any, ...]], *statements: tuple[bytes, Sequence[Value]]) -> list[PGresult]:
+    """Send statements in one message, and return what each has come to; raise the error of the first that failed."""
     wire = connection.pgconn
     wire.enter_pipeline_mode()
-    if begin:
-        wire.send_query_params(begin, None)
-    wire.send_query_params(statement, [value.body for value in values], [value.type for value in values], [_BINARY] * len(values), _BINARY)
-    wire.send_query_params(b"commit", None)
+    for statement, values in statements:
+        wire.send_query_params(
+            statement, [value.body for value in values], [value.type for value in values], [_BINARY] * len(values), _BINARY
+        )
     wire.pipeline_sync()
-    results = connection.wait(generators.execute(wire))
+    results: list[PGresult] = connection.wait(generators.execute(wire))
     while results and results[-1].status != ExecStatus.PIPELINE_SYNC:
         results += connection.wait(generators.fetch_many(wire))
     wire.exit_pipeline_mode()
     for result in results:
         _check(result)
-    return results[1 if begin else 0].get_value(0, 0) or b""
+    return results
 
 
 def _check(result: PGresult) -> None:
