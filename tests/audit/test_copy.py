@@ -102,7 +102,8 @@ def test_a_copy_up_to_any_position_is_a_log_as_it_was_there(url: str, tmp_path: 
     with customers.open(url, run=False) as running:
         filled(running)
     ends = [row.last for row in rows_of(url)]
-    for until in (0, *range(ends[0], ends[-1] + 1, 3)):
+    step = 3 if way in (by_copy, by_export) else 10  # a schema takes longer than a file
+    for until in (0, *range(ends[0], ends[-1] + 1, step)):
         copy = way(url, tmp_path / f"copy-{until}.db", until)
         kept = [row for row in rows_of(url) if row.last <= until]
         assert rows_of(copy) == kept

@@ -97,7 +97,7 @@ def test_a_log_that_is_there_is_not_filled(file: Path) -> None:
 
 def test_of_two_who_fill_one_schema_at_once_one_does(file: Path) -> None:
     """The other one hears so, and takes nothing away from the first."""
-    for _ in range(10):
+    for _ in range(4):
         url = fresh()
 
         def fill(url: str) -> str:
@@ -117,7 +117,7 @@ def test_of_two_who_fill_one_schema_at_once_one_does(file: Path) -> None:
 
 def test_an_app_that_opens_it_meanwhile_waits_or_is_the_first(file: Path) -> None:
     """Whoever says first who the log is: there is one, with all of its rows."""
-    for _ in range(10):
+    for _ in range(4):
         url = fresh()
         with ThreadPoolExecutor(2) as pool:
             filled = pool.submit(h.import_log, file, url)
