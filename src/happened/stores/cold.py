@@ -27,6 +27,8 @@ DDL = """create table if not exists segment(
     checked integer not null,
     body    blob not null)"""
 
+END = "coalesce((select last from segment order by first desc limit 1), 0)"
+"""The last position of the cold part, in a statement that finds rows of table `log`: that is one moment, without a transaction."""
 CACHE_BYTES_MAX = 32 * 1024 * 1024
 """Segments that are kept unfolded; those that were not read for longest go first."""
 ALL = ", ".join(Row.__struct_fields__)
@@ -85,6 +87,11 @@ class Cold:
         self._unfolded: dict[tuple[int, int], Segment] = {}
         """First position and check sum -> segment, the one that was read last at the end."""
         self._bytes = 0
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the table was seen, so that `END` may be asked."""
+        return self._there
 
     def until(self, connection: sqlite3.Connection) -> int:
         """Return the last position of the cold part; 0 where there is none."""

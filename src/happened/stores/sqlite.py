@@ -976,8 +976,13 @@ class SqliteStore:
 
     def _all_after(self, after: int) -> tuple[int, int]:
         """Return the range from the first row that does not end at or before a position up to the last record."""
-        with self._reader() as reader, one_moment(reader):
-            return self._first_after(reader, after), self._last(reader)
+        with self._reader() as reader:
+            if self._cold.is_there:
+                [(begun, ended, last, cold_end)] = reader.execute(AROUND, (min(after, runs.POSITION),) * 2)
+                if not after or after > cold_end:
+                    return begun + (ended <= after) if after and begun is not None else 0, last or 0
+            with one_moment(reader):
+                return self._first_after(reader, after), self._last(reader)
 
     def _first_after(self, reader: sqlite3.Connection, after: int) -> int:
         """Return where the first row may begin that does not end at or before a position."""
@@ -1048,7 +1053,14 @@ class SqliteStore:
         self, connection: sqlite3.Connection, columns: Columns, first: int, last: int, rows_max: int = -1, *, backwards: bool = False
     ) -> list[Any]:
         """Return the rows that begin between two positions, in order or backwards, at most so many (below 0: all), wherever they lie."""
-        which = f"where position between ? and ? order by position{' desc' * backwards} limit ?"
+        order = f"order by position{' desc' * backwards} limit ?"
+        if self._cold.is_there and not connection.in_transaction:  # most reads are of the hot part alone
+            rows = self._found(
+                connection, f"where position between ? and ? and ? > {cold.END} {order}", (first, last, first, rows_max), columns
+            )
+            if rows:
+                return rows
+        which = f"where position between ? and ? {order}"
         with one_moment(connection):
             until = self._cold.until(connection)
             if first > until:
@@ -1128,6 +1140,14 @@ class SqliteStore:
     def _last(self, connection: sqlite3.Connection) -> int:
         row = connection.execute("select position + count - 1 from log order by position desc limit 1").fetchone()
         return row[0] if row is not None else 0
+
+
+LAST_BEGUN = "from log where position <= ? order by position desc limit 1"
+AROUND = (
+    f"select (select position {LAST_BEGUN}), (select position + count - 1 {LAST_BEGUN}), "
+    f"(select position + count - 1 from log order by position desc limit 1), {cold.END}"
+)
+"""The last row that begins at a position or before it, the last record, and the end of the cold part, as of one moment."""
 
 
 def _soon() -> float:
