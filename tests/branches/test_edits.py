@@ -19,6 +19,7 @@ from tests.branches.conftest import Make, told
 from tests.branches.desk import Balance, Draw, Drawn, Opened, Paid, Warn, Warned, charge, desk, draw, remind, tariff, warn, watch
 from tests.programs import p08_branch
 from tests.programs.p02_order import PlaceOrder, StockReceived, Wish, price, shop
+from tests.servers import fresh
 
 
 def fee_of(fee: int) -> Callable[[str, Decimal], Decimal]:
@@ -453,12 +454,13 @@ def test_a_difference_says_how_much_it_hides(running: h.Running) -> None:
     assert Warned.__name__ in str(difference)
 
 
+@pytest.mark.parametrize("kept", ["file", "PostgreSQL"])
 @pytest.mark.parametrize("seed", range(4))
-def test_a_branch_of_a_saved_branch_is_saved_and_opened_again(tmp_path: Path, seed: int) -> None:
-    """Three deep; each is read, found by its index, verified and gone on with as what it was in memory; those below may go on meanwhile."""
+def test_a_branch_of_a_saved_branch_is_saved_and_opened_again(tmp_path: Path, seed: int, kept: str) -> None:
+    """Three deep, over a log in a file or in PostgreSQL; each is read, found by its index, verified and gone on with as what it was in memory; those below may go on meanwhile."""
     chance = random.Random(seed)
     print(f"seed {seed}")
-    urls = [f"sqlite:///{tmp_path}/desk{number}.db" for number in range(4)]
+    urls = [f"sqlite:///{tmp_path}/desk{number}.db" if number or kept == "file" else fresh() for number in range(4)]
     with desk.open(urls[0], source=Clock(), views="memory:", gateways={tariff: fee_of(2)}) as running:
         for number in range(20):
             running.record(Paid(f"a{chance.randrange(3)}", Decimal(chance.randrange(50))), id=f"paid-{number}")

@@ -264,24 +264,39 @@ def number_of(where: Where, connection: Connection) -> int:
 def check_there(url: str) -> None:
     """Raise `Invalid` unless a log is there; `StoreFailed` where that can't be seen now (see `Where.trouble`). Nothing is made."""
     where = where_in(url)
-    with _connected(where) as connection:
-        if not number_of(where, connection):
-            raise Invalid(f"there is no log at {where.said}", url=where.said)
+    with connected(where) as connection:
+        _check_made(where, number_of(where, connection))
+
+
+def _check_made(where: Where, number: int) -> None:
+    if not number:
+        raise Invalid(f"there is no log at {where.said}", url=where.said)
+
+
+def seen_there(where: Where, *, unreached: str) -> Connection:
+    """Do what `check_there` does, for a log that is to be read as it is; return the connection, which is closed. `unreached` is said where nobody answers.
+
+    `Invalid`, too, for a schema that a newer release has made. One that an older release has made is read as it is.
+    """
+    with connected(where, unreached) as connection:
+        _check_made(where, _checked(number_of(where, connection), where))
+    return connection
 
 
 def migrated(url: str) -> list[int]:
     """Take the steps that were not taken yet; return their numbers. `Invalid` and `StoreFailed` as `Where.trouble` has it."""
     where = where_in(url)
-    with _connected(where) as connection:
+    with connected(where) as connection:
         return migrate(where, connection)
 
 
 @contextmanager
-def _connected(where: Where) -> Generator[Connection]:
+def connected(where: Where, unreached: str = "can't be reached") -> Generator[Connection]:
+    """Give a connection. What fails is raised as `Where.trouble` has it."""
     try:
         connection = where.connect()
     except psycopg.Error as error:
-        raise where.trouble(error, "can't be reached") from error
+        raise where.trouble(error, unreached) from error
     try:
         with connection:
             yield connection
