@@ -129,9 +129,8 @@ def _prefix(own: str, pin: Pin) -> Engine:
                 from happened.stores.postgres_prefix import PostgresPrefix  # lazy: see above
             return PostgresPrefix(pin.path, pin.position, pin.check)
         except (Invalid, StoreFailed) as error:
-            raise type(error)(
-                f"{own} is a branch of a log that can't be opened: {error}. Where that is gone for good, drop the branch", url=pin.path
-            ) from error
+            text = f"{own} is a branch of a log that can't be opened: {error}. Where that is gone for good, drop the branch"
+            raise type(error)(text, **{**error.facts, "url": pin.path}) from error
     path = Path(own).parent / pin.path
     if not path.is_file():
         raise Invalid(f"{own} is a branch of {path}, which is not there: put it back, or drop the branch", path=str(path))

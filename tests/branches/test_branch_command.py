@@ -165,17 +165,19 @@ def test_a_branch_of_a_branch(folder: Path) -> None:
 
 
 def test_a_branch_by_other_code(folder: Path) -> None:
-    """What if overdrafts had been refused; and a branch of which nothing is otherwise."""
+    """What if overdrafts had been refused; and a branch of which nothing is otherwise, in a folder of its own."""
     assert run(folder, "branch", "new", "strict", "--at", "0", "--code", "bank:stricter")[0] == 0
     assert run(folder, "branch", "run", "strict")[0] == 0
     found = told(folder, "branch", "diff", "strict")
     assert [record["name"] for record in found["added"]] == ["refusal"]
     assert Decimal(found["rows"][0]["after"]["amount"]) == 100
 
-    assert run(folder, "branch", "new", "same", "--at", "0")[0] == 0
-    assert run(folder, "branch", "run", "same")[0] == 0
-    code, output, _ = run(folder, "branch", "diff", "same")
+    there = ("--folder", "kept")
+    assert run(folder, "branch", "new", "same", "--at", "0", *there)[0] == 0
+    assert run(folder, "branch", "run", "same", *there)[0] == 0
+    code, output, _ = run(folder, "branch", "diff", "same", *there)
     assert (code, output) == (0, "nothing differs\n")
+    assert {path.name for path in (folder / "kept").iterdir()} == {"bank.branch-same.json", "bank.branch-same.db"}
 
 
 def test_inserts_and_clocks_and_clearing(folder: Path) -> None:

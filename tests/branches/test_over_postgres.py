@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any
@@ -155,6 +156,38 @@ def test_what_comes_behind_the_pin_is_not_seen(tmp_path: Path) -> None:
         assert branch.record(Paid("a1", Decimal(1)), id="paid-1").repeated
 
 
+def test_the_log_goes_on_while_branches_of_it_are_opened_and_read(tmp_path: Path) -> None:
+    """Each is what it was when it was kept, whenever it is looked at."""
+    url, kept = fresh(), f"sqlite:///{tmp_path}/desk.branch-x.db"
+    saved(url, kept)
+    with desk.open(kept, run=False, views="memory:") as branch:
+        expected, found = told(branch), branch.states(Balance)
+    stop = threading.Event()
+    with desk.open(url, views="memory:") as origin:
+
+        def busy() -> None:
+            number = 0
+            while not stop.is_set():
+                number += 1
+                origin.record(Paid(f"a{number % 3}", Decimal(1)), id=f"busy-{number}")
+
+        thread = threading.Thread(target=busy)
+        thread.start()
+        try:
+            for number in range(8):
+                origin.catch_up(origin.log.wait(origin.log.head, 10))
+                with desk.open(kept, run=False, views="memory:") as branch:
+                    assert told(branch) == expected
+                    for account in ("a0", "a1", "a2"):
+                        own = [record for record in expected if getattr(record.body, "account", "") == account]
+                        assert list(branch.log.read(h.query(account=account))) == own
+                        assert branch.state(Balance, account) == found[account,]
+                    assert branch.log.find(f"busy-{number + 1}") == []
+        finally:
+            stop.set()
+            thread.join()
+
+
 Owner = Annotated[str, h.Tag("owner")]
 
 
@@ -252,6 +285,11 @@ def test_a_password_is_not_kept_and_where_it_is_missing_that_is_said(tmp_path: P
             assert "a branch keeps no password: give it in PGPASSWORD" in errors
             assert text in errors
             assert "desk.branch-x.db is a branch of a log" in errors
+        own.stop()
+        with pytest.raises(h.StoreFailed, match=r"desk\.branch-x\.db is a branch of a log that can't be opened") as raised:
+            desk.open(kept, run=False)
+        assert raised.value.facts["url"] == f"postgresql://clerk@/postgres?host={own.folder}&schema=desk"
+        own.start()
     finally:
         own.remove()
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple  # Any: rows of the columns that were asked for
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit
 
 import psycopg
 from psycopg import conninfo
@@ -218,11 +218,10 @@ def where_in(url: str) -> Where:
     kept = [(key, value) for key, value in pairs if key != "schema"]
     given = {key for key, _ in kept}
     kept += [(key, value) for key, value in _DEFAULTS.items() if key not in given]
-    connect = urlunsplit(("postgresql", parts.netloc, parts.path, _query(kept), ""))
+    connect = f"postgresql://{parts.netloc}{parts.path}?{_query(kept)}"
     user, at, place = parts.netloc.rpartition("@")
-    said = urlunsplit(
-        (parts.scheme, user.partition(":")[0] + at + place, parts.path, _query([one for one in pairs if one[0] not in _SECRET]), "")
-    )
+    shown = _query([one for one in pairs if one[0] not in _SECRET])
+    said = f"{parts.scheme}://{user.partition(':')[0]}{at}{place}{parts.path}{'?' if shown else ''}{shown}"
     if parts.fragment or (not at and "@" in parts.path + parts.query.partition("=")[0]):
         raise Invalid(_UNREADABLE)
     try:
