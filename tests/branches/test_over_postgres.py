@@ -14,10 +14,12 @@ import pytest
 
 import happened as h
 from happened.core.store import Commit
+from happened.edge.main import main
 from happened.opening import open_engine
 from happened.stores.over import Over
 from happened.stores.postgres_prefix import PostgresPrefix
 from happened.stores.postgres_tables import where_in
+from happened.testing import Clock
 from tests.branches.conftest import told
 from tests.branches.desk import Balance, Paid, desk
 from tests.servers import Server, fresh, server
@@ -39,7 +41,7 @@ def contents(url: str) -> dict[str, list[Any]]:
 
 def saved(url: str, kept: str) -> None:
     """Make a log of twenty payments, and keep a branch of it in which the third is another one."""
-    with desk.open(url, run=False, views="memory:") as origin:
+    with desk.open(url, run=False, views="memory:", source=Clock()) as origin:
         for number in range(20):
             origin.record(Paid(f"a{number % 3}", Decimal(number)), id=f"paid-{number}")
         third = origin.log.find("paid-2")[0].position
@@ -154,6 +156,105 @@ def test_what_comes_behind_the_pin_is_not_seen(tmp_path: Path) -> None:
         assert not receipt.repeated
         assert branch.state(Balance, "a2", since=receipt) == Balance("a2", Decimal(562))
         assert branch.record(Paid("a1", Decimal(1)), id="paid-1").repeated
+
+
+SAID = [
+    ["show", "paid-2"],
+    ["state", "Balance", "a2"],
+    ["view", "Balance", "--order", "account"],
+    ["rebuild", "Balance"],
+    ["stuck"],
+    ["replicas"],
+    ["trace", "paid-2"],
+    ["why", "Balance", "a2"],
+    ["at", "18", "state", "Balance"],
+    ["at", "18", "view", "Balance", "--order", "account"],
+    ["diff", "17", "23"],
+    ["step", "account=a2", "--all"],
+    ["blame", "Balance", "a2", "amount"],
+    ["bisect", "amount < 510", "Balance", "a2"],
+    ["check"],
+    ["check", "--decide"],
+    ["check", "--fold"],
+    ["compact"],
+    ["branch", "list"],
+]
+"""What says the same of one branch as of another that is like it."""
+DONE = [
+    ["tail", "-n", "100"],
+    ["views"],
+    ["workers"],
+    ["flow"],
+    ["latency", "Balance"],
+    ["snapshots", "--take"],
+    ["snapshots"],
+    ["verify"],
+    ["stats", "--count"],
+    ["copy", "--to", "copy.db"],
+    ["export", "export.jsonl"],
+    ["branch", "new", "again", "--drop", "26"],
+    ["branch", "run", "again"],
+    ["branch", "diff", "again"],
+    ["verify", "--log", "sqlite:///desk.branch-x.branch-again.db"],
+    ["branch", "drop", "again"],
+    ["erase", "mine", "--actor", "me", "--reason", "asked", "--yes"],
+    ["erase", "paid-1", "--actor", "me", "--reason", "asked", "--yes"],
+    ["verify"],
+]
+"""What also says when that was, how large, or of which log."""
+
+
+def test_each_command_does_with_a_branch_what_it_does_with_one_over_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And nothing is written to the log in PostgreSQL."""
+    found: list[list[tuple[list[str], int, str, object]]] = []
+    database = fresh()
+    for url in ("sqlite:///desk.db", database):
+        folder = tmp_path / str(len(found))
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        Path("pyproject.toml").write_text('[tool.happened]\napp = "tests.branches.desk:desk"\n')
+        saved(url, "sqlite:///desk.branch-x.db")
+        before = contents(database) if url == database else {}
+        answers: list[tuple[list[str], int, str, object]] = []
+        for command in [*SAID, *DONE]:
+            more = [] if "--log" in command else ["--log", "sqlite:///desk.branch-x.db"]
+            code = main([*command, *more])
+            said = capsys.readouterr()
+            answers.append((command, code, said.err, said.out if command in SAID else bool(said.out)))
+        found.append(answers)
+        if url == database:
+            assert contents(database) == before
+
+    for of_file, of_database in zip(*found, strict=True):
+        assert of_file == of_database
+    assert {" ".join(command): code for command, code, *_ in found[0] if code} == {
+        "diff 17 23": 1,
+        "bisect amount < 510 Balance a2": 1,
+        "compact": 2,
+        "workers": 1,
+        "branch diff again": 1,
+        "erase paid-1 --actor me --reason asked --yes": 2,
+    }
+
+
+def test_a_log_that_moves_is_found_by_its_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The branch notes the service, and not where that led."""
+    services, kept = tmp_path / "services", f"sqlite:///{tmp_path}/desk.branch-x.db"
+    monkeypatch.setenv("PGSERVICEFILE", str(services))
+
+    def lead_to(folder: Path) -> None:
+        services.write_text(f"[shop]\nhost={folder}\nuser=postgres\ndbname=postgres\n")
+
+    lead_to(server().folder)
+    saved(f"postgresql://?service=shop&schema={where_in(fresh()).schema}", kept)
+    lead_to(tmp_path)
+    with pytest.raises(h.StoreFailed, match=r"postgresql://\?service=shop&schema=\w+ can't be reached"):
+        desk.open(kept, run=False)
+    (tmp_path / ".s.PGSQL.5432").symlink_to(server().folder / ".s.PGSQL.5432")
+    with desk.open(kept, run=False, views="memory:") as branch:
+        assert branch.state(Balance, "a2") == Balance("a2", Decimal(555))
 
 
 def test_the_log_goes_on_while_branches_of_it_are_opened_and_read(tmp_path: Path) -> None:
