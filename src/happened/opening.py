@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING
 
 import msgspec
 
-from happened.core.errors import Broken, Invalid
+from happened.core.errors import Broken, Invalid, StoreFailed
 from happened.core.store import Engine
 from happened.core.world import Source
 from happened.log.adoption import adopted
@@ -84,6 +84,11 @@ def migrate(url: str) -> list[int]:
     return migrated(url)
 
 
+def schema_in(url: str) -> str:
+    """Return the schema that a URL of PostgreSQL names. `Invalid` where it can't be read."""
+    return _where_in(url).schema
+
+
 def _where_in(url: str) -> "Where":
     with _driver():
         from happened.stores.postgres_tables import where_in  # lazy: see above
@@ -106,17 +111,30 @@ def _over(store: SqliteStore) -> Over | None:
     if noted is None:
         return None
     pin = msgspec.json.decode(noted, type=Pin)
-    path = Path(store.path).parent / pin.path
-    if not path.is_file():
-        raise Invalid(f"{store.path} is a branch of {path}, which is not there: put it back, or drop the branch", path=str(path))
-    prefix = Prefix(str(path), pin.position)
-    under: Prefix | Over = prefix
+    prefix = _prefix(store.path, pin)
+    under = prefix
     try:
-        under = _over(prefix) or prefix
+        under = (_over(prefix) if isinstance(prefix, Prefix) else None) or prefix
         return Over(under, store, pin, owns=True)
     except BaseException:
         under.close()
         raise
+
+
+def _prefix(own: str, pin: Pin) -> Engine:
+    """Open what a branch in a file lies over, to read only."""
+    if is_postgres(pin.path):
+        try:
+            with _driver():
+                from happened.stores.postgres_prefix import PostgresPrefix  # lazy: see above
+            return PostgresPrefix(pin.path, pin.position, pin.check)
+        except (Invalid, StoreFailed) as error:
+            text = f"{own} is a branch of a log that can't be opened: {error}. Where that is gone for good, drop the branch"
+            raise type(error)(text, **{**error.facts, "url": pin.path}) from error
+    path = Path(own).parent / pin.path
+    if not path.is_file():
+        raise Invalid(f"{own} is a branch of {path}, which is not there: put it back, or drop the branch", path=str(path))
+    return Prefix(str(path), pin.position)
 
 
 def _sqlite_path(url: object) -> str | None:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import msgspec
 
 from happened.core.errors import Invalid
-from happened.core.store import Commit, Row, Wanted
+from happened.core.store import Commit, Engine, Row, Wanted
 from happened.core.world import Source
 from happened.log.held import held_by
 from happened.log.log import IDENTITY_NOTE, Identity, Log, place_of
@@ -291,16 +291,15 @@ def begins(origin: Origin, app: Wiring, edits: Iterable[Edit], at: int | datetim
 
 def save(log: Log, plan: Plan, url: str) -> None:
     """Keep a branch in a file: its rows and notes in one commit, and where its origin is, from there."""
-    below, path = plan.origin.log.engine, Path(url.removeprefix("sqlite:///"))
-    under = below.path if isinstance(below, SqliteStore | Over) else None
-    if under is None:
+    path = Path(url.removeprefix("sqlite:///"))
+    origin = _place_of(plan.origin.log.engine, path)
+    if origin is None:
         raise Invalid(
             "a branch of a log in memory can't be kept in a file; one of another branch can where that was saved before, opened by its URL and branched"
         )
     if not url.startswith("sqlite:///") or path.exists():
         shown = as_shown(url)
-        raise Invalid(f"`{shown}` names no new file to keep a branch in: write sqlite:///path", url=shown)
-    origin = os.path.relpath(Path(under).absolute(), path.absolute().parent)
+        raise Invalid(f"`{shown}` names no new file to keep a branch in, whatever it is of: write sqlite:///path", url=shown)
     rows = [row for page in log.engine.read(plan.after) for row in page]
     terms = [log.reader.row_terms(row) for row in rows]
     notes: dict[str, str | None] = {
@@ -312,6 +311,15 @@ def save(log: Log, plan: Plan, url: str) -> None:
         store.append(lambda _: Commit(rows, terms, notes), 0)
     finally:
         store.close()
+
+
+def _place_of(engine: Engine, path: Path) -> str | None:
+    """Return where a log is, as a branch in a file of this path notes it; `None` where nobody can open it again."""
+    where = getattr(engine, "where", None)  # a log in PostgreSQL knows where it is
+    if where is not None:
+        return str(where.said)
+    under = engine.path if isinstance(engine, SqliteStore | Over) else None
+    return os.path.relpath(Path(under).absolute(), path.absolute().parent) if under is not None else None
 
 
 def planned(log: Log, app: Wiring, edits: Iterable[Edit], at: int | datetime | None) -> Plan:

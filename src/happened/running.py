@@ -1005,7 +1005,7 @@ class Branch(Running):
     def save(self, url: str) -> None:
         """Keep it in a file of its own, which holds only what it does not share: opened by its URL it lies over its origin again.
 
-        `Invalid` where the origin is in memory, or the file is there.
+        An origin in PostgreSQL is noted without a password, and only read from there. `Invalid` where the origin is in memory, or the file is there.
         """
         save(self.log, self._plan, url)
 

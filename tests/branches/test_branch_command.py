@@ -1,13 +1,17 @@
 """`happened branch`, as it is run: branches kept in files beside the log."""
 
 import json
+import re
 import subprocess
 import sys
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
+
+from tests.servers import fresh
 
 BANK = """
 from collections.abc import Iterator
@@ -50,19 +54,32 @@ stricter = h.App("bank", records=[Paid], deciders=[strict], views=[Balance])
 """
 
 FILL = """
+import sys
 from decimal import Decimal
 from bank import *
-with app.open("sqlite:///bank.db") as running:
+with app.open(sys.argv[1]) as running:
     running.record(Paid("ann", Decimal(100)), id="salary")
     running.dispatch(Draw("ann", Decimal(130)), id="car")
 """
 
+FILE, DATABASE = "a file", "PostgreSQL"
+BOTH = pytest.mark.parametrize("folder", [FILE, DATABASE], indirect=True)
+
+
+def emptied() -> str:
+    """Return the URL of a log in the schema `bank`, without the one that an earlier test has left there."""
+    url = re.sub("schema=.*", "schema=bank", fresh())
+    with psycopg.connect(url.partition("&")[0]) as connection:
+        connection.execute("drop schema if exists bank cascade")
+    return url
+
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    url = emptied() if getattr(request, "param", FILE) == DATABASE else "sqlite:///bank.db"
     (tmp_path / "bank.py").write_text(BANK)
-    (tmp_path / "pyproject.toml").write_text('[tool.happened]\napp = "bank:app"\nlog = "sqlite:///bank.db"\n')
-    subprocess.run([sys.executable, "-c", FILL], cwd=tmp_path, check=True, timeout=60)
+    (tmp_path / "pyproject.toml").write_text(f'[tool.happened]\napp = "bank:app"\nlog = "{url}"\n')
+    subprocess.run([sys.executable, "-c", FILL, url], cwd=tmp_path, check=True, timeout=60)
     return tmp_path
 
 
@@ -83,6 +100,7 @@ def position_of(folder: Path, id: str, *log: str) -> str:
     return str(told(folder, "show", "--id", id, *log)[0]["position"])
 
 
+@BOTH
 def test_a_branch_from_its_making_to_its_end(folder: Path) -> None:
     """Made, edited, run, compared, looked at by other commands, listed, dropped."""
     salary = position_of(folder, "salary")
@@ -116,6 +134,7 @@ def test_a_branch_from_its_making_to_its_end(folder: Path) -> None:
     assert {path.name for path in folder.iterdir() if "branch" in path.name} == set()
 
 
+@BOTH
 def test_a_branch_of_a_branch(folder: Path) -> None:
     """It is made, listed, run, looked at and compared by the first one's URL, and goes with it only by hand."""
     rich = ("--log", "sqlite:///bank.branch-rich.db")
@@ -146,17 +165,19 @@ def test_a_branch_of_a_branch(folder: Path) -> None:
 
 
 def test_a_branch_by_other_code(folder: Path) -> None:
-    """What if overdrafts had been refused; and a branch of which nothing is otherwise."""
+    """What if overdrafts had been refused; and a branch of which nothing is otherwise, in a folder of its own."""
     assert run(folder, "branch", "new", "strict", "--at", "0", "--code", "bank:stricter")[0] == 0
     assert run(folder, "branch", "run", "strict")[0] == 0
     found = told(folder, "branch", "diff", "strict")
     assert [record["name"] for record in found["added"]] == ["refusal"]
     assert Decimal(found["rows"][0]["after"]["amount"]) == 100
 
-    assert run(folder, "branch", "new", "same", "--at", "0")[0] == 0
-    assert run(folder, "branch", "run", "same")[0] == 0
-    code, output, _ = run(folder, "branch", "diff", "same")
+    there = ("--folder", "kept")
+    assert run(folder, "branch", "new", "same", "--at", "0", *there)[0] == 0
+    assert run(folder, "branch", "run", "same", *there)[0] == 0
+    code, output, _ = run(folder, "branch", "diff", "same", *there)
     assert (code, output) == (0, "nothing differs\n")
+    assert {path.name for path in (folder / "kept").iterdir()} == {"bank.branch-same.json", "bank.branch-same.db"}
 
 
 def test_inserts_and_clocks_and_clearing(folder: Path) -> None:
@@ -199,12 +220,44 @@ def test_another_log_in_the_place_of_the_origin_is_diverged(folder: Path) -> Non
     assert run(folder, "branch", "new", "x")[0] == 0
     for path in folder.glob("bank*.db*"):
         path.unlink()
-    subprocess.run([sys.executable, "-c", FILL], cwd=folder, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", FILL, "sqlite:///bank.db"], cwd=folder, check=True, timeout=60)
 
     code, _, errors = run(folder, "branch", "run", "x")
 
     assert code == 2
     assert "is not the one that `x` is a branch of" in errors
+
+
+@pytest.mark.parametrize("folder", [DATABASE], indirect=True)
+def test_branches_of_a_log_in_postgresql_lie_where_it_is_said(folder: Path) -> None:
+    """In a folder that is named, called after the schema; else by `--log` in the current folder. What is gone is said, and its branches can be dropped."""
+    url = (folder / "pyproject.toml").read_text().partition('log = "')[2].partition('"')[0]
+    (folder / "pyproject.toml").write_text('[tool.happened]\napp = "bank:app"\n')
+    own = ("--log", url)
+    salary = position_of(folder, "salary", *own)
+    for there in ("", "kept/here"):
+        more = ("--folder", there) if there else ()
+        assert run(folder, "branch", "new", "x", "--drop", salary, *own, *more)[0] == 0
+        code, output, errors = run(folder, "branch", "run", "x", *own, *more)
+        assert code == 0, errors
+        path = Path(there) / "bank.branch-x"
+        assert f"--log sqlite:///{path}.db" in output
+        assert (folder / f"{path}.json").is_file()
+        assert told(folder, "branch", "diff", "x", *own, *more)["missing"][0]["id"] == "salary"
+        assert told(folder, "view", "Balance", "ann", "--log", f"sqlite:///{path}.db")["amount"] == "-130"
+        assert run(folder, "check", "--decide", "--log", f"sqlite:///{path}.db")[0] == 0
+        assert run(folder, "at", "2", "state", "Balance", "--log", f"sqlite:///{path}.db")[0] == 0
+        assert run(folder, "snapshots", "--take", "--log", f"sqlite:///{path}.db")[0] == 0
+
+    emptied()
+    code, _, errors = run(folder, "view", "Balance", "ann", "--log", "sqlite:///bank.branch-x.db")
+    assert code == 2
+    assert "bank.branch-x.db is a branch of a log that can't be opened: there is no log at postgresql://" in errors
+    assert "there is no log at" in run(folder, "branch", "run", "x", *own)[2]
+    assert "there is no log at" in run(folder, "branch", "run", "y", *own)[2]
+    assert run(folder, "branch", "drop", "x", *own)[0] == 0
+    assert "there is no log at" in run(folder, "branch", "list", *own)[2]
+    assert not list(folder.glob("bank.branch*"))
 
 
 SHARING = """

@@ -19,6 +19,7 @@ from tests.branches.conftest import Make, told
 from tests.branches.desk import Balance, Draw, Drawn, Opened, Paid, Warn, Warned, charge, desk, draw, remind, tariff, warn, watch
 from tests.programs import p08_branch
 from tests.programs.p02_order import PlaceOrder, StockReceived, Wish, price, shop
+from tests.servers import fresh
 
 
 def fee_of(fee: int) -> Callable[[str, Decimal], Decimal]:
@@ -453,12 +454,13 @@ def test_a_difference_says_how_much_it_hides(running: h.Running) -> None:
     assert Warned.__name__ in str(difference)
 
 
+@pytest.mark.parametrize("kept", ["file", "PostgreSQL"])
 @pytest.mark.parametrize("seed", range(4))
-def test_a_branch_of_a_saved_branch_is_saved_and_opened_again(tmp_path: Path, seed: int) -> None:
-    """Three deep; each is read, found by its index, verified and gone on with as what it was in memory; those below may go on meanwhile."""
+def test_a_branch_of_a_saved_branch_is_saved_and_opened_again(tmp_path: Path, seed: int, kept: str) -> None:
+    """Three deep, over a log in a file or in PostgreSQL; each is read, found by its index, verified and gone on with as what it was in memory; those below may go on meanwhile."""
     chance = random.Random(seed)
     print(f"seed {seed}")
-    urls = [f"sqlite:///{tmp_path}/desk{number}.db" for number in range(4)]
+    urls = [f"sqlite:///{tmp_path}/desk{number}.db" if number or kept == "file" else fresh() for number in range(4)]
     with desk.open(urls[0], source=Clock(), views="memory:", gateways={tariff: fee_of(2)}) as running:
         for number in range(20):
             running.record(Paid(f"a{chance.randrange(3)}", Decimal(chance.randrange(50))), id=f"paid-{number}")
@@ -493,3 +495,26 @@ def test_a_branch_of_an_unsaved_branch_is_not_saved(tmp_path: Path) -> None:
             pytest.raises(h.Invalid, match="one of another branch can where that was saved"),
         ):
             other.save(f"sqlite:///{tmp_path}/other.db")
+
+
+@pytest.mark.parametrize("kept", ["file", "PostgreSQL"])
+def test_what_was_erased_is_given_again_as_erased_and_the_chain_of_the_branch_holds(tmp_path: Path, kept: str) -> None:
+    """A fact, with a tag that was kept and without; in memory and saved."""
+    url = fresh() if kept == "PostgreSQL" else f"sqlite:///{tmp_path}/desk.db"
+    with desk.open(url, source=Clock(), views="memory:", gateways={tariff: fee_of(2)}) as running:
+        for number in range(4):
+            running.record(Paid(f"a{number % 2}", Decimal(9)), id=f"paid-{number}", occurred=datetime(2026, 1, 1, tzinfo=UTC))
+            running.dispatch(Draw(f"a{number % 2}", Decimal(2)), id=f"draw-{number}")
+        running.settled(wait_seconds_max=20)
+        for erased, tags in (("paid-1", ("account",)), ("paid-3", ())):
+            running.erase(erased, actor="me", reason="asked for", keep=tags)
+        for place in (0, at(running, "draw-2") - 1, running.log.head):
+            with running.branch(at=place) as branch:
+                assert not branch.diff(), str(branch.diff())
+                assert branch.log.verify().position == branch.log.head
+        with running.branch(h.Drop(at(running, "paid-0"))) as branch:
+            branch.save(f"sqlite:///{tmp_path}/desk.branch-x.db")
+            expected = told(branch)
+    with h.open_log(f"sqlite:///{tmp_path}/desk.branch-x.db") as log:
+        assert log.verify().position == log.head
+        assert [record.id for record in log.read() if record.kind != "system"] == [record.id for record in expected]

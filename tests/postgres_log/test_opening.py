@@ -126,6 +126,16 @@ def test_a_server_that_is_away_or_full_may_be_back_and_one_that_refuses_stays_so
         own.remove()
 
 
+def test_a_url_without_a_host_is_what_libpq_takes() -> None:
+    """The environment and services say where that is, or the socket's folder does."""
+    for url in ("postgresql:///shop?host=/run/postgresql", "postgres:///shop", "postgresql://?service=shop", "postgresql://me@/shop"):
+        where = where_in(url)
+        assert where.said == url
+        assert where_in(where.said) == where
+    found = conninfo.conninfo_to_dict(where_in("postgresql:///shop?host=/run/postgresql&schema=bank").to)
+    assert (found["dbname"], found["host"], found.get("user")) == ("shop", "/run/postgresql", None)
+
+
 def test_a_password_is_not_shown() -> None:
     where = where_in("postgresql://me:secret@host/db?schema=shop&password=other")
     assert where.said == "postgresql://me@host/db?schema=shop"

@@ -70,6 +70,13 @@ def is_erased(record: RawRecord) -> bool:
     return bytes(record.body) == ERASED and b'"h"' in bytes(record.extra) and decode_extra(record.extra).erased is not None
 
 
+def link_of_erased(extra: bytes) -> tuple[bytes, bytes]:
+    """Return the extra of a record and the digest of its body as the chain holds them, by what stands there since the body was erased."""
+    told = decode_extra(extra)
+    without = encode(msgspec.structs.replace(told, erased=None, kept=()))
+    return b"" if without == b"{}" else without, bytes.fromhex(told.erased or "")
+
+
 def body_digest(salt: bytes, body: bytes) -> bytes:
     """Return what the chain holds of a body."""
     return _sha256(salt + body).digest()
@@ -83,10 +90,7 @@ def digest_of(before: bytes, row: Row) -> bytes:
     for _, record in taken_apart(row):
         extra = bytes(record.extra)
         if is_erased(record):
-            erased = decode_extra(extra).erased or ""
-            without = encode(msgspec.structs.replace(decode_extra(extra), erased=None, kept=()))
-            extra = b"" if without == b"{}" else without
-            body = bytes.fromhex(erased)
+            extra, body = link_of_erased(extra)
         else:
             body = _sha256(row.salts[start : start + SALT_BYTES] + bytes(record.body)).digest()
         link += b"%d %d %b%b" % (record.number, len(extra), extra, body)

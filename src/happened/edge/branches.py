@@ -1,6 +1,7 @@
 """`happened branch`: what would have been, kept in files beside the log.
 
 `shop.branch-NAME.json` says what is to be otherwise; `shop.branch-NAME.db` is what came of it, a log over `shop.db` that all other commands can look at.
+Those of a log in PostgreSQL are called after its schema, and lie in the current folder, or in that of the settings where those name the log.
 """
 
 import argparse
@@ -17,10 +18,11 @@ import msgspec
 from happened.app import App
 from happened.core.errors import Diverged, Invalid, NotThere
 from happened.core.messages import Command, Event, name_of
-from happened.edge.settings import SQLITE, log_url, the_app
+from happened.edge.settings import SQLITE, log_folder, log_url, the_app
 from happened.edge.words import print_json
 from happened.log.log import Log
 from happened.log.row import taken_apart
+from happened.opening import is_postgres, schema_in
 from happened.running import Running, compared
 from happened.sourcing.edits import Answer, Change, Clock, Drop, Edit, Insert
 from happened.wiring import strict
@@ -131,6 +133,8 @@ def _diff(asked: argparse.Namespace) -> int:
 def _list(asked: argparse.Namespace) -> int:
     base = _base(asked)
     plans = [_read(path) for path in _branches_of(base)]
+    if not plans:
+        log_url(asked.log)  # where there is no log that is said
     if asked.json:
         print_json(plans)
         return 0
@@ -163,8 +167,10 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {"branch": branch}
 
 
 def _base(asked: argparse.Namespace) -> Path:
-    """Return the path of the log without its ending: what names of branches begin with."""
-    return Path(log_url(asked.log).removeprefix(SQLITE).removesuffix(".db"))
+    """Return what the paths of a log's branches begin with: the path of the log without its ending, or its schema. The log need not be there any more."""
+    url = log_url(asked.log, there=False)
+    base = log_folder(asked.log) / schema_in(url) if is_postgres(url) else Path(url.removeprefix(SQLITE).removesuffix(".db"))
+    return base if asked.folder is None else Path(asked.folder) / base.name
 
 
 def _branches_of(base: Path) -> list[Path]:
@@ -185,6 +191,7 @@ def _url(asked: argparse.Namespace) -> str:
 def _planned(asked: argparse.Namespace) -> Planned:
     path = _path(asked)
     if not path.is_file():
+        log_url(asked.log)  # where there is no log that is said
         raise NotThere(f"there is no branch `{asked.name}`: `happened branch list` lists them", name=asked.name)
     return _read(path)
 
@@ -197,6 +204,7 @@ def _read(path: Path) -> Planned:
 
 
 def _keep(path: Path, plan: Planned) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_suffix(".new")
     fresh.write_bytes(msgspec.json.format(msgspec.json.encode(plan)))
     fresh.replace(path)
@@ -205,8 +213,9 @@ def _keep(path: Path, plan: Planned) -> None:
 def _discard(asked: argparse.Namespace) -> None:
     """Delete what came of a branch."""
     path = _path(asked).with_suffix("")
-    for ending in (".db", ".db-wal", ".db-shm", ".views.db", ".views.db-wal", ".views.db-shm"):
-        path.with_name(path.name + ending).unlink(missing_ok=True)
+    for file in (".db", ".views.db", ".snapshots.db"):
+        for ending in ("", "-wal", "-shm"):
+            path.with_name(path.name + file + ending).unlink(missing_ok=True)
 
 
 def _told(asked: argparse.Namespace, plan: Planned, text: str) -> int:

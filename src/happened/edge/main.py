@@ -310,6 +310,11 @@ def add_branch(add: Callable[..., argparse.ArgumentParser]) -> None:
     branch.add_argument(
         "--drop", metavar="POSITION", action="append", default=[], help="leave out a command, a fact, or an event that was decided"
     )
+    branch.add_argument(
+        "--folder",
+        metavar="FOLDER",
+        help="where branches are kept, if not beside the log's file; for a log in PostgreSQL: if not in the current folder",
+    )
     branch.add_argument("--clear", action="store_true", help="with edit: forget the edits that there are")
     branch.add_argument("--code", metavar="MODULE:APP", help="run with this code")
     branch.add_argument("--limit", type=counted, default=20, metavar="COUNT", help="lines of each kind that diff shows (20)")

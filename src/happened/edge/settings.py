@@ -102,6 +102,11 @@ def _log_set() -> str | None:
     return f"{SQLITE}{folder / url.removeprefix(SQLITE)}"
 
 
+def log_folder(given: str | None) -> Path:
+    """Return the folder that belongs to a log that is no file: of the settings where those name the log, else the current one."""
+    return Path() if given is not None else _settings()[0]
+
+
 def declared_differences() -> list[str]:
     """Return the fields that may come out otherwise, as `OrderPlaced.total`: `may-differ` in the settings."""
     return list(_settings()[1].get(LISTED, []))

@@ -49,7 +49,7 @@ RECORDS_MAX = 10_000
 
 encode, decode_extra = chain.encode, chain.decode_extra
 digest_of, taken_apart, taken_apart_text = chain.digest_of, chain.taken_apart, chain.taken_apart_text
-is_erased, body_digest = chain.is_erased, chain.body_digest
+is_erased, link_of_erased, body_digest = chain.is_erased, chain.link_of_erased, chain.body_digest
 ERASED, SALT_BYTES = chain.ERASED, chain.SALT_BYTES
 Extra = chain.Extra
 RawRecord = chain.RawRecord
@@ -152,8 +152,10 @@ def seal(before: bytes, position: int, at: int, header: Header, asked: Written |
         digest = _sha256(salts[start : start + SALT_BYTES] + body).digest()
         if record.extra:
             extra = record.extra
+            if body == ERASED and is_erased(RawRecord(number, msgspec.Raw(body), msgspec.Raw(extra))):  # given again to a branch
+                extra, digest = link_of_erased(extra)
             link += b"%d %d %b%b" % (number, len(extra), extra, digest)
-            texts.append(f"[{number},{body.decode()},{extra.decode()}]")
+            texts.append(f"[{number},{body.decode()},{record.extra.decode()}]")
         else:
             link += b"%d 0 %b" % (number, digest)
             texts.append(f"[{number},{body.decode()}]" if record.kept else digest_alone(number, digest))

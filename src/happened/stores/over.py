@@ -33,7 +33,7 @@ class Pin(msgspec.Struct, frozen=True):
     names: int
     """The highest number of a name up to there: the index of what lies below knows no other."""
     path: str = ""
-    """Where the other log is, relative to this one's folder; empty for one in memory."""
+    """Where the other log is: a path, relative to this one's folder, or the URL of one in PostgreSQL, without a password; empty for one in memory."""
 
     @property
     def head(self) -> Head:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple  # Any: rows of the columns that were asked for
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit
 
 import psycopg
 from psycopg import conninfo
@@ -221,11 +221,10 @@ def where_in(url: str) -> Where:
     given = {key for key, _ in kept}
     defaults = {"connect_timeout": str(CONNECT_SECONDS_MAX), "fallback_application_name": _session_name(schema)}
     kept += [(key, value) for key, value in defaults.items() if key not in given]
-    connect = urlunsplit(("postgresql", parts.netloc, parts.path, _query(kept), ""))
+    connect = f"postgresql://{parts.netloc}{parts.path}?{_query(kept)}"
     user, at, place = parts.netloc.rpartition("@")
-    said = urlunsplit(
-        (parts.scheme, user.partition(":")[0] + at + place, parts.path, _query([one for one in pairs if one[0] not in _SECRET]), "")
-    )
+    shown = _query([one for one in pairs if one[0] not in _SECRET])
+    said = f"{parts.scheme}://{user.partition(':')[0]}{at}{place}{parts.path}{'?' if shown else ''}{shown}"
     if parts.fragment or (not at and "@" in parts.path + parts.query.partition("=")[0]):
         raise Invalid(_UNREADABLE)
     try:
@@ -272,16 +271,30 @@ def number_of(where: Where, connection: Connection) -> int:
 def check_there(url: str) -> None:
     """Raise `Invalid` unless a log is there; `StoreFailed` where that can't be seen now (see `Where.trouble`). Nothing is made."""
     where = where_in(url)
-    with _connected(where) as connection:
-        if not number_of(where, connection):
-            raise Invalid(f"there is no log at {where.said}", url=where.said)
+    with connected(where) as connection:
+        _check_made(where, number_of(where, connection))
+
+
+def _check_made(where: Where, number: int) -> None:
+    if not number:
+        raise Invalid(f"there is no log at {where.said}", url=where.said)
+
+
+def seen_there(where: Where, *, unreached: str) -> Connection:
+    """Do what `check_there` does, for a log that is to be read as it is; return the connection, which is closed. `unreached` is said where nobody answers.
+
+    `Invalid`, too, for a schema that a newer release has made. One that an older release has made is read as it is.
+    """
+    with connected(where, unreached) as connection:
+        _check_made(where, _checked(number_of(where, connection), where))
+    return connection
 
 
 def is_open_elsewhere(url: str) -> bool:
     """Say whether any session of a log is to be seen. Not seen are those that a URL names otherwise, of other roles, and idle ones behind a pooler."""
     where = where_in(url)
     deadline = time.monotonic() + ENDING_SECONDS_MAX
-    with _connected(where) as connection:
+    with connected(where) as connection:
         while connection.execute(
             "select 1 from pg_stat_activity where datname = current_database() and application_name = %s and pid <> pg_backend_pid()",
             (_session_name(where.schema),),
@@ -295,16 +308,17 @@ def is_open_elsewhere(url: str) -> bool:
 def migrated(url: str) -> list[int]:
     """Take the steps that were not taken yet; return their numbers. `Invalid` and `StoreFailed` as `Where.trouble` has it."""
     where = where_in(url)
-    with _connected(where) as connection:
+    with connected(where) as connection:
         return migrate(where, connection)
 
 
 @contextmanager
-def _connected(where: Where) -> Generator[Connection]:
+def connected(where: Where, unreached: str = "can't be reached") -> Generator[Connection]:
+    """Give a connection. What fails is raised as `Where.trouble` has it."""
     try:
         connection = where.connect()
     except psycopg.Error as error:
-        raise where.trouble(error, "can't be reached") from error
+        raise where.trouble(error, unreached) from error
     try:
         with connection:
             yield connection
