@@ -36,14 +36,14 @@ class SqliteDialect:
         return f"replace into {quoted(table)} ({listed}) values ({marks})"  # noqa: S608 - names are quoted, values bound
 
     def put_many(self, connection: Connection, table: Tabled, rows: Sequence[Sequence[Any]]) -> None:
-        """Write rows, many by a statement."""
-        whole = len(rows) - len(rows) % MANY
-        if whole:
-            another = f", ({', '.join('?' * len(table.written))})"
-            many = table.upsert + another * (MANY - 1)
-            for start in range(0, whole, MANY):
-                connection.execute(many, list(itertools.chain.from_iterable(rows[start : start + MANY])))
-        connection.executemany(table.upsert, rows[whole:])
+        """Write rows, many by a statement: each one lets go of the interpreter's lock."""
+        another = f", ({', '.join('?' * len(table.written))})"
+        start, many = 0, MANY
+        while start < len(rows):
+            while many > len(rows) - start:
+                many //= 2  # few different statements, which are kept prepared
+            connection.execute(table.upsert + another * (many - 1), list(itertools.chain.from_iterable(rows[start : start + many])))
+            start += many
 
     def delete_many(self, connection: Connection, table: Tabled, keys: Sequence[Sequence[Any]]) -> None:
         """Delete rows one by one."""
