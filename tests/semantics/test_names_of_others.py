@@ -1,5 +1,9 @@
 """What another process has recorded is read by one that was open before it had a name for it."""
 
+from collections.abc import Iterator
+
+import pytest
+
 import happened as h
 from tests.semantics.model import Deposit, Deposited, bank
 
@@ -25,3 +29,36 @@ def test_what_came_of_a_command_is_heard_by_who_was_open_before(any_url: str) ->
 
     assert found.events == (Deposited("a", 3),)
     assert found.position == receipt.position
+
+
+def test_what_another_process_has_named_is_found_by_its_name(any_url: str) -> None:
+    """From the moment on at which it is recorded, in either direction, with and without a tag."""
+    with bank.open(any_url, run=False) as before, bank.open(any_url, run=False) as other:
+        other.record(Deposited("a", 1))
+        for query in (h.query(names=["Deposited"]), h.query(names=["Deposited"], account="a")):
+            for backwards in (False, True):
+                assert [record.body for record in before.log.read(query, backwards=backwards)] == [Deposited("a", 1)]
+
+
+class Heard(h.Command):
+    amount: int
+
+
+def hear(event: Deposited) -> Iterator[Heard]:
+    yield Heard(event.amount)
+
+
+def heard(_command: Heard) -> Iterator[Deposited]:
+    return iter(())
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_what_another_process_has_named_is_not_settled_before_it_is_heard(any_url: str, whole: bool) -> None:
+    """Nobody hears it yet, since no process runs reactions: of what it has caused as of the whole log that is said."""
+    app = h.App("bank", records=[Deposited], deciders=[heard], reactions=[hear])
+    with app.open(any_url, run=False) as before, app.open(any_url, run=False) as other:
+        receipt = other.record(Deposited("a", 1))
+        with pytest.raises(h.Late, match="has not heard position"):
+            before.settled(None if whole else receipt, wait_seconds_max=0)
+        with app.open(any_url):
+            assert before.settled(None if whole else receipt).done
