@@ -17,6 +17,7 @@ import pytest
 import happened as h
 from happened.core.state import fold_of
 from happened.edge.main import main
+from happened.log import lease
 from happened.opening import look_at_rows, open_rows, open_snapshots
 from happened.shelf.postgres_rows import POSTGRES, numbered
 from happened.stores.postgres_tables import where_in
@@ -108,6 +109,61 @@ def test_views_may_lie_in_another_schema_and_another_kind_of_log_may_use_them(tm
         connection.execute("create table customer(name text)")
     with pytest.raises(h.Invalid, match="holds something else than views"):
         bank.open(url, views=views)
+
+
+TABLES_OF_LOG = ("log", "note", "head", "tag", "used", "block", "counted", "shelf")
+
+
+def replace_log(url: str, by: str) -> None:
+    """Put what one log holds in the place of another one, at one moment."""
+    there, here = where_in(by), where_in(url)
+    with psycopg.connect(server().url) as connection:
+        for table in TABLES_OF_LOG:
+            connection.execute(here.sql(f"delete from @{table}"))
+            connection.execute(here.sql(f"insert into @{table}") + there.sql(f" select * from @{table}"))
+
+
+@pytest.mark.parametrize("views", ["memory:", "file"])
+def test_views_are_not_folded_on_where_the_log_falls_back_to_an_older_copy(tmp_path: Path, views: str) -> None:
+    """As behind a pooler that hides it: no connection is lost, and when anybody looks the log has gone on another way, further than it was."""
+    url, copy = fresh(), fresh()
+    at = views if views == "memory:" else f"sqlite:///{tmp_path}/views.db"
+    with bank.open(url, views=at) as follows, bank.open(url, run=False) as writes:
+        follows.view(Account).get("a", since=writes.record(Paid("a", Decimal(1))))
+        bank.open(copy, run=False, views="memory:").close()
+        replace_log(copy, url)
+        last = writes.record(Paid("a", Decimal(10)))
+        assert follows.view(Account).get("a", since=last).balance == 11
+        with bank.open(copy, run=False, views="memory:") as otherwise:
+            for _ in range(3):
+                further = otherwise.record(Paid("a", Decimal(100)))
+
+        replace_log(url, copy)
+
+        with pytest.raises(h.Stuck, match="from another history"):
+            follows.view(Account).get("a", since=further.position)
+        assert follows.view(Account).get("a").balance == 11
+
+
+def test_who_does_not_follow_any_more_since_the_log_is_another_one_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It can't renew its lease there: that is said, and not what kept it from its work before."""
+    monkeypatch.setattr(lease, "LEASE_SECONDS", 1)
+    url, copy = fresh(), fresh()
+    with bank.open(url, views=f"sqlite:///{tmp_path}/views.db") as follows:
+        bank.open(copy, run=False, views="memory:").close()
+        replace_log(copy, url)
+        follows.view(Account).get("a", since=follows.record(Paid("a", Decimal(1))))
+
+        replace_log(url, copy)
+
+        view = follows.view(Account).of
+        while view.following.holder(view.build) is not None:
+            time.sleep(0.01)
+        view.build.failure, view.build.epoch = "the server is away", None  # as trouble leaves it
+        while view.following.failure is None:
+            time.sleep(0.01)
+        with pytest.raises(h.Late, match="older copy"):
+            follows.view(Account).get("a", since=1_000, wait_seconds_max=0)
 
 
 def test_views_of_another_release_are_refused() -> None:
