@@ -123,7 +123,6 @@ class Followers:
             try:
                 mine = self._mine()
                 if not mine:
-                    self.failure = self._leases.trouble
                     self._stop.wait(IDLE_SECONDS)
                     continue
                 behind = min(build.position for build in mine)
@@ -164,7 +163,7 @@ class Followers:
         for build in self._at_work():
             epoch = self._epoch(build)
             if epoch is None:
-                build.failure = None  # what kept this process from following does not matter any more
+                build.failure = self._leases.trouble  # and not what kept this process from following before
                 continue
             if build.retry_at > time.monotonic():
                 continue
@@ -175,7 +174,7 @@ class Followers:
                 self._failed(build, error)
                 continue
             if found is None:
-                build.failure = None  # as above
+                build.failure = self._leases.trouble  # as above
             elif found.broken is None:
                 mine.append(found)
         return mine
