@@ -163,6 +163,25 @@ def test_an_answer_that_is_lost_is_looked_for_and_what_comes_late_comes_to_nothi
     store.close()
 
 
+def test_what_others_have_recorded_in_its_place_is_not_taken_for_what_was_lost(url: str, proxy: Proxy) -> None:
+    """The commit never came to the server, and before anybody could look another process has recorded something at that position."""
+    store, other = opened(proxy.url(url)), opened(url)
+    scribe = Scribe(store)
+    scribe.append(Fact())
+    proxy.trouble, proxy.then = LOSE_COMMIT, lambda: Scribe(other, seen=1).append(Fact(id="others"))
+
+    assert store.append_ahead(facts(scribe, Fact(id="mine")), scribe.seen) is None
+
+    assert proxy.done == [LOSE_COMMIT]
+    assert list(other.find_id("mine")) == []
+    assert list(other.find_id("others")) == [2]
+    scribe.append(Fact(id="mine"))
+    check_whole(flat(other.read()))
+    assert list(other.find_id("mine")) == [3]
+    store.close()
+    other.close()
+
+
 Name = Annotated[str, h.Tag("purse")]
 
 
