@@ -9,7 +9,7 @@ import time
 from collections.abc import Generator, Iterator
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any  # Any: what a private method takes
 
 import psycopg
 import pytest
@@ -325,6 +325,37 @@ def test_an_owner_that_was_stopped_and_goes_on_writes_nothing() -> None:
         finally:
             os.kill(follower.pid, signal.SIGKILL)
             follower.join()
+
+
+@pytest.mark.parametrize("change", ["owner = owner + 1", "position = position - 1"])
+def test_a_page_is_not_written_where_another_owner_came_between(change: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After it was read another one has claimed the checkpoint, or set it: nothing of the page is written."""
+    url, failed, balances = fresh(), list[str](), list[str]()
+    with bank.open(url) as running:
+        running.view(Account).rows(since=running.record(Paid("a", Decimal(1))))
+        running.view(Total).get(since=running.log.head)
+        followers = running._followers
+        check, fail = followers._check_goes_on_there, followers._failed
+
+        def between(builds: Any) -> None:
+            check(builds)
+            monkeypatch.setattr(followers, "_check_goes_on_there", check)
+            with asked(url) as connection:
+                connection.execute(f"update _view set {change}".encode())
+
+        def hear(build: Any, error: Exception) -> None:
+            with asked(url) as connection:
+                balances.extend(balance for (balance,) in connection.execute('select balance from "Account"'))
+            failed.append(str(error))
+            fail(build, error)
+
+        monkeypatch.setattr(followers, "_check_goes_on_there", between)
+        monkeypatch.setattr(followers, "_failed", hear)
+        last = running.record(Paid("a", Decimal(1)))
+        with contextlib.suppress(h.Stuck):  # of a checkpoint that is nowhere
+            running.view(Account).rows(since=last)
+        assert "is followed by another process now" in str(failed[:1])
+        assert balances[0] == "1"
 
 
 def test_a_server_that_is_killed_is_found_again_and_views_go_on() -> None:
