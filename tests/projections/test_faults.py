@@ -149,14 +149,14 @@ def test_nothing_is_written_on_where_the_log_falls_back_to_an_older_copy(into: s
         running.projected(sales, since=writes.record(Sold("o-2", "a", ONE)))
         before = lines(into)
         with app(into).open(copy, run=False) as otherwise:
-            for number in range(3):
-                further = otherwise.record(Sold(f"x-{number}", "a", ONE))
+            otherwise.record_all([Sold(f"x-{number}", "a", ONE) for number in range(3)])
+            further = otherwise.log.head
 
         replace_log(url, copy)
 
         until(lambda: "another history" in str(running._projection(sales).failure))
         with pytest.raises(h.Diverged, match="another history"):
-            running.projected(sales, since=further.position)
+            running.projected(sales, since=further)
         assert lines(into) == before
 
 
