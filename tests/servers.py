@@ -15,6 +15,8 @@ from pathlib import Path
 
 import psycopg
 
+from happened.stores.postgres_tables import where_in
+
 NOT_ROOT = "nobody"
 """Whom the server runs as where root runs the tests: it refuses to run as root."""
 START_SECONDS_MAX = 30
@@ -170,3 +172,15 @@ def fresh() -> str:
     """Return the URL of a log that is still to be made, in a schema of its own; with `HAPPENED_POOLER` set through a pooler of so many connections."""
     where = pooler() if os.environ.get("HAPPENED_POOLER") else server()
     return f"{where.url}&schema=t{uuid.uuid4().hex[:12]}"
+
+
+TABLES_OF_LOG = ("log", "note", "head", "tag", "used", "block", "counted", "shelf")
+
+
+def replace_log(url: str, by: str) -> None:
+    """Put what one log holds in the place of another one, at one moment."""
+    there, here = where_in(by), where_in(url)
+    with psycopg.connect(server().url) as connection:
+        for table in TABLES_OF_LOG:
+            connection.execute(here.sql(f"delete from @{table}"))
+            connection.execute(here.sql(f"insert into @{table}") + there.sql(f" select * from @{table}"))

@@ -23,6 +23,7 @@ from happened.log.lease import Leases, Present, all_leases
 from happened.log.redrawing import redraw
 from happened.log.row import encode
 from happened.log.slices import SLICES, WHOLE, Piece, cut, handler_of, part_name, parts_in, progress_of, shared_among, slice_of, slicer
+from happened.log.worker import claimed
 from happened.notification.reacting import Reacting
 from happened.notification.reactor import Reactor
 from happened.stores.machine import Machine
@@ -784,3 +785,13 @@ def count(command: Count) -> Iterator[Counted]:
 
 reaction: Any = h.Reaction(on_came, by="key")
 app = h.App("failing", records=[Came], deciders=[count], reactions=[reaction])
+
+
+def test_a_former_owner_can_not_claim_again_what_another_one_has(quiet: h.Running) -> None:
+    """It won its lease, was paused before it claimed how far the work has come, and another one has done both since."""
+    claimed(quiet.log, HANDLER, 3, start=0)
+    noted = quiet.log.engine.notes("")
+    with pytest.raises(h.StoreFailed, match="another process's by now"):
+        claimed(quiet.log, HANDLER, 2, start=0)
+    assert quiet.log.engine.notes("") == noted
+    assert claimed(quiet.log, HANDLER, 3, start=0) == progress_of(quiet.log.engine, HANDLER)

@@ -85,6 +85,29 @@ def test_where_others_come_between_nothing_is_stored(url: str, how: str, what: s
     other.close()
 
 
+def test_in_another_history_of_the_same_length_nothing_is_stored(url: str) -> None:
+    """An older copy is in place of the log, and another process has gone on from there just as far: position and index are the same, what stands there is not."""
+    store = opened(url)
+    scribe = Scribe(store)
+    first, second = scribe.append(Fact(("x=1",), 16), Fact(("x=2",), 16))
+    with psycopg.connect(server().url, autocommit=True) as connection:
+        connection.execute(store.where.sql("delete from @log where position > 1"))
+        connection.execute(
+            store.where.sql("update @head set position = 1, at = %s, row = 1, filed = 1, tagged = 1, digest = %s"), (first.at, first.digest)
+        )
+    other = opened(url)
+    [instead] = Scribe(other, seen=1).append(Fact(("x=3",), 16))
+    assert (instead.position, other._standing.reading) == (second.position, store._standing.reading)
+
+    assert store.append_ahead(facts(scribe, Fact()), scribe.seen) is None
+    assert store.append_ahead(lambda _: Commit(), scribe.seen) is None
+    with pytest.raises(h.Diverged):
+        scribe.append(Fact())
+    assert flat(other.read()) == [first, instead]
+    store.close()
+    other.close()
+
+
 def test_the_lock_is_not_waited_for(url: str) -> None:
     store = opened(url)
     scribe = Scribe(store)
@@ -138,6 +161,25 @@ def test_an_answer_that_is_lost_is_looked_for_and_what_comes_late_comes_to_nothi
     check_whole(flat(store.read()))
     assert store.append_ahead(facts(scribe, Fact(id="fourth")), scribe.seen) is not None
     store.close()
+
+
+def test_what_others_have_recorded_in_its_place_is_not_taken_for_what_was_lost(url: str, proxy: Proxy) -> None:
+    """The commit never came to the server, and before anybody could look another process has recorded something at that position."""
+    store, other = opened(proxy.url(url)), opened(url)
+    scribe = Scribe(store)
+    scribe.append(Fact())
+    proxy.trouble, proxy.then = LOSE_COMMIT, lambda: Scribe(other, seen=1).append(Fact(id="others"))
+
+    assert store.append_ahead(facts(scribe, Fact(id="mine")), scribe.seen) is None
+
+    assert proxy.done == [LOSE_COMMIT]
+    assert list(other.find_id("mine")) == []
+    assert list(other.find_id("others")) == [2]
+    scribe.append(Fact(id="mine"))
+    check_whole(flat(other.read()))
+    assert list(other.find_id("mine")) == [3]
+    store.close()
+    other.close()
 
 
 Name = Annotated[str, h.Tag("purse")]

@@ -2,6 +2,7 @@
 
 import re
 import signal
+import threading
 import time
 from collections.abc import Callable
 from decimal import Decimal
@@ -16,7 +17,7 @@ from happened.core.store import Commit
 from happened.edge.main import main
 from happened.shelf.postgres_rows import RowsSchema
 from happened.stores.postgres import PostgresStore
-from happened.stores.postgres_tables import MIGRATIONS, check_there, migrated, where_in
+from happened.stores.postgres_tables import MIGRATIONS, check_there, migrate, migrated, where_in
 from happened.testing.rows import Fact, Scribe, check_whole, flat, read_by, terms_of, without
 from tests.programs.p01_bank import Account, Deposited, Transfer, bank
 from tests.servers import Server, fresh, server
@@ -198,6 +199,30 @@ def test_a_role_without_rights_is_told_and_one_with_a_schema_makes_its_tables() 
         running.record(Noted("mine"))
     with pytest.raises(h.Invalid, match="may not make the tables of the log"):
         notes.open(f"{by_role}&schema={where_in(refused).schema}")
+
+
+def test_who_comes_while_another_one_makes_the_tables_waits_and_finds_them() -> None:
+    """Both have seen that there are none; the second one waits until the first has committed, and has nothing to do then."""
+    url = fresh()
+    where = where_in(url)
+    made: list[object] = []
+
+    def make() -> None:
+        try:
+            made.append(migrated(url))
+        except h.Error as error:
+            made.append(error)
+
+    second = threading.Thread(target=make)
+    with where.connect() as connection, psycopg.connect(server().url, autocommit=True) as looks:
+        with connection.transaction():
+            assert migrate(where, connection) == [1, 2]
+            second.start()
+            while looks.execute("select 1 from pg_locks where not granted").fetchone() is None and second.is_alive():
+                time.sleep(0.01)
+        second.join()
+    assert made == [[]]
+    PostgresStore(url).close()
 
 
 def test_an_older_copy_in_its_place_is_another_history() -> None:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Generator, Iterator
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any  # Any: what a private method takes
 
 import psycopg
 import pytest
@@ -17,10 +17,11 @@ import pytest
 import happened as h
 from happened.core.state import fold_of
 from happened.edge.main import main
+from happened.log import lease
 from happened.opening import look_at_rows, open_rows, open_snapshots
 from happened.shelf.postgres_rows import POSTGRES, numbered
 from happened.stores.postgres_tables import where_in
-from tests.servers import Server, fresh, server
+from tests.servers import Server, fresh, replace_log, server
 
 Name = Annotated[str, h.Tag("name")]
 
@@ -108,6 +109,49 @@ def test_views_may_lie_in_another_schema_and_another_kind_of_log_may_use_them(tm
         connection.execute("create table customer(name text)")
     with pytest.raises(h.Invalid, match="holds something else than views"):
         bank.open(url, views=views)
+
+
+@pytest.mark.parametrize("views", ["memory:", "file"])
+def test_views_are_not_folded_on_where_the_log_falls_back_to_an_older_copy(tmp_path: Path, views: str) -> None:
+    """As behind a pooler that hides it: no connection is lost, and when anybody looks the log has gone on another way, further than it was."""
+    url, copy = fresh(), fresh()
+    at = views if views == "memory:" else f"sqlite:///{tmp_path}/views.db"
+    with bank.open(url, views=at) as follows, bank.open(url, run=False) as writes:
+        follows.view(Account).get("a", since=writes.record(Paid("a", Decimal(1))))
+        bank.open(copy, run=False, views="memory:").close()
+        replace_log(copy, url)
+        last = writes.record(Paid("a", Decimal(10)))
+        assert follows.view(Account).get("a", since=last).balance == 11
+        with bank.open(copy, run=False, views="memory:") as otherwise:
+            otherwise.record_all([Paid("a", Decimal(100))] * 3)
+            further = otherwise.log.head
+
+        replace_log(url, copy)
+
+        with pytest.raises(h.Stuck, match="from another history"):
+            follows.view(Account).get("a", since=further)
+        assert follows.view(Account).get("a").balance == 11
+
+
+def test_who_does_not_follow_any_more_since_the_log_is_another_one_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It can't renew its lease there: that is said, and not what kept it from its work before."""
+    monkeypatch.setattr(lease, "LEASE_SECONDS", 1)
+    url, copy = fresh(), fresh()
+    with bank.open(url, views=f"sqlite:///{tmp_path}/views.db") as follows:
+        bank.open(copy, run=False, views="memory:").close()
+        replace_log(copy, url)
+        follows.view(Account).get("a", since=follows.record(Paid("a", Decimal(1))))
+
+        replace_log(url, copy)
+
+        view = follows.view(Account).of
+        while view.following.holder(view.build) is not None:
+            time.sleep(0.01)
+        view.build.failure, view.build.epoch = "the server is away", None  # as trouble leaves it
+        while "older copy" not in str(view.build.failure):
+            time.sleep(0.01)
+        with pytest.raises(h.Late, match="older copy"):
+            follows.view(Account).get("a", since=1_000, wait_seconds_max=0)
 
 
 def test_views_of_another_release_are_refused() -> None:
@@ -281,6 +325,37 @@ def test_an_owner_that_was_stopped_and_goes_on_writes_nothing() -> None:
         finally:
             os.kill(follower.pid, signal.SIGKILL)
             follower.join()
+
+
+@pytest.mark.parametrize("change", ["owner = owner + 1", "position = position - 1"])
+def test_a_page_is_not_written_where_another_owner_came_between(change: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After it was read another one has claimed the checkpoint, or set it: nothing of the page is written."""
+    url, failed, balances = fresh(), list[str](), list[str]()
+    with bank.open(url) as running:
+        running.view(Account).rows(since=running.record(Paid("a", Decimal(1))))
+        running.view(Total).get(since=running.log.head)
+        followers = running._followers
+        check, fail = followers._check_goes_on_there, followers._failed
+
+        def between(builds: Any) -> None:
+            check(builds)
+            monkeypatch.setattr(followers, "_check_goes_on_there", check)
+            with asked(url) as connection:
+                connection.execute(f"update _view set {change}".encode())
+
+        def hear(build: Any, error: Exception) -> None:
+            with asked(url) as connection:
+                balances.extend(balance for (balance,) in connection.execute('select balance from "Account"'))
+            failed.append(str(error))
+            fail(build, error)
+
+        monkeypatch.setattr(followers, "_check_goes_on_there", between)
+        monkeypatch.setattr(followers, "_failed", hear)
+        last = running.record(Paid("a", Decimal(1)))
+        with contextlib.suppress(h.Stuck):  # of a checkpoint that is nowhere
+            running.view(Account).rows(since=last)
+        assert "is followed by another process now" in str(failed[:1])
+        assert balances[0] == "1"
 
 
 def test_a_server_that_is_killed_is_found_again_and_views_go_on() -> None:

@@ -17,7 +17,7 @@ import sqlalchemy as sql
 import happened as h
 from happened.stores.machine import Machine
 from tests.projections.rig import LINE, Returned, Sold, app, child, database, lines, sales, same_as_log, tables, ways
-from tests.servers import Server, server
+from tests.servers import Server, fresh, replace_log, server
 
 KILLS = int(os.environ.get("HAPPENED_KILLS", "3"))
 ONE = Decimal("1.10")
@@ -137,6 +137,27 @@ def test_the_epoch_of_another_owner_refuses_a_commit(log: str, into: str) -> Non
         projecting._at = found
         projecting._commit([], row)
         assert projecting._at.position == row.last
+
+
+def test_nothing_is_written_on_where_the_log_falls_back_to_an_older_copy(into: str) -> None:
+    """As behind a pooler that hides it: no connection is lost, and when anybody looks the log has gone on another way, further than it was."""
+    url, copy = fresh(), fresh()
+    with app(into).open(url) as running, app(into).open(url, run=False) as writes:
+        running.projected(sales, since=writes.record(Sold("o-1", "a", ONE)))
+        app(into).open(copy, run=False).close()
+        replace_log(copy, url)
+        running.projected(sales, since=writes.record(Sold("o-2", "a", ONE)))
+        before = lines(into)
+        with app(into).open(copy, run=False) as otherwise:
+            otherwise.record_all([Sold(f"x-{number}", "a", ONE) for number in range(3)])
+            further = otherwise.log.head
+
+        replace_log(url, copy)
+
+        until(lambda: "another history" in str(running._projection(sales).failure))
+        with pytest.raises(h.Diverged, match="another history"):
+            running.projected(sales, since=further)
+        assert lines(into) == before
 
 
 def test_a_connection_that_is_lost_is_made_anew(log: str, tmp_path: Path) -> None:

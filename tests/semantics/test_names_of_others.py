@@ -1,5 +1,7 @@
 """What another process has recorded is read by one that was open before it had a name for it."""
 
+from collections.abc import Iterator
+
 import pytest
 
 import happened as h
@@ -29,18 +31,12 @@ def test_what_came_of_a_command_is_heard_by_who_was_open_before(any_url: str) ->
     assert found.position == receipt.position
 
 
-def test_what_is_asked_for_by_name_is_found_though_another_process_gave_the_name(any_url: str) -> None:
-    """Who has the log open since before then finds it at once: to read, and as a condition."""
+def test_a_condition_by_name_sees_what_another_process_has_named(any_url: str) -> None:
+    """Though the process that sets it was open before and has read nothing since."""
     with bank.open(any_url, run=False) as early, bank.open(any_url, run=False) as other:
-        position = other.dispatch(Deposit("a", 1)).position
-        asked = h.query(names=["Deposited"])
-        with h.open_log(any_url) as late:
-            [expected] = [record.position for record in late.read(asked)]
-
-        assert [record.position for record in early.log.read(asked)] == [expected]
+        other.dispatch(Deposit("a", 1))
         with pytest.raises(h.Conflict):
-            early.log.append([h.Loose("Noted", {})], unless=h.Boundary(asked, 0))
-        assert expected >= position
+            early.log.append([h.Loose("Noted", {})], unless=h.Boundary(h.query(names=["Deposited"]), 0))
 
 
 def test_the_past_of_what_others_recorded_first_is_whole(any_url: str) -> None:
@@ -52,3 +48,36 @@ def test_the_past_of_what_others_recorded_first_is_whole(any_url: str) -> None:
         assert early.state(Balance, "a", since=receipt) == Balance("a", 1, 1)
         with early.branch(at=0) as branch:
             assert not branch.diff()
+
+
+def test_what_another_process_has_named_is_found_by_its_name(any_url: str) -> None:
+    """From the moment on at which it is recorded, in either direction, with and without a tag."""
+    with bank.open(any_url, run=False) as before, bank.open(any_url, run=False) as other:
+        other.record(Deposited("a", 1))
+        for query in (h.query(names=["Deposited"]), h.query(names=["Deposited"], account="a")):
+            for backwards in (False, True):
+                assert [record.body for record in before.log.read(query, backwards=backwards)] == [Deposited("a", 1)]
+
+
+class Heard(h.Command):
+    amount: int
+
+
+def hear(event: Deposited) -> Iterator[Heard]:
+    yield Heard(event.amount)
+
+
+def heard(_command: Heard) -> Iterator[Deposited]:
+    return iter(())
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_what_another_process_has_named_is_not_settled_before_it_is_heard(any_url: str, whole: bool) -> None:
+    """Nobody hears it yet, since no process runs reactions: of what it has caused as of the whole log that is said."""
+    app = h.App("bank", records=[Deposited], deciders=[heard], reactions=[hear])
+    with app.open(any_url, run=False) as before, app.open(any_url, run=False) as other:
+        receipt = other.record(Deposited("a", 1))
+        with pytest.raises(h.Late, match="has not heard position"):
+            before.settled(None if whole else receipt, wait_seconds_max=0)
+        with app.open(any_url):
+            assert before.settled(None if whole else receipt).done

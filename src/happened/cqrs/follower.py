@@ -162,7 +162,10 @@ class Followers:
         mine: list[ViewBuild[Any]] = []
         for build in self._at_work():
             epoch = self._epoch(build)
-            if epoch is None or build.retry_at > time.monotonic():
+            if epoch is None:
+                build.failure = self._leases.trouble  # and not what kept this process from following before
+                continue
+            if build.retry_at > time.monotonic():
                 continue
             try:
                 found = build if build.epoch == epoch else self._taken_over(build, epoch)
@@ -170,7 +173,9 @@ class Followers:
                 build.epoch = epoch
                 self._failed(build, error)
                 continue
-            if found is not None and found.broken is None:
+            if found is None:
+                build.failure = self._leases.trouble  # as above
+            elif found.broken is None:
                 mine.append(found)
         return mine
 
@@ -202,7 +207,10 @@ class Followers:
     def _advance(self, builds: Sequence[ViewBuild[Any]]) -> None:
         """Fold what lies after the position that these share: a page a transaction, or many while far behind, and then only as many."""
         decode = self._decoder(builds).flat
-        head = self._log.head
+        target = next((rows[0] for rows in self._log.engine.read(backwards=True, rows_max=1)), None)
+        head = target.last if target is not None else 0
+        if head < builds[0].position:
+            raise _other_history(builds[0])
         heads = any(
             build.heads or (build.live_from is not None and build.live_from < head) for build in builds
         )  # to count how long they took
@@ -217,34 +225,34 @@ class Followers:
             try:
                 gathered.append((rows, decode(rows)))
             except Exception as error:  # noqa: BLE001 - it is of those that read this page, and is seen
-                self._undecodable(builds, gathered, error)
+                self._undecodable(builds, gathered, target, error)
                 return
             count += len(rows)
             if not far or count >= BUILD_ROWS:
-                builds = self._commit(builds, gathered)
+                builds = self._commit(builds, gathered, target)
                 gathered = []
             if self._stop.is_set() or not builds or (far and count >= BUILD_ROWS):
                 return
         if gathered:
-            builds = self._commit(builds, gathered)
+            builds = self._commit(builds, gathered, target)
         for build in builds:
             self._switch_if_whole(build, head)
 
-    def _undecodable(self, builds: Sequence[ViewBuild[Any]], gathered: Sequence[Page], error: Exception) -> None:
+    def _undecodable(self, builds: Sequence[ViewBuild[Any]], gathered: Sequence[Page], target: Row | None, error: Exception) -> None:
         """Go on with those views that don't read what today's code can't."""
         if gathered:
-            builds = self._commit(builds, gathered)
+            builds = self._commit(builds, gathered, target)
         elif len(builds) == 1:
             self._failed(builds[0], error)
         else:
             for build in builds:
                 self._advance([build])
 
-    def _commit(self, builds: Sequence[ViewBuild[Any]], pages: Sequence[Page]) -> list[ViewBuild[Any]]:
+    def _commit(self, builds: Sequence[ViewBuild[Any]], pages: Sequence[Page], target: Row | None) -> list[ViewBuild[Any]]:
         """Fold pages and write what comes of it; return the views that have got through."""
         assert self._file is not None, "views have a file"
-        last = self._log.row_at(pages[-1][0][-1][1] - 1)
-        assert last is not None, "it was read just now"
+        last = self._last_of(pages, target)
+        self._check_goes_on_there(builds)
         failed: list[tuple[ViewBuild[Any], Exception]] = []
         with self._file.transaction() as connection:
             for build in builds:
@@ -266,6 +274,27 @@ class Followers:
             self._failed(build, trouble)
         self._announce()
         return through
+
+    def _last_of(self, pages: Sequence[Page], target: Row | None) -> Row:
+        """Return the last row of what was read up to a row, which was there before that. `Diverged` where it is there no more: another history may be."""
+        assert target is not None, "what was read lies up to it"
+        position = pages[-1][0][-1][1] - 1
+        if position == target.last:
+            return target
+        last, there = self._log.row_at(position), self._log.row_at(target.last)
+        if last is None or there is None or there.digest != target.digest:
+            raise Diverged(
+                f"the log no longer has what it had at position {target.last}: an older copy is in its place", position=target.last
+            )
+        return last
+
+    def _check_goes_on_there(self, builds: Sequence[ViewBuild[Any]]) -> None:
+        """Raise `Diverged` where the log no longer has what these were folded from: a database may be replaced by an older copy while it is followed."""
+        position = builds[0].position
+        row = self._log.row_at(position) if position else None
+        for build in builds:
+            if position and (row is None or row.digest != build.digest):
+                raise _other_history(build)
 
     def _fold_and_write(self, connection: Connection, build: ViewBuild[Any], pages: Sequence[Page], last: Row) -> None:
         """Fold pages into one view. The checkpoint is a compare-and-set on position and owner's epoch."""
@@ -523,6 +552,10 @@ class Followers:
     def _lease(self, name: str, fingerprint: str) -> str:
         assert self._file is not None, "views have a file"
         return f"view/{name}/{fingerprint}/{self._file.place}"
+
+
+def _other_history(build: ViewBuild[Any]) -> Diverged:
+    return Diverged(f"the log no longer has what the view `{build.name}` was folded from up to position {build.position}", view=build.name)
 
 
 def _replaced(build: ViewBuild[Any]) -> Diverged:

@@ -185,12 +185,12 @@ class Projecting:
             self._look()
             return
         wanted = self._log.far_behind(at.position, head, self.projection.events)
+        last = self._log.row_at(head) if wanted is not None else None
         rows = next(iter(self._log.engine.read(at.position, head, wanted=wanted, rows_max=PAGE_ROWS)), None)
+        self._checked(at)  # after the page was read: a database may be replaced by an older copy while it is followed
         if rows:
             self._take(rows)
-        else:
-            last = self._log.row_at(head)
-            assert last is not None, "it is recorded"
+        elif last is not None:
             self._commit([], last)
         self._stuck_at = None
 

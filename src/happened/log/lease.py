@@ -90,6 +90,8 @@ class Leases:
         """Set when a lease was won, lost or added."""
         self._thread = threading.Thread(target=self._renew_again, name="happened-leases", daemon=True)
         self.owner = source.owner()
+        self.trouble: str | None = None
+        """What keeps this process from competing, if anything does."""
 
     def start(self) -> None:
         """Compete for all of them now, and go on doing so."""
@@ -166,8 +168,9 @@ class Leases:
                 if not self._by or time.monotonic() >= due or self._looks() != self._seen:
                     self._compete()
                     due = time.monotonic() + LEASE_SECONDS / 3
-            except Error:  # the lock is busy, or the log is closing: what is held runs out by itself
-                continue
+                self.trouble = None
+            except Error as error:  # the lock is busy, or the log is closing: what is held runs out by itself
+                self.trouble = f"{type(error).__name__}: {error}"
             except Exception as error:  # noqa: BLE001 - it is counted; whatever it is, when it is over what has run out is to be taken again
                 with contextlib.suppress(Error):
                     self._store.sample("leases", "failed", 0, f"{type(error).__name__}: {error}")

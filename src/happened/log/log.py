@@ -400,11 +400,12 @@ class Log:
         self._recent = Recent(self)
 
     def numbers(self, names: Iterable[str]) -> list[int]:
-        """Return the numbers of all versions of these names of events; one that matches nothing where there are none.
-
-        Also those that another process has given: what is read by them up to a position that was known before lacks nothing.
-        """
+        """Return the numbers of all versions of these names of events, whoever gave them; one that matches nothing where there are none. Cost: a look at notes."""
         self.names.learn(self.engine.notes)
+        return self.numbers_known(names)
+
+    def numbers_known(self, names: Iterable[str]) -> list[int]:
+        """Do what `numbers` does, of the names that this process has met: those of all that it has read."""
         wanted = set(names)
         found = [name.number for name in list(self.names.by_number.values()) if name.what == "event"]
         return [number for number in found if not wanted.isdisjoint(self.reader.names_today(number))] or [-1]

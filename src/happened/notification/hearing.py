@@ -434,8 +434,8 @@ def heard_at(log: Log, listener: Listener, position: int) -> Heard | None:
 
 
 def numbers_of(log: Log, listener: Listener) -> list[int]:
-    """Return the numbers of the names that a listener hears."""
-    return log.numbers([log.typed[event].wish.name for event in listener.events])
+    """Return the numbers of the names that a listener hears, of those that this process has met."""
+    return log.numbers_known([log.typed[event].wish.name for event in listener.events])
 
 
 def _us(started: float) -> int:

@@ -119,6 +119,7 @@ def _correlation(log: Log, position: int) -> str:
 def _everything(log: Log, listeners: Sequence[Listener], latest: Latest) -> Open:
     """Look at the whole log: by the index for the last event that each listener hears, and by the notes of what is pending and due."""
     head = log.head
+    log.names.learn(log.engine.notes)  # others may have given names to what listeners hear
     for number in {number for listener in listeners for number in numbers_of(log, listener)}:
         after = latest.looked.get(number, 0)
         for rows in log.engine.read(after, head, wanted=[Wanted((), [number])], backwards=True, rows_max=LATEST_ROWS):
@@ -156,6 +157,7 @@ def _conversation(log: Log, correlation: str) -> Open:
             elif not asked:
                 heard.setdefault(record.number, set()).add(place)
         last = row.last
+    log.names.learn(log.engine.notes)  # as in `_everything`
     timers = {
         place: schedule.due
         for place, schedule in scheduled.items()
