@@ -116,3 +116,12 @@ def test_a_number_of_the_newest_row_that_is_none_is_found(log: Path) -> None:
 
     with pytest.raises(h.Broken, match="is damaged"):
         h.open_log(f"sqlite:///{log}")
+
+
+def test_an_index_that_says_nothing_readable_of_itself_is_found(log: Path) -> None:
+    """Opening and closing say so; nothing else is raised."""
+    with closing(sqlite3.connect(log)) as file, file:
+        changed = file.execute("update shelf set body = replace(body, char(9), char(13)) where key = 'reading'").rowcount
+    assert changed == 1
+    with pytest.raises(h.Broken, match="damaged"):
+        bank.open(f"sqlite:///{log}", run=False)

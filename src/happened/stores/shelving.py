@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Mapping
 
+from happened.core.errors import Broken
+
 
 def merged(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     """Return ranges of positions as ranges that neither overlap nor adjoin, in order."""
@@ -21,7 +23,10 @@ def reading_text(reading: Mapping[int, str]) -> str:
 
 def reading_in(text: str) -> dict[int, str]:
     """Return what such a text says."""
-    return {int(name): how for name, _, how in (line.partition("\t") for line in text.split("\n") if line)}
+    try:
+        return {int(name): how for name, _, how in (line.partition("\t") for line in text.split("\n") if line)}
+    except ValueError as error:
+        raise Broken(f"what the index says of itself can't be read, so it is damaged: {error}") from error
 
 
 def keys_between(start: str, before: str | None) -> tuple[str, str]:
