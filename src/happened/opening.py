@@ -15,7 +15,7 @@ from happened.core.errors import Broken, Invalid
 from happened.core.store import Engine
 from happened.core.world import Source
 from happened.log.adoption import adopted
-from happened.log.copying import copied
+from happened.log.copying import Fillable, copied
 from happened.log.erasure import Erasure, erased, scrubbed
 from happened.log.lifting import Lifts
 from happened.log.log import Identity, Log, Progress
@@ -162,17 +162,27 @@ def adopt(url: str, *, actor: str, reason: str, epoch: int | None = None, source
     """Take over a log that was restored from a copy: begin a new epoch, record who did it and why, and return the receipt of that record.
 
     Receipts, views, replicas and subscriptions that know positions of the earlier epoch beyond it are `Diverged` from then on; what they know before it
-    stands. Views are folded anew where they must be. `Invalid` while anybody has the log open. The new epoch is the next one; `epoch` says a higher one,
+    stands. Views are folded anew where they must be. `Invalid` while anybody is seen to have the log open. The new epoch is the next one; `epoch` says a higher one,
     where a copy from before an earlier adoption is adopted: the number of that one must not come twice.
     """
+    shown = as_shown(url)
     path = path_in(url)
-    if path is None:
-        shown = as_shown(url)
-        raise Invalid(f"`{shown}` names no file that can have been restored: write sqlite:///path", url=shown)
-    if not Path(path).is_file():
+    if is_postgres(url):
+        check_postgres(url)
+        from happened.stores.postgres_tables import is_open_elsewhere as is_open_there  # lazy: its driver is an extra
+
+        is_open = is_open_there(url)
+    elif path is None:
+        raise Invalid(
+            f"`{shown}` names no log that can have been restored: write sqlite:///path or postgresql://user@host/database?schema=name",
+            url=shown,
+        )
+    elif not Path(path).is_file():
         raise Invalid(f"there is no log at {path}", url=url)
-    if is_open_elsewhere(path):
-        raise Invalid(f"{path} is open, in this process or another: stop all that use it, then adopt it", url=url)
+    else:
+        is_open = is_open_elsewhere(path)
+    if is_open:
+        raise Invalid(f"{shown} is open, in this process or another: stop all that use it, then adopt it", url=shown)
     with open_log(url, source=source) as log:
         return adopted(log, actor=actor, reason=reason, epoch=epoch)
 
@@ -247,15 +257,15 @@ def _forget_snapshots(engine: Engine, path: str | None) -> bool:
 
 
 def copy_log(log: Log | str, to: str | Path, *, until: int | None = None, progress: Progress = lambda _done, _all: None) -> Identity:
-    """Copy a log, of which others may go on writing meanwhile, into a new file: all of it, or up to a position. Return who the copy is.
+    """Copy a log, to which others may go on writing, to a new file, or the URL of a new log: all of it, or up to a position. Return who the copy is.
 
-    Positions and digests are those of the origin, which the copy names; each row is held against the chain on the way. `Invalid` where there is a file
-    already; until the copy is whole there is none.
+    Positions and digests are those of the origin, which the copy names; each row is held against the chain on the way. `Invalid` where there is a file or
+    log already; until the copy is whole there is none. Of a log in PostgreSQL all is one transaction.
     """
     if isinstance(log, str):
         with open_log(log, progress=progress) as opened:
             return copy_log(opened, to, until=until, progress=progress)
-    with _new_file(to) as made:
+    with _new_log(str(to)) as made:
         return copied(log, made, until, Machine(), progress)
 
 
@@ -286,14 +296,13 @@ def import_log(source: str | Path, to: str, *, progress: Progress = lambda _done
 
     `Broken` where the file is damaged or cut off, `Invalid` for a slice, or where there is a log already. What fails leaves no log.
     """
-    path = path_in(to)
-    if not path:
+    if not is_postgres(to) and not path_in(to):
         shown = as_shown(to)
-        raise Invalid(f"`{shown}` names no file to import into: write sqlite:///path", url=shown)
+        raise Invalid(f"`{shown}` names no new log: write sqlite:///path or postgresql://user@host/database?schema=name", url=shown)
     if not Path(_checked_path(str(source))).is_file():
         raise Invalid(f"there is no file at {source}", path=str(source))
     try:
-        with _new_file(path) as made, _read_from(Path(source)) as lines:
+        with _new_log(to) as made, _read_from(Path(source)) as lines:
             return imported(lines, made, Machine(), told=progress)[0]
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise Broken(f"{source} is damaged or cut off: {error}", path=str(source)) from error
@@ -320,11 +329,16 @@ def _new(to: str | Path) -> Generator[Path]:
 
 
 @contextlib.contextmanager
-def _new_file(to: str | Path) -> Generator[Callable[[], Engine]]:
-    """Give a function that makes the store of a new log, anew each time it is called."""
-    with _new(to) as part:
+def _new_log(to: str) -> Generator[Callable[[], Fillable]]:
+    """Give a function that makes what fills a new log, at a path or URL, anew each time it is called."""
+    if is_postgres(to):
+        with _driver():
+            from happened.stores.postgres_load import PostgresLoad  # lazy: see above
+        yield lambda: PostgresLoad(to)
+        return
+    with _new(path_in(to) or to) as part:
 
-        def make() -> Engine:
+        def make() -> SqliteStore:
             for file in (part, Path(f"{part}-wal"), Path(f"{part}-shm")):
                 file.unlink(missing_ok=True)
             return SqliteStore(str(part))

@@ -669,7 +669,7 @@ class Running:
         return erased_in(self.log, what, self._views_url, actor=actor, reason=reason, keep=keep, dry_run=dry_run)
 
     def copy(self, to: str | Path, *, until: int | None = None) -> Identity:
-        """Copy this log, while it goes on, into a new file, as `happened.copy_log` does."""
+        """Copy this log, while it goes on, to a new file or the URL of a new log, as `happened.copy_log` does."""
         return copy_log(self.log, to, until=until)
 
     # --- life

@@ -2,28 +2,43 @@
 
 import shutil
 import sqlite3
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
+from typing import Any  # Any: rows of any table
 
 import pytest
 
 import happened as h
 from happened.log.adoption import adopted
+from happened.opening import is_postgres
+from happened.stores.postgres_tables import where_in
 from tests.semantics.model import Balance, Deposit, bank
+from tests.servers import fresh
 from tests.transfer.model import Debtor, DebtorMoved, Moved, Paid, crm, until
 
 WAIT = 20
 
 
-@pytest.fixture
-def url(tmp_path: Path) -> str:
+@pytest.fixture(params=["sqlite", "postgres"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Return the URL of a log that is not there yet."""
-    return f"sqlite:///{tmp_path}/log.db"
+    return f"sqlite:///{tmp_path}/log.db" if request.param == "sqlite" else fresh()
 
 
-def backed_up(url: str) -> str:
-    """Copy a log that may be open; return the path of the copy."""
+Copy = str | Mapping[str, Sequence[tuple[Any, ...]]]
+"""The path of a copy, or the rows of each table."""
+OF_THE_LOG = ("log", "note", "head", "tag", "used", "block", "counted", "shelf", "sample")
+
+
+def backed_up(url: str) -> Copy:
+    """Copy a log that may be open; return the copy. Views are not part of it."""
+    if is_postgres(url):
+        where = where_in(url)
+        with where.connect() as connection, connection.transaction():
+            connection.execute("set transaction isolation level repeatable read read only")
+            return {table: connection.execute(where.sql(f"select * from @{table}")).fetchall() for table in OF_THE_LOG}
     path = url.removeprefix("sqlite:///")
     copy = f"{path}.copy"
     with closing(sqlite3.connect(path)) as connection:
@@ -31,8 +46,16 @@ def backed_up(url: str) -> str:
     return copy
 
 
-def restored(url: str, copy: str) -> None:
+def restored(url: str, copy: Copy) -> None:
     """Put a copy in the place of a log that nobody has open."""
+    if not isinstance(copy, str):
+        where = where_in(url)
+        with where.connect() as connection, connection.transaction():
+            for table, rows in copy.items():
+                connection.execute(where.sql(f"delete from @{table}"))
+                for row in rows:
+                    connection.execute(where.sql(f"insert into @{table} values({', '.join(['%s'] * len(row))})"), row)
+        return
     path = url.removeprefix("sqlite:///")
     for file in (path, f"{path}-wal", f"{path}-shm"):
         Path(file).unlink(missing_ok=True)
@@ -63,10 +86,11 @@ def test_an_adoption_is_recorded_and_the_log_goes_on(url: str) -> None:
         last.position,
     )
     assert record.body["digest"].startswith(last.digest)
-    with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:
-        assert connection.execute("select kind, name from record where position = ?", (receipt.position,)).fetchall() == [
-            ("system", "epoch")
-        ]
+    if not is_postgres(url):
+        with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:
+            assert connection.execute("select kind, name from record where position = ?", (receipt.position,)).fetchall() == [
+                ("system", "epoch")
+            ]
 
 
 def test_receipts_of_what_was_lost_are_diverged_and_those_before_stand(url: str) -> None:
@@ -115,7 +139,7 @@ def test_views_go_on_or_are_folded_anew(url: str, before: bool) -> None:
     with bank.open(url) as running:
         kept = running.dispatch(Deposit("a", 1))
         running.view(Balance).get("a", since=kept, wait_seconds_max=WAIT)
-        copy = backed_up(url)
+    copy = backed_up(url)
     with bank.open(url, run=not before) as running:
         lost = running.dispatch(Deposit("a", 10))
         running.dispatch(Deposit("b", 10))
@@ -224,8 +248,13 @@ def test_a_note_of_another_epoch_than_the_log_has_recorded_is_found(url: str) ->
     with bank.open(url, run=False) as running:
         running.dispatch(Deposit("a", 1))
     adopt(url)
-    with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection, connection:
-        connection.execute("update note set body = replace(body, '\"epoch\":2', '\"epoch\":3') where key = 'log'")
+    change = "update @note set body = replace(body, '\"epoch\":2', '\"epoch\":3') where key = 'log'"
+    if is_postgres(url):
+        with where_in(url).connect() as there:
+            there.execute(where_in(url).sql(change))
+    else:
+        with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection, connection:
+            connection.execute(change.replace("@", ""))
 
     with bank.open(url, run=False) as running, pytest.raises(h.Broken, match="epoch 3"):
         running.log.verify()

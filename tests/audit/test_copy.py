@@ -15,6 +15,7 @@ import happened as h
 from happened.core.store import Row
 from tests.audit.people import Call, Person, customers, filled
 from tests.semantics.model import Balance, Deposit, bank
+from tests.servers import fresh
 
 WAIT = 20
 No = Annotated[str, h.Tag("no")]
@@ -24,6 +25,12 @@ No = Annotated[str, h.Tag("no")]
 def url(tmp_path: Path) -> str:
     """Return the URL of a log that is not there yet."""
     return f"sqlite:///{tmp_path}/log.db"
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def origin(request: pytest.FixtureRequest, url: str) -> str:
+    """Return the URL of a log that is not there yet, in each kind of store."""
+    return url if request.param == "sqlite" else fresh()
 
 
 def rows_of(url: str) -> list[Row]:
@@ -45,26 +52,41 @@ def by_export(url: str, to: Path, until: int | None) -> str:
     return f"sqlite:///{to}"
 
 
-WAYS = pytest.mark.parametrize("way", [by_copy, by_export])
+def by_copy_there(url: str, _to: Path, until: int | None) -> str:
+    """Copy into PostgreSQL; return the URL of the copy."""
+    there = fresh()
+    h.copy_log(url, there, until=until)
+    return there
+
+
+def by_export_there(url: str, to: Path, until: int | None) -> str:
+    """Export, and import into PostgreSQL; return the URL of the new log."""
+    there = fresh()
+    h.export_log(url, f"{to}.jsonl.gz", until=until)
+    h.import_log(f"{to}.jsonl.gz", there)
+    return there
+
+
+WAYS = pytest.mark.parametrize("way", [by_copy, by_export, by_copy_there, by_export_there])
 Way = Callable[[str, Path, int | None], str]
 
 
 @WAYS
-def test_a_copy_has_the_rows_of_its_origin_and_names_it(url: str, tmp_path: Path, way: Way) -> None:
+def test_a_copy_has_the_rows_of_its_origin_and_names_it(origin: str, tmp_path: Path, way: Way) -> None:
     """At the same positions with the same digests; it verifies, answers known ids, and goes on by itself."""
-    with customers.open(url, run=False) as running:
+    with customers.open(origin, run=False) as running:
         filled(running)
-        origin = running.log.identity
+        its = running.log.identity
         whole = running.log.verify()
         receipt = running.log.receipt_of(running.log.find("call-1")[0], repeated=False)
-    copy = way(url, tmp_path / "copy.db", None)
+    copy = way(origin, tmp_path / "copy.db", None)
 
-    assert rows_of(copy) == rows_of(url)
+    assert rows_of(copy) == rows_of(origin)
     with customers.open(copy) as running:
         own = running.log.identity
-        assert own.id != origin.id
+        assert own.id != its.id
         assert own.origin is not None
-        assert (own.origin.log, own.origin.position, own.origin.digest) == (origin.id, whole.position, whole.digest)
+        assert (own.origin.log, own.origin.position, own.origin.digest) == (its.id, whole.position, whole.digest)
         assert running.dispatch(Call("c-1", "Rosalind-Franklin 1"), id="call-1").repeated
         assert running.view(Person).get("c-1", since=running.log.head, wait_seconds_max=WAIT).calls == 3
         with pytest.raises(h.Diverged):
@@ -94,14 +116,14 @@ def test_a_copy_up_to_any_position_is_a_log_as_it_was_there(url: str, tmp_path: 
 
 
 @WAYS
-def test_a_copy_of_a_log_that_was_adopted_and_erased_in_says_so_too(url: str, tmp_path: Path, way: Way) -> None:
+def test_a_copy_of_a_log_that_was_adopted_and_erased_in_says_so_too(origin: str, tmp_path: Path, way: Way) -> None:
     """Its rows say in which epoch they were recorded, and what of them was erased by whom."""
-    with customers.open(url, run=False) as running:
+    with customers.open(origin, run=False) as running:
         filled(running)
-    receipt = h.adopt(url, actor="ann", reason="restored")
-    h.erase(url, ("customer", "c-1"), actor="ann", reason="asked")
+    receipt = h.adopt(origin, actor="ann", reason="restored")
+    h.erase(origin, ("customer", "c-1"), actor="ann", reason="asked")
     for until in (None, receipt.position, receipt.position - 1):
-        copy = way(url, tmp_path / f"copy-{until}.db", until)
+        copy = way(origin, tmp_path / f"copy-{until}.db", until)
         with customers.open(copy, run=False) as running:
             verified = running.log.verify()
             assert running.log.identity.epoch == (1 if until == receipt.position - 1 else 2)

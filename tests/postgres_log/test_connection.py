@@ -40,7 +40,7 @@ def kill_all(url: str) -> int:
     """End all connections to the server but this one; return how many there were."""
     with psycopg.connect(server().url, autocommit=True) as connection:
         found = connection.execute(
-            "select count(pg_terminate_backend(pid)) from pg_stat_activity where application_name = 'happened' and pid <> pg_backend_pid()"
+            "select count(pg_terminate_backend(pid)) from pg_stat_activity where application_name like 'happened:%' and pid <> pg_backend_pid()"
         ).fetchone()
     assert found is not None
     return int(found[0])

@@ -195,7 +195,7 @@ def test_a_page_costs_what_it_has_also_where_the_server_has_no_statistics(backwa
     assert flat(pages) == (rows[::-1] if backwards else rows)
     assert max(map(len, pages)) == 20
     with psycopg.connect(server().url, autocommit=True) as connection:
-        sessions = "select 1 from pg_stat_activity where application_name = 'happened' and query like %s"
+        sessions = "select 1 from pg_stat_activity where application_name like 'happened:%%' and query like %s"
         while connection.execute(sessions, (f"%{store.where.schema}%",)).fetchone():
             time.sleep(0.01)  # they say what they have done when they end
         looked_at = "select seq_tup_read + idx_tup_fetch from pg_stat_user_tables where schemaname = %s and relname = 'log'"

@@ -115,7 +115,7 @@ def copy(asked: argparse.Namespace) -> int:
     url = log_url(asked.log)
     with bar("copying") as progress:
         identity = copy_log(url, asked.to, until=asked.until, progress=progress)
-    return _came(identity, asked, f"copied to {asked.to}")
+    return _came(identity, asked, f"copied to {as_shown(asked.to)}")
 
 
 def export(asked: argparse.Namespace) -> int:

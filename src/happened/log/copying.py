@@ -5,11 +5,12 @@ position: what waits for its decision and what is to be sent later follow from t
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Protocol
 
 import msgspec
 
 from happened.core.errors import Broken, Diverged, Invalid
-from happened.core.store import START, Commit, Engine, Row, Unseen
+from happened.core.store import START, Commit, Head, Row, Terms, Unseen
 from happened.core.world import Source
 from happened.log.erasure import ERASING_NOTE
 from happened.log.held import NOTE as HELD_NOTE
@@ -153,10 +154,26 @@ def end_of(log: Log, until: int | None, head: int) -> int:
     return 0 if row is None else row.last if row.last == until else row.position - 1
 
 
+class Fillable(Protocol):
+    """What a new log is filled through: a store, or what stands for one until it is whole. The notes come last."""
+
+    def append(self, decide: Callable[[Unseen], Commit], seen: int, /) -> Head:
+        """Add rows, or notes."""
+        ...
+
+    def index(self, reading: Mapping[int, str], terms_of: Callable[[Row], Terms], progress: Told, /) -> bool:
+        """Say how rows are read."""
+        ...
+
+    def close(self) -> None:
+        """Give everything back."""
+        ...
+
+
 class Filling:
     """A new log that is being filled with the rows of another one. It is none before it is finished."""
 
-    def __init__(self, engine: Engine, reader: Reader, source: Source) -> None:
+    def __init__(self, engine: Fillable, reader: Reader, source: Source) -> None:
         self.standing = Standing()
         self._engine = engine
         self._reader = reader
@@ -191,7 +208,7 @@ class Filling:
         self._engine.index(self._reader.reading(), self._reader.row_terms, lambda _done, _all: None)
 
 
-def copied(log: Log, make: Callable[[], Engine], until: int | None, source: Source, told: Told) -> Identity:
+def copied(log: Log, make: Callable[[], Fillable], until: int | None, source: Source, told: Told) -> Identity:
     """Copy a log, which may be written to meanwhile, into a new store. Where something is erased meanwhile the copy is begun anew."""
     while True:
         head, noted = snapshot(log)

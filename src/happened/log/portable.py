@@ -13,10 +13,10 @@ from typing import IO
 import msgspec
 
 from happened.core.errors import Broken, Incompatible, Invalid
-from happened.core.store import START, Engine, Row, Wanted
+from happened.core.store import START, Row, Wanted
 from happened.core.tags import term
 from happened.core.world import Source
-from happened.log.copying import Filling, end_of, snapshot
+from happened.log.copying import Fillable, Filling, end_of, snapshot
 from happened.log.log import CameFrom, Identity, Log
 from happened.log.log import Progress as Told
 from happened.log.names import Names
@@ -124,7 +124,7 @@ def exported(
 
 
 def imported(
-    lines: Iterable[bytes], make: Callable[[], Engine], source: Source, *, app: str = "", told: Told = lambda _done, _all: None
+    lines: Iterable[bytes], make: Callable[[], Fillable], source: Source, *, app: str = "", told: Told = lambda _done, _all: None
 ) -> tuple[Identity, Exported]:
     """Make a log of what was exported: a whole one, or what stands before a position. The chain is held against each row; `Broken` where it does not hold."""
     of = iter(lines)

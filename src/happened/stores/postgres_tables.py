@@ -6,6 +6,7 @@ Each step of `MIGRATIONS` has a number, and is taken once.
 """
 
 import re
+import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple  # Any: rows of the columns that were asked for
@@ -25,6 +26,8 @@ SCHEMA = "happened"
 """Where a log is whose URL names no schema."""
 CONNECT_SECONDS_MAX = 10
 PORT_MAX = 65_535
+ENDING_SECONDS_MAX = 1.0
+"""How long a session that was closed may be seen still."""
 POSTGRES_MIN = 140000
 """The oldest release that is supported: 14."""
 
@@ -158,7 +161,6 @@ MIGRATIONS = (
 What a commit does is in functions, since a server plans those once for a connection, and needs no statement prepared by a name.
 """
 
-_DEFAULTS = {"connect_timeout": str(CONNECT_SECONDS_MAX), "fallback_application_name": "happened"}
 _UNREADABLE = "the URL of a log can't be read: write /, ?, #, [ and @ in a password as %2F, %3F, %23, %5B and %40"
 _SECRET = ("password", "sslpassword", "oauth_client_secret")
 _SCHEMA_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
@@ -217,7 +219,8 @@ def where_in(url: str) -> Where:
         raise Invalid(f"`{schema}` is no name for a schema: letters, digits and _, at most 63", schema=schema)
     kept = [(key, value) for key, value in pairs if key != "schema"]
     given = {key for key, _ in kept}
-    kept += [(key, value) for key, value in _DEFAULTS.items() if key not in given]
+    defaults = {"connect_timeout": str(CONNECT_SECONDS_MAX), "fallback_application_name": _session_name(schema)}
+    kept += [(key, value) for key, value in defaults.items() if key not in given]
     connect = urlunsplit(("postgresql", parts.netloc, parts.path, _query(kept), ""))
     user, at, place = parts.netloc.rpartition("@")
     said = urlunsplit(
@@ -234,6 +237,11 @@ def where_in(url: str) -> Where:
         why = "" if "%" in user or any(key in _SECRET for key in given) else f" ({_one_line(error)})"  # it may quote a password
         raise Invalid(f"`{said}` names no database: write postgresql://user@host:port/database?schema=shop{why}", url=said) from error
     return Where(connect, schema, said)
+
+
+def _session_name(schema: str) -> str:
+    """Return what sessions of a log are called, as the server cuts it."""
+    return f"happened:{schema}"[:63]
 
 
 def _query(pairs: Sequence[tuple[str, ...]]) -> str:
@@ -267,6 +275,21 @@ def check_there(url: str) -> None:
     with _connected(where) as connection:
         if not number_of(where, connection):
             raise Invalid(f"there is no log at {where.said}", url=where.said)
+
+
+def is_open_elsewhere(url: str) -> bool:
+    """Say whether any session of a log is to be seen. Not seen are those that a URL names otherwise, of other roles, and idle ones behind a pooler."""
+    where = where_in(url)
+    deadline = time.monotonic() + ENDING_SECONDS_MAX
+    with _connected(where) as connection:
+        while connection.execute(
+            "select 1 from pg_stat_activity where datname = current_database() and application_name = %s and pid <> pg_backend_pid()",
+            (_session_name(where.schema),),
+        ).fetchall():
+            if time.monotonic() > deadline:
+                return True
+            time.sleep(0.02)
+    return False
 
 
 def migrated(url: str) -> list[int]:
