@@ -12,6 +12,8 @@ import msgspec
 import pytest
 
 import happened as h
+from happened.log.lease import Leases
+from happened.sourcing.pending import PendingWorker
 from happened.stores.machine import Machine
 from tests.semantics.faults import Faults, full
 from tests.semantics.model import Account, Balance, Deposit, Deposited, Transfer, bank, deposit
@@ -74,6 +76,63 @@ def test_one_that_fails_is_stuck_stops_its_key_and_no_other(url: str) -> None:
             running.outcome(behind, wait_seconds_max=0.3)
 
 
+def outside(number: int) -> int:
+    """Stand for the outside."""
+    raise NotImplementedError
+
+
+class Move(h.Command):
+    number: int
+    accounts: tuple[Account, ...]
+
+
+class Moved(h.Event):
+    number: int
+
+
+failing: set[int] = set()
+"""Numbers whose decider fails."""
+asking: set[int] = set()
+"""Numbers whose decider asks the outside first."""
+
+
+def move(command: Move, world: h.World) -> Iterator[Moved]:
+    """Ask first, or fail, or do neither, by the number."""
+    if command.number in failing:
+        raise ValueError("can't be decided")
+    if command.number in asking:
+        world.ask(outside, command.number)
+    yield Moved(command.number)
+
+
+@pytest.mark.parametrize("why", ["fails", "asks"])
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+def test_what_waits_for_one_that_can_not_be_decided_now_is_waited_for_too(tmp_path: Path, kind: str, why: str) -> None:
+    """The first has the accounts a and d, the second c and d, the third c alone: it waits for the second, which waits for the first; who has b waits for none."""
+    failing.clear()
+    asking.clear()
+    (failing if why == "fails" else asking).add(1)
+    url = "memory:" if kind == "memory" else f"sqlite:///{tmp_path}/log.db"
+    with h.App("moves", deciders=[move], gateways=[outside]).open(url, run=False, gateways={outside: abs}) as running:
+        for number, accounts in enumerate([("a", "d"), ("c", "d"), ("c",), ("b",)], 1):
+            running.enqueue(Move(number, accounts))
+        worker = PendingWorker(running.log, Leases(running.log.engine, running.log.source, []), running._handling, running._decide_pending)
+
+        def moved() -> list[int]:
+            while not worker.decide_some():
+                pass
+            return [record.body.number for record in running.log.read() if isinstance(record.body, Moved)]
+
+        if why == "fails":
+            assert moved() == [4]
+            worker._begin(0)  # another process takes it over: all that is pending is tried at once
+            assert moved() == [4]
+            failing.clear()
+            worker._begin(0)
+        assert moved() == [4, 1, 2, 3]
+        running.log.verify()
+
+
 def test_a_full_disk_makes_a_pending_command_wait_not_stuck(url: str, faults: Faults) -> None:
     """The store fails once while it is decided: nothing is wrong with the command, so it is decided with the next try."""
 
@@ -121,11 +180,6 @@ class Slow:
             self.entered.set()
             assert self.go.wait(10)
         return number
-
-
-def outside(number: int) -> int:
-    """Stand for the outside."""
-    raise NotImplementedError
 
 
 def ask(command: Ask, world: h.World) -> Iterator[Answered]:
