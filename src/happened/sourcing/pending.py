@@ -105,7 +105,7 @@ class PendingWorker:
                     break  # what comes after it is decided after it
                 self._look_at = min(self._look_at, self._due[own])
             if not kept.tags:
-                return True
+                break
             blocked |= kept.tags
         if not taken:
             return True
