@@ -1,6 +1,6 @@
 """Reactions against a model: whatever fails, is retried, skipped, parked, killed and taken over, each event causes what it is to cause, once, in the order of its keys.
 
-The reaction, the timers and the pending commands are driven by hand, step by step. `HAPPENED_STEPS` says how many steps are taken by all machines together.
+The reaction, the timers and the pending commands, some of which ask the outside first, are driven by hand, step by step. `HAPPENED_STEPS` says how many steps are taken by all machines together.
 """
 
 import shutil
@@ -35,6 +35,8 @@ QUIET_ROUNDS = 4
 """So many in which nothing comes are enough: in one of them no more may be done than to find that something still fails."""
 later: dict[int, int] = {}
 """How many seconds after a number it is to be undone."""
+asking: set[int] = set()
+"""Numbers whose decider asks the outside first."""
 
 
 def on_noted(event: Noted) -> Iterator[Do | h.Later[Undo]]:
@@ -46,7 +48,28 @@ def on_noted(event: Noted) -> Iterator[Do | h.Later[Undo]]:
         raise RuntimeError(f"{event.number} fails")
 
 
-app = h.App("noting", records=[Noted], deciders=[decide_do, undo], reactions=[h.Reaction(on_noted, by="key", since=0)])
+def outside(number: int) -> int:
+    """Answer, or fail."""
+    if number in ways.undecided:
+        raise ConnectionError(f"{number} has no answer")
+    return number
+
+
+@h.named("do")
+def ask_and_do(command: Do, world: h.World) -> Iterator[Done]:
+    """Do it, unless it fails; ask first, where that is said."""
+    if command.number in asking:
+        world.ask(outside, command.number)
+    yield from decide_do(command)
+
+
+app = h.App(
+    "noting",
+    records=[Noted],
+    deciders=[ask_and_do, undo],
+    reactions=[h.Reaction(on_noted, by="key", since=0)],
+    gateways=[outside],
+)
 
 keys = some.sampled_from([(), ("a",), ("a",), ("b",), ("b",), ("c",), ("c", "d"), ("a", "d"), ("d",)])
 at_once = some.sampled_from([1, 2, 3, 200])
@@ -85,6 +108,7 @@ class Reactions(RuleBasedStateMachine):
         self.patched.setattr(pending, "DECIDED_MAX", decided_max)
         ways.clear()
         later.clear()
+        asking.clear()
         self.rig = Rig(app, self.url, source=self.clock)
         self._begin_beside()
 
@@ -103,6 +127,7 @@ class Reactions(RuleBasedStateMachine):
             self.patched.undo()
             ways.clear()
             later.clear()
+            asking.clear()
             if hasattr(self, "rig"):
                 self.rig.running.close()
             shutil.rmtree(self.folder)
@@ -134,8 +159,8 @@ class Reactions(RuleBasedStateMachine):
 
     # --- what comes
 
-    @rule(key=keys, fails=some.booleans(), undecided=some.booleans(), after=some.none() | some.integers(0, 20))
-    def note(self, key: tuple[str, ...], fails: bool, undecided: bool, after: int | None) -> None:
+    @rule(key=keys, fails=some.booleans(), undecided=some.booleans(), asks=some.booleans(), after=some.none() | some.integers(0, 20))
+    def note(self, key: tuple[str, ...], fails: bool, undecided: bool, asks: bool, after: int | None) -> None:
         """Have something happen, whose reaction or whose command may fail."""
         self.counting.steps += 1
         number = len(self.keys)
@@ -144,6 +169,8 @@ class Reactions(RuleBasedStateMachine):
             ways.failing.add(number)
         elif undecided:
             ways.undecided.add(number)
+        if asks:
+            asking.add(number)
         if after is not None:
             later[number] = after
         position = self.rig.running.record(Noted(number, key)).position
