@@ -1,6 +1,6 @@
 """Reactions against a model: whatever fails, is retried, skipped, parked, killed and taken over, each event causes what it is to cause, once, in the order of its keys.
 
-The reaction, the timers and the pending commands are driven by hand, step by step. `HAPPENED_STEPS` says how many steps are taken by all machines together.
+The reaction, the timers and the pending commands, some of which ask the outside first, are driven by hand, step by step. `HAPPENED_STEPS` says how many steps are taken by all machines together.
 """
 
 import shutil
@@ -19,7 +19,9 @@ import happened as h
 from happened.core.world import microseconds
 from happened.log.held import Held
 from happened.log.lease import Leases
+from happened.notification import hearing
 from happened.notification.timer import Timers, due_before
+from happened.sourcing import pending
 from happened.sourcing.pending import KEY, PendingWorker
 from happened.testing import Clock
 from tests.faults.machine import Counting, portions, run
@@ -33,6 +35,8 @@ QUIET_ROUNDS = 4
 """So many in which nothing comes are enough: in one of them no more may be done than to find that something still fails."""
 later: dict[int, int] = {}
 """How many seconds after a number it is to be undone."""
+asking: set[int] = set()
+"""Numbers whose decider asks the outside first."""
 
 
 def on_noted(event: Noted) -> Iterator[Do | h.Later[Undo]]:
@@ -44,9 +48,31 @@ def on_noted(event: Noted) -> Iterator[Do | h.Later[Undo]]:
         raise RuntimeError(f"{event.number} fails")
 
 
-app = h.App("noting", records=[Noted], deciders=[decide_do, undo], reactions=[h.Reaction(on_noted, by="key", since=0)])
+def outside(number: int) -> int:
+    """Answer, or fail."""
+    if number in ways.undecided:
+        raise ConnectionError(f"{number} has no answer")
+    return number
+
+
+@h.named("do")
+def ask_and_do(command: Do, world: h.World) -> Iterator[Done]:
+    """Do it, unless it fails; ask first, where that is said."""
+    if command.number in asking:
+        world.ask(outside, command.number)
+    yield from decide_do(command)
+
+
+app = h.App(
+    "noting",
+    records=[Noted],
+    deciders=[ask_and_do, undo],
+    reactions=[h.Reaction(on_noted, by="key", since=0)],
+    gateways=[outside],
+)
 
 keys = some.sampled_from([(), ("a",), ("a",), ("b",), ("b",), ("c",), ("c", "d"), ("a", "d"), ("d",)])
+at_once = some.sampled_from([1, 2, 3, 200])
 kills = some.sampled_from([None, None, None, 1, 2, 3, 4])
 parts = some.floats(0, 1)
 
@@ -62,6 +88,8 @@ class Reactions(RuleBasedStateMachine):
         self.keys: dict[int, tuple[str, ...]] = {}
         self.at: dict[int, int] = {}
         """When a number was recorded, in microseconds: not before what stands before it, whatever the clock shows."""
+        self.places: dict[int, int] = {}
+        """Where it was recorded."""
         self.aside: set[int] = set()
         """Skipped or parked once, as an event or as a command: out of order, or never."""
         self.aside_as: dict[type, set[int]] = {Noted: set(), Do: set()}
@@ -71,12 +99,16 @@ class Reactions(RuleBasedStateMachine):
         self.undone: set[int] = set()
         """Commands that are never done, though they were sent."""
         self.clock = Clock()
+        self.patched = pytest.MonkeyPatch()
 
-    @initialize()
-    def begin(self) -> None:
-        """Open the log."""
+    @initialize(runs_max=at_once, decided_max=at_once)
+    def begin(self, runs_max: int, decided_max: int) -> None:
+        """Open the log, and say how much of what has waited comes in one commit."""
+        self.patched.setattr(hearing, "RUNS_MAX", runs_max)
+        self.patched.setattr(pending, "DECIDED_MAX", decided_max)
         ways.clear()
         later.clear()
+        asking.clear()
         self.rig = Rig(app, self.url, source=self.clock)
         self._begin_beside()
 
@@ -92,8 +124,10 @@ class Reactions(RuleBasedStateMachine):
             if hasattr(self, "rig"):
                 self._end()
         finally:
+            self.patched.undo()
             ways.clear()
             later.clear()
+            asking.clear()
             if hasattr(self, "rig"):
                 self.rig.running.close()
             shutil.rmtree(self.folder)
@@ -105,7 +139,7 @@ class Reactions(RuleBasedStateMachine):
             if held.parked:
                 self.rig.running.decide_about("retry", held.handler, held.position)
         self.clock.move(timedelta(days=1))
-        self.settle(1000)
+        self.settle(1000, 0)
         assert self.rig.held() == []
         assert Counter(done(self.rig, Do)) == Counter(set(self.keys) - self.skipped), "each is sent once"
         assert Counter(done(self.rig, Done)) == Counter(set(self.keys) - self.skipped - self.undone), "each is done once"
@@ -125,8 +159,8 @@ class Reactions(RuleBasedStateMachine):
 
     # --- what comes
 
-    @rule(key=keys, fails=some.booleans(), undecided=some.booleans(), after=some.none() | some.integers(0, 20))
-    def note(self, key: tuple[str, ...], fails: bool, undecided: bool, after: int | None) -> None:
+    @rule(key=keys, fails=some.booleans(), undecided=some.booleans(), asks=some.booleans(), after=some.none() | some.integers(0, 20))
+    def note(self, key: tuple[str, ...], fails: bool, undecided: bool, asks: bool, after: int | None) -> None:
         """Have something happen, whose reaction or whose command may fail."""
         self.counting.steps += 1
         number = len(self.keys)
@@ -135,11 +169,14 @@ class Reactions(RuleBasedStateMachine):
             ways.failing.add(number)
         elif undecided:
             ways.undecided.add(number)
+        if asks:
+            asking.add(number)
         if after is not None:
             later[number] = after
         position = self.rig.running.record(Noted(number, key)).position
         [record] = self.rig.running.log.read(after=position - 1)
         self.at[number] = microseconds(record.time)
+        self.places[number] = position
 
     @rule(which=parts)
     def mend(self, which: float) -> None:
@@ -188,7 +225,8 @@ class Reactions(RuleBasedStateMachine):
 
     def _decide_pending(self) -> None:
         self.pending._due = dict.fromkeys(self.pending._due, 0.0)
-        self.pending.decide_some()
+        while not self.pending.decide_some():
+            pass
 
     @rule()
     def take_over(self) -> None:
@@ -244,8 +282,8 @@ class Reactions(RuleBasedStateMachine):
             assert made.keys() <= sent.keys()
             assert undone.keys() <= later.keys()
 
-    @rule(rows_max=some.sampled_from([1, 7, 100]))
-    def settle(self, rows_max: int) -> None:
+    @rule(rows_max=some.sampled_from([1, 7, 100]), which=parts)
+    def settle(self, rows_max: int, which: float) -> None:
         """Let all be tried: what is not done then fails itself, or stands behind what does."""
         self.counting.steps += 1
         quiet = 0
@@ -276,6 +314,11 @@ class Reactions(RuleBasedStateMachine):
         due = {number for number in sent & later.keys() if self.at[number] + later[number] * 1_000_000 <= now}
         if not ways.undecided:
             assert due <= undone, f"timers of {sorted(due - undone)} have not rung"
+        assert self.rig.running.settled(wait_seconds_max=0).done == (not self.rig.held())
+        if self.keys:
+            number = int(which * (len(self.keys) - 1))
+            left = number not in made | self.skipped | self.undone or ((Undo, number) in self.commands() and number not in undone)
+            assert self.rig.running.settled(self.places[number], wait_seconds_max=0).done == (not left)
 
     def _can_go_on(self) -> bool:
         """Say whether something is stuck that does not fail any more."""

@@ -1,5 +1,6 @@
 """Commands that were enqueued: kept, decided once, in order, and seen where they can't be."""
 
+import math
 import sqlite3
 import threading
 import time
@@ -12,6 +13,8 @@ import msgspec
 import pytest
 
 import happened as h
+from happened.log.lease import Leases
+from happened.sourcing.pending import PendingWorker
 from happened.stores.machine import Machine
 from tests.semantics.faults import Faults, full
 from tests.semantics.model import Account, Balance, Deposit, Deposited, Transfer, bank, deposit
@@ -74,6 +77,99 @@ def test_one_that_fails_is_stuck_stops_its_key_and_no_other(url: str) -> None:
             running.outcome(behind, wait_seconds_max=0.3)
 
 
+def outside(number: int) -> int:
+    """Stand for the outside."""
+    raise NotImplementedError
+
+
+class Move(h.Command):
+    number: int
+    accounts: tuple[Account, ...]
+
+
+class Moved(h.Event):
+    number: int
+
+
+failing: set[int] = set()
+"""Numbers whose decider fails."""
+asking: set[int] = set()
+"""Numbers whose decider asks the outside first."""
+
+
+def move(command: Move, world: h.World) -> Iterator[Moved]:
+    """Ask first, or fail, or do neither, by the number."""
+    if command.number in failing:
+        raise ValueError("can't be decided")
+    if command.number in asking:
+        world.ask(outside, command.number)
+    yield Moved(command.number)
+
+
+def by_hand(running: h.Running) -> PendingWorker:
+    """Return who decides what is pending, without a thread."""
+    return PendingWorker(running.log, Leases(running.log.engine, running.log.source, []), running._handling, running._decide_pending)
+
+
+def moved(running: h.Running, worker: PendingWorker) -> list[int]:
+    """Let all be decided that can be now; return what was, in its order."""
+    while not worker.decide_some():
+        pass
+    return [record.body.number for record in running.log.read() if isinstance(record.body, Moved)]
+
+
+@pytest.mark.parametrize("why", ["fails", "asks"])
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+def test_what_waits_for_one_that_can_not_be_decided_now_is_waited_for_too(tmp_path: Path, kind: str, why: str) -> None:
+    """The first has the accounts a and d, the second c and d, the third c alone: it waits for the second, which waits for the first; who has b waits for none."""
+    failing.clear()
+    asking.clear()
+    (failing if why == "fails" else asking).add(1)
+    url = "memory:" if kind == "memory" else f"sqlite:///{tmp_path}/log.db"
+    with h.App("moves", deciders=[move], gateways=[outside]).open(url, run=False, gateways={outside: abs}) as running:
+        for number, accounts in enumerate([("a", "d"), ("c", "d"), ("c",), ("b",)], 1):
+            running.enqueue(Move(number, accounts))
+        worker = by_hand(running)
+        if why == "fails":
+            assert moved(running, worker) == [4]
+            worker._begin(0)  # another process takes it over: all that is pending is tried at once
+            assert moved(running, worker) == [4]
+            failing.clear()
+            worker._begin(0)
+        assert moved(running, worker) == [4, 1, 2, 3]
+        running.log.verify()
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+def test_one_without_tags_that_waits_keeps_none_before_it_from_being_decided(tmp_path: Path, kind: str) -> None:
+    """The third has no tags and stands behind the first, which fails, and then fails itself: the second is decided, and so is the first where somebody says so."""
+    asking.clear()
+    failing.clear()
+    failing.update({1, 3})
+    url = "memory:" if kind == "memory" else f"sqlite:///{tmp_path}/log.db"
+    with h.App("moves", deciders=[move], gateways=[outside]).open(url, run=False, gateways={outside: abs}) as running:
+        worker = by_hand(running)
+        first = running.enqueue(Move(1, ("a",))).position
+        assert moved(running, worker) == []
+        worker._due = dict.fromkeys(worker._due, math.inf)  # it is not tried again by itself meanwhile
+        running.enqueue(Move(2, ("b",)))
+        third = running.enqueue(Move(3, ())).position
+        assert moved(running, worker) == [2]
+
+        running.decide_about("park", "Move", first)
+        assert moved(running, worker) == [2]
+        assert [held.position for held in running.stuck()] == [first, third]
+        worker._due = dict.fromkeys(worker._due, math.inf)
+        failing.discard(1)
+        running.decide_about("retry", "Move", first)
+        assert moved(running, worker) == [2, 1]
+
+        failing.clear()
+        running.decide_about("retry", "Move", third)
+        assert moved(running, worker) == [2, 1, 3]
+        running.log.verify()
+
+
 def test_a_full_disk_makes_a_pending_command_wait_not_stuck(url: str, faults: Faults) -> None:
     """The store fails once while it is decided: nothing is wrong with the command, so it is decided with the next try."""
 
@@ -121,11 +217,6 @@ class Slow:
             self.entered.set()
             assert self.go.wait(10)
         return number
-
-
-def outside(number: int) -> int:
-    """Stand for the outside."""
-    raise NotImplementedError
 
 
 def ask(command: Ask, world: h.World) -> Iterator[Answered]:

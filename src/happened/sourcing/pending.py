@@ -1,8 +1,9 @@
 """Pending: commands that were kept, and are decided in the background by whoever holds the lease.
 
 Two that share a tag are decided in their order; one without tags comes after all before it. Many are decided in one commit. One whose decider fails is
-held, and stops those that share a tag with it; one that can't be read, or has no tags, stops all after it: what it shares with them is not known. It is
-seen, `outcome` raises `Stuck`, and it is tried again, at longer and longer distances, until it is decided or somebody decides about it.
+held, and stops those that share a tag with it, and they those that share a tag with them; one that can't be read, or has no tags, stops all after it:
+what it shares with them is not known. It is seen, `outcome` raises `Stuck`, and it is tried again, at longer and longer distances, until it is decided or
+somebody decides about it.
 """
 
 import math
@@ -104,7 +105,7 @@ class PendingWorker:
                     break  # what comes after it is decided after it
                 self._look_at = min(self._look_at, self._due[own])
             if not kept.tags:
-                return True
+                break
             blocked |= kept.tags
         if not taken:
             return True
@@ -243,29 +244,32 @@ class Group(Job):
         """Notes of those that could not be decided, and why."""
 
     def draft(self, batch: Batch) -> None:
-        """Decide them in order; those that share a tag with one that could not be decided are left for the next time."""
+        """Decide them in order. One that can't be decided now is left for the next time, with those behind it: by its tags, or by those of one that waits."""
         blocked: set[str] = set()
         for kept in self._kept:
-            if (blocked and not kept.tags) or kept.tags & blocked:
+            waits = kept.tags & blocked if kept.tags else blocked
+            if not waits and self._is_done(batch, kept):
                 continue
-            try:
-                if kept.decision is None:
-                    raise kept.error or AssertionError("what can't be decided says why")
-                kept.decision.taken_at = self.taken_at
-                draft = kept.decision.draft(batch)
-                if draft is not None:
-                    batch.add(draft)
-                    continue
-                if kept.decision.needs_outside:
-                    self.asks.add(kept.note)
-            except Exception as error:  # noqa: BLE001 - whatever the decider raises stops its key, and is seen
-                self.failed[kept.note] = error
-            else:
-                if kept.note not in self.asks:
-                    continue  # another owner has decided it meanwhile
             if not kept.tags:
                 return
             blocked |= kept.tags
+
+    def _is_done(self, batch: Batch, kept: Kept) -> bool:
+        """Decide one; return whether that is done, by this or by another owner."""
+        try:
+            if kept.decision is None:
+                raise kept.error or AssertionError("what can't be decided says why")
+            kept.decision.taken_at = self.taken_at
+            draft = kept.decision.draft(batch)
+            if draft is not None:
+                batch.add(draft)
+        except Exception as error:  # noqa: BLE001 - whatever the decider raises stops its key, and is seen
+            self.failed[kept.note] = error
+            return False
+        if draft is None and kept.decision.needs_outside:
+            self.asks.add(kept.note)
+            return False
+        return True
 
 
 class Skipped(Job):
