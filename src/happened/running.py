@@ -481,9 +481,11 @@ class Running:
         return self._image.get(fold, whole).state  # type: ignore[return-value]  # entries of a fold are of its class
 
     def states(self, state: type[S]) -> dict[tuple[Any, ...], S]:
-        """Fold the whole log into all states of a class, by key. Reads the log once; memory holds the result."""
+        """Fold the whole log into all states of a class, by key, with what other processes have recorded. Reads the log once; memory holds the result."""
         self._writer.check_process()
-        return self._image.states(fold_alone_of(state))  # type: ignore[return-value]  # states of a fold are of its class
+        head = self.log.head
+        self.log.names.learn(self._engine.notes)  # after the head: all that stands up to it is known then
+        return self._image.states(fold_alone_of(state), until=head)  # type: ignore[return-value]  # states of a fold are of its class
 
     def view(self, state: type[S]) -> View[S]:
         """Return a view to ask. `Invalid` if the state is not among the app's `views`."""

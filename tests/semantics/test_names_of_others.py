@@ -44,6 +44,7 @@ def test_the_past_of_what_others_recorded_first_is_whole(any_url: str) -> None:
     with bank.open(any_url, run=False) as early, bank.open(any_url, run=False) as other:
         receipt = other.dispatch(Deposit("a", 1))
 
+        assert early.states(Balance) == {("a",): Balance("a", 1, 1)}
         assert early.at(receipt).state(Balance, "a") == Balance("a", 1, 1)
         assert early.state(Balance, "a", since=receipt) == Balance("a", 1, 1)
         with early.branch(at=0) as branch:

@@ -245,6 +245,8 @@ class Group(Job):
 
     def draft(self, batch: Batch) -> None:
         """Decide them in order. One that can't be decided now is left for the next time, with those behind it: by its tags, or by those of one that waits."""
+        self.asks.clear()  # of a draft that was thrown away
+        self.failed.clear()
         blocked: set[str] = set()
         for kept in self._kept:
             waits = kept.tags & blocked if kept.tags else blocked
