@@ -118,10 +118,22 @@ def test_a_number_of_the_newest_row_that_is_none_is_found(log: Path) -> None:
         h.open_log(f"sqlite:///{log}")
 
 
-def test_an_index_that_says_nothing_readable_of_itself_is_found(log: Path) -> None:
+@pytest.mark.parametrize("change", ["replace(body, char(9), char(13))", "cast(body as blob)"])
+def test_an_index_that_says_nothing_readable_of_itself_is_found(log: Path, change: str) -> None:
     """Opening and closing say so; nothing else is raised."""
     with closing(sqlite3.connect(log)) as file, file:
-        changed = file.execute("update shelf set body = replace(body, char(9), char(13)) where key = 'reading'").rowcount
+        changed = file.execute(f"update shelf set body = {change} where key = 'reading'").rowcount
     assert changed == 1
+    with pytest.raises(h.Broken, match="damaged"):
+        bank.open(f"sqlite:///{log}", run=False)
+
+
+def test_a_list_of_names_that_is_none_is_found(log: Path) -> None:
+    """A column's type in a row may be damaged, too."""
+    with closing(sqlite3.connect(log)) as file, file:
+        file.execute("pragma writable_schema=on")
+        file.execute("update sqlite_master set sql = replace(sql, 'not null', '') where name = 'block'")
+    with closing(sqlite3.connect(log)) as file, file:
+        assert file.execute("update block set names = null").rowcount
     with pytest.raises(h.Broken, match="damaged"):
         bank.open(f"sqlite:///{log}", run=False)

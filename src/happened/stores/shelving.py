@@ -2,8 +2,6 @@
 
 from collections.abc import Iterable, Mapping
 
-from happened.core.errors import Broken
-
 
 def merged(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     """Return ranges of positions as ranges that neither overlap nor adjoin, in order."""
@@ -23,10 +21,7 @@ def reading_text(reading: Mapping[int, str]) -> str:
 
 def reading_in(text: str) -> dict[int, str]:
     """Return what such a text says."""
-    try:
-        return {int(name): how for name, _, how in (line.partition("\t") for line in text.split("\n") if line)}
-    except ValueError as error:
-        raise Broken(f"what the index says of itself can't be read, so it is damaged: {error}") from error
+    return {int(name): how for name, _, how in (line.partition("\t") for line in text.split("\n") if line)}
 
 
 def keys_between(start: str, before: str | None) -> tuple[str, str]:

@@ -87,7 +87,7 @@ TABLES = ("log", "note", "sample", *runs.TABLES)
 
 NOT_WRITABLE = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM)
 """Numbers of errors that an administrator mends, not a larger disk."""
-MANGLED = (TypeError, ValueError, LookupError, ArithmeticError, MemoryError, zlib.error)
+MANGLED = (AttributeError, TypeError, ValueError, LookupError, ArithmeticError, MemoryError, zlib.error)
 """What reading numbers and bytes raises that are not what was written."""
 BUSY_SECONDS = 0.0005
 """How long to sleep before asking for another process's lock again: a commit here takes 0.2 to 2 ms."""
@@ -1196,4 +1196,7 @@ def _generation(connection: sqlite3.Connection) -> str:
 def reading_on(connection: sqlite3.Connection) -> dict[int, str]:
     """Return by which reading of each name the index on disk was made."""
     row = connection.execute("select body from shelf where key = 'reading'").fetchone()
-    return reading_in(row[0]) if row is not None else {}
+    try:
+        return reading_in(row[0]) if row is not None else {}
+    except MANGLED as error:
+        raise Broken(f"what the index says of itself can't be read, so it is damaged: {error}. Restore a copy") from error
