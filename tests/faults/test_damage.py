@@ -128,6 +128,26 @@ def test_an_index_that_says_nothing_readable_of_itself_is_found(log: Path, chang
         bank.open(f"sqlite:///{log}", run=False)
 
 
+def test_newest_rows_that_are_gone_are_missed(log: Path) -> None:
+    """The chain does not tell, but the index has them."""
+    with closing(sqlite3.connect(log)) as file, file:
+        file.execute("delete from log where position = (select max(position) from log)")
+    with pytest.raises(h.Broken, match="its index knows of position"):
+        h.open_log(f"sqlite:///{log}")
+
+
+def test_a_cold_part_that_ends_nowhere_is_found(log: Path) -> None:
+    """What lies in it is not passed over."""
+    with closing(sqlite3.connect(log)) as file, file:
+        file.execute("pragma writable_schema=on")
+        file.execute("update sqlite_master set sql = replace(sql, 'not null', '') where name = 'segment'")
+    with closing(sqlite3.connect(log)) as file, file:
+        if not file.execute("update segment set last = null").rowcount:
+            return
+    with pytest.raises(h.Broken, match="which is no position"), h.open_log(f"sqlite:///{log}") as opened:
+        opened.verify()
+
+
 def test_a_list_of_names_that_is_none_is_found(log: Path) -> None:
     """A column's type in a row may be damaged, too."""
     with closing(sqlite3.connect(log)) as file, file:

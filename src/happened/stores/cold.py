@@ -27,8 +27,11 @@ DDL = """create table if not exists segment(
     checked integer not null,
     body    blob not null)"""
 
-END = "coalesce((select last from segment order by first desc limit 1), 0)"
-"""The last position of the cold part, in a statement that finds rows of table `log`: that is one moment, without a transaction."""
+END = "coalesce((select coalesce(last, 1 << 62) from segment order by first desc limit 1), 0)"
+"""The last position of the cold part, in a statement that finds rows of table `log`: that is one moment, without a transaction.
+
+What is no position, in a damaged file, lies behind all of them: then `until` is asked, and says so.
+"""
 CACHE_BYTES_MAX = 32 * 1024 * 1024
 """Segments that are kept unfolded; those that were not read for longest go first."""
 ALL = ", ".join(Row.__struct_fields__)
@@ -100,7 +103,11 @@ class Cold:
                 return 0
             self._there = True
         found = connection.execute("select last from segment order by first desc limit 1").fetchone()
-        return found[0] if found is not None else 0
+        if found is None:
+            return 0
+        if not isinstance(found[0], int):
+            raise Broken(f"{self._path} is damaged: the cold part ends at {found[0]!r:.100}, which is no position", path=self._path)
+        return found[0]
 
     def segment(self, connection: sqlite3.Connection, position: int) -> Segment:
         """Return the segment that holds a position of the cold part. `Broken` where its bytes are damaged."""

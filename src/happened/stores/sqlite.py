@@ -829,6 +829,12 @@ class SqliteStore:
             self._runs.load(connection)
             self._reading_stored = reading_on(connection)
             self._generation = _generation(connection)
+        last = self._last(connection)
+        if self._runs.indexed > last:  # both are of one file, and the index was read first
+            raise Broken(
+                f"{self.path} is damaged: its index knows of position {self._runs.indexed}, and the log ends at {last}. Restore a copy",
+                path=self.path,
+            )
 
     @contextlib.contextmanager
     def _index_read(self) -> Generator[None]:
