@@ -1,5 +1,8 @@
 """`happened branch`, as it is run: branches kept in files beside the log."""
 
+import contextlib
+import importlib
+import io
 import json
 import re
 import subprocess
@@ -11,6 +14,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from happened.edge.main import main
 from tests.servers import fresh
 
 BANK = """
@@ -84,10 +88,17 @@ def folder(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
 
 
 def run(folder: Path, *arguments: str) -> tuple[int, str, str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "happened", *arguments], cwd=folder, check=False, capture_output=True, text=True, timeout=60
-    )
-    return done.returncode, done.stdout, done.stderr
+    """Run a command in this process, in a folder: its modules are its own."""
+    output, errors = io.StringIO(), io.StringIO()
+    with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "path", [str(folder), *sys.path])
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+            code = main(list(arguments))
+        for name, module in list(sys.modules.items()):
+            if str(getattr(module, "__file__", None)).startswith(f"{folder}/"):
+                del sys.modules[name]
+        importlib.invalidate_caches()
+    return code, output.getvalue(), errors.getvalue()
 
 
 def told(folder: Path, *arguments: str) -> Any:
