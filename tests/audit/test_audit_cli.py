@@ -2,14 +2,13 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.audit.people import SECRET, customers, filled
 from tests.audit.test_erase import files_with
+from tests.commands import run
 
 
 @pytest.fixture
@@ -24,10 +23,9 @@ def url(tmp_path: Path) -> str:
 
 def told(url: str, *arguments: str, code: int = 0, given: str | None = None) -> str:
     """Run a command, check its exit code, and return what it said."""
-    command = [sys.executable, "-m", "happened", *arguments, "--log", url]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, input=given or "", timeout=60)
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout + done.stderr
+    done, output, errors = run(Path(), *arguments, "--log", url, given=given or "")
+    assert done == code, output + errors
+    return output + errors
 
 
 def test_verify_until_a_receipt_a_digest_or_the_end(url: str) -> None:

@@ -1,8 +1,5 @@
 """`happened branch`, as it is run: branches kept in files beside the log."""
 
-import contextlib
-import importlib
-import io
 import json
 import re
 import subprocess
@@ -14,7 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from happened.edge.main import main
+from tests.commands import run
 from tests.servers import fresh
 
 BANK = """
@@ -85,20 +82,6 @@ def folder(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     (tmp_path / "pyproject.toml").write_text(f'[tool.happened]\napp = "bank:app"\nlog = "{url}"\n')
     subprocess.run([sys.executable, "-c", FILL, url], cwd=tmp_path, check=True, timeout=60)
     return tmp_path
-
-
-def run(folder: Path, *arguments: str) -> tuple[int, str, str]:
-    """Run a command in this process, in a folder: its modules are its own."""
-    output, errors = io.StringIO(), io.StringIO()
-    with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "path", [str(folder), *sys.path])
-        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
-            code = main(list(arguments))
-        for name, module in list(sys.modules.items()):
-            if str(getattr(module, "__file__", None)).startswith(f"{folder}/"):
-                del sys.modules[name]
-        importlib.invalidate_caches()
-    return code, output.getvalue(), errors.getvalue()
 
 
 def told(folder: Path, *arguments: str) -> Any:

@@ -6,16 +6,26 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 import happened as h
 from happened.core.store import Packs
+from tests.commands import run
 
 
-def happened(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+class Done(NamedTuple):
+    """What a command has come to."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def happened(folder: Path, *arguments: str) -> Done:
     """Run the command."""
-    return subprocess.run([sys.executable, "-m", "happened", *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    return Done(*run(folder, *arguments))
 
 
 @pytest.fixture

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.commands import run
+
 MODEL = """
 import happened as h
 from typing import Annotated
@@ -57,15 +59,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "model.py").write_text(MODEL, encoding="utf-8")
     subprocess.run([sys.executable, "-c", "import model; model.fill()"], cwd=folder, check=True)
     return folder
-
-
-def run(folder: Path, *arguments: str) -> tuple[int, str, str]:
-    """Run the command; return exit code, output and errors."""
-    done = subprocess.run(
-        [sys.executable, "-m", "happened", *arguments], cwd=folder, check=False, capture_output=True, text=True, timeout=60
-    )
-    assert "Traceback" not in done.stderr, done.stderr
-    return done.returncode, done.stdout, done.stderr
 
 
 LOG = ("--log", "sqlite:///shop.db")

@@ -13,6 +13,7 @@ from typing import Any  # Any: what a command printed as JSON
 
 import pytest
 
+from tests.commands import run
 from tests.travel.made import Cancel, Line, Ordered, Received, shop
 
 ROOT = Path(__file__).parents[2]
@@ -30,21 +31,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         running.record(Ordered("o", "CH", (Line("a", 6),)), id="three", actor="ben")
         running.dispatch(Cancel("o"), id="four", actor="carl")
     return folder
-
-
-def run(folder: Path, *arguments: str) -> tuple[int, str, str]:
-    """Run the command; return exit code, output and errors."""
-    done = subprocess.run(
-        [sys.executable, "-m", "happened", *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert "Traceback" not in done.stderr, done.stderr
-    return done.returncode, done.stdout, done.stderr
 
 
 def answer(folder: Path, *arguments: str) -> tuple[int, Any]:  # Any: see above
