@@ -41,9 +41,11 @@ def rows_of(path: str) -> list[Row]:
 
 
 def written(path: str, rows: Sequence[Row]) -> None:
-    """Put these rows in the place of all there are."""
+    """Put these rows in the place of all there are, and let the index know of none: else it says that some are gone."""
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("delete from log")
+        connection.execute("delete from recent")
+        connection.execute("update covered set last = 0")
         for row in rows:
             connection.execute(f"insert into log({COLUMNS}) values({', '.join('?' * 8)})", msgspec.structs.astuple(row))
 

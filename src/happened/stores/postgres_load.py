@@ -23,7 +23,7 @@ class PostgresLoad:
     def __init__(self, url: str) -> None:
         self._url = url
         self._where = where_in(url)
-        self._head = START
+        self._head, self._row = START, 0
         self._whole = False
         self._is_new = False
         try:
@@ -57,12 +57,12 @@ class PostgresLoad:
                         for row in rows:
                             copy.write_row((row.position, row.count, row.at, row.head, row.input, row.records, row.salts, row.digest))
                     last = rows[-1]
-                    self._head = Head(last.last, last.at, last.digest)
+                    self._head, self._row = Head(last.last, last.at, last.digest), last.position
+                if notes:
                     cursor.execute(
                         self._where.sql("update @head set position = %s, at = %s, digest = %s, row = %s"),
-                        (last.last, last.at, last.digest, last.position),
+                        (self._head.position, self._head.at, self._head.digest, self._row),
                     )
-                if notes:
                     bodies = [cast("str", body) for body in notes.values()]  # a new log has none to delete
                     cursor.execute(self._where.sql("select @note_down(%s::text[], %s::text[])"), (list(notes), bodies))
         except psycopg.Error as error:
