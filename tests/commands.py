@@ -1,4 +1,4 @@
-"""`happened` as it is run, in the tests' own process: a command takes hundredths of a second so. That it can be started is shown by `tests/edge/test_cli.py`."""
+"""`happened` as it is run, in the tests' own process: a command takes hundredths of a second so. That it can be started is shown by `tests/edge/test_cli_run.py`."""
 
 import contextlib
 import importlib
@@ -21,6 +21,8 @@ def run(folder: Path, *arguments: str, given: str = "") -> tuple[int, str, str]:
         try:
             with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
                 code = main(list(arguments))
+        except SystemExit as ended:  # as --help does
+            code = int(ended.code or 0)
         finally:
             for name, module in list(sys.modules.items()):
                 if str(getattr(module, "__file__", None)).startswith(f"{folder}/"):

@@ -15,6 +15,7 @@ from typing import Any  # Any: what a command printed as JSON
 import pytest
 
 from happened.edge.progress import lines
+from tests.commands import run
 
 MODEL = """
 import happened as h
@@ -72,15 +73,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "pyproject.toml").write_text('[tool.happened]\napp = "model:app"\nlog = "sqlite:///shop.db"\n', encoding="utf-8")
     subprocess.run([sys.executable, "-c", "import model; model.fill()"], cwd=folder, check=True)
     return folder
-
-
-def run(folder: Path, *arguments: str) -> tuple[int, str, str]:
-    """Run the command; return exit code, output and errors."""
-    done = subprocess.run(
-        [sys.executable, "-m", "happened", *arguments], cwd=folder, check=False, capture_output=True, text=True, timeout=60
-    )
-    assert "Traceback" not in done.stderr, done.stderr
-    return done.returncode, done.stdout, done.stderr
 
 
 def named(value: object) -> str:
