@@ -148,6 +148,14 @@ def test_a_cold_part_that_ends_nowhere_is_found(log: Path) -> None:
         opened.verify()
 
 
+def test_a_note_that_is_no_text_is_found(log: Path) -> None:
+    """Whoever reads it says so."""
+    with closing(sqlite3.connect(log)) as file, file:
+        assert file.execute("update note set body = cast(body as blob) where key like 'name/%'").rowcount
+    with pytest.raises(h.Broken, match="is no text"):
+        h.open_log(f"sqlite:///{log}")
+
+
 def test_a_list_of_names_that_is_none_is_found(log: Path) -> None:
     """A column's type in a row may be damaged, too."""
     with closing(sqlite3.connect(log)) as file, file:

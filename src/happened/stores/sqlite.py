@@ -1166,9 +1166,13 @@ def _soon() -> float:
 
 def _noted(connection: sqlite3.Connection, start: str, before: str | None = None) -> Mapping[str, str]:
     try:
-        return dict(connection.execute("select key, body from note where key >= ? and key < ?", keys_between(start, before)).fetchall())
+        found = connection.execute("select key, body from note where key >= ? and key < ?", keys_between(start, before)).fetchall()
     except sqlite3.Error as error:
         raise _failed(error) from error
+    for key, body in found:
+        if type(body) is not str:
+            raise Broken(f"the note {key!r:.100} is damaged: what it says is no text", note=str(key))
+    return dict(found)
 
 
 def _failed(error: sqlite3.Error) -> StoreFailed | Broken:
