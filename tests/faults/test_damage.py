@@ -156,6 +156,16 @@ def test_a_note_that_is_no_text_is_found(log: Path) -> None:
         h.open_log(f"sqlite:///{log}")
 
 
+def test_a_row_of_less_than_no_records_is_found(log: Path) -> None:
+    """Who files it in the index does not go on for ever."""
+    with closing(sqlite3.connect(log)) as file, file:
+        file.execute("delete from recent")
+        file.execute("update covered set last = 0")
+        file.execute("update log set count = -1 where position = (select max(position) from log)")
+    with pytest.raises(h.Broken, match="that none can have"):
+        bank.open(f"sqlite:///{log}", run=False)
+
+
 def test_a_list_of_names_that_is_none_is_found(log: Path) -> None:
     """A column's type in a row may be damaged, too."""
     with closing(sqlite3.connect(log)) as file, file:

@@ -1083,8 +1083,10 @@ class SqliteStore:
         """Return the next rows that are not in the index, without what it does not need of them."""
         rows = [Row(*row) for row in self._between(connection, COUNTED, self._runs.indexed + 1, runs.POSITION, 1000)]
         for row in rows:
-            if not (type(row.count) is type(row.at) is int and type(row.head) is type(row.records) is str):
-                raise Broken(f"{self.path} is damaged: the row at position {row.position} has values of other types", position=row.position)
+            if not (type(row.count) is type(row.at) is int and row.count > 0 and type(row.head) is type(row.records) is str):
+                raise Broken(
+                    f"{self.path} is damaged: the row at position {row.position} has values that none can have", position=row.position
+                )
         return rows
 
     def _digest(self, connection: sqlite3.Connection, position: int) -> bytes | None:
