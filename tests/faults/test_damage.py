@@ -59,6 +59,13 @@ def after(path: Path, damaged: bytes) -> tuple[object, ...] | str:
         return f"{type(error).__name__}: {error}"
 
 
+def let_be_null(log: Path, table: str) -> None:
+    """Let the columns of a table hold null, as the bits of a damaged row may say."""
+    with closing(sqlite3.connect(log)) as file, file:
+        file.execute("pragma writable_schema=on")
+        file.execute("update sqlite_master set sql = replace(sql, 'not null', '') where name = ?", (table,))
+
+
 def test_a_log_that_is_cut_short_anywhere_is_said_to_be_damaged(log: Path) -> None:
     whole, told = log.read_bytes(), answers(log)
     for length in range(4096, len(whole), 4096):
@@ -108,9 +115,7 @@ def test_a_cold_part_that_says_another_place_than_it_holds_is_found(log: Path, c
 
 def test_a_number_of_the_newest_row_that_is_none_is_found(log: Path) -> None:
     """It is met as soon as the log is opened."""
-    with closing(sqlite3.connect(log)) as file, file:
-        file.execute("pragma writable_schema=on")
-        file.execute("update sqlite_master set sql = replace(sql, 'not null', '') where name = 'log'")
+    let_be_null(log, "log")
     with closing(sqlite3.connect(log)) as file, file:
         file.execute("update log set count = null where position = (select max(position) from log)")
 
@@ -138,9 +143,7 @@ def test_newest_rows_that_are_gone_are_missed(log: Path) -> None:
 
 def test_a_cold_part_that_ends_nowhere_is_found(log: Path) -> None:
     """What lies in it is not passed over."""
-    with closing(sqlite3.connect(log)) as file, file:
-        file.execute("pragma writable_schema=on")
-        file.execute("update sqlite_master set sql = replace(sql, 'not null', '') where name = 'segment'")
+    let_be_null(log, "segment")
     with closing(sqlite3.connect(log)) as file, file:
         if not file.execute("update segment set last = null").rowcount:
             return
@@ -168,9 +171,7 @@ def test_a_row_of_less_than_no_records_is_found(log: Path) -> None:
 
 def test_a_list_of_names_that_is_none_is_found(log: Path) -> None:
     """A column's type in a row may be damaged, too."""
-    with closing(sqlite3.connect(log)) as file, file:
-        file.execute("pragma writable_schema=on")
-        file.execute("update sqlite_master set sql = replace(sql, 'not null', '') where name = 'block'")
+    let_be_null(log, "block")
     with closing(sqlite3.connect(log)) as file, file:
         assert file.execute("update block set names = null").rowcount
     with pytest.raises(h.Broken, match="damaged"):

@@ -29,7 +29,7 @@ from happened.core.errors import Broken, Closed, Diverged, Error, Forked, Incomp
 from happened.core.store import START, Bare, Commit, Head, Row, Terms, Unseen, Wanted
 from happened.stores import postgres_wire as wire
 from happened.stores.postgres_shelf import NOTHING, Filing, hash_of, stretch
-from happened.stores.postgres_tables import Connection, Where, migrate, where_in
+from happened.stores.postgres_tables import Connection, Where, migrate, one_line, where_in
 from happened.stores.samples import Samples
 from happened.stores.shelving import keys_between, merged, reading_in, reading_text
 
@@ -295,7 +295,7 @@ class PostgresStore:
         except errors.LockNotAvailable:
             return False
         except psycopg.Error as error:
-            raise StoreFailed(f"the tables could not be written anew: {_said(error)}", error=_said(error), url=self.url) from error
+            raise StoreFailed(f"the tables could not be written anew: {one_line(error)}", error=one_line(error), url=self.url) from error
         if refused:
             raise StoreFailed(f"the tables could not be written anew, which takes the role that owns them: {refused[0]}", url=self.url)
         return not kept
@@ -461,7 +461,7 @@ class PostgresStore:
             except psycopg.OperationalError as again:
                 if time.monotonic() > deadline:
                     raise StoreFailed(
-                        f"the database can't be reached, and nothing was recorded: {_said(again)}", error=_said(again)
+                        f"the database can't be reached, and nothing was recorded: {one_line(again)}", error=one_line(again)
                     ) from error
                 time.sleep(RETRY_SECONDS)
             else:
@@ -600,13 +600,14 @@ class PostgresStore:
             except psycopg.Error as again:
                 if time.monotonic() > deadline:
                     raise OutcomeUnknown(
-                        f"the connection was lost in a commit, and whether it took place could not be learned: {_said(again)}", url=self.url
+                        f"the connection was lost in a commit, and whether it took place could not be learned: {one_line(again)}",
+                        url=self.url,
                     ) from error
                 time.sleep(RETRY_SECONDS)
             else:
                 break
         if not took_place:
-            raise StoreFailed(f"the connection was lost, and nothing was recorded: {_said(error)}", error=_said(error)) from error
+            raise StoreFailed(f"the connection was lost, and nothing was recorded: {one_line(error)}", error=one_line(error)) from error
 
     def _is_aborted(self) -> bool:
         """Say whether the transaction that was lost has surely come to nothing."""
@@ -997,7 +998,7 @@ class PostgresStore:
         try:
             reader = self._taken(fresh=fresh)
         except psycopg.Error as error:
-            raise StoreFailed(f"the database can't be reached: {_said(error)}", error=_said(error), url=self.url) from error
+            raise StoreFailed(f"the database can't be reached: {one_line(error)}", error=one_line(error), url=self.url) from error
         try:
             yield reader
         except psycopg.Error as error:
@@ -1091,19 +1092,15 @@ def _has_dead_rows(said: errors.Diagnostic) -> bool:
     return said.severity_nonlocalized == "INFO" and number is not None and int(number[0]) > 0
 
 
-def _said(error: psycopg.Error) -> str:
-    return " ".join(str(error).split())
-
-
 def _failed(error: psycopg.Error) -> StoreFailed | Broken | Diverged:
     if isinstance(error, errors.DivisionByZero):
         return Diverged("there is no such row at its position any more, and nothing was recorded")
     if isinstance(error, errors.DataCorrupted | errors.IndexCorrupted):
-        return Broken(f"the database is damaged, and nothing was recorded: {_said(error)}", error=_said(error))
-    return StoreFailed(f"the log could not be written, and nothing was recorded: {_said(error)}", error=_said(error))
+        return Broken(f"the database is damaged, and nothing was recorded: {one_line(error)}", error=one_line(error))
+    return StoreFailed(f"the log could not be written, and nothing was recorded: {one_line(error)}", error=one_line(error))
 
 
 def _read_failed(error: psycopg.Error) -> StoreFailed | Broken:
     if isinstance(error, errors.DataCorrupted | errors.IndexCorrupted):
-        return Broken(f"the database is damaged: {_said(error)}", error=_said(error))
-    return StoreFailed(f"the log could not be read: {_said(error)}", error=_said(error))
+        return Broken(f"the database is damaged: {one_line(error)}", error=one_line(error))
+    return StoreFailed(f"the log could not be read: {one_line(error)}", error=one_line(error))

@@ -8,7 +8,7 @@ import psycopg
 from happened.core.errors import Invalid, OutcomeUnknown, StoreFailed
 from happened.core.store import START, Commit, Head, Row, Terms, Unseen
 from happened.stores.postgres import ROW, PostgresStore
-from happened.stores.postgres_tables import Connection, migrate, where_in
+from happened.stores.postgres_tables import Connection, migrate, one_line, where_in
 
 COLUMNS = ("int8", "int4", "int8", "text", "text", "text", "bytea", "bytea")
 TAKEN_SECONDS = 1
@@ -92,7 +92,7 @@ class PostgresLoad:
                         connection.execute(f'drop schema "{self._where.schema}" cascade'.encode())
             except psycopg.Error as error:
                 raise StoreFailed(
-                    f"the empty tables of {self._where.said} could not be dropped: {_said(error)}", error=_said(error)
+                    f"the empty tables of {self._where.said} could not be dropped: {one_line(error)}", error=one_line(error)
                 ) from error
 
     def _commit(self) -> None:
@@ -119,7 +119,7 @@ class PostgresLoad:
         return found == [(0,)] and not connection.execute(self._where.sql("select 1 from @note limit 1")).fetchall()
 
     def _failed(self, error: psycopg.Error) -> StoreFailed:
-        return StoreFailed(f"{self._where.said} could not be filled, and holds nothing: {_said(error)}", error=_said(error))
+        return StoreFailed(f"{self._where.said} could not be filled, and holds nothing: {one_line(error)}", error=one_line(error))
 
     def _taken(self) -> Invalid:
         return Invalid(f"there is a log already at {self._where.said}, or one is being made: name another schema", url=self._where.said)
@@ -127,7 +127,3 @@ class PostgresLoad:
 
 def _nothing(_start: str) -> Mapping[str, str]:
     return {}
-
-
-def _said(error: psycopg.Error) -> str:
-    return " ".join(str(error).split())

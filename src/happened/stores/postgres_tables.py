@@ -196,8 +196,8 @@ class Where(NamedTuple):
             passing = True
         else:
             passing = isinstance(error, psycopg.OperationalError) and may_pass(self.to, CONNECT_SECONDS_MAX)
-        text = f"{self.said} {what}: {_one_line(error)}"
-        return StoreFailed(text, url=self.said, error=_one_line(error)) if passing else Invalid(text, url=self.said)
+        text = f"{self.said} {what}: {one_line(error)}"
+        return StoreFailed(text, url=self.said, error=one_line(error)) if passing else Invalid(text, url=self.said)
 
 
 def _ignore(_notice: object) -> None:
@@ -233,7 +233,7 @@ def where_in(url: str) -> Where:
             raise Invalid(f"`{said}` names no database: a port is a number up to {PORT_MAX:,}", url=said)
         conninfo.timeout_from_conninfo(conninfo.conninfo_to_dict(connect))
     except psycopg.ProgrammingError as error:
-        why = "" if "%" in user or any(key in _SECRET for key in given) else f" ({_one_line(error)})"  # it may quote a password
+        why = "" if "%" in user or any(key in _SECRET for key in given) else f" ({one_line(error)})"  # it may quote a password
         raise Invalid(f"`{said}` names no database: write postgresql://user@host:port/database?schema=shop{why}", url=said) from error
     return Where(connect, schema, said)
 
@@ -247,7 +247,8 @@ def _query(pairs: Sequence[tuple[str, ...]]) -> str:
     return "&".join("=".join(pair) for pair in pairs)
 
 
-def _one_line(error: psycopg.Error) -> str:
+def one_line(error: psycopg.Error) -> str:
+    """Return what an error says, in one line."""
     return " ".join(str(error).split())
 
 
@@ -271,7 +272,7 @@ def number_of(where: Where, connection: Connection) -> int:
 def check_there(url: str) -> None:
     """Raise `Invalid` unless a log is there; `StoreFailed` where that can't be seen now (see `Where.trouble`). Nothing is made."""
     where = where_in(url)
-    with connected(where) as connection:
+    with _connected(where) as connection:
         _check_made(where, number_of(where, connection))
 
 
@@ -285,7 +286,7 @@ def seen_there(where: Where, *, unreached: str) -> Connection:
 
     `Invalid`, too, for a schema that a newer release has made. One that an older release has made is read as it is.
     """
-    with connected(where, unreached) as connection:
+    with _connected(where, unreached) as connection:
         _check_made(where, _checked(number_of(where, connection), where))
     return connection
 
@@ -294,7 +295,7 @@ def is_open_elsewhere(url: str) -> bool:
     """Say whether any session of a log is to be seen. Not seen are those that a URL names otherwise, of other roles, and idle ones behind a pooler."""
     where = where_in(url)
     deadline = time.monotonic() + ENDING_SECONDS_MAX
-    with connected(where) as connection:
+    with _connected(where) as connection:
         while connection.execute(
             "select 1 from pg_stat_activity where datname = current_database() and application_name = %s and pid <> pg_backend_pid()",
             (_session_name(where.schema),),
@@ -308,12 +309,12 @@ def is_open_elsewhere(url: str) -> bool:
 def migrated(url: str) -> list[int]:
     """Take the steps that were not taken yet; return their numbers. `Invalid` and `StoreFailed` as `Where.trouble` has it."""
     where = where_in(url)
-    with connected(where) as connection:
+    with _connected(where) as connection:
         return migrate(where, connection)
 
 
 @contextmanager
-def connected(where: Where, unreached: str = "can't be reached") -> Generator[Connection]:
+def _connected(where: Where, unreached: str = "can't be reached") -> Generator[Connection]:
     """Give a connection. What fails is raised as `Where.trouble` has it."""
     try:
         connection = where.connect()
