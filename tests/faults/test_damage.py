@@ -123,6 +123,20 @@ def test_a_number_of_the_newest_row_that_is_none_is_found(log: Path) -> None:
         h.open_log(f"sqlite:///{log}")
 
 
+def test_a_row_that_lies_where_another_is_to_be_is_found(log: Path) -> None:
+    """A row's position is its place in a tree, so SQLite does not see a flipped bit of it, and who goes by it would find the same rows for ever."""
+    with closing(sqlite3.connect(log)) as file, file:
+        [(position, text)] = file.execute("select position, head from log order by position desc limit 1 offset 1")
+        file.execute("delete from run")  # the index is made anew, so every row is met
+        file.execute("delete from shelf")
+    damaged = bytearray(log.read_bytes())
+    place = damaged.rindex(bytes([0x80 | position >> 7, position & 0x7F]), 0, damaged.index(text.encode()))
+    damaged[place] ^= 2  # 256 more
+    found = after(log, bytes(damaged))
+    assert isinstance(found, str)
+    assert "lies where another is to be" in found
+
+
 @pytest.mark.parametrize("change", ["replace(body, char(9), char(13))", "cast(body as blob)"])
 def test_an_index_that_says_nothing_readable_of_itself_is_found(log: Path, change: str) -> None:
     """Opening and closing say so; nothing else is raised."""

@@ -1047,12 +1047,15 @@ class SqliteStore:
                     rows = self._between(reader, columns, first, last, rows_max, backwards=backwards)
                 if not rows:
                     break
+                before = first, last
                 if len(rows) < rows_max:
                     first = last + 1
                 elif backwards:
                     last = rows[-1][0] - 1
                 else:
                     first = columns.last(rows[-1]) + 1
+                if first < before[0] or last > before[1] or (first, last) == before:  # this would not come to an end
+                    raise self._out_of_order(rows[-1][0])
                 yield rows
 
     def _between(
@@ -1082,12 +1085,21 @@ class SqliteStore:
     def _to_index(self, connection: sqlite3.Connection) -> list[Row]:
         """Return the next rows that are not in the index, without what it does not need of them."""
         rows = [Row(*row) for row in self._between(connection, COUNTED, self._runs.indexed + 1, runs.POSITION, 1000)]
+        last = self._runs.indexed
         for row in rows:
             if not (type(row.count) is type(row.at) is int and row.count > 0 and type(row.head) is type(row.records) is str):
                 raise Broken(
                     f"{self.path} is damaged: the row at position {row.position} has values that none can have", position=row.position
                 )
+            if row.position <= last:
+                raise self._out_of_order(row.position)
+            last = row.last
         return rows
+
+    def _out_of_order(self, position: int) -> Broken:
+        return Broken(
+            f"{self.path} is damaged: the row at position {position} lies where another is to be", path=self.path, position=position
+        )
 
     def _digest(self, connection: sqlite3.Connection, position: int) -> bytes | None:
         """Return the digest of the row that begins at a position, if one does."""
