@@ -1,10 +1,7 @@
 """The cold part of a SQLite log: killed at any moment, beside others, its place given back, what plain SQL shows, and what an older release says."""
 
 import os
-import random
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
 import zlib
@@ -22,31 +19,12 @@ from happened.log import log as log_module
 from happened.log.compacting import ROW_BYTES, InBackground, compact, unpack
 from happened.stores import cold, segments
 from happened.stores.sqlite import SqliteStore, connect, connect_to_read
-from happened.testing import Clock
-from happened.testing.intruder import Intruder
 from happened.testing.rows import Fact, Scribe, check_whole, flat, matches, read_by, terms_of
+from tests.cold.rows import filled, nothing
 from tests.log.erase import erase
 from tests.semantics.model import Balance, Deposited, bank
 
 KILLS = int(os.environ.get("HAPPENED_KILLS", "15"))
-
-WORK = """
-import sys
-from happened.stores import segments
-from happened.stores.sqlite import SqliteStore
-
-segments.ROWS_MAX = 64
-store = SqliteStore(sys.argv[1])
-print("ready", flush=True)
-while True:
-    store.compact(int(sys.argv[2]), lambda done, _all: print(done, flush=True))
-    store.unpack(int(sys.argv[2]) // 2, lambda done, _all: print(done, flush=True))
-"""
-"""A program that packs and unpacks until it is killed."""
-
-
-def nothing(_done: int, _all: int) -> None:
-    """Hear of no progress."""
 
 
 @pytest.fixture
@@ -60,42 +38,6 @@ def indexed(path: str) -> SqliteStore:
     store = SqliteStore(path)
     store.index(read_by("today"), terms_of, nothing)
     return store
-
-
-def filled(store: SqliteStore, count: int, *, at_once: int = 100) -> list[Row]:
-    """Append rows of several shapes."""
-    scribe = Scribe(store)
-    for start in range(0, count, at_once):
-        facts = [Fact((f"n={n % 50}",), 16 + n % 3, 1 + n % 2, f"id-{n}", "x" * 40) for n in range(start, min(start + at_once, count))]
-        scribe.append(*facts)
-    return flat(store.read())
-
-
-def test_packed_rows_are_read_and_found_as_before(path: str) -> None:
-    """In both directions, from any position, in pages of any size, by the index, by ids, and in what is counted; by who had them open and by who opens anew."""
-    store = indexed(path)
-    rows = filled(store, 2_000)
-    counted = store.counted(777, 2_222, lambda row: terms_of(row).counts)
-
-    store.compact(rows[-300].last, nothing)
-
-    with closing(indexed(path)) as other:
-        for one in (store, other):
-            assert one.parts().cold == rows[-300].last
-            assert flat(one.read()) == rows
-            assert flat(one.read(backwards=True, rows_max=77)) == rows[::-1]
-            for row in (rows[0], rows[1], rows[700], rows[-301], rows[-300], rows[-299], rows[-1]):
-                assert next(iter(one.read(row.position - 1, rows_max=1)))[0] == row
-                assert flat(one.read(row.last, row.last + 20)) == [
-                    other for other in rows if other.position > row.last and other.last <= row.last + 20
-                ]
-                assert row.position in one.find_id(terms_of(row).id or "")
-            for wanted in ([Wanted(("n=7",))], [Wanted(("n=7",)), Wanted(("n=8",), (17,))], [Wanted((), (18,))]):
-                for backwards in (False, True):
-                    found = [row for row in flat(one.read(wanted=wanted, backwards=backwards, rows_max=30)) if matches(row, wanted)]
-                    assert found == [row for row in (rows[::-1] if backwards else rows) if matches(row, wanted)]
-            assert one.counted(777, 2_222, lambda row: terms_of(row).counts) == counted
-    store.close()
 
 
 def test_the_index_of_what_is_cold_is_packed_and_merged_with_what_comes(path: str) -> None:
@@ -139,70 +81,6 @@ def test_an_index_is_made_anew_of_packed_rows(path: str) -> None:
         ]
 
 
-def test_a_page_that_is_read_while_rows_move_has_each_once(path: str) -> None:
-    """Between any two pages rows are packed or put back, and a reader misses none and meets none twice."""
-    with closing(indexed(path)) as store, closing(indexed(path)) as reader:
-        rows = filled(store, 1_200)
-        for backwards in (False, True):
-            for wanted in (None, [Wanted((), (16, 17, 18))], [Wanted(("n=3",))]):
-                seen: list[Row] = []
-                for number, page in enumerate(reader.read(wanted=wanted, backwards=backwards, rows_max=60)):
-                    seen += page
-                    if number % 2:
-                        store.unpack(max(store.parts().cold - 400, 0), nothing)
-                    else:
-                        store.compact(rows[(number * 97) % 1_000].last, nothing)
-                expected = [row for row in rows if wanted is None or matches(row, wanted)]
-                assert [row for row in seen if wanted is None or matches(row, wanted)] == (expected[::-1] if backwards else expected)
-
-
-def test_a_process_that_slept_goes_on_where_its_last_row_was_packed(path: str) -> None:
-    """Whoever knows the head of long ago finds it in the cold part, and appends behind what others have."""
-    with closing(indexed(path)) as asleep, closing(indexed(path)) as store:
-        sleeper = Scribe(asleep)
-        sleeper.append(Fact(("a=1",), id="first"))
-        rows = filled(store, 600)
-        store.compact(rows[-1].last, nothing)
-
-        sleeper.append(Fact(("a=1",), id="second"))
-
-        assert sleeper.taken_in == rows[1:]
-        check_whole(flat(store.read()))
-
-
-def test_killed_at_any_moment_nothing_is_lost(path: str) -> None:
-    """A process that packs and unpacks is killed again and again while another writes: the log is whole, and the next one goes on."""
-    seed = int(os.environ.get("HAPPENED_SEED", "11"))
-    print("seed", seed, "kills", KILLS)
-    chance = random.Random(seed)
-    with closing(indexed(path)) as store:
-        rows = filled(store, 1_000)
-    moved = set[int]()
-    with Intruder() as writer:
-        writer.open("happened.stores.sqlite:SqliteStore", path)
-        for _ in range(KILLS):
-            with subprocess.Popen([sys.executable, "-c", WORK, path, str(rows[-1].last)], stdout=subprocess.PIPE, text=True) as child:
-                assert child.stdout is not None
-                child.stdout.readline()
-                writer.begin(20)
-                for _ in range(chance.randrange(1, 30)):
-                    child.stdout.readline()
-                time.sleep(chance.random() * 0.02)  # a moment inside a step
-                child.kill()
-            writer.finish()
-            with closing(indexed(path)) as store:
-                found = flat(store.read())
-                moved.add(store.parts().cold)
-                check_whole(found)
-                assert found[: len(rows)] == rows
-        writer.close()
-    with closing(indexed(path)) as store:
-        store.compact(rows[-1].last, nothing)
-        assert store.parts().cold == rows[-1].last
-        assert len(flat(store.read())) == len(rows) + 20 * KILLS
-    assert len(moved) > 1, "they were killed at different places"
-
-
 def test_what_rows_took_is_given_back(path: str) -> None:
     """The file is as short as what is in it; what was packed grows no file when it is packed again with what came after."""
     with closing(indexed(path)) as store:
@@ -241,27 +119,6 @@ def test_a_file_that_can_not_give_back_is_written_anew_once(path: str) -> None:
         assert store.parts().free_bytes == 0
         assert flat(store.read()) == rows
     assert Path(path).stat().st_size < before / 2
-
-
-def test_segments_grow_until_they_are_full(path: str) -> None:
-    """Packing a few rows at a time leaves no crowd of small segments."""
-    with closing(indexed(path)) as store:
-        rows = filled(store, 1_500)
-        for row in rows[::100]:
-            store.compact(row.last, nothing)
-        store.compact(rows[-1].last, nothing)
-
-        assert store.parts().segments == -(-1_499 // segments.ROWS_MAX)
-        assert flat(store.read()) == rows
-
-
-def test_the_newest_row_stays(path: str) -> None:
-    """A log has a row to follow on, whatever is packed; an empty one has nothing to pack."""
-    with closing(indexed(path)) as store:
-        store.compact(1 << 40, nothing)
-        filled(store, 3)
-        store.compact(1 << 40, nothing)
-        assert (store.parts().cold_rows, store.parts().hot_rows) == (2, 1)
 
 
 def test_damage_of_a_segment_is_named(path: str) -> None:
@@ -406,21 +263,6 @@ def test_states_views_and_the_record_view(path: str) -> None:
         with sqlite3.connect(path) as file:
             assert file.execute("select * from record order by position").fetchall()[:-1] == shown
         file.close()
-
-
-def test_what_is_old_is_packed_by_age(tmp_path: Path) -> None:
-    """`older` keeps what is younger, `keep` what is last; both together keep both."""
-    clock = Clock()
-    with bank.open(f"sqlite:///{tmp_path}/log.db", run=False, source=clock) as running:
-        running.record_all([Deposited("a", 1)] * 50)
-        clock.move(timedelta(days=10))
-        running.record_all([Deposited("a", 1)] * 50)
-        head = running.log.head
-        assert compact(running.log, older=timedelta(days=11)).cold == 0
-        assert compact(running.log, older=timedelta(days=5), keep=head - 20).cold == 20
-        assert compact(running.log, older=timedelta(days=5)).cold == head - 50
-        assert compact(running.log).cold == head - 50
-        assert compact(running.log, keep=0).cold == head - 1
 
 
 def hot_bytes(path: str) -> int:

@@ -41,6 +41,7 @@ class TestPostgresStore(StoreContract):
     """One schema, opened by any number of handles and processes."""
 
     shared: ClassVar[bool] = True
+    packs: ClassVar[bool] = True
 
     @pytest.fixture
     def place(self) -> Place:

@@ -56,7 +56,7 @@ def unpack(log: Log, *, after: int = 0, progress: Progress = lambda _done, _all:
 def packing(engine: Engine) -> Packs:
     """Return a store as one that packs. `Invalid` for one that does not."""
     if not isinstance(engine, Packs):
-        raise Invalid("only a log in a file has cold parts: this one is in memory")
+        raise Invalid("a log in a file, or in PostgreSQL, has cold parts: this one is in memory, or a branch")
     return engine
 
 

@@ -6,19 +6,15 @@ twice. A step packs beside the lock, and takes it only to see that nothing has c
 """
 
 import sqlite3
-import threading
-import zlib
-from bisect import bisect_right
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from typing import Any, NamedTuple  # Any: rows of the columns that were asked for
 
-import msgspec
-
 from happened.core.errors import Broken
-from happened.core.store import START, Row
+from happened.core.store import Row
 from happened.stores import segments
 from happened.stores.segments import Segment
+from happened.stores.unfolded import Unfolded
 
 DDL = """create table if not exists segment(
     first   integer primary key,
@@ -32,8 +28,6 @@ END = "coalesce((select coalesce(last, 1 << 62) from segment order by first desc
 
 What is no position, in a damaged file, lies behind all of them: then `until` is asked, and says so.
 """
-CACHE_BYTES_MAX = 32 * 1024 * 1024
-"""Segments that are kept unfolded; those that were not read for longest go first."""
 ALL = ", ".join(Row.__struct_fields__)
 BARE_SQL = "position + (input is not null), position + count, records"
 
@@ -79,17 +73,13 @@ def one_moment(connection: sqlite3.Connection) -> Generator[None]:
         connection.execute("rollback")
 
 
-class Cold:
+class Cold(Unfolded[sqlite3.Connection]):
     """The cold part of one file, as one process reads and makes it. All it is asked on one connection should be in one transaction."""
 
     def __init__(self, path: str) -> None:
-        self._path = path
+        super().__init__(path, path=path)
         self._there = False
         """The table was seen: logs that were made before there was one get it with their first segment."""
-        self._lock = threading.Lock()
-        self._unfolded: dict[tuple[int, int], Segment] = {}
-        """First position and check sum -> segment, the one that was read last at the end."""
-        self._bytes = 0
 
     @property
     def is_there(self) -> bool:
@@ -106,78 +96,18 @@ class Cold:
         if found is None:
             return 0
         if not isinstance(found[0], int):
-            raise Broken(f"{self._path} is damaged: the cold part ends at {found[0]!r:.100}, which is no position", path=self._path)
+            raise Broken(f"{self._place} is damaged: the cold part ends at {found[0]!r:.100}, which is no position", path=self._place)
         return found[0]
 
-    def segment(self, connection: sqlite3.Connection, position: int) -> Segment:
-        """Return the segment that holds a position of the cold part. `Broken` where its bytes are damaged."""
-        key = connection.execute(
-            "select first, checked from segment where first <= ? order by first desc limit 1", (max(position, 1),)
+    def _key(self, connection: sqlite3.Connection, position: int) -> tuple[int, int] | None:
+        found: tuple[int, int] | None = connection.execute(
+            "select first, checked from segment where first <= ? order by first desc limit 1", (position,)
         ).fetchone()
-        if key is None:
-            raise self._damaged(position, "no segment begins before it")
-        with self._lock:
-            found = self._unfolded.pop(key, None)
-            if found is not None:
-                self._unfolded[key] = found
-        if found is None:
-            first, checked = key
-            [body] = connection.execute("select body from segment where first = ?", (first,)).fetchone()
-            found = self._kept(key, self._unfold(first, checked, body))
         return found
 
-    def _damaged(self, position: int, why: str) -> Broken:
-        return Broken(
-            f"{self._path} is damaged: position {position} is to be in its cold part, and {why}", path=self._path, position=position
-        )
-
-    def _kept(self, key: tuple[int, int], unfolded: Segment) -> Segment:
-        with self._lock:
-            if key not in self._unfolded:
-                self._unfolded[key] = unfolded
-                self._bytes += unfolded.bytes
-                while self._bytes > CACHE_BYTES_MAX and len(self._unfolded) > 1:
-                    self._bytes -= self._unfolded.pop(next(iter(self._unfolded))).bytes
-        return unfolded
-
-    def between(
-        self, connection: sqlite3.Connection, columns: Columns, first: int, last: int, rows_max: int, *, backwards: bool
-    ) -> list[tuple[Any, ...]]:
-        """Return the rows that begin between two positions of the cold part, in order or backwards, at most so many (below 0: all)."""
-        found: list[tuple[Any, ...]] = []
-        left = rows_max if rows_max >= 0 else last
-        while first <= last and left > 0:
-            at = last if backwards else first
-            segment = self.segment(connection, at)
-            if not segment.positions[0] <= at <= segment.last:  # else this would not come to an end
-                raise self._damaged(at, f"the segment there holds {segment.positions[0]} to {segment.last}")
-            start, end = segment.place(first), segment.place(last + 1)
-            if backwards:
-                start = max(start, end - left)
-                found += reversed(columns.of(segment, start, end)) if start < end else ()
-                last = segment.positions[0] - 1
-            else:
-                end = min(end, start + left)
-                found += columns.of(segment, start, end) if start < end else ()
-                first = segment.last + 1
-            left -= max(end - start, 0)
-        return found
-
-    def at(self, connection: sqlite3.Connection, columns: Columns, positions: Iterable[int]) -> list[tuple[Any, ...]]:
-        """Return the rows that begin at these positions of the cold part, in their order."""
-        found: list[tuple[Any, ...]] = []
-        for position in positions:
-            segment = self.segment(connection, position)
-            place = segment.place(position)
-            if place < segment.count and segment.positions[place] == position:
-                found += columns.of(segment, place, place + 1)
-        return found
-
-    def begun(self, connection: sqlite3.Connection, position: int) -> tuple[int, int]:
-        """Return the first and last position of the row that holds a position of the cold part."""
-        segment = self.segment(connection, position)
-        place = bisect_right(segment.positions, max(position, 1)) - 1
-        return segment.positions[place], segment.positions[place + 1] - 1 if place + 1 < segment.count else segment.last
+    def _body(self, connection: sqlite3.Connection, first: int) -> bytes | None:
+        found = connection.execute("select body from segment where first = ?", (first,)).fetchone()
+        return found[0] if found is not None else None
 
     # --- making it
 
@@ -197,18 +127,8 @@ class Cold:
             if not found:
                 return 0
             of = self._last(connection, reached)
-            rows = [Row(*row) for row in found]
-            earlier: list[Row] = []
-            before = START.digest
-            if of is not None:
-                segment = self.segment(connection, reached)
-                if of[2] < segments.ROWS_MAX:
-                    earlier = segment.rows(0, segment.count)
-                together = segments.fitting([*earlier, *rows]) - len(earlier)
-                earlier = earlier if together > 0 else []
-                before = segment.before if earlier else segment.digest
-        rows = rows[: segments.fitting([*earlier, *rows]) - len(earlier)]
-        body = segments.pack([*earlier, *rows], before)
+            is_full = of is None or of[2] >= segments.ROWS_MAX
+            body, earlier, rows = self.packed(connection, reached if of is not None else 0, [Row(*row) for row in found], is_full=is_full)
         begin()
         try:
             now = self.until(connection)
@@ -223,10 +143,7 @@ class Cold:
                 connection.execute(DDL)
             for statement in first_time if not now else ():
                 connection.execute(*statement)
-            if earlier:
-                connection.execute("delete from segment where last = ?", (reached,))
-            first = [*earlier, *rows][0].position
-            self._put(connection, first, rows[-1].last, len(earlier) + len(rows), body)
+            self.put(connection, [*earlier, *rows], body)
             connection.execute("delete from log where position between ? and ?", (rows[0].position, rows[-1].position))
             connection.execute("commit")
         except BaseException:
@@ -242,27 +159,9 @@ class Cold:
             return reached
         segment = self.segment(connection, reached)
         marks = ", ".join("?" * len(Row.__struct_fields__))
-        connection.executemany(
-            f"insert into log({ALL}) values({marks})", [msgspec.structs.astuple(row) for row in segment.rows(0, segment.count)]
-        )
+        connection.executemany(f"insert into log({ALL}) values({marks})", segment.whole(0, segment.count))
         connection.execute("delete from segment where last = ?", (reached,))
         return segment.positions[0] - 1
-
-    def rewrite(self, connection: sqlite3.Connection, rows: Sequence[Row]) -> None:
-        """Put other rows in the place of those that begin at the same positions of the cold part, in the open transaction: for erasing.
-
-        `Broken` where a row does not follow by the chain: only what the chain leaves out may differ. What was there is in no page of the file any more
-        once the transaction is in the file, if the connection says `secure_delete`.
-        """
-        left = {row.position: row for row in rows}
-        while left:
-            segment = self.segment(connection, min(left))
-            rewritten = min(left)
-            packed = [left.pop(row.position, row) for row in segment.rows(0, segment.count)]
-            if rewritten in left:
-                raise Broken(f"no row of the cold part begins at position {rewritten}", position=rewritten, path=self._path)
-            connection.execute("delete from segment where first = ?", (packed[0].position,))
-            self._put(connection, packed[0].position, segment.last, segment.count, segments.pack(packed, segment.before))
 
     def _last(self, connection: sqlite3.Connection, reached: int) -> tuple[int, int, int] | None:
         """Return the first position, the check sum and the count of rows of the segment that ends at a position."""
@@ -273,18 +172,7 @@ class Cold:
         ).fetchone()
         return found
 
-    def _put(self, connection: sqlite3.Connection, first: int, last: int, rows: int, body: bytes) -> None:
+    def _put(self, connection: sqlite3.Connection, first: int, last: int, rows: int, checked: int, body: bytes) -> None:
         connection.execute(
-            "insert into segment(first, last, rows, checked, body) values(?, ?, ?, ?, ?)", (first, last, rows, zlib.crc32(body), body)
+            "insert or replace into segment(first, last, rows, checked, body) values(?, ?, ?, ?, ?)", (first, last, rows, checked, body)
         )
-
-    def _unfold(self, first: int, checked: int, body: bytes) -> Segment:
-        try:
-            if zlib.crc32(body) == checked:
-                return Segment(body)
-            error: Exception | None = None
-        except (zlib.error, msgspec.MsgspecError, ValueError, IndexError) as found:
-            error = found
-        raise Broken(
-            f"{self._path} is damaged: the cold part from position {first} on can't be unfolded", path=self._path, position=first
-        ) from error

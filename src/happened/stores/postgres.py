@@ -19,24 +19,23 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple  # Any: rows of the columns that were asked for
+from operator import itemgetter
+from typing import Any, NamedTuple, TypeVar  # Any: rows of the columns that were asked for
 
 import psycopg
 from psycopg import errors
 
 from happened.core.chain import digest_of
 from happened.core.errors import Broken, Closed, Diverged, Error, Forked, Incompatible, OutcomeUnknown, Overloaded, StoreFailed
-from happened.core.store import START, Bare, Commit, Head, Row, Terms, Unseen, Wanted
+from happened.core.store import START, Bare, Commit, Head, Parts, Row, Terms, Unseen, Wanted
 from happened.stores import postgres_wire as wire
+from happened.stores.postgres_cold import ASKED, BARE, BEHIND, COUNTED, END, HEADED, LOCK, WHOLE, Columns, PostgresCold, moment
 from happened.stores.postgres_shelf import NOTHING, Filing, hash_of, stretch
 from happened.stores.postgres_tables import Connection, Where, migrate, one_line, where_in
 from happened.stores.samples import Samples
 from happened.stores.shelving import keys_between, merged, reading_in, reading_text
 
-ROW = "position, count, at, head, input, records, salts, digest"
-BARE = "position + (input is not null)::int, position + count, records"
-HEADED = f"{BARE}, position, at, head"
-ASKED = "position, position + count, records, input"
+T = TypeVar("T")
 WRITE = f"select @write({', '.join(f'${n}' for n in range(1, 25))})"
 LOOK = "select * from @look($1, $2)"
 """Takes the lock and looks at the head, then at what is unseen: each statement of the function sees what the one before has waited for."""
@@ -44,7 +43,6 @@ BEGIN = b"begin isolation level read committed, read write"
 WRITE_AHEAD = f"select @write_ahead({', '.join(f'${n}' for n in range(1, 28))})"
 CROWDED_COMMITS = 50
 """After another process has committed, so many commits are not decided ahead: it is likely to come between again."""
-LOCK = "select 1 from @head for update"
 LOCK_MS_MAX = 2_000_000_000
 POLL_SECONDS = 1.0
 """How often who waits looks by himself: a notice may get lost, or never come through a pooler."""
@@ -52,6 +50,8 @@ SETTLE_SECONDS = 30.0
 """How long to try to learn the outcome of a commit that failed."""
 CLOSE_SECONDS_MAX = 10.0
 SCRUB_SECONDS_MAX = 10.0
+PASSING_SECONDS_MAX = 2.0
+"""How long a table is written anew again where somebody may still look at what was deleted in it: most do for a moment, as the server itself."""
 RETRY_SECONDS = 0.05
 FILE_SECONDS = 0.05
 """How long who reads waits for the lock to file what others have left. Where he can't have it he looks at the rows themselves."""
@@ -124,6 +124,9 @@ class PostgresStore:
         """How many commits more are not decided ahead."""
         self._told = 0
         """How often this process heard of a commit."""
+        self._packed = 0
+        """How far the cold part reached when it was looked at last."""
+        self._cold = PostgresCold(self.where, is_there=False)
         self._writer = self._opened()
 
     # --- the seam
@@ -234,8 +237,8 @@ class PostgresStore:
         rows_max: int = PAGE_ROWS,
     ) -> Iterator[Sequence[Row]]:
         """Yield pages of rows."""
-        for page in self._pages(ROW, after, until, wanted, backwards=backwards, rows_max=rows_max):
-            yield [Row(*found[1:]) for found in page]
+        for page in self._pages(WHOLE, after, until, wanted, backwards=backwards, rows_max=rows_max):
+            yield [Row(*found[2:]) for found in page]
 
     def read_bare(
         self,
@@ -250,7 +253,7 @@ class PostgresStore:
         """Yield pages of what a fold needs of rows."""
         columns = ASKED if inputs else HEADED if heads else BARE
         for page in self._pages(columns, after, until, wanted, backwards=False, rows_max=rows_max):
-            yield [found[1:] for found in page]
+            yield [found[2:] for found in page]
 
     def notes(self, start: str, before: str | None = None) -> Mapping[str, str]:
         """Return the durable notes whose key starts with a text."""
@@ -290,8 +293,14 @@ class PostgresStore:
             with self.where.connect() as connection:  # of its own: what is set for a session ends with it
                 connection.add_notice_handler(hear)
                 connection.execute(f"set lock_timeout = {int(SCRUB_SECONDS_MAX * 1000)}".encode())
-                for table in ("log", "note", "tag", "used", "counted", "sample"):
+                deadline = time.monotonic() + PASSING_SECONDS_MAX
+                for table in ("log", "segment", "note", "tag", "used", "counted", "sample"):
+                    before = len(kept)
                     connection.execute(self.where.sql(f"vacuum (full, verbose) @{table}"))
+                    while len(kept) > before and time.monotonic() < deadline:
+                        del kept[before:]
+                        time.sleep(RETRY_SECONDS)
+                        connection.execute(self.where.sql(f"vacuum (full, verbose) @{table}"))
         except errors.LockNotAvailable:
             return False
         except psycopg.Error as error:
@@ -373,9 +382,13 @@ class PostgresStore:
     def counted(self, after: int, until: int | None, counts_of: Callable[[Row], Sequence[tuple[str, int]]]) -> Mapping[str, int]:
         """Add up what rows count, by blocks of positions; at both ends, and what is not filed yet, row by row."""
         self._looked_up("0")
-        with self._reader() as reader, reader.transaction():
-            reader.execute("set transaction isolation level repeatable read read only")
-            return stretch(self.where, reader, after, until, lambda first, last: self._counts_between(reader, first, last, counts_of))
+        with self._reader() as reader, moment(reader):
+
+            def rows(first: int, last: int) -> Iterator[Sequence[tuple[str, int]]]:
+                for found in self._cold.rows_between(reader, COUNTED, first, last):
+                    yield counts_of(Row(*found[2:]))
+
+            return stretch(self.where, reader, after, until, rows, lambda position: self._cold.behind(reader, position))
 
     def sample(self, handler: str, outcome: str, ran_us: int, what: str) -> None:
         """Count an execution that committed nothing; written now and then, and at close."""
@@ -390,6 +403,49 @@ class PostgresStore:
             before = counted.get((handler, outcome), [0, 0, ""])
             counted[handler, outcome] = [before[0] + count, before[1] + ran, what]
         return [(*key, count, ran, what) for key, (count, ran, what) in counted.items()]
+
+    # --- the cold part
+
+    def compact(
+        self, until: int, progress: Callable[[int, int], None], *, notes: Mapping[str, str] | None = None, rewrite: bool = False
+    ) -> None:
+        """Pack the rows that end at or before a position into segments; then `rewrite` their table, while all others wait, so that it gives back their place."""
+        with self._packing() as connection:
+            reached = 0
+            while step := self._cold.pack(connection, until, notes or {}):
+                reached = step
+                progress(reached, until)
+            if reached or rewrite:  # else it is used again
+                connection.execute(self.where.sql(f"vacuum{' full' if rewrite else ''} @log"))
+
+    def unpack(self, after: int, progress: Callable[[int, int], None], *, notes: Sequence[str] = ()) -> None:
+        """Put the rows that lie after a position back into their table, and those that are packed with them."""
+        with self._packing() as connection:
+            whole = reached = self._cold.until(connection)
+            while reached > after:
+                reached = self._cold.unpack(connection, after, notes)
+                progress(whole - reached, whole - after)
+
+    def cold_until(self) -> int:
+        """Return the last position of the cold part."""
+        return self._of_one_moment(self._cold.until)
+
+    def parts(self) -> Parts:
+        """Return how much of the log is packed, and what it takes. What is free is an estimate."""
+        return self._of_one_moment(self._cold.parts)
+
+    @contextlib.contextmanager
+    def _packing(self) -> Generator[Connection]:
+        """Give a connection of its own: what is done on it is done in steps, and each of them is safe."""
+        self._check_usable()
+        try:
+            with self.where.connect() as connection:
+                connection.execute(f"set lock_timeout = {int(CLOSE_SECONDS_MAX * 1000)}".encode())
+                yield connection
+        except errors.LockNotAvailable as error:
+            raise Overloaded("another process holds the log's lock; what was packed so far is packed", url=self.url) from error
+        except psycopg.Error as error:
+            raise StoreFailed(f"the log could not be packed further: {one_line(error)}", error=one_line(error), url=self.url) from error
 
     # --- writing
 
@@ -408,6 +464,7 @@ class PostgresStore:
         except BaseException:
             connection.close()
             raise
+        self._cold.is_there = True
         self._standing = Standing(*standing)
         self._last_seen = self._standing.position
         return connection
@@ -445,13 +502,17 @@ class PostgresStore:
             writer.close()
         left = int(max(min((deadline - time.monotonic()) * 1000, LOCK_MS_MAX), 1))
         self._transaction_of = threading.get_ident()
-        [head, *unseen] = wire.asked(writer, BEGIN, self.where.sql(LOOK), [wire.int8(min(seen, 1 << 62)), wire.int4(left)])
-        self._transaction = head[7]
+        [first, *unseen] = wire.asked(writer, BEGIN, self.where.sql(LOOK), [wire.int8(min(seen, 1 << 62)), wire.int4(left)])
+        self._transaction = first[7]
         rows = [
             Row(position, count, at, head, asked, records, salts, digest)
             for position, at, digest, count, _, _, head, asked, records, salts in unseen
         ]
-        return Standing(*head[:7]), rows
+        standing = Standing(*first[:7])
+        hot = rows[0].position if rows else standing.position + 1
+        if seen + 1 < hot:  # others have packed what was not seen here
+            rows = [Row(*found[2:]) for found in self._cold.rows_between(writer, WHOLE, seen + 1, hot - 1)] + rows
+        return standing, rows
 
     def _connect_again(self, deadline: float, error: psycopg.Error) -> None:
         self._writer.close()
@@ -477,10 +538,8 @@ class PostgresStore:
         if known.row and not follows:
             there: bytes | None = standing.digest
             if standing.row != known.row:
-                found = self._writer.execute(
-                    self.where.sql("select digest from @log where position = %s"), (known.row,), binary=True
-                ).fetchone()
-                there = found[0] if found is not None else None
+                found = self._cold.row_at(self._writer, known.row)
+                there = found.digest if found is not None else None
             if there != known.digest:
                 raise Diverged(
                     f"the log no longer has what it had at position {known.position}: an older copy, or another database, is in its place",
@@ -550,7 +609,16 @@ class PostgresStore:
     def _replaced(self, rows: Sequence[Row]) -> None:
         """Put rows in the place of those at their positions, and drop what was derived."""
         writer = self._writer
+        until = self._cold.until(writer)
+        packed = [row for row in rows if row.position <= until]
+        for row in packed:
+            there = self._cold.row_at(writer, row.position)
+            if there is None or there.digest != row.digest:
+                raise Diverged(_NO_SUCH_ROW, url=self.url, position=row.position)
+        self._cold.rewrite(writer, packed)
         for row in rows:
+            if row.position <= until:
+                continue
             # A division by nothing stops the transaction where there is no such row.
             writer.execute(
                 self.where.sql(
@@ -582,10 +650,10 @@ class PostgresStore:
                     self._writer.execute(f"set local lock_timeout = {left}".encode())
                     self._writer.execute(self.where.sql(LOCK))
                     if first is not None:
-                        found = self._writer.execute(
-                            self.where.sql("select digest, records from @log where position = %s"), (first.position,), binary=True
-                        ).fetchone()
-                        took_place = found is not None and found[0] == first.digest and (bool(commit.rows) or found[1] == first.records)
+                        found = self._cold.row_at(self._writer, first.position)
+                        took_place = (
+                            found is not None and found.digest == first.digest and (bool(commit.rows) or found.records == first.records)
+                        )
                         if ahead and not took_place:
                             self._writer.execute(self.where.sql("update @head set reading = %s"), (os.urandom(8).hex(),))
                     else:
@@ -765,7 +833,7 @@ class PostgresStore:
         return found, self._ids_after(filed, last)
 
     def _ids_after(self, after: int, until: int) -> Iterator[tuple[int, str | None]]:
-        with self._reader() as reader:
+        with self._reader() as reader, moment(reader):
             for rows, terms in self._rows_after(reader, after, until):
                 yield from ((row.position, found.id) for row, found in zip(rows, terms, strict=True))
 
@@ -821,13 +889,9 @@ class PostgresStore:
         assert self._terms_of is not None, "rows are filed by a reading"
         while after < until:
             high = min(until, after + 2 * PAGE_ROWS)  # see `_pages`
-            found = connection.execute(
-                self.where.sql(f"select {ROW} from @log where position > %s and position <= %s order by position"),
-                (after, high),
-                binary=True,
-            ).fetchall()
+            found = self._cold.rows_between(connection, WHOLE, after + 1, high)
             if found:
-                rows = [Row(*one) for one in found]
+                rows = [Row(*one[2:]) for one in found]
                 yield rows, list(map(self._terms_of, rows))
             after = high
 
@@ -864,60 +928,95 @@ class PostgresStore:
     # --- reading
 
     def _pages(
-        self, columns: str, after: int, until: int | None, wanted: Sequence[Wanted] | None, *, backwards: bool, rows_max: int
+        self, columns: Columns, after: int, until: int | None, wanted: Sequence[Wanted] | None, *, backwards: bool, rows_max: int
     ) -> Iterator[list[tuple[Any, ...]]]:
         """Yield pages of rows, each with its first position and these columns."""
         self._check_usable()
-        positions: Sequence[int] = ()
-        begun = 0
         if wanted is None:
-            [(last, begun)] = self._asked(f"select position, ({_BEGUN}) from @head", (after,))
+            last, begin, end = self._edges(after, until)
+            positions: Sequence[int] = ()
             ranges = [(0, last)]
         else:
             positions, ranges, last = self._places(wanted)
-            if ranges:
-                [(begun,)] = self._asked(_BEGUN, (after,))
-        last = last if until is None else min(last, until)
-        if not ranges:
-            yield from self._pages_at(columns, positions, after, last, backwards=backwards, rows_max=rows_max)
-            return
-        ordered = merged([*ranges, *((position, position) for position in positions)])
-        for low, high in reversed(ordered) if backwards else ordered:
-            first, end = max(low, begun), min(high, last)
-            span = max(2 * rows_max, SPAN_MIN)
-            while first <= end:
-                # Not of all that is left: a server that has no statistics yet would sort it, for each page.
-                low_here, high_here = (max(first, end - span + 1), end) if backwards else (first, min(end, first + span - 1))
-                found = self._asked(
-                    f"select position, {columns} from @log where position between %s and %s and position + count - 1 > %s "
-                    f"and position + count - 1 <= %s order by position {'desc' if backwards else 'asc'} limit %s",
-                    (low_here, high_here, after, last, rows_max),
-                    binary=True,
-                )
-                if found:
-                    yield found
-                if len(found) == rows_max:  # there may be more
-                    low_here, high_here = (found[-1][0], high_here) if backwards else (low_here, found[-1][0])
-                span = 2 * ((high_here - low_here + 1) * rows_max // len(found) if found else span)
-                span = min(max(span, SPAN_MIN), SPAN_MAX)
-                if backwards:
-                    end = low_here - 1
-                else:
-                    first = high_here + 1
+            last = last if until is None else min(last, until)
+            if not ranges:
+                ordered = sorted(positions, reverse=backwards)
+                for start in range(0, len(ordered), rows_max):
+                    page = self._page_at(columns, ordered[start : start + rows_max], after, last, backwards=backwards)
+                    if page:
+                        yield page
+                return
+            _, begin, end = self._edges(after, last)
+        stretches = merged([*ranges, *((position, position) for position in positions)])
+        for low, high in reversed(stretches) if backwards else stretches:
+            yield from self._pages_between(columns, max(low, begin), min(high, end), backwards=backwards, rows_max=rows_max)
 
-    def _pages_at(
-        self, columns: str, positions: Sequence[int], after: int, last: int, *, backwards: bool, rows_max: int
-    ) -> Iterator[list[tuple[Any, ...]]]:
-        ordered = sorted(positions, reverse=backwards)
-        for start in range(0, len(ordered), rows_max):
+    def _edges(self, after: int, until: int | None) -> tuple[int, int, int]:
+        """Return where the log ends, where the first row begins that ends after a position, and where the last one ends that does at or before another."""
+        values = after, after, until, until
+        [(last, before, end)] = self._asked(f"select position, {BEHIND}, {BEHIND} from @head", values)
+        if before < 0 < after and last:
+            before = self._of_one_moment(lambda reader: self._cold.behind(reader, after))
+        if until is None or until >= last:
+            end = last
+        elif end < 0 < until:
+            end = self._of_one_moment(lambda reader: self._cold.behind(reader, until))
+        return last, max(before, 0) + 1, max(end, 0)
+
+    def _pages_between(self, columns: Columns, first: int, last: int, *, backwards: bool, rows_max: int) -> Iterator[list[tuple[Any, ...]]]:
+        """Yield pages of the rows that begin between two positions."""
+        span = max(2 * rows_max, SPAN_MIN)
+        while first <= last:
+            # Not of all that is left: a server that has no statistics yet would sort it, for each page.
+            low, high = (max(first, last - span + 1), last) if backwards else (first, min(last, first + span - 1))
+            found = self._page(columns, low, high, backwards=backwards, rows_max=rows_max)
+            if found:
+                yield found
+            if len(found) == rows_max:  # there may be more
+                low, high = (found[-1][1], high) if backwards else (low, found[-1][1])
+            span = 2 * ((high - low + 1) * rows_max // len(found) if found else span)
+            span = min(max(span, SPAN_MIN), SPAN_MAX)
+            if backwards:
+                last = low - 1
+            else:
+                first = high + 1
+
+    def _page(self, columns: Columns, first: int, last: int, *, backwards: bool, rows_max: int) -> list[tuple[Any, ...]]:
+        """Return the rows that begin between two positions, each behind nothing of meaning and its position, at most so many, as of one moment."""
+        if self._cold.is_there and first > self._packed:  # most reads are of the hot part alone
+            order = f"order by position {'desc' if backwards else 'asc'} limit %s"
             found = self._asked(
-                f"select position, {columns} from @log where position = any(%s) and position + count - 1 > %s "
-                f"and position + count - 1 <= %s order by position {'desc' if backwards else 'asc'}",
-                (ordered[start : start + rows_max], after, last),
+                f"select {END}, position, {columns.sql} from @log where position between %s and %s {order}",
+                (first, last, rows_max),
                 binary=True,
             )
             if found:
-                yield found
+                self._packed = found[0][0] or 0
+                if first > self._packed:
+                    return found
+        return self._of_one_moment(
+            lambda reader: self._cold.rows_between(reader, columns, first, last, rows_max, backwards=backwards),
+        )
+
+    def _page_at(self, columns: Columns, positions: Sequence[int], after: int, until: int, *, backwards: bool) -> list[tuple[Any, ...]]:
+        """Return those of the rows that begin at these positions, which are in order, that end after one position and at or before another, as `_page` does."""
+        first = min(positions[0], positions[-1])
+        if self._cold.is_there and first > self._packed:
+            found = self._asked(
+                f"select cold, position, {columns.sql} from (select {END} as cold) packed left join @log on position = any(%s) "
+                f"and position + count - 1 > %s and position + count - 1 <= %s order by position {'desc' if backwards else 'asc'}",
+                (list(positions), after, until),
+                binary=True,
+            )
+            self._packed = found[0][0] or 0
+            if first > self._packed:
+                return found if found[0][1] is not None else []
+
+        def rows(reader: Connection) -> list[tuple[Any, ...]]:
+            begin, end = self._cold.behind(reader, after) + 1, self._cold.behind(reader, until)
+            return self._cold.rows_at(reader, columns, [position for position in positions if begin <= position <= end])
+
+        return sorted(self._of_one_moment(rows), key=_position, reverse=backwards)
 
     def _places(self, wanted: Sequence[Wanted], *, again: bool = False) -> tuple[Sequence[int], list[tuple[int, int]], int]:
         """Return where there is something wanted, by the index: positions of rows, and ranges; and up to where it knows. All as of one moment.
@@ -969,13 +1068,6 @@ class PostgresStore:
         ranges = [(first, end) for first, end in ranges if first <= end]
         return sorted(positions), ranges, last
 
-    def _counts_between(
-        self, reader: Connection, first: int, last: int, counts_of: Callable[[Row], Sequence[tuple[str, int]]]
-    ) -> Iterator[Sequence[tuple[str, int]]]:
-        sql = f"select {ROW} from @log where position between %s and %s order by position"
-        for found in reader.execute(self.where.sql(sql), (first, last), binary=True):
-            yield counts_of(Row(*found))
-
     def _asked(self, sql: str, values: Sequence[Any] = (), *, binary: bool = False) -> list[tuple[Any, ...]]:
         """Ask one statement on a connection of the pool; where that was lost, once more on a new one."""
         if self._owner == threading.get_ident():  # who decides asks on the connection that holds the lock
@@ -983,10 +1075,27 @@ class PostgresStore:
                 return self._writer.execute(self.where.sql(sql), values, binary=binary).fetchall()
             except psycopg.Error as error:
                 raise _failed(error) from error
+        return self._tried(lambda reader: reader.execute(self.where.sql(sql), values, binary=binary).fetchall())
+
+    def _of_one_moment(self, ask: Callable[[Connection], T]) -> T:
+        """Ask several statements, as of one moment."""
+        if self._owner == threading.get_ident():  # who packs takes the lock: nothing moves meanwhile
+            try:
+                return ask(self._writer)
+            except psycopg.Error as error:
+                raise _failed(error) from error
+
+        def asked(reader: Connection) -> T:
+            with moment(reader):
+                return ask(reader)
+
+        return self._tried(asked)
+
+    def _tried(self, ask: Callable[[Connection], T]) -> T:
         for attempt in range(2):
             with self._reader(fresh=attempt > 0) as reader:
                 try:
-                    return reader.execute(self.where.sql(sql), values, binary=binary).fetchall()
+                    return ask(reader)
                 except psycopg.OperationalError as error:
                     if attempt or not _is_lost(reader, error):
                         raise
@@ -1027,11 +1136,12 @@ class PostgresStore:
 
 
 _TRUE = b"\1"
+_position = itemgetter(1)
 _IDLE = psycopg.pq.TransactionStatus.IDLE
 _START = (START.position, START.at, START.digest, 0, 0, 0, "")
 _STANDING = "select position, at, digest, row, filed, tagged, reading from @head"
-_BEGUN = "select coalesce(max(position), 0) from @log where position <= %s"
 _NOTES = "select key, body from @note where key >= %s and key < %s"
+_NO_SUCH_ROW = "there is no such row at its position any more, and nothing was recorded"
 _READING = "select reading, coalesce((select body from @shelf where key = 'reading'), '') from @head"
 
 
@@ -1094,7 +1204,7 @@ def _has_dead_rows(said: errors.Diagnostic) -> bool:
 
 def _failed(error: psycopg.Error) -> StoreFailed | Broken | Diverged:
     if isinstance(error, errors.DivisionByZero):
-        return Diverged("there is no such row at its position any more, and nothing was recorded")
+        return Diverged(_NO_SUCH_ROW)
     if isinstance(error, errors.DataCorrupted | errors.IndexCorrupted):
         return Broken(f"the database is damaged, and nothing was recorded: {one_line(error)}", error=one_line(error))
     return StoreFailed(f"the log could not be written, and nothing was recorded: {one_line(error)}", error=one_line(error))

@@ -7,10 +7,10 @@ import psycopg
 
 from happened.core.errors import Invalid, OutcomeUnknown, StoreFailed
 from happened.core.store import START, Commit, Head, Row, Terms, Unseen
-from happened.stores.postgres import ROW, PostgresStore
+from happened.stores.postgres import PostgresStore
+from happened.stores.postgres_cold import put_rows
 from happened.stores.postgres_tables import Connection, migrate, one_line, where_in
 
-COLUMNS = ("int8", "int4", "int8", "text", "text", "text", "bytea", "bytea")
 TAKEN_SECONDS = 1
 """How long to wait for who uses an empty log; who still does then may be filling it."""
 ENDED_SECONDS_MAX = 30
@@ -52,10 +52,7 @@ class PostgresLoad:
         try:
             with self._connection.cursor() as cursor:
                 if rows:
-                    with cursor.copy(self._where.sql(f"copy @log({ROW}) from stdin (format binary)")) as copy:
-                        copy.set_types(COLUMNS)
-                        for row in rows:
-                            copy.write_row((row.position, row.count, row.at, row.head, row.input, row.records, row.salts, row.digest))
+                    put_rows(cursor, self._where, rows)
                     last = rows[-1]
                     self._head, self._row = Head(last.last, last.at, last.digest), last.position
                 if notes:

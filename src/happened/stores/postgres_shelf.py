@@ -5,7 +5,7 @@ are kept for blocks of 4,096 positions.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any  # Any: rows of the columns that were asked for
 
 from happened.core.store import Row, Terms
@@ -109,21 +109,28 @@ class Filing:
 
 
 def stretch(
-    where: Where, connection: Connection, after: int, until: int | None, rows: Callable[[int, int], Iterator[Counts]]
+    where: Where,
+    connection: Connection,
+    after: int,
+    until: int | None,
+    rows: Callable[[int, int], Iterable[Counts]],
+    behind: Callable[[int], int],
 ) -> dict[str, int]:
-    """Return what is counted of the rows that lie after one position and up to another, in the open transaction. `rows` gives that of some rows.
+    """Return what is counted of the rows that lie after one position and up to another, in the open transaction.
+
+    `rows` gives that of the rows that begin between two positions, `behind` the last position of the last row that ends at or before one.
 
     Cost: some rows for each block, and at most 4,096 positions at each end.
     """
     [(position, filed)] = connection.execute(where.sql("select position, filed from @head")).fetchall()
     if filed < position and (until is None or until > filed):
-        both = stretch(where, connection, after, filed, rows)
-        first = _behind(where, connection, max(after, filed)) + 1
-        _add(both, rows(first, position if until is None else _behind(where, connection, until)))
+        both = stretch(where, connection, after, filed, rows, behind)
+        first = behind(max(after, filed)) + 1
+        _add(both, rows(first, position if until is None else behind(until)))
         return both
     head = min(position, filed)
-    first = _behind(where, connection, after) + 1
-    last = head if until is None else _behind(where, connection, until)
+    first = behind(after) + 1
+    last = head if until is None else behind(until)
     if last < first:
         return {}
     start, end = first >> BLOCK_BITS, (last >> BLOCK_BITS) + 1
@@ -150,11 +157,3 @@ def _add(sums: dict[str, int], parts: Iterable[Counts]) -> None:
     for part in parts:
         for text, number in part:
             sums[text] = sums.get(text, 0) + number
-
-
-def _behind(where: Where, connection: Connection, position: int) -> int:
-    """Return the last position of the last row that does not lie behind this one, whole."""
-    found = connection.execute(
-        where.sql("select position, position + count - 1 from @log where position <= %s order by position desc limit 1"), (position,)
-    ).fetchone()
-    return 0 if found is None else int(found[1] if found[1] <= position else found[0] - 1)

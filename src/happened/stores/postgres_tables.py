@@ -1,6 +1,6 @@
 """The tables of a log in PostgreSQL, and what connects to them. All of one log lie in one schema, so a database may hold several.
 
-`log` has one row for each command, `note` is small; `tag`, `used`, `block`, `counted`, `shelf` and `sample` are the shelf: what is in them can be made anew.
+`log` has one row for each command, but for the oldest, which may be packed in `segment`; `note` is small; `tag`, `used`, `block`, `counted`, `shelf` and `sample` are the shelf: what is in them can be made anew.
 `head` has a single row, which says where the log stands. Whoever writes locks it first: that is what makes positions dense and in the order of commits.
 Each step of `MIGRATIONS` has a number, and is taken once.
 """
@@ -154,6 +154,16 @@ MIGRATIONS = (
                 used_hash, used_position, block_name, block_block, counted_block, counted_what, counted_number, note_keys, note_bodies, notes_gone,
                 listeners);
         end $$""",
+    ),
+    (
+        # The oldest rows, packed: what is deflated already need not be compressed once more.
+        """create table @segment(
+            first   bigint primary key,
+            last    bigint not null,
+            rows    integer not null,
+            checked bigint not null,
+            body    bytea not null)""",
+        "alter table @segment alter column body set storage external",
     ),
 )
 """Statements by the number of their step, from 1. `@` stands for the schema.

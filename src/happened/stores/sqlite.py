@@ -1024,7 +1024,7 @@ class SqliteStore:
             backwards = page[0] > page[-1]
             with self._reader() as reader, one_moment(reader):
                 until = self._cold.until(reader)
-                packed = self._cold.at(reader, columns, [position for position in page if position <= until])
+                packed = self._cold.at(reader, columns.of, [position for position in page if position <= until])
                 hot = ",".join([str(position) for position in page if position > until])
                 found = self._found(reader, f"where position in ({hot}) order by position{' desc' * backwards}", (), columns) if hot else []
             rows = [*found, *packed] if backwards else [*packed, *found]
@@ -1076,7 +1076,7 @@ class SqliteStore:
                 return self._found(connection, which, (first, last, rows_max), columns)
             hot = self._found(connection, which, (until + 1, last, rows_max), columns) if backwards and last > until else []
             left = rows_max - len(hot) if rows_max >= 0 else -1
-            rows = self._cold.between(connection, columns, max(first, 1), min(last, until), left, backwards=backwards)
+            rows = self._cold.between(connection, columns.of, max(first, 1), min(last, until), left, backwards=backwards)
             if backwards:
                 return hot + rows
             left = rows_max - len(rows) if rows_max >= 0 else -1
