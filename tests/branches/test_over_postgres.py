@@ -15,6 +15,7 @@ import pytest
 import happened as h
 from happened.core.store import Commit
 from happened.edge.main import main
+from happened.log.compacting import compact
 from happened.opening import open_engine
 from happened.stores.over import Over
 from happened.stores.postgres_prefix import PostgresPrefix
@@ -412,3 +413,25 @@ def test_a_log_below_a_branch_can_not_be_written_through_it(tmp_path: Path) -> N
         pytest.raises(h.Invalid, match=r"names no new file .* whatever it is of: write sqlite:///path"),
     ):
         branch.save(fresh())
+
+
+def test_a_log_of_a_release_before_cold_parts_is_read_and_so_it_is_once_it_has_one(tmp_path: Path) -> None:
+    """The branch is open while a newer release takes its steps, and packs what lies below it."""
+    url = fresh()
+    saved(url, f"sqlite:///{tmp_path}/branch.db")
+    where = where_in(url)
+    with psycopg.connect(server().url, autocommit=True) as connection:  # as a release before cold parts left it
+        connection.execute(where.sql("drop table @segment"))
+        connection.execute(where.sql("delete from @migration where number = 3"))
+
+    with desk.open(f"sqlite:///{tmp_path}/branch.db", run=False, views="memory:") as branch:
+        before = [(record.position, record.id) for record in branch.log.read()]
+        assert len(before) > 20
+        with h.open_log(url) as log:
+            assert compact(log, keep=0).hot_rows == 1
+        assert [(record.position, record.id) for record in branch.log.read()] == before
+        assert [record.id for record in branch.log.read(h.query(account="a2"))] == [
+            record.id for record in branch.log.read() if ("account", "a2") in record.tags
+        ]
+        assert branch.state(Balance, "a2") == Balance("a2", Decimal(500 + 5 + 8 + 11 + 14 + 17))
+        assert branch.log.verify().position == branch.log.head

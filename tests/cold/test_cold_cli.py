@@ -13,6 +13,7 @@ import pytest
 import happened as h
 from happened.core.store import Packs
 from tests.commands import run
+from tests.servers import fresh
 
 
 class Done(NamedTuple):
@@ -28,18 +29,27 @@ def happened(folder: Path, *arguments: str) -> Done:
     return Done(*run(folder, *arguments))
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Make a folder with a log of 200 facts."""
-    with h.open_log(f"sqlite:///{tmp_path}/log.db", create=True) as log:
+def fill(url: str) -> None:
+    """Make a log of 200 facts."""
+    with h.open_log(url, create=True) as log:
         for n in range(200):
             log.append(h.Loose("Seen", {"n": n}, tags=(("who", "ann"),)), id=f"seen-{n}")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Make a folder with such a log."""
+    fill(f"sqlite:///{tmp_path}/log.db")
     return tmp_path
 
 
-def test_compact_and_unpack(folder: Path) -> None:
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+def test_compact_and_unpack(folder: Path, kind: str) -> None:
     """What is packed is said, in words and as JSON; stats say it too; all is read as before."""
-    of = ("--log", "sqlite:///log.db")
+    url = "sqlite:///log.db" if kind == "sqlite" else fresh()
+    if kind == "postgres":
+        fill(url)
+    of = ("--log", url)
     before = happened(folder, "tail", "-n", "300", *of).stdout
     verified = happened(folder, "verify", *of).stdout
 
@@ -58,11 +68,17 @@ def test_compact_and_unpack(folder: Path) -> None:
         "cold_rows": 151,
         "hot_rows": 50,
         "segments": 1,
-        "gives_back": True,
+        "gives_back": kind == "sqlite",
     }
     assert happened(folder, "tail", "-n", "300", *of).stdout == before
     assert happened(folder, "verify", *of).stdout == verified
     assert json.loads(happened(folder, "show", "seen-3", "--json", *of).stdout)[0]["body"] == {"n": 3}
+
+    rewritten = happened(folder, "compact", "--keep", "50", "--rewrite", *of)
+
+    assert (rewritten.returncode, rewritten.stderr, "bytes are free" in rewritten.stdout) == (0, "", False)
+    assert ("bytes are free where rows lay" in packed.stdout) == (kind == "postgres")
+    assert happened(folder, "verify", *of).stdout == verified
 
     unpacked = happened(folder, "unpack", *of)
 
@@ -122,14 +138,23 @@ app = h.App("seen", records=[Seen])
 """
 
 
-@pytest.mark.parametrize("told", [("--cold-after", "0"), ("--cold-above", "10kB"), ("--cold-after", "9", "--cold-above", "10000")])
-def test_run_packs_by_itself(tmp_path: Path, told: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("told", "kind"),
+    [
+        (("--cold-after", "0"), "sqlite"),
+        (("--cold-above", "10kB"), "sqlite"),
+        (("--cold-after", "9", "--cold-above", "10000"), "sqlite"),
+        (("--cold-above", "10kB"), "postgres"),
+    ],
+)
+def test_run_packs_by_itself(tmp_path: Path, told: tuple[str, ...], kind: str) -> None:
     """`happened run` packs what is that old, and what is too much, while it runs, and ends in time."""
     (tmp_path / "seen.py").write_text(MODEL)
-    with h.open_log(f"sqlite:///{tmp_path}/log.db", create=True) as log:
+    url = f"sqlite:///{tmp_path}/log.db" if kind == "sqlite" else fresh()
+    with h.open_log(url, create=True) as log:
         for _ in range(5):
             log.append([h.Loose("Seen", {"n": n}) for n in range(1_000)])
-        command = [sys.executable, "-m", "happened", "run", "seen:app", "--log", "sqlite:///log.db", *told]
+        command = [sys.executable, "-m", "happened", "run", "seen:app", "--log", url, *told]
         with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE) as running:
             assert isinstance(log.engine, Packs)
             deadline = time.monotonic() + 60

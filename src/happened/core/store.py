@@ -102,7 +102,7 @@ class Parts(msgspec.Struct, frozen=True):
     segments: int
     hot_rows: int
     free_bytes: int
-    """What is free in the file, and is used again by what is recorded."""
+    """What is free in the file or table, and is used again by what is recorded. In PostgreSQL it is an estimate, and 0 where that is little."""
     gives_back: bool
     """Whether packing gives free pages back to the file system."""
 

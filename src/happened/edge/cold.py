@@ -35,7 +35,7 @@ def _told(parts: Parts, *, as_json: bool) -> int:
     print("\n".join(lines(parts)))
     if parts.free_bytes and not parts.gives_back:
         print(
-            f"{parts.free_bytes:,} bytes are free in the file and are used again; `happened compact --rewrite` gives them back, once, while writers wait"
+            f"{parts.free_bytes:,} bytes are free where rows lay, and are used again; `happened compact --rewrite` gives them back, while others wait"
         )
     return 0
 

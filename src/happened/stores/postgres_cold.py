@@ -32,6 +32,8 @@ STEP_POSITIONS = 16 * segments.ROWS_MAX
 """Rows that are packed in one step begin within so many positions: of all that is left, a server that has no statistics yet would sort it."""
 SIZED_ROWS = 1000
 """What rows take in their table is told from so many of the last."""
+FREE_OF_MIN = 8
+"""What is free is estimated: less than such a part of the table, or two pages, is not told from nothing."""
 PAGE_HEAD_BYTES, PAGE_BYTES, ROW_ALIGNED, ROW_PLACE_BYTES = 24, 8192, 8, 4
 """How a page of a table is laid out, by the server's documentation (Database Page Layout)."""
 
@@ -130,7 +132,8 @@ class PostgresCold(Unfolded[Connection]):
             (f'"{self._where.schema}".log', SIZED_ROWS),
         )
         taken = hot * (ROW_PLACE_BYTES + ROW_ALIGNED / 2 + (each or 0)) * PAGE_BYTES / (PAGE_BYTES - PAGE_HEAD_BYTES)
-        return Parts(until, cold, size, count, hot, max(int(table - taken), 0), gives_back=False)
+        free = int(table - taken)
+        return Parts(until, cold, size, count, hot, free if free > max(table // FREE_OF_MIN, 2 * PAGE_BYTES) else 0, gives_back=False)
 
     # --- making it
 
