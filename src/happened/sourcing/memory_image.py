@@ -114,7 +114,6 @@ class MemoryImage:
         self.kept: dict[Fold, Kept] = {}
         self._by_event: dict[type, Ways] = {}
         self.by_state: dict[type[State], Kept] = {}
-        self._classes: frozenset[type] = frozenset()
         self._making_room = False
         self.snapped: Callable[[Fold, Sequence[Key], int], tuple[int, Mapping[Key, Entry]]] = lambda _fold, _keys, _until: (0, {})
         """Returns states of keys from a snapshot, and as of which position up to another they are."""
@@ -135,7 +134,6 @@ class MemoryImage:
                 kept = Kept(fold, complete=self.position == 0)
                 self.kept[fold] = self.by_state[fold.state] = kept
                 self._by_event = {}
-                self._classes |= set(fold.readings)
             return self.kept[fold]
 
     def get(self, fold: Fold, key: Key) -> Entry:
@@ -227,15 +225,14 @@ class MemoryImage:
         if not rows:
             return
         overlay = self.begin()
+        happened: list[Happened] = []
+        for row, records in zip(rows, self._reader.pages_for(tuple(self.kept))(rows), strict=True):
+            first = row.input is not None
+            events = [(ordinal, event, found.extra) for ordinal, found in enumerate(records, first) for event in events_of(found.body)]
+            if events:
+                happened.append((row, decode_header(row.head), events))
         with deciding():
-            for row, records in zip(rows, self._reader.pages(self._classes)(rows), strict=True):
-                events = [
-                    (ordinal + (row.input is not None), event, found.extra)
-                    for ordinal, found in enumerate(records)
-                    for event in events_of(found.body)
-                ]
-                if events:
-                    overlay.apply(row, decode_header(row.head), events, strict=False)
+            overlay.apply_facts(happened)
         overlay.merge(rows[-1].last)
 
     def forget(self) -> None:
