@@ -256,3 +256,15 @@ def test_what_is_old_is_packed_by_age(log: Named) -> None:
         assert compact(running.log, older=timedelta(days=5)).cold == head - 50
         assert compact(running.log).cold == head - 50
         assert compact(running.log, keep=0).cold == head - 1
+
+
+def test_what_a_log_takes_is_told(log: Named) -> None:
+    """With its index; packed, and its place given back, it takes less."""
+    with closing(log.opened()) as store:
+        empty = store.parts().bytes
+        rows = filled(store, 2_000)
+        full = store.parts().bytes
+        assert full > empty + sum(len(row.head) + len(row.records) for row in rows)
+        store.compact(rows[-1].last, nothing, rewrite=True)
+    with closing(log.opened()) as store:
+        assert empty < store.parts().bytes < full

@@ -56,6 +56,7 @@ def test_compact_and_unpack(folder: Path, kind: str) -> None:
     nothing = happened(folder, "compact", *of)
     packed = happened(folder, "compact", "--keep", "50", *of)
     stats = happened(folder, "stats", *of)
+    assert json.loads(happened(folder, "stats", "--json", *of).stdout)["bytes"] > 50_000
     as_json = json.loads(happened(folder, "compact", "--keep", "50", "--json", *of).stdout)
 
     assert (nothing.returncode, nothing.stdout) == (0, "cold      nothing; hot 201 rows\n")

@@ -16,6 +16,7 @@ import pytest
 
 from happened.edge.progress import lines
 from tests.commands import run
+from tests.servers import fresh
 
 MODEL = """
 import happened as h
@@ -136,6 +137,17 @@ def test_rows_of_a_view_come_with_their_position(folder: Path) -> None:
     assert code == 0
     assert told["rows"] == [{"sku": "B", "units": 5}, {"sku": "A", "units": 3}]
     assert told["position"] > 0
+
+
+def test_rows_of_a_view_come_in_the_order_of_their_keys(folder: Path) -> None:
+    """Where no other order is asked for, so that with a limit they are the same ones each time."""
+    url = fresh()  # a file has them in this order anyway
+    fill = f"from model import *\nwith app.open({url!r}, run=False) as running: running.record_all(Received(sku, 1) for sku in 'DBCAB')"
+    subprocess.run([sys.executable, "-c", fill], cwd=folder, check=True)
+
+    code, told = answer(folder, "view", "Stock", "--limit", "3", "--log", url)
+
+    assert (code, [row["sku"] for row in told["rows"]]) == (0, ["A", "B", "C"])
 
 
 @pytest.mark.parametrize(

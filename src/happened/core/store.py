@@ -105,6 +105,8 @@ class Parts(msgspec.Struct, frozen=True):
     """What is free in the file or table, and is used again by what is recorded. In PostgreSQL it is an estimate, and 0 where that is little."""
     gives_back: bool
     """Whether packing gives free pages back to the file system."""
+    bytes: int
+    """What the log takes in all, with its index and what is free."""
 
 
 class Store(Protocol):

@@ -187,13 +187,14 @@ def stats(asked: argparse.Namespace) -> int:
     """Tell who the log is, how long, how large, and what it knows."""
     with _log(asked) as log:
         head = log.head
+        parts = log.engine.parts() if isinstance(log.engine, Packs) else None
         path = Path(log_url(asked.log).removeprefix(SQLITE))
         ends = [*log.read(limit=1), *log.read(backwards=True, limit=1)]
         told: dict[str, Any] = {
             "log": msgspec.to_builtins(log.identity),
             "head": head,
-            "bytes": sum(file.stat().st_size for file in (path, Path(f"{path}-wal")) if file.is_file()),
-            "parts": log.engine.parts() if isinstance(log.engine, Packs) else None,
+            "bytes": parts.bytes if parts is not None else path.stat().st_size if path.is_file() else 0,
+            "parts": parts,
             "first": ends[0].time if ends else None,
             "last": ends[-1].time if ends else None,
             "names": [{"what": name.what, "name": name.name, "version": name.version} for name in list(log.names.by_number.values())],
@@ -318,12 +319,12 @@ def view(asked: argparse.Namespace) -> int:
         raise Invalid("a key names one row: --where and --order go without it")
     with _running(app, asked, views=[cls], run=True) as running:
         of = running.view(cls).where(asked.where) if asked.where else running.view(cls)
-        of = of.order_by(*asked.order) if asked.order else of
         if asked.key or not fold_of(cls).key:
             row = _caught_up(running, cls, asked, lambda head, wait: of.get(*key, since=head, wait_seconds_max=wait))
             print_row(row, as_json=asked.json)
             return 0
-        rows = _caught_up(running, cls, asked, lambda head, wait: of.rows(limit=asked.limit, since=head, wait_seconds_max=wait))
+        ordered = of.order_by(*(asked.order or fold_of(cls).key))
+        rows = _caught_up(running, cls, asked, lambda head, wait: ordered.rows(limit=asked.limit, since=head, wait_seconds_max=wait))
     print_rows(rows, {"position": rows.position, "age_seconds": rows.age.total_seconds()}, as_json=asked.json)
     return 0
 

@@ -14,7 +14,7 @@ import psycopg
 from happened.core.errors import Broken
 from happened.core.store import Parts, Row
 from happened.stores import segments
-from happened.stores.postgres_tables import Connection, Where
+from happened.stores.postgres_tables import TABLES, Connection, Where
 from happened.stores.segments import Segment
 from happened.stores.unfolded import Of, Unfolded
 
@@ -124,16 +124,19 @@ class PostgresCold(Unfolded[Connection]):
 
     def parts(self, connection: Connection) -> Parts:
         """Return how much of the log is packed, and what it takes."""
-        [(until, cold, size, count, hot, table, each)] = self._asked(
+        [(until, cold, size, count, hot, table, each, whole)] = self._asked(
             connection,
             f"select coalesce({END}, 0), (select coalesce(sum(rows), 0)::bigint from @segment), "
             "(select coalesce(sum(length(body)), 0)::bigint from @segment), (select count(*) from @segment), (select count(*) from @log), "
-            "pg_relation_size(%s), (select avg(pg_column_size(newest.*))::float8 from (select * from @log order by position desc limit %s) newest)",
-            (f'"{self._where.schema}".log', SIZED_ROWS),
+            "pg_relation_size(%s), (select avg(pg_column_size(newest.*))::float8 from (select * from @log order by position desc limit %s) newest), "
+            "(select sum(pg_total_relation_size(oid))::bigint from pg_class where relnamespace = %s::regnamespace and relname = any(%s))",
+            (f'"{self._where.schema}".log', SIZED_ROWS, f'"{self._where.schema}"', list(TABLES)),
         )
         taken = hot * (ROW_PLACE_BYTES + ROW_ALIGNED / 2 + (each or 0)) * PAGE_BYTES / (PAGE_BYTES - PAGE_HEAD_BYTES)
         free = int(table - taken)
-        return Parts(until, cold, size, count, hot, free if free > max(table // FREE_OF_MIN, 2 * PAGE_BYTES) else 0, gives_back=False)
+        return Parts(
+            until, cold, size, count, hot, free if free > max(table // FREE_OF_MIN, 2 * PAGE_BYTES) else 0, gives_back=False, bytes=whole
+        )
 
     # --- making it
 

@@ -28,6 +28,8 @@ CONNECT_SECONDS_MAX = 10
 PORT_MAX = 65_535
 ENDING_SECONDS_MAX = 1.0
 """How long a session that was closed may be seen still."""
+TABLES = ("log", "segment", "note", "head", "tag", "used", "block", "counted", "shelf", "sample")
+"""The tables of a log."""
 POSTGRES_MIN = 140000
 """The oldest release that is supported: 14."""
 

@@ -473,7 +473,8 @@ class SqliteStore:
                 [(count, rows, size)] = reader.execute("select count(*), sum(rows), sum(length(body)) from segment")
             [(hot,)] = reader.execute("select count(*) from log")
             [(free,)], [(page,)], [(mode,)] = [reader.execute(f"pragma {name}") for name in ("freelist_count", "page_size", "auto_vacuum")]
-            return Parts(until, rows, size, count, hot, free * page, mode == INCREMENTAL)
+            whole = sum([file.stat().st_size for file in (Path(self.path), Path(f"{self.path}-wal")) if file.is_file()])
+            return Parts(until, rows, size, count, hot, free * page, mode == INCREMENTAL, whole)
 
     def rewrite(self, rows: Sequence[Row]) -> None:
         """Put other rows in the place of those that begin at the same positions and are packed. For erasing: only what the chain leaves out may differ."""
