@@ -289,7 +289,7 @@ def copy_log(log: Log | str, to: str | Path, *, until: int | None = None, progre
 
 def export_log(
     log: Log | str,
-    to: str | Path,
+    to: str | Path | IO[bytes],
     *,
     after: int = 0,
     until: int | None = None,
@@ -300,11 +300,14 @@ def export_log(
     """Write a log, or what lies between two positions, or has a tag, into a new file of JSON lines, compressed where its name ends in `.gz`.
 
     With schemas, wiring and digests, so that a whole log, or one up to a position, can be imported again; `plain` writes records for other tools.
-    Memory is one page. `Invalid` where there is a file already; until it is whole there is none.
+    Memory is one page. `Invalid` where there is a file already; until it is whole there is none. Into a file that is open, as a pipe, it is written as it
+    comes, uncompressed.
     """
     if isinstance(log, str):
         with open_log(log, progress=progress) as opened:
             return export_log(opened, to, after=after, until=until, tag=tag, plain=plain, progress=progress)
+    if not isinstance(to, str | Path):
+        return exported(log, to, after=after, until=until, tag=tag, plain=plain, told=progress)
     with _new(to) as part, _written_to(part, compressed=str(to).endswith(".gz")) as file:
         return exported(log, file, after=after, until=until, tag=tag, plain=plain, told=progress)
 

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -67,3 +69,18 @@ def test_erase_looks_first_asks_and_erases(url: str) -> None:
     told(url, "erase", "--resume")
     assert "no record with the id" in told(url, "erase", "--id", "nobody", "--yes", "--reason", "asked", code=1)
     assert "erased: 3 records" in told(url, "erase", "call-max", "--yes", "--reason", "asked")
+
+
+def test_an_export_to_standard_output_is_the_lines_and_nothing_else(url: str, tmp_path: Path) -> None:
+    """The same as in a file, so that they can be handed on; what is told of it stands beside."""
+    told(url, "export", str(tmp_path / "whole.jsonl"))
+    done = subprocess.run([sys.executable, "-m", "happened", "export", "-", "--log", url], capture_output=True, check=True)
+
+    assert done.stdout == (tmp_path / "whole.jsonl").read_bytes()
+    assert done.stdout.endswith(b"\n")
+    assert done.stderr.startswith(b"exported to -: ")
+    with subprocess.Popen([sys.executable, "-m", "happened", "export", "-", "--jsonl", "--log", url], stdout=subprocess.PIPE) as cut:
+        assert cut.stdout is not None
+        assert cut.stdout.readline().startswith(b"{")
+        cut.stdout.close()  # as `head` does
+    assert cut.returncode == 0

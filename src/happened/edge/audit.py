@@ -6,6 +6,8 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 
+import msgspec
+
 from happened.core.errors import Invalid
 from happened.edge.progress import bar
 from happened.edge.settings import log_url
@@ -119,15 +121,17 @@ def copy(asked: argparse.Namespace) -> int:
 
 
 def export(asked: argparse.Namespace) -> int:
-    """Write a log as lines of JSON."""
+    """Write a log as lines of JSON. What is told of it does not go where the lines do."""
     url = log_url(asked.log)
+    to = sys.stdout.buffer if asked.file == "-" else asked.file
     with bar("exporting") as progress:
-        found = export_log(url, asked.file, after=asked.after, until=asked.until, tag=asked.tag, plain=asked.jsonl, progress=progress)
+        found = export_log(url, to, after=asked.after, until=asked.until, tag=asked.tag, plain=asked.jsonl, progress=progress)
+    told = sys.stderr if asked.file == "-" else sys.stdout
     if asked.json:
-        print_json(found)
+        print(msgspec.json.encode(found).decode(), file=told)
     else:
         what = "records" if asked.jsonl else "rows"
-        print(f"exported to {asked.file}: {found.lines:,} {what}, after position {found.after:,} up to {found.until:,}")
+        print(f"exported to {asked.file}: {found.lines:,} {what}, after position {found.after:,} up to {found.until:,}", file=told)
     return 0
 
 

@@ -358,7 +358,7 @@ def add_audit(add: Callable[..., argparse.ArgumentParser]) -> None:
     copy.add_argument("--to", metavar="FILE|URL", required=True, help="the new file, or the URL of the new log")
     copy.add_argument("--until", type=counted, metavar="POSITION", help="only what stands up to there")
     export = add("export", "write a log, or a part of it, as lines of JSON; compressed where the name ends in .gz")
-    export.add_argument("file", metavar="FILE", help="the new file")
+    export.add_argument("file", metavar="FILE", help="the new file; - writes to standard output")
     export.add_argument("--after", type=counted, default=0, metavar="POSITION", help="only what stands after there")
     export.add_argument("--until", type=counted, metavar="POSITION", help="only what stands up to there")
     export.add_argument("--tag", type=tagged, metavar="TAG=VALUE", help="only rows with this tag, such as sku=widget")
