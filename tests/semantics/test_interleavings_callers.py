@@ -12,6 +12,7 @@ import pytest
 
 import happened as h
 from happened.core.store import Commit
+from happened.log import writer
 from happened.log.log import EVERYTHING_SEEN
 from happened.log.writer import DONE, Job
 from tests.semantics.faults import Faults, broken, full
@@ -191,6 +192,28 @@ def test_of_many_tasks_half_go_on_while_the_others_are_committed(url: str) -> No
 
     assert of_tasks >= 2
     assert at_once == 1
+
+
+def test_threads_that_come_again_share_the_next_commit(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as were answered together are waited for, no longer than a sync takes: with a thread that comes no more the others go on."""
+    monkeypatch.setattr(writer, "GATHER_SECONDS_MAX", 0.2)
+    with bank.open(url, run=False) as running:
+        running.dispatch(Deposit("a", 1))
+
+        def ask(times: int) -> None:
+            for _ in range(times):
+                running._engine.sync_seconds = 1.0
+                running.dispatch(Deposit("a", 1))
+
+        before = running._writer.commits
+        threads = [threading.Thread(target=ask, args=(times,)) for times in (40, 40, 40, 40, 5)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        commits = running._writer.commits - before
+        assert running.state(Balance, "a") == Balance("a", 166, 166)
+    assert commits < 165 // 3
 
 
 # --- all or none, one after the other

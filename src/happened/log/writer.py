@@ -1,8 +1,8 @@
 """The writer: takes all that waits, decides it in order under the store's lock, commits it once, then answers every caller (group commit).
 
 Who leads a batch depends on who waits. A lone caller commits in its own thread. Tasks of an event loop are committed at the end of the loop's turn, in the
-loop. When callers pile up, a thread of the writer takes over and leads until the queue is empty. A hand-over between threads costs tens of microseconds
-in CPython, so it happens only where somebody would wait anyway.
+loop. When callers pile up, a thread of the writer takes over and leads until the queue is empty; threads that it has answered it awaits for a moment, so
+that they share the next commit, too. A hand-over between threads costs tens of microseconds in CPython, so it happens only where somebody would wait anyway.
 
 A batch is decided on an overlay of the durable image. After the sync the overlay is merged; on failure it is dropped. Only the writer sees it.
 """
@@ -41,6 +41,10 @@ TOGETHER_MIN = 32
 """So many tasks are committed together at least, if they wait. Of more, half: those who were answered go on while the others are being committed."""
 CLOSE_SECONDS_MAX = 10.0
 """How long `close` waits for a decision that has been taken."""
+GATHER_SECONDS_MAX = 0.002
+"""How long the writer's thread waits at most until threads that were answered have come again, so that they share the next commit; no longer than a sync takes."""
+GATHER_AGAIN = 16
+"""Where few come again in time, it waits only once in so many commits, to see whether that has changed."""
 LOOP_SYNC_SECONDS_MAX = 0.0005
 """An event loop commits by itself only while a sync takes less; else the writer's thread does."""
 
@@ -343,6 +347,8 @@ class Writer:
         """How many of them are used up."""
         self._wake = threading.Semaphore(0)
         self._thread: threading.Thread | None = None
+        self._come_again = 1.0
+        """Which part of the threads that were answered has come again in time, of late."""
         self._indexed_names = names.changes
         self.forgetting: list[Callable[[], None]] = []
         """What else is to be done where bodies were erased."""
@@ -558,10 +564,20 @@ class Writer:
                 with contextlib.suppress(BaseException):  # its callers have been answered, and others wait
                     self._commit_next(None, most)
                 answered = len(self._taken)
-                if len(self._taken) > max(len(self._queue), 1):
-                    time.sleep(0)  # lets those who were just answered run: what they ask for next then shares the commit
+                self._gather(sum([job._lock is not None for job in self._taken]))
             if self._closed:
                 return
+
+    def _gather(self, threads: int) -> None:
+        """Let those run who were just answered: what they ask for next then shares the commit. Threads, all of them where they mostly do."""
+        if len(self._taken) <= max(len(self._queue), 1):
+            return
+        time.sleep(0)
+        if threads > 1 and (self._come_again > 0.5 or not self.commits % GATHER_AGAIN):  # noqa: PLR2004 - half of them
+            until = time.perf_counter() + min(self.engine.sync_seconds, GATHER_SECONDS_MAX)
+            while len(self._queue) < threads and time.perf_counter() < until:
+                time.sleep(0)
+            self._come_again += (min(len(self._queue) / threads, 1.0) - self._come_again) / 4
 
     def _turn_ended(self, loop: asyncio.AbstractEventLoop) -> None:
         with self._mutex:
