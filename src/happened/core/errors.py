@@ -68,7 +68,7 @@ class GatewayFailed(Error):
 
 
 class Unanswered(Error):
-    """A replay asks something that was not recorded. Give an answer for the gateway, or find out why the code asks something new."""
+    """A replay, a branch, or an app that reaches nothing outside, asks something that was not recorded. Give an answer for the gateway, or find out why the code asks something new."""
 
 
 class OutcomeUnknown(Error):

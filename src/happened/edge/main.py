@@ -176,7 +176,7 @@ def the_parser() -> argparse.ArgumentParser:
         help="pack away by itself what is oldest once the rows take more than so much, such as 2GB",
     )
     add("workers", "list who runs what: the owner of each handler, view and copy, and for how long")
-    stuck = add("stuck", "list what handlers could not get past, and what stands still", app=True)
+    stuck = add("stuck", "list what handlers could not get past, and with --app what stands still in views", app=True)
     stuck.add_argument("--trace", action="store_true", help="also where each error came from")
     for act, about in ACTS:
         acting = add(act, about)
