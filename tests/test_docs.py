@@ -58,6 +58,14 @@ def test_every_public_name_has_its_group() -> None:
     assert "| More |" not in reference
 
 
+def test_the_reference_describes_each_name_once() -> None:
+    """A name in two groups would have two headings, and one anchor."""
+    reference = (house.ROOT / "docs" / "reference" / "api.md").read_text(encoding="utf-8")
+    names = re.findall(r"^## (.+)$", reference, re.MULTILINE)
+
+    assert sorted(names) == sorted(set(names))
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(house.ROOT)))
 def test_every_link_leads_somewhere(page: Path) -> None:
     """A link names a file that is there, and a heading in it."""

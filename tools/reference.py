@@ -24,7 +24,6 @@ GROUPS: dict[str, list[str]] = {
     "What is seen": ["Flow"],
     "Care of a log": ["adopt", "erase", "Erasure", "copy_log", "export_log", "import_log"],
     "The log": ["open_log", "Log", "Record", "Boundary", "Query", "Item", "query"],
-    "Other histories": ["Branch", "Change", "Drop", "Insert", "Answer", "Difference"],
 }
 """The order of the page. What the table does not name follows: errors under "Errors", the rest under "More"."""
 

@@ -58,13 +58,14 @@ def demo(data: Path | None = None, log: str | None = None, *, json: bool = False
     """Run it all and print what came of it; return the exit code: 0, or 1 if the rebuilt views differ.
 
     Without `data` the sample is taken, without `log` one that is thrown away at the end. `BadFile` for data that can't be read,
-    `Invalid` for a log in memory.
+    `Invalid` for a log that is no file: its views are deleted, to see them rebuilt.
     """
     with tempfile.TemporaryDirectory() as folder:
         url = log or f"sqlite:///{folder}/shop.db"
-        if url.startswith("memory:"):
+        if not url.startswith("sqlite:///"):
             raise h.Invalid(
-                "the log is opened by several processes, one after the other: it must be on disk, such as sqlite:///shop.db", url=url
+                "the log is opened by several processes, one after the other, and the file of its views is deleted: "
+                "it must be on disk, such as sqlite:///shop.db"
             )
         fill(url, data, progress)
         told = in_a_fresh_process(summary, url)

@@ -146,7 +146,7 @@ def _sqlite_path(url: object) -> str | None:
 def open_log(url: str, *, create: bool = False, source: Source | None = None, progress: Progress = lambda _done, _all: None) -> Log:
     """Open a log without an app: to read, verify, or append `Loose` facts by hand. Close it when done.
 
-    `Invalid` for a file that is not there, unless it says `create`. The log belongs to the first app that opens it.
+    `Invalid` for a log that is not there, unless it says `create`. The log belongs to the first app that opens it.
     """
     path = _sqlite_path(url)
     if path and path != ":memory:" and not create and not (Path(path).is_file() and Path(path).stat().st_size):
@@ -219,9 +219,9 @@ def erase(
     """Erase the bodies of all records of an id, or of all that have a tag, as ("customer", "c-17"); record who did it and why. Others may go on meanwhile.
 
     Gone are the bodies and their salts, answers of the outside and refusals beside them, what was published of them, and all that was derived: from the
-    log's file, the index, and the views' file, which is written anew. Not gone: ids, actors and other texts of headers, tags given by hand, what others
-    were told (`published`), and copies of the files. `keep` names tags that go on leading to the records. `dry_run` only says what would be erased.
-    It reads the whole log, and writes its file anew.
+    log, its index, snapshots and views, whose files or tables are written anew. Not gone: ids, actors and other texts of headers, tags given by hand, what
+    others were told (`published`), and copies of files or tables. `keep` names tags that go on leading to the records. `dry_run` only says what would be
+    erased. It reads the whole log, and writes it anew.
     """
     with open_log(url) as log:
         return erased_in(log, what, views or beside(url), actor=actor, reason=reason, keep=keep, dry_run=dry_run, progress=progress)

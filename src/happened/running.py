@@ -465,7 +465,7 @@ class Running:
     ) -> S | None:
         """Return a state from the memory image, `None` where it never happened or is gone.
 
-        It is as of what this process has seen; `since=` a receipt makes sure it is at least as new. Cost: under a microsecond in memory, else a load.
+        It is as of what this process has seen; `since=` a receipt makes sure it is at least as new. Cost: about a microsecond in memory, else a load.
         """
         self._writer.check_process()
         kept = self._image.by_state.get(state)
@@ -546,7 +546,7 @@ class Running:
         return Position(self._image.position)
 
     def statistics(self) -> dict[str, Any]:
-        """Return what this process counts: the log's head, commits and commands, the memory image, views, deciders and how long they ran.
+        """Return who the log is and where it stands, what this process counts, and how far each handler, view and copy has come, with what stands still.
 
         And what no row of the log tells: executions that committed nothing.
         """

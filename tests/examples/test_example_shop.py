@@ -257,12 +257,14 @@ def test_a_payment_is_recorded_from_the_command_line(run: Run, tmp_path: Path) -
     assert paid == ["o-1 is paid\n", "o-1 is paid\n", "o-2 is unknown\n"]
 
 
-def test_a_log_in_memory_is_an_error(run: Run) -> None:
-    """Nobody else could be asked what it says."""
-    told = run("examples.shop", "--log", "memory:")
+@pytest.mark.parametrize("url", ["memory:", "postgresql://nobody:secret@nowhere/shop"])
+def test_a_log_that_is_no_file_is_an_error(run: Run, url: str) -> None:
+    """Nobody else could be asked what one in memory says, and the views of one in PostgreSQL lie in no file that is deleted here."""
+    told = run("examples.shop", "--log", url)
 
     assert told.returncode == 2
     assert "must be on disk" in told.stderr
+    assert "secret" not in told.stderr
 
 
 def test_progress_is_told_as_lines_of_all_lines(tmp_path: Path) -> None:

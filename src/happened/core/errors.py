@@ -53,7 +53,7 @@ class NotThere(Error):
 
 
 class Late(Error):
-    """A view has not reached the position that was asked for in the time allowed. Ask again, or wait longer; the facts say position and lag."""
+    """A view or copy has not reached the position that was asked for, or what was waited for is not done, in the time allowed. Ask again, or wait longer; the facts say position and lag."""
 
 
 class Stuck(Error):
@@ -68,7 +68,7 @@ class GatewayFailed(Error):
 
 
 class Unanswered(Error):
-    """A replay asks something that was not recorded. Give an answer for the gateway, or find out why the code asks something new."""
+    """A replay, a branch, or an app that reaches nothing outside, asks something that was not recorded. Give an answer for the gateway, or find out why the code asks something new."""
 
 
 class OutcomeUnknown(Error):
@@ -81,11 +81,11 @@ class OutcomeUnknown(Error):
 
 
 class StoreFailed(Error):
-    """The store could not keep it: the disk is full, a device failed. Nothing was recorded; mend the cause and dispatch the same id again."""
+    """The store could not keep it: the disk is full, a device failed, the database can't be reached. Nothing was recorded; mend the cause and dispatch the same id again."""
 
 
 class Overloaded(Error):
-    """The queue is full, and the command was not taken. Try again later, more slowly, or with more processes."""
+    """The queue is full, or another process holds the log's lock for too long, and the command was not taken. Try again later, more slowly, or with more processes."""
 
 
 class Closed(Error):
@@ -105,4 +105,4 @@ class Incompatible(Error):
 
 
 class Broken(Error):
-    """The log's file does not hold what was written to it. Restore a copy; the facts name the first bad position."""
+    """A log, or a file of views, does not hold what was written to it. Restore a copy; the facts name the first bad position."""

@@ -175,12 +175,12 @@ def the_parser() -> argparse.ArgumentParser:
         metavar="SIZE",
         help="pack away by itself what is oldest once the rows take more than so much, such as 2GB",
     )
-    add("workers", "list who runs what: the owner of each reaction, view and copy, and for how long")
-    stuck = add("stuck", "list what handlers could not get past, and what stands still", app=True)
+    add("workers", "list who runs what: the owner of each handler, view and copy, and for how long")
+    stuck = add("stuck", "list what handlers could not get past, and with --app what stands still in views", app=True)
     stuck.add_argument("--trace", action="store_true", help="also where each error came from")
     for act, about in ACTS:
         acting = add(act, about)
-        acting.add_argument("handler", metavar="HANDLER", help="the reaction or command, as `happened stuck` names it")
+        acting.add_argument("handler", metavar="HANDLER", help="the handler, as `happened stuck` names it")
         acting.add_argument("position", type=counted, metavar="POSITION", help="of the record that it could not get past")
         acting.add_argument("--actor", metavar="NAME", help="who decides it; by default the name of the user")
         acting.add_argument("--reason", default="", metavar="TEXT", help="why; it is recorded, too")
@@ -214,7 +214,7 @@ def the_parser() -> argparse.ArgumentParser:
     _add_cold(add)
     _add_replaying(add)
     add_audit(add)
-    add("migrate", "make the tables of a log in PostgreSQL, or bring them up to date; a log is opened by itself where the role may do so")
+    add("migrate", "make the tables of a log in PostgreSQL, or bring them up to date; who opens a log does so, too, where the role may")
     stats = add("stats", "tell who the log is, how long, how large, and what it knows")
     stats.add_argument(
         "--count", action="store_true", help="also count records by kind and name, and how long deciders ran: reads the whole log"
@@ -322,14 +322,19 @@ def add_branch(add: Callable[..., argparse.ArgumentParser]) -> None:
 
 def _add_cold(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
     """Say what can be asked for about cold parts."""
-    compact = add("compact", "pack old records away in the log's own file, so that they take a fifth; they are read and verified as before")
+    compact = add(
+        "compact",
+        "pack old records away in the log's own file or schema, so that they take a fifth or less; they are read and verified as before",
+    )
     compact.add_argument(
         "--keep", type=counted, metavar="COUNT", help="records at the end that stay as they are (10000; with --older or --above 0)"
     )
     compact.add_argument("--older", type=days, metavar="DAYS", help="only what was recorded so many days ago or more")
     compact.add_argument("--above", type=size, metavar="SIZE", help="only so much that the rows that stay take at most this, such as 500MB")
     compact.add_argument(
-        "--rewrite", action="store_true", help="first write anew, once, a file that can't give back space; writers wait for that"
+        "--rewrite",
+        action="store_true",
+        help="write anew a file, or the table in PostgreSQL, that can't give back space else; others wait for that",
     )
     unpack = add("unpack", "put packed records back into the table of rows, where plain SQL sees them")
     unpack.add_argument("--after", type=counted, default=0, metavar="POSITION", help="only those after this position, and some before it")
@@ -348,13 +353,13 @@ def add_audit(add: Callable[..., argparse.ArgumentParser]) -> None:
     of_erase.add_argument("what", metavar="ID|TAG=VALUE", nargs="?", help="a message's id, or a tag: all records that have it")
     of_erase.add_argument("--id", metavar="ID", help="an id, also one with a `=` in it")
     of_erase.add_argument(
-        "--resume", action="store_true", help="erase nothing more, and finish what was stopped before the files were clean"
+        "--resume", action="store_true", help="erase nothing more, and finish what was stopped before files or tables were clean"
     )
     erase.add_argument("--keep", metavar="TAG", action="append", default=[], help="a tag that goes on leading to what is left")
     erase.add_argument("--views", metavar="URL", help="where the views lie, if not beside the log")
     erase.add_argument("--dry-run", action="store_true", help="only say what would be erased")
     erase.add_argument("--yes", action="store_true", help="don't ask")
-    copy = add("copy", "copy a log that may be in use: into a log of its own, to be looked at and tried out, or of another kind")
+    copy = add("copy", "copy a log that may be in use: into a log of its own, in a file or in PostgreSQL")
     copy.add_argument("--to", metavar="FILE|URL", required=True, help="the new file, or the URL of the new log")
     copy.add_argument("--until", type=counted, metavar="POSITION", help="only what stands up to there")
     export = add("export", "write a log, or a part of it, as lines of JSON; compressed where the name ends in .gz")
