@@ -10,7 +10,7 @@ import msgspec
 
 from happened.core.errors import Invalid
 from happened.edge.progress import bar
-from happened.edge.settings import log_url
+from happened.edge.settings import log_url, views_url
 from happened.edge.words import print_json
 from happened.log.erasure import Erasure, is_unfinished
 from happened.log.log import Identity
@@ -61,7 +61,7 @@ def adopt(asked: argparse.Namespace) -> int:
 def erase(asked: argparse.Namespace) -> int:
     """Show what would be erased, ask, erase it, and say what others still have."""
     url = log_url(asked.log)
-    views = asked.views or beside(url)
+    views = views_url(asked.views) or beside(url)
     what = None if asked.resume else asked.id if asked.id is not None else _named(asked.what)
     actor = asked.actor or user()
     if what is not None and not asked.reason and not asked.dry_run:

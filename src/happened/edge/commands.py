@@ -32,7 +32,7 @@ from happened.edge import branches, cold, databases, replaying, sight, travellin
 from happened.edge.audit import COMMANDS as AUDIT
 from happened.edge.audit import user
 from happened.edge.progress import bar
-from happened.edge.settings import SQLITE, app_is_set, log_is_there, log_url, the_app
+from happened.edge.settings import SQLITE, app_is_set, log_is_there, log_url, the_app, views_url
 from happened.edge.words import key_in, named, print_json, print_row, print_rows, print_table, text_of
 from happened.log.compacting import InBackground
 from happened.log.held import Act, Held, all_held
@@ -373,7 +373,9 @@ def run(asked: argparse.Namespace) -> int:
     try:
         url = log_url(asked.log, there=False)
         with bar("opening") as progress:
-            running = app.open(url, channels=dict(asked.channel), outside=not asked.no_outside, progress=progress)
+            running = app.open(
+                url, channels=dict(asked.channel), views=views_url(asked.views), outside=not asked.no_outside, progress=progress
+            )
         older = timedelta(days=asked.cold_after) if asked.cold_after is not None else None
         packs = older is not None or asked.cold_above is not None
         with running, InBackground(running.log, older=older, above=asked.cold_above) if packs else nullcontext():
@@ -658,7 +660,7 @@ def _running(
     )
     there: dict[str, str | None] = {**dict.fromkeys([*only.subscriptions, *only.replicas]), **(channels or {})}
     with bar("opening") as progress:
-        running = only.open(log_url(asked.log), run=run, channels=there, progress=progress)
+        running = only.open(log_url(asked.log), run=run, channels=there, views=views_url(asked.views), progress=progress)
     with running:
         yield running
 

@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     as_json = "--json" in given
     try:
         _check_text(given)
-        asked = the_parser().parse_args(given, argparse.Namespace(json=False, log=None, app=None))
+        asked = the_parser().parse_args(given, argparse.Namespace(json=False, log=None, app=None, views=None))
         from happened.edge import commands  # lazy: help and bad arguments need none of it
 
         code = commands.COMMANDS[asked.command](asked)
@@ -116,8 +116,11 @@ def the_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=Version, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
-    def add(name: str, about: str, *, app: bool = False, more: Parser | None = None) -> argparse.ArgumentParser:
-        parents = [for_all, of_a_log, *([of_an_app] if app else []), *([more] if more is not None else [])]
+    of_views = Parser(add_help=False)
+    of_views.add_argument("--views", metavar="URL", help="where the views lie, if not beside the log")
+
+    def add(name: str, about: str, *, app: bool = False, views: bool = False, more: Parser | None = None) -> argparse.ArgumentParser:
+        parents = [for_all, of_a_log, *([of_an_app] if app else []), *([of_views] if views else []), *([more] if more is not None else [])]
         return commands.add_parser(
             name,
             prog=f"happened {name}",
@@ -143,8 +146,8 @@ def the_parser() -> argparse.ArgumentParser:
     state = add("state", "show a state as the log says now", app=True)
     state.add_argument("name", metavar="NAME", help="the state's name")
     state.add_argument("key", metavar="KEY", nargs="*", help="the values of its key; without them all states of this name")
-    add("views", "list the views: how far each is, who runs it, what stands still", app=True)
-    view = add("view", "show rows of a view, as of all that is in the log", app=True)
+    add("views", "list the views: how far each is, who runs it, what stands still", app=True, views=True)
+    view = add("view", "show rows of a view, as of all that is in the log", app=True, views=True)
     view.add_argument("name", metavar="NAME", help="the view's name")
     view.add_argument("key", metavar="KEY", nargs="*", help="the values of its key; without them many rows")
     view.add_argument("--where", metavar="SQL", default="", help="a condition in the names of the fields, such as 'units > 5'")
@@ -153,7 +156,7 @@ def the_parser() -> argparse.ArgumentParser:
     )
     view.add_argument("--limit", type=counted, default=1000, metavar="COUNT", help="rows at most (1000)")
     view.add_argument("--wait", type=seconds, default=60, metavar="SECONDS", help="how long the view may take to catch up (60)")
-    rebuild = add("rebuild", "build a view anew beside the old one, and switch to it", app=True)
+    rebuild = add("rebuild", "build a view anew beside the old one, and switch to it", app=True, views=True)
     rebuild.add_argument("name", metavar="NAME", help="the view's name")
     of_channels = Parser(add_help=False)
     of_channels.add_argument(
@@ -164,7 +167,9 @@ def the_parser() -> argparse.ArgumentParser:
         metavar="SYSTEM=URL",
         help="where another system's log is: crm=sqlite:///crm.db",
     )
-    run = add("run", "run an app until it is told to stop: reactions, timers, views, pending commands", app=True, more=of_channels)
+    run = add(
+        "run", "run an app until it is told to stop: reactions, timers, views, pending commands", app=True, views=True, more=of_channels
+    )
     run.add_argument("named", metavar="MODULE:APP", nargs="?", help="the app, as --app names it")
     run.add_argument("--no-outside", action="store_true", help="reach nothing outside: ask no gateway, read no channel")
     run.add_argument("--every", type=seconds, default=0, metavar="SECONDS", help="say how it stands every so often (0: never)")
@@ -176,7 +181,7 @@ def the_parser() -> argparse.ArgumentParser:
         help="pack away by itself what is oldest once the rows take more than so much, such as 2GB",
     )
     add("workers", "list who runs what: the owner of each handler, view and copy, and for how long")
-    stuck = add("stuck", "list what handlers could not get past, and with --app what stands still in views", app=True)
+    stuck = add("stuck", "list what handlers could not get past, and with --app what stands still in views", app=True, views=True)
     stuck.add_argument("--trace", action="store_true", help="also where each error came from")
     for act, about in ACTS:
         acting = add(act, about)
@@ -199,16 +204,24 @@ def the_parser() -> argparse.ArgumentParser:
     )
     of_trace.add_argument("--id", metavar="ID", help="an id, also one that looks like a position")
     trace.add_argument("--all", action="store_true", help="each record on a line of its own: fold nothing")
-    why = add("why", "say why a row of a view is as it is: the event, the command, and on to what came from outside", app=True)
+    why = add("why", "say why a row of a view is as it is: the event, the command, and on to what came from outside", app=True, views=True)
     why.add_argument("name", metavar="VIEW", help="the view's name")
     why.add_argument("key", metavar="KEY", nargs="*", help="the values of the row's key")
     why.add_argument("--wait", type=seconds, default=60, metavar="SECONDS", help="how long the view may take to catch up (60)")
-    add("replicas", "list the copies of other systems' states: position, age, and what is proven of them", app=True, more=of_channels)
-    replica = add("replica", "show rows of the copy of another system's states", app=True, more=of_channels)
+    add(
+        "replicas",
+        "list the copies of other systems' states: position, age, and what is proven of them",
+        app=True,
+        views=True,
+        more=of_channels,
+    )
+    replica = add("replica", "show rows of the copy of another system's states", app=True, views=True, more=of_channels)
     replica.add_argument("name", metavar="NAME", help="the state's name, or crm/NAME where several systems have one")
     replica.add_argument("key", metavar="KEY", nargs="*", help="the values of its key; without them many rows")
     replica.add_argument("--limit", type=counted, default=1000, metavar="COUNT", help="rows at most (1000)")
-    latency = add("latency", "say how long it takes from a command to the view that shows it, and what deciders wait and run", app=True)
+    latency = add(
+        "latency", "say how long it takes from a command to the view that shows it, and what deciders wait and run", app=True, views=True
+    )
     latency.add_argument("name", metavar="VIEW", nargs="?", help="only of this view")
     _add_travelling(add)
     _add_cold(add)
@@ -225,7 +238,9 @@ def the_parser() -> argparse.ArgumentParser:
 
 def _add_replaying(add: Callable[..., argparse.ArgumentParser]) -> None:
     """Say what can be asked of a replay."""
-    check = add("check", "say whether this code can read the log, or with --decide and --fold whether it comes to the same", app=True)
+    check = add(
+        "check", "say whether this code can read the log, or with --decide and --fold whether it comes to the same", app=True, views=True
+    )
     check.add_argument("named", metavar="MODULE:APP", nargs="?", help="the app, as --app names it")
     check.add_argument("--decide", action="store_true", help="decide every recorded input again, and compare what comes of it")
     check.add_argument("--fold", action="store_true", help="fold the log again, and compare views and states with it")
@@ -239,7 +254,6 @@ def _add_replaying(add: Callable[..., argparse.ArgumentParser]) -> None:
     check.add_argument(
         "--show", type=counted, default=20, metavar="COUNT", help="how many differences, positions or fields to show of one thing (20)"
     )
-    check.add_argument("--views", metavar="URL", help="where the views are, if not beside the log")
     lint = add("lint", "find what may not come out the same each time: clock, chance, files, network, global state", app=True)
     lint.add_argument("named", metavar="MODULE:APP", nargs="?", help="the app, as --app names it")
     debug = add("debug", "run the decider of a position once more, under pdb, with the same states, world and answers", app=True)
@@ -442,8 +456,10 @@ def size(text: str) -> int:
 def channel(text: str) -> tuple[str, str]:
     """Read a system's name and the URL of its log."""
     system, equals, url = text.partition("=")
-    if not system or not equals or not url.startswith("sqlite:///"):
-        raise argparse.ArgumentTypeError(f"`{text}` is no channel: write it as crm=sqlite:///crm.db")
+    if not system or not equals or not url.startswith(("sqlite:///", "postgresql://", "postgres://")):
+        from happened.shelf.connection import as_shown  # lazy: as above
+
+        raise argparse.ArgumentTypeError(f"`{as_shown(text)}` is no channel: write it as crm=sqlite:///crm.db")
     return system, url
 
 

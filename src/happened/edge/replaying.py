@@ -18,7 +18,7 @@ from happened.checking.views import CheckedView, fold_views_again, load_states_a
 from happened.checking.visit import seldom_collected, snapshots_of, visit
 from happened.core.errors import NotThere
 from happened.edge.progress import bar
-from happened.edge.settings import declared_differences, log_url, named_app, the_app
+from happened.edge.settings import declared_differences, log_url, named_app, the_app, views_url
 from happened.log.log import Log
 from happened.opening import beside, look_at_rows
 from happened.sourcing.snapshot import Snapshot
@@ -96,7 +96,7 @@ def _decided(app: App, log: Log, asked: argparse.Namespace) -> Checked:
 
 
 def _folded(app: App, log: Log, asked: argparse.Namespace) -> tuple[list[CheckedView], list[CheckedView]]:
-    with bar("folding again") as progress, look_at_rows(asked.views or beside(log_url(asked.log))) as there, seldom_collected():
+    with bar("folding again") as progress, look_at_rows(views_url(asked.views) or beside(log_url(asked.log))) as there, seldom_collected():
         views = fold_views_again(app, log, there, shown_max=asked.show, progress=progress)
     with bar("loading again") as progress, seldom_collected():
         states = load_states_again(app, log, shown_max=asked.show, progress=progress)

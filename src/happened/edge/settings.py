@@ -17,7 +17,7 @@ from happened.shelf.connection import as_shown
 
 SQLITE = "sqlite:///"
 LISTED = "may-differ"
-KEYS = {"app", "log", LISTED}
+KEYS = {"app", "log", "views", LISTED}
 """What `[tool.happened]` may say."""
 
 
@@ -26,7 +26,7 @@ def log_url(given: str | None, *, there: bool = True) -> str:
 
     Without `there` the log may be one that is still to be made.
     """
-    url = given or _log_set()
+    url = given or _set("log")
     if url is None:
         raise Invalid('which log? give --log URL, or write `log = "sqlite:///..."` under [tool.happened] in pyproject.toml')
     if is_postgres(url):
@@ -90,13 +90,25 @@ def app_is_set() -> bool:
 
 def log_is_there() -> bool:
     """Say whether the settings name a log, and it is there."""
-    url = _log_set()
-    return url is not None and Path(url.removeprefix(SQLITE)).is_file()
+    url = _set("log")
+    if url is None or not is_postgres(url):
+        return url is not None and Path(url.removeprefix(SQLITE)).is_file()
+    try:
+        check_postgres(url)
+    except Invalid:
+        return False
+    return True
 
 
-def _log_set() -> str | None:
+def views_url(given: str | None) -> str | None:
+    """Return the URL of where the views lie, from the arguments, else the settings; `None` where nothing is said: beside the log."""
+    return given or _set("views")
+
+
+def _set(key: str) -> str | None:
+    """Return the URL that the settings name; a path in it is one from their folder."""
     folder, table = _settings()
-    url = table.get("log")
+    url = table.get(key)
     if not isinstance(url, str) or not url.startswith(SQLITE):
         return url
     return f"{SQLITE}{folder / url.removeprefix(SQLITE)}"
@@ -129,12 +141,13 @@ def _settings() -> tuple[Path, dict[str, Any]]:
                 msgspec.convert(settings.get(LISTED, []), list[str])
             except msgspec.ValidationError as error:
                 raise Invalid(
-                    f"[tool.happened] in {path} holds texts, `app` and `log`, and a list of texts, `{LISTED}`: {error}", path=str(path)
+                    f"[tool.happened] in {path} holds texts, `app`, `log` and `views`, and a list of texts, `{LISTED}`: {error}",
+                    path=str(path),
                 ) from error
             unknown = sorted(set(settings) - KEYS)
             if unknown:
                 raise Invalid(
-                    f"[tool.happened] in {path} has no key `{unknown[0]}`: it holds `app`, `log` and `{LISTED}`",
+                    f"[tool.happened] in {path} has no key `{unknown[0]}`: it holds `app`, `log`, `views` and `{LISTED}`",
                     path=str(path),
                     keys=unknown,
                 )
