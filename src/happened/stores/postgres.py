@@ -991,8 +991,8 @@ class PostgresStore:
                 binary=True,
             )
             if found:
-                self._packed = found[0][0] or 0
-                if first > self._packed:
+                self._packed = packed = found[0][0] or 0  # other threads write it, too
+                if first > packed:
                     return found
         return self._of_one_moment(
             lambda reader: self._cold.rows_between(reader, columns, first, last, rows_max, backwards=backwards),
@@ -1008,8 +1008,8 @@ class PostgresStore:
                 (list(positions), after, until),
                 binary=True,
             )
-            self._packed = found[0][0] or 0
-            if first > self._packed:
+            self._packed = packed = found[0][0] or 0
+            if first > packed:
                 return found if found[0][1] is not None else []
 
         def rows(reader: Connection) -> list[tuple[Any, ...]]:
