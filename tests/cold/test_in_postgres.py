@@ -2,13 +2,14 @@
 
 import threading
 from contextlib import closing
-from typing import NamedTuple
+from typing import Any, NamedTuple  # Any: as the driver takes them
 
 import psycopg
 import pytest
 
+import happened as h
 from happened.core.store import Row, Wanted
-from happened.stores import segments
+from happened.stores import postgres_cold, segments
 from happened.stores.postgres import PostgresStore
 from happened.stores.postgres_tables import where_in
 from happened.testing.rows import Fact, Scribe, check_whole, flat, read_by, terms_of
@@ -86,3 +87,48 @@ def test_what_a_role_has_set_for_its_transactions_does_not_matter(log: Given, se
         rows = flat(store.read())
         check_whole(rows)
         assert len(rows) == len(log.rows) + 20
+
+
+def test_who_waits_for_the_lock_gives_up(log: Given, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`Overloaded`, and nothing has moved. Nothing is set for the session: by a pooler it may be another's."""
+    monkeypatch.setattr(postgres_cold, "LOCK_SECONDS_MAX", 0.1)
+    execute = psycopg.Connection.execute
+
+    def checked(self: psycopg.Connection[Any], query: Any, *values: Any, **how: Any) -> psycopg.Cursor[Any]:
+        assert self.info.transaction_status != psycopg.pq.TransactionStatus.IDLE or query[:3] not in ("set", b"set")
+        return execute(self, query, *values, **how)
+
+    with closing(opened(log.url)) as store, psycopg.connect(server().url) as other:
+        store.compact(log.rows[100].last, nothing)
+        other.execute(where_in(log.url).sql("select 1 from @head for update"))
+        monkeypatch.setattr(psycopg.Connection, "execute", checked)
+        with pytest.raises(h.Overloaded):
+            store.compact(log.rows[200].last, nothing)
+        with pytest.raises(h.Overloaded):
+            store.unpack(0, nothing)
+        assert store.cold_until() == log.rows[100].last
+        assert flat(store.read()) == log.rows
+
+
+def test_who_vacuums_the_table_already_is_not_waited_for(log: Given) -> None:
+    """It may be a long work; what is free is used again when that is done."""
+    with closing(opened(log.url)) as store, psycopg.connect(server().url) as other:
+        other.execute(where_in(log.url).sql("lock table @log in share update exclusive mode"))
+        store.compact(log.rows[100].last, nothing)
+        assert store.cold_until() == log.rows[100].last
+
+
+def test_a_role_that_does_not_own_the_tables_packs_and_can_not_rewrite(log: Given) -> None:
+    """The server only skips what is to be written anew: that is said, and all is packed."""
+    where = where_in(log.url)
+    with psycopg.connect(server().url, autocommit=True) as connection:
+        connection.execute(f'create role "{where.schema}" login'.encode())
+        connection.execute(where.sql(f'grant usage on schema "{where.schema}" to "{where.schema}"'))
+        connection.execute(f'grant select, insert, update, delete on all tables in schema "{where.schema}" to "{where.schema}"'.encode())
+    with closing(opened(log.url.replace("postgres@", f"{where.schema}@"))) as store:
+        store.compact(log.rows[100].last, nothing)
+        assert store.cold_until() == log.rows[100].last
+        with pytest.raises(h.StoreFailed, match="takes the role that owns them"):
+            store.compact(log.rows[200].last, nothing, rewrite=True)
+        assert store.cold_until() == log.rows[200].last
+        assert flat(store.read()) == log.rows
