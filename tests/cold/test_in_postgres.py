@@ -14,6 +14,7 @@ from happened.stores.postgres import PostgresStore
 from happened.stores.postgres_tables import where_in
 from happened.testing.rows import Fact, Scribe, check_whole, flat, read_by, terms_of
 from tests.cold.rows import filled, nothing
+from tests.postgres_log.proxy import CLIENT, SERVER, Proxy
 from tests.servers import fresh, server
 
 
@@ -132,3 +133,31 @@ def test_a_role_that_does_not_own_the_tables_packs_and_can_not_rewrite(log: Give
             store.compact(log.rows[200].last, nothing, rewrite=True)
         assert store.cold_until() == log.rows[200].last
         assert flat(store.read()) == log.rows
+
+
+@pytest.mark.parametrize("side", [CLIENT, SERVER])
+def test_cut_off_at_any_message_nothing_is_lost(log: Given, side: str) -> None:
+    """Who packs hears of it, and the next call goes on; who reads and counts does not. It is the connections that were open that are cut."""
+    counted: Any = None
+    with closing(opened(log.url)) as store, Proxy(server()) as proxy, closing(opened(proxy.url(log.url))) as beside:
+        store.compact(log.rows[100].last, nothing)
+        for what in ("pack", "unpack", "count"):
+            number = 13 if side == SERVER else 2  # before that it does not come to a connection
+            while True:
+                proxy.cut = (side, number)
+                try:
+                    if what == "pack":
+                        beside.compact(log.rows[290].last, nothing)
+                    elif what == "unpack":
+                        beside.unpack(100, nothing)
+                    else:
+                        counted = beside.counted(5, 50, lambda row: terms_of(row).counts)
+                except h.StoreFailed as error:
+                    assert what != "count", error
+                was_last, proxy.cut = proxy.cut is not None, None
+                assert flat(store.read()) == log.rows
+                if was_last:
+                    break
+                number += 1
+            assert number > 10
+        assert counted == store.counted(5, 50, lambda row: terms_of(row).counts)

@@ -380,13 +380,15 @@ class PostgresStore:
     def counted(self, after: int, until: int | None, counts_of: Callable[[Row], Sequence[tuple[str, int]]]) -> Mapping[str, int]:
         """Add up what rows count, by blocks of positions; at both ends, and what is not filed yet, row by row."""
         self._looked_up("0")
-        with self._reader() as reader, moment(reader):
 
+        def added_up(reader: Connection) -> Mapping[str, int]:
             def rows(first: int, last: int) -> Iterator[Sequence[tuple[str, int]]]:
                 for found in self._cold.rows_between(reader, COUNTED, first, last):
                     yield counts_of(Row(*found[2:]))
 
             return stretch(self.where, reader, after, until, rows, lambda position: self._cold.behind(reader, position))
+
+        return self._of_one_moment(added_up)
 
     def sample(self, handler: str, outcome: str, ran_us: int, what: str) -> None:
         """Count an execution that committed nothing; written now and then, and at close."""
