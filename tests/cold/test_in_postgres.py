@@ -8,11 +8,11 @@ import psycopg
 import pytest
 
 import happened as h
-from happened.core.store import Row, Wanted
+from happened.core.store import Commit, Row, Wanted
 from happened.stores import postgres_cold, segments
 from happened.stores.postgres import PostgresStore
 from happened.stores.postgres_tables import where_in
-from happened.testing.rows import Fact, Scribe, check_whole, flat, read_by, terms_of
+from happened.testing.rows import Fact, Scribe, check_whole, flat, read_by, terms_of, without
 from tests.cold.rows import filled, nothing
 from tests.postgres_log.proxy import CLIENT, SERVER, Proxy
 from tests.servers import fresh, server
@@ -46,7 +46,7 @@ def test_threads_that_read_at_once_do_not_take_each_others_end_of_the_cold_part(
     class Told(PostgresStore):
         """Hears of another thread's answer just after its own."""
 
-        _packed = property(lambda _: 0, lambda _, __: None)  # type: ignore[assignment]
+        _packed = property(lambda _: 0, lambda _, __: None)
 
     with closing(Told(log.url)) as store:
         store.index(read_by("today"), terms_of, nothing)
@@ -144,6 +144,7 @@ def test_cut_off_at_any_message_nothing_is_lost(log: Given, side: str) -> None:
         for what in ("pack", "unpack", "count"):
             number = 13 if side == SERVER else 2  # before that it does not come to a connection
             while True:
+                broken, failed = len(proxy.broken), ""
                 proxy.cut = (side, number)
                 try:
                     if what == "pack":
@@ -153,11 +154,47 @@ def test_cut_off_at_any_message_nothing_is_lost(log: Given, side: str) -> None:
                     else:
                         counted = beside.counted(5, 50, lambda row: terms_of(row).counts)
                 except h.StoreFailed as error:
-                    assert what != "count", error
-                was_last, proxy.cut = proxy.cut is not None, None
+                    failed = str(error)
+                proxy.cut = None
+                assert not failed or what != "count"
                 assert flat(store.read()) == log.rows
-                if was_last:
+                if len(proxy.broken) == broken:
                     break
                 number += 1
             assert number > 10
         assert counted == store.counted(5, 50, lambda row: terms_of(row).counts)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "update @segment set body = set_byte(body, 99, get_byte(body, 99) # 1) where first = %s",
+        "update @segment set body = '' where first = %s",
+        "update @segment set checked = checked + 1 where first = %s",
+        "update @segment set first = first + 1 where first = %s",
+        "update @segment set first = first - 1 where first = %s",
+        "update @segment set first = -first where first = %s",
+        "update @segment mine set body = other.body, checked = other.checked from @segment other where mine.first = %s and other.first = 1",
+        "delete from @segment where first = %s",
+    ],
+)
+def test_a_damaged_segment_is_broken_whatever_is_asked_of_it(log: Given, damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not a row of it is said not to be there, and nothing is written over it. What lies beside it is read."""
+    monkeypatch.setattr(segments, "ROWS_MAX", 64)
+    with closing(opened(log.url)) as store, psycopg.connect(server().url, autocommit=True) as connection:
+        store.compact(log.rows[-2].last, nothing)
+        connection.execute(where_in(log.url).sql(damage), (log.rows[128].position,))
+    row = log.rows[140]
+    with closing(opened(log.url)) as store:
+        for asked in (
+            lambda: flat(store.read()),
+            lambda: flat(store.read(backwards=True)),
+            lambda: flat(store.read(wanted=[Wanted(("n=40",))])),
+            lambda: store.append(lambda _: Commit(instead=[without(row)]), 1 << 62),
+            lambda: Scribe(store).append(Fact()),
+            lambda: store.counted(0, row.last, lambda row: terms_of(row).counts),
+        ):
+            with pytest.raises(h.Broken):
+                asked()
+        assert flat(store.read(0, log.rows[100].last)) == log.rows[:101]
+        assert flat(store.read(log.rows[200].last)) == log.rows[201:]

@@ -29,7 +29,20 @@ from happened.core.chain import digest_of
 from happened.core.errors import Broken, Closed, Diverged, Error, Forked, Incompatible, OutcomeUnknown, Overloaded, StoreFailed
 from happened.core.store import START, Bare, Commit, Head, Parts, Row, Terms, Unseen, Wanted
 from happened.stores import postgres_wire as wire
-from happened.stores.postgres_cold import ASKED, BARE, BEHIND, COUNTED, END, HEADED, LOCK, LOCK_SECONDS_MAX, WHOLE, Columns, PostgresCold, moment
+from happened.stores.postgres_cold import (
+    ASKED,
+    BARE,
+    BEHIND,
+    COUNTED,
+    END,
+    HEADED,
+    LOCK,
+    LOCK_SECONDS_MAX,
+    WHOLE,
+    Columns,
+    PostgresCold,
+    moment,
+)
 from happened.stores.postgres_shelf import NOTHING, Filing, hash_of, stretch
 from happened.stores.postgres_tables import Connection, Where, migrate, one_line, where_in
 from happened.stores.samples import Samples
