@@ -30,6 +30,14 @@ BEHIND = (
 """The last position of the last row that ends at or before a position, twice given; below 0 where that is not in table `log`."""
 STEP_POSITIONS = 16 * segments.ROWS_MAX
 """Rows that are packed in one step begin within so many positions: of all that is left, a server that has no statistics yet would sort it."""
+BYTES_MAX = 4 * segments.TEXT_BYTES_MAX
+"""Rows behind so many bytes are not looked at for a step: they are too many for one segment, whatever a character takes."""
+NEXT = (
+    f"select {ROW} from (select *, sum(octet_length(head) + coalesce(octet_length(input), 0) + octet_length(records)) "
+    "over (order by position rows between unbounded preceding and 1 preceding) as before "
+    "from (select * from @log where position between %s and %s and position + count - 1 <= %s and position < (select row from @head) "
+    "order by position limit %s) following) sized where before is null or before <= %s order by position"
+)
 LOCK_SECONDS_MAX = 10.0
 """How long a step waits for the lock of the log."""
 SIZED_ROWS = 1000
@@ -147,12 +155,7 @@ class PostgresCold(Unfolded[Connection]):
         """
         with moment(connection):
             reached, of, making = self._standing(connection)
-            found = self._asked(
-                connection,
-                f"select {ROW} from @log where position between %s and %s and position + count - 1 <= %s and position < (select row from @head) "
-                "order by position limit %s",
-                (reached + 1, reached + STEP_POSITIONS, until, segments.ROWS_MAX),
-            )
+            found = self._asked(connection, NEXT, (reached + 1, reached + STEP_POSITIONS, until, segments.ROWS_MAX, BYTES_MAX))
             if not found:
                 return 0
             is_full = of is None or of[2] >= segments.ROWS_MAX
