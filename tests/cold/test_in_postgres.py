@@ -15,7 +15,7 @@ from happened.stores.postgres_tables import where_in
 from happened.testing.rows import Fact, Scribe, check_whole, flat, read_by, terms_of, without
 from tests.cold.rows import filled, nothing
 from tests.postgres_log.proxy import CLIENT, SERVER, Proxy
-from tests.servers import fresh, server
+from tests.servers import fresh, replace_log, server
 
 
 class Given(NamedTuple):
@@ -198,3 +198,23 @@ def test_a_damaged_segment_is_broken_whatever_is_asked_of_it(log: Given, damage:
                 asked()
         assert flat(store.read(0, log.rows[100].last)) == log.rows[:101]
         assert flat(store.read(log.rows[200].last)) == log.rows[201:]
+
+
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_an_older_copy_in_the_place_of_a_log_is_seen_by_a_row_that_is_packed_there(log: Given, is_packed: bool) -> None:
+    """It went on otherwise, and packed that: whoever knew the log does not write there."""
+    copy = fresh()
+    PostgresStore(copy).close()
+    replace_log(copy, log.url)
+    with closing(opened(log.url)) as store, closing(opened(copy)) as gone_on:
+        scribe = Scribe(store, seen=log.rows[-1].last)
+        scribe.append(Fact(("a=1",)))
+        Scribe(gone_on, actor="other", seen=log.rows[-1].last).append(*[Fact()] * 20)
+        gone_on.compact(1 << 40, nothing)
+        if is_packed:
+            store.compact(1 << 40, nothing)
+        replace_log(log.url, copy)
+
+        with pytest.raises(h.Diverged, match="an older copy"):
+            scribe.append(Fact())
+        assert flat(store.read()) == flat(gone_on.read())
