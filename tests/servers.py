@@ -174,7 +174,7 @@ def fresh() -> str:
     return f"{where.url}&schema=t{uuid.uuid4().hex[:12]}"
 
 
-TABLES_OF_LOG = ("log", "note", "head", "tag", "used", "block", "counted", "shelf")
+TABLES_OF_LOG = ("log", "segment", "note", "head", "tag", "used", "block", "counted", "shelf")
 
 
 def replace_log(url: str, by: str) -> None:

@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
@@ -176,6 +177,25 @@ def test_segments_grow_until_they_are_full(log: Named) -> None:
 
         assert store.parts().segments == -(-1_499 // segments.ROWS_MAX)
         assert flat(store.read()) == rows
+
+
+def test_no_more_is_looked_at_for_a_step_than_it_may_pack(log: Named, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of rows with much text few are packed together: all that might be by their number would be read anew for each of them."""
+    sizes: list[int] = []
+    fitting = segments.fitting
+
+    def looked_at(rows: Sequence[Row]) -> int:
+        sizes.append(sum(len(row.records) for row in rows))
+        return fitting(rows)
+
+    monkeypatch.setattr(segments, "fitting", looked_at)
+    with closing(log.opened()) as store:
+        Scribe(store).append(*[Fact(text="é" * 100_000) for _ in range(30)])
+        rows = flat(store.read())
+        store.compact(rows[-1].last, nothing)
+        assert flat(store.read()) == rows
+        assert store.parts().segments == 15
+    assert max(sizes) < 6 * segments.TEXT_BYTES_MAX
 
 
 def test_the_newest_row_stays(log: Named) -> None:

@@ -78,6 +78,20 @@ def test_a_commit_whose_answer_is_lost_is_answered_by_what_took_place(url: str, 
     store.close()
 
 
+def test_what_took_place_is_learned_by_a_role_that_only_reads_unless_it_says_otherwise(url: str, proxy: Proxy) -> None:
+    """The lock is taken for it: that is no transaction that only reads."""
+    opened(url).close()
+    role = where_in(url).schema
+    with psycopg.connect(server().url, autocommit=True) as connection:
+        connection.execute(f'create role "{role}" login superuser'.encode())
+        connection.execute(f'alter role "{role}" set default_transaction_read_only = on'.encode())
+    store = opened(proxy.url(url.replace("postgres@", f"{role}@")))
+    proxy.trouble = LOSE_ANSWER
+    [row] = Scribe(store).append(Fact())
+    assert flat(store.read()) == [row]
+    store.close()
+
+
 def test_a_connection_that_was_lost_before_a_decision_is_made_anew(url: str) -> None:
     """Writers and readers go on, and nobody hears of it."""
     store = opened(url)

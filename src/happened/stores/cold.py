@@ -60,6 +60,18 @@ ASKED = Columns("position, position + count, records, input", Segment.asked, _la
 """What a `Bare` has with its input."""
 
 
+def _together(rows: Iterable[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """Return the first of these rows, up to the one with which their texts are too long for one segment."""
+    found: list[tuple[Any, ...]] = []
+    size = 0
+    for row in rows:
+        found.append(row)
+        size += sum(len(text) for text in row if isinstance(text, str))
+        if size > segments.TEXT_BYTES_MAX:
+            break
+    return found
+
+
 @contextmanager
 def one_moment(connection: sqlite3.Connection) -> Generator[None]:
     """Have all that is read on a connection be as of one moment."""
@@ -123,7 +135,7 @@ class Cold(Unfolded[sqlite3.Connection]):
         with one_moment(connection):
             reached = self.until(connection)
             asked = f"select {ALL} from log {which}", (reached, until, segments.ROWS_MAX)
-            found = connection.execute(*asked).fetchall()
+            found = _together(connection.execute(*asked))
             if not found:
                 return 0
             of = self._last(connection, reached)
@@ -135,7 +147,7 @@ class Cold(Unfolded[sqlite3.Connection]):
             if (
                 now != reached
                 or self._last(connection, reached) != of
-                or connection.execute(*asked).fetchall()[: len(rows)] != found[: len(rows)]
+                or _together(connection.execute(*asked))[: len(rows)] != found[: len(rows)]
             ):
                 connection.execute("rollback")
                 return max(now, 1)

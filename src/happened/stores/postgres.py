@@ -29,7 +29,20 @@ from happened.core.chain import digest_of
 from happened.core.errors import Broken, Closed, Diverged, Error, Forked, Incompatible, OutcomeUnknown, Overloaded, StoreFailed
 from happened.core.store import START, Bare, Commit, Head, Parts, Row, Terms, Unseen, Wanted
 from happened.stores import postgres_wire as wire
-from happened.stores.postgres_cold import ASKED, BARE, BEHIND, COUNTED, END, HEADED, LOCK, WHOLE, Columns, PostgresCold, moment
+from happened.stores.postgres_cold import (
+    ASKED,
+    BARE,
+    BEHIND,
+    COUNTED,
+    END,
+    HEADED,
+    LOCK,
+    LOCK_SECONDS_MAX,
+    WHOLE,
+    Columns,
+    PostgresCold,
+    moment,
+)
 from happened.stores.postgres_shelf import NOTHING, Filing, hash_of, stretch
 from happened.stores.postgres_tables import Connection, Where, migrate, one_line, where_in
 from happened.stores.samples import Samples
@@ -279,18 +292,16 @@ class PostgresStore:
         """Make the index anew, and have the tables written anew without what was deleted in them. What the server keeps elsewhere is its own: WAL, copies."""
         if self._terms_of is not None and not self._strange:
             self._rebuild(progress)
-        refused: list[str] = []
         kept: list[str] = []
 
         def hear(said: errors.Diagnostic) -> None:
-            if said.severity_nonlocalized == "WARNING":
-                refused.append(said.message_primary or "")
-            elif _has_dead_rows(said):
+            if _has_dead_rows(said):
                 kept.append(said.message_primary or "")
 
         self._check_usable()
         try:
             with self.where.connect() as connection:  # of its own: what is set for a session ends with it
+                refused = _warnings(connection)
                 connection.add_notice_handler(hear)
                 connection.execute(f"set lock_timeout = {int(SCRUB_SECONDS_MAX * 1000)}".encode())
                 deadline = time.monotonic() + PASSING_SECONDS_MAX
@@ -306,7 +317,7 @@ class PostgresStore:
         except psycopg.Error as error:
             raise StoreFailed(f"the tables could not be written anew: {one_line(error)}", error=one_line(error), url=self.url) from error
         if refused:
-            raise StoreFailed(f"the tables could not be written anew, which takes the role that owns them: {refused[0]}", url=self.url)
+            raise _not_rewritten(refused, self.url)
         return not kept
 
     def close(self) -> None:
@@ -382,13 +393,15 @@ class PostgresStore:
     def counted(self, after: int, until: int | None, counts_of: Callable[[Row], Sequence[tuple[str, int]]]) -> Mapping[str, int]:
         """Add up what rows count, by blocks of positions; at both ends, and what is not filed yet, row by row."""
         self._looked_up("0")
-        with self._reader() as reader, moment(reader):
 
+        def added_up(reader: Connection) -> Mapping[str, int]:
             def rows(first: int, last: int) -> Iterator[Sequence[tuple[str, int]]]:
                 for found in self._cold.rows_between(reader, COUNTED, first, last):
                     yield counts_of(Row(*found[2:]))
 
             return stretch(self.where, reader, after, until, rows, lambda position: self._cold.behind(reader, position))
+
+        return self._of_one_moment(added_up)
 
     def sample(self, handler: str, outcome: str, ran_us: int, what: str) -> None:
         """Count an execution that committed nothing; written now and then, and at close."""
@@ -415,8 +428,14 @@ class PostgresStore:
             while step := self._cold.pack(connection, until, notes or {}):
                 reached = step
                 progress(reached, until)
-            if reached or rewrite:  # else it is used again
-                connection.execute(self.where.sql(f"vacuum{' full' if rewrite else ''} @log"))
+            if rewrite:
+                refused = _warnings(connection)
+                connection.execute(f"set lock_timeout = {int(LOCK_SECONDS_MAX * 1000)}".encode())
+                connection.execute(self.where.sql("vacuum full @log"))
+                if refused:
+                    raise _not_rewritten(refused, self.url)
+            elif reached:  # what is free is used again; who vacuums already does it
+                connection.execute(self.where.sql("vacuum (skip_locked) @log"))
 
     def unpack(self, after: int, progress: Callable[[int, int], None], *, notes: Sequence[str] = ()) -> None:
         """Put the rows that lie after a position back into their table, and those that are packed with them."""
@@ -440,10 +459,11 @@ class PostgresStore:
         self._check_usable()
         try:
             with self.where.connect() as connection:
-                connection.execute(f"set lock_timeout = {int(CLOSE_SECONDS_MAX * 1000)}".encode())
                 yield connection
         except errors.LockNotAvailable as error:
             raise Overloaded("another process holds the log's lock; what was packed so far is packed", url=self.url) from error
+        except _DAMAGED as error:
+            raise Broken(f"the database is damaged: {one_line(error)}; what was packed so far is packed", error=one_line(error)) from error
         except psycopg.Error as error:
             raise StoreFailed(f"the log could not be packed further: {one_line(error)}", error=one_line(error), url=self.url) from error
 
@@ -991,8 +1011,8 @@ class PostgresStore:
                 binary=True,
             )
             if found:
-                self._packed = found[0][0] or 0
-                if first > self._packed:
+                self._packed = packed = found[0][0] or 0  # other threads write it, too
+                if first > packed:
                     return found
         return self._of_one_moment(
             lambda reader: self._cold.rows_between(reader, columns, first, last, rows_max, backwards=backwards),
@@ -1008,8 +1028,8 @@ class PostgresStore:
                 (list(positions), after, until),
                 binary=True,
             )
-            self._packed = found[0][0] or 0
-            if first > self._packed:
+            self._packed = packed = found[0][0] or 0
+            if first > packed:
                 return found if found[0][1] is not None else []
 
         def rows(reader: Connection) -> list[tuple[Any, ...]]:
@@ -1136,6 +1156,7 @@ class PostgresStore:
 
 
 _TRUE = b"\1"
+_DAMAGED = errors.DataCorrupted, errors.IndexCorrupted
 _position = itemgetter(1)
 _IDLE = psycopg.pq.TransactionStatus.IDLE
 _START = (START.position, START.at, START.digest, 0, 0, 0, "")
@@ -1196,6 +1217,22 @@ def _is_undone(connection: Connection, error: psycopg.Error) -> bool:
     return status == statuses.INERROR or (status == statuses.INTRANS and not isinstance(error, psycopg.OperationalError))
 
 
+def _warnings(connection: Connection) -> list[str]:
+    """Return a list that each warning on a connection will be added to: what a role may not vacuum is left as it is, and no more than that is said."""
+    warned: list[str] = []
+
+    def hear(said: errors.Diagnostic) -> None:
+        if said.severity_nonlocalized == "WARNING":
+            warned.append(said.message_primary or "")
+
+    connection.add_notice_handler(hear)
+    return warned
+
+
+def _not_rewritten(refused: Sequence[str], url: str) -> StoreFailed:
+    return StoreFailed(f"the tables could not be written anew, which takes the role that owns them: {refused[0]}", url=url)
+
+
 def _has_dead_rows(said: errors.Diagnostic) -> bool:
     """Say whether a table that was written anew still has rows that were deleted, since some transaction may look at them. It is the first number there."""
     number = re.search(r"\d+", said.message_detail or "")
@@ -1205,12 +1242,12 @@ def _has_dead_rows(said: errors.Diagnostic) -> bool:
 def _failed(error: psycopg.Error) -> StoreFailed | Broken | Diverged:
     if isinstance(error, errors.DivisionByZero):
         return Diverged(_NO_SUCH_ROW)
-    if isinstance(error, errors.DataCorrupted | errors.IndexCorrupted):
+    if isinstance(error, _DAMAGED):
         return Broken(f"the database is damaged, and nothing was recorded: {one_line(error)}", error=one_line(error))
     return StoreFailed(f"the log could not be written, and nothing was recorded: {one_line(error)}", error=one_line(error))
 
 
 def _read_failed(error: psycopg.Error) -> StoreFailed | Broken:
-    if isinstance(error, errors.DataCorrupted | errors.IndexCorrupted):
+    if isinstance(error, _DAMAGED):
         return Broken(f"the database is damaged: {one_line(error)}", error=one_line(error))
     return StoreFailed(f"the log could not be read: {one_line(error)}", error=one_line(error))

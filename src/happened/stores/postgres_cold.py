@@ -30,6 +30,16 @@ BEHIND = (
 """The last position of the last row that ends at or before a position, twice given; below 0 where that is not in table `log`."""
 STEP_POSITIONS = 16 * segments.ROWS_MAX
 """Rows that are packed in one step begin within so many positions: of all that is left, a server that has no statistics yet would sort it."""
+BYTES_MAX = 4 * segments.TEXT_BYTES_MAX
+"""Rows behind so many bytes are not looked at for a step: they are too many for one segment, whatever a character takes."""
+NEXT = (
+    f"select {ROW} from (select *, sum(octet_length(head) + coalesce(octet_length(input), 0) + octet_length(records)) "
+    "over (order by position rows between unbounded preceding and 1 preceding) as before "
+    "from (select * from @log where position between %s and %s and position + count - 1 <= %s and position < (select row from @head) "
+    "order by position limit %s) following) sized where before is null or before <= %s order by position"
+)
+LOCK_SECONDS_MAX = 10.0
+"""How long a step waits for the lock of the log."""
 SIZED_ROWS = 1000
 """What rows take in their table is told from so many of the last."""
 FREE_OF_MIN = 8
@@ -148,18 +158,13 @@ class PostgresCold(Unfolded[Connection]):
         """
         with moment(connection):
             reached, of, making = self._standing(connection)
-            found = self._asked(
-                connection,
-                f"select {ROW} from @log where position between %s and %s and position + count - 1 <= %s and position < (select row from @head) "
-                "order by position limit %s",
-                (reached + 1, reached + STEP_POSITIONS, until, segments.ROWS_MAX),
-            )
+            found = self._asked(connection, NEXT, (reached + 1, reached + STEP_POSITIONS, until, segments.ROWS_MAX, BYTES_MAX))
             if not found:
                 return 0
             is_full = of is None or of[2] >= segments.ROWS_MAX
             body, earlier, rows = self.packed(connection, reached, [Row(*row) for row in found], is_full=is_full)
         with connection.transaction():
-            connection.execute(self._where.sql(LOCK))
+            self._lock_head(connection)
             if self._standing(connection) != (reached, of, making):
                 return max(reached, 1)
             self.put(connection, [*earlier, *rows], body)
@@ -177,7 +182,7 @@ class PostgresCold(Unfolded[Connection]):
     def unpack(self, connection: Connection, after: int, notes: Sequence[str]) -> int:
         """Put the rows of the last segment back, if it lies behind a position; return what is cold then. With the last of them notes are deleted."""
         with connection.transaction(), connection.cursor() as cursor:
-            cursor.execute(self._where.sql(LOCK))
+            self._lock_head(connection)
             reached = self.until(connection)
             if reached <= after:
                 return reached
@@ -188,6 +193,10 @@ class PostgresCold(Unfolded[Connection]):
             if not left:
                 cursor.execute(self._where.sql("delete from @note where key = any(%s)"), (list(notes),))
         return left
+
+    def _lock_head(self, connection: Connection) -> None:
+        """Take the lock of the log, for the open transaction: what is set for a session may be another's with the next one."""
+        connection.execute(f"set local lock_timeout = {int(LOCK_SECONDS_MAX * 1000)}; ".encode() + self._where.sql(LOCK))
 
     def _standing(self, connection: Connection) -> tuple[int, tuple[int, int, int] | None, str]:
         """Return how far the cold part reaches, its last segment, and which making of the index there is: that is another one where bodies were erased."""

@@ -190,8 +190,13 @@ class Where(NamedTuple):
         return text.replace("@", f'"{self.schema}".').encode()
 
     def connect(self) -> Connection:
-        """Connect. Statements are not prepared, and nothing is set for a session: a pooler may hand the next transaction to another one."""
+        """Connect. Statements are not prepared, and nothing is set for a session: a pooler may hand the next transaction to another one.
+
+        `transaction` says with each `begin` what it is: to see what was waited for, and to write, whatever the role or the database has set.
+        """
         connection = psycopg.connect(self.to, autocommit=True, prepare_threshold=None, client_encoding="UTF8")
+        connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
+        connection.read_only = False
         connection.add_notice_handler(_ignore)
         # As text, each quotation mark in JSON would be escaped: a third of a commit's time.
         connection.adapters.register_dumper(list, ListBinaryDumper)
@@ -356,7 +361,6 @@ def migrate(where: Where, connection: Connection) -> list[int]:
     taken: list[int] = []
     try:
         with connection.transaction():
-            connection.execute("set transaction isolation level read committed, read write")  # to see what was waited for
             connection.execute("select pg_advisory_xact_lock(hashtext(%s))", (f"happened {where.schema}",))
             there = connection.execute("select 1 from pg_namespace where nspname = %s", (where.schema,)).fetchone()
             if there is None:

@@ -54,8 +54,9 @@ class Unfolded(ABC, Generic[Connection]):
         """Keep a segment, in the place of the one that begins at the same position, in the open transaction."""
 
     def segment(self, connection: Connection, position: int) -> Segment:
-        """Return the segment that holds a position of the cold part. `Broken` where its bytes are damaged."""
-        key = self._key(connection, max(position, 1))
+        """Return the segment that holds a position of the cold part. `Broken` where its bytes are damaged, and where none does."""
+        position = max(position, 1)
+        key = self._key(connection, position)
         if key is None:
             raise self._damaged(position, "no segment begins before it")
         with self._lock:
@@ -68,6 +69,8 @@ class Unfolded(ABC, Generic[Connection]):
             if body is None:
                 raise self._damaged(position, f"the segment that begins at {first} can't be found")
             found = self._kept(key, self._unfold(first, checked, body))
+        if position > found.last:  # else a row that is gone would be none, and who goes on behind the segment would not come to an end
+            raise self._damaged(position, f"the segment there holds {found.positions[0]} to {found.last}")
         return found
 
     def between(self, connection: Connection, of: Of, first: int, last: int, rows_max: int = -1, *, backwards: bool = False) -> list[Any]:
@@ -75,10 +78,7 @@ class Unfolded(ABC, Generic[Connection]):
         found: list[Any] = []
         left = rows_max if rows_max >= 0 else last
         while first <= last and left > 0:
-            at = last if backwards else first
-            segment = self.segment(connection, at)
-            if not segment.positions[0] <= at <= segment.last:  # else this would not come to an end
-                raise self._damaged(at, f"the segment there holds {segment.positions[0]} to {segment.last}")
+            segment = self.segment(connection, last if backwards else first)
             start, end = segment.place(first), segment.place(last + 1)
             if backwards:
                 start = max(start, end - left)
@@ -138,12 +138,13 @@ class Unfolded(ABC, Generic[Connection]):
         `Broken` where a row does not follow by the chain: only what the chain leaves out may differ.
         """
         left = {row.position: row for row in rows}
+        until = self.until(connection)
         while left:
             rewritten = min(left)
-            segment = self.segment(connection, rewritten)
-            packed = [left.pop(row.position, row) for row in segment.rows(0, segment.count)]
-            if rewritten in left:
+            segment = self.segment(connection, rewritten) if rewritten <= until else None
+            if segment is None or rewritten not in segment.positions:
                 raise Broken(f"no row of the cold part begins at position {rewritten}", position=rewritten, **self._said)
+            packed = [left.pop(row.position, row) for row in segment.rows(0, segment.count)]
             self.put(connection, packed, segments.pack(packed, segment.before))
 
     def _damaged(self, position: int, why: str) -> Broken:
@@ -163,7 +164,9 @@ class Unfolded(ABC, Generic[Connection]):
     def _unfold(self, first: int, checked: int, body: bytes) -> Segment:
         try:
             if zlib.crc32(body) == checked:
-                return Segment(body)
+                found = Segment(body)
+                if found.positions[0] == first:
+                    return found
             error: Exception | None = None
         except (zlib.error, msgspec.MsgspecError, ValueError, IndexError) as found:
             error = found
