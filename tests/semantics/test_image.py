@@ -343,3 +343,106 @@ def test_a_refused_seat_stays_refused_by_what_was_evicted(url: str) -> None:
             with pytest.raises(h.Refused):
                 running.dispatch(Take(str(number), "second"))
         assert {seat.who for seat in running.states(Seat).values()} == {"first"}
+
+
+class Paid(h.Event):
+    """What no state reads is the memo."""
+
+    account: Account
+    amount: int
+    memo: str
+
+
+class Stamped(h.Event):
+    account: Account
+    memo: str
+
+
+class Read(h.State):
+    """Reads one field."""
+
+    account: Account
+    amount: int = 0
+
+    def evolve(self, event: Paid) -> "Read":
+        return self.but(amount=self.amount + event.amount)
+
+
+class Times(h.State):
+    """Reads no field, of two events."""
+
+    account: Account
+    count: int = 0
+
+    def evolve(self, event: Paid | Stamped) -> "Times":
+        return self.but(count=self.count + 1)
+
+
+class Late(h.State):
+    """Asks what each is called in the log."""
+
+    account: Account
+    last: str = ""
+
+    def evolve(self, event: Stamped | Paid, record: h.Recorded) -> "Late":
+        return self.but(last=record.id)
+
+
+class Keyed(h.State):
+    """Computes its key."""
+
+    first: str
+    count: int = 0
+
+    def evolve(self, event: Paid) -> "Keyed":
+        return self.but(count=self.count + 1)
+
+    @staticmethod
+    def key_of(event: Paid) -> str:
+        return event.account[:1]
+
+
+class Whole(h.State):
+    """Hands the event on, so that all of it is read."""
+
+    account: Account
+    last: str = ""
+
+    def evolve(self, event: Paid) -> "Whole":
+        return self.but(last=repr(event))
+
+
+class Look(h.Command):
+    account: Account
+    first: str
+
+
+class Looked(h.Event):
+    account: Account
+    said: str
+
+
+def look_at(command: Look, read: Read, times: Times, late: Late, whole: Whole, world: h.World) -> Iterator[Looked]:
+    """Record what the states say."""
+    keyed = world.state(Keyed, command.first)
+    yield Looked(command.account, f"{read.amount} {times.count} {late.last} {keyed.count} {whole.last}")
+
+
+looking = h.App("looking", records=[Paid, Stamped], deciders=[look_at])
+
+
+def test_what_others_record_is_taken_in_whatever_states_read_of_it(any_url: str) -> None:
+    """Many rows at once, of events of which states read some fields, none, or all: a decision, the states in memory and those of the log say the same."""
+    with looking.open(any_url, run=False) as one, looking.open(any_url, run=False) as other:
+        one.dispatch(Look("a", "a"))  # has all states in memory
+        for number in range(7):
+            other.record_all([Paid("a", number, "m"), Paid("ab", 1, "n")])
+            other.record(Stamped("a", "m"), id=f"last-{number}")
+
+        [said] = one.dispatch(Look("a", "a")).events
+
+        assert isinstance(said, Looked)
+        assert said.said == f"21 14 last-6 14 {Paid('a', 6, 'm')!r}"
+        kinds: list[type[h.State]] = [Read, Times, Late, Whole]
+        for kind in kinds:
+            assert one.state(kind, "a") == one.states(kind)["a",]

@@ -55,6 +55,12 @@ RESERVED = ("but", "evolve", "key_of")
 NARROW = "__happened_narrow__"
 """The attribute of a class that is an event's with fewer fields; the next class is the event's own."""
 
+
+def declared(event: type) -> type:
+    """Return the class as users have it: of one that is read with fewer fields, the next class."""
+    return event.__mro__[1] if NARROW in vars(event) else event
+
+
 Key = tuple[Any, ...]
 """The values of a state's key fields, in their order."""
 
@@ -237,7 +243,7 @@ class Fold:
         """Find how a class is reached that is met for the first time: one of the union, a narrow kind of one, or any event at all."""
         if event is Several:
             return self._each
-        found = self.readings.get(event.__mro__[1] if NARROW in vars(event) else event)
+        found = self.readings.get(declared(event))
         if found is None:
             found = self._reading(event, None) if self.everything and is_a(event, Event) else _nothing
         self._reached[event] = found

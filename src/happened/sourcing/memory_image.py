@@ -17,7 +17,7 @@ import msgspec
 
 from happened.core.errors import Stuck
 from happened.core.messages import Recorded, events_of
-from happened.core.state import Fold, Key, State
+from happened.core.state import Fold, Key, State, declared
 from happened.core.store import Row, Store, Wanted
 from happened.core.tags import term, text_of
 from happened.log.records import Reader, envelope_of, envelopes_of, positions_of
@@ -315,12 +315,12 @@ class MemoryImage:
         cache = self._by_event
         found = cache.get(event)
         if found is None:
-            found = Ways([], [])
+            found, plain = Ways([], []), declared(event)
             for kept in list(self.kept.values()):
-                value_of = kept.fold.by_field.get(event) if kept.simple else None
+                value_of = kept.fold.by_field.get(plain) if kept.simple else None
                 if value_of is not None:
                     found.short.append((value_of, kept, kept.fold))
-                elif event in kept.fold.readings or kept.fold.everything:
+                elif plain in kept.fold.readings or kept.fold.everything:
                     found.long.append(kept.fold)
             with self._lock:
                 if self._by_event is cache:
