@@ -243,7 +243,7 @@ def test_states_views_and_the_record_view(path: str) -> None:
     with bank.open(url) as running:
         for n in range(300):
             running.record(Deposited(f"a{n % 7}", 1), id=f"fact-{n}")
-        with sqlite3.connect(path) as file:
+        with closing(sqlite3.connect(path)) as file, file:
             shown = file.execute("select * from record order by position").fetchall()
         file.close()
         compact(running.log, keep=10)
@@ -253,7 +253,7 @@ def test_states_views_and_the_record_view(path: str) -> None:
     with bank.open(url, run=False) as running:
         assert running.state(Balance, "a0") == Balance("a0", 44, 44)
         cold = running.log.head - 10 - 1
-        with sqlite3.connect(path) as file:
+        with closing(sqlite3.connect(path)) as file, file:
             [first, *others] = file.execute(
                 "select position, row, kind, body ->> 'last', body ->> 'see' from record order by position"
             ).fetchall()
@@ -261,7 +261,7 @@ def test_states_views_and_the_record_view(path: str) -> None:
             assert "happened unpack" in first[4]
             assert [position for position, *_ in others] == list(range(cold + 1, running.log.head + 1))
         unpack(running.log)
-        with sqlite3.connect(path) as file:
+        with closing(sqlite3.connect(path)) as file, file:
             assert file.execute("select * from record order by position").fetchall()[:-1] == shown
         file.close()
 

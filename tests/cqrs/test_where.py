@@ -3,7 +3,6 @@
 import datetime as dt
 import enum
 import operator
-import sqlite3
 import uuid
 from collections.abc import Callable, Iterator
 from decimal import Decimal
@@ -21,6 +20,7 @@ from happened.cqrs.where import compile_order, compile_where
 from happened.shelf.connection import Connection, Unstorable
 from happened.shelf.postgres_rows import POSTGRES, Session
 from happened.shelf.tables import Table
+from tests.databases import in_memory
 from tests.servers import server
 
 
@@ -82,7 +82,7 @@ def table() -> Table[Order]:
 
 
 def orders(*states: Order) -> Connection:
-    connection: Connection = SESSIONS[0] if SESSIONS else sqlite3.connect(":memory:", isolation_level=None)
+    connection: Connection = SESSIONS[0] if SESSIONS else in_memory()
     for statement in (*table().drop(), *table().ddl()):
         connection.execute(statement)
     table().dialect.put_many(connection, table(), [table().encode(state, index) for index, state in enumerate(states, 1)])

@@ -2,6 +2,7 @@
 
 import hashlib
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -42,7 +43,7 @@ def test_what_was_erased_is_found_by_the_tags_that_were_kept(path: str, index: s
     erase(path, asked, [("account", "a")])
     erase(path, seen)
     if index == "made anew":
-        with sqlite3.connect(path) as connection:
+        with closing(sqlite3.connect(path)) as connection, connection:
             for table in ("run", "covered", "recent", "block", "counted", "shelf"):
                 connection.execute(f"delete from {table}")
 
@@ -93,7 +94,7 @@ def test_a_command_that_was_erased_is_known_by_its_id(path: str) -> None:
 @pytest.mark.parametrize("extra", ['"h":"{digest}"', '"e":[["account","b"]]', '"h":"{digest}","e":[["account","b"]]'])
 def test_a_body_that_is_there_is_not_passed_off_as_erased(path: str, extra: str) -> None:
     """Only a body that is gone is vouched for by the digest beside it."""
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         row, records, salts = connection.execute("select position, records, salts from log where records like '%\"amount\":10%'").fetchone()
         digest = hashlib.sha256(salts + compact({"account": "a", "amount": 10})).hexdigest()
         changed = records.replace('"amount":10}]', '"amount":99},{' + extra.replace("{digest}", digest) + "}]")

@@ -1,6 +1,7 @@
 """The chain: whatever is changed in a row, taken out or swapped, `verify` says where."""
 
 import sqlite3
+from contextlib import closing
 
 import pytest
 
@@ -24,7 +25,7 @@ def filled(url: str) -> list[int]:
             running.dispatch(Deposit("a", 10 + number))
         running.dispatch(Transfer("a", "b", 1))
         running.log.verify()
-    with sqlite3.connect(url.removeprefix("sqlite:///")) as connection:
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection, connection:
         return [position for (position,) in connection.execute("select position from log order by position")]
 
 
@@ -71,7 +72,7 @@ def test_a_flipped_bit_of_any_byte_of_a_row_is_found(url: str, column: str) -> N
 def test_a_changed_row_is_found(url: str, change: str) -> None:
     """A row is taken out, or says something else."""
     second = filled(url)[-3]
-    with sqlite3.connect(url.removeprefix("sqlite:///")) as connection:
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection, connection:
         connection.execute(change, (second,))
 
     broken(url)
@@ -97,7 +98,7 @@ def test_swapped_digests_and_swapped_rows_are_found(url: str) -> None:
 def renamed(url: str, change: str) -> None:
     """Change the notes of a log that was filled, by SQL."""
     filled(url)
-    with sqlite3.connect(url.removeprefix("sqlite:///")) as connection:
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection, connection:
         connection.execute(change)
 
 

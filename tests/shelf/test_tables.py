@@ -19,6 +19,7 @@ from happened.core.messages import Index, Places, Tag, Value, named
 from happened.core.state import State
 from happened.shelf.dialect import SQLITE, select_keys_sql
 from happened.shelf.tables import Table
+from tests.databases import in_memory
 
 FINGERPRINT = "0123456789abcdef"
 
@@ -161,7 +162,7 @@ WIDE = st.builds(
 
 
 def opened(*tables: Table[Any]) -> sqlite3.Connection:
-    connection = sqlite3.connect(":memory:", isolation_level=None)
+    connection = in_memory()
     for table in tables:
         for statement in table.ddl() + table.view_ddl():
             connection.execute(statement)

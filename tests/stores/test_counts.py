@@ -18,6 +18,7 @@ from happened.stores import counts, runs
 from happened.stores.counts import BLOCK_BITS, Counts, packed, unpacked
 from happened.stores.sqlite import SqliteStore
 from happened.testing.rows import Fact, Scribe, added_up, counts_of, flat, read_by, terms_of
+from tests.databases import in_memory
 
 SEEDS = range(8)
 
@@ -57,7 +58,7 @@ class Counted:
     """Counts beside the rows that they are of."""
 
     def __init__(self) -> None:
-        self.connection = sqlite3.connect(":memory:", isolation_level=None)
+        self.connection = in_memory()
         for statement in counts.DDL:
             self.connection.execute(statement)
         self.counts = Counts()

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from happened.core.store import Row, Terms
 from happened.stores import runs
 from happened.stores.runs import IDS, TAGS, Runs
+from tests.databases import in_memory
 
 WORDS = [f"account\x1f{number}" for number in range(6)]
 ROW = st.tuples(st.just("add"), st.lists(st.sampled_from(WORDS), max_size=3, unique=True), st.booleans(), st.integers(1, 3))
@@ -20,7 +21,7 @@ CHANGE = st.tuples(st.sampled_from(CHANGES), st.just([""]), st.just(False), st.j
 
 def emptied() -> sqlite3.Connection:
     """Return a connection to a shelf that has nothing yet."""
-    connection = sqlite3.connect(":memory:", isolation_level=None)
+    connection = in_memory()
     for statement in runs.DDL:
         connection.execute(statement)
     return connection

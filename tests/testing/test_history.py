@@ -10,6 +10,7 @@ import signal
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
@@ -497,7 +498,7 @@ def test_views_are_read_and_compared_at_the_end(tmp_path: Path) -> None:
         begin(running, history.session("one"))
         assert check(history, running) == ()
         table = running.view(Stock).table
-    with sqlite3.connect(tmp_path / "log.views.db") as file:
+    with closing(sqlite3.connect(tmp_path / "log.views.db")) as file, file:
         file.execute(f"update {table} set units = units + 1 where sku = 'x'")
     file.close()
     with app.open(f"sqlite:///{tmp_path}/log.db") as running:

@@ -5,6 +5,7 @@ import random
 import shutil
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -311,7 +312,7 @@ def test_a_row_that_somebody_changed_is_found_and_the_copy_made_anew(tmp_path: P
         with billing.open(own, channels={"crm": upstream}) as running:
             upstream.record_all([Moved(f"c-{number}", "a", "France") for number in range(20)])
             running.replica(Debtor, "c-1", since=upstream.log.head)
-        with sqlite3.connect(tmp_path / "billing.views.db") as file:
+        with closing(sqlite3.connect(tmp_path / "billing.views.db")) as file, file:
             [(table,)] = file.execute("select name from sqlite_master where type = 'table' and name like '_crm/Card%'").fetchall()
             file.execute(f"update \"{table}\" set country = 'Atlantis' where customer = 'c-7'")
         file.close()
@@ -377,7 +378,7 @@ def test_a_share_whose_code_has_changed_is_copied_anew_beside_the_old(tmp_path: 
             assert running.replica(Debtor, "c-3", since=receipt).state == Debtor("c-3", "SPAIN")
             assert {one.country for one in copied(running).values()} == {"FRANCE", "SPAIN"}
             assert len(copied(running)) == 29
-    with sqlite3.connect(tmp_path / "billing.views.db") as file:
+    with closing(sqlite3.connect(tmp_path / "billing.views.db")) as file, file:
         tables = [name for (name,) in file.execute("select name from sqlite_master where type = 'table' and name like '_crm/Card%'")]
     file.close()
     assert len(tables) == 1
@@ -389,7 +390,7 @@ def test_a_share_begun_and_not_ended_is_begun_anew(tmp_path: Path) -> None:
     with crm.open(log) as upstream:
         upstream.record(Moved("c-1", "a", "France"))
         until(lambda: upstream.statistics()["shares"][0]["lag"] == 0)
-    with sqlite3.connect(tmp_path / "crm.db") as file:
+    with closing(sqlite3.connect(tmp_path / "crm.db")) as file, file:
         file.execute("""update note set body = replace(body, '"whole":true', '"whole":false') where key = 'share/Card'""")
     file.close()
 

@@ -220,7 +220,7 @@ def test_a_file_that_is_damaged_stops_no_command(tmp_path: Path) -> None:
 
 def _rewrite(path: Path, *, of: int = 1, **changes: object) -> None:
     """Change fields of the only state of the only chunk of a snapshot."""
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         [(body,)] = connection.execute("select body from _chunk where snapshot = ?", (of,)).fetchall()
         states, versions = msgspec.msgpack.decode(zlib.decompress(body))
         states[0].update(changes)
