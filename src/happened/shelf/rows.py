@@ -291,9 +291,12 @@ class FileLook:
 
     def __init__(self, path: str) -> None:
         self._connection = sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
-        if self.columns(self._connection, "_view") != COLUMNS:
+        try:
+            if self.columns(self._connection, "_view") != COLUMNS:
+                raise Invalid(f"{path} holds no views of this release", path=path)
+        except BaseException:
             self.close()
-            raise Invalid(f"{path} holds no views of this release", path=path)
+            raise
 
     @contextlib.contextmanager
     def moment(self) -> Generator[sqlite3.Connection]:

@@ -341,9 +341,11 @@ class SqliteStore:
         try:
             if self._closed:
                 return
-            self._flush_all()
-            self._closed = True
-            self._checkpoint_due.set()
+            try:
+                self._flush_all()
+            finally:
+                self._closed = True
+                self._checkpoint_due.set()
         finally:
             self._lock.release()
         with self._grown:
@@ -500,38 +502,47 @@ class SqliteStore:
     def _open(self) -> sqlite3.Connection:
         try:
             connection = self._connect(self.path)
-            deadline = time.monotonic() + 10
-            self._until_free(lambda: self._check_own(connection), deadline)
-            self._until_free(lambda: connection.execute("pragma journal_mode=wal").fetchall(), deadline)
-            connection.execute("pragma synchronous=full")
-            connection.execute("pragma wal_autocheckpoint=0")
-            tables = self._until_free(
-                lambda: connection.execute("select name from sqlite_master where type = 'table'").fetchall(), deadline
-            )
-            there = {name for (name,) in tables}
-            new_here = set(TABLES) - there
-            if new_here and not (self._reads_only and new_here <= {runs.RECENT}):  # new, or without what can be made anew
-                self._until_free(lambda: connection.execute("begin immediate"), deadline)
-                for statement in DDL:
-                    connection.execute(statement)
-                connection.execute("commit")
-            self._file = _file_at(self.path)
-            latest = "select position, count, at, digest from log order by position desc limit 1"
-            last = self._until_free(lambda: connection.execute(latest).fetchone(), deadline)
-            if last is not None and not self._head_row:  # without the lock: who only reads takes none
-                self._head, self._head_row = Head(last[0] + last[1] - 1, last[2], last[3]), last[0]
-        except sqlite3.DatabaseError as error:
-            if _code(error) in NOT_WRITABLE:
-                raise Invalid(
-                    f"{self.path} can't be opened as a log: its folder is not there, or this user can't write it or the file ({error})",
-                    path=self.path,
-                ) from error
-            if isinstance(error, sqlite3.OperationalError):
-                raise Invalid(f"{self.path} can't be opened as a log: {error}", path=self.path) from error
-            raise Broken(f"{self.path} is no SQLite file, or a damaged one: {error}", path=self.path) from error
-        except MANGLED as error:  # also where SQLite's own text of what is wrong with a statement names a thing that is no text any more
-            raise Broken(f"{self.path} is damaged: {error}", path=self.path) from error
+            try:
+                self._set_up(connection)
+            except BaseException:
+                connection.close()
+                raise
+        except (sqlite3.DatabaseError, *MANGLED) as error:
+            raise self._unopened(error) from error
         return connection
+
+    def _set_up(self, connection: sqlite3.Connection) -> None:
+        deadline = time.monotonic() + 10
+        self._until_free(lambda: self._check_own(connection), deadline)
+        self._until_free(lambda: connection.execute("pragma journal_mode=wal").fetchall(), deadline)
+        connection.execute("pragma synchronous=full")
+        connection.execute("pragma wal_autocheckpoint=0")
+        tables = self._until_free(lambda: connection.execute("select name from sqlite_master where type = 'table'").fetchall(), deadline)
+        there = {name for (name,) in tables}
+        new_here = set(TABLES) - there
+        if new_here and not (self._reads_only and new_here <= {runs.RECENT}):  # new, or without what can be made anew
+            self._until_free(lambda: connection.execute("begin immediate"), deadline)
+            for statement in DDL:
+                connection.execute(statement)
+            connection.execute("commit")
+        self._file = _file_at(self.path)
+        latest = "select position, count, at, digest from log order by position desc limit 1"
+        last = self._until_free(lambda: connection.execute(latest).fetchone(), deadline)
+        if last is not None and not self._head_row:  # without the lock: who only reads takes none
+            self._head, self._head_row = Head(last[0] + last[1] - 1, last[2], last[3]), last[0]
+
+    def _unopened(self, error: Exception) -> Invalid | Broken:
+        """Return what it means that the file could not be opened: also where SQLite's own text of what is wrong names a thing that is no text any more."""
+        if isinstance(error, sqlite3.DatabaseError) and _code(error) in NOT_WRITABLE:
+            return Invalid(
+                f"{self.path} can't be opened as a log: its folder is not there, or this user can't write it or the file ({error})",
+                path=self.path,
+            )
+        if isinstance(error, sqlite3.OperationalError):
+            return Invalid(f"{self.path} can't be opened as a log: {error}", path=self.path)
+        if isinstance(error, sqlite3.DatabaseError):
+            return Broken(f"{self.path} is no SQLite file, or a damaged one: {error}", path=self.path)
+        return Broken(f"{self.path} is damaged: {error}", path=self.path)
 
     def _check_own(self, connection: sqlite3.Connection) -> None:
         """Raise `Invalid` for another program's file, before anything is changed in it. A new one is made so that packing can shorten it."""
