@@ -2,6 +2,7 @@
 
 import contextlib
 import random
+import re
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -390,6 +391,15 @@ def test_what_postgresql_can_not_hold_is_said_at_once_by_the_key_and_the_copy_st
         after = replica(running)
         assert [after[one] for one in ("position", "equal_as_of", "count")] == [before[one] for one in ("position", "equal_as_of", "count")]
         assert after["lag"] > 0
+
+
+def test_what_a_column_can_not_hold_is_said_by_the_key_too(tmp_path: Path) -> None:
+    """A number with more places than the copy has: whose it is stands before why."""
+    with crm.open(f"sqlite:///{tmp_path}/crm.db") as upstream, billing.open("memory:", channels={"crm": upstream}) as running:
+        upstream.record_all([Moved("c-2", "a", "France"), Paid("c-2", Decimal("0.0000001"))])
+
+        until(lambda: replica(running)["failure"] is not None)
+        assert re.match(r'Invalid: `Debtor` can\'t hold what was published of \["c-2"\]: .*more than 6 places', replica(running)["failure"])
 
 
 def test_a_copy_in_postgresql_goes_on_where_the_origin_takes_back_what_it_could_not_hold(tmp_path: Path) -> None:

@@ -204,9 +204,9 @@ class Copy(Generic[S]):
             try:
                 hashes = self._hashes(key, change.version, body)
                 state: S = self._decode(body)
-            except msgspec.MsgspecError as error:
+                row = self.table.encode(state, change.version)
+            except (msgspec.MsgspecError, Invalid) as error:
                 raise self._refused(key, error) from error
-            row = self.table.encode(state, change.version)
             if not self._checked:
                 self._check_key(key, state)
             self._rows[key] = (*row, key, self._beside.pack(self._seal(row), *hashes))
