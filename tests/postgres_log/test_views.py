@@ -3,10 +3,11 @@
 import contextlib
 import multiprocessing
 import os
+import random
 import signal
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any  # Any: what a private method takes
@@ -205,6 +206,182 @@ def test_what_postgresql_can_not_keep_stops_its_key_and_no_other() -> None:
         with pytest.raises(h.Stuck, match="0x00"):
             running.view(Account).get("b", since=last)
         assert running.view(Total).get(since=last).count == 3
+
+
+# --- keys that PostgreSQL can't hold
+
+_letters = random.Random(1)
+LONG = "".join(_letters.choices("abcdefghijklmnopqrstuvwxyz", k=3_000))
+"""More than an index takes, and nothing to be compressed."""
+ESCAPED = "".join(_letters.choices([chr(number) for number in range(1, 32)], k=2_500))
+"""An index takes it, but not as JSON."""
+
+HOSTILE = {"NUL": "n\0ul", "long": LONG, "long and NUL": LONG + "\0"}
+Other = Annotated[str, h.Tag("other")]
+
+
+class Met(h.Event):
+    name: Name
+    other: Other
+    note: str = ""
+
+
+class Pair(h.State):
+    name: Name
+    other: Other
+    count: int = 0
+
+    def evolve(self, event: Met) -> "Pair | None":
+        if event.note == "bad":
+            raise ValueError(f"not with {event.name}")
+        return None if event.note == "apart" else self.but(count=self.count + 1)
+
+
+class Meeting(h.State):
+    other: Other
+    balance: Decimal = Decimal(0)
+
+    def evolve(self, event: Met, account: Account) -> "Meeting":
+        return self.but(balance=account.balance)
+
+
+hosts = h.App("hosts", records=[Paid, Met], views=[Account, Total, Pair, Meeting])
+
+
+def standing(running: h.Running, name: str) -> list[tuple[str, int]]:
+    """Return which keys of a view stand still, and where."""
+    [told] = [one for one in running.statistics()["views"] if one["view"] == name]
+    assert (told["broken"], told["failure"]) == (None, None)
+    return [(one["key"], one["position"]) for one in told["stuck"]]
+
+
+def recorded(running: h.Running, facts: Sequence[h.Event], *, together: bool) -> h.Receipt:
+    """Record facts in one row, or have each be in the views before the next one comes."""
+    last: h.Receipt | None = None
+    for some in [facts] if together else [[fact] for fact in facts]:
+        last = running.record_all(some)
+        assert last is not None
+        deadline = time.monotonic() + 10
+        while any(running.view(view).position < last.position for view in hosts.views):
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+    assert last is not None
+    return last
+
+
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("what", HOSTILE)
+def test_a_key_that_postgresql_can_not_hold_stands_still_alone(what: str, *, together: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    """It has a NUL, or is longer than an index takes: it says so, and all others go on, also after a reopen, a rebuild, and in who only reads."""
+    url, key = fresh(), HOSTILE[what]
+    with hosts.open(url) as running:
+        first = recorded(running, [Paid("a", Decimal(1))], together=together).position
+        facts = [
+            Paid(key, Decimal(1)),
+            Paid("a", Decimal(1)),
+            Paid(key, Decimal(2)),
+            Paid(key, Decimal(2), note="closed"),
+            Paid("b", Decimal(1)),
+        ]
+        recorded(running, facts[: 3 if together else 5], together=together)
+    for opened in range(1, 3):
+        with hosts.open(url) as running, hosts.open(url, run=False) as reader:
+            last = running.record_all([Paid(key, Decimal(5)), Paid("b", Decimal(1))])
+            if opened == 2:
+                running.rebuild(Account)
+            for handle in (running, reader):
+                view = handle.view(Account)
+                assert view.get("a", since=last).balance == 2
+                assert view.get("b", since=last).balance == opened + (not together)
+                with pytest.raises(h.Stuck, match=f"stands still at position {first + 1}: .*(0x00|index row size)"):
+                    view.get(key)
+                with pytest.raises(h.Stuck, match="1 rows of `Account` stand still"):
+                    view.rows(since=last)
+                assert ({row.name for row in view.rows()}, view.rows().stuck) == ({"a", "b"}, 1)
+                assert [at for _, at in standing(handle, "Account")] == [first + 1]
+            assert running.view(Total).get(since=last).count == (4 if together else 6) + 2 * opened
+
+    capsys.readouterr()
+    assert main(["stuck", "--app", f"{__name__}:hosts", "--log", url]) == 1
+    assert key.split("\0")[0][:10] in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("what", HOSTILE)
+def test_a_key_of_several_fields_that_postgresql_can_not_hold_stands_still_alone(what: str, *, together: bool) -> None:
+    """One field has a NUL, or all together are too long."""
+    key = HOSTILE[what]
+    with hosts.open(fresh()) as running:
+        facts = [Met("a", "b"), Met(key[:1_500], key[1_500:]) if len(key) > 2_000 else Met("a", key), Met("a", "b"), Met("a", "c")]
+        last = recorded(running, facts, together=together)
+
+        rows = running.view(Pair).rows()
+        assert ({(row.name, row.other): row.count for row in rows}, rows.stuck) == ({("a", "b"): 2, ("a", "c"): 1}, 1)
+        [(_, at)] = standing(running, "Pair")
+        assert at == last.position - 2
+        with pytest.raises(h.Stuck):
+            running.view(Pair).get(facts[1].name, facts[1].other)
+
+
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("what", HOSTILE)
+def test_a_joined_state_whose_key_postgresql_can_not_hold_stops_those_that_ask_for_it(what: str, *, together: bool) -> None:
+    """The joined state stands still, rows whose later events ask for it do too, and others go on."""
+    key = HOSTILE[what]
+    with hosts.open(fresh()) as running:
+        bad = recorded(running, [Paid("a", Decimal(1)), Paid(key, Decimal(1))], together=together).position
+        last = recorded(running, [Met(key, "x"), Met("a", "y"), Met("unheard\0of", "z")], together=together)
+
+        assert running.view(Meeting).get("y", since=last).balance == 1
+        assert running.view(Meeting).get("z").balance == 0
+        with pytest.raises(h.Stuck, match=f"which stands still at position {bad}"):
+            running.view(Meeting).get("x", since=last)
+        assert [at for _, at in sorted(standing(running, "Meeting"))] == [bad, last.position - 2]
+
+
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("key", [ESCAPED, "n\0ul"])
+def test_a_key_is_listed_whatever_it_holds_and_whatever_its_error_says(key: str, *, together: bool) -> None:
+    """`evolve` raises with the key in its words; as JSON, which keys are listed as, it is longer than an index takes."""
+    with hosts.open(fresh()) as running:
+        last = recorded(running, [Met("a", "b"), Met(key, "b", "bad"), Met("a", "b")], together=together)
+
+        assert running.view(Pair).get("a", "b", since=last).count == 2
+        with pytest.raises(h.Stuck, match="not with"):
+            running.view(Pair).get(key, "b")
+        assert [at for _, at in standing(running, "Pair")] == [last.position - 1]
+
+
+def test_a_long_key_that_was_listed_whole_is_still_known() -> None:
+    """Earlier code listed keys as they are, where an index took them: those stand still as before."""
+    url, key = fresh(), "k" * 5_000  # compressed, an index takes it
+    with hosts.open(url) as running:
+        bad = recorded(running, [Met(key, "b"), Met(key, "b", "bad")], together=True).position
+    with asked(url) as connection:
+        assert connection.execute("update _stuck set key = %s where name = 'Pair'", (f'["{key}","b"]',)).rowcount == 1
+    with hosts.open(url) as running:
+        last = running.record_all([Met(key, "b"), Met("a", "b")])
+
+        assert running.view(Pair).get("a", "b", since=last).count == 1
+        with pytest.raises(h.Stuck, match=f"position {bad}"):
+            running.view(Pair).get(key, "b", since=last)
+        assert [row.count for row in running.view(Pair).rows()] == [1, 1]
+        assert [at for _, at in standing(running, "Pair")] == [bad]
+
+
+def test_a_rebuild_of_many_rows_gets_past_a_few_hostile_keys() -> None:
+    """They are found among all others of a page of 50,000 rows without writing each by itself."""
+    url = fresh()
+    with hosts.open(url, run=False) as running:
+        for page in range(30):
+            running.record_all([Paid(f"n{page}-{number}", Decimal(1)) for number in range(1_000)])
+            running.record_all([Paid(f"{page}{what}", Decimal(1)) for what in HOSTILE.values()])
+    with hosts.open(url) as running:
+        began = time.monotonic()
+        rows = running.view(Account).rows(limit=100_000, wait_seconds_max=60)
+
+        assert (len(rows), rows.stuck) == (30_000, 90)
+        print(f"{time.monotonic() - began:.1f} s")
 
 
 def test_a_name_that_is_too_long_for_postgresql_is_cut_and_stays_one() -> None:

@@ -1,8 +1,10 @@
 """Users' own functions write into users' own tables, each event once, in its transaction with the checkpoint."""
 
 import os
+import random
 from collections.abc import Callable
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sql
@@ -16,6 +18,7 @@ from tests.projections.rig import (
     Returned,
     Sold,
     app,
+    database,
     engine_of,
     lines,
     sales,
@@ -108,6 +111,18 @@ def test_an_event_that_can_not_be_written_stops_it_there_and_nothing_is_passed_o
             except h.Stuck:
                 continue
         same_as_log(running, into)
+
+
+@pytest.mark.parametrize("shop", ["n\0ul", "".join(random.Random(1).choices("abcdefghijklmnopqrstuvwxyz", k=3_000))])
+def test_what_postgresql_can_not_hold_stops_it_there_and_is_no_passing_trouble(log: str, tmp_path: Path, shop: str) -> None:
+    """A text with a NUL, or one that is too long for an index: what lies before is written, and who waits hears which event it is."""
+    into = tables(database("postgresql", tmp_path))
+    with app(into).open(log) as running:
+        [first, bad, last] = [running.record(Sold(f"o-{number}", to, ONE)) for number, to in enumerate(["a", shop, "a"])]
+        running.projected(sales, since=first)
+        with pytest.raises(h.Stuck, match=f"can't get past position {bad.position}, `Sold`: .*(0x00|NUL|index row size)"):
+            running.projected(sales, since=last)
+        assert totals(into) == {"a": ONE}
 
 
 def test_what_it_has_written_of_an_event_that_fails_is_taken_back(log: str, into: str) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import random
+import re
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 import happened as h
@@ -339,6 +341,80 @@ def test_a_field_that_is_not_published_is_said(tmp_path: Path) -> None:
         upstream.record(Moved("c-1", "a", "France"))
 
         until(lambda: "hobby" in (replica(running)["failure"] or ""))
+
+
+_draw = random.Random(1)
+LONG = "".join(_draw.choices("abcdefghijklmnopqrstuvwxyz", k=3_000))
+"""More than an index of PostgreSQL takes."""
+ESCAPED = "".join(_draw.choices([chr(number) for number in range(1, 32)], k=2_500))
+"""Such an index takes it, but not as JSON."""
+
+UNSTORABLE: dict[str, list[Moved | Left]] = {
+    "a NUL in a field": [Moved("c-2", "a", "Fra\0nce")],
+    "a NUL in a key": [Moved("c\0-2", "a", "France")],
+    "a long key": [Moved(LONG, "a", "France")],
+    "a long key that is gone": [Moved(ESCAPED, "a", "France"), Left(ESCAPED)],
+}
+
+
+@pytest.mark.parametrize("what", UNSTORABLE)
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_what_postgresql_can_not_hold_is_said_at_once_by_the_key_and_the_copy_stays_as_it_is(
+    tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch, *, in_memory: bool
+) -> None:
+    """A copy is proven whole or not at all: it goes on answering as of before, and a file takes all of it."""
+    if not in_memory:
+        monkeypatch.setattr("happened.transfer.replica.ROWS_IN_MEMORY_MAX", 0)
+    facts = UNSTORABLE[what]
+    bad = facts[0].customer
+    shown = msgspec.json.encode([bad]).decode()
+    with (
+        crm.open(f"sqlite:///{tmp_path}/crm.db") as upstream,
+        billing.open(fresh(), channels={"crm": upstream}) as running,
+        billing.open(f"sqlite:///{tmp_path}/billing.db", channels={"crm": upstream}) as file,
+    ):
+        running.replica(Debtor, "c-1", since=upstream.record(Moved("c-1", "a", "France")))
+        until(lambda: equal(running))
+        before = replica(running)
+        last = upstream.record_all(facts)
+        if "gone" in what:
+            assert file.replica(Debtor, bad, since=last).state is None
+        else:
+            assert file.replica(Debtor, bad, since=last).state is not None
+            upstream.record_all([Moved(f"n{number}", "a", "France") for number in range(50)])
+
+        until(lambda: replica(running)["failure"] is not None)
+        failure = replica(running)["failure"]
+        assert failure.startswith(f"Invalid: `Debtor` can't hold what was published of {shown[:100]}")
+        with pytest.raises(h.Late, match="can't hold what was published of"):
+            running.replica(Debtor, "c-1", since=last, wait_seconds_max=0.1)
+        assert running.replica(Debtor, "c-1").state == Debtor("c-1", "France")
+        after = replica(running)
+        assert [after[one] for one in ("position", "equal_as_of", "count")] == [before[one] for one in ("position", "equal_as_of", "count")]
+        assert after["lag"] > 0
+
+
+def test_what_a_column_can_not_hold_is_said_by_the_key_too(tmp_path: Path) -> None:
+    """A number with more places than the copy has: whose it is stands before why."""
+    with crm.open(f"sqlite:///{tmp_path}/crm.db") as upstream, billing.open("memory:", channels={"crm": upstream}) as running:
+        upstream.record_all([Moved("c-2", "a", "France"), Paid("c-2", Decimal("0.0000001"))])
+
+        until(lambda: replica(running)["failure"] is not None)
+        assert re.match(r'Invalid: `Debtor` can\'t hold what was published of \["c-2"\]: .*more than 6 places', replica(running)["failure"])
+
+
+def test_a_copy_in_postgresql_goes_on_where_the_origin_takes_back_what_it_could_not_hold(tmp_path: Path) -> None:
+    """It is tried again with all that came since, and proven then."""
+    with crm.open(f"sqlite:///{tmp_path}/crm.db") as upstream, billing.open(fresh(), channels={"crm": upstream}) as running:
+        upstream.record_all([Moved("c-1", "a", "Fra\0nce"), Moved("c\0-2", "a", "France")])
+        until(lambda: "can't hold" in (replica(running)["failure"] or ""))
+        with pytest.raises(h.Late, match="can't hold what was published"):
+            running.replica(Debtor, "c-1", wait_seconds_max=0.1)
+
+        last = upstream.record_all([Moved("c-1", "a", "France"), Left("c\0-2")])
+
+        assert running.replica(Debtor, "c-1", since=last).state == Debtor("c-1", "France")
+        until(lambda: equal(running) and replica(running)["failure"] is None)
 
 
 @h.named("Card")

@@ -202,14 +202,13 @@ def _compare(
 ) -> None:
     if found.why:
         return
-    stuck = dict(
-        file.execute(
-            "select key, position from _stuck where name = ? and fingerprint = ? and generation = ?",
-            (build.name, standing.fingerprint, standing.generation),
-        )
-    )
-    for key in sorted({*stuck, *build.stuck}):
-        now_at = build.stuck[key][0] if key in build.stuck else None
+    as_listed = look.dialect.listed
+    of_table = "select key, position from _stuck where name = ? and fingerprint = ? and generation = ?"
+    there_stuck = file.execute(of_table, (build.name, standing.fingerprint, standing.generation))
+    stuck = {as_listed(key): position for key, position in there_stuck}
+    now_stuck = {as_listed(key): position for key, (position, _) in build.stuck.items()}
+    for key in sorted({*stuck, *now_stuck}):
+        now_at = now_stuck.get(key)
         if stuck.get(key) != now_at:
             _add(found, [Difference(f"{build.name}{key}: stands still since", stuck.get(key, NOTHING), now_at or NOTHING)], shown_max)
     table = build.own.table

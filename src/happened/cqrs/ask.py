@@ -263,12 +263,14 @@ class View(Generic[S]):
         def look(reader: Connection, build: ViewBuild[S], standing: Standing) -> tuple[tuple[S, Position] | None, tuple[int, str] | None]:
             if not standing.ready:
                 raise BegunAnew
-            row = reader.execute(build.own.table.get, encoded).fetchone()
             stuck = reader.execute(
-                "select position, error from _stuck where name = ? and fingerprint = ? and generation = ? and key = ?",
-                (*build.identity, key_text(whole)),
+                "select position, error from _stuck where name = ? and fingerprint = ? and generation = ? and key in (?, ?)",
+                (*build.identity, key_text(whole), build.own.text_of(whole)),  # earlier code has listed all keys as they are
             ).fetchone()
-            return (build.own.table.decode(row), Position(row[-1])) if row is not None else None, stuck
+            if stuck is not None:  # the database may not even take a question for this key
+                return None, stuck
+            row = reader.execute(build.own.table.get, encoded).fetchone()
+            return (build.own.table.decode(row), Position(row[-1])) if row is not None else None, None
 
         try:
             found, stuck = self.of.answer(look)

@@ -501,6 +501,7 @@ class Followers:
 
         What was folded from events that were lost when the log was adopted, or erased since, is begun anew: somebody has decided that, and recorded it.
         """
+        assert self._file is not None, "views have a file"
         build.forget()
         self._begin_anew(connection, build)
         found = connection.execute(f"select log, epoch, position, digest, ready, made from _view {WHERE}", build.identity).fetchone()  # noqa: S608 - a constant
@@ -509,7 +510,8 @@ class Followers:
         log, epoch, build.position, build.digest, ready, build.made = found
         build.ready = bool(ready)
         stuck = connection.execute(f"select key, position, error from _stuck {WHERE}", build.identity)  # noqa: S608 - a constant
-        build.stuck = {key: (position, error) for key, position, error in stuck}
+        listed = self._file.dialect.listed  # earlier code has listed all keys as they are
+        build.stuck = {listed(key): (position, error) for key, position, error in stuck}
         build.shown = shown_in(connection, build)
         row = self._log.row_at(build.position) if build.position else None
         there = row.digest if row is not None and row.last == build.position else None

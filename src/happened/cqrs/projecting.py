@@ -32,6 +32,8 @@ LOOK_SECONDS = 1.0
 POLL_SECONDS = 0.02
 STALLED = "60s"
 """How long a process may hold its transaction open and do nothing before PostgreSQL takes it away: a paused one holds up who comes after it."""
+BEYOND_LIMITS = "54"
+"""The class of PostgreSQL's errors of what is too large, such as a key for its index. The driver counts them among the database's own trouble."""
 NOBODY = -1
 NOTHING = "0" * 64
 
@@ -351,7 +353,8 @@ class Projecting:
 def _passes(error: DBAPIError) -> bool:
     """Say whether trouble is of the database, and may be over at the next try, and not of what is written."""
     code: int = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
-    return error.connection_invalidated or (isinstance(error, OperationalError) and code != 1)
+    beyond = (getattr(error.orig, "sqlstate", None) or "").startswith(BEYOND_LIMITS)
+    return error.connection_invalidated or (isinstance(error, OperationalError) and code != 1 and not beyond)
 
 
 def _said(error: BaseException | None) -> str:

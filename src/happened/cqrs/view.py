@@ -3,14 +3,14 @@
 Of each page the states that it touches are loaded in one query, evolved in memory, and written once each, with the checkpoint, in one transaction. The
 checkpoint is a compare-and-set on position and owner's epoch, so nothing is folded twice, and an owner that lost its lease can't write.
 
-An event that `evolve` can't take, or after which the table can't hold the row, stops its key, not the others: the row stays as it was, and asking for it
-raises `Stuck`. The same holds for a joined state, and for the keys of later events that ask for it. If the key itself can't be found or kept, the whole
-view stops there.
+An event that `evolve` can't take, or after which the table can't hold the row or its key, stops its key, not the others: the row stays as it was, and asking
+for it raises `Stuck`. The same holds for a joined state, and for the keys of later events that ask for it. If the key itself can't be found, or is none, the
+whole view stops there.
 """
 
 import itertools
 import operator
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar  # Any: keys, states and events of any class
 
 import msgspec
@@ -28,7 +28,7 @@ from happened.log.lifting import Lifts
 from happened.log.log import Identity
 from happened.log.records import envelopes_of, positions_of
 from happened.log.row import decode_header
-from happened.shelf.connection import FAILED, PASSING, UNSTORABLE, Connection, Dialect, Unstorable
+from happened.shelf.connection import FAILED, PASSING, Connection, Dialect
 from happened.shelf.dialect import SQLITE
 from happened.shelf.rows import tag_of
 from happened.shelf.tables import Table
@@ -113,10 +113,11 @@ class Folded(Generic[S]):
                 rows.append(row)
             except Exception as error:  # noqa: BLE001 - it stops its key, and is seen
                 refused.append((key, position, error))
-        try:
-            self.table.dialect.put_many(connection, self.table, rows)
-        except UNSTORABLE:
-            refused += self._written_singly(connection)
+        unstorable = self.table.put(connection, rows)
+        if unstorable:
+            known = {key for key, _, _ in refused}
+            keys = [key for key in self.changed if states.get(key) is not None and key not in known]
+            refused += [(keys[place], self.changed[keys[place]], error) for place, error in unstorable]
         self.table.dialect.delete_many(connection, self.table, gone)
         self.changed = {}
         return refused
@@ -124,10 +125,14 @@ class Folded(Generic[S]):
     def put(self, connection: Connection, key: Key, state: State | None, position: int) -> None:
         """Write one row, or delete it. Raises what says why the table can't hold it."""
         if state is None:
-            connection.execute(self.table.delete, self.table.encode_key(key))
+            self.table.dialect.delete_many(connection, self.table, [self.table.encode_key(key)])
         else:
             self.table.dialect.put_many(connection, self.table, [self._encode(key, state, position)])
         self.states[key] = state
+
+    def text_of(self, key: Key) -> str:
+        """Return a key as it is listed where it stands still. Raises what says that it is no key."""
+        return self.table.dialect.listed(key_text(key))
 
     def make_room(self) -> None:
         """Let go of what is in memory, if it is much. What has changed is written before."""
@@ -143,22 +148,6 @@ class Folded(Generic[S]):
 
     def _moved(self, key: Key, state: Any) -> Invalid:
         return Invalid(f"`evolve` of `{self.fold.name}` changed the key {key!r} to {self._key_in(state)!r}: a row keeps its key")
-
-    def _written_singly(self, connection: Connection) -> list[tuple[Key, int, Exception]]:
-        """Write each row by itself, after one of them was refused; return those that are. What `encode` refuses is known already."""
-        refused: list[tuple[Key, int, Exception]] = []
-        for key, position in self.changed.items():
-            state = self.states.get(key)
-            try:
-                row = self._encode(key, state, position) if state is not None else None
-            except Exception:  # noqa: BLE001, S112 - it is among those that are known
-                continue
-            try:
-                if row is not None:
-                    self.table.dialect.put_many(connection, self.table, [row])
-            except UNSTORABLE as error:
-                refused.append((key, position, error))
-        return refused
 
 
 class ViewBuild(Generic[S]):
@@ -241,18 +230,19 @@ class ViewBuild(Generic[S]):
         except (Stopped, *FAILED):
             raise
         except Exception as error:
-            raise self._wrong_key(connection, page) or Stopped(page[0][0][0], told(error)) from error
+            raise self._wrong_key(page) or Stopped(page[0][0][0], told(error)) from error
 
     def write(self, connection: Connection, pages: Sequence[Page]) -> None:
-        """Write rows and what is stuck, in the open transaction. `pages` are what was folded since the last one. `Stopped` for a key that can't be kept."""
+        """Write rows and what is stuck, in the open transaction. `pages` are what was folded since the last one. `Stopped` for what is no key."""
         for folded in self.joined:
             for key, position, error in folded.write(connection):
                 self._stand(_text_of_joined(folded, key), position, error)
-        for key, position, error in self.own.write(connection):
-            if self.joined:
-                self._stick(connection, key, position, error)
-            else:
-                self._refold(connection, key, position, pages)
+        refused = self.own.write(connection)
+        if self.joined:
+            for key, position, error in refused:
+                self._stick(key, position, error)
+        elif refused:
+            self._refold(connection, {key: position for key, position, _ in refused}, pages)
         connection.executemany(
             "insert into _stuck(name, fingerprint, generation, key, position, error) values(?, ?, ?, ?, ?, ?) "
             "on conflict (name, fingerprint, generation, key) do update set position = excluded.position, error = excluded.error",
@@ -297,7 +287,7 @@ class ViewBuild(Generic[S]):
         step: Callable[..., Any] = fold.evolve  # type: ignore[assignment]  # a view has it
         get, initial, checked = states.get, fold.state, fold.may_move
         for key, message, extra, position in touches:
-            if stuck and key_text(key) in stuck:
+            if stuck and self.own.text_of(key) in stuck:
                 continue
             before = get(key)
             try:
@@ -305,7 +295,7 @@ class ViewBuild(Generic[S]):
                 if after is None or checked:
                     fold.check_next(key, message, after)
             except Exception as error:  # noqa: BLE001 - it stops its key, and is seen
-                self._stick(connection, key, position, error)
+                self._stick(key, position, error)
             else:
                 states[key] = after
                 changed[key] = position
@@ -379,7 +369,7 @@ class ViewBuild(Generic[S]):
         found = list(self.fold.reading(type(event))(event, envelope, joined) if self._key_states else self.fold.touched(event, envelope))
         self.own.load(connection, [key for key, _ in found])
         for key, message in found:
-            if self.stuck and key_text(key) in self.stuck:
+            if self.stuck and self.own.text_of(key) in self.stuck:
                 continue
             try:
                 if standing:
@@ -387,7 +377,7 @@ class ViewBuild(Generic[S]):
                 extra = tuple([envelope if p.annotation is Recorded else joined[p.name] for p in self.fold.evolve_parameters])
                 self.own.step(key, message, extra, at)
             except Exception as error:  # noqa: BLE001 - it stops its key, and is seen
-                self._stick(connection, key, at, error)
+                self._stick(key, at, error)
 
     def _joined(self, connection: Connection, event: object) -> tuple[dict[str, Any], str]:
         """Return the joined states for an event, as of its position, up to the first that stands still, and what is to be said of that."""
@@ -413,43 +403,51 @@ class ViewBuild(Generic[S]):
             self._fills[event] = fills_of(self.fold, event)
         return self._fills[event]
 
-    def _refold(self, connection: Connection, key: Key, position: int, pages: Sequence[Page]) -> None:
-        """Fold the events of one key again, each written by itself: the row stays as of the last that the table holds, and the key stops at the next."""
-        touches = [touch for page in pages for touch in self._touches(page) if touch[0] == key]
-        self._known_key(connection, key, touches[0][3] if touches else position)
-        row = connection.execute(self.own.table.get, self.own.table.encode_key(key)).fetchone()
-        self.own.states[key] = self.own.table.decode(row) if row is not None else None
+    def _refold(self, connection: Connection, refused: Mapping[Key, int], pages: Sequence[Page]) -> None:
+        """Fold the events of some keys again, each written by itself: the row stays as of the last that the table holds, and the key stops at the next."""
+        touches: dict[Key, list[Touch]] = {key: [] for key in refused}
+        for touch in itertools.chain.from_iterable(map(self._touches, pages)):
+            if touch[0] in touches:
+                touches[touch[0]].append(touch)
+        for key, of_key in touches.items():
+            self._check_key(key, of_key[0][3] if of_key else refused[key])
+            self._refold_one(connection, key, of_key)
+
+    def _refold_one(self, connection: Connection, key: Key, touches: Sequence[Touch]) -> None:
+        found = self.own.table.dialect.found(connection, self.own.table, [self.own.table.encode_key(key)])
+        self.own.states[key] = self.own.table.decode(found[0]) if found else None
         for _, message, extra, at in touches:
             try:
                 self.own.put(connection, key, self.fold.step(self.own.states[key], key, message, extra), at)
             except PASSING:
                 raise
             except Exception as error:  # noqa: BLE001 - it stops its key, and is seen
-                self._stand(key_text(key), at, error)
+                self._stand(self.own.text_of(key), at, error)
                 return
 
-    def _stick(self, connection: Connection, key: Key, position: int, error: Exception) -> None:
-        self._known_key(connection, key, position)
-        self._stand(key_text(key), position, error)
+    def _stick(self, key: Key, position: int, error: Exception) -> None:
+        self._check_key(key, position)
+        self._stand(self.own.text_of(key), position, error)
 
     def _stand(self, text: str, position: int, error: Exception) -> None:
         self.stuck[text] = self._new_stuck[text] = (position, told(error))
 
-    def _known_key(self, connection: Connection, key: Key, position: int) -> None:
-        """Raise `Stopped` for a key that no row can have."""
+    def _check_key(self, key: Key, position: int) -> None:
+        """Raise `Stopped` for what is no key. One that only this database can't hold is one."""
         try:
-            connection.execute(self.own.table.get, self.own.table.encode_key(key)).fetchone()
+            self.own.table.encode_key(key)
+            self.own.text_of(key)
             hash(key)
-        except (Invalid, Unstorable, TypeError, ValueError) as error:
+        except (Invalid, TypeError, ValueError) as error:
             raise Stopped(position, told(error)) from error
 
-    def _wrong_key(self, connection: Connection, page: Page) -> Stopped | None:
-        """Return where the first key is that no row can have, if that is what went wrong."""
+    def _wrong_key(self, page: Page) -> Stopped | None:
+        """Return where the first is that is no key, if that is what went wrong."""
         if self.joined:
             return None
         try:
             for key, _, _, position in self._touches(page):
-                self._known_key(connection, key, position)
+                self._check_key(key, position)
         except Stopped as stopped:
             return stopped
         return None
@@ -532,4 +530,4 @@ def _filled(fill: Fill, keys: Sequence[Key], states: Sequence[Any]) -> Any:
 
 
 def _text_of_joined(folded: Folded[Any], key: Key) -> str:
-    return f"{folded.fold.name}{key_text(key)}"
+    return folded.table.dialect.listed(f"{folded.fold.name}{key_text(key)}")

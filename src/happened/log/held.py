@@ -165,5 +165,5 @@ def failed_with(error: BaseException) -> tuple[str, str]:
 
 
 def told(error: BaseException) -> str:
-    """Return what an error says, as text that any file takes."""
-    return f"{type(error).__name__}: {error}".encode(errors="backslashreplace").decode()
+    """Return what an error says, as text that any file and any database takes."""
+    return f"{type(error).__name__}: {error}".encode(errors="backslashreplace").decode().replace("\0", "\\x00")

@@ -160,11 +160,15 @@ class Dialect(Protocol):
         ...
 
     def delete_many(self, connection: Connection, table: Tabled, keys: Sequence[Sequence[Any]]) -> None:
-        """Delete the rows of these keys."""
+        """Delete the rows of these keys. One that this database can't hold has none."""
         ...
 
     def found(self, connection: Connection, table: Tabled, keys: Sequence[Sequence[Any]]) -> list[Any]:
-        """Return the rows of some different keys, those that are there, in any order."""
+        """Return the rows of some different keys, those that are there, in any order. A key that this database can't hold has none."""
+        ...
+
+    def listed(self, key: str) -> str:
+        """Return a key as text, as the table of what stands still takes it, whatever this database can hold."""
         ...
 
     def exact(self, column: str, places: int | None) -> str:

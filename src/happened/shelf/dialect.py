@@ -60,6 +60,10 @@ class SqliteDialect:
             rows += connection.execute(select_keys_sql(table, len(some)), list(itertools.chain.from_iterable(some))).fetchall()
         return rows
 
+    def listed(self, key: str) -> str:
+        """Return the key as it is."""
+        return key
+
     def exact(self, column: str, places: int | None) -> str:
         """Return what shows a scaled integer as text without zeros at its end; what is none as it is."""
         if places is None:

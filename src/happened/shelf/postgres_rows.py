@@ -30,6 +30,9 @@ A = TypeVar("A")
 NAME_BYTES_MAX = 63
 """Bytes of a name in PostgreSQL."""
 
+LISTED_BYTES_MAX, LISTED_CHARACTERS = 1_000, 200
+"""How long a key may be in the list of what stands still, whose index takes some 2,700 bytes of a row, and what is left of a longer one."""
+
 KEEP_READERS = 8
 """Connections for readers that are kept open. More are made where more read at once, and given back after."""
 
@@ -189,6 +192,7 @@ class PostgresDialect:
 
     def delete_many(self, connection: Runs, table: Tabled, keys: Sequence[Sequence[Any]]) -> None:
         """Delete rows with one statement."""
+        keys = _held(keys)
         if not keys:
             return
         if not table.key:
@@ -204,6 +208,9 @@ class PostgresDialect:
         """Return rows by their keys, with one query."""
         if not table.key:
             return connection.execute(f"select {table.everything} from {quoted(table.name)}").fetchall()  # noqa: S608 - as above
+        keys = _held(keys)
+        if not keys:
+            return []
         kinds = [table.written[name] for name in table.key]
         named = [f"_{index}" for index in range(len(kinds))]
         matching = " and ".join(f"{quoted(name)} = {index}" for name, index in zip(table.key, named, strict=True))
@@ -211,6 +218,12 @@ class PostgresDialect:
             f"select {table.everything} from unnest({_arrays(kinds)}) as _wanted ({', '.join(named)}) join {quoted(table.name)} on {matching}",  # noqa: S608 - as above
             [_column(keys, place, kind) for place, kind in enumerate(kinds)],
         ).fetchall()
+
+    def listed(self, key: str) -> str:
+        """Return a key as it is; one that is too long for an index keeps its beginning, with a digest after it."""
+        if len(key.encode()) <= LISTED_BYTES_MAX:
+            return key
+        return f"{key[:LISTED_CHARACTERS]}…{hashlib.sha256(key.encode()).hexdigest()}"
 
     def exact(self, column: str, places: int | None) -> str:
         """Return what shows a scaled integer as text without zeros at its end."""
@@ -286,6 +299,11 @@ def _taken_back(connection: Runs) -> Generator[None]:
         connection.execute("rollback to many")
         raise
     connection.execute("release many")
+
+
+def _held(keys: Sequence[Sequence[Any]]) -> Sequence[Sequence[Any]]:
+    """Return the keys without those that have a NUL in a text: the driver would not even ask for these."""
+    return [key for key in keys if not any(isinstance(value, str) and "\0" in value for value in key)]
 
 
 def _column(rows: Sequence[Sequence[Any]], place: int, kind: str) -> list[Any]:

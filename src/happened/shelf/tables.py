@@ -31,7 +31,7 @@ from happened.core.errors import Invalid
 from happened.core.messages import Index, Places, name_of
 from happened.core.state import Key, State
 from happened.core.tags import bare, hints_of, is_struct, members, scope_of
-from happened.shelf.connection import Dialect
+from happened.shelf.connection import UNSTORABLE, Connection, Dialect
 from happened.shelf.dialect import SQLITE, quoted
 
 S = TypeVar("S", bound=State)
@@ -169,6 +169,17 @@ class Table(Generic[S]):
             name=name,
             columns=names,
         )
+
+    def put(self, connection: Connection, rows: Sequence[Sequence[Any]]) -> list[tuple[int, Exception]]:
+        """Write rows of different keys; return those that the database can't hold, by their place, with the error. They are found by halves."""
+        try:
+            self.dialect.put_many(connection, self, rows)
+        except UNSTORABLE as error:
+            if len(rows) == 1:
+                return [(0, error)]
+            half = len(rows) // 2
+            return [*self.put(connection, rows[:half]), *((half + place, why) for place, why in self.put(connection, rows[half:]))]
+        return []
 
     def _check(self) -> None:
         seen: dict[str, str] = {}

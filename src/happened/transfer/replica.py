@@ -9,6 +9,7 @@ that came since the last proof is read from the channel again, and taken in by t
 a new one is built beside it, from the beginning. So is one where the origin begins a new generation; the old one answers until the new one is proven.
 """
 
+import contextlib
 import struct
 import threading
 import time
@@ -28,7 +29,7 @@ from happened.log.log import Log, place_of
 from happened.log.receipt import Receipt
 from happened.log.row import encode
 from happened.log.worker import IDLE_SECONDS, Worker
-from happened.shelf.connection import Connection, Dialect, Place
+from happened.shelf.connection import UNSTORABLE, Connection, Dialect, Place, Unstorable
 from happened.shelf.dialect import SQLITE, quoted
 from happened.shelf.tables import POSITION, Table
 from happened.transfer.channel import BEACON, SHARE, Channel, Inflow, Origin, Page, Published
@@ -203,9 +204,9 @@ class Copy(Generic[S]):
             try:
                 hashes = self._hashes(key, change.version, body)
                 state: S = self._decode(body)
-            except msgspec.MsgspecError as error:
-                raise Invalid(f"`{self.fold.state.__name__}` can't hold what was published of {key.decode()}: {error}") from error
-            row = self.table.encode(state, change.version)
+                row = self.table.encode(state, change.version)
+            except (msgspec.MsgspecError, Invalid) as error:
+                raise self._refused(key, error) from error
             if not self._checked:
                 self._check_key(key, state)
             self._rows[key] = (*row, key, self._beside.pack(self._seal(row), *hashes))
@@ -217,16 +218,20 @@ class Copy(Generic[S]):
         self._known[key] = Stored(change.version, hashes)
 
     def write(self, connection: Connection) -> None:
-        """Write what has changed, in the open transaction."""
+        """Write what has changed, in the open transaction. `Invalid`, with its key, for what the database can't hold: a copy is whole, or it is none."""
         rows = [row for row in self._rows.values() if row is not None]
-        self.table.dialect.put_many(connection, self.table, rows)
+        for place, error in self.table.put(connection, rows):
+            raise self._refused(rows[place][-2], error) from error
         if self._gone:
             gone = [key for key, row in self._rows.items() if row is None]
             self.table.dialect.delete_many(connection, self.table, [self.table.encode_key(self._decode_key(key)) for key in gone])
-            connection.executemany(
-                f"insert into {self._gone_table}(key, version) values(?, ?) on conflict (key) do update set version = excluded.version",
-                list(self._gone.items()),
-            )
+            try:
+                connection.executemany(
+                    f"insert into {self._gone_table}(key, version) values(?, ?) on conflict (key) do update set version = excluded.version",
+                    list(self._gone.items()),
+                )
+            except UNSTORABLE as error:  # bytes are refused for their length alone
+                raise self._refused(max(self._gone, key=len), error) from error
 
     def written(self) -> None:
         """Take what was written for committed, and let go of versions, if they are many."""
@@ -238,7 +243,9 @@ class Copy(Generic[S]):
     def _looked_up(self, connection: Connection, key: bytes) -> Stored | None:
         found: Stored | None = None
         if not self._complete:
-            row = connection.execute(self._find, self.table.encode_key(self._decode_key(key))).fetchone()
+            row = None
+            with contextlib.suppress(Unstorable):  # a key that can't be asked for has no row
+                row = connection.execute(self._find, self.table.encode_key(self._decode_key(key))).fetchone()
             if row is not None:
                 found = Stored(row[0], self._beside.unpack(row[1])[1:])
             else:
@@ -246,6 +253,10 @@ class Copy(Generic[S]):
                 found = Stored(gone[0], None) if gone is not None else None
         self._known[key] = found
         return found
+
+    def _refused(self, key: bytes, error: Exception) -> Invalid:
+        shown = self.table.dialect.listed(key.decode())
+        return Invalid(f"`{self.fold.state.__name__}` can't hold what was published of {shown}: {error}")
 
     def _seal(self, row: Sequence[Any]) -> bytes:
         """Return a hash of a row as the database gives it back."""
