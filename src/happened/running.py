@@ -49,7 +49,7 @@ from happened.notification.why import Cause, causes_of
 from happened.opening import beside, channel_to, copy_log, erased_in, is_kept, open_engine, open_rows, open_snapshots
 from happened.past import Past, position_of
 from happened.planning import Origin, Plan, begins, planned, save
-from happened.shelf.connection import as_shown
+from happened.shelf.connection import Place, as_shown
 from happened.sourcing.asked import Asked
 from happened.sourcing.difference import Difference, Side, difference
 from happened.sourcing.edits import Edit
@@ -132,6 +132,8 @@ class Running:
         self._topology_digest = hashlib.sha256(self._topology).hexdigest()
         self._engine = apart.engine if apart is not None else open_engine(url)
         self._views_url = views or beside(url)
+        self._channels: dict[str, Channel] = {}
+        self._copies_file: Place | None = None
         try:
             alone = isinstance(self._engine, Over)
             """It is a branch: nothing reaches outside, and of other processes none works on it."""
@@ -185,14 +187,18 @@ class Running:
             publishing = [Publishing(one, self.log, self._sending, of=of) for one in app.publications]
             self._publisher = Reactor(self.log, self._leases, "publications", publishing)
             self._leases.share(self._publisher.by if self._publishes else {})
-            self._channels = {
-                system: channel_to(channel.log if isinstance(channel, Running) else channel) for system, channel in channels.items()
-            }
+            for system, channel in channels.items():
+                self._channels[system] = channel_to(channel.log if isinstance(channel, Running) else channel)
             left = {system for system, channel in channels.items() if channel is None}
             self._projecting = _projecting_of(app, self.log, self._leases)
             self._make_exchange(views or beside(url), left=left, run=run and not alone, projects=run and not alone and outside)
         except BaseException:
-            self._engine.close()
+            with contextlib.ExitStack() as last_first:
+                last_first.callback(self._engine.close)
+                opened: list[Channel | Place | None] = [*self._channels.values(), self._copies_file]
+                for one in opened:
+                    if one is not None:
+                        last_first.callback(one.close)
             raise
         try:
             self._begin()

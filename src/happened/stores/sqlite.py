@@ -770,6 +770,7 @@ class SqliteStore:
                 pass  # tried again until the deadline, then the outcome is unknown
             if time.monotonic() > deadline:
                 self._closed = True
+                self._writer.close()
                 raise OutcomeUnknown(
                     "a commit failed, and whether it took place can't be learned; the log is closed here. Open it again and dispatch the same id",
                     path=self.path,
