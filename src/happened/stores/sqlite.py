@@ -751,9 +751,9 @@ class SqliteStore:
         """
         first = commit.rows[0] if commit.rows else None
         deadline = time.monotonic() + SETTLE_SECONDS
-        with contextlib.suppress(sqlite3.Error):
-            self._writer.close()
         while True:
+            with contextlib.suppress(sqlite3.Error):
+                self._writer.close()
             try:
                 while self._readers:
                     self._readers.pop().close()
