@@ -11,7 +11,7 @@ from typing import Any  # Any: notes and answers of any kind
 import pytest
 
 import happened as h
-from happened.core.store import Commit
+from happened.core.store import Commit, Head, Unseen
 from happened.log import writer
 from happened.log.log import EVERYTHING_SEEN
 from happened.log.writer import DONE, Job
@@ -195,14 +195,20 @@ def test_of_many_tasks_half_go_on_while_the_others_are_committed(url: str) -> No
 
 
 def test_threads_that_come_again_share_the_next_commit(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many as were answered together are waited for, no longer than a sync takes: with a thread that comes no more the others go on."""
-    monkeypatch.setattr(writer, "GATHER_SECONDS_MAX", 0.2)
+    """As many as were answered together are waited for, no longer than a commit takes: with a thread that comes no more the others go on."""
+    monkeypatch.setattr(writer, "GATHER_SECONDS_MAX", 1.0)
     with bank.open(url, run=False) as running:
         running.dispatch(Deposit("a", 1))
+        append = running._engine.append
+
+        def slowly(decide: Callable[[Unseen], Commit], seen: int, *, wait_seconds_max: float = 10.0) -> Head:
+            time.sleep(0.02)
+            return append(decide, seen, wait_seconds_max=wait_seconds_max)
+
+        monkeypatch.setattr(running._engine, "append", slowly)
 
         def ask(times: int) -> None:
             for _ in range(times):
-                running._engine.sync_seconds = 1.0
                 running.dispatch(Deposit("a", 1))
 
         before = running._writer.commits

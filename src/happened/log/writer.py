@@ -42,7 +42,7 @@ TOGETHER_MIN = 32
 CLOSE_SECONDS_MAX = 10.0
 """How long `close` waits for a decision that has been taken."""
 GATHER_SECONDS_MAX = 0.002
-"""How long the writer's thread waits at most until threads that were answered have come again, so that they share the next commit; no longer than a sync takes."""
+"""How long the writer's thread waits at most until threads that were answered have come again, so that they share the next commit; no longer than the last one took."""
 GATHER_AGAIN = 16
 """Where few come again in time, it waits only once in so many commits, to see whether that has changed."""
 LOOP_SYNC_SECONDS_MAX = 0.0005
@@ -561,20 +561,21 @@ class Writer:
                     most = BATCH_MAX
                     if self._queue[0]._loop is not None:  # its caller comes again; of commands in bulk nobody does
                         most = max(TOGETHER_MIN, (len(self._queue) + answered + 1) // 2)
+                began = time.perf_counter()
                 with contextlib.suppress(BaseException):  # its callers have been answered, and others wait
                     self._commit_next(None, most)
                 answered = len(self._taken)
-                self._gather(sum([job._lock is not None for job in self._taken]))
+                self._gather(sum([job._lock is not None for job in self._taken]), time.perf_counter() - began)
             if self._closed:
                 return
 
-    def _gather(self, threads: int) -> None:
+    def _gather(self, threads: int, seconds_max: float) -> None:
         """Let those run who were just answered: what they ask for next then shares the commit. Threads, all of them where they mostly do."""
         if len(self._taken) <= max(len(self._queue), 1):
             return
         time.sleep(0)
         if threads > 1 and (self._come_again > 0.5 or not self.commits % GATHER_AGAIN):  # noqa: PLR2004 - half of them
-            until = time.perf_counter() + min(self.engine.sync_seconds, GATHER_SECONDS_MAX)
+            until = time.perf_counter() + min(seconds_max, GATHER_SECONDS_MAX)
             while len(self._queue) < threads and time.perf_counter() < until:
                 time.sleep(0)
             self._come_again += (min(len(self._queue) / threads, 1.0) - self._come_again) / 4
