@@ -36,6 +36,14 @@ def wait_for(process: "subprocess.Popen[bytes]", url: str, log: Path) -> None:
             return
 
 
+def _has_memory(pid: int) -> bool:
+    """Say whether a process is there that has any memory left."""
+    try:
+        return Path(f"/proc/{pid}/statm").read_text().split()[0] != "0"
+    except OSError:  # it is gone
+        return False
+
+
 class Server:
     """A server with an empty database, and with these settings. It listens on a socket in its own folder, and on no port."""
 
@@ -95,6 +103,11 @@ class Server:
         for pid in [own, *children]:
             os.kill(pid, signal.SIGKILL)
         self.process.wait(START_SECONDS_MAX)
+        deadline = time.monotonic() + START_SECONDS_MAX
+        while (
+            any(map(_has_memory, children)) and time.monotonic() < deadline
+        ):  # the next one is not started while one of them holds the shared memory
+            time.sleep(0.01)
 
     def remove(self) -> None:
         """Stop it, and leave nothing behind."""

@@ -659,3 +659,19 @@ def test_a_rebuild_stands_beside_the_old_table_and_takes_its_place() -> None:
             while len(rows.tables(reader, "")) and reader.execute("select count(*) from _view where name = 'Account'").fetchone() != (1,):
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
+
+
+def test_views_of_a_role_whose_transactions_only_read_by_default_are_written() -> None:
+    """Each transaction says itself what it is."""
+    url = fresh()
+    bank.open(url).close()
+    role = where_in(url).schema
+    with psycopg.connect(server().url, autocommit=True) as connection:
+        connection.execute(f'create role "{role}" login superuser'.encode())
+        connection.execute(f'alter role "{role}" set default_transaction_read_only = on'.encode())
+    with bank.open(url.replace("postgres@", f"{role}@")) as running:
+        receipt = running.record(Paid("a", Decimal(1)))
+        assert running.view(Account).get("a", since=receipt) is not None
+        running.snapshots.take(fold_of(Account), running.log.head)
+        running.rebuild(Account)
+        assert running.view(Account).get("a", since=receipt) is not None

@@ -451,7 +451,7 @@ class RowsSchema:
             f"set local lock_timeout = {BUSY_SECONDS * 1000}; set local idle_in_transaction_session_timeout = {STALLED_SECONDS * 1000}; "
         )
         lazy = b"set local synchronous_commit = off; "  # what a view loses is folded again
-        writer.run(b"begin isolation level read committed; " + limits.encode() + lazy + self._path)
+        writer.run(b"begin isolation level read committed, read write; " + limits.encode() + lazy + self._path)
         writer.run(b"select pg_advisory_xact_lock(hashtext($1))", (f"happened rows {self._where.schema}",))
 
     def _writing(self) -> Session:
@@ -507,7 +507,7 @@ class RowsSchema:
         try:
             with self._lock, contextlib.closing(self._where.connect()) as raw:
                 session = Session(raw)
-                session.execute("begin")
+                session.execute("begin isolation level read committed, read write")
                 session.run(b"select pg_advisory_xact_lock(hashtext($1))", (f"happened rows {self._where.schema}",))
                 if session.run(b"select 1 from pg_namespace where nspname = $1", (self._where.schema,)).fetchone() is None:
                     session.execute(f"create schema {quoted(self._where.schema)}")
