@@ -307,11 +307,12 @@ class PostgresStore:
                 deadline = time.monotonic() + PASSING_SECONDS_MAX
                 for table in ("log", "segment", "note", "tag", "used", "counted", "sample"):
                     before = len(kept)
-                    connection.execute(self.where.sql(f"vacuum (full, verbose) @{table}"))
-                    while len(kept) > before and time.monotonic() < deadline:
+                    while True:
+                        connection.execute(self.where.sql(f"vacuum (full, verbose) @{table}"))
+                        if len(kept) == before or time.monotonic() >= deadline:
+                            break
                         del kept[before:]
                         time.sleep(RETRY_SECONDS)
-                        connection.execute(self.where.sql(f"vacuum (full, verbose) @{table}"))
         except errors.LockNotAvailable:
             return False
         except psycopg.Error as error:

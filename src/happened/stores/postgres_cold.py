@@ -117,7 +117,8 @@ class PostgresCold(Unfolded[Connection]):
         until = self.until(connection)
         rows = self.at(connection, _placed(columns), [position for position in positions if position <= until])
         hot = [position for position in positions if position > until]
-        return rows + self._asked(connection, f"select null, position, {columns.sql} from @log where position = any(%s)", (hot,))
+        sql = f"select null, position, {columns.sql} from @log where position = any(%s)"
+        return rows + (self._asked(connection, sql, (hot,)) if hot else [])
 
     def row_at(self, connection: Connection, position: int) -> Row | None:
         """Return the row that begins at a position."""
