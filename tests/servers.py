@@ -181,6 +181,15 @@ def pooler() -> Pooler:
     return started
 
 
+def as_role_with(url: str, setting: str) -> str:
+    """Return the URL of the same schema for a role of its own, which has this set, such as `lock_timeout = 1`."""
+    role = where_in(url).schema
+    with psycopg.connect(server().url, autocommit=True) as connection:
+        connection.execute(f'create role "{role}" login superuser'.encode())
+        connection.execute(f'alter role "{role}" set {setting}'.encode())
+    return url.replace("postgres@", f"{role}@")
+
+
 def fresh() -> str:
     """Return the URL of a log that is still to be made, in a schema of its own; with `HAPPENED_POOLER` set through a pooler of so many connections."""
     where = pooler() if os.environ.get("HAPPENED_POOLER") else server()

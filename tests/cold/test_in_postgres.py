@@ -15,7 +15,7 @@ from happened.stores.postgres_tables import where_in
 from happened.testing.rows import Fact, Scribe, check_whole, flat, read_by, terms_of, without
 from tests.cold.rows import filled, nothing
 from tests.postgres_log.proxy import CLIENT, SERVER, Proxy
-from tests.servers import fresh, replace_log, server
+from tests.servers import as_role_with, fresh, replace_log, server
 
 
 class Given(NamedTuple):
@@ -60,15 +60,12 @@ def test_threads_that_read_at_once_do_not_take_each_others_end_of_the_cold_part(
 def test_what_a_role_has_set_for_its_transactions_does_not_matter(log: Given, setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three pack and unpack at once, beside who writes: each step sees what it has waited for."""
     monkeypatch.setattr(segments, "ROWS_MAX", 32)
-    role = where_in(log.url).schema
-    with psycopg.connect(server().url, autocommit=True) as connection:
-        connection.execute(f'create role "{role}" login superuser'.encode())
-        connection.execute(f'alter role "{role}" set {setting}'.encode())
+    theirs = as_role_with(log.url, setting)
     troubles: list[Exception] = []
 
     def work(after: int) -> None:
         try:
-            with closing(opened(log.url.replace("postgres@", f"{role}@"))) as store:
+            with closing(opened(theirs)) as store:
                 for _ in range(3):
                     store.compact(log.rows[-1].last, nothing)
                     store.unpack(after, nothing)

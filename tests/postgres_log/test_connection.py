@@ -13,10 +13,9 @@ import happened as h
 from happened.core.store import Commit, Unseen, Wanted
 from happened.log.row import decode_header
 from happened.stores.postgres import PostgresStore
-from happened.stores.postgres_tables import where_in
 from happened.testing.rows import Fact, Scribe, check_whole, flat, read_by, terms_of, without
 from tests.postgres_log.proxy import CLIENT, HOLD_COMMIT, LOSE_ANSWER, LOSE_COMMIT, SERVER, Proxy
-from tests.servers import Server, fresh, server
+from tests.servers import Server, as_role_with, fresh, server
 
 
 @pytest.fixture
@@ -81,11 +80,8 @@ def test_a_commit_whose_answer_is_lost_is_answered_by_what_took_place(url: str, 
 def test_what_took_place_is_learned_by_a_role_that_only_reads_unless_it_says_otherwise(url: str, proxy: Proxy) -> None:
     """The lock is taken for it: that is no transaction that only reads."""
     opened(url).close()
-    role = where_in(url).schema
-    with psycopg.connect(server().url, autocommit=True) as connection:
-        connection.execute(f'create role "{role}" login superuser'.encode())
-        connection.execute(f'alter role "{role}" set default_transaction_read_only = on'.encode())
-    store = opened(proxy.url(url.replace("postgres@", f"{role}@")))
+    theirs = as_role_with(url, "default_transaction_read_only = on")
+    store = opened(proxy.url(theirs))
     proxy.trouble = LOSE_ANSWER
     [row] = Scribe(store).append(Fact())
     assert flat(store.read()) == [row]
@@ -316,11 +312,8 @@ def test_what_decide_raises_is_passed_on_also_where_it_is_an_error_of_the_driver
 def test_what_a_role_has_set_for_its_transactions_does_not_matter(url: str, setting: str) -> None:
     """Many threads on two stores: each transaction says itself what it is."""
     opened(url).close()
-    role = where_in(url).schema
-    with psycopg.connect(server().url, autocommit=True) as connection:
-        connection.execute(f'create role "{role}" login superuser'.encode())
-        connection.execute(f'alter role "{role}" set {setting}'.encode())
-    stores = [opened(url.replace("postgres@", f"{role}@")) for _ in range(2)]
+    theirs = as_role_with(url, setting)
+    stores = [opened(theirs) for _ in range(2)]
 
     def work(worker: int) -> None:
         scribe = Scribe(stores[worker % 2], actor=str(worker))

@@ -22,7 +22,7 @@ from happened.log import lease
 from happened.opening import look_at_rows, open_rows, open_snapshots
 from happened.shelf.postgres_rows import POSTGRES, numbered
 from happened.stores.postgres_tables import where_in
-from tests.servers import Server, fresh, replace_log, server
+from tests.servers import Server, as_role_with, fresh, replace_log, server
 
 Name = Annotated[str, h.Tag("name")]
 
@@ -665,11 +665,8 @@ def test_views_of_a_role_whose_transactions_only_read_by_default_are_written() -
     """Each transaction says itself what it is."""
     url = fresh()
     bank.open(url).close()
-    role = where_in(url).schema
-    with psycopg.connect(server().url, autocommit=True) as connection:
-        connection.execute(f'create role "{role}" login superuser'.encode())
-        connection.execute(f'alter role "{role}" set default_transaction_read_only = on'.encode())
-    with bank.open(url.replace("postgres@", f"{role}@")) as running:
+    theirs = as_role_with(url, "default_transaction_read_only = on")
+    with bank.open(theirs) as running:
         receipt = running.record(Paid("a", Decimal(1)))
         assert running.view(Account).get("a", since=receipt) is not None
         running.snapshots.take(fold_of(Account), running.log.head)
