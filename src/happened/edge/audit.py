@@ -6,8 +6,6 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 
-import msgspec
-
 from happened.core.errors import Invalid
 from happened.edge.progress import bar
 from happened.edge.settings import log_url, views_url
@@ -128,7 +126,7 @@ def export(asked: argparse.Namespace) -> int:
         found = export_log(url, to, after=asked.after, until=asked.until, tag=asked.tag, plain=asked.jsonl, progress=progress)
     told = sys.stderr if asked.file == "-" else sys.stdout
     if asked.json:
-        print(msgspec.json.encode(found).decode(), file=told)
+        print_json(found, told)
     else:
         what = "records" if asked.jsonl else "rows"
         print(f"exported to {asked.file}: {found.lines:,} {what}, after position {found.after:,} up to {found.until:,}", file=told)

@@ -49,6 +49,7 @@ from happened.notification.why import causes_of
 from happened.opening import open_log
 from happened.running import Running
 from happened.shelf.connection import as_shown
+from happened.stores.sqlite import bytes_of
 
 T = TypeVar("T")
 
@@ -188,12 +189,11 @@ def stats(asked: argparse.Namespace) -> int:
     with _log(asked) as log:
         head = log.head
         parts = log.engine.parts() if isinstance(log.engine, Packs) else None
-        path = Path(log_url(asked.log).removeprefix(SQLITE))
         ends = [*log.read(limit=1), *log.read(backwards=True, limit=1)]
         told: dict[str, Any] = {
             "log": msgspec.to_builtins(log.identity),
             "head": head,
-            "bytes": parts.bytes if parts is not None else path.stat().st_size if path.is_file() else 0,
+            "bytes": parts.bytes if parts is not None else bytes_of(log_url(asked.log).removeprefix(SQLITE)),
             "parts": parts,
             "first": ends[0].time if ends else None,
             "last": ends[-1].time if ends else None,

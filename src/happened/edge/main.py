@@ -456,9 +456,10 @@ def size(text: str) -> int:
 def channel(text: str) -> tuple[str, str]:
     """Read a system's name and the URL of its log."""
     system, equals, url = text.partition("=")
-    if not system or not equals or not url.startswith(("sqlite:///", "postgresql://", "postgres://")):
-        from happened.shelf.connection import as_shown  # lazy: as above
+    from happened.opening import is_postgres  # lazy: as above
+    from happened.shelf.connection import as_shown  # lazy: as above
 
+    if not system or not equals or not (url.startswith("sqlite:///") or is_postgres(url)):
         raise argparse.ArgumentTypeError(f"`{as_shown(text)}` is no channel: write it as crm=sqlite:///crm.db")
     return system, url
 

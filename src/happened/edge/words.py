@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any  # Any: keys and values of any type
+from typing import Any, TextIO  # Any: keys and values of any type
 
 import msgspec
 
@@ -35,9 +35,9 @@ def key_in(cls: type[State], texts: Sequence[str]) -> tuple[Any, ...]:
     return tuple(key)
 
 
-def print_json(value: Any) -> None:
-    """Print a value as JSON."""
-    print(msgspec.json.encode(value).decode())
+def print_json(value: Any, to: TextIO | None = None) -> None:
+    """Print a value as JSON, to standard output where nothing else is said."""
+    print(msgspec.json.encode(value).decode(), file=to)
 
 
 def print_row(row: State, *, as_json: bool) -> None:

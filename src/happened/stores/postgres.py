@@ -36,7 +36,6 @@ from happened.stores.postgres_cold import (
     COUNTED,
     END,
     HEADED,
-    LOCK,
     LOCK_SECONDS_MAX,
     WHOLE,
     Columns,
@@ -44,7 +43,7 @@ from happened.stores.postgres_cold import (
     moment,
 )
 from happened.stores.postgres_shelf import NOTHING, Filing, hash_of, stretch
-from happened.stores.postgres_tables import Connection, Where, migrate, one_line, where_in
+from happened.stores.postgres_tables import Connection, Where, lock_head, migrate, one_line, where_in
 from happened.stores.samples import Samples
 from happened.stores.shelving import keys_between, merged, reading_in, reading_text
 
@@ -349,8 +348,7 @@ class PostgresStore:
         """Write the samples, under the lock of the log as in a commit, and send the last notice."""
         if self._samples.all():
             with self._writer.transaction():
-                self._writer.execute(f"set local lock_timeout = {int(POLL_SECONDS * 1000)}".encode())
-                self._writer.execute(self.where.sql(LOCK))
+                lock_head(self.where, self._writer, POLL_SECONDS)
                 self._filing.write_samples(self._writer, self._samples.taken())
         if self._threads:
             self._writer.execute("select pg_notify(%s, %s)", (self._channel, str(self._last_seen)))
@@ -667,9 +665,7 @@ class PostgresStore:
                 self._writer.close()
                 self._writer = self.where.connect()
                 with self._writer.transaction():
-                    left = max(int((deadline - time.monotonic()) * 1000), 1)
-                    self._writer.execute(f"set local lock_timeout = {left}".encode())
-                    self._writer.execute(self.where.sql(LOCK))
+                    lock_head(self.where, self._writer, deadline - time.monotonic())
                     if first is not None:
                         found = self._cold.row_at(self._writer, first.position)
                         took_place = (

@@ -14,13 +14,12 @@ import psycopg
 from happened.core.errors import Broken
 from happened.core.store import Parts, Row
 from happened.stores import segments
-from happened.stores.postgres_tables import TABLES, Connection, Where
+from happened.stores.postgres_tables import TABLES, Connection, Where, lock_head
 from happened.stores.segments import Segment
 from happened.stores.unfolded import Of, Unfolded
 
 ROW = ", ".join(Row.__struct_fields__)
 ROW_TYPES = ("int8", "int4", "int8", "text", "text", "text", "bytea", "bytea")
-LOCK = "select 1 from @head for update"
 END = "(select last from @segment order by first desc limit 1)"
 """The last position of the cold part, in a statement that finds rows of table `log`: that is one moment, without a transaction."""
 BEHIND = (
@@ -165,7 +164,7 @@ class PostgresCold(Unfolded[Connection]):
             is_full = of is None or of[2] >= segments.ROWS_MAX
             body, earlier, rows = self.packed(connection, reached, [Row(*row) for row in found], is_full=is_full)
         with connection.transaction():
-            self._lock_head(connection)
+            lock_head(self._where, connection, LOCK_SECONDS_MAX)
             if self._standing(connection) != (reached, of, making):
                 return max(reached, 1)
             self.put(connection, [*earlier, *rows], body)
@@ -183,7 +182,7 @@ class PostgresCold(Unfolded[Connection]):
     def unpack(self, connection: Connection, after: int, notes: Sequence[str]) -> int:
         """Put the rows of the last segment back, if it lies behind a position; return what is cold then. With the last of them notes are deleted."""
         with connection.transaction(), connection.cursor() as cursor:
-            self._lock_head(connection)
+            lock_head(self._where, connection, LOCK_SECONDS_MAX)
             reached = self.until(connection)
             if reached <= after:
                 return reached
@@ -194,10 +193,6 @@ class PostgresCold(Unfolded[Connection]):
             if not left:
                 cursor.execute(self._where.sql("delete from @note where key = any(%s)"), (list(notes),))
         return left
-
-    def _lock_head(self, connection: Connection) -> None:
-        """Take the lock of the log, for the open transaction: what is set for a session may be another's with the next one."""
-        connection.execute(f"set local lock_timeout = {int(LOCK_SECONDS_MAX * 1000)}; ".encode() + self._where.sql(LOCK))
 
     def _standing(self, connection: Connection) -> tuple[int, tuple[int, int, int] | None, str]:
         """Return how far the cold part reaches, its last segment, and which making of the index there is: that is another one where bodies were erased."""

@@ -269,6 +269,13 @@ def one_line(error: psycopg.Error) -> str:
     return " ".join(str(error).split())
 
 
+def lock_head(where: Where, connection: Connection, seconds_max: float) -> None:
+    """Take the lock of the log, for the open transaction; so is the time to wait for it, since the next one may be another's behind a pooler."""
+    connection.execute(
+        f"set local lock_timeout = {max(int(seconds_max * 1000), 1)}; ".encode() + where.sql("select 1 from @head for update")
+    )
+
+
 def number_of(where: Where, connection: Connection) -> int:
     """Return the number of the last step that was taken; 0 where there is nothing yet. `Invalid` for a schema of something else."""
     found = connection.execute(

@@ -152,6 +152,11 @@ def is_open_elsewhere(path: str) -> bool:
     return False
 
 
+def bytes_of(path: str) -> int:
+    """Return what a log's file takes, with its write-ahead log; 0 where there is none."""
+    return sum([file.stat().st_size for file in (Path(path), Path(f"{path}-wal")) if file.is_file()])
+
+
 class SqliteStore:
     """Keeps one log in one SQLite file. Several processes may open the same file; each opens it after its fork."""
 
@@ -475,8 +480,7 @@ class SqliteStore:
                 [(count, rows, size)] = reader.execute("select count(*), sum(rows), sum(length(body)) from segment")
             [(hot,)] = reader.execute("select count(*) from log")
             [(free,)], [(page,)], [(mode,)] = [reader.execute(f"pragma {name}") for name in ("freelist_count", "page_size", "auto_vacuum")]
-            whole = sum([file.stat().st_size for file in (Path(self.path), Path(f"{self.path}-wal")) if file.is_file()])
-            return Parts(until, rows, size, count, hot, free * page, mode == INCREMENTAL, whole)
+            return Parts(until, rows, size, count, hot, free * page, mode == INCREMENTAL, bytes_of(self.path))
 
     def rewrite(self, rows: Sequence[Row]) -> None:
         """Put other rows in the place of those that begin at the same positions and are packed. For erasing: only what the chain leaves out may differ."""
