@@ -18,6 +18,7 @@ from examples.shop.model import (
 from happened.core.world import moment
 from happened.notification.timer import next_due
 from happened.testing.world import Clock
+from tests.replay.made import folded
 
 SOLD = datetime(2011, 8, 30, tzinfo=UTC)
 
@@ -47,7 +48,7 @@ def fill(url: str) -> int:
                     occurred = SOLD + timedelta(days=number) if isinstance(given, LineSold | LineCredited) else None
                     running.log.append(h.Message(given, id=f"given-{number}", occurred=occurred))
             running.settled()
-        running.catch_up()
+        folded(running)
     return commands
 
 

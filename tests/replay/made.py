@@ -26,6 +26,12 @@ def imported(folder: Path, text: str) -> ModuleType:
     return module
 
 
+def folded(running: h.Running) -> None:
+    """Wait until every view has come to all that is recorded."""
+    for state in running.app.views:
+        running.view(state).rows(since=running.log.head)
+
+
 def recorded(folder: Path) -> str:
     """Record a history of the bank; return the URL of its log."""
     url = f"sqlite:///{folder}/bank.db"
@@ -40,5 +46,5 @@ def recorded(folder: Path) -> str:
             running.settled()
         running.outcome(running.enqueue(bank.Pay("down", 7), id="pay-6"))
         running.settled()
-        running.catch_up()
+        folded(running)
     return url
