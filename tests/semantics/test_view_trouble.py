@@ -5,7 +5,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
-from datetime import timedelta
+from datetime import UTC, timedelta
+from datetime import time as time_of_day
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any  # Any: values of wrong types, on purpose
@@ -143,6 +144,78 @@ def test_a_key_that_no_row_can_have_stops_its_view_only(any_url: str, what: str,
             assert view_of(handle, "Heard")["broken"] is None
         if before:  # what was answered from before still is; what has never been whole is not
             assert [row.count for row in running.view(Keyed).rows()] == [before]
+
+
+N = h.Tag("number")
+BEYOND: dict[str, tuple[Any, Any, Any, Any]] = {
+    "number": (Annotated[int, N], 7, 2**63, 2**64),
+    "below": (Annotated[int, N], -7, -(2**63) - 1, -(2**64)),
+    "decimal": (Annotated[Decimal, h.Places(2), N], Decimal("1.50"), Decimal("1.505"), Decimal("0.001")),
+    "large decimal": (Annotated[Decimal, N], Decimal(1), Decimal("1E+13"), Decimal("1E+14")),
+    "time": (Annotated[time_of_day, N], time_of_day(12), time_of_day(12, tzinfo=UTC), time_of_day(11, tzinfo=UTC)),
+}
+"""Types of keys, with a value that a column of theirs holds, and two that it doesn't."""
+
+
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("what", BEYOND)
+def test_a_key_that_its_column_can_not_hold_stands_still_alone(any_url: str, what: str, *, together: bool) -> None:
+    """It is of the right type, and beyond what is exact: it says so, also where it is joined, and where its row would be gone; all others go on."""
+    Number, good, bad, unheard_of = BEYOND[what]  # noqa: N806 - a type
+
+    class Counted(h.Event):
+        number: Number  # type: ignore[valid-type]  # pyright: ignore[reportInvalidTypeForm] - the test is of types
+        name: Name
+        last: bool = False
+
+    class Sum(h.State):
+        number: Number  # type: ignore[valid-type]  # pyright: ignore[reportInvalidTypeForm] - the test is of types
+        count: int = 0
+
+        def evolve(self, event: Counted) -> "Sum | None":
+            return None if event.last else self.but(count=self.count + 1)
+
+    class Seen(h.State):
+        name: Name
+        count: int = 0
+
+        def evolve(self, event: Counted, sum: Sum) -> "Seen":
+            return self.but(count=sum.count)
+
+    app = h.App("numbers", records=[Counted], views=[Sum, Seen])
+
+    def recorded(running: h.Running, *facts: h.Event) -> int:
+        last = 0
+        for some in [facts] if together else [[fact] for fact in facts]:
+            receipt = running.record_all(some)
+            assert receipt is not None
+            last = receipt.position
+            running.view(Sum).find(good, since=last)
+            running.view(Seen).find("a", since=last)
+        return last
+
+    with app.open(any_url) as running:
+        first = recorded(running, Counted(good, "a"), Counted(bad, "b"), Counted(bad, "b", last=True), Counted(good, "a"))
+        at = first - 2
+    for opened in range(1, 4):
+        with app.open(any_url) as running, app.open(any_url, run=False) as reader:
+            last = recorded(running, Counted(good, "a"), Counted(bad, "c"), Counted(bad, "b", last=True))
+            if opened == 2:
+                running.rebuild(Sum)
+                running.rebuild(Seen)
+            for handle in (running, reader):
+                assert handle.view(Sum).get(good, since=last).count == 2 + opened
+                assert handle.view(Seen).get("a", since=last).count == 2 + opened
+                with pytest.raises(h.Stuck, match=f"stands still at position {at}: .*can't hold"):
+                    handle.view(Sum).get(bad, since=last)
+                with pytest.raises(h.Stuck, match=r"Sum.*stands still at position"):
+                    handle.view(Seen).find("c", since=last)
+                told = view_of(handle, "Sum")
+                assert (told["broken"], told["failure"], [one["position"] for one in told["stuck"]]) == (None, None, [at])
+                rows = handle.view(Sum).rows()
+                assert ([(row.count, rows.stuck) for row in rows]) == [(2 + opened, 1)]
+                with pytest.raises(h.Invalid, match="can't hold"):
+                    handle.view(Sum).find(unheard_of)
 
 
 def test_a_view_that_reads_what_today_s_class_can_not_stops_alone(any_url: str) -> None:

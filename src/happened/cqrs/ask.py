@@ -257,7 +257,7 @@ class View(Generic[S]):
         return found[1] if found is not None else None
 
     def _found(self, whole: Key, since: Receipt | str | int | None, wait_seconds_max: float) -> tuple[S, Position] | None:
-        encoded = self._encoded(whole)
+        encoded, unholdable = self._encoded(whole)
         self.of.wait(self.of.log.since(since), wait_seconds_max)
 
         def look(reader: Connection, build: ViewBuild[S], standing: Standing) -> tuple[tuple[S, Position] | None, tuple[int, str] | None]:
@@ -269,6 +269,8 @@ class View(Generic[S]):
             ).fetchone()
             if stuck is not None:  # the database may not even take a question for this key
                 return None, stuck
+            if unholdable is not None:
+                raise unholdable
             row = reader.execute(build.own.table.get, encoded).fetchone()
             return (build.own.table.decode(row), Position(row[-1])) if row is not None else None, None
 
@@ -403,11 +405,14 @@ class View(Generic[S]):
             raise Invalid(f"the key of `{self.of.build.name}` is ({', '.join(fields)}){hint}", view=self.of.build.name, key=list(fields))
         return self.of.build.fold.checked(whole)
 
-    def _encoded(self, key: Key) -> Sequence[Any]:
-        """Return a key as the table keeps it. `Invalid` for one that no row can have."""
-        encoded = self.of.build.own.table.encode_key(key)
+    def _encoded(self, key: Key) -> tuple[Sequence[Any], Invalid | None]:
+        """Return a key of the right types as the table keeps it, or why the table can't hold it: events may have it nevertheless."""
+        try:
+            encoded = self.of.build.own.table.encode_key(key)
+        except Invalid as error:
+            return (), error
         _check_unicode(encoded)
-        return encoded
+        return encoded, None
 
 
 def _with_build(_reader: Connection, build: ViewBuild[S], standing: Standing) -> tuple[ViewBuild[S], Standing]:

@@ -83,9 +83,18 @@ class Folded(Generic[S]):
         if not missing:
             return
         self.states.update(dict.fromkeys(missing))
-        for row in self.table.dialect.found(connection, self.table, [self.table.encode_key(key) for key in missing]):
-            state = self.table.decode(row)
+        for state in self.found(connection, missing):
             self.states[tuple([getattr(state, field) for field in self.fold.key])] = state
+
+    def found(self, connection: Connection, keys: Sequence[Key]) -> list[S]:
+        """Return the states of these keys that are in the table. One that the table can't hold is not there; raises what says of another that it is no key."""
+        encoded: list[Sequence[Any]] = []
+        for key in keys:
+            try:
+                encoded.append(self.table.encode_key(key))
+            except Invalid:
+                self.fold.checked(key)
+        return [self.table.decode(row) for row in self.table.dialect.found(connection, self.table, encoded)]
 
     def step(self, key: Key, message: Any, extra: tuple[Any, ...], position: int) -> None:
         """Let an event of a key that is in memory have happened. Raises what `evolve` does, and `Invalid` for a state that the table can't hold."""
@@ -414,8 +423,7 @@ class ViewBuild(Generic[S]):
             self._refold_one(connection, key, of_key)
 
     def _refold_one(self, connection: Connection, key: Key, touches: Sequence[Touch]) -> None:
-        found = self.own.table.dialect.found(connection, self.own.table, [self.own.table.encode_key(key)])
-        self.own.states[key] = self.own.table.decode(found[0]) if found else None
+        self.own.states[key] = next(iter(self.own.found(connection, [key])), None)
         for _, message, extra, at in touches:
             try:
                 self.own.put(connection, key, self.fold.step(self.own.states[key], key, message, extra), at)
@@ -433,9 +441,9 @@ class ViewBuild(Generic[S]):
         self.stuck[text] = self._new_stuck[text] = (position, told(error))
 
     def _check_key(self, key: Key, position: int) -> None:
-        """Raise `Stopped` for what is no key. One that only this database can't hold is one."""
+        """Raise `Stopped` for what is no key. One of the right types that the table can't hold is one."""
         try:
-            self.own.table.encode_key(key)
+            self.fold.checked(key)
             self.own.text_of(key)
             hash(key)
         except (Invalid, TypeError, ValueError) as error:
