@@ -586,6 +586,24 @@ def test_a_check_folds_views_in_postgresql_again(tmp_path: Path, capsys: pytest.
     assert "7000000" in capsys.readouterr().out.replace(",", "")
 
 
+@pytest.mark.parametrize("what", HOSTILE)
+def test_a_check_does_not_call_what_postgresql_can_not_hold_a_difference(what: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Folded anew it is held, since that is done in memory: it is counted, and the same key by another reason is still a difference."""
+    url, key = fresh(), HOSTILE[what]
+    with hosts.open(url) as running:
+        recorded(
+            running, [Paid("a", Decimal(1)), Paid(key, Decimal(1)), Met("a", "y"), Met(key, "z"), Met("a", "bb", "bad")], together=False
+        )
+    assert main(["check", f"{__name__}:hosts", "--fold", "--log", url]) == 0
+    said = capsys.readouterr().out
+    assert "view Account: 1 rows equal" in said
+    assert "1 keys stand still, which this database can't hold: not compared" in said
+    with asked(url) as connection:
+        connection.execute("update _stuck set error = 'ValueError: of old code' where name = 'Account'")
+
+    assert main(["check", f"{__name__}:hosts", "--fold", "--log", url]) == 1
+
+
 def test_snapshots_lie_beside_the_log_and_are_used() -> None:
     """They are taken by cost, kept in tables, proven, and dropped without loss."""
     url = fresh()

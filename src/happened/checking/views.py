@@ -16,10 +16,10 @@ from happened.checking.differences import NOTHING, Difference, plain
 from happened.checking.memory import Memory
 from happened.core.state import State, fold_of
 from happened.core.store import Row
-from happened.cqrs.view import Page, Stopped, ViewBuild, check_history, view_fingerprint
+from happened.cqrs.view import Page, Stopped, ViewBuild, check_history, key_text, view_fingerprint
 from happened.log.log import Log
 from happened.log.records import Reader
-from happened.shelf.connection import Connection, Look
+from happened.shelf.connection import Connection, Look, Unstorable
 from happened.shelf.dialect import quoted
 from happened.shelf.rows import DDL, tag_of
 from happened.shelf.tables import POSITION
@@ -27,6 +27,8 @@ from happened.sourcing.memory_image import Entry, MemoryImage
 from happened.wiring import Wiring
 
 LOADED_AT_ONCE = 500
+UNHELD = f"{Unstorable.__name__}: "
+"""What is noted of a key that its database can't hold, or of one that asks for such a state, has this in it."""
 OTHER_INDEX = "the index was made by code that reads tags otherwise: it is made anew when the app is opened"
 KEYS_MAX = 2_000
 """States of one class that are loaded by the index, to be compared with those of a scan."""
@@ -49,6 +51,8 @@ class CheckedView(msgspec.Struct):
     fingerprint_now: str = ""
     columns: list[str] = msgspec.field(default_factory=list[str])
     """Columns that only one of both has: they can't be compared."""
+    unheld: int = 0
+    """Keys that stand still since their database can't hold them: where they are folded anew they may be held, and are not compared."""
     why: str = ""
     """Why it can't be compared, where it can't."""
 
@@ -203,11 +207,13 @@ def _compare(
     if found.why:
         return
     as_listed = look.dialect.listed
-    of_table = "select key, position from _stuck where name = ? and fingerprint = ? and generation = ?"
-    there_stuck = file.execute(of_table, (build.name, standing.fingerprint, standing.generation))
-    stuck = {as_listed(key): position for key, position in there_stuck}
+    of_table = "select key, position, error from _stuck where name = ? and fingerprint = ? and generation = ?"
+    there_stuck = file.execute(of_table, (build.name, standing.fingerprint, standing.generation)).fetchall()
+    stuck = {as_listed(key): position for key, position, _ in there_stuck}
     now_stuck = {as_listed(key): position for key, (position, _) in build.stuck.items()}
-    for key in sorted({*stuck, *now_stuck}):
+    unheld = {as_listed(key) for key, _, error in there_stuck if UNHELD in error} - set(now_stuck)
+    found.unheld = len(unheld)
+    for key in sorted({*stuck, *now_stuck} - unheld):
         now_at = now_stuck.get(key)
         if stuck.get(key) != now_at:
             _add(found, [Difference(f"{build.name}{key}: stands still since", stuck.get(key, NOTHING), now_at or NOTHING)], shown_max)
@@ -236,12 +242,20 @@ def _compare(
         found.rows += 1
         of = f"{build.name}[{', '.join(map(str, (rows[0] or rows[1] or ())[: len(of_key)]))}]"
         one, other = rows
-        if one is None or other is None:
+        if one != other and unheld and other is not None and as_listed(_key_text(build, memory, other[: len(of_key)])) in unheld:
+            found.rows -= 1
+        elif one is None or other is None:
             shown = dict(zip(names, one or other or (), strict=True))
             _add(found, [Difference(of, shown if one is not None else NOTHING, shown if other is not None else NOTHING)], shown_max)
         elif one != other:
             differing = [Difference(f"{of}.{name}", a, b) for name, a, b in zip(names, one, other, strict=True) if a != b]
             _add(found, differing, shown_max)
+
+
+def _key_text(build: ViewBuild[Any], memory: sqlite3.Connection, key: Sequence[Any]) -> str:
+    """Return the key of a row in memory as it is listed where it stands still."""
+    state = build.own.table.decode(memory.execute(build.own.table.get, key).fetchone())
+    return key_text(tuple(getattr(state, field) for field in build.own.table.key))
 
 
 def _add(found: CheckedView, differences: Sequence[Difference], shown_max: int) -> None:

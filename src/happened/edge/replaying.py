@@ -151,6 +151,8 @@ def folded_as_text(views: Sequence[CheckedView], states: Sequence[CheckedView], 
                 yield f"  code  then {one.fingerprint_then}, now {one.fingerprint_now}"
             if one.columns:
                 yield f"  only one of both has the columns {', '.join(one.columns)}: not compared"
+            if one.unheld:
+                yield f"  {one.unheld:,} keys stand still, which this database can't hold: not compared"
             yield from _differences(one.differences)
             if one.wrong > shown_max:
                 yield f"  and {one.wrong - shown_max:,} more rows, not shown (--show COUNT)"
