@@ -518,7 +518,7 @@ class Decision(Job):
         events: list[tuple[int, Any, Any]] = []
         heard: list[Any] = []
         names: list[int] = []
-        tags: Sequence[str] = ()
+        tags: dict[str, None] = {}
         answers = None if self.answers is None else self.answers.known.values()
         if answers and handling.keeps_asked:
             records += [Written(ANSWER, encode(answer)) for answer in answers]
@@ -534,8 +534,7 @@ class Decision(Job):
             ordinal += 1
             if number not in names:
                 names.append(number)
-            found = typed.terms(event)
-            tags = list(dict.fromkeys([*tags, *found])) if tags else found
+            tags.update(dict.fromkeys(typed.terms(event)))
         self.events = tuple(heard)
         notes: dict[str, str | None] = {}
         outcome = "accepted"
@@ -556,7 +555,7 @@ class Decision(Job):
                 records.append(Written(NOTHING, b"{}"))
             notes[self.decides] = None
             notes[note_of(self.asked_typed.wish.name, int(self.decides.removeprefix(PENDING_NOTE)))] = None
-        return Draft(self._header(reads, started, outcome), asked, records, events, tags, names, notes)
+        return Draft(self._header(reads, started, outcome), asked, records, events, list(tags), names, notes)
 
     def _asked(self, batch: Batch) -> Written:
         number = self.asked_typed.number(batch)
