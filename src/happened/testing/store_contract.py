@@ -546,8 +546,9 @@ class StoreContract:
     def test_the_index_finds_what_a_scan_finds(self, store: Engine, backwards: bool) -> None:
         """By terms, by names or by both: more rows than asked for may come, never fewer, none twice, and in order."""
         scribe = Scribe(store)
-        for n in range(60):
+        for n in range(40):
             scribe.append(Fact((f"two={n % 2}", f"three={n % 3}", f"own={n}"), 16 + n % 3, 1 + n % 4), Fact(name=16 + n % 2))
+        scanned = flat(store.read(0, scribe.seen, backwards=backwards))
         asked: list[list[Wanted]] = [
             [],
             [Wanted()],
@@ -568,7 +569,6 @@ class StoreContract:
 
                 positions = [row.position for row in found]
                 assert positions == sorted(set(positions), reverse=backwards), wanted
-                scanned = flat(store.read(0, scribe.seen, backwards=backwards))
                 assert [row for row in found if matches(row, wanted)] == [row for row in scanned if matches(row, wanted)], wanted
 
     def test_the_index_sees_what_others_wrote(self, open_store: Open) -> None:
@@ -640,7 +640,7 @@ class StoreContract:
         fresh = open_store()
         wanted = [Wanted(("a=3",))]
         assert [row for row in flat(fresh.read(wanted=wanted)) if matches(row, wanted)] == [row for row in rows if matches(row, wanted)]
-        assert all(row.position in fresh.find_id(f"guest-{n}") for n, row in enumerate(rows[40:-1]))
+        assert all(row.position in fresh.find_id(f"guest-{n}") for n, row in [*enumerate(rows[40:-1])][::25])
 
     def test_an_index_of_the_same_reading_is_found_again(self, open_store: Open) -> None:
         """After closing and opening, everything is found as before."""
