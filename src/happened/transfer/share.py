@@ -190,9 +190,10 @@ class Share:
         if noted == self._generation and self._as_of >= course.position:
             course.position = self._as_of  # nothing of it was there up to here
             return
-        self._generation = noted
+        self._generation = None  # until it is whole: who looks at the statistics sees no half of it
         self._gone_before = course.progress.began
         self._load(course.position)
+        self._generation = noted
 
     def _end(self) -> None:
         self._course.note()
