@@ -239,3 +239,34 @@ def test_a_command_is_decided_once_more_on_what_came_between(url: str, more: int
         assert (seen[0], seen[-1]) == (10 + more, more)
         assert one.state(Purse, "p") == Purse("p", 0)
         assert one.log.verify().position == one.log.head
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+@pytest.mark.parametrize("what", ["deallocate all", "prepare by another client"])
+def test_where_a_session_does_not_keep_statements_they_are_sent_as_texts(url: str, what: str, *, ahead: bool) -> None:
+    """As behind a pooler that hands out sessions: no caller hears of it, and nothing is written twice."""
+    store = opened(url)
+    scribe = Scribe(store)
+    if what == "deallocate all":
+        scribe.append(Fact(("x=1",), id="first"))
+        assert store._writer.execute("select from pg_prepared_statements").rowcount == 3
+        store._writer.execute("deallocate all")
+    else:
+        store._writer.close()
+        store._writer = store.where.connect()
+        [name, *_] = store._prepared._names.values()
+        store._writer.execute(f"prepare {name.decode()} as select 1".encode())
+    for n in range(3):
+        head = store.append_ahead(facts(scribe, Fact((f"n={n}",), id=f"id-{n}")), scribe.seen) if ahead else None
+        if ahead:
+            assert (head is None) == (n == 0 and what == "deallocate all"), n
+        if head is None:
+            head = store.append(facts(scribe, Fact((f"n={n}",), id=f"id-{n}")), scribe.seen)
+        scribe.seen = head.position
+
+    rows = flat(store.read())
+    check_whole(rows)
+    assert [len(list(store.find_id(f"id-{n}"))) for n in range(3)] == [1, 1, 1]
+    assert len(rows) == 3 + (what == "deallocate all")
+    assert store._writer.execute("select from pg_prepared_statements").rowcount == (what != "deallocate all")
+    store.close()

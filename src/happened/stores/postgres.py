@@ -48,6 +48,13 @@ from happened.stores.samples import Samples
 from happened.stores.shelving import keys_between, merged, reading_in, reading_text
 
 T = TypeVar("T")
+_WRITTEN_TYPES = [
+    *(wire.INT8S, wire.INT4S, wire.INT8S, wire.TEXTS, wire.TEXTS, wire.TEXTS, wire.BLOBS, wire.BLOBS),  # rows
+    *(wire.INT8, wire.INT8, wire.TEXT),  # the head
+    *(wire.INT8S, wire.INT8S, wire.INT8S, wire.INT8S, wire.INT4S, wire.INT8S, wire.INT8S, wire.TEXTS, wire.TEXTS),  # entries
+    *(wire.TEXTS, wire.TEXTS, wire.TEXTS, wire.INT8),  # notes, and who listens
+]
+_KNOWN_TYPES = [wire.INT8, wire.BLOB, wire.TEXT]
 WRITE = f"select @write({', '.join(f'${n}' for n in range(1, 25))})"
 LOOK = "select * from @look($1, $2)"
 """Takes the lock and looks at the head, then at what is unseen: each statement of the function sees what the one before has waited for."""
@@ -124,6 +131,12 @@ class PostgresStore:
         self._strange = False
         """Tags are read otherwise here than by the index: none are looked up in it, and none are written."""
         self._filing = Filing(self.where)
+        self._look, self._write, self._write_ahead = map(self.where.sql, (LOOK, WRITE, WRITE_AHEAD))
+        self._prepared = wire.Prepared(
+            (self._look, (wire.INT8, wire.INT4)),
+            (self._write, _WRITTEN_TYPES),
+            (self._write_ahead, (*_KNOWN_TYPES, *_WRITTEN_TYPES)),
+        )
         self._notify_due = threading.Event()
         self._threads: list[threading.Thread] = []
         self._transaction_of = 0
@@ -203,7 +216,8 @@ class PostgresStore:
             self._transaction_of = threading.get_ident()
             try:
                 head, listened = self._committed(commit, standing, ahead=True)
-            except StoreFailed:  # the connection was lost, and nothing was recorded for certain: nobody need hear of it
+            except (StoreFailed, errors.InvalidSqlStatementName):
+                # The connection was lost, and nothing was recorded for certain, or it is another one by a pooler: nobody need hear of it.
                 self._rolled_back()
                 return None
             except errors.LockNotAvailable:
@@ -508,6 +522,8 @@ class PostgresStore:
                 self._check_history(standing, rows)
             except errors.LockNotAvailable as error:
                 raise Overloaded("another process holds the log's lock; nothing was recorded", url=self.url) from error
+            except errors.InvalidSqlStatementName:  # a pooler has handed out another session: it is sent as text now
+                self._rolled_back()
             except psycopg.Error as error:
                 if not _is_lost(self._writer, error):
                     raise _failed(error) from error
@@ -521,7 +537,7 @@ class PostgresStore:
             writer.close()
         left = int(max(min((deadline - time.monotonic()) * 1000, LOCK_MS_MAX), 1))
         self._transaction_of = threading.get_ident()
-        [first, *unseen] = wire.asked(writer, BEGIN, self.where.sql(LOOK), [wire.int8(min(seen, 1 << 62)), wire.int4(left)])
+        [first, *unseen] = wire.asked(writer, self._prepared, BEGIN, self._look, [wire.int8(min(seen, 1 << 62)), wire.int4(left)])
         self._transaction = first[7]
         rows = [
             Row(position, count, at, head, asked, records, salts, digest)
@@ -604,9 +620,9 @@ class PostgresStore:
             values = _values(commit, filed, tagged, after.reading, entries, self._listeners)
             if ahead:
                 known = [wire.int8(standing.position), wire.blob(standing.digest), wire.text(standing.reading)]
-                answer = wire.committed(writer, self.where.sql(WRITE_AHEAD), [*known, *values], begin=BEGIN)
+                answer = wire.committed(writer, self._prepared, self._write_ahead, [*known, *values], begin=BEGIN)
             else:
-                answer = wire.committed(writer, self.where.sql(WRITE), values)
+                answer = wire.committed(writer, self._prepared, self._write, values)
             seconds = time.perf_counter() - started
             self.sync_seconds += (seconds - self.sync_seconds) / 16
         except BaseException as error:

@@ -33,6 +33,54 @@ TABLES = ("log", "segment", "note", "head", "tag", "used", "block", "counted", "
 POSTGRES_MIN = 140000
 """The oldest release that is supported: 14."""
 
+_WRITE_VALUES = """
+    positions bigint[], counts int[], ats bigint[], heads text[], inputs text[], all_records text[], all_salts bytea[], digests bytea[],
+    filed_up_to bigint, tagged_up_to bigint, making text,
+    tag_hash bigint[], tag_position bigint[], used_hash bigint[], used_position bigint[], block_name int[], block_block bigint[],
+    counted_block bigint[], counted_what text[], counted_number text[], note_keys text[], note_bodies text[], notes_gone text[],
+    listeners bigint"""
+_WRITTEN = """
+    if n > 0 then
+        if n = 1 then
+            insert into @log(position, count, at, head, input, records, salts, digest)
+                values(positions[1], counts[1], ats[1], heads[1], inputs[1], all_records[1], all_salts[1], digests[1]);
+        else
+            insert into @log(position, count, at, head, input, records, salts, digest)
+                select * from unnest(positions, counts, ats, heads, inputs, all_records, all_salts, digests);
+        end if;
+        update @head set position = positions[n] + counts[n] - 1, at = ats[n], digest = digests[n], row = positions[n],
+            filed = filed_up_to, tagged = tagged_up_to, reading = making;
+        if cardinality(tag_hash) = 1 then
+            insert into @tag(hash, position) values(tag_hash[1], tag_position[1]) on conflict do nothing;
+        elsif cardinality(tag_hash) > 1 then
+            insert into @tag(hash, position) select * from unnest(tag_hash, tag_position) on conflict do nothing;
+        end if;
+        if cardinality(used_hash) = 1 then
+            insert into @used(hash, position) values(used_hash[1], used_position[1]) on conflict do nothing;
+        elsif cardinality(used_hash) > 1 then
+            insert into @used(hash, position) select * from unnest(used_hash, used_position) on conflict do nothing;
+        end if;
+        if cardinality(block_name) > 0 then
+            insert into @block(name, block) select * from unnest(block_name, block_block) on conflict do nothing;
+        end if;
+        if cardinality(counted_block) = 1 then
+            insert into @counted as before(block, what, number) values(counted_block[1], counted_what[1], counted_number[1]::numeric)
+                on conflict (block, what) do update set number = before.number + excluded.number;
+        elsif cardinality(counted_block) > 1 then
+            insert into @counted as before(block, what, number)
+                select * from unnest(counted_block, counted_what, counted_number::numeric[])
+                on conflict (block, what) do update set number = before.number + excluded.number;
+        end if;
+    end if;
+    if cardinality(note_keys) > 0 then
+        perform @note_down(note_keys, note_bodies);
+    end if;
+    if cardinality(notes_gone) > 0 then
+        delete from @note where key = any(notes_gone);
+    end if;
+    return not pg_try_advisory_xact_lock(listeners);"""
+"""What both functions of a commit do. One call of another function, or of `unnest` for a single row, takes as long as to insert that."""
+
 MIGRATIONS = (
     (
         """create table @log(
@@ -167,6 +215,23 @@ MIGRATIONS = (
             body    bytea not null)""",
         "alter table @segment alter column body set storage external",
     ),
+    (
+        f"""create or replace function @write({_WRITE_VALUES})
+        returns boolean language plpgsql as $$
+        declare n int := cardinality(positions);
+        begin{_WRITTEN}
+        end $$""",
+        f"""create or replace function @write_ahead(at_position bigint, at_digest bytea, at_making text,{_WRITE_VALUES})
+        returns boolean language plpgsql as $$
+        declare n int := cardinality(positions);
+        begin
+            perform 1 from @head where position = at_position and digest = at_digest and reading = at_making for update nowait;
+            if not found then
+                return null;
+            end if;{_WRITTEN}
+        end $$""",
+        "drop function if exists @add",
+    ),
 )
 """Statements by the number of their step, from 1. `@` stands for the schema.
 
@@ -190,7 +255,7 @@ class Where(NamedTuple):
         return text.replace("@", f'"{self.schema}".').encode()
 
     def connect(self) -> Connection:
-        """Connect. Statements are not prepared, and nothing is set for a session: a pooler may hand the next transaction to another one.
+        """Connect. No statement is prepared, and nothing is set for a session: a pooler may hand the next transaction to another one.
 
         `transaction` says with each `begin` what it is: to see what was waited for, and to write, whatever the role or the database has set.
         """

@@ -9,7 +9,8 @@ import select
 import struct
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from hashlib import sha256
 from itertools import repeat
 from typing import Any, NamedTuple  # Any: rows of the columns that were asked for
 
@@ -34,44 +35,48 @@ class Value(NamedTuple):
     body: bytes
 
 
+INT4, INT8, BLOB, TEXT, INT4S, INT8S, BLOBS, TEXTS = 23, 20, 17, 25, 1007, 1016, 1001, 1009
+"""The numbers of types: they are the same on every server."""
+
+
 def int8(number: int) -> Value:
     """Return a `bigint`."""
-    return Value(20, number.to_bytes(8, "big", signed=True))
+    return Value(INT8, number.to_bytes(8, "big", signed=True))
 
 
 def int4(number: int) -> Value:
     """Return an `int`."""
-    return Value(23, number.to_bytes(4, "big", signed=True))
+    return Value(INT4, number.to_bytes(4, "big", signed=True))
 
 
 def blob(body: bytes) -> Value:
     """Return a `bytea`."""
-    return Value(17, body)
+    return Value(BLOB, body)
 
 
 def text(body: str) -> Value:
     """Return a `text`."""
-    return Value(25, body.encode())
+    return Value(TEXT, body.encode())
 
 
 def int8s(numbers: Sequence[int]) -> Value:
     """Return a `bigint[]`."""
-    return _array(1016, 20, len(numbers), map(_INT8.pack, repeat(8), numbers))
+    return _array(INT8S, INT8, len(numbers), map(_INT8.pack, repeat(8), numbers))
 
 
 def int4s(numbers: Sequence[int]) -> Value:
     """Return an `int[]`."""
-    return _array(1007, 23, len(numbers), map(_INT4.pack, repeat(4), numbers))
+    return _array(INT4S, INT4, len(numbers), map(_INT4.pack, repeat(4), numbers))
 
 
 def texts(bodies: Sequence[str | None]) -> Value:
     """Return a `text[]`."""
-    return _array(1009, 25, len(bodies), _sized([body if body is None else body.encode() for body in bodies]))
+    return _array(TEXTS, TEXT, len(bodies), _sized([body if body is None else body.encode() for body in bodies]))
 
 
 def blobs(bodies: Sequence[bytes]) -> Value:
     """Return a `bytea[]`."""
-    return _array(1001, 17, len(bodies), _sized(bodies))
+    return _array(BLOBS, BLOB, len(bodies), _sized(bodies))
 
 
 def _sized(bodies: Sequence[bytes | None]) -> list[bytes]:
@@ -84,35 +89,89 @@ def _array(type: int, of: int, count: int, parts: Iterable[bytes]) -> Value:
     return Value(type, b"".join([_HEAD.pack(1, 1, of, count, 1), *parts]))
 
 
-def asked(connection: Connection[tuple[Any, ...]], begin: bytes, statement: bytes, values: Sequence[Value]) -> list[tuple[Any, ...]]:
+class Prepared:
+    """Statements that a session keeps parsed: to parse them anew takes a fifth of a commit.
+
+    They are prepared together, on each new connection, under names that follow from their texts: so behind a pooler that hands out sessions, where one of
+    them is there all are. Where a session turns out not to have them they are sent as texts from then on.
+    """
+
+    def __init__(self, *statements: tuple[bytes, Sequence[int]]) -> None:
+        self._statements = [(b"happened_" + sha256(text).hexdigest()[:32].encode(), text, types) for text, types in statements]
+        self._names = {text: name for name, text, _ in self._statements}
+        self._on: Connection[tuple[Any, ...]] | None = None
+        self._given_up = False
+
+    def names(self, connection: Connection[tuple[Any, ...]]) -> Mapping[bytes, bytes]:
+        """Return the names of the statements that may be sent by one, and have them prepared there. No transaction may be open on a new connection."""
+        if self._given_up:
+            return {}
+        if self._on is not connection:
+            self._on = connection
+            wire = connection.pgconn
+            wire.enter_pipeline_mode()
+            for name, text, types in self._statements:
+                wire.send_prepare(name, text, types)
+            if any(
+                result.status not in _FINE for result in _answers(connection)
+            ):  # another client of a pooler has had them prepared, or none may
+                self.give_up()
+                return {}
+        return self._names
+
+    def give_up(self) -> None:
+        """Send them as texts from now on."""
+        self._given_up = True
+
+
+def asked(
+    connection: Connection[tuple[Any, ...]], prepared: Prepared, begin: bytes, statement: bytes, values: Sequence[Value]
+) -> list[tuple[Any, ...]]:
     """Begin a transaction and ask a statement in it, in one round trip; return the rows that it finds."""
-    found = _sent(connection, (begin, ()), (statement, values))[1]
+    found = _sent(connection, prepared, (begin, ()), (statement, values))[1]
     reader = Transformer.from_context(connection)
     reader.set_pgresult(found)
     return reader.load_rows(0, found.ntuples, tuple)
 
 
-def committed(connection: Connection[tuple[Any, ...]], statement: bytes, values: Sequence[Value], *, begin: bytes = b"") -> bytes:
+def committed(
+    connection: Connection[tuple[Any, ...]], prepared: Prepared, statement: bytes, values: Sequence[Value], *, begin: bytes = b""
+) -> bytes:
     """Run a statement with values, and commit, in one round trip; return the one value that was found, in binary, empty for null."""
     first = [(begin, ())] if begin else []
-    return _sent(connection, *first, (statement, values), (b"commit", ()))[len(first)].get_value(0, 0) or b""
+    return _sent(connection, prepared, *first, (statement, values), (b"commit", ()))[len(first)].get_value(0, 0) or b""
 
 
-def _sent(connection: Connection[tuple[Any, ...]], *statements: tuple[bytes, Sequence[Value]]) -> list[PGresult]:
+def _sent(connection: Connection[tuple[Any, ...]], prepared: Prepared, *statements: tuple[bytes, Sequence[Value]]) -> list[PGresult]:
     """Send statements in one message, and return what each has come to; raise the error of the first that failed."""
+    names = prepared.names(connection)
     wire = connection.pgconn
     wire.enter_pipeline_mode()
     for statement, values in statements:
-        wire.send_query_params(
-            statement, [value.body for value in values], [value.type for value in values], [_BINARY] * len(values), _BINARY
-        )
+        bodies = [value.body for value in values]
+        formats = [_BINARY] * len(values)
+        if statement in names:
+            wire.send_query_prepared(names[statement], bodies, formats, _BINARY)
+        else:
+            wire.send_query_params(statement, bodies, [value.type for value in values], formats, _BINARY)
+    results = _answers(connection)
+    try:
+        for result in results:
+            _check(result)
+    except errors.InvalidSqlStatementName:
+        prepared.give_up()
+        raise
+    return results
+
+
+def _answers(connection: Connection[tuple[Any, ...]]) -> list[PGresult]:
+    """Send what was gathered, and wait for all that is answered."""
+    wire = connection.pgconn
     wire.pipeline_sync()
     results: list[PGresult] = connection.wait(generators.execute(wire))
     while results and results[-1].status != ExecStatus.PIPELINE_SYNC:
         results += connection.wait(generators.fetch_many(wire))
     wire.exit_pipeline_mode()
-    for result in results:
-        _check(result)
     return results
 
 
