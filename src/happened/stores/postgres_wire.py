@@ -37,6 +37,9 @@ class Value(NamedTuple):
 
 INT4, INT8, BLOB, TEXT, INT4S, INT8S, BLOBS, TEXTS = 23, 20, 17, 25, 1007, 1016, 1001, 1009
 """The numbers of types: they are the same on every server."""
+_EMPTY = {
+    array: Value(array, _HEAD.pack(0, 0, of, 0, 0)[:12]) for array, of in ((INT4S, INT4), (INT8S, INT8), (BLOBS, BLOB), (TEXTS, TEXT))
+}
 
 
 def int8(number: int) -> Value:
@@ -85,7 +88,7 @@ def _sized(bodies: Sequence[bytes | None]) -> list[bytes]:
 
 def _array(type: int, of: int, count: int, parts: Iterable[bytes]) -> Value:
     if not count:
-        return Value(type, _HEAD.pack(0, 0, of, 0, 0)[:12])
+        return _EMPTY[type]
     return Value(type, b"".join([_HEAD.pack(1, 1, of, count, 1), *parts]))
 
 
