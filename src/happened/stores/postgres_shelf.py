@@ -74,7 +74,9 @@ class Filing:
         for row, found in zip(rows, terms, strict=True):
             position = row.position
             if tags and position > tags_after:
-                tagged += [(hash_of(text), position) for text in found.tags]
+                tagged += [
+                    (hashed, position) for hashed in {hash_of(text) for text in found.tags}
+                ]  # none twice, should two ever have one hash
             if position <= filed_after:
                 continue
             block = position >> BLOCK_BITS

@@ -51,14 +51,14 @@ _WRITTEN = """
         update @head set position = positions[n] + counts[n] - 1, at = ats[n], digest = digests[n], row = positions[n],
             filed = filed_up_to, tagged = tagged_up_to, reading = making;
         if cardinality(tag_hash) = 1 then
-            insert into @tag(hash, position) values(tag_hash[1], tag_position[1]) on conflict do nothing;
+            insert into @tag(hash, position) values(tag_hash[1], tag_position[1]);
         elsif cardinality(tag_hash) > 1 then
-            insert into @tag(hash, position) select * from unnest(tag_hash, tag_position) on conflict do nothing;
+            insert into @tag(hash, position) select * from unnest(tag_hash, tag_position);
         end if;
         if cardinality(used_hash) = 1 then
-            insert into @used(hash, position) values(used_hash[1], used_position[1]) on conflict do nothing;
+            insert into @used(hash, position) values(used_hash[1], used_position[1]);
         elsif cardinality(used_hash) > 1 then
-            insert into @used(hash, position) select * from unnest(used_hash, used_position) on conflict do nothing;
+            insert into @used(hash, position) select * from unnest(used_hash, used_position);
         end if;
         if cardinality(block_name) > 0 then
             insert into @block(name, block) select * from unnest(block_name, block_block) on conflict do nothing;
@@ -79,7 +79,10 @@ _WRITTEN = """
         delete from @note where key = any(notes_gone);
     end if;
     return not pg_try_advisory_xact_lock(listeners);"""
-"""What both functions of a commit do. One call of another function, or of `unnest` for a single row, takes as long as to insert that."""
+"""What both functions of a commit do. One call of another function, or of `unnest` for a single row, takes as long as to insert that.
+
+Tags and ids of new positions can't be there yet: to look for them again as they are inserted takes half as long once more.
+"""
 
 MIGRATIONS = (
     (
