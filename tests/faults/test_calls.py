@@ -140,7 +140,7 @@ def test_snapshots_work_again_after_a_full_disk(tmp_path: Path, monkeypatch: pyt
 @contextlib.contextmanager
 def many(engine: sqlite.SqliteStore) -> Generator[None]:
     """Have three readers at once."""
-    with engine._reader(), engine._reader(), engine._reader():
+    with engine._rows.reader(), engine._rows.reader(), engine._rows.reader():
         yield
 
 

@@ -1,4 +1,4 @@
-"""The cold part of a log: its oldest rows, packed into segments (see `segments`) that lie in the log's own file.
+"""The rows of a log in a SQLite file, wherever they lie: in table `log`, or, the oldest, packed into segments (see `segments`) in table `segment`.
 
 The cold part is the beginning of the log, without a gap, and never all of it: the newest row stays in table `log`. A row lies in one of both at any moment:
 it is moved in one transaction. So whoever looks first how far the cold part reaches, and then reads, in one transaction, misses nothing and meets nothing
@@ -6,7 +6,7 @@ twice. A step packs beside the lock, and takes it only to see that nothing has c
 """
 
 import sqlite3
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple  # Any: rows of the columns that were asked for
 
@@ -85,8 +85,14 @@ def one_moment(connection: sqlite3.Connection) -> Generator[None]:
         connection.execute("rollback")
 
 
+def last_position(connection: sqlite3.Connection) -> int:
+    """Return the last position of the log: the newest row is never packed."""
+    row = connection.execute("select position + count - 1 from log order by position desc limit 1").fetchone()
+    return row[0] if row is not None else 0
+
+
 class Cold(Unfolded[sqlite3.Connection]):
-    """The cold part of one file, as one process reads and makes it. All it is asked on one connection should be in one transaction."""
+    """The rows of one file, as one process reads and packs them. All it is asked on one connection should be in one transaction."""
 
     def __init__(self, path: str) -> None:
         super().__init__(path, path=path)
@@ -110,6 +116,64 @@ class Cold(Unfolded[sqlite3.Connection]):
         if not isinstance(found[0], int):
             raise Broken(f"{self._place} is damaged: the cold part ends at {found[0]!r:.100}, which is no position", path=self._place)
         return found[0]
+
+    def rows_between(
+        self, connection: sqlite3.Connection, columns: Columns, first: int, last: int, rows_max: int = -1, *, backwards: bool = False
+    ) -> list[Any]:
+        """Return these columns of the rows that begin between two positions, in order or backwards, at most so many (below 0: all), as of one moment."""
+        order = f"order by position{' desc' * backwards} limit ?"
+        if self._there and not connection.in_transaction:  # most reads are of the hot part alone
+            rows = self._found(connection, f"where position between ? and ? and ? > {END} {order}", (first, last, first, rows_max), columns)
+            if rows:
+                return rows
+        which = f"where position between ? and ? {order}"
+        with one_moment(connection):
+            until = self.until(connection)
+            if first > until:
+                return self._found(connection, which, (first, last, rows_max), columns)
+            hot = self._found(connection, which, (until + 1, last, rows_max), columns) if backwards and last > until else []
+            left = rows_max - len(hot) if rows_max >= 0 else -1
+            rows = self.between(connection, columns.of, max(first, 1), min(last, until), left, backwards=backwards)
+            if backwards:
+                return hot + rows
+            left = rows_max - len(rows) if rows_max >= 0 else -1
+            return rows + self._found(connection, which, (until + 1, last, left), columns) if last > until and left else rows
+
+    def rows_at(self, connection: sqlite3.Connection, columns: Columns, positions: Sequence[int]) -> list[Any]:
+        """Return these columns of the rows that begin at these positions, which are in order or backwards, and so are the rows."""
+        until = self.until(connection)
+        backwards = positions[0] > positions[-1]
+        packed = self.at(connection, columns.of, [position for position in positions if position <= until])
+        hot = ",".join([str(position) for position in positions if position > until])
+        found = self._found(connection, f"where position in ({hot}) order by position{' desc' * backwards}", (), columns) if hot else []
+        return [*found, *packed] if backwards else [*packed, *found]
+
+    def digest_at(self, connection: sqlite3.Connection, position: int) -> bytes | None:
+        """Return the digest of the row that begins at a position, if one does."""
+        rows = self.rows_between(connection, WHOLE, position, position)
+        return rows[0][-1] if rows else None
+
+    def behind(self, connection: sqlite3.Connection, position: int) -> int:
+        """Return the last position of the last row that ends at or before a position; 0 where there is none."""
+        begun = self.last_begun(connection, position)
+        return 0 if begun is None else begun[1] if begun[1] <= position else begun[0] - 1
+
+    def last_begun(self, connection: sqlite3.Connection, position: int) -> tuple[int, int] | None:
+        """Return the first and last position of the last row that begins at a position or before it."""
+        if 0 < position <= self.until(connection):
+            return self.begun(connection, position)
+        found: tuple[int, int] | None = connection.execute(
+            "select position, position + count - 1 from log where position <= ? order by position desc limit 1", (position,)
+        ).fetchone()
+        return found
+
+    def _found(self, connection: sqlite3.Connection, where: str, values: tuple[int, ...], columns: Columns) -> list[Any]:
+        try:
+            return connection.execute(f"select {columns.sql} from log {where}", values).fetchall()
+        except sqlite3.DatabaseError as error:
+            if "decode" in str(error) or "malformed" in str(error):
+                raise Broken(f"{self._place} is damaged: {error}", path=self._place) from error
+            raise
 
     def _key(self, connection: sqlite3.Connection, position: int) -> tuple[int, int] | None:
         found: tuple[int, int] | None = connection.execute(

@@ -65,7 +65,7 @@ class Prefix(SqliteStore):
 
     def found_by(self, reading: Mapping[int, str], terms_of: Callable[[Row], Terms], /) -> bool:
         """Say how the index on disk was made. It is taken in, with what it does not hold yet, when somebody asks for it."""
-        with self._index_lock, self._reader() as reader:
+        with self._index_lock, self._rows.reader() as reader:
             known = self._found_by
             if known is None or any(known.get(name, how) != how for name, how in reading.items()):
                 self._loaded = False
@@ -82,7 +82,7 @@ class Prefix(SqliteStore):
         super()._look_for_rebuild(connection)
 
     def _to_index(self, connection: sqlite3.Connection) -> list[Row]:
-        return [Row(*row) for row in self._between(connection, COUNTED, self._runs.indexed + 1, self._until, 1000)]
+        return [Row(*row) for row in self._cold.rows_between(connection, COUNTED, self._runs.indexed + 1, self._until, 1000)]
 
 
 class Over:

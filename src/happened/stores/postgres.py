@@ -17,9 +17,8 @@ import os
 import re
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from operator import itemgetter
+from functools import partial
 from typing import Any, NamedTuple, TypeVar  # Any: rows of the columns that were asked for
 
 import psycopg
@@ -32,9 +31,7 @@ from happened.stores import postgres_wire as wire
 from happened.stores.postgres_cold import (
     ASKED,
     BARE,
-    BEHIND,
     COUNTED,
-    END,
     HEADED,
     LOCK_SECONDS_MAX,
     WHOLE,
@@ -42,6 +39,7 @@ from happened.stores.postgres_cold import (
     PostgresCold,
     moment,
 )
+from happened.stores.postgres_pages import DAMAGED, PAGE_ROWS, Page, PostgresPages, is_lost, pages_between
 from happened.stores.postgres_shelf import NOTHING, Filing, hash_of, stretch
 from happened.stores.postgres_tables import Connection, Where, lock_head, migrate, one_line, where_in
 from happened.stores.samples import Samples
@@ -76,12 +74,6 @@ FILE_SECONDS = 0.05
 """How long who reads waits for the lock to file what others have left. Where he can't have it he looks at the rows themselves."""
 SAMPLES_COMMITS = 200
 """How often samples are written, in commits."""
-PAGE_ROWS = 1000
-SPAN_MIN = 16
-SPAN_MAX = 100 * PAGE_ROWS
-"""How many positions are looked at for a page: twice as many as its rows are likely to have. A row may have 10,000."""
-KEEP_READERS = 8
-"""Connections for readers that are kept open. More are made where more read at once, and given back after."""
 
 
 class Standing(NamedTuple):
@@ -115,7 +107,6 @@ class PostgresStore:
         self._lock = threading.RLock()
         self._index_lock = threading.RLock()
         self._grown = threading.Condition()
-        self._readers: deque[Connection] = deque()
         self._closed = False
         self._owner = 0
         """The thread that holds the lock, while it decides."""
@@ -149,9 +140,8 @@ class PostgresStore:
         """How many commits more are not decided ahead."""
         self._told = 0
         """How often this process heard of a commit."""
-        self._packed = 0
-        """How far the cold part reached when it was looked at last."""
         self._cold = PostgresCold(self.where, is_there=False)
+        self._rows = PostgresPages(self.where, self._cold, self._check_usable)
         self._writer = self._opened()
 
     # --- the seam
@@ -263,7 +253,7 @@ class PostgresStore:
         rows_max: int = PAGE_ROWS,
     ) -> Iterator[Sequence[Row]]:
         """Yield pages of rows."""
-        for page in self._pages(WHOLE, after, until, wanted, backwards=backwards, rows_max=rows_max):
+        for page in self._read_pages(WHOLE, after, until, wanted, backwards=backwards, rows_max=rows_max):
             yield [Row(*found[2:]) for found in page]
 
     def read_bare(
@@ -278,7 +268,7 @@ class PostgresStore:
     ) -> Iterator[Sequence[Bare]]:
         """Yield pages of what a fold needs of rows."""
         columns = ASKED if inputs else HEADED if heads else BARE
-        for page in self._pages(columns, after, until, wanted, backwards=False, rows_max=rows_max):
+        for page in self._read_pages(columns, after, until, wanted, backwards=False, rows_max=rows_max):
             yield [found[2:] for found in page]
 
     def notes(self, start: str, before: str | None = None) -> Mapping[str, str]:
@@ -338,13 +328,13 @@ class PostgresStore:
         """Write the samples, and give all connections back. Where a decision goes on for too long, its connection is given back with the process."""
         locked = self._pid == os.getpid() and self._lock.acquire(timeout=CLOSE_SECONDS_MAX)
         if self._pid != os.getpid():
-            self._closed = True
+            self._closed = self._rows.closed = True
             return
         try:
             if locked and not self._closed:
                 with contextlib.suppress(psycopg.Error):  # counts of what came to nothing, and who listens looks by himself soon
                     self._told_last()
-            self._closed = True
+            self._closed = self._rows.closed = True
         finally:
             if locked:
                 self._lock.release()
@@ -353,8 +343,7 @@ class PostgresStore:
             self._grown.notify_all()
         for thread in self._threads:
             thread.join(CLOSE_SECONDS_MAX)
-        while self._readers:
-            self._readers.pop().close()
+        self._rows.drop()
         if locked:
             self._writer.close()
 
@@ -475,7 +464,7 @@ class PostgresStore:
                 yield connection
         except errors.LockNotAvailable as error:
             raise Overloaded("another process holds the log's lock; what was packed so far is packed", url=self.url) from error
-        except _DAMAGED as error:
+        except DAMAGED as error:
             raise Broken(f"the database is damaged: {one_line(error)}; what was packed so far is packed", error=one_line(error)) from error
         except psycopg.Error as error:
             raise StoreFailed(f"the log could not be packed further: {one_line(error)}", error=one_line(error), url=self.url) from error
@@ -525,7 +514,7 @@ class PostgresStore:
             except errors.InvalidSqlStatementName:  # a pooler has handed out another session: it is sent as text now
                 self._rolled_back()
             except psycopg.Error as error:
-                if not _is_lost(self._writer, error):
+                if not is_lost(self._writer, error):
                     raise _failed(error) from error
                 self._connect_again(deadline, error)
             else:
@@ -866,7 +855,7 @@ class PostgresStore:
         return found, self._ids_after(filed, last)
 
     def _ids_after(self, after: int, until: int) -> Iterator[tuple[int, str | None]]:
-        with self._reader() as reader, moment(reader):
+        with self._rows.reader() as reader, moment(reader):
             for rows, terms in self._rows_after(reader, after, until):
                 yield from ((row.position, found.id) for row, found in zip(rows, terms, strict=True))
 
@@ -921,7 +910,7 @@ class PostgresStore:
     def _rows_after(self, connection: Connection, after: int, until: int) -> Iterator[tuple[list[Row], list[Terms]]]:
         assert self._terms_of is not None, "rows are filed by a reading"
         while after < until:
-            high = min(until, after + 2 * PAGE_ROWS)  # see `_pages`
+            high = min(until, after + 2 * PAGE_ROWS)  # see `pages_between`
             found = self._cold.rows_between(connection, WHOLE, after + 1, high)
             if found:
                 rows = [Row(*one[2:]) for one in found]
@@ -960,13 +949,14 @@ class PostgresStore:
 
     # --- reading
 
-    def _pages(
+    def _read_pages(
         self, columns: Columns, after: int, until: int | None, wanted: Sequence[Wanted] | None, *, backwards: bool, rows_max: int
-    ) -> Iterator[list[tuple[Any, ...]]]:
-        """Yield pages of rows, each with its first position and these columns."""
+    ) -> Iterator[Page]:
+        """Yield pages of rows, with these columns."""
         self._check_usable()
+        rows = self._rows
         if wanted is None:
-            last, begin, end = self._edges(after, until)
+            last, begin, end = self._tried(lambda reader: rows.edges(reader, after, until))
             positions: Sequence[int] = ()
             ranges = [(0, last)]
         else:
@@ -975,81 +965,21 @@ class PostgresStore:
             if not ranges:
                 ordered = sorted(positions, reverse=backwards)
                 for start in range(0, len(ordered), rows_max):
-                    page = self._page_at(columns, ordered[start : start + rows_max], after, last, backwards=backwards)
-                    if page:
-                        yield page
+                    some = ordered[start : start + rows_max]
+                    found = self._tried(
+                        partial(rows.page_at, columns=columns, positions=some, after=after, until=last, backwards=backwards)
+                    )
+                    if found:
+                        yield found
                 return
-            _, begin, end = self._edges(after, last)
+            _, begin, end = self._tried(lambda reader: rows.edges(reader, after, last))
+
+        def page(first: int, last: int) -> Page:
+            return self._tried(lambda reader: rows.page(reader, columns, first, last, backwards=backwards, rows_max=rows_max))
+
         stretches = merged([*ranges, *((position, position) for position in positions)])
         for low, high in reversed(stretches) if backwards else stretches:
-            yield from self._pages_between(columns, max(low, begin), min(high, end), backwards=backwards, rows_max=rows_max)
-
-    def _edges(self, after: int, until: int | None) -> tuple[int, int, int]:
-        """Return where the log ends, where the first row begins that ends after a position, and where the last one ends that does at or before another."""
-        values = after, after, until, until
-        [(last, before, end)] = self._asked(f"select position, {BEHIND}, {BEHIND} from @head", values)
-        if before < 0 < after and last:
-            before = self._of_one_moment(lambda reader: self._cold.behind(reader, after))
-        if until is None or until >= last:
-            end = last
-        elif end < 0 < until:
-            end = self._of_one_moment(lambda reader: self._cold.behind(reader, until))
-        return last, max(before, 0) + 1, max(end, 0)
-
-    def _pages_between(self, columns: Columns, first: int, last: int, *, backwards: bool, rows_max: int) -> Iterator[list[tuple[Any, ...]]]:
-        """Yield pages of the rows that begin between two positions."""
-        span = max(2 * rows_max, SPAN_MIN)
-        while first <= last:
-            # Not of all that is left: a server that has no statistics yet would sort it, for each page.
-            low, high = (max(first, last - span + 1), last) if backwards else (first, min(last, first + span - 1))
-            found = self._page(columns, low, high, backwards=backwards, rows_max=rows_max)
-            if found:
-                yield found
-            if len(found) == rows_max:  # there may be more
-                low, high = (found[-1][1], high) if backwards else (low, found[-1][1])
-            span = 2 * ((high - low + 1) * rows_max // len(found) if found else span)
-            span = min(max(span, SPAN_MIN), SPAN_MAX)
-            if backwards:
-                last = low - 1
-            else:
-                first = high + 1
-
-    def _page(self, columns: Columns, first: int, last: int, *, backwards: bool, rows_max: int) -> list[tuple[Any, ...]]:
-        """Return the rows that begin between two positions, each behind nothing of meaning and its position, at most so many, as of one moment."""
-        if self._cold.is_there and first > self._packed:  # most reads are of the hot part alone
-            order = f"order by position {'desc' if backwards else 'asc'} limit %s"
-            found = self._asked(
-                f"select {END}, position, {columns.sql} from @log where position between %s and %s {order}",
-                (first, last, rows_max),
-                binary=True,
-            )
-            if found:
-                self._packed = packed = found[0][0] or 0  # other threads write it, too
-                if first > packed:
-                    return found
-        return self._of_one_moment(
-            lambda reader: self._cold.rows_between(reader, columns, first, last, rows_max, backwards=backwards),
-        )
-
-    def _page_at(self, columns: Columns, positions: Sequence[int], after: int, until: int, *, backwards: bool) -> list[tuple[Any, ...]]:
-        """Return those of the rows that begin at these positions, which are in order, that end after one position and at or before another, as `_page` does."""
-        first = min(positions[0], positions[-1])
-        if self._cold.is_there and first > self._packed:
-            found = self._asked(
-                f"select cold, position, {columns.sql} from (select {END} as cold) packed left join @log on position = any(%s) "
-                f"and position + count - 1 > %s and position + count - 1 <= %s order by position {'desc' if backwards else 'asc'}",
-                (list(positions), after, until),
-                binary=True,
-            )
-            self._packed = packed = found[0][0] or 0
-            if first > packed:
-                return found if found[0][1] is not None else []
-
-        def rows(reader: Connection) -> list[tuple[Any, ...]]:
-            begin, end = self._cold.behind(reader, after) + 1, self._cold.behind(reader, until)
-            return self._cold.rows_at(reader, columns, [position for position in positions if begin <= position <= end])
-
-        return sorted(self._of_one_moment(rows), key=_position, reverse=backwards)
+            yield from pages_between(page, max(low, begin), min(high, end), backwards=backwards, rows_max=rows_max)
 
     def _places(self, wanted: Sequence[Wanted], *, again: bool = False) -> tuple[Sequence[int], list[tuple[int, int]], int]:
         """Return where there is something wanted, by the index: positions of rows, and ranges; and up to where it knows. All as of one moment.
@@ -1078,7 +1008,7 @@ class PostgresStore:
         )
         if self._terms_of is not None and self._owner != threading.get_ident():
             if generation != self._generation:
-                with self._reader() as reader:
+                with self._rows.reader() as reader:
                     self._look_at_reading(generation, reader)
                 return self._places(wanted, again=again)
             if not again and not self._is_filed(last, filed, tagged):
@@ -1102,21 +1032,11 @@ class PostgresStore:
         return sorted(positions), ranges, last
 
     def _asked(self, sql: str, values: Sequence[Any] = (), *, binary: bool = False) -> list[tuple[Any, ...]]:
-        """Ask one statement on a connection of the pool; where that was lost, once more on a new one."""
-        if self._owner == threading.get_ident():  # who decides asks on the connection that holds the lock
-            try:
-                return self._writer.execute(self.where.sql(sql), values, binary=binary).fetchall()
-            except psycopg.Error as error:
-                raise _failed(error) from error
+        """Ask one statement."""
         return self._tried(lambda reader: reader.execute(self.where.sql(sql), values, binary=binary).fetchall())
 
     def _of_one_moment(self, ask: Callable[[Connection], T]) -> T:
         """Ask several statements, as of one moment."""
-        if self._owner == threading.get_ident():  # who packs takes the lock: nothing moves meanwhile
-            try:
-                return ask(self._writer)
-            except psycopg.Error as error:
-                raise _failed(error) from error
 
         def asked(reader: Connection) -> T:
             with moment(reader):
@@ -1125,52 +1045,16 @@ class PostgresStore:
         return self._tried(asked)
 
     def _tried(self, ask: Callable[[Connection], T]) -> T:
-        for attempt in range(2):
-            with self._reader(fresh=attempt > 0) as reader:
-                try:
-                    return ask(reader)
-                except psycopg.OperationalError as error:
-                    if attempt or not _is_lost(reader, error):
-                        raise
-        raise AssertionError("the second attempt returns or raises")
-
-    @contextlib.contextmanager
-    def _reader(self, *, fresh: bool = False) -> Generator[Connection]:
-        self._check_usable()
-        try:
-            reader = self._taken(fresh=fresh)
-        except psycopg.Error as error:
-            raise StoreFailed(f"the database can't be reached: {one_line(error)}", error=one_line(error), url=self.url) from error
-        try:
-            yield reader
-        except psycopg.Error as error:
-            raise _read_failed(error) from error
-        except BaseException:  # after an interrupt nobody knows where it is
-            reader.close()
-            raise
-        finally:
-            if self._closed or reader.closed or reader.pgconn.transaction_status != _IDLE or len(self._readers) >= KEEP_READERS:
-                reader.close()
-            else:
-                self._readers.append(reader)
-
-    def _taken(self, *, fresh: bool) -> Connection:
-        while not fresh:
+        """Ask on a connection of the pool; who decides asks on the connection that holds the lock."""
+        if self._owner == threading.get_ident():
             try:
-                reader = self._readers.pop()
-            except IndexError:
-                break
-            if not reader.closed and not reader.broken:
-                return reader
-        while fresh and self._readers:  # the others are likely to be lost, too
-            with contextlib.suppress(IndexError):
-                self._readers.pop().close()
-        return self.where.connect()
+                return ask(self._writer)
+            except psycopg.Error as error:
+                raise _failed(error) from error
+        return self._rows.tried(ask)
 
 
 _TRUE = b"\1"
-_DAMAGED = errors.DataCorrupted, errors.IndexCorrupted
-_position = itemgetter(1)
 _IDLE = psycopg.pq.TransactionStatus.IDLE
 _START = (START.position, START.at, START.digest, 0, 0, 0, "")
 _STANDING = "select position, at, digest, row, filed, tagged, reading from @head"
@@ -1216,14 +1100,9 @@ def _other_reading(url: str) -> Incompatible:
     return Incompatible("another process reads the tags of this log otherwise: run the same code in all of them", url=url)
 
 
-def _is_lost(connection: Connection, error: psycopg.Error) -> bool:
-    """Say whether a connection is gone. The server says so before it hangs up: then it is still there to look at."""
-    return connection.closed or connection.broken or error.diag.severity_nonlocalized in ("FATAL", "PANIC")
-
-
 def _is_undone(connection: Connection, error: psycopg.Error) -> bool:
     """Say whether the open transaction has surely come to nothing: the server said so, or nothing was sent for it that commits."""
-    if _is_lost(connection, error):
+    if is_lost(connection, error):
         return False
     status = connection.pgconn.transaction_status
     statuses = psycopg.pq.TransactionStatus
@@ -1255,12 +1134,6 @@ def _has_dead_rows(said: errors.Diagnostic) -> bool:
 def _failed(error: psycopg.Error) -> StoreFailed | Broken | Diverged:
     if isinstance(error, errors.DivisionByZero):
         return Diverged(_NO_SUCH_ROW)
-    if isinstance(error, _DAMAGED):
+    if isinstance(error, DAMAGED):
         return Broken(f"the database is damaged, and nothing was recorded: {one_line(error)}", error=one_line(error))
     return StoreFailed(f"the log could not be written, and nothing was recorded: {one_line(error)}", error=one_line(error))
-
-
-def _read_failed(error: psycopg.Error) -> StoreFailed | Broken:
-    if isinstance(error, _DAMAGED):
-        return Broken(f"the database is damaged: {one_line(error)}", error=one_line(error))
-    return StoreFailed(f"the log could not be read: {one_line(error)}", error=one_line(error))

@@ -226,7 +226,10 @@ class PostgresCold(Unfolded[Connection]):
 
 @contextlib.contextmanager
 def moment(connection: Connection) -> Generator[None]:
-    """Have all that is read on a connection be as of one moment."""
+    """Have all that is read on a connection be as of one moment. In an open transaction nothing is begun: who asks there holds the lock of the log."""
+    if connection.pgconn.transaction_status != psycopg.pq.TransactionStatus.IDLE:  # who packs takes that lock: nothing moves meanwhile
+        yield
+        return
     connection.execute("begin isolation level repeatable read, read only")
     try:
         yield

@@ -15,7 +15,6 @@ import threading
 import time
 import zlib
 from bisect import bisect_right
-from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar  # Any: rows of the columns that were asked for
@@ -23,14 +22,13 @@ from typing import Any, TypeVar  # Any: rows of the columns that were asked for
 from happened.core.errors import Broken, Closed, Diverged, Forked, Incompatible, Invalid, OutcomeUnknown, Overloaded, StoreFailed
 from happened.core.store import START, Bare, Commit, Head, Parts, Row, Terms, Unseen, Wanted
 from happened.stores import cold, runs
-from happened.stores.cold import ASKED, BARE, COUNTED, HEADED, WHOLE, Cold, Columns, one_moment
+from happened.stores.cold import ASKED, BARE, COUNTED, HEADED, WHOLE, Cold, Columns, last_position, one_moment
 from happened.stores.packing import INCREMENTAL, Packing, Statement
+from happened.stores.pages import Connect, Pages, out_of_order
 from happened.stores.samples import Samples
 from happened.stores.shelving import keys_between, merged, reading_in, reading_text
 
 A = TypeVar("A")
-
-Connect = Callable[[str], sqlite3.Connection]
 
 INSERT = "insert into log(position, count, at, head, records, salts, digest, input) values(?, ?, ?, ?, ?, ?, ?, ?)"
 INSERT_FACTS = "insert into log(position, count, at, head, records, salts, digest) values(?, ?, ?, ?, ?, ?, ?)"
@@ -106,8 +104,6 @@ GROW_FROM_PAGES = 400
 SCRUB_SECONDS_MAX = 10.0
 """How long to wait for those who read, so that nothing that was erased stays in the WAL."""
 CLOSE_SECONDS_MAX = 10.0
-READ_MS_MAX = 10_000
-"""How long a reader waits inside SQLite. It needs to only while another process makes the file, or the last one that has it open closes it."""
 LOCK_SECONDS_MAX = 10.0
 """How long a step of packing waits for others."""
 SETTLE_SECONDS = 5.0
@@ -175,9 +171,9 @@ class SqliteStore:
         self._grown = threading.Condition()
         self._waiting = 0
         """How many wait for it."""
-        self._readers: deque[sqlite3.Connection] = deque()
         self._closed = False
         self._cold = Cold(path)
+        self._rows = Pages(path, connect, self._cold, self._check_usable)
         self._runs = runs.Runs()
         self._terms_of: Callable[[Row], Terms] | None = None
         self._reading: dict[int, str] = {}
@@ -292,15 +288,15 @@ class SqliteStore:
 
     def notes(self, start: str, before: str | None = None) -> Mapping[str, str]:
         """Return the durable notes whose key starts with a text."""
-        with self._reader() as reader:
+        with self._rows.reader() as reader:
             return _noted(reader, start, before)
 
     def wait(self, after: int, wait_seconds_max: float) -> int:
         """Wait until something lies after this position."""
         deadline = time.monotonic() + wait_seconds_max
-        with self._reader() as reader:
+        with self._rows.reader() as reader:
             while True:
-                last = self._last(reader)
+                last = last_position(reader)
                 left = deadline - time.monotonic()
                 if last > after or left <= 0 or self._closed:
                     return last
@@ -341,7 +337,8 @@ class SqliteStore:
     def close(self) -> None:
         """Write the index's tail and the samples, let the WAL be taken into the file, close all connections."""
         if self._pid != os.getpid() or not self._lock.acquire(timeout=CLOSE_SECONDS_MAX):
-            self._closed = True  # after a fork, or beside a decider that does not end: what is open is left to the process's end
+            # After a fork, or beside a decider that does not end: what is open is left to the process's end.
+            self._closed = self._rows.closed = True
             return
         try:
             if self._closed:
@@ -349,7 +346,7 @@ class SqliteStore:
             try:
                 self._flush_all()
             finally:
-                self._closed = True
+                self._closed = self._rows.closed = True
                 self._checkpoint_due.set()
         finally:
             self._lock.release()
@@ -358,8 +355,7 @@ class SqliteStore:
         checkpointer = self._checkpointer
         if checkpointer is not None:
             checkpointer.join()
-        while self._readers:
-            self._readers.pop().close()
+        self._rows.drop()
         self._writer.close()
 
     # --- the shelf
@@ -373,15 +369,15 @@ class SqliteStore:
             self._reading = dict(reading)
             self._guest = guest
             if self._runs.indexed == 0:
-                with self._reader() as reader:
+                with self._rows.reader() as reader:
                     self._load_index(reader)
             differs = bool(self._clashes(self._reading_stored))
             self._strange = guest and (self._strange or differs)
         if differs and not guest:
             self._rebuild(progress)
-        with self._reader() as reader, self._index_lock:
+        with self._rows.reader() as reader, self._index_lock:
             while self._index_next(reader):
-                progress(self._runs.indexed, self._last(reader))
+                progress(self._runs.indexed, last_position(reader))
         return not self._strange
 
     def found_by(self, reading: Mapping[int, str], _terms_of: Callable[[Row], Terms], /) -> bool:
@@ -408,28 +404,29 @@ class SqliteStore:
                 except sqlite3.Error as error:
                     raise _failed(error) from error
                 return
-            with self._reader() as reader:
+            with self._rows.reader() as reader:
                 self._look_for_rebuild(reader)
                 self._catch_up_index(reader)
                 yield reader
 
     def counted(self, after: int, until: int | None, counts_of: Callable[[Row], Sequence[tuple[str, int]]]) -> Mapping[str, int]:
         """Add up what rows count, by blocks; what begins in a block of which only a part is asked for is looked at row by row."""
-        with self._reader() as reader:
+        with self._rows.reader() as reader:
             with self._index_lock:
                 self._look_for_rebuild(reader)
                 self._catch_up_index(reader)
                 known = self._runs.counts.here()
 
             def rows(first: int, last: int) -> Iterator[dict[str, int]]:
-                for found in self._between(reader, COUNTED, first, last):
+                for found in self._cold.rows_between(reader, COUNTED, first, last):
                     yield dict(counts_of(Row(*found)))
 
             with contextlib.closing(reader.cursor()) as cursor:
                 cursor.execute("begin")
                 try:
-                    first = self._behind(reader, after) + 1
-                    return known.between(reader, first, known.counted if until is None else self._behind(reader, until), rows)
+                    first = self._cold.behind(reader, min(after, runs.POSITION)) + 1
+                    last = known.counted if until is None else self._cold.behind(reader, min(until, runs.POSITION))
+                    return known.between(reader, first, last, rows)
                 finally:
                     cursor.execute("rollback")
 
@@ -439,7 +436,7 @@ class SqliteStore:
 
     def samples(self) -> Sequence[tuple[str, str, int, int, str]]:
         """Return what was counted, of all processes that have flushed, and this one."""
-        with self._reader() as reader:
+        with self._rows.reader() as reader:
             counted = {
                 (handler, outcome): (count, ran, what) for handler, outcome, count, ran, what in reader.execute("select * from sample")
             }
@@ -468,12 +465,12 @@ class SqliteStore:
 
     def cold_until(self) -> int:
         """Return the last position of the cold part."""
-        with self._reader() as reader:
+        with self._rows.reader() as reader:
             return self._cold.until(reader)
 
     def parts(self) -> Parts:
         """Return how much of the log is packed, and what it takes."""
-        with self._reader() as reader, one_moment(reader):
+        with self._rows.reader() as reader, one_moment(reader):
             until = self._cold.until(reader)
             count, rows, size = 0, 0, 0
             if until:
@@ -595,7 +592,7 @@ class SqliteStore:
         last = "select position, count, at, digest from log order by position desc limit 1"
         found: tuple[int, int, int, bytes] | None = self._writer.execute(last).fetchone()
         if self._head_row and found is not None and found[0] != self._head_row:
-            there = self._digest(self._writer, self._head_row)
+            there = self._cold.digest_at(self._writer, self._head_row)
         else:
             there = found[3] if found is not None else None
         if self._head_row and there != self._head.digest:
@@ -613,13 +610,13 @@ class SqliteStore:
             return ()
         if seen >= self._head.position and self._runs.indexed >= self._head.position:
             return ()
-        rows = [Row(*row) for row in self._between(self._writer, WHOLE, seen + 1, runs.POSITION)]
+        rows = [Row(*row) for row in self._cold.rows_between(self._writer, WHOLE, seen + 1, runs.POSITION)]
         self._index_up_to_here()
         return rows
 
     def _index_ahead(self) -> None:
         """Find what other processes have written before the lock is taken, where they write: under it everybody waits."""
-        with self._reader() as reader, self._index_lock:
+        with self._rows.reader() as reader, self._index_lock:
             self._look_for_rebuild(reader)
             self._catch_up_index(reader)
 
@@ -682,7 +679,7 @@ class SqliteStore:
         until = self._cold.until(writer)
         packed = [row for row in rows if row.position <= until]
         for row in packed:
-            if self._digest(writer, row.position) != row.digest:
+            if self._cold.digest_at(writer, row.position) != row.digest:
                 raise Diverged(f"there is no such row at position {row.position} any more", path=self.path, position=row.position)
         self._cold.rewrite(writer, packed)
         for row in rows:
@@ -759,21 +756,20 @@ class SqliteStore:
             with contextlib.suppress(sqlite3.Error):
                 self._writer.close()
             try:
-                while self._readers:
-                    self._readers.pop().close()
+                self._rows.drop()
                 self._writer = self._open()
                 self._reopened = True
                 [(busy, _, _)] = self._writer.execute("pragma wal_checkpoint(truncate)")
                 if not busy:
                     if first is not None:
-                        found = self._digest(self._writer, first.position) == first.digest
+                        found = self._cold.digest_at(self._writer, first.position) == first.digest
                     else:
                         found = all(_noted(self._writer, key).get(key) == body for key, body in commit.notes.items())
                     break
             except (sqlite3.Error, Invalid, Broken, Overloaded):
                 pass  # tried again until the deadline, then the outcome is unknown
             if time.monotonic() > deadline:
-                self._closed = True
+                self._closed = self._rows.closed = True
                 self._writer.close()
                 raise OutcomeUnknown(
                     "a commit failed, and whether it took place can't be learned; the log is closed here. Open it again and dispatch the same id",
@@ -846,7 +842,7 @@ class SqliteStore:
             self._runs.load(connection)
             self._reading_stored = reading_on(connection)
             self._generation = _generation(connection)
-        last = self._last(connection)
+        last = last_position(connection)
         if self._runs.indexed > last:  # both are of one file, and the index was read first
             raise Broken(
                 f"{self.path} is damaged: its index knows of position {self._runs.indexed}, and the log ends at {last}. Restore a copy",
@@ -906,7 +902,7 @@ class SqliteStore:
                     self._writer.execute(f"delete from {table}")
                 self._runs.load(self._writer)
                 self._reading_stored = {}
-                last = self._last(self._writer)
+                last = last_position(self._writer)
                 written = 0
                 while self._index_next(self._writer):
                     progress(self._runs.indexed, last)
@@ -977,7 +973,7 @@ class SqliteStore:
         """Yield pages of rows, as these columns of them."""
         self._check_usable()
         if wanted is None:
-            positions, ranges = set[int](), [self._all_after(after)]
+            positions, ranges = set[int](), [self._rows.all_after(after)]
             last = ranges[0][1]
         else:
             positions, ranges, last = self._places(wanted, after, until)
@@ -985,11 +981,11 @@ class SqliteStore:
         if ranges:
             if positions:
                 ranges = merged([*ranges, *[(position, position) for position in positions]])
-            pages = self._read_ranges(ranges, last, columns, backwards=backwards, rows_max=rows_max)
+            pages = self._rows.read_ranges(ranges, last, columns, backwards=backwards, rows_max=rows_max)
         else:
             places = sorted(positions)
             places = places[max(bisect_right(places, after) - 1, 0) :]  # of the rows before, only the last may end behind it
-            pages = self._read_at(places[::-1] if backwards else places, columns, rows_max=rows_max)
+            pages = self._rows.read_at(places[::-1] if backwards else places, columns, rows_max=rows_max)
         last_of = columns.last
         for page in pages:
             if min(last_of(page[0]), last_of(page[-1])) <= after or max(last_of(page[0]), last_of(page[-1])) > last:
@@ -997,30 +993,15 @@ class SqliteStore:
             if page:
                 yield page
 
-    def _all_after(self, after: int) -> tuple[int, int]:
-        """Return the range from the first row that does not end at or before a position up to the last record."""
-        with self._reader() as reader:
-            if self._cold.is_there:
-                [(begun, ended, last, cold_end)] = reader.execute(AROUND, (min(after, runs.POSITION),) * 2)
-                if not after or after > cold_end:
-                    return begun + (ended <= after) if after and begun is not None else 0, last or 0
-            with one_moment(reader):
-                return self._first_after(reader, after), self._last(reader)
-
-    def _first_after(self, reader: sqlite3.Connection, after: int) -> int:
-        """Return where the first row may begin that does not end at or before a position."""
-        begun = self._begun(reader, after) if after else None
-        return begun[0] + (begun[1] <= after) if begun is not None else 0
-
     def _places(self, wanted: Sequence[Wanted], after: int, until: int | None) -> tuple[set[int], list[tuple[int, int]], int]:
         """Return where the index says that there is something wanted: positions of rows, and ranges of positions; and up to where it knows.
 
         All of them are where rows may lie that reach behind `after`; the positions are those of rows that begin no later than `until`.
         """
-        with self._index_lock, self._reader() as reader:
+        with self._index_lock, self._rows.reader() as reader:
             self._look_for_rebuild(reader)
             self._catch_up_index(reader)
-            first, last = self._first_after(reader, after), runs.POSITION if until is None else min(until, runs.POSITION)
+            first, last = self._rows.first_after(reader, after), runs.POSITION if until is None else min(until, runs.POSITION)
             positions: set[int] = set()
             ranges: list[tuple[int, int]] = []
             for item in wanted:
@@ -1035,73 +1016,9 @@ class SqliteStore:
                     ranges.append((0, self._runs.indexed))
             return positions, [(max(start, first), end) for start, end in merged(ranges) if end >= first], self._runs.indexed
 
-    def _read_at(self, positions: Sequence[int], columns: Columns, *, rows_max: int) -> Iterator[list[Any]]:
-        for start in range(0, len(positions), rows_max):
-            page = positions[start : start + rows_max]
-            backwards = page[0] > page[-1]
-            with self._reader() as reader, one_moment(reader):
-                until = self._cold.until(reader)
-                packed = self._cold.at(reader, columns.of, [position for position in page if position <= until])
-                hot = ",".join([str(position) for position in page if position > until])
-                found = self._found(reader, f"where position in ({hot}) order by position{' desc' * backwards}", (), columns) if hot else []
-            rows = [*found, *packed] if backwards else [*packed, *found]
-            if rows:
-                yield rows
-
-    def _read_ranges(
-        self,
-        ranges: Sequence[tuple[int, int]],
-        until: int,
-        columns: Columns,
-        *,
-        backwards: bool,
-        rows_max: int,
-    ) -> Iterator[list[Any]]:
-        for start, end in reversed(ranges) if backwards else ranges:
-            first, last = max(start, 1), min(end, until)
-            while first <= last:
-                with self._reader() as reader:
-                    rows = self._between(reader, columns, first, last, rows_max, backwards=backwards)
-                if not rows:
-                    break
-                before = first, last
-                if len(rows) < rows_max:
-                    first = last + 1
-                elif backwards:
-                    last = rows[-1][0] - 1
-                else:
-                    first = columns.last(rows[-1]) + 1
-                if first < before[0] or last > before[1] or (first, last) == before:  # this would not come to an end
-                    raise self._out_of_order(rows[-1][0])
-                yield rows
-
-    def _between(
-        self, connection: sqlite3.Connection, columns: Columns, first: int, last: int, rows_max: int = -1, *, backwards: bool = False
-    ) -> list[Any]:
-        """Return the rows that begin between two positions, in order or backwards, at most so many (below 0: all), wherever they lie."""
-        order = f"order by position{' desc' * backwards} limit ?"
-        if self._cold.is_there and not connection.in_transaction:  # most reads are of the hot part alone
-            rows = self._found(
-                connection, f"where position between ? and ? and ? > {cold.END} {order}", (first, last, first, rows_max), columns
-            )
-            if rows:
-                return rows
-        which = f"where position between ? and ? {order}"
-        with one_moment(connection):
-            until = self._cold.until(connection)
-            if first > until:
-                return self._found(connection, which, (first, last, rows_max), columns)
-            hot = self._found(connection, which, (until + 1, last, rows_max), columns) if backwards and last > until else []
-            left = rows_max - len(hot) if rows_max >= 0 else -1
-            rows = self._cold.between(connection, columns.of, max(first, 1), min(last, until), left, backwards=backwards)
-            if backwards:
-                return hot + rows
-            left = rows_max - len(rows) if rows_max >= 0 else -1
-            return rows + self._found(connection, which, (until + 1, last, left), columns) if last > until and left else rows
-
     def _to_index(self, connection: sqlite3.Connection) -> list[Row]:
         """Return the next rows that are not in the index, without what it does not need of them."""
-        rows = [Row(*row) for row in self._between(connection, COUNTED, self._runs.indexed + 1, runs.POSITION, 1000)]
+        rows = [Row(*row) for row in self._cold.rows_between(connection, COUNTED, self._runs.indexed + 1, runs.POSITION, 1000)]
         last = self._runs.indexed
         for row in rows:
             if not (type(row.count) is type(row.at) is int and row.count > 0 and type(row.head) is type(row.records) is str):
@@ -1109,86 +1026,9 @@ class SqliteStore:
                     f"{self.path} is damaged: the row at position {row.position} has values that none can have", position=row.position
                 )
             if row.position <= last:
-                raise self._out_of_order(row.position)
+                raise out_of_order(self.path, row.position)
             last = row.last
         return rows
-
-    def _out_of_order(self, position: int) -> Broken:
-        return Broken(
-            f"{self.path} is damaged: the row at position {position} lies where another is to be", path=self.path, position=position
-        )
-
-    def _digest(self, connection: sqlite3.Connection, position: int) -> bytes | None:
-        """Return the digest of the row that begins at a position, if one does."""
-        rows = self._between(connection, WHOLE, position, position)
-        return rows[0][-1] if rows else None
-
-    def _found(self, connection: sqlite3.Connection, where: str, values: tuple[int, ...], columns: Columns) -> list[Any]:
-        try:
-            return connection.execute(f"select {columns.sql} from log {where}", values).fetchall()
-        except sqlite3.DatabaseError as error:
-            if "decode" in str(error) or "malformed" in str(error):
-                raise Broken(f"{self.path} is damaged: {error}", path=self.path) from error
-            raise
-
-    @contextlib.contextmanager
-    def _reader(self) -> Generator[sqlite3.Connection]:
-        self._check_usable()
-        try:
-            reader = self._readers.pop()
-        except IndexError:
-            reader = self._new_reader()
-        try:
-            yield reader
-        except sqlite3.Error as error:
-            raise self._unread(error) from error
-        finally:
-            if self._closed:
-                reader.close()
-            else:
-                self._readers.append(reader)
-
-    def _new_reader(self) -> sqlite3.Connection:
-        try:
-            reader = self._connect(self.path)
-            try:
-                reader.execute("pragma query_only=on")
-                reader.execute(f"pragma busy_timeout={READ_MS_MAX}")
-            except BaseException:
-                reader.close()
-                raise
-        except sqlite3.Error as error:
-            raise self._unread(error) from error
-        return reader
-
-    def _unread(self, error: sqlite3.Error) -> StoreFailed:
-        return StoreFailed(f"the log could not be read: {error}", error=str(error), path=self.path)
-
-    def _behind(self, connection: sqlite3.Connection, position: int) -> int:
-        """Return the last position of the last row that does not lie behind this one, whole."""
-        begun = self._begun(connection, min(position, runs.POSITION))
-        return 0 if begun is None else begun[1] if begun[1] <= position else begun[0] - 1
-
-    def _begun(self, connection: sqlite3.Connection, position: int) -> tuple[int, int] | None:
-        """Return the first and last position of the last row that begins at a position or before it."""
-        if 0 < position <= self._cold.until(connection):
-            return self._cold.begun(connection, position)
-        found: tuple[int, int] | None = connection.execute(
-            "select position, position + count - 1 from log where position <= ? order by position desc limit 1", (position,)
-        ).fetchone()
-        return found
-
-    def _last(self, connection: sqlite3.Connection) -> int:
-        row = connection.execute("select position + count - 1 from log order by position desc limit 1").fetchone()
-        return row[0] if row is not None else 0
-
-
-LAST_BEGUN = "from log where position <= ? order by position desc limit 1"
-AROUND = (
-    f"select (select position {LAST_BEGUN}), (select position + count - 1 {LAST_BEGUN}), "
-    f"(select position + count - 1 from log order by position desc limit 1), {cold.END}"
-)
-"""The last row that begins at a position or before it, the last record, and the end of the cold part, as of one moment."""
 
 
 def _soon() -> float:
