@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar, overload  # Any: keys and values of any type
 
-from happened.core.errors import Invalid, Late, NotThere, Stuck
+from happened.core.errors import Invalid, Late, NotThere, StoreFailed, Stuck
 from happened.core.messages import Position
 from happened.core.state import Key, State
 from happened.core.tags import is_unicode
@@ -69,6 +69,15 @@ class Standing(NamedTuple):
     broken: str | None
 
 
+class Looked(NamedTuple, Generic[S]):
+    """What was found of one key, as of one moment: in which table, how that stands, since where the key stands still and why, and its row."""
+
+    build: ViewBuild[S]
+    standing: Standing
+    stuck: tuple[int, str] | None
+    row: Sequence[Any] | None
+
+
 class BegunAnew(Exception):
     """The table was emptied between the waiting for it and the look at it."""
 
@@ -125,6 +134,21 @@ class ViewState(Generic[S]):
                 return found[0]
             if self.build is build:
                 self.following.renew(build)
+
+    def looked(self, key: Key, encoded: Sequence[Any]) -> Looked[S] | None:
+        """Look one key up by one statement. `None` where that fails, by whatever it may be: who asks then looks step by step, and hears what it is."""
+        build = self.build
+        try:
+            with self.file.reader() as reader:
+                found = reader.execute(build.own.table.look, (*listed_as(build, key), *encoded, *build.identity)).fetchone()
+        except (StoreFailed, Invalid, OverflowError):
+            return None
+        if found is None:
+            return None
+        position, ready, broken, stuck_at, error, *row = found
+        build.ready = build.ready and bool(ready)  # it may have been begun anew
+        stuck = (stuck_at, error) if stuck_at is not None else None
+        return Looked(build, Standing(position, bool(ready), broken), stuck, row if row[-1] is not None else None)
 
     def stuck(self, connection: Connection, build: ViewBuild[S]) -> dict[str, tuple[int, str]]:
         """Return the keys that stand still, as text, with position and error; those of joined states with the state's name before them."""
@@ -214,6 +238,11 @@ def _times(bins: Sequence[int]) -> dict[str, int | None]:
     return {"p50_us": quantile_us(bins, 0.5), "p99_us": quantile_us(bins, 0.99)}
 
 
+def listed_as(build: ViewBuild[Any], key: Key) -> tuple[str, str]:
+    """Return the two ways in which a key that stands still may be listed: earlier code has listed all keys as they are."""
+    return key_text(key), build.own.text_of(key)
+
+
 def standing_of(connection: Connection, build: ViewBuild[Any]) -> Standing | None:
     """Return how a table stands, `None` where it is not there."""
     row = connection.execute(
@@ -258,28 +287,18 @@ class View(Generic[S]):
 
     def _found(self, whole: Key, since: Receipt | str | int | None, wait_seconds_max: float) -> tuple[S, Position] | None:
         encoded, unholdable = self._encoded(whole)
-        self.of.wait(self.of.log.since(since), wait_seconds_max)
-
-        def look(reader: Connection, build: ViewBuild[S], standing: Standing) -> tuple[tuple[S, Position] | None, tuple[int, str] | None]:
-            if not standing.ready:
-                raise BegunAnew
-            stuck = reader.execute(
-                "select position, error from _stuck where name = ? and fingerprint = ? and generation = ? and key in (?, ?)",
-                (*build.identity, key_text(whole), build.own.text_of(whole)),  # earlier code has listed all keys as they are
-            ).fetchone()
-            if stuck is not None:  # the database may not even take a question for this key
-                return None, stuck
-            if unholdable is not None:
-                raise unholdable
-            row = reader.execute(build.own.table.get, encoded).fetchone()
-            return (build.own.table.decode(row), Position(row[-1])) if row is not None else None, None
-
-        try:
-            found, stuck = self.of.answer(look)
-        except BegunAnew:
-            return self._found(whole, since, wait_seconds_max)
-        if stuck is not None:
-            position, error = stuck
+        wanted = self.of.log.since(since)
+        deadline = time.monotonic() + wait_seconds_max
+        while True:
+            looked = self.of.looked(whole, encoded) if unholdable is None else None
+            if looked is None:
+                self.of.wait(wanted, max(0.0, deadline - time.monotonic()))
+                looked = self._looked_closely(whole, encoded, unholdable)
+            if looked.standing.ready and looked.standing.position >= wanted:
+                break
+            self.of.wait(wanted, max(0.0, deadline - time.monotonic()))
+        if looked.stuck is not None:
+            position, error = looked.stuck
             raise Stuck(
                 f"the row of {whole!r} in `{self.of.build.name}` stands still at position {position}: {error}",
                 view=self.of.build.name,
@@ -287,7 +306,24 @@ class View(Generic[S]):
                 position=position,
                 error=error,
             )
-        return found
+        row = looked.row
+        return (looked.build.own.table.decode(row), Position(row[-1])) if row is not None else None
+
+    def _looked_closely(self, whole: Key, encoded: Sequence[Any], unholdable: Invalid | None) -> "Looked[S]":
+        """Do what `looked` does, step by step: whatever is wrong is raised. A key that can't be kept in any row may stand still."""
+
+        def look(reader: Connection, build: ViewBuild[S], standing: Standing) -> Looked[S]:
+            stuck = reader.execute(
+                "select position, error from _stuck where name = ? and fingerprint = ? and generation = ? and key in (?, ?)",
+                (*build.identity, *listed_as(build, whole)),
+            ).fetchone()
+            if stuck is not None or not standing.ready:  # the database may not even take a question for this key
+                return Looked(build, standing, stuck, None)
+            if unholdable is not None:
+                raise unholdable
+            return Looked(build, standing, None, reader.execute(build.own.table.get, encoded).fetchone())
+
+        return self.of.answer(look)
 
     async def aget(self, /, *key: Any, since: Receipt | str | int | None = None, wait_seconds_max: float = 10, **named: Any) -> S:
         """Do what `get` does, awaited."""

@@ -313,7 +313,7 @@ class Log:
             since = Receipt.parse(since)
         if isinstance(since, Receipt):
             self._check_own(since)
-            row = self.row_at(since.position) if since.digest and since.position <= self.head else None
+            row = self.row_at(since.position) if since.digest else None
             if row is not None and row.digest[:16].hex() != since.digest:
                 raise Diverged(
                     "the receipt is of another history of this log: a backup was put in its place",

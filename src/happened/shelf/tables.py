@@ -80,7 +80,7 @@ class Table(Generic[S]):
 
     `name` carries the fingerprint, so that tables of old and new code lie side by side; `view_name` is the state's own. `encode(state, position)` makes
     a row, `decode(row)` a state of it, `encode_key(key)` the parameters of `get` and `delete`. `upsert` writes a row, and `get` finds the row of a key;
-    many at once are the dialect's.
+    many at once are the dialect's. `look` finds in one statement how a view's table stands, whether a key, listed in either way, stands still, and its row.
     `name` stands in the place of the state's own; `beside` names columns of bytes after the position, which the caller adds to a row for `upsert`.
 
     `encode` raises `Invalid` for a value that its column can't hold: the wrong type, more places, beyond 64 bits, a time without zone, `nan`.
@@ -116,6 +116,11 @@ class Table(Generic[S]):
         self.shown = f"select {shown}{', ' if shown else ''}{quoted(POSITION)} from {quoted(self.name)}"  # noqa: S608 - as above
         of_key = " and ".join(f"{quoted(name)} = ?" for name in self.key) or f"{quoted(ONE)} = 1"
         self.get = self.select(of_key)
+        self.look = (
+            "select shown.position, shown.ready, shown.broken, held.position, held.error, found.* from _view shown left join _stuck held "  # noqa: S608 - as above
+            "on held.name = shown.name and held.fingerprint = shown.fingerprint and held.generation = shown.generation and held.key in (?, ?) "
+            f"left join ({self.get}) found on 1 = 1 where shown.name = ? and shown.fingerprint = ? and shown.generation = ?"
+        )
         self.delete = f"delete from {quoted(self.name)} where {of_key}"  # noqa: S608 - as above
         self.encode: Callable[[S, int], Row] = _compiled_encode(state, read)
         self.encode_key: Callable[[Key], Row] = _compiled_encode_key(state, keys)

@@ -10,8 +10,9 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any  # Any: rows of the columns that were asked for
 
 from happened.core.errors import Broken, StoreFailed
+from happened.core.store import Row
 from happened.stores import runs
-from happened.stores.cold import END, Cold, Columns, last_position, one_moment
+from happened.stores.cold import END, WHOLE, Cold, Columns, last_position, one_moment
 
 Connect = Callable[[str], sqlite3.Connection]
 
@@ -48,6 +49,15 @@ class Pages:
                     return begun + (ended <= after) if after and begun is not None else 0, last or 0
             with one_moment(reader):
                 return self.first_after(reader, after), last_position(reader)
+
+    def row_holding(self, position: int) -> Row | None:
+        """Return the row that holds a position."""
+        if position > runs.POSITION:
+            return None
+        with self.reader() as reader:
+            found = self._cold.rows_between(reader, WHOLE, 1, position, 1, backwards=True)
+        row = Row(*found[0]) if found else None
+        return row if row is not None and row.last >= position else None
 
     def first_after(self, reader: sqlite3.Connection, after: int) -> int:
         """Return where the first row may begin that does not end at or before a position."""

@@ -253,6 +253,14 @@ class PostgresStore:
         rows_max: int = PAGE_ROWS,
     ) -> Iterator[Sequence[Row]]:
         """Yield pages of rows."""
+        if rows_max == 1 and wanted is None and not backwards:  # most who ask so want one row
+            self._check_usable()
+            row = self._tried(lambda reader: self._rows.row_holding(reader, max(after, 0) + 1))
+            if row is not None:
+                if until is not None and row.last > until:
+                    return
+                yield [row]
+                after = row.last
         for page in self._read_pages(WHOLE, after, until, wanted, backwards=backwards, rows_max=rows_max):
             yield [Row(*found[2:]) for found in page]
 

@@ -14,7 +14,8 @@ import psycopg
 from psycopg import errors
 
 from happened.core.errors import Broken, StoreFailed
-from happened.stores.postgres_cold import BEHIND, END, Columns, PostgresCold, moment
+from happened.core.store import Row
+from happened.stores.postgres_cold import BEHIND, END, WHOLE, Columns, PostgresCold, moment
 from happened.stores.postgres_tables import Connection, Where, one_line
 
 T = TypeVar("T")
@@ -26,6 +27,7 @@ SPAN_MAX = 100 * PAGE_ROWS
 """How many positions are looked at for a page: twice as many as its rows are likely to have. A row may have 10,000."""
 KEEP_READERS = 8
 """Connections for readers that are kept open. More are made where more read at once, and given back after."""
+POSITION_MAX = 2**63 - 1
 DAMAGED = errors.DataCorrupted, errors.IndexCorrupted
 
 
@@ -74,6 +76,15 @@ class PostgresPages:
                     return found
         with moment(connection):
             return self._cold.rows_between(connection, columns, first, last, rows_max, backwards=backwards)
+
+    def row_holding(self, connection: Connection, position: int) -> Row | None:
+        """Return the row that holds a position."""
+        if position > POSITION_MAX:
+            return None
+        first = self._packed + 1 if position > self._packed else 1
+        found = self.page(connection, WHOLE, first, position, backwards=True, rows_max=1)
+        row = Row(*found[0][2:]) if found else None
+        return row if row is not None and row.last >= position else None
 
     def page_at(
         self, connection: Connection, columns: Columns, positions: Sequence[int], after: int, until: int, *, backwards: bool

@@ -270,6 +270,14 @@ class SqliteStore:
         rows_max: int = 1000,
     ) -> Iterator[Sequence[Row]]:
         """Yield pages of rows."""
+        if rows_max == 1 and wanted is None and not backwards:  # most who ask so want one row
+            self._check_usable()
+            row = self._rows.row_holding(max(after, 0) + 1)
+            if row is not None:
+                if until is not None and row.last > until:
+                    return
+                yield [row]
+                after = row.last
         for page in self._read_pages(WHOLE, after, until, wanted, backwards=backwards, rows_max=rows_max):
             yield [Row(*found) for found in page]
 
