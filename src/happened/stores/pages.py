@@ -18,6 +18,8 @@ Connect = Callable[[str], sqlite3.Connection]
 
 READ_MS_MAX = 10_000
 """How long a reader waits inside SQLite. It needs to only while another process makes the file, or the last one that has it open closes it."""
+ROW_RECORDS = 1 << 15
+"""More than a row has: a command has 10,000 at most."""
 LAST_BEGUN = "from log where position <= ? order by position desc limit 1"
 AROUND = (
     f"select (select position {LAST_BEGUN}), (select position + count - 1 {LAST_BEGUN}), "
@@ -51,11 +53,11 @@ class Pages:
                 return self.first_after(reader, after), last_position(reader)
 
     def row_holding(self, position: int) -> Row | None:
-        """Return the row that holds a position."""
+        """Return the row that holds a position, unless it is longer than rows are."""
         if position > runs.POSITION:
             return None
         with self.reader() as reader:
-            found = self._cold.rows_between(reader, WHOLE, 1, position, 1, backwards=True)
+            found = self._cold.rows_between(reader, WHOLE, max(1, position - ROW_RECORDS), position, 1, backwards=True)
         row = Row(*found[0]) if found else None
         return row if row is not None and row.last >= position else None
 
