@@ -77,8 +77,11 @@ class PendingWorker:
         head = self._log.head
         if head == self._position and time.monotonic() < self._look_at:
             self.worker.rest(LOOK_SECONDS)
-            return
-        self._position = head if self.decide_some() else -1
+        elif self.decide_some():
+            self._position = head
+            self.worker.rest(LOOK_SECONDS)  # others may record without end: not one of them need be looked at
+        else:
+            self._position = -1
 
     def decide_some(self) -> bool:
         """Decide the first of those that are pending and may be decided now; return whether that is all."""
