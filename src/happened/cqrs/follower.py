@@ -126,9 +126,9 @@ class Followers:
                     self._stop.wait(IDLE_SECONDS)
                     continue
                 behind = min(build.position for build in mine)
-                if self._erased_since(mine):
-                    continue
                 if self._log.wait(behind, IDLE_SECONDS) > behind or not all(map(self._is_answered_from, mine)):
+                    if self._erased_since(mine):  # that is recorded, too
+                        continue
                     for position in sorted({build.position for build in mine}):
                         self._advance([build for build in mine if build.position == position])
                 else:

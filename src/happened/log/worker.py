@@ -26,6 +26,8 @@ FAILING = "failing/"
 NOTED_AFTER_SECONDS = 2.0
 """How long something must keep a worker from its work before that is noted: most trouble is over by then."""
 IDLE_SECONDS = 0.05
+GLANCE_SECONDS = 1e-9
+"""So short a wait is over at once, and lets a store answer by what it knows."""
 """How long a step may wait for something to do."""
 RETRY_SECONDS = 0.5
 TROUBLE = (Closed, Diverged, OutcomeUnknown, Overloaded, StoreFailed)
@@ -300,3 +302,8 @@ def begin_at(batch: Batch, name: str, position: int) -> None:
     note = NOTE + name
     if batch.noted(note) is None:
         batch.notes[note] = encode(Progress(position, 0, position)).decode()
+
+
+def glance(log: Log) -> int:
+    """Return where a log ended at the last look of whoever waits, which may be some milliseconds old: for those who look again and again."""
+    return log.engine.wait(EVERYTHING_SEEN, GLANCE_SECONDS)

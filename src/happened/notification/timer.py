@@ -4,6 +4,7 @@ Whoever holds the lease sends what is due, in the order in which it is due, also
 the command, so nothing is sent twice. A command that rings says as `world.now` when it was due.
 """
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from happened.log.lease import Leases
 from happened.log.log import EVERYTHING_SEEN, Log
 from happened.log.records import id_of
 from happened.log.row import SCHEDULE, Sent, decode_header, taken_apart
-from happened.log.worker import TROUBLE, Envelope, Worker
+from happened.log.worker import TROUBLE, Envelope, Worker, glance
 from happened.log.writer import Batch, Job
 from happened.notification.desk import Desk, Prepared
 
@@ -27,6 +28,8 @@ RINGS_MAX = 200
 PAUSE_US = 1_000_000
 """What comes so much later or more is no step of a circle, but repeats at its time: what runs every night may do so for ever."""
 LOOK_SECONDS = 0.05
+AHEAD_US = 1_000_000
+"""Timers that are due so soon are read together: until then, and while nothing is recorded, none need be looked for."""
 """How late a timer may be: how often to look for what is due."""
 
 
@@ -86,15 +89,26 @@ class Timers:
     def __init__(self, log: Log, leases: Leases, desk: Desk) -> None:
         self._log = log
         self._desk = desk
+        self._head = -1
+        """Where the log ended when nothing was due."""
+        self._due_us = 0
+        """When something is, or it is to be looked again, by the log's clock."""
+        self._look_at = 0.0
+        """When it is looked again whatever that clock says, by the monotonic one."""
         self.worker = Worker(log, leases, LEASE, begin=self._begin, step=self._step)
 
     def _begin(self, _epoch: int) -> None:
         """Try again what could not be sent before: this process may have the code for it."""
+        self._head = -1
         for held in all_held(self._log.engine, LEASE):
             if not held.parked:
                 self._put_back(held)
 
     def _step(self) -> None:
+        head, now = glance(self._log), self._log.source.now_us()
+        if head == self._head and now < self._due_us and time.monotonic() < self._look_at:
+            self.worker.rest(LOOK_SECONDS)
+            return
         for held in all_held(self._log.engine, LEASE):
             if held.act == "retry":
                 self._put_back(held)
@@ -102,8 +116,11 @@ class Timers:
                 self._change(held, {held.note: None})
             elif held.act == "park":
                 self._change(held, {held.note: msgspec.structs.replace(held, act="", parked=True).text()})
-        due = due_before(self._log.engine, self._log.source.now_us())
+        soon = due_before(self._log.engine, now + AHEAD_US)
+        due = [one for one in soon if due_of(one[0]) <= now]
         if not due:
+            self._head, self._look_at = head, time.monotonic() + AHEAD_US / 1e6
+            self._due_us = due_of(soon[0][0]) if soon else now + AHEAD_US
             self.worker.rest(LOOK_SECONDS)
             return
         ready: list[Due] = []

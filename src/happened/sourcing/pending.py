@@ -19,7 +19,7 @@ from happened.log.held import Held, all_held, back_off_seconds, failed_with, not
 from happened.log.lease import Leases
 from happened.log.log import EVERYTHING_SEEN, Log
 from happened.log.row import REFUSAL, Header, Written, decode_header, encode, taken_apart
-from happened.log.worker import TROUBLE, Worker
+from happened.log.worker import TROUBLE, Worker, glance
 from happened.log.writer import Batch, Draft, Job
 from happened.sourcing.handling import PENDING_NOTE, Decision, Handling
 
@@ -74,7 +74,7 @@ class PendingWorker:
         self.forget_held()
 
     def _step(self) -> None:
-        head = self._log.head
+        head = glance(self._log)
         if head == self._position and time.monotonic() < self._look_at:
             self.worker.rest(LOOK_SECONDS)
         elif self.decide_some():

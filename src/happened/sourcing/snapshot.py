@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, Protocol  # Any: states of any class
 
 import msgspec
 
-from happened.core.errors import Broken, Closed, Error, Invalid
+from happened.core.errors import Broken, Closed, Error, Invalid, StoreFailed
 from happened.core.messages import Event, name_of
 from happened.core.state import Fold, Key, State, fold_of
 from happened.core.store import Wanted
@@ -29,6 +29,7 @@ from happened.core.tags import text_of
 from happened.log.fingerprint import fingerprint_of
 from happened.log.held import told
 from happened.log.log import Log, Progress, latest_erasure
+from happened.log.worker import glance
 from happened.shelf.snapshots import Kept, SnapshotsFile
 from happened.sourcing.memory_image import NEVER, Entry, MemoryImage
 
@@ -605,11 +606,17 @@ class Taker:
             self._thread.join()
 
     def _work(self) -> None:
+        looked = -1
         while not self._stop.wait(LOOK_SECONDS):
             try:
-                self.look()
+                head = glance(self._log)
+                if head != looked:
+                    self.look()
+                    looked = head
             except Closed:
                 return
+            except StoreFailed:  # it may be over at the next look
+                continue
 
     def look(self) -> None:
         """Take what is worth it. A state of which none can be taken is left alone from then on, and told in `failures`."""

@@ -28,6 +28,7 @@ from happened.core.chain import digest_of
 from happened.core.errors import Broken, Closed, Diverged, Error, Forked, Incompatible, OutcomeUnknown, Overloaded, StoreFailed
 from happened.core.store import START, Bare, Commit, Head, Parts, Row, Terms, Unseen, Wanted
 from happened.stores import postgres_wire as wire
+from happened.stores.looking import Looking
 from happened.stores.postgres_cold import (
     ASKED,
     BARE,
@@ -62,7 +63,9 @@ CROWDED_COMMITS = 50
 """After another process has committed, so many commits are not decided ahead: it is likely to come between again."""
 LOCK_MS_MAX = 2_000_000_000
 POLL_SECONDS = 1.0
-"""How often who waits looks by himself: a notice may get lost, or never come through a pooler."""
+"""How long a notice is waited for at a time."""
+LOOK_SECONDS = 0.1
+"""How often one of those who wait looks by himself: a notice may get lost, or never come through a pooler."""
 SETTLE_SECONDS = 30.0
 """How long to try to learn the outcome of a commit that failed."""
 CLOSE_SECONDS_MAX = 10.0
@@ -140,6 +143,7 @@ class PostgresStore:
         """How many commits more are not decided ahead."""
         self._told = 0
         """How often this process heard of a commit."""
+        self._looking = Looking(self._last_position, lambda: self._told, self._grown, LOOK_SECONDS, self._listening)
         self._cold = PostgresCold(self.where, is_there=False)
         self._rows = PostgresPages(self.where, self._cold, self._check_usable)
         self._writer = self._opened()
@@ -285,19 +289,13 @@ class PostgresStore:
 
     def wait(self, after: int, wait_seconds_max: float) -> int:
         """Wait until something lies after this position."""
-        deadline = time.monotonic() + wait_seconds_max
-        while True:
-            told = self._told
-            last = self._asked("select position from @head")[0][0]
-            left = deadline - time.monotonic()
-            if last > after or left <= 0 or self._closed:
-                return int(last)
-            self._listening()
-            with self._grown:  # each telling is looked at once, whatever it says: it may be of a history that is gone
-                self._grown.wait_for(
-                    lambda: self._closed or (self._told != told and self._last_seen > after),  # noqa: B023 - called in this turn only
-                    min(POLL_SECONDS, left),
-                )
+        self._check_usable()
+        if wait_seconds_max <= 0:
+            return self._last_position()
+        return self._looking.wait(after, wait_seconds_max, lambda: self._closed)
+
+    def _last_position(self) -> int:
+        return int(self._asked("select position from @head")[0][0])
 
     def scrub(self, progress: Callable[[int, int], None]) -> bool:
         """Make the index anew, and have the tables written anew without what was deleted in them. What the server keeps elsewhere is its own: WAL, copies."""

@@ -23,6 +23,7 @@ from happened.core.errors import Broken, Closed, Diverged, Forked, Incompatible,
 from happened.core.store import START, Bare, Commit, Head, Parts, Row, Terms, Unseen, Wanted
 from happened.stores import cold, runs
 from happened.stores.cold import ASKED, BARE, COUNTED, HEADED, WHOLE, Cold, Columns, last_position, one_moment
+from happened.stores.looking import Looking
 from happened.stores.packing import INCREMENTAL, Packing, Statement
 from happened.stores.pages import Connect, Pages, out_of_order
 from happened.stores.samples import Samples
@@ -90,7 +91,7 @@ MANGLED = (AttributeError, TypeError, ValueError, LookupError, ArithmeticError, 
 BUSY_SECONDS = 0.0005
 """How long to sleep before asking for another process's lock again: a commit here takes 0.2 to 2 ms."""
 POLL_SECONDS = 0.005
-"""How often a waiting reader looks for commits of other processes."""
+"""How often one of those who wait looks for commits of other processes."""
 PAGE_BYTES = 4096
 CHECKPOINT_PAGES = 4_000
 """A checkpoint starts when the WAL has about so many pages (16 MB). What comes while it runs is written in a commit, which waits for it: with three times
@@ -169,7 +170,6 @@ class SqliteStore:
         """Of a kind that only its holder can release."""
         self._index_lock = threading.RLock()
         self._grown = threading.Condition()
-        self._waiting = 0
         """How many wait for it."""
         self._closed = False
         self._cold = Cold(path)
@@ -199,6 +199,7 @@ class SqliteStore:
         self._head = START
         self._head_row = 0
         self._last_seen = 0
+        self._looking = Looking(self._last_position, lambda: self._last_seen, self._grown, POLL_SECONDS)
         self.sync_seconds = 0.0
         self._pages = 0
         self._wal_bytes = 0
@@ -255,7 +256,7 @@ class SqliteStore:
                 self._lock.release()
             except RuntimeError:  # it was not acquired
                 pass
-        if commit.rows and self._waiting:
+        if commit.rows and self._looking.waiting:
             with self._grown:
                 self._grown.notify_all()
         return head
@@ -301,19 +302,14 @@ class SqliteStore:
 
     def wait(self, after: int, wait_seconds_max: float) -> int:
         """Wait until something lies after this position."""
-        deadline = time.monotonic() + wait_seconds_max
+        self._check_usable()
+        if wait_seconds_max <= 0:
+            return self._last_position()
+        return self._looking.wait(after, wait_seconds_max, lambda: self._closed)
+
+    def _last_position(self) -> int:
         with self._rows.reader() as reader:
-            while True:
-                last = last_position(reader)
-                left = deadline - time.monotonic()
-                if last > after or left <= 0 or self._closed:
-                    return last
-                with self._grown:
-                    self._waiting += 1  # before the look at `_last_seen`: who sets that looks here after it
-                    try:
-                        self._grown.wait_for(lambda: self._closed or self._last_seen > after, min(POLL_SECONDS, left))
-                    finally:
-                        self._waiting -= 1
+            return last_position(reader)
 
     def scrub(self, progress: Callable[[int, int], None]) -> bool:
         """Make the index anew, write the file anew without what was deleted in it, and empty the WAL."""

@@ -1,0 +1,89 @@
+"""Where a log ends, for all threads of a process that wait until it has more: one of them looks for all."""
+
+import threading
+import time
+from collections.abc import Callable
+
+LONGEST_SECONDS = 1e6
+"""More than anybody waits for, and less than what a lock can't be waited for."""
+
+
+class Looking:
+    """The last look at the end of a log, and those who wait for more.
+
+    A log has many who wait: a thread for each handler, and for the views. They are told when this process commits, or hears that others have, which
+    changes what `heard` returns. Nobody knows whether that is all, so one of them looks every so many seconds, and wakes the others where there is more.
+    """
+
+    def __init__(
+        self,
+        look: Callable[[], int],
+        heard: Callable[[], int],
+        grown: threading.Condition,
+        seconds: float,
+        begin: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._look = look
+        self._heard = heard
+        self._grown = grown
+        self._seconds = seconds
+        self._begin = begin
+        """Called by who is going to wait."""
+        self._one = threading.Lock()
+        self._last = 0
+        self._looked_at = -float("inf")
+        self._looked_for = -1
+        """What was heard before the last look."""
+        self._led = False
+        """One of those who wait looks for all."""
+        self.waiting = 0
+        """How many wait."""
+
+    def wait(self, after: int, seconds: float, is_closed: Callable[[], bool]) -> int:
+        """Wait until something lies after a position; return the last position, as it was at most so many seconds ago as are between two looks."""
+        deadline = time.monotonic() + min(seconds, LONGEST_SECONDS)
+        leads = False
+        try:
+            while True:
+                heard = self._heard()
+                last = self._looked(after, heard, deadline)
+                left = deadline - time.monotonic()
+                if last > after or left <= 0 or is_closed():
+                    return last
+                self._begin()
+                with self._grown:
+                    self.waiting += 1  # before the look at what is heard: who changes that looks here after it
+                    leads = leads or not self._led
+                    self._led = True
+                    try:
+                        self._grown.wait_for(
+                            lambda: is_closed() or self._heard() != heard or self._last > after or not self._led,  # noqa: B023 - called in this turn only
+                            min(self._due_in(), left) if leads else left,
+                        )
+                    finally:
+                        self.waiting -= 1
+        finally:
+            with self._grown:
+                self._led = self._led and not leads
+                if not self._led:
+                    self._grown.notify()  # another one looks from now on
+
+    def _looked(self, after: int, heard: int, deadline: float) -> int:
+        """Look, unless somebody has of late, and nothing was heard since. Who looks at the moment is waited for."""
+        if not self._is_known(after, heard) and self._one.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            try:
+                if not self._is_known(after, heard):
+                    before, self._last = self._last, self._look()
+                    self._looked_for, self._looked_at = heard, time.monotonic()
+                    if self._last > before:
+                        with self._grown:
+                            self._grown.notify_all()
+            finally:
+                self._one.release()
+        return self._last
+
+    def _is_known(self, after: int, heard: int) -> bool:
+        return self._due_in() > 0 and (self._last > after or self._looked_for == heard)
+
+    def _due_in(self) -> float:
+        return max(0.0, self._looked_at + self._seconds - time.monotonic())

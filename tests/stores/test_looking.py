@@ -1,0 +1,154 @@
+"""Those who wait for more of a log: one looks for all, and nobody sleeps through what comes."""
+
+import threading
+import time
+
+import pytest
+
+from happened.stores.looking import Looking
+
+WAIT_SECONDS = 20.0
+
+
+class Log:
+    """A log of which nothing is there but its end, and how often that was looked at."""
+
+    def __init__(self, seconds: float) -> None:
+        self.position = 0
+        self.told = 0
+        self.looks = 0
+        self.closed = False
+        self.grown = threading.Condition()
+        self.looking = Looking(self._look, lambda: self.told, self.grown, seconds)
+
+    def _look(self) -> int:
+        self.looks += 1
+        return self.position
+
+    def tell(self) -> None:
+        """Have those who wait hear of something."""
+        with self.grown:
+            self.told += 1
+            self.grown.notify_all()
+
+    def wait(self, after: int, seconds: float = WAIT_SECONDS) -> int:
+        """Wait until something lies after a position."""
+        return self.looking.wait(after, seconds, lambda: self.closed)
+
+
+def waiting(log: Log, count: int, after: int = 0, seconds: float = WAIT_SECONDS) -> tuple[list[threading.Thread], list[int]]:
+    """Have so many threads wait; return them, and the list that their answers come into."""
+    heard: list[int] = []
+    threads = [threading.Thread(target=lambda: heard.append(log.wait(after, seconds)), daemon=True) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + WAIT_SECONDS
+    while log.looking.waiting < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    return threads, heard
+
+
+def test_one_looks_for_all_and_wakes_them() -> None:
+    """What others have recorded is found by a look now and then, not by as many as there are who wait."""
+    log = Log(0.05)
+    threads, heard = waiting(log, 12)
+    began, before = time.monotonic(), log.looks
+    time.sleep(0.5)
+    looks, seconds = log.looks - before, time.monotonic() - began
+    log.position = 7
+    for thread in threads:
+        thread.join(WAIT_SECONDS)
+
+    assert heard == [7] * 12
+    assert looks <= seconds / 0.05 + 1
+
+
+def test_what_is_told_is_looked_at_once() -> None:
+    """By whichever is awake first: long before the next look is due."""
+    log = Log(3600)
+    threads, heard = waiting(log, 8)
+    before = log.looks
+    log.position = 3
+    log.tell()
+    for thread in threads:
+        thread.join(WAIT_SECONDS)
+
+    assert heard == [3] * 8
+    assert log.looks == before + 1
+
+
+def test_what_is_told_and_is_not_there_wakes_nobody_for_ever() -> None:
+    """As where an older log was put in place: each telling is looked at once, and no more."""
+    log = Log(3600)
+    threads, heard = waiting(log, 4, after=5)
+    before = log.looks
+    for _ in range(3):
+        log.tell()
+        time.sleep(0.05)
+    assert before + 1 <= log.looks <= before + 3
+    log.closed = True
+    log.tell()
+    for thread in threads:
+        thread.join(WAIT_SECONDS)
+
+    assert heard == [0] * 4
+
+
+def test_where_the_one_who_looks_has_waited_enough_another_takes_over() -> None:
+    """Nobody is left to wait for a look that nobody takes."""
+    log = Log(0.02)
+    [first], _ = waiting(log, 1, seconds=0.2)  # it looks for all
+    threads, heard = waiting(log, 6)
+    first.join(WAIT_SECONDS)
+    began = time.monotonic()
+    log.position = 1
+    for thread in threads:
+        thread.join(WAIT_SECONDS)
+
+    assert heard.count(1) == 6
+    assert time.monotonic() - began < WAIT_SECONDS / 2
+
+
+def test_a_look_that_fails_is_heard_by_who_takes_it_and_another_looks_then() -> None:
+    """The others go on waiting."""
+    log = Log(0.02)
+    real, failed = log.looking._look, threading.Event()
+
+    def failing() -> int:
+        if not failed.is_set() and log.looks > 3:
+            failed.set()
+            raise OSError("away")
+        return real()
+
+    log.looking._look = failing
+    errors: list[str] = []
+    heard: list[int] = []
+
+    def wait() -> None:
+        try:
+            heard.append(log.wait(0))
+        except OSError as error:
+            errors.append(str(error))
+
+    threads = [threading.Thread(target=wait, daemon=True) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    assert failed.wait(WAIT_SECONDS)
+    log.position = 2
+    for thread in threads:
+        thread.join(WAIT_SECONDS)
+
+    assert (errors, heard) == (["away"], [2] * 4)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1e-9])
+def test_who_does_not_wait_is_answered_by_the_last_look(seconds: float) -> None:
+    """Which is not old, and of before nothing that was told."""
+    log = Log(3600)
+    log.position = 4
+    assert log.wait(0) == 4
+    log.position = 6
+    assert (log.wait(5, seconds), log.looks) == (4, 1)
+    log.tell()
+    assert (log.wait(5, seconds), log.looks) == (6, 2)
