@@ -1,4 +1,4 @@
-"""What an open app asks of its log when there is nothing to do, and while others have much to do: little, however many handlers it has."""
+"""What an open app asks of its log when there is nothing to do: little, however many handlers it has."""
 
 import time
 from collections import Counter
@@ -71,23 +71,3 @@ def test_an_app_that_has_nothing_to_do_asks_the_server_little(monkeypatch: pytes
         monkeypatch.undo()
 
     assert 0 < asked.total() < 120, asked
-
-
-def test_while_others_record_without_end_what_is_pending_is_looked_for_now_and_then(any_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not once for each of their commits."""
-    looked: Counter[str] = Counter()
-    with talk.open(any_url) as running:
-        notes = running.log.engine.notes
-
-        def counted(start: str, before: str | None = None) -> Any:
-            looked[start.partition("/")[0]] += 1
-            return notes(start, before)
-
-        monkeypatch.setattr(running.log.engine, "notes", counted)
-        until, recorded = time.monotonic() + 1, 0
-        while time.monotonic() < until:
-            running.dispatch(Answer("b"))
-            recorded += 1
-        monkeypatch.undo()
-
-    assert 0 < looked["pending"] < 60, (looked, recorded)
