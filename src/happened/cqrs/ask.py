@@ -292,8 +292,7 @@ class View(Generic[S]):
         while True:
             looked = self.of.looked(whole, encoded) if unholdable is None else None
             if looked is None:
-                self.of.wait(wanted, max(0.0, deadline - time.monotonic()))
-                looked = self._looked_closely(whole, encoded, unholdable)
+                looked = self._looked_closely(whole, encoded, unholdable, wanted)
             if looked.standing.ready and looked.standing.position >= wanted:
                 break
             self.of.wait(wanted, max(0.0, deadline - time.monotonic()))
@@ -309,15 +308,17 @@ class View(Generic[S]):
         row = looked.row
         return (looked.build.own.table.decode(row), Position(row[-1])) if row is not None else None
 
-    def _looked_closely(self, whole: Key, encoded: Sequence[Any], unholdable: Invalid | None) -> "Looked[S]":
-        """Do what `looked` does, step by step: whatever is wrong is raised. A key that can't be kept in any row may stand still."""
+    def _looked_closely(self, whole: Key, encoded: Sequence[Any], unholdable: Invalid | None, wanted: int) -> Looked[S]:
+        """Do what `looked` does, step by step, once the table is at a position: whatever is wrong is raised. A key that no row can have may stand still."""
 
         def look(reader: Connection, build: ViewBuild[S], standing: Standing) -> Looked[S]:
             stuck = reader.execute(
                 "select position, error from _stuck where name = ? and fingerprint = ? and generation = ? and key in (?, ?)",
                 (*build.identity, *listed_as(build, whole)),
             ).fetchone()
-            if stuck is not None or not standing.ready:  # the database may not even take a question for this key
+            if (
+                stuck is not None or not standing.ready or standing.position < wanted
+            ):  # the database may not even take a question for this key
                 return Looked(build, standing, stuck, None)
             if unholdable is not None:
                 raise unholdable

@@ -26,9 +26,9 @@ FAILING = "failing/"
 NOTED_AFTER_SECONDS = 2.0
 """How long something must keep a worker from its work before that is noted: most trouble is over by then."""
 IDLE_SECONDS = 0.05
+"""How long a step may wait for something to do."""
 GLANCE_SECONDS = 1e-9
 """So short a wait is over at once, and lets a store answer by what it knows."""
-"""How long a step may wait for something to do."""
 RETRY_SECONDS = 0.5
 TROUBLE = (Closed, Diverged, OutcomeUnknown, Overloaded, StoreFailed)
 """Errors of the world, not of what is being done: it is done again, and nothing is held."""

@@ -44,7 +44,7 @@ from happened.stores.postgres_pages import DAMAGED, PAGE_ROWS, Page, PostgresPag
 from happened.stores.postgres_shelf import NOTHING, Filing, hash_of, stretch
 from happened.stores.postgres_tables import Connection, Where, lock_head, migrate, one_line, where_in
 from happened.stores.samples import Samples
-from happened.stores.shelving import keys_between, merged, reading_in, reading_text
+from happened.stores.shelving import keys_between, merged, next_row_first, reading_in, reading_text
 
 T = TypeVar("T")
 _WRITTEN_TYPES = [
@@ -257,16 +257,17 @@ class PostgresStore:
         rows_max: int = PAGE_ROWS,
     ) -> Iterator[Sequence[Row]]:
         """Yield pages of rows."""
-        if rows_max == 1 and wanted is None and not backwards:  # most who ask so want one row
-            self._check_usable()
-            row = self._tried(lambda reader: self._rows.row_holding(reader, max(after, 0) + 1))
-            if row is not None:
-                if until is not None and row.last > until:
-                    return
-                yield [row]
-                after = row.last
-        for page in self._read_pages(WHOLE, after, until, wanted, backwards=backwards, rows_max=rows_max):
-            yield [Row(*found[2:]) for found in page]
+
+        def pages(after: int) -> Iterator[Sequence[Row]]:
+            for page in self._read_pages(WHOLE, after, until, wanted, backwards=backwards, rows_max=rows_max):
+                yield [Row(*found[2:]) for found in page]
+
+        def holding(position: int) -> Row | None:
+            return self._tried(lambda reader: self._rows.row_holding(reader, position))
+
+        if rows_max == 1 and wanted is None and not backwards:
+            return next_row_first(holding, pages, after, until)
+        return pages(after)
 
     def read_bare(
         self,

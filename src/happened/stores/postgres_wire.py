@@ -115,10 +115,8 @@ class Prepared:
             wire.enter_pipeline_mode()
             for name, text, types in self._statements:
                 wire.send_prepare(name, text, types)
-            if any(
-                result.status not in _FINE for result in _answers(connection)
-            ):  # another client of a pooler has had them prepared, or none may
-                self.give_up()
+            if any(result.status not in _FINE for result in _answers(connection)):
+                self.give_up()  # another client of a pooler has had them prepared, or none may
                 return {}
         return self._names
 

@@ -27,7 +27,7 @@ from happened.stores.looking import Looking
 from happened.stores.packing import INCREMENTAL, Packing, Statement
 from happened.stores.pages import Connect, Pages, out_of_order
 from happened.stores.samples import Samples
-from happened.stores.shelving import keys_between, merged, reading_in, reading_text
+from happened.stores.shelving import keys_between, merged, next_row_first, reading_in, reading_text
 
 A = TypeVar("A")
 
@@ -170,7 +170,6 @@ class SqliteStore:
         """Of a kind that only its holder can release."""
         self._index_lock = threading.RLock()
         self._grown = threading.Condition()
-        """How many wait for it."""
         self._closed = False
         self._cold = Cold(path)
         self._rows = Pages(path, connect, self._cold, self._check_usable)
@@ -271,16 +270,14 @@ class SqliteStore:
         rows_max: int = 1000,
     ) -> Iterator[Sequence[Row]]:
         """Yield pages of rows."""
-        if rows_max == 1 and wanted is None and not backwards:  # most who ask so want one row
-            self._check_usable()
-            row = self._rows.row_holding(max(after, 0) + 1)
-            if row is not None:
-                if until is not None and row.last > until:
-                    return
-                yield [row]
-                after = row.last
-        for page in self._read_pages(WHOLE, after, until, wanted, backwards=backwards, rows_max=rows_max):
-            yield [Row(*found) for found in page]
+
+        def pages(after: int) -> Iterator[Sequence[Row]]:
+            for page in self._read_pages(WHOLE, after, until, wanted, backwards=backwards, rows_max=rows_max):
+                yield [Row(*found) for found in page]
+
+        if rows_max == 1 and wanted is None and not backwards:
+            return next_row_first(self._rows.row_holding, pages, after, until)
+        return pages(after)
 
     def read_bare(
         self,
