@@ -28,9 +28,9 @@ RINGS_MAX = 200
 PAUSE_US = 1_000_000
 """What comes so much later or more is no step of a circle, but repeats at its time: what runs every night may do so for ever."""
 LOOK_SECONDS = 0.05
+"""How late a timer may be: how often to look for what is due."""
 AHEAD_US = 1_000_000
 """Timers that are due so soon are read together: until then, and while nothing is recorded, none need be looked for."""
-"""How late a timer may be: how often to look for what is due."""
 
 
 class Schedule(msgspec.Struct, frozen=True, gc=False):
