@@ -546,7 +546,7 @@ class Running:
         """Take what other processes recorded into the memory image, at least up to a receipt; return the position reached. `Late` if it is not there."""
         wanted = self.log.since(since)
         if wanted > self._image.position or since is None:
-            if wanted and self.log.wait(wanted - 1, wait_seconds_max) < wanted:
+            if self.log.wait(wanted - 1, wait_seconds_max) < wanted and self.log.head < wanted:  # who waits hears of a moment ago
                 raise Late(f"position {wanted} was not recorded within {wait_seconds_max:g} s", position=wanted, head=self.log.head)
             self._writer.catch_up()
         return Position(self._image.position)

@@ -152,3 +152,29 @@ def test_who_does_not_wait_is_answered_by_the_last_look(seconds: float) -> None:
     assert (log.wait(5, seconds), log.looks) == (4, 1)
     log.tell()
     assert (log.wait(5, seconds), log.looks) == (6, 2)
+
+
+def test_the_first_look_is_waited_for_by_all() -> None:
+    """Who has less time than it takes hears where the log ends, and not that there is nothing."""
+    log = Log(3600)
+    log.position = 9
+    real, looking, go_on = log.looking._look, threading.Event(), threading.Event()
+
+    def slow() -> int:
+        looking.set()
+        assert go_on.wait(WAIT_SECONDS)
+        return real()
+
+    log.looking._look = slow
+    heard: list[int] = []
+    first = threading.Thread(target=lambda: heard.append(log.wait(0)), daemon=True)
+    first.start()
+    assert looking.wait(WAIT_SECONDS)
+    second = threading.Thread(target=lambda: heard.append(log.wait(0, 0.001)), daemon=True)
+    second.start()
+    time.sleep(0.05)
+    go_on.set()
+    for thread in (first, second):
+        thread.join(WAIT_SECONDS)
+
+    assert (heard, log.looks) == ([9, 9], 1)

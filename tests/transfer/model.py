@@ -224,6 +224,25 @@ class Rough:
             raise h.StoreFailed("the line is cut")
 
 
+class Behind:
+    """A channel whose pages end where its origin ended when the page before was read."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._before: dict[int, int] = {}
+        """By thread: a page that was asked for in vain is a moment, too."""
+        self.origin, self.head, self.recorded_at = channel.origin, channel.head, channel.recorded_at
+        self.standing, self.close = channel.standing, channel.close
+
+    def read(self, after: int, wait_seconds_max: float) -> Page:
+        me = threading.get_ident()
+        before = max(after, self._before.get(me, 0))
+        page = self._channel.read(after, wait_seconds_max)
+        self._before[me] = page.position
+        time.sleep(0.002)
+        return Page([one for one in page.items if one.position <= before], min(before, page.position), min(before, page.head))
+
+
 def published(upstream: h.Running, what: str) -> Sequence[dict[str, object]]:
     """Return the bodies of what was published, of one name."""
     return [msgspec.to_builtins(record.body) for record in upstream.log.read() if record.kind == "output" and record.name == what]

@@ -20,6 +20,7 @@ from happened.testing.world import Clock
 from happened.transfer.channel import Channel, LogChannel, Page
 from tests.servers import fresh
 from tests.transfer.model import (
+    Behind,
     Bill,
     Billed,
     Card,
@@ -75,6 +76,20 @@ def test_a_copy_says_what_its_origin_says_as_of_a_receipt(pair: Pair) -> None:
 
     assert found.state == Debtor("c-1", "France")
     assert found.position >= receipt.position
+
+
+def test_a_copy_of_pages_that_are_of_a_moment_ago_is_as_of_no_more_than_it_has(tmp_path: Path) -> None:
+    """The origin's note of how far its share is comes by another way than the pages do: it may speak of what is not in them yet."""
+    with crm.open(f"sqlite:///{tmp_path}/crm.db") as upstream:
+        channel = Behind(LogChannel(lambda: upstream.log.engine, lambda _store: True, own=False))
+        with billing.open("memory:", channels={"crm": channel}) as running:
+            for number in range(30):
+                receipt = upstream.record(Moved(f"c-{number}", "a", "France"))
+                found = running.replica(Debtor, f"c-{number}", since=receipt)
+
+                assert found.state == Debtor(f"c-{number}", "France")
+                assert found.position >= receipt.position
+            until(lambda: equal(running))
 
 
 def test_what_was_there_before_is_copied_too(tmp_path: Path) -> None:

@@ -159,7 +159,10 @@ class Store(Protocol):
         ...
 
     def wait(self, after: int, wait_seconds_max: float) -> int:
-        """Wait until something lies after this position, or the time is over; return the last position. Wakes for commits of any process."""
+        """Wait until something lies after this position, or the time is over; return the last position. Wakes for commits of any process.
+
+        Where it waits, that may be the last position of a moment ago: those who wait share one look. Without waiting (0 s) it is as of this call, or later.
+        """
         ...
 
     def scrub(self, progress: Callable[[int, int], None]) -> bool:

@@ -284,7 +284,7 @@ class Log:
         return low
 
     def wait(self, after: int, wait_seconds_max: float) -> int:
-        """Wait until something lies after a position; return the last position. Wakes for commits of any process."""
+        """Wait until something lies after a position; return the last position, as of a moment ago. Wakes for commits of any process."""
         return self.engine.wait(after, wait_seconds_max)
 
     def receipt_of(self, row: Row, *, repeated: bool, events: tuple[Any, ...] | None = None) -> Receipt:

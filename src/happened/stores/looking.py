@@ -70,7 +70,9 @@ class Looking:
 
     def _looked(self, after: int, heard: int, deadline: float) -> int:
         """Look, unless somebody has of late, and nothing was heard since. Who looks at the moment is waited for."""
-        if not self._is_known(after, heard) and self._one.acquire(timeout=max(0.0, deadline - time.monotonic())):
+        first = self._looked_at == -float("inf")  # that is waited for, however long it takes: before it nothing is known
+        left = -1 if first else max(0.0, deadline - time.monotonic())
+        if not self._is_known(after, heard) and self._one.acquire(timeout=left):
             try:
                 if not self._is_known(after, heard):
                     before, self._last = self._last, self._look()

@@ -109,11 +109,14 @@ class Channel(Protocol):
         ...
 
     def read(self, after: int, wait_seconds_max: float) -> Page:
-        """Return what was published after a position, or wait for it. Every record is handed out at least once to who goes on from each page's position."""
+        """Return what was published after a position, or wait for it. Every record is handed out at least once to who goes on from each page's position.
+
+        A page may be of a moment ago: what was published since, and the head since, are in the next one.
+        """
         ...
 
     def head(self) -> int:
-        """Return the position of the origin's last durable record."""
+        """Return the position of the origin's last durable record, as of this call or later."""
         ...
 
     def recorded_at(self, position: int) -> tuple[int, str] | None:

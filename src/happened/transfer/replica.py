@@ -365,7 +365,11 @@ class Replicating(Generic[S]):
             self._copy = copy = self._made(self.channel.origin(), self.channel.standing(self.fold.name), 0, None)
         standing = copy.standing
         current = standing.as_of >= self._head
-        known = self.channel.standing(self.fold.name) if not current else None  # before the page: all that it speaks of is in the page then
+        known: ShareStanding | None = None
+        told_by = 0
+        if not current:
+            known = self.channel.standing(self.fold.name)
+            told_by = self.channel.head()  # all that it speaks of lies before this; a page may be of a moment ago
         page = self._inflow.read(standing.position, IDLE_SECONDS if current else POLL_SECONDS)
         self._head = page.head
         if self._check_origin(copy, deep=bool(page.items)):
@@ -386,14 +390,14 @@ class Replicating(Generic[S]):
             if copy is not self._copy:  # one is built anew, from further back
                 self._copy = copy
                 return
-        self._go_on(copy, page, known)
+        self._go_on(copy, page, known if page.position >= told_by else None)
 
     def _go_on(self, copy: Copy[S], page: Page, known: ShareStanding | None) -> None:
-        """Note how far the copy is now, if that is worth it."""
+        """Note how far the copy is now, if that is worth it. The copy has all that `known` speaks of."""
         now = self._log.source.now_us()
         standing = copy.standing
         as_of = standing.as_of
-        if known is not None and known.generation == standing.generation and page.position >= page.head:
+        if known is not None and known.generation == standing.generation:
             as_of = max(as_of, known.position)
         current_at = now if as_of >= page.head else standing.current_at
         copy.standing = msgspec.structs.replace(standing, position=page.position, as_of=as_of, current_at=current_at)
