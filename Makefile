@@ -29,6 +29,7 @@ check: $(SET_UP) ## static checks: lint, format, types, import contracts, dead c
 	! grep -E 'unused (class|function|method|property)|unreachable' $(VENV)/.dead # fields and arguments are for others to read
 	$(BIN)/deptry src
 	$(BIN)/codespell
+	$(BIN)/python -m tools.reference --check # docs/reference/api.md says what the docstrings say
 
 tests: $(SET_UP) ## the tests alone
 	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile # many wait for other processes; a document's blocks and a file's tests stay in one process
