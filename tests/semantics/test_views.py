@@ -55,6 +55,22 @@ def test_an_older_log_under_newer_views_is_diverged(url: str) -> None:
         bank.open(url).close()
 
 
+def test_views_of_a_log_that_was_begun_anew_are_named_with_what_to_do(url: str) -> None:
+    """Its file alone was deleted: what is said names the file of the views, and deleting that is all that is needed."""
+    with bank.open(url) as running:
+        running.view(Balance).get("a", since=running.dispatch(Deposit("a", 1)))
+    file_of(url).unlink()
+    views = file_of(url).with_name("log.views.db")
+
+    with pytest.raises(
+        h.Diverged, match=f"the view `Balance` in {views} was folded from another log, .* Then delete {views}: its views are built again"
+    ):
+        bank.open(url)
+    views.unlink()
+    with bank.open(url) as running:
+        assert running.view(Balance).get("a", since=running.dispatch(Deposit("a", 2))).amount == 2
+
+
 def test_a_receipt_of_a_history_that_was_replaced_is_diverged(url: str) -> None:
     """An older copy of the log has gone another way past a receipt's position: the digest says that it is not its history."""
     receipt = older_copy(url)

@@ -144,7 +144,7 @@ def _checked(view: type[State], log: Log, reader: Reader, there: Look, shown_max
                 return found
             build.position, build.digest = standing.position, standing.digest
             row = log.row_at(standing.position)
-            check_history(build, log.identity, standing.log, standing.epoch, _digest(row, standing.position))
+            check_history(build, log.identity, standing.log, standing.epoch, _digest(row, standing.position), there.said)
             _fold(found, build, memory, log, reader, standing.position, progress, after=first.position)
             found.position, found.behind = standing.position, max(0, log.head - standing.position)
             found.fingerprint_then = standing.fingerprint

@@ -515,7 +515,7 @@ class Followers:
         build.shown = shown_in(connection, build)
         row = self._log.row_at(build.position) if build.position else None
         there = row.digest if row is not None and row.last == build.position else None
-        check_history(build, self._log.identity, log, epoch, there)
+        check_history(build, self._log.identity, log, epoch, there, self._file.said)
 
     def _begin_anew(self, connection: Connection, build: ViewBuild[Any]) -> None:
         """Empty a table that holds what is no more; say of one that goes on that it is of today's epoch."""

@@ -503,10 +503,19 @@ def key_text(key: Key) -> str:
     return msgspec.json.encode([text_of(value) for value in key]).decode()
 
 
-def check_history(build: ViewBuild[Any], identity: Identity, found_log: str, found_epoch: int, digest_there: bytes | None) -> None:
-    """Raise `Diverged` unless a checkpoint belongs to this log's history."""
-    same = found_log == identity.id and found_epoch <= identity.epoch and (build.position == 0 or digest_there == build.digest)
-    if not same:
+def check_history(
+    build: ViewBuild[Any], identity: Identity, found_log: str, found_epoch: int, digest_there: bytes | None, where: str
+) -> None:
+    """Raise `Diverged` unless a checkpoint belongs to this log's history. `where` is what the place of the view is called."""
+    if found_log != identity.id:
+        raise Diverged(
+            f"the view `{build.name}` in {where} was folded from another log, {found_log}, up to position {build.position}, and this one is {identity.id}. "
+            f"Was this log begun anew? Then delete {where}: its views are built again. Else open that log",
+            view=build.name,
+            position=build.position,
+            log=found_log,
+        )
+    if found_epoch > identity.epoch or (build.position and digest_there != build.digest):
         raise Diverged(
             f"the view `{build.name}` was folded from another history: its checkpoint is position {build.position} of log {found_log}. "
             "Was an older log put in place? Restore the right one, or take over this one: happened adopt",

@@ -216,6 +216,11 @@ class Place(Protocol):
         ...
 
     @property
+    def said(self) -> str:
+        """What it is called where somebody has to find it."""
+        ...
+
+    @property
     def shared(self) -> bool:
         """Whether other processes may have it open."""
         ...
@@ -251,6 +256,8 @@ class Place(Protocol):
 
 class Look(Protocol):
     """A place of rows that is only looked at."""
+
+    said: str
 
     @property
     def dialect(self) -> Dialect:

@@ -350,6 +350,11 @@ class RowsSchema:
         self.place = self._made()
 
     @property
+    def said(self) -> str:
+        """The database and the schema."""
+        return self._where.said
+
+    @property
     def shared(self) -> bool:
         """It is."""
         return True
@@ -601,6 +606,7 @@ class SchemaLook:
 
     def __init__(self, where: Where) -> None:
         self._where = where
+        self.said = where.said
         self._session = Session(where.connect())
         try:
             with self.moment() as connection:

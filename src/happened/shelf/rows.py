@@ -65,6 +65,11 @@ class ViewsFile:
         """What tells this file from others that hold views of the same log."""
 
     @property
+    def said(self) -> str:
+        """The path of the file."""
+        return self.path or "memory"
+
+    @property
     def shared(self) -> bool:
         """Whether it is a file, which other processes may have open."""
         return self.path is not None
@@ -290,6 +295,7 @@ class FileLook:
     dialect: SqliteDialect = SQLITE
 
     def __init__(self, path: str) -> None:
+        self.said = path
         self._connection = sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
         try:
             if self.columns(self._connection, "_view") != COLUMNS:
