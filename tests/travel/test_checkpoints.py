@@ -1,6 +1,7 @@
 """How far reactions were by a position, as the log says; and the past while others write."""
 
 import threading
+import time
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -104,4 +105,27 @@ def test_what_a_taker_can_not_take_is_said_and_the_rest_goes_on(tmp_path: Path, 
         taker.look()
         assert list(taker.failures) == ["Failing"]
         assert "stands still" in taker.failures["Failing"]
+        assert {one.state for one in running.snapshots.listed(shop.snapped())} == {"Stock"}
+
+
+def test_what_a_taker_could_not_write_it_tries_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its file can't be opened for a time: that is told while it lasts, and is no reason to take none until the app is opened anew."""
+    monkeypatch.setattr(taking, "LEAST_SECONDS", 1e-5)
+    with shop.open(f"sqlite:///{tmp_path}/shop.db", run=False) as running:
+        for n in range(50):
+            running.record(Received("a", n, Decimal(1)))
+        taker = taking.Taker(running.log, running.snapshots, [fold_of(Stock)])
+        in_the_way = tmp_path / "shop.snapshots.db"
+        in_the_way.mkdir()
+        taker.look()
+        assert "StoreFailed" in taker.failures["Stock"]
+        in_the_way.rmdir()
+        taker.look()
+        assert list(taker.failures) == ["Stock"], "it is left alone for a while"
+
+        now = time.monotonic
+        monkeypatch.setattr(time, "monotonic", lambda: now() + taking.AGAIN_SECONDS)
+        taker.look()
+
+        assert taker.failures == {}
         assert {one.state for one in running.snapshots.listed(shop.snapped())} == {"Stock"}

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, Protocol  # Any: states of any class
 
 import msgspec
 
-from happened.core.errors import Broken, Closed, Error, Invalid, StoreFailed
+from happened.core.errors import Broken, Closed, Error, Invalid
 from happened.core.messages import Event, name_of
 from happened.core.state import Fold, Key, State, fold_of
 from happened.core.store import Wanted
@@ -29,7 +29,7 @@ from happened.core.tags import text_of
 from happened.log.fingerprint import fingerprint_of
 from happened.log.held import told
 from happened.log.log import Log, Progress, latest_erasure
-from happened.log.worker import glance
+from happened.log.worker import TROUBLE, glance
 from happened.shelf.snapshots import Kept, SnapshotsFile
 from happened.sourcing.memory_image import NEVER, Entry, MemoryImage
 
@@ -82,6 +82,9 @@ PARTS = 4_096
 
 LOOK_SECONDS = 1.0
 """How often to look whether a snapshot is worth it."""
+
+AGAIN_SECONDS = 10.0
+"""How long to leave alone what could not be read or written: what keeps the database or the file away may be over then."""
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -593,6 +596,8 @@ class Taker:
         self._writing: dict[Fold, float] = {}
         self.failures: dict[str, str] = {}
         """Why no snapshots are taken of a state."""
+        self._again_at: dict[Fold, float] = {}
+        """From when on that is tried again, by the monotonic clock."""
         self._thread = threading.Thread(target=self._work, name="happened-snapshots", daemon=True)
 
     def start(self) -> None:
@@ -610,25 +615,30 @@ class Taker:
         while not self._stop.wait(LOOK_SECONDS):
             try:
                 head = glance(self._log)
-                if head != looked:
+                if head != looked or any(at <= time.monotonic() for at in self._again_at.values()):
                     self.look()
                     looked = head
             except Closed:
                 return
-            except StoreFailed:  # it may be over at the next look
+            except TROUBLE:  # it may be over at the next look
                 continue
 
     def look(self) -> None:
-        """Take what is worth it. A state of which none can be taken is left alone from then on, and told in `failures`."""
+        """Take what is worth it. A state of which none can be taken is told in `failures`, and left alone: for a while where the world was at fault."""
         for fold in self._folds:
-            if fold.name not in self.failures:
-                try:
-                    self._snapshots.renew(fold)
-                    self.consider(fold)
-                except Closed:
-                    raise
-                except Exception as error:  # noqa: BLE001 - states are folded without snapshots then, and it is seen
-                    self.failures[fold.name] = told(error)
+            if self._again_at.get(fold, 0.0) > time.monotonic():
+                continue
+            try:
+                self._snapshots.renew(fold)
+                self.consider(fold)
+            except Closed:
+                raise
+            except Exception as error:  # noqa: BLE001 - states are folded without snapshots then, and it is seen
+                self.failures[fold.name] = told(error)
+                self._again_at[fold] = time.monotonic() + AGAIN_SECONDS if isinstance(error, TROUBLE) else float("inf")
+            else:
+                self.failures.pop(fold.name, None)
+                self._again_at.pop(fold, None)
 
     def consider(self, fold: Fold) -> None:
         """Take as many snapshots as are worth it: one wherever folding what came since the last takes longer than to write it."""
