@@ -257,7 +257,7 @@ class Working(Process):
         self.leaving = False
         self.line: Rough | None = None
         self.connections: list[Any] = []
-        """What it has open of a disk."""
+        """What it has open of a disk, or has had."""
         simulation.turns.begin(self, self._last if last else self._live, "main")
 
     def open(self) -> h.Running:
@@ -400,14 +400,12 @@ class Simulation:
 
     def _connect(self, path: str, **how: Any) -> Any:
         """Open a file on its system's disk, or where it has none as ever."""
-        for system in (self.bank, self.office):
-            if system.disk is not None and f"{system.folder}/" in path:
-                connection = system.disk.connect(path, **how)
-                process = self.turns.process
-                assert isinstance(process, Working)
-                process.connections.append(connection)
-                return connection
-        return CONNECT(path, **how)
+        process = self.turns.process
+        assert isinstance(process, Working)
+        disks = [system.disk for system in (self.bank, self.office) if system.disk is not None and f"{system.folder}/" in path]
+        connection = disks[0].connect(path, **how) if disks else CONNECT(path, **how)
+        process.connections.append(connection)
+        return connection
 
     # --- faults
 
