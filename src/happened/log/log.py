@@ -446,9 +446,10 @@ class Log:
         unclaimed = self.reader.unclaimed(ignores)
         if unclaimed:
             names = list(dict.fromkeys(name.name for name in unclaimed))
+            renamed = f'"{unclaimed[0].name}"' + (f", version={unclaimed[0].version}" if unclaimed[0].version > 1 else "")
             listed = ", ".join(f"{name.what} `{name.name}` version {name.version}" for name in unclaimed)
             raise Incompatible(
-                f"the log has records of {listed}, which no class of this app claims: list the class, or say "
+                f"the log has records of {listed}, which no class of this app claims: list the class, with `@named({renamed})` where it was renamed, or say "
                 f"`ignores=[{', '.join(encode(name).decode() for name in names)}]`",
                 names=names,
             )
