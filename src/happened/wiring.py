@@ -256,7 +256,8 @@ class Wiring:
         for event in self.records:
             if not is_a(event, Event):
                 raise Invalid(
-                    f"`records` lists `{event}`, which is no event; a command is dispatched, a state goes to `views`", entry=str(event)
+                    f"`records` lists `{label(event)}`, which is no event; a command is dispatched, a state goes to `views`",
+                    entry=str(event),
                 )
             events[event] = None
         for handler in self.handlers.values():

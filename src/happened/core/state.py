@@ -286,7 +286,7 @@ class Fold:
             if typing.get_origin(member) is Part:
                 event, part = typing.get_args(member)
             if not is_a(event, Event):
-                raise Invalid(f"`{name}.evolve` names `{event}`, which is no event", state=name)
+                raise Invalid(f"`{name}.evolve` names `{label(event)}`, which is no event: a class of `Event`", state=name)
             reading = self._reading(event, part)
             if part is not None:
                 self.in_parts.add(event)

@@ -247,7 +247,7 @@ class Handler:
         for event in events:
             if not is_a(event, Event):
                 raise Invalid(
-                    f"`{label(function)}` yields `{event}`, which is no event of its own: name the events", function=label(function)
+                    f"`{label(function)}` yields `{label(event)}`, which is no event of its own: name the events", function=label(function)
                 )
         return events
 
