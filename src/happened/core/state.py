@@ -16,7 +16,7 @@ import operator
 import re
 import textwrap
 import typing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import (  # Any: keys and events of any class
     TYPE_CHECKING,
@@ -172,6 +172,16 @@ class Fold:
     def initial(self, key: Key) -> State:
         """Return the state before anything happened."""
         return self.state(*key)
+
+    def not_the_key(self, key: tuple[Any, ...], named: Mapping[str, Any], hint: str = "") -> Invalid:
+        """Return the error of a key that has too few or too many values, or names that are not its fields'."""
+        is_key = (
+            f"the key of `{self.name}` is ({', '.join(self.key)})"
+            if self.key
+            else f"`{self.name}` has no key, since each field has a default"
+        )
+        got = ", ".join([*map(repr, key), *(f"{field}={value!r}" for field, value in named.items())]) or "nothing"
+        return Invalid(f"{is_key}; got {got}{hint}", state=self.name, key=list(self.key))
 
     def checked(self, key: Key) -> Key:
         """Return a key that a caller gave; `Invalid` for values that are of another type than the key's fields, and so could never be found."""

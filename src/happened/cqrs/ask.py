@@ -439,7 +439,7 @@ class View(Generic[S]):
                 if taken
                 else ""
             )
-            raise Invalid(f"the key of `{self.of.build.name}` is ({', '.join(fields)}){hint}", view=self.of.build.name, key=list(fields))
+            raise self.of.build.fold.not_the_key(key, named, hint)
         return self.of.build.fold.checked(whole)
 
     def _encoded(self, key: Key) -> tuple[Sequence[Any], Invalid | None]:

@@ -79,7 +79,10 @@ class Followers:
         """Return a view to ask."""
         if state not in self._views:
             listed = ", ".join(view.build.name for view in self._views.values()) or "none"
-            raise Invalid(f"`{getattr(state, '__name__', state)}` is not among the app's views: {listed}", state=str(state))
+            raise Invalid(
+                f"`{getattr(state, '__name__', state)}` is not among the app's views, which are: {listed}. Add it to `views=[...]`",
+                state=str(state),
+            )
         return View(self._views[state])
 
     def rebuild(self, state: type[State], progress: Progress) -> None:

@@ -352,15 +352,10 @@ class Hearing(NamedTuple):
 
 def key_from(fold: Fold, key: tuple[Any, ...], named: Mapping[str, Any]) -> Key:
     """Return a key given by position or by name. `Invalid` for missing or unknown fields, and for values of a wrong type."""
-    if named:
-        key = (*key, *[named[field] for field in fold.key[len(key) :] if field in named])
-    if len(key) != len(fold.key) or not set(named) <= set(fold.key):
-        raise Invalid(
-            f"the key of `{fold.name}` is ({', '.join(fold.key)}); got {', '.join(map(repr, key)) or 'nothing'}"
-            + (f" and {', '.join(sorted(set(named) - set(fold.key)))}" if set(named) - set(fold.key) else ""),
-            key=list(fold.key),
-        )
-    return fold.checked(key)
+    whole = (*key, *[named[field] for field in fold.key[len(key) :] if field in named])
+    if len(whole) != len(fold.key) or not set(named) <= set(fold.key):
+        raise fold.not_the_key(key, named)
+    return fold.checked(whole)
 
 
 class Decision(Job):
