@@ -267,7 +267,7 @@ class Wiring:
             events.update(dict.fromkeys(reaction.events))
         for view in self.views:
             if not is_a(view, State):
-                raise Invalid(f"`views` lists `{view}`, which is no State", entry=str(view))
+                raise Invalid(f"`views` lists `{label(view)}`, which is no State", entry=str(view))
         for projection in self.projections:
             events.update(dict.fromkeys(projection.events))
         events.update(dict.fromkeys(self.called))

@@ -260,6 +260,15 @@ def test_a_view_that_is_not_listed_is_named(running: h.Running) -> None:
         nothing_recorded(running, partial(ask, "nut", "bolt"), h.Invalid, r"the key of `Stock` is \(sku\); got 'nut', 'bolt'")
 
 
+def test_a_state_is_asked_for_by_its_class(running: h.Running) -> None:
+    """Neither by its name, nor by an instance."""
+    asks: list[Callable[[Any], object]] = [running.view, running.state]
+    for ask in asks:
+        nothing_recorded(running, partial(ask, "Stock"), h.Invalid, r"`'Stock'` is no State: give its class")
+        nothing_recorded(running, partial(ask, Stock("nut")), h.Invalid, r"`Stock\(.*\)` is no State: give its class")
+        nothing_recorded(running, partial(ask, Sold), h.Invalid, r"`Sold` is no State$")
+
+
 def test_a_state_whose_fields_all_have_a_default_has_no_key() -> None:
     """Who asks for one of many is told why there is only one."""
 

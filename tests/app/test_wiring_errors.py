@@ -141,7 +141,7 @@ def test_a_decider_takes_a_command_first() -> None:
     def all_of_them(command: h.Command) -> Iterator[Counted]:
         yield Counted(1)
 
-    refused("react", "command", "Sold", deciders=[react])
+    refused("react", "command, not `Sold`", deciders=[react])
     refused("nothing", "first parameter", "command", deciders=[nothing])
     refused("untyped", "`command`", "annotation", deciders=[untyped])
     refused("all_of_them", "command", deciders=[all_of_them])
@@ -693,7 +693,7 @@ def test_evolve_must_take_events() -> None:
 
 def test_a_command_is_no_view_and_a_command_is_no_fact() -> None:
     """Each table lists its own kind."""
-    refused("Sell", "views", "State", views=[Sell])
+    refused("`views` lists `Sell`, which is no State", views=[Sell])
     refused("lists `Sell`", "records", "dispatched", records=[Sell])
     refused("Stock", "records", "views", records=[Stock])
     refused("Event", "records", records=[h.Event])

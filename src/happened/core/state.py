@@ -533,7 +533,9 @@ def fold_of(state: type[State]) -> Fold:
     """Return the fold of a state class, read once. `Invalid`, with what to mend, where the class can't be folded."""
     if state not in _folds:
         if not is_a(state, State):
-            raise Invalid(f"`{state!r}` is no State", state=str(state))
+            given: object = state  # a checker has not seen every caller
+            hint = "" if inspect.isclass(given) else ": give its class"
+            raise Invalid(f"`{label(state)}` is no State{hint}", state=str(state))
         _folds[state] = Fold(state)
     return _folds[state]
 

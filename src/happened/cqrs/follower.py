@@ -78,6 +78,7 @@ class Followers:
     def view(self, state: type[S]) -> View[S]:
         """Return a view to ask."""
         if state not in self._views:
+            fold_of(state)  # whoever gives no class is told so
             listed = ", ".join(view.build.name for view in self._views.values()) or "none"
             raise Invalid(
                 f"`{getattr(state, '__name__', state)}` is not among the app's views, which are: {listed}. Add it to `views=[...]`",

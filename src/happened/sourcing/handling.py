@@ -106,7 +106,8 @@ class Handler:
         command = parameters[0].annotation
         if not is_a(command, Command):
             raise Invalid(
-                f"`{label(function)}` is no decider: its first parameter must be a command, not `{command}`", function=label(function)
+                f"`{label(function)}` is no decider: its first parameter must be a command, not `{label(command)}`",
+                function=label(function),
             )
         self.command: type[Command] = command
         self.yields = frozenset(self._events(function))
