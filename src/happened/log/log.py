@@ -699,7 +699,11 @@ def check_same(log: Log, id: str, row: Row, recordings: Sequence[Recording]) -> 
     """Raise `IdReused` unless the row that uses an id holds these facts. Bodies of another version, or erased, are taken for the same."""
     recorded = [record for _, record in taken_apart(row)]
     if len(recorded) != len(recordings) or not all(_is_same(log, *pair) for pair in zip(recorded, recordings, strict=True)):
-        raise IdReused(f"the id `{id}` was used for something else, at position {row.position}", id=id, position=row.position)
+        raise IdReused(
+            f"the id `{id}` was used for something else, at position {row.position}; another fact needs another id",
+            id=id,
+            position=row.position,
+        )
 
 
 def _is_same(log: Log, record: RawRecord, recording: Recording) -> bool:
