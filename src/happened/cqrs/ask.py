@@ -270,7 +270,11 @@ class View(Generic[S]):
         found = self.find(*key, since=since, wait_seconds_max=wait_seconds_max, **named)
         if found is None:
             shown = ", ".join([*map(repr, key), *(f"{field}={value!r}" for field, value in named.items())])
-            raise NotThere(f"the view `{self.of.build.name}` has no row for {shown or 'the log'}", view=self.of.build.name, key=shown)
+            raise NotThere(
+                f"the view `{self.of.build.name}` has no row for {shown or 'the log'}",
+                view=self.of.build.name,
+                key=[str(value) for value in (*key, *named.values())],
+            )
         return found
 
     def find(self, /, *key: Any, since: Receipt | str | int | None = None, wait_seconds_max: float = 10, **named: Any) -> S | None:
