@@ -12,7 +12,7 @@ from happened.core.state import State, fold_alone_of, fold_of
 from happened.core.world import moment
 from happened.cqrs.ask import View
 from happened.cqrs.past import view_as_of
-from happened.log.log import Log
+from happened.log.log import Log, not_there_yet
 from happened.log.receipt import Receipt
 from happened.log.row import decode_header
 from happened.sourcing.handling import key_from
@@ -108,6 +108,6 @@ def position_of(log: Log, when: "Receipt | str | int | datetime") -> int:
     row = log.row_at(position) if position else None
     if row is None:
         if position:
-            raise Invalid(f"the log ends at position {log.head}: there is no {position} in it yet", position=position, head=log.head)
+            raise not_there_yet(position, log.head)
         return 0
     return row.last if row.last == position else row.position - 1

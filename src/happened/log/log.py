@@ -529,6 +529,11 @@ def place_of(position: object) -> int:
     return min(position, EVERYTHING_SEEN)
 
 
+def not_there_yet(position: int, head: int) -> Invalid:
+    """Return the error of a position that lies behind the end of a log."""
+    return Invalid(f"the log ends at position {head}: there is no {position} in it yet", position=position, head=head)
+
+
 def latest_erasure(engine: Engine) -> int:
     """Return the position of the last erasure of a log, 0 if there was none."""
     return int(engine.notes(ERASED_NOTE).get(ERASED_NOTE, "0"))
