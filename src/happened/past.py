@@ -6,11 +6,10 @@ from typing import Any, TypeVar  # Any: keys of any type
 
 import msgspec
 
-from happened.core.errors import Invalid
 from happened.core.messages import Position
 from happened.core.state import State, fold_alone_of, fold_of
 from happened.core.world import moment
-from happened.cqrs.ask import View
+from happened.cqrs.ask import View, no_view
 from happened.cqrs.past import view_as_of
 from happened.log.log import Log, not_there_yet
 from happened.log.receipt import Receipt
@@ -66,8 +65,7 @@ class Past:
         Its rows are folded at the first call and held in memory: from the nearest snapshot on.
         """
         if state not in self._views:
-            listed = ", ".join(fold_of(one).name for one in self._views) or "none"
-            raise Invalid(f"`{getattr(state, '__name__', state)}` is not among the app's views: {listed}", state=str(state))
+            raise no_view(state, self._views)
         found = self._asked.get(state)
         if found is None:
             start = self._travel.start(fold_of(state), self.position)

@@ -3,13 +3,13 @@
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar, overload  # Any: keys and values of any type
 
 from happened.core.errors import Invalid, Late, NotThere, StoreFailed, Stuck
 from happened.core.messages import Position
-from happened.core.state import Key, State
+from happened.core.state import Key, State, fold_of
 from happened.core.tags import is_unicode
 from happened.core.tally import count_in, quantile_us, ran_in, waited_in
 from happened.cqrs.view import ViewBuild, key_text
@@ -249,6 +249,13 @@ def standing_of(connection: Connection, build: ViewBuild[Any]) -> Standing | Non
         "select position, ready, broken from _view where name = ? and fingerprint = ? and generation = ?", build.identity
     ).fetchone()
     return Standing(row[0], bool(row[1]), row[2]) if row is not None else None
+
+
+def no_view(state: type[State], views: Iterable[type[State]]) -> Invalid:
+    """Return the error of a state that is not among the views of an app."""
+    name = fold_of(state).name  # whoever gives no class is told so
+    listed = ", ".join(fold_of(one).name for one in views) or "none"
+    return Invalid(f"`{name}` is not among the app's views, which are: {listed}. Add it to `views=[...]`", state=name)
 
 
 class View(Generic[S]):
