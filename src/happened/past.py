@@ -6,13 +6,12 @@ from typing import Any, TypeVar  # Any: keys of any type
 
 import msgspec
 
-from happened.core.errors import Invalid
 from happened.core.messages import Position
 from happened.core.state import State, fold_alone_of, fold_of
 from happened.core.world import moment
-from happened.cqrs.ask import View
+from happened.cqrs.ask import View, no_view
 from happened.cqrs.past import view_as_of
-from happened.log.log import Log
+from happened.log.log import Log, not_there_yet
 from happened.log.receipt import Receipt
 from happened.log.row import decode_header
 from happened.sourcing.handling import key_from
@@ -66,8 +65,7 @@ class Past:
         Its rows are folded at the first call and held in memory: from the nearest snapshot on.
         """
         if state not in self._views:
-            listed = ", ".join(fold_of(one).name for one in self._views) or "none"
-            raise Invalid(f"`{getattr(state, '__name__', state)}` is not among the app's views: {listed}", state=str(state))
+            raise no_view(state, self._views)
         found = self._asked.get(state)
         if found is None:
             start = self._travel.start(fold_of(state), self.position)
@@ -108,6 +106,6 @@ def position_of(log: Log, when: "Receipt | str | int | datetime") -> int:
     row = log.row_at(position) if position else None
     if row is None:
         if position:
-            raise Invalid(f"the log ends at position {log.head}: there is no {position} in it yet", position=position, head=log.head)
+            raise not_there_yet(position, log.head)
         return 0
     return row.last if row.last == position else row.position - 1

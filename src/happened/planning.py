@@ -13,7 +13,7 @@ from happened.core.errors import Invalid
 from happened.core.store import Commit, Engine, Row, Wanted
 from happened.core.world import Source
 from happened.log.held import held_by
-from happened.log.log import IDENTITY_NOTE, Identity, Log, place_of
+from happened.log.log import IDENTITY_NOTE, Identity, Log, not_there_yet, place_of
 from happened.log.names import Name, Names, Wish, decode_schema, wish_again
 from happened.log.records import id_of
 from happened.log.row import (
@@ -275,12 +275,15 @@ class Plan(NamedTuple):
 
 
 def begins(origin: Origin, app: Wiring, edits: Iterable[Edit], at: int | datetime | None) -> tuple[Edits, int]:
-    """Check the edits of a branch; return them with the position after which it begins. `Invalid` for edits that don't fit."""
+    """Check the edits of a branch; return them with the position after which it begins. `Invalid` for edits that don't fit, and for what is not there yet."""
     log = origin.log
     checked = Edits(edits, log, origin.names.by_number, origin.until, {*app.events, *app.handlers})
     after = origin.until if checked.begins is None else checked.begins
     if at is not None:
-        after = _whole(log, log.position_at(at) if isinstance(at, datetime) else min(place_of(at), origin.until))
+        position = min(log.position_at(at), origin.until) if isinstance(at, datetime) else place_of(at)
+        if position > origin.until:
+            raise not_there_yet(position, origin.until)
+        after = _whole(log, position)
         if checked.begins is not None and checked.begins < after:
             raise Invalid(
                 f"the branch is to begin after position {after}, and an edit is about what lies before: begin at {checked.begins}, or leave `at` out",

@@ -642,7 +642,7 @@ class Running:
         """Return what would have been: with edits, or by other code, from before the first edit on or from `at` on, up to now.
 
         All that came from outside is given again in its order, and decided again; recorded answers are heard first. A new question is `Unanswered`, unless
-        `answers` has a function for its gateway. `Invalid` for edits that don't fit. What is recorded from now on is not in it. Cost: what lies behind the
+        `answers` has a function for its gateway. `Invalid` for edits that don't fit, and for a position that is not there yet. What is recorded from now on is not in it. Cost: what lies behind the
         beginning is read twice and decided once; what lies before it is not copied. Where a share has something to publish in it, its states are folded from
         the start of the log, as where a share begins.
         """

@@ -256,7 +256,8 @@ class Wiring:
         for event in self.records:
             if not is_a(event, Event):
                 raise Invalid(
-                    f"`records` lists `{event}`, which is no event; a command is dispatched, a state goes to `views`", entry=str(event)
+                    f"`records` lists `{label(event)}`, which is no event; a command is dispatched, a state goes to `views`",
+                    entry=str(event),
                 )
             events[event] = None
         for handler in self.handlers.values():
@@ -266,7 +267,7 @@ class Wiring:
             events.update(dict.fromkeys(reaction.events))
         for view in self.views:
             if not is_a(view, State):
-                raise Invalid(f"`views` lists `{view}`, which is no State", entry=str(view))
+                raise Invalid(f"`views` lists `{label(view)}`, which is no State", entry=str(view))
         for projection in self.projections:
             events.update(dict.fromkeys(projection.events))
         events.update(dict.fromkeys(self.called))

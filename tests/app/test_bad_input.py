@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID
@@ -251,9 +252,38 @@ def test_what_is_decided_is_no_fact(running: h.Running) -> None:
 
 def test_a_view_that_is_not_listed_is_named(running: h.Running) -> None:
     """The error says which table is meant; a key that is not the view's says what the key is."""
-    nothing_recorded(running, lambda: running.view(p02_order.Stock), h.Invalid, r"Stock.*views")
-    nothing_recorded(running, lambda: running.view(Stock).get(skew="nut"), h.Invalid, r"sku")
-    nothing_recorded(running, lambda: running.state(Stock), h.Invalid, r"sku")
+    nothing_recorded(running, lambda: running.view(p02_order.Stock), h.Invalid, r"Stock.*views=\[")
+    asks: list[Callable[..., object]] = [running.view(Stock).get, running.view(Stock).find, partial(running.state, Stock)]
+    for ask in asks:
+        nothing_recorded(running, partial(ask, skew="nut"), h.Invalid, r"the key of `Stock` is \(sku\); got skew='nut'")
+        nothing_recorded(running, ask, h.Invalid, r"the key of `Stock` is \(sku\); got nothing")
+        nothing_recorded(running, partial(ask, "nut", "bolt"), h.Invalid, r"the key of `Stock` is \(sku\); got 'nut', 'bolt'")
+
+
+def test_a_state_is_asked_for_by_its_class(running: h.Running) -> None:
+    """Neither by its name, nor by an instance."""
+    asks: list[Callable[[Any], object]] = [running.view, running.state]
+    for ask in asks:
+        nothing_recorded(running, partial(ask, "Stock"), h.Invalid, r"`'Stock'` is no State: give its class")
+        nothing_recorded(running, partial(ask, Stock("nut")), h.Invalid, r"`Stock\(.*\)` is no State: give its class")
+        nothing_recorded(running, partial(ask, Sold), h.Invalid, r"`Sold` is no State$")
+
+
+def test_a_state_whose_fields_all_have_a_default_has_no_key() -> None:
+    """Who asks for one of many is told why there is only one."""
+
+    class Sum(h.State):
+        sku: str = ""
+        units: int = 0
+
+        def evolve(self, event: Received) -> "Sum":
+            return self.but(units=self.units + event.units)
+
+    with h.App("sum", records=[Received], views=[Sum]).open() as running:
+        asks: list[Callable[..., object]] = [running.view(Sum).get, partial(running.state, Sum)]
+        for ask in asks:
+            with pytest.raises(h.Invalid, match="`Sum` has no key, since each field has a default; got sku='nut'"):
+                ask(sku="nut")
 
 
 class Visited(h.Event):

@@ -141,7 +141,7 @@ def test_a_decider_takes_a_command_first() -> None:
     def all_of_them(command: h.Command) -> Iterator[Counted]:
         yield Counted(1)
 
-    refused("react", "command", "Sold", deciders=[react])
+    refused("react", "command, not `Sold`", deciders=[react])
     refused("nothing", "first parameter", "command", deciders=[nothing])
     refused("untyped", "`command`", "annotation", deciders=[untyped])
     refused("all_of_them", "command", deciders=[all_of_them])
@@ -686,15 +686,15 @@ def test_evolve_must_take_events() -> None:
             return self
 
     refused("Nothing", "no event", "def evolve", views=[Nothing])
-    refused("Commanded", "Sell", "no event", views=[Commanded])
+    refused("Commanded", "names `Sell`, which is no event", views=[Commanded])
     refused("Untyped", "`event`", "annotation", views=[Untyped])
     refused("Limited", "`limit`", "Recorded", views=[Limited])
 
 
 def test_a_command_is_no_view_and_a_command_is_no_fact() -> None:
     """Each table lists its own kind."""
-    refused("Sell", "views", "State", views=[Sell])
-    refused("Sell", "records", "dispatched", records=[Sell])
+    refused("`views` lists `Sell`, which is no State", views=[Sell])
+    refused("lists `Sell`", "records", "dispatched", records=[Sell])
     refused("Stock", "records", "views", records=[Stock])
     refused("Event", "records", records=[h.Event])
 
@@ -870,7 +870,7 @@ def test_an_answer_that_can_not_be_read_again_is_refused() -> None:
 
     refused("handle", "[Aa]nnotate", "data", gateways=[handle])
     refused("function", "data", gateways=[function])
-    refused("silent", "returns", gateways=[silent])
+    refused("silent", "returns", "for example `-> Decimal`", gateways=[silent])
 
 
 def test_two_gateways_of_one_name_are_named() -> None:
@@ -906,6 +906,23 @@ def test_a_gateway_that_is_not_in_the_table_is_named_when_it_is_asked_or_replace
 
     assert "price" in asked.value.facts["gateway"]
     assert "price" in replaced.value.facts["gateway"]
+
+
+def test_what_a_gateway_returned_is_no_gateway() -> None:
+    """Who asks gives the function, and what it is asked; what it came to is shown."""
+
+    def price(sku: str) -> Decimal:
+        return Decimal(7)
+
+    def sell_dear(command: Sell, world: h.World) -> Iterator[Sold]:
+        called: Any = price(command.sku)
+        yield Sold(command.sku, int(world.ask(called)))
+
+    with (
+        h.App("wrong", deciders=[sell_dear], gateways=[price]).open() as running,
+        pytest.raises(h.Invalid, match=r"`Decimal\('7'\)`.*world\.ask"),
+    ):
+        running.dispatch(Sell("nut", 1))
 
 
 # --- annotations that can't be read -----------------------------------------------------------------------------------------

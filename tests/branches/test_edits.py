@@ -347,6 +347,8 @@ def test_what_does_not_fit_its_position_is_said(running: h.Running) -> None:
             running.branch(*given)
     with pytest.raises(h.Invalid, match="an edit is about what lies before"):
         running.branch(h.Drop(fact), at=command)
+    with pytest.raises(h.Invalid, match=f"the log ends at position {running.log.head}: there is no {running.log.head + 1} in it yet"):
+        running.branch(at=running.log.head + 1)
 
 
 def test_a_branch_goes_on_when_it_is_given_something(running: h.Running) -> None:

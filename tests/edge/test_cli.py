@@ -181,6 +181,15 @@ def test_an_error_has_its_code_and_its_class(folder: Path, command: list[str], c
     assert set(when[1]) == {"error", "text", "facts"}
 
 
+def test_a_file_in_the_place_of_a_module_is_said_to_be_one(folder: Path) -> None:
+    """An app is named as it is imported."""
+    for wrong in ("./model:app", "model.py:app"):
+        code, told = answer(folder, "views", "--app", wrong)
+
+        assert code == 2
+        assert told["text"].startswith(f"`{wrong}` names a file")
+
+
 def test_options_for_all_commands_may_stand_before_the_command(folder: Path) -> None:
     """`happened --json tail` is `happened tail --json`; so are the log and the app."""
     after = run(folder, "tail", "--json", "--log", "sqlite:///shop.db")

@@ -1,10 +1,10 @@
 """The log by itself: opened beside a writer, on files that are no log, and read from any position."""
 
 import sqlite3
-from collections.abc import Callable, Generator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 
@@ -217,6 +217,47 @@ def test_a_boundary_inside_a_command_counts_from_its_position(log: h.Log) -> Non
     log.append(facts("F"), unless=h.Boundary(h.query(names=["B"], name="B"), first + 3))
     with pytest.raises(h.Conflict):
         log.append(facts("F"), unless=h.Boundary(h.query(name="C"), second - 1))
+
+
+class Sell(h.Command):
+    sku: Annotated[str, h.Tag("sku")]
+    units: int
+
+
+class Sold(h.Event):
+    sku: Annotated[str, h.Tag("sku")]
+    units: int
+
+
+def stock_of(sku: str) -> int:
+    return 5
+
+
+def sell(command: Sell, world: h.World) -> Iterator[Sold]:
+    if command.units > world.ask(stock_of, command.sku):
+        raise h.Refused("too few")
+    yield Sold(command.sku, command.units)
+
+
+@pytest.mark.parametrize("anew", [False, True], ids=["in the process that wrote", "opened anew"])
+def test_a_boundary_is_of_events_alone(url: str, anew: bool) -> None:
+    """A command, an answer, a refusal and what the log says of itself are in none, though they have its tag or name."""
+    shop = h.App("shop", deciders=[sell], gateways=[stock_of])
+    conditions = [
+        h.Boundary(),
+        h.Boundary(h.query(sku="nut")),
+        h.Boundary(h.query(names=["Sell", "answer", "refusal", "schema", "topology"])),
+    ]
+    with shop.open(url, run=False) as running:
+        with pytest.raises(h.Refused):
+            running.dispatch(Sell("nut", 6), id="sale-1")
+        with h.open_log(url) if anew else nullcontext(running.log) as log:
+            assert [list(log.read(condition.query)) for condition in conditions] == [[], [], []]
+            for condition in conditions:
+                log.append(h.Loose("Seen", {}), unless=condition)
+
+            with pytest.raises(h.Conflict, match="`Seen`"):
+                log.append(h.Loose("Seen", {}), unless=h.Boundary())
 
 
 def test_facts_of_the_app_are_kept_apart_from_its_name(url: str) -> None:

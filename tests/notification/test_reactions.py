@@ -501,6 +501,11 @@ def wants_strange(event: Ordered, path: int) -> Iterator[Tell]:
     yield Tell("")
 
 
+def sends_unsaid(event: Paid):  # type: ignore[no-untyped-def]  # what a checker would see
+    """Say nothing of what it sends."""
+    yield Tell("")
+
+
 def wants_untold(event: Paid, customer: Customer) -> Iterator[Tell]:
     """Ask for a state whose key nobody says."""
     yield Tell("")
@@ -550,6 +555,7 @@ WRONG: list[tuple[Entry, str | None]] = [
     (lambda: no_parameter, "`no_parameter` is no reaction: its first parameter must be an event"),
     (lambda: sends_nothing_known, "`sends_nothing_known` sends `Any`, which is no command of its own: name the commands"),
     (lambda: sends_bare, "`sends_bare` does not say what it sends: annotate it `-> Iterator[CancelOrder]`"),  # pyright: ignore[reportUnknownLambdaType]  # as above
+    (lambda: sends_unsaid, "`sends_unsaid` does not say what it returns: annotate it, for example `-> Iterator[CancelOrder]`"),
     (lambda: sends_none, "`sends_none` does not say what it sends"),
     (lambda: sends_event, "`sends_event` sends `Told`, which is an event: a decider decides that it happened"),
     (lambda: sends_orphan, "`sends_orphan` sends `Orphan`, which no decider of this app takes: add one to `deciders=[...]`"),

@@ -565,8 +565,9 @@ def test_a_closed_order_has_no_row() -> None:
         closed = running.record(OrderClosed("o-1"))
 
         assert view.find("o-1", since=closed) is None
-        with pytest.raises(h.NotThere, match="o-1"):
-            view.get("o-1", since=closed)
+        with pytest.raises(h.NotThere, match="no row for order='o-1'") as missing:
+            view.get(order="o-1", since=closed)
+        assert missing.value.facts == {"view": "OpenOrder", "key": ["o-1"]}
         assert [row.order for row in view.order_by("order").rows(since=closed)] == ["o-2", "o-3", "o-4"]
         anew = running.record(sold(1, "c-9", "Malta", "1"))
         assert view.get("o-1", since=anew).country == "Malta"

@@ -80,6 +80,20 @@ def test_an_evolve_stands_where_it_stood_then(url: str) -> None:
     assert said.splitlines()[-1].removeprefix("(happened) ") == "after: Spent(account='a', limit=100, cents=70)"
 
 
+@pytest.mark.parametrize("typed", ["q\n", "n\nq\n", ""], ids=["at once", "later", "the keyboard is gone"])
+@pytest.mark.parametrize("evolve", [(), ("--evolve", "Spent", "a")], ids=["decider", "evolve"])
+def test_who_quits_is_told_that_it_came_to_no_end(url: str, typed: str, evolve: tuple[str, ...]) -> None:
+    """Not what it came to, which nobody knows."""
+    with h.open_log(url) as log:
+        [position] = [record.position for record in log.read() if record.id.startswith("pay-3#") and record.name == "Paid"]
+
+    code, said, errors = run(typed, "debug", "--at", str(position), "--log", url, "tests.replay.bank:app", *evolve)
+
+    assert (code, errors) == (0, "")
+    assert "now: left before its end" in said
+    assert ("recorded: Paid " in said) == (not evolve)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -126,7 +126,7 @@ def test_an_answer_is_recorded_also_when_the_command_is_refused(url: str) -> Non
 
 
 def test_a_gateway_that_fails_fails_the_command_and_the_id_stays_free(url: str) -> None:
-    """`GatewayFailed` live; the retry of the same id hears the kept failure or an answer, but never records twice."""
+    """`GatewayFailed` live, and nothing is recorded: a failure is not kept for the retry."""
 
     def answer(account: str, balance: int) -> int:
         raise ConnectionError("no way out")

@@ -1,5 +1,6 @@
 """Old data is read as today's classes say, by whoever reads it; what is recorded stays as it is."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from decimal import Decimal
 from pathlib import Path
@@ -398,6 +399,15 @@ def test_without_its_upcast_a_log_is_not_opened(url: str) -> None:
     write(url, Sold1("a", 2), name="stock")
     with pytest.raises(h.Incompatible, match="event `Sold` version 1, which no class of this app claims"):
         h.App("stock", records=[Sold]).open(url)
+
+
+@pytest.mark.parametrize(("version", "says"), [(1, '`@named("Sold")`'), (2, '`@named("Sold", version=2)`')])
+def test_a_class_that_was_renamed_is_told_how_it_keeps_its_name(url: str, version: int, says: str) -> None:
+    """In the log it is what it was called."""
+    write(url, (Sold1 if version == 1 else Sold)("a", 2), name="stock")
+
+    with pytest.raises(h.Incompatible, match=re.escape(says)):
+        h.App("stock").open(url)
 
 
 def test_a_branch_knows_in_which_version_it_has_what_lies_nested(url: str) -> None:

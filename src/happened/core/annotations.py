@@ -46,11 +46,11 @@ def parameters_of(function: Callable[..., Any]) -> list[Parameter]:
     ]
 
 
-def returned_by(function: Callable[..., Any]) -> Any:
-    """Return the annotation of what a function returns; `Invalid` where it has none or it can't be read."""
+def returned_by(function: Callable[..., Any], example: str = "Iterator[OrderPlaced]") -> Any:
+    """Return the annotation of what a function returns; `Invalid`, with an example, where it has none or it can't be read."""
     annotation = inspect.signature(function).return_annotation
     if annotation is inspect.Signature.empty:
-        raise Invalid(f"`{label(function)}` does not say what it returns: annotate it, for example `-> Iterator[OrderPlaced]`")
+        raise Invalid(f"`{label(function)}` does not say what it returns: annotate it, for example `-> {example}`")
     return _resolved(function, annotation)
 
 

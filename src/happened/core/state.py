@@ -16,7 +16,7 @@ import operator
 import re
 import textwrap
 import typing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import (  # Any: keys and events of any class
     TYPE_CHECKING,
@@ -173,6 +173,16 @@ class Fold:
         """Return the state before anything happened."""
         return self.state(*key)
 
+    def not_the_key(self, key: tuple[Any, ...], named: Mapping[str, Any], hint: str = "") -> Invalid:
+        """Return the error of a key that has too few or too many values, or names that are not its fields'."""
+        is_key = (
+            f"the key of `{self.name}` is ({', '.join(self.key)})"
+            if self.key
+            else f"`{self.name}` has no key, since each field has a default"
+        )
+        got = ", ".join([*map(repr, key), *(f"{field}={value!r}" for field, value in named.items())]) or "nothing"
+        return Invalid(f"{is_key}; got {got}{hint}", state=self.name, key=list(self.key))
+
     def checked(self, key: Key) -> Key:
         """Return a key that a caller gave; `Invalid` for values that are of another type than the key's fields, and so could never be found."""
         for field, value, allowed in zip(self.key, key, self._key_types, strict=True):
@@ -286,7 +296,7 @@ class Fold:
             if typing.get_origin(member) is Part:
                 event, part = typing.get_args(member)
             if not is_a(event, Event):
-                raise Invalid(f"`{name}.evolve` names `{event}`, which is no event", state=name)
+                raise Invalid(f"`{name}.evolve` names `{label(event)}`, which is no event: a class of `Event`", state=name)
             reading = self._reading(event, part)
             if part is not None:
                 self.in_parts.add(event)
@@ -523,7 +533,9 @@ def fold_of(state: type[State]) -> Fold:
     """Return the fold of a state class, read once. `Invalid`, with what to mend, where the class can't be folded."""
     if state not in _folds:
         if not is_a(state, State):
-            raise Invalid(f"`{state!r}` is no State", state=str(state))
+            given: object = state  # a checker has not seen every caller
+            hint = "" if inspect.isclass(given) else ": give its class"
+            raise Invalid(f"`{label(state)}` is no State{hint}", state=str(state))
         _folds[state] = Fold(state)
     return _folds[state]
 

@@ -3,13 +3,13 @@
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar, overload  # Any: keys and values of any type
 
 from happened.core.errors import Invalid, Late, NotThere, StoreFailed, Stuck
 from happened.core.messages import Position
-from happened.core.state import Key, State
+from happened.core.state import Key, State, fold_of
 from happened.core.tags import is_unicode
 from happened.core.tally import count_in, quantile_us, ran_in, waited_in
 from happened.cqrs.view import ViewBuild, key_text
@@ -251,6 +251,13 @@ def standing_of(connection: Connection, build: ViewBuild[Any]) -> Standing | Non
     return Standing(row[0], bool(row[1]), row[2]) if row is not None else None
 
 
+def no_view(state: type[State], views: Iterable[type[State]]) -> Invalid:
+    """Return the error of a state that is not among the views of an app."""
+    name = fold_of(state).name  # whoever gives no class is told so
+    listed = ", ".join(fold_of(one).name for one in views) or "none"
+    return Invalid(f"`{name}` is not among the app's views, which are: {listed}. Add it to `views=[...]`", state=name)
+
+
 class View(Generic[S]):
     """A view to ask. `where` and `order_by` narrow it; `get`, `find` and `rows` answer."""
 
@@ -270,7 +277,11 @@ class View(Generic[S]):
         found = self.find(*key, since=since, wait_seconds_max=wait_seconds_max, **named)
         if found is None:
             shown = ", ".join([*map(repr, key), *(f"{field}={value!r}" for field, value in named.items())])
-            raise NotThere(f"the view `{self.of.build.name}` has no row for {shown or 'the log'}", view=self.of.build.name, key=shown)
+            raise NotThere(
+                f"the view `{self.of.build.name}` has no row for {shown or 'the log'}",
+                view=self.of.build.name,
+                key=[str(value) for value in (*key, *named.values())],
+            )
         return found
 
     def find(self, /, *key: Any, since: Receipt | str | int | None = None, wait_seconds_max: float = 10, **named: Any) -> S | None:
@@ -439,7 +450,7 @@ class View(Generic[S]):
                 if taken
                 else ""
             )
-            raise Invalid(f"the key of `{self.of.build.name}` is ({', '.join(fields)}){hint}", view=self.of.build.name, key=list(fields))
+            raise self.of.build.fold.not_the_key(key, named, hint)
         return self.of.build.fold.checked(whole)
 
     def _encoded(self, key: Key) -> tuple[Sequence[Any], Invalid | None]:

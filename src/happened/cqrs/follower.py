@@ -15,7 +15,7 @@ from typing import Any, TypeVar  # Any: states of any class
 from happened.core.errors import Closed, Diverged, Invalid, Overloaded, StoreFailed
 from happened.core.state import State, fold_of
 from happened.core.store import Row
-from happened.cqrs.ask import View, ViewState, shown_in
+from happened.cqrs.ask import View, ViewState, no_view, shown_in
 from happened.cqrs.view import Page, Stopped, ViewBuild, check_history, view_fingerprint
 from happened.log.held import told
 from happened.log.lease import Leases
@@ -78,8 +78,7 @@ class Followers:
     def view(self, state: type[S]) -> View[S]:
         """Return a view to ask."""
         if state not in self._views:
-            listed = ", ".join(view.build.name for view in self._views.values()) or "none"
-            raise Invalid(f"`{getattr(state, '__name__', state)}` is not among the app's views: {listed}", state=str(state))
+            raise no_view(state, self._views)
         return View(self._views[state])
 
     def rebuild(self, state: type[State], progress: Progress) -> None:

@@ -82,7 +82,7 @@ def erase(asked: argparse.Namespace) -> int:
             found = erased_in(log, what, views, actor=actor, reason=asked.reason, keep=asked.keep, dry_run=asked.dry_run, progress=progress)
     code = _told(found, asked, "would be erased" if asked.dry_run else "erased")
     if not asked.dry_run and not found.scrubbed:
-        print("their bytes are still in the files, since others read them: run `happened erase --resume` later", file=sys.stderr)
+        print("their bytes are still there, since others read them: run `happened erase --resume` later", file=sys.stderr)
         return 1
     return code
 

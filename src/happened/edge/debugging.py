@@ -3,7 +3,7 @@
 import functools
 import pdb  # noqa: T100 - it is what the command is for
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any  # Any: values of any type
@@ -32,6 +32,12 @@ class Into(pdb.Pdb):
         self.prompt = "(happened) "
         self._code = code
         self._there = False
+        self.was_quit = False
+
+    def set_quit(self) -> None:
+        """Leave; what is run comes to no end then."""
+        self.was_quit = True
+        super().set_quit()
 
     def user_call(self, frame: FrameType, argument_list: None) -> None:
         """Say that a function is called, where it is the project's."""
@@ -61,9 +67,15 @@ class Into(pdb.Pdb):
         return shown
 
 
-def _run(function: Any, call: Callable[[], Any]) -> Any:
+def _run(function: Any, call: Callable[[], Any], said: Callable[[Any], str]) -> str:
+    """Run it, and say what it came to, where whoever debugs has not quit before."""
     debugger = Into(unwrapped(function).__code__)
-    return debugger.runcall(call)
+    came_to = debugger.runcall(call)
+    return "now: left before its end" if debugger.was_quit else said(came_to)
+
+
+def _listed(events: Iterable[Any]) -> str:
+    return f"now: {', '.join(map(repr, events)) or 'nothing'}"
 
 
 def decider_again(app: App, log: Log, reader: Reader, row: Row) -> list[str]:
@@ -91,12 +103,12 @@ def decider_again(app: App, log: Log, reader: Reader, row: Row) -> list[str]:
     said = "recorded: " + (", ".join(f"{one.name} {msgspec.json.encode(one.body, enc_hook=str).decode()}" for one in recorded) or "nothing")
     sys.stdout.flush()
     try:
-        events = _run(handler.function, lambda: replay.run(handler, given, entry, answers, []))
+        came_to = _run(handler.function, lambda: replay.run(handler, given, entry, answers, []), _listed)
     except Unknown as unknown:
         raise unknown.error from None
     except Refused as refused:
         return [f"now refused: {refused}", said]
-    return [f"now: {', '.join(map(repr, events)) or 'nothing'}", said]
+    return [came_to, said]
 
 
 def evolve_again(app: App, log: Log, reader: Reader, row: Row, position: int, named: Sequence[str]) -> list[str]:
@@ -122,8 +134,7 @@ def evolve_again(app: App, log: Log, reader: Reader, row: Row, position: int, na
                 print(f"position {position:,}: {name}.evolve on {message!r}")
                 print(f"before: {before!r}")
                 sys.stdout.flush()
-                after = _run(fold.evolve, functools.partial(fold.step, before, key, message, extra))
-                return [f"after: {after!r}"]
+                return [_run(fold.evolve, functools.partial(fold.step, before, key, message, extra), "after: {!r}".format)]
             entries[key] = fold.step(before, key, message, extra)
     raise NotThere(
         f"the record at position {position} is no event that changes `{name}` of {' '.join(texts) or 'no key'}", position=position

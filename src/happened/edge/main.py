@@ -338,7 +338,7 @@ def _add_cold(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
     """Say what can be asked for about cold parts."""
     compact = add(
         "compact",
-        "pack old records away in the log's own file or schema, so that they take a fifth or less; they are read and verified as before",
+        "pack old records away in the log's own file or schema, so that they take about a sixth; they are read and verified as before",
     )
     compact.add_argument(
         "--keep", type=counted, metavar="COUNT", help="records at the end that stay as they are (10000; with --older or --above 0)"

@@ -66,7 +66,7 @@ def named_app(given: str | None) -> tuple[str, App]:
     module_name, _, name = str(named).partition(":")
     if not module_name or not name:
         raise Invalid(f"`{named}` names no app: write module:app", app=named)
-    if "/" in module_name or "\\" in module_name or module_name.startswith("."):
+    if "/" in module_name or "\\" in module_name or module_name.startswith(".") or module_name.endswith(".py"):
         raise Invalid(
             f"`{named}` names a file: write the module as it is imported, such as shop.main:app, and run from its folder", app=named
         )

@@ -446,9 +446,10 @@ class Log:
         unclaimed = self.reader.unclaimed(ignores)
         if unclaimed:
             names = list(dict.fromkeys(name.name for name in unclaimed))
+            renamed = f'"{unclaimed[0].name}"' + (f", version={unclaimed[0].version}" if unclaimed[0].version > 1 else "")
             listed = ", ".join(f"{name.what} `{name.name}` version {name.version}" for name in unclaimed)
             raise Incompatible(
-                f"the log has records of {listed}, which no class of this app claims: list the class, or say "
+                f"the log has records of {listed}, which no class of this app claims: list the class, with `@named({renamed})` where it was renamed, or say "
                 f"`ignores=[{', '.join(encode(name).decode() for name in names)}]`",
                 names=names,
             )
@@ -526,6 +527,11 @@ def place_of(position: object) -> int:
     if type(position) is not int or position < 0:
         raise Invalid(f"{position!r} is no position: that is a whole number from 0 on", position=str(position))
     return min(position, EVERYTHING_SEEN)
+
+
+def not_there_yet(position: int, head: int) -> Invalid:
+    """Return the error of a position that lies behind the end of a log."""
+    return Invalid(f"the log ends at position {head}: there is no {position} in it yet", position=position, head=head)
 
 
 def latest_erasure(engine: Engine) -> int:
@@ -698,7 +704,11 @@ def check_same(log: Log, id: str, row: Row, recordings: Sequence[Recording]) -> 
     """Raise `IdReused` unless the row that uses an id holds these facts. Bodies of another version, or erased, are taken for the same."""
     recorded = [record for _, record in taken_apart(row)]
     if len(recorded) != len(recordings) or not all(_is_same(log, *pair) for pair in zip(recorded, recordings, strict=True)):
-        raise IdReused(f"the id `{id}` was used for something else, at position {row.position}", id=id, position=row.position)
+        raise IdReused(
+            f"the id `{id}` was used for something else, at position {row.position}; another fact needs another id",
+            id=id,
+            position=row.position,
+        )
 
 
 def _is_same(log: Log, record: RawRecord, recording: Recording) -> bool:

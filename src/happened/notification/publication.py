@@ -49,7 +49,7 @@ class Publication(Listener):
         return f"<Publication {self.name}: {self.publishes.__name__}>"
 
     def _published(self) -> type[Event]:
-        annotation, _ = bare(returned_by(self.function))
+        annotation, _ = bare(returned_by(self.function, "OrderAccepted | None"))
         found = members(annotation)
         if len(found) != 1 or not is_a(found[0], Event):
             raise Invalid(

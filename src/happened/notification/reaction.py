@@ -48,7 +48,7 @@ class Reaction(Listener):
 
 def _sent_by(function: Callable[..., Any]) -> tuple[frozenset[type[Command]], frozenset[type[Command]]]:
     """Return the commands that a reaction sends at once, and those it sends later. `Invalid` where its annotation does not say it."""
-    given = [bare(one)[0] for one in members(bare(returned_by(function))[0])]
+    given = [bare(one)[0] for one in members(bare(returned_by(function, "Iterator[CancelOrder]"))[0])]
     sent = [one for each in given for one in typing.get_args(each)[: None if typing.get_origin(each) is tuple else 1] if one is not ...]
     if not sent or not all(typing.get_args(each) for each in given):
         raise Invalid(

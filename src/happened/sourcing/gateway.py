@@ -46,7 +46,7 @@ class Gateway:
         self.wait_seconds_max = wait_seconds_max
         self.attempts_max = attempts_max
         self.noted = noted
-        annotation = returned_by(call)
+        annotation = returned_by(call, "Decimal")
         if typing.get_origin(annotation) in (Awaitable, Coroutine):
             annotation = typing.get_args(annotation)[-1]
         try:
@@ -159,6 +159,8 @@ class Outside:
 
     def gateway(self, call: Callable[..., Any]) -> Gateway:
         """Return the entry of a gateway; `Invalid` if it is not in the app's table."""
+        if not callable(call):
+            raise Invalid(f"`{call!r}` can't be asked: give the gateway and what it is asked, as in `world.ask(freight, units)`")
         found = self.gateways.get(call)
         if found is None:
             raise Invalid(f"`{label(call)}` is not among the app's gateways: add it to `gateways=[...]`", gateway=label(call))

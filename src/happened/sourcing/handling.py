@@ -106,7 +106,8 @@ class Handler:
         command = parameters[0].annotation
         if not is_a(command, Command):
             raise Invalid(
-                f"`{label(function)}` is no decider: its first parameter must be a command, not `{command}`", function=label(function)
+                f"`{label(function)}` is no decider: its first parameter must be a command, not `{label(command)}`",
+                function=label(function),
             )
         self.command: type[Command] = command
         self.yields = frozenset(self._events(function))
@@ -247,7 +248,7 @@ class Handler:
         for event in events:
             if not is_a(event, Event):
                 raise Invalid(
-                    f"`{label(function)}` yields `{event}`, which is no event of its own: name the events", function=label(function)
+                    f"`{label(function)}` yields `{label(event)}`, which is no event of its own: name the events", function=label(function)
                 )
         return events
 
@@ -352,15 +353,10 @@ class Hearing(NamedTuple):
 
 def key_from(fold: Fold, key: tuple[Any, ...], named: Mapping[str, Any]) -> Key:
     """Return a key given by position or by name. `Invalid` for missing or unknown fields, and for values of a wrong type."""
-    if named:
-        key = (*key, *[named[field] for field in fold.key[len(key) :] if field in named])
-    if len(key) != len(fold.key) or not set(named) <= set(fold.key):
-        raise Invalid(
-            f"the key of `{fold.name}` is ({', '.join(fold.key)}); got {', '.join(map(repr, key)) or 'nothing'}"
-            + (f" and {', '.join(sorted(set(named) - set(fold.key)))}" if set(named) - set(fold.key) else ""),
-            key=list(fold.key),
-        )
-    return fold.checked(key)
+    whole = (*key, *[named[field] for field in fold.key[len(key) :] if field in named])
+    if len(whole) != len(fold.key) or not set(named) <= set(fold.key):
+        raise fold.not_the_key(key, named)
+    return fold.checked(whole)
 
 
 class Decision(Job):

@@ -1,4 +1,4 @@
-"""Segments: rows of a log packed together, column by column, so that they take a fifth of their bytes, and unfolded again to the same bytes.
+"""Segments: rows of a log packed together, column by column, so that they take about a sixth of their bytes, and unfolded again to the same bytes.
 
 The texts of rows of one shape differ in few places. So each text is cut at its quotation marks, and the pieces that stand in the same place of all rows of
 a shape are a column: most are the same in all rows, or the same as another column (what was decided repeats what was asked), and are kept once. What is

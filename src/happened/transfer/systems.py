@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn  # Any: a checker has not seen every caller
 
+from happened.core.annotations import label
 from happened.core.errors import Invalid, StoreFailed
 from happened.core.messages import Event, name_of
 from happened.core.state import State, fold_of
@@ -35,7 +36,7 @@ def check_subscriptions(subscriptions: Mapping[str, Iterable[Any]], own: Iterabl
     for system, events in subscriptions.items():
         for event in events:
             if not is_a(event, Event):
-                raise Invalid(f"`subscriptions` lists `{event}` under `{system}`, which is no event", entry=str(event))
+                raise Invalid(f"`subscriptions` lists `{label(event)}` under `{system}`, which is no event", entry=str(event))
             if event in called or event in ours:
                 raise Invalid(
                     f"`{event.__name__}` comes from `{system}` and from somewhere else, too: give each its own class, with the published name by `@named`",
@@ -50,7 +51,7 @@ def check_shares(shares: Iterable[Any]) -> None:
     seen: dict[str, Any] = {}
     for state in shares:
         if not is_a(state, State):
-            raise Invalid(f"`shares` lists `{state}`, which is no State", entry=str(state))
+            raise Invalid(f"`shares` lists `{label(state)}`, which is no State", entry=str(state))
         fold = fold_of(state)
         if fold.evolve is None or fold.joins:
             what = "has no `evolve`" if fold.evolve is None else "asks for other states"
@@ -70,7 +71,7 @@ def check_replicas(replicas: Mapping[str, Iterable[Any]]) -> dict[type[State], s
     for system, states in replicas.items():
         for state in states:
             if not is_a(state, State):
-                raise Invalid(f"`replicas` lists `{state}` under `{system}`, which is no State", entry=str(state))
+                raise Invalid(f"`replicas` lists `{label(state)}` under `{system}`, which is no State", entry=str(state))
             fold = fold_of(state)
             if fold.evolve is not None:
                 raise Invalid(
