@@ -8,9 +8,12 @@ for it raises `Stuck`. The same holds for a joined state, and for the keys of la
 whole view stops there.
 """
 
+import contextlib
 import itertools
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any, Generic, TypeVar  # Any: keys, states and events of any class
 
 import msgspec
@@ -22,6 +25,7 @@ from happened.core.state import Fold, Key, State, fold_of, state_in
 from happened.core.store import Bare
 from happened.core.tags import text_of
 from happened.core.tally import tally
+from happened.cqrs.where import EXACT
 from happened.log.fingerprint import fingerprint_of
 from happened.log.held import told
 from happened.log.lifting import Lifts
@@ -40,6 +44,9 @@ STATES_MAX = 300_000
 
 TALLY_BYTES = 512
 """As long as a tally may be."""
+
+DIGITS_MAX = 40
+"""A number of a key that is longer than that is written with an exponent."""
 
 Touch = tuple[Key, Any, tuple[Any, ...], int]
 """A key, what `evolve` is given of the event, what it is given beside, and the position."""
@@ -499,8 +506,24 @@ def view_fingerprint(fold: Fold, lifts: Lifts) -> str:
 
 
 def key_text(key: Key) -> str:
-    """Return a key as text, for the table of what is stuck."""
-    return msgspec.json.encode([text_of(value) for value in key]).decode()
+    """Return a key as text, for the table of what is stuck. Keys that are equal have one text: a row is of all of them."""
+    return msgspec.json.encode([text_of(_as_one(value)) for value in key]).decode()
+
+
+def _as_one(value: Any) -> Any:
+    """Return a value of a key as it is written whichever of its equals it is: a number without zeros at its end, a moment in UTC."""
+    match value:
+        case float():
+            return value + 0.0  # -0.0 becomes 0.0
+        case Decimal() if value.is_finite():
+            number = value.normalize(EXACT) if value else Decimal(0)
+            return f"{number:f}" if abs(number.adjusted()) < DIGITS_MAX else number
+        case datetime() if value.tzinfo is not None:
+            with contextlib.suppress(OverflowError):  # in UTC it is outside the years 1 to 9999
+                return value.astimezone(UTC)
+            return value
+        case _:
+            return value
 
 
 def check_history(build: ViewBuild[Any], identity: Identity, found_log: str, found_epoch: int, digest_there: bytes | None) -> None:
