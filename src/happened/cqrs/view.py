@@ -3,9 +3,9 @@
 Of each page the states that it touches are loaded in one query, evolved in memory, and written once each, with the checkpoint, in one transaction. The
 checkpoint is a compare-and-set on position and owner's epoch, so nothing is folded twice, and an owner that lost its lease can't write.
 
-An event that `evolve` can't take, or after which the table can't hold the row or its key, stops its key, not the others: the row stays as it was, and asking
-for it raises `Stuck`. The same holds for a joined state, and for the keys of later events that ask for it. If the key itself can't be found, or is none, the
-whole view stops there.
+An event that `evolve` can't take, or after which the table can't hold the row or its key, stops its key, not the others: the row stays as it was, however
+many events are folded before it is written, and asking for it raises `Stuck`. The same holds for a joined state, and for the keys of later events that ask
+for it. If the key itself can't be found, or is none, the whole view stops there.
 """
 
 import contextlib
@@ -76,11 +76,14 @@ class Folded(Generic[S]):
         self.table = Table(state, fingerprint, dialect=dialect)
         self.states: dict[Key, Any] = {}
         self.changed: dict[Key, int] = {}
+        self.unheld: dict[Key, Exception] = {}
+        """Keys of which a state that was not written can't be a row, while the one that came after it can."""
         self.complete = False
         """Nothing is in the table that isn't in memory."""
         self._key_in = _key_reader(self.fold)
         self._key_at = self.fold.fields.index(self.fold.key[0]) if len(self.fold.key) == 1 else None
         """Where a key of one field stands in a row: most types stand there as they are, and need no second look."""
+        self._has_texts = any(column.type is str and column.name not in self.fold.key for column in self.table.columns)
 
     def load(self, connection: Connection, keys: Sequence[Key]) -> None:
         """Have these keys in memory."""
@@ -111,14 +114,26 @@ class Folded(Generic[S]):
         self.states[key] = after
         self.changed[key] = position
 
+    def pass_over(self, key: Key, state: S) -> None:
+        """Look at a state that is not written, since the next event follows at once: it must be a row all the same, however many events come together."""
+        try:
+            row = self.table.encode(state, 0)
+            if self._has_texts:
+                self.table.dialect.check(row)
+        except Exception as error:  # noqa: BLE001 - it stops its key, and is seen
+            self.unheld.setdefault(key, error)
+
     def write(self, connection: Connection) -> list[tuple[Key, int, Exception]]:
         """Write what has changed, in the open transaction; return the keys whose rows the table can't hold, with position and error."""
-        encode, states, key_in, at = self.table.encode, self.states, self._key_in, self._key_at
+        encode, states, key_in, at, unheld = self.table.encode, self.states, self._key_in, self._key_at, self.unheld
         rows: list[Sequence[Any]] = []
         gone: list[Sequence[Any]] = []
         refused: list[tuple[Key, int, Exception]] = []
         for key, position in self.changed.items():
             state = states.get(key)
+            if key in unheld:
+                refused.append((key, position, unheld[key]))
+                continue
             try:
                 if state is None:
                     gone.append(self.table.encode_key(key))
@@ -135,7 +150,7 @@ class Folded(Generic[S]):
             keys = [key for key in self.changed if states.get(key) is not None and key not in known]
             refused += [(keys[place], self.changed[keys[place]], error) for place, error in unstorable]
         self.table.dialect.delete_many(connection, self.table, gone)
-        self.changed = {}
+        self.changed, self.unheld = {}, {}
         return refused
 
     def put(self, connection: Connection, key: Key, state: State | None, position: int) -> None:
@@ -160,6 +175,7 @@ class Folded(Generic[S]):
         row = self.table.encode(state, position)
         if self._key_in(state) != key:
             raise self._moved(key, state)
+        self.table.dialect.check(row)
         return row
 
     def _moved(self, key: Key, state: Any) -> Invalid:
@@ -234,6 +250,7 @@ class ViewBuild(Generic[S]):
         for folded in (self.own, *self.joined):
             folded.states.clear()
             folded.changed.clear()
+            folded.unheld.clear()
             folded.complete = False
 
     def fold_page(self, connection: Connection, page: Page) -> None:
@@ -301,7 +318,7 @@ class ViewBuild(Generic[S]):
         self.own.load(connection, [touch[0] for touch in touches])
         fold, states, changed, stuck = self.fold, self.own.states, self.own.changed, self.stuck
         step: Callable[..., Any] = fold.evolve  # type: ignore[assignment]  # a view has it
-        get, initial, checked = states.get, fold.state, fold.may_move
+        get, initial, checked, pass_over = states.get, fold.state, fold.may_move, self.own.pass_over
         for key, message, extra, position in touches:
             if stuck and self.own.text_of(key) in stuck:
                 continue
@@ -313,6 +330,8 @@ class ViewBuild(Generic[S]):
             except Exception as error:  # noqa: BLE001 - it stops its key, and is seen
                 self._stick(key, position, error)
             else:
+                if before is not None and key in changed:
+                    pass_over(key, before)
                 states[key] = after
                 changed[key] = position
 
