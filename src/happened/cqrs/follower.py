@@ -446,6 +446,13 @@ class Followers:
         """Find the table of a view that today's code reads, or make one."""
         assert self._file is not None, "views have a file"
         with self._file.transaction() as connection:
+            name = fold_of(state).name
+            if self._file.is_taken(connection, name):
+                raise Invalid(
+                    f"the view `{name}` can't lie where its log does, which has a table of that name: "
+                    'give it another name with `@named("...")`, or keep the views elsewhere: open(views=...)',
+                    view=name,
+                )
             build = self._found_or_made(connection, state)
             self._load(connection, build)
         return ViewState(self._log, self._file, build, self._moved, self)

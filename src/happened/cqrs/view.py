@@ -39,6 +39,9 @@ from happened.shelf.tables import Table
 
 S = TypeVar("S", bound=State)
 
+OF_PLACES = ("_view", "_stuck", "_shown", "_begun")
+"""Tables that lie where views do, as `DDL` of the shelf makes them."""
+
 STATES_MAX = 300_000
 """States of a view kept in memory between pages."""
 
@@ -493,8 +496,21 @@ def check_view(state: type[State], events: Iterable[type]) -> None:
     if fold.evolve is None:
         raise Invalid(f"the view `{state.__name__}` has no `evolve`", state=state.__name__)
     Table(state, "")
+    if fold.name.lower() in OF_PLACES:
+        raise Invalid(
+            f'`{fold.name}` can\'t be a view: where views lie a table has this name. Give it another one with `@named("...")`',
+            state=fold.name,
+        )
+    names = {fold.name.lower(): fold}
     for join in fold.joins:
         joined = fold_of(join.state)
+        if names.setdefault(joined.name.lower(), joined) is not joined:
+            raise Invalid(
+                f"`{state.__name__}` asks for `{join.state.__name__}`, whose table would be that of another state of the view, since they are one name in SQL: "
+                'give one of them another with `@named("...")`',
+                state=state.__name__,
+                parameter=join.parameter,
+            )
         if joined.evolve is None or joined.joins:
             why = "has no `evolve`" if joined.evolve is None else "asks for other states itself"
             raise Invalid(

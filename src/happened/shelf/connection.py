@@ -244,6 +244,10 @@ class Place(Protocol):
         """Read in one transaction for somebody whose query is not ours."""
         ...
 
+    def is_taken(self, connection: Connection, name: str) -> bool:
+        """Say whether no view can have this name: something of the log has it, which lies here, too."""
+        ...
+
     def tables(self, connection: Connection, tag: str) -> list[str]:
         """Return the names of the tables that end with a tag."""
         ...

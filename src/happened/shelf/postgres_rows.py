@@ -413,6 +413,10 @@ class RowsSchema:
             session.run(b"begin isolation level repeatable read read only; " + self._path)
             yield Guarded(session, self._where.schema)
 
+    def is_taken(self, connection: Runs, name: str) -> bool:
+        """Say whether no view can have this name."""
+        return name in _tables_in(connection, self._where.schema)
+
     def tables(self, connection: Runs, tag: str) -> list[str]:
         """Return the names of the tables that end with a tag."""
         return [name for name in _tables_in(connection, self._where.schema) if name.endswith(tag)]
