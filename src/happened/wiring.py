@@ -347,8 +347,17 @@ class Wiring:
         for fold in self.folds:
             for event in self.events:
                 fold.follows(event)
+        names: dict[str, type[State]] = {}
         for view in self.views:
             check_view(view, self.events)
+            name = name_of(view)[0]
+            other = names.setdefault(name.lower(), view)
+            if other is not view:
+                raise Invalid(
+                    f"the views `{name_of(other)[0]}` and `{name}` are one name in SQL, which tells neither case nor version apart: "
+                    'give one of them another with `@named("...")`',
+                    view=name,
+                )
 
 
 def listed(form: str, given: T) -> T:

@@ -269,3 +269,23 @@ def test_facts_of_the_app_are_kept_apart_from_its_name(url: str) -> None:
     with bank.open(url, run=False) as running:
         assert running.log.verify().digest == before
         running.record(Deposited("a", 1))
+
+
+@pytest.mark.parametrize("number", ["9" * 20, "9" * 5_000, "-1", "1.0", "", "x", "²"], ids=range(7))
+@pytest.mark.parametrize("place", [1, 2], ids=["epoch", "position"])
+def test_a_text_with_a_number_that_no_receipt_has_is_invalid(number: str, place: int) -> None:
+    """It comes from elsewhere, and may be of any length: the error is no error of Python's, and shows the beginning."""
+    parts = ["log", "1", "1", "digest"]
+    parts[place] = number
+
+    with pytest.raises(h.Invalid, match="is no receipt: it looks like") as raised:
+        h.Receipt.parse(":".join(parts))
+    assert len(str(raised.value)) < 300
+
+
+def test_a_receipt_of_a_position_that_no_log_can_have_is_of_the_future(tmp_path: Path) -> None:
+    """It is waited for as any other that is still to come, and nothing is said of another epoch."""
+    with h.open_log(f"sqlite:///{tmp_path}/log.db", create=True) as log:
+        receipt = log.append(h.Loose("Fact", {}))
+
+        assert log.since(f"{receipt.log}:{receipt.epoch}:{'9' * 19}:{receipt.digest}") == log.since(10**30) > log.head

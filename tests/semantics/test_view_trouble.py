@@ -103,6 +103,47 @@ def test_a_row_that_its_table_cannot_hold_stops_its_key_only(any_url: str, what:
             assert (told["broken"], told["failure"]) == (None, None)
 
 
+class Passing(h.State):
+    name: Name
+    number: int = 0
+    share: Annotated[Decimal, h.Places(2)] = Decimal(0)
+    text: str = ""
+
+    def evolve(self, event: Said) -> "Passing":
+        match event.what:
+            case "places":
+                return self.but(share=Decimal("0.001"))
+            case "huge":
+                return self.but(number=2**63)
+            case "NUL":
+                return self.but(text="\0")
+            case _:
+                return Passing(self.name, self.number % 100 + 1)
+
+
+passing = h.App("talk", records=[Said, Met], views=[Passing, Heard])
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["together", "one by one"])
+@pytest.mark.parametrize("what", ["places", "huge", "NUL"])
+def test_a_row_that_its_table_cannot_hold_for_a_moment_stops_its_key_however_many_events_come_at_once(
+    any_url: str, what: str, *, together: bool
+) -> None:
+    """The next event would mend it: that it comes in the same page makes no difference, and neither does a rebuild."""
+    held = what == "NUL" and any_url.startswith("sqlite")
+    said = [Said("a", ""), Said("b", ""), Said("a", what), Said("a", ""), Said("a", ""), Said("b", "")]
+    with passing.open(any_url) as running:
+        for some in [said] if together else [[one] for one in said]:
+            last = running.record_all(some)
+            running.view(Heard).get(some[0].name, since=last)
+        for _ in range(2):
+            rows = running.view(Passing).rows()
+            assert rows.position == running.log.head
+            assert {row.name: row.number for row in rows} == {"a": 3 if held else 1, "b": 2}
+            assert [one["key"] for one in view_of(running, "Passing")["stuck"]] == ([] if held else ['["a"]'])
+            running.rebuild(Passing)
+
+
 KEYS: dict[str, Callable[[], Any]] = {
     "number": lambda: 5,
     "surrogate": lambda: LONE,

@@ -68,6 +68,10 @@ class Standing(NamedTuple):
     ready: bool
     broken: str | None
 
+    def reaches(self, position: int) -> bool:
+        """Say whether it may be answered from for who wants to see all up to a position."""
+        return self.ready and self.position >= position
+
 
 class Looked(NamedTuple, Generic[S]):
     """What was found of one key, as of one moment: in which table, how that stands, since where the key stands still and why, and its row."""
@@ -76,10 +80,6 @@ class Looked(NamedTuple, Generic[S]):
     standing: Standing
     stuck: tuple[int, str] | None
     row: Sequence[Any] | None
-
-
-class BegunAnew(Exception):
-    """The table was emptied between the waiting for it and the look at it."""
 
 
 class Following(Protocol):
@@ -121,12 +121,13 @@ class ViewState(Generic[S]):
         """
         while True:
             build = self.build
+            known = build.position
 
-            def look(reader: Connection, build: ViewBuild[S] = build) -> tuple[A] | None:
+            def look(reader: Connection, build: ViewBuild[S] = build, known: int = known) -> tuple[A] | None:
                 standing = standing_of(reader, build)
                 if standing is None:
                     return None
-                build.ready = build.ready and standing.ready  # it may have been begun anew
+                _heard(build, standing, known)
                 return (ask(reader, build, standing),)
 
             found = self.file.asked(look)
@@ -138,6 +139,7 @@ class ViewState(Generic[S]):
     def looked(self, key: Key, encoded: Sequence[Any]) -> Looked[S] | None:
         """Look one key up by one statement. `None` where that fails, by whatever it may be: who asks then looks step by step, and hears what it is."""
         build = self.build
+        known = build.position
         try:
             with self.file.reader() as reader:
                 found = reader.execute(build.own.table.look, (*listed_as(build, key), *encoded, *build.identity)).fetchone()
@@ -146,9 +148,9 @@ class ViewState(Generic[S]):
         if found is None:
             return None
         position, ready, broken, stuck_at, error, *row = found
-        build.ready = build.ready and bool(ready)  # it may have been begun anew
-        stuck = (stuck_at, error) if stuck_at is not None else None
-        return Looked(build, Standing(position, bool(ready), broken), stuck, row if row[-1] is not None else None)
+        standing = Standing(position, bool(ready), broken)
+        _heard(build, standing, known)
+        return Looked(build, standing, (stuck_at, error) if stuck_at is not None else None, row if row[-1] is not None else None)
 
     def stuck(self, connection: Connection, build: ViewBuild[S]) -> dict[str, tuple[int, str]]:
         """Return the keys that stand still, as text, with position and error; those of joined states with the state's name before them."""
@@ -169,10 +171,11 @@ class ViewState(Generic[S]):
         deadline = time.monotonic() + wait_seconds_max
         while True:
             known = self.build
-            if known.ready and known.position >= since and known.broken is None and self.following.follows(known):
+            read = known.epoch is not None and known.broken is None
+            if read and known.ready and known.position >= since and self.following.follows(known):
                 return  # who follows it knows without a look into the file
             build, standing = self.answer(_with_build)
-            if standing.ready and standing.position >= since:
+            if standing.reaches(since):
                 return
             broken = self._broken(build, standing)
             if broken is not None:
@@ -243,6 +246,13 @@ def listed_as(build: ViewBuild[Any], key: Key) -> tuple[str, str]:
     return key_text(key), build.own.text_of(key)
 
 
+def _heard(build: ViewBuild[Any], standing: Standing, known: int) -> None:
+    """Compare how a table stands with what was known of it before the look: where it lacks some of that, who follows it is to read it anew."""
+    build.ready = build.ready and standing.ready  # it may have been begun anew
+    if standing.position < known <= build.position:  # that, or the database has lost what it wrote last; it was not read anew meanwhile
+        build.epoch = None
+
+
 def standing_of(connection: Connection, build: ViewBuild[Any]) -> Standing | None:
     """Return how a table stands, `None` where it is not there."""
     row = connection.execute(
@@ -304,7 +314,7 @@ class View(Generic[S]):
             looked = self.of.looked(whole, encoded) if unholdable is None else None
             if looked is None:
                 looked = self._looked_closely(whole, encoded, unholdable, wanted)
-            if looked.standing.ready and looked.standing.position >= wanted:
+            if looked.standing.reaches(wanted):
                 break
             self.of.wait(wanted, max(0.0, deadline - time.monotonic()))
         if looked.stuck is not None:
@@ -327,9 +337,7 @@ class View(Generic[S]):
                 "select position, error from _stuck where name = ? and fingerprint = ? and generation = ? and key in (?, ?)",
                 (*build.identity, *listed_as(build, whole)),
             ).fetchone()
-            if (
-                stuck is not None or not standing.ready or standing.position < wanted
-            ):  # the database may not even take a question for this key
+            if stuck is not None or not standing.reaches(wanted):  # the database may not even take a question for this key
                 return Looked(build, standing, stuck, None)
             if unholdable is not None:
                 raise unholdable
@@ -360,20 +368,22 @@ class View(Generic[S]):
         """Return up to `limit` rows, with their position and age. `Stuck` with `since=` where any key stands still."""
         if type(limit) is not int or not 0 <= limit <= HIGH:
             raise Invalid(f"`limit` is a number of rows, 0 to {HIGH}, not {show(limit)}")
-        self.of.wait(self.of.log.since(since), wait_seconds_max)
+        wanted = self.of.log.since(since)
+        deadline = time.monotonic() + wait_seconds_max
         condition, params = self._condition
 
-        def look(reader: Connection, build: ViewBuild[S], standing: Standing) -> tuple[list[S], int, dict[str, tuple[int, str]]]:
-            if not standing.ready:
-                raise BegunAnew
+        def look(reader: Connection, build: ViewBuild[S], standing: Standing) -> tuple[list[S], int, dict[str, tuple[int, str]]] | None:
+            if not standing.reaches(wanted):
+                return None
             table = build.own.table
             found = reader.execute(table.select(condition, self._order, limit=True), (*params, limit)).fetchall()
             return [table.decode(row) for row in found], standing.position, self.of.stuck(reader, build)
 
-        try:
-            found, position, stuck = self.of.answer(look)
-        except BegunAnew:
-            return self.rows(limit=limit, since=since, wait_seconds_max=wait_seconds_max)
+        answer = None
+        while answer is None:
+            self.of.wait(wanted, max(0.0, deadline - time.monotonic()))
+            answer = self.of.answer(look)
+        found, position, stuck = answer
         own = {key: why for key, why in stuck.items() if key.startswith("[")}  # a joined state has no row here
         if own and since is not None:
             raise _standing_still(self.of.build.name, own)
@@ -390,15 +400,22 @@ class View(Generic[S]):
 
         A view stands under its name, with decimals as exact text; the table under it is `running.view(S).table`, with decimals as scaled integers.
         """
-        self.of.wait(self.of.log.since(since), wait_seconds_max)
+        wanted = self.of.log.since(since)
+        deadline = time.monotonic() + wait_seconds_max
         while True:
+            self.of.wait(wanted, max(0.0, deadline - time.monotonic()))
             of = self.of.build
+            known = of.position
             builds = [build if build.fold.state is not of.fold.state else of for build in self.of.following.siblings()]
             try:
                 with self.of.file.guarded() as asking:
                     standings = {build.name: standing_of(asking.connection, build) for build in builds}
-                    if standings[of.name] is not None:
-                        found = self._queried(asking, builds, standings, query, params, since=since)
+                    standing = standings[of.name]
+                    if standing is not None:
+                        _heard(of, standing, known)
+                        if not standing.reaches(wanted):
+                            continue
+                        found = self._queried(asking, of, builds, standings, query, params, since=since)
                         if found is not None:
                             return found
             except QUERY_ERRORS as error:
@@ -409,6 +426,7 @@ class View(Generic[S]):
     def _queried(
         self,
         asking: Asking,
+        of: ViewBuild[S],
         builds: Sequence[ViewBuild[Any]],
         standings: Mapping[str, Standing | None],
         query: str,
@@ -416,9 +434,9 @@ class View(Generic[S]):
         *,
         since: Receipt | str | int | None,
     ) -> list[tuple[Any, ...]] | None:
-        stuck = {key: why for key, why in self.of.stuck(asking.connection, self.of.build).items() if key.startswith("[")}
+        stuck = {key: why for key, why in self.of.stuck(asking.connection, of).items() if key.startswith("[")}
         if stuck and since is not None:
-            raise _standing_still(self.of.build.name, stuck)
+            raise _standing_still(of.name, stuck)
         ready = {name for name, standing in standings.items() if standing is not None and standing.ready}
         views: dict[str, Tabled | None] = {build.name: build.own.table if build.name in ready else None for build in builds}
         try:

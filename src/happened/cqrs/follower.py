@@ -304,7 +304,7 @@ class Followers:
             (last.last, last.digest, *build.identity, build.position, build.epoch),
         ).rowcount
         if done != 1:
-            raise StoreFailed(f"the view `{build.name}` is followed by another process now", view=build.name)
+            raise _lost(build)
         build.write(connection, pages)
         build.show(connection, pages, self._log.source.now_us())
 
@@ -337,7 +337,12 @@ class Followers:
         if build not in self._at_work():  # another has taken its place in this very round, or its rebuild was given up
             return
         with self._file.transaction() as connection:
-            connection.execute(f"update _view set ready = 1 {WHERE}", build.identity)  # noqa: S608 - a constant
+            there = connection.execute(
+                f"update _view set ready = 1 {WHERE} and position = ? and owner = ?",  # noqa: S608 - a constant
+                (*build.identity, build.position, build.epoch),
+            )
+            if there.rowcount != 1:  # it was begun anew meanwhile, or is another's
+                raise _lost(build)
             newer = "select 1 from _view where name = ? and ready = 1 and made > ?"
             if connection.execute(newer, (build.name, build.made)).fetchone() is None:
                 for statement in build.own.table.view_ddl():
@@ -440,6 +445,13 @@ class Followers:
         """Find the table of a view that today's code reads, or make one."""
         assert self._file is not None, "views have a file"
         with self._file.transaction() as connection:
+            name = fold_of(state).name
+            if self._file.is_taken(connection, name):
+                raise Invalid(
+                    f"the view `{name}` can't lie where its log does, which has a table of that name: "
+                    'give it another name with `@named("...")`, or keep the views elsewhere: open(views=...)',
+                    view=name,
+                )
             build = self._found_or_made(connection, state)
             self._load(connection, build)
         return ViewState(self._log, self._file, build, self._moved, self)
@@ -553,6 +565,10 @@ class Followers:
     def _lease(self, name: str, fingerprint: str) -> str:
         assert self._file is not None, "views have a file"
         return f"view/{name}/{fingerprint}/{self._file.place}"
+
+
+def _lost(build: ViewBuild[Any]) -> StoreFailed:
+    return StoreFailed(f"the view `{build.name}` is followed by another process now, or was set back", view=build.name)
 
 
 def _other_history(build: ViewBuild[Any]) -> Diverged:

@@ -3,14 +3,17 @@
 Of each page the states that it touches are loaded in one query, evolved in memory, and written once each, with the checkpoint, in one transaction. The
 checkpoint is a compare-and-set on position and owner's epoch, so nothing is folded twice, and an owner that lost its lease can't write.
 
-An event that `evolve` can't take, or after which the table can't hold the row or its key, stops its key, not the others: the row stays as it was, and asking
-for it raises `Stuck`. The same holds for a joined state, and for the keys of later events that ask for it. If the key itself can't be found, or is none, the
-whole view stops there.
+An event that `evolve` can't take, or after which the table can't hold the row or its key, stops its key, not the others: the row stays as it was, however
+many events are folded before it is written, and asking for it raises `Stuck`. The same holds for a joined state, and for the keys of later events that ask
+for it. If the key itself can't be found, or is none, the whole view stops there.
 """
 
+import contextlib
 import itertools
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any, Generic, TypeVar  # Any: keys, states and events of any class
 
 import msgspec
@@ -22,6 +25,7 @@ from happened.core.state import Fold, Key, State, fold_of, state_in
 from happened.core.store import Bare
 from happened.core.tags import text_of
 from happened.core.tally import tally
+from happened.cqrs.where import EXACT
 from happened.log.fingerprint import fingerprint_of
 from happened.log.held import told
 from happened.log.lifting import Lifts
@@ -35,11 +39,17 @@ from happened.shelf.tables import Table
 
 S = TypeVar("S", bound=State)
 
+OF_PLACES = ("_view", "_stuck", "_shown", "_begun")
+"""Tables that lie where views do, as `DDL` of the shelf makes them."""
+
 STATES_MAX = 300_000
 """States of a view kept in memory between pages."""
 
 TALLY_BYTES = 512
 """As long as a tally may be."""
+
+DIGITS_MAX = 40
+"""A number of a key that is longer than that is written with an exponent."""
 
 Touch = tuple[Key, Any, tuple[Any, ...], int]
 """A key, what `evolve` is given of the event, what it is given beside, and the position."""
@@ -69,11 +79,14 @@ class Folded(Generic[S]):
         self.table = Table(state, fingerprint, dialect=dialect)
         self.states: dict[Key, Any] = {}
         self.changed: dict[Key, int] = {}
+        self.unheld: dict[Key, Exception] = {}
+        """Keys of which a state that was not written can't be a row, while the one that came after it can."""
         self.complete = False
         """Nothing is in the table that isn't in memory."""
         self._key_in = _key_reader(self.fold)
         self._key_at = self.fold.fields.index(self.fold.key[0]) if len(self.fold.key) == 1 else None
         """Where a key of one field stands in a row: most types stand there as they are, and need no second look."""
+        self._has_texts = any(column.type is str and column.name not in self.fold.key for column in self.table.columns)
 
     def load(self, connection: Connection, keys: Sequence[Key]) -> None:
         """Have these keys in memory."""
@@ -104,14 +117,26 @@ class Folded(Generic[S]):
         self.states[key] = after
         self.changed[key] = position
 
+    def pass_over(self, key: Key, state: S) -> None:
+        """Look at a state that is not written, since the next event follows at once: it must be a row all the same, however many events come together."""
+        try:
+            row = self.table.encode(state, 0)
+            if self._has_texts:
+                self.table.dialect.check(row)
+        except Exception as error:  # noqa: BLE001 - it stops its key, and is seen
+            self.unheld.setdefault(key, error)
+
     def write(self, connection: Connection) -> list[tuple[Key, int, Exception]]:
         """Write what has changed, in the open transaction; return the keys whose rows the table can't hold, with position and error."""
-        encode, states, key_in, at = self.table.encode, self.states, self._key_in, self._key_at
+        encode, states, key_in, at, unheld = self.table.encode, self.states, self._key_in, self._key_at, self.unheld
         rows: list[Sequence[Any]] = []
         gone: list[Sequence[Any]] = []
         refused: list[tuple[Key, int, Exception]] = []
         for key, position in self.changed.items():
             state = states.get(key)
+            if key in unheld:
+                refused.append((key, position, unheld[key]))
+                continue
             try:
                 if state is None:
                     gone.append(self.table.encode_key(key))
@@ -128,7 +153,7 @@ class Folded(Generic[S]):
             keys = [key for key in self.changed if states.get(key) is not None and key not in known]
             refused += [(keys[place], self.changed[keys[place]], error) for place, error in unstorable]
         self.table.dialect.delete_many(connection, self.table, gone)
-        self.changed = {}
+        self.changed, self.unheld = {}, {}
         return refused
 
     def put(self, connection: Connection, key: Key, state: State | None, position: int) -> None:
@@ -153,6 +178,7 @@ class Folded(Generic[S]):
         row = self.table.encode(state, position)
         if self._key_in(state) != key:
             raise self._moved(key, state)
+        self.table.dialect.check(row)
         return row
 
     def _moved(self, key: Key, state: Any) -> Invalid:
@@ -227,6 +253,7 @@ class ViewBuild(Generic[S]):
         for folded in (self.own, *self.joined):
             folded.states.clear()
             folded.changed.clear()
+            folded.unheld.clear()
             folded.complete = False
 
     def fold_page(self, connection: Connection, page: Page) -> None:
@@ -294,7 +321,7 @@ class ViewBuild(Generic[S]):
         self.own.load(connection, [touch[0] for touch in touches])
         fold, states, changed, stuck = self.fold, self.own.states, self.own.changed, self.stuck
         step: Callable[..., Any] = fold.evolve  # type: ignore[assignment]  # a view has it
-        get, initial, checked = states.get, fold.state, fold.may_move
+        get, initial, checked, pass_over = states.get, fold.state, fold.may_move, self.own.pass_over
         for key, message, extra, position in touches:
             if stuck and self.own.text_of(key) in stuck:
                 continue
@@ -306,6 +333,8 @@ class ViewBuild(Generic[S]):
             except Exception as error:  # noqa: BLE001 - it stops its key, and is seen
                 self._stick(key, position, error)
             else:
+                if before is not None and key in changed:
+                    pass_over(key, before)
                 states[key] = after
                 changed[key] = position
 
@@ -467,8 +496,21 @@ def check_view(state: type[State], events: Iterable[type]) -> None:
     if fold.evolve is None:
         raise Invalid(f"the view `{state.__name__}` has no `evolve`", state=state.__name__)
     Table(state, "")
+    if fold.name.lower() in OF_PLACES:
+        raise Invalid(
+            f'`{fold.name}` can\'t be a view: where views lie a table has this name. Give it another one with `@named("...")`',
+            state=fold.name,
+        )
+    names = {fold.name.lower(): fold}
     for join in fold.joins:
         joined = fold_of(join.state)
+        if names.setdefault(joined.name.lower(), joined) is not joined:
+            raise Invalid(
+                f"`{state.__name__}` asks for `{join.state.__name__}`, whose table would be that of another state of the view, since they are one name in SQL: "
+                'give one of them another with `@named("...")`',
+                state=state.__name__,
+                parameter=join.parameter,
+            )
         if joined.evolve is None or joined.joins:
             why = "has no `evolve`" if joined.evolve is None else "asks for other states itself"
             raise Invalid(
@@ -499,8 +541,24 @@ def view_fingerprint(fold: Fold, lifts: Lifts) -> str:
 
 
 def key_text(key: Key) -> str:
-    """Return a key as text, for the table of what is stuck."""
-    return msgspec.json.encode([text_of(value) for value in key]).decode()
+    """Return a key as text, for the table of what is stuck. Keys that are equal have one text: a row is of all of them."""
+    return msgspec.json.encode([text_of(_as_one(value)) for value in key]).decode()
+
+
+def _as_one(value: Any) -> Any:
+    """Return a value of a key as it is written whichever of its equals it is: a number without zeros at its end, a moment in UTC."""
+    match value:
+        case float():
+            return value + 0.0  # -0.0 becomes 0.0
+        case Decimal() if value.is_finite():
+            number = value.normalize(EXACT) if value else Decimal(0)
+            return f"{number:f}" if abs(number.adjusted()) < DIGITS_MAX else number
+        case datetime() if value.tzinfo is not None:
+            with contextlib.suppress(OverflowError):  # in UTC it is outside the years 1 to 9999
+                return value.astimezone(UTC)
+            return value
+        case _:
+            return value
 
 
 def check_history(

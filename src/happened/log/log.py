@@ -320,7 +320,7 @@ class Log:
                     receipt=str(since),
                     position=since.position,
                 )
-            return since.position
+            return place_of(since.position)
         return place_of(since)
 
     def _check_own(self, receipt: Receipt) -> None:
@@ -328,7 +328,7 @@ class Log:
         identity = self.identity
         if receipt.log != identity.id or receipt.epoch > identity.epoch:
             raise Diverged("the receipt is of another log than this one", receipt=str(receipt), log=identity.id, epoch=identity.epoch)
-        if not identity.has(receipt.epoch, receipt.position):
+        if not identity.has(receipt.epoch, place_of(receipt.position)):
             raise Diverged(
                 f"the receipt is of epoch {receipt.epoch}, and the log was adopted since, without what it speaks of: what was recorded there is lost",
                 receipt=str(receipt),

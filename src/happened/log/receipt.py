@@ -6,6 +6,11 @@ import msgspec
 
 from happened.core.errors import Invalid
 
+DIGITS_MAX = 19
+"""As many as a number of 64 bits has."""
+SHOWN_MAX = 200
+"""Characters of a text that is no receipt that a message shows."""
+
 
 class Receipt(msgspec.Struct, frozen=True, gc=False):
     """What a caller gets: on disk, at `position` of the log `log` in its `epoch`, with the digest of the commit there.
@@ -30,6 +35,7 @@ class Receipt(msgspec.Struct, frozen=True, gc=False):
     def parse(cls, text: str) -> "Receipt":
         """Return the receipt that a text stands for; `Invalid` if it is none. Events are not in the text."""
         parts = text.split(":")
-        if len(parts) != 4 or not (parts[1].isdecimal() and parts[2].isdecimal()):  # noqa: PLR2004 - log:epoch:position:digest
-            raise Invalid(f"`{text}` is no receipt: it looks like log:epoch:position:digest", receipt=text)
+        if len(parts) != 4 or not all(number.isdecimal() and len(number) <= DIGITS_MAX for number in parts[1:3]):  # noqa: PLR2004 - log:epoch:position:digest
+            shown = text if len(text) <= SHOWN_MAX else f"{text[:SHOWN_MAX]}…"
+            raise Invalid(f"`{shown}` is no receipt: it looks like log:epoch:position:digest", receipt=shown)
         return cls(parts[0], int(parts[1]), int(parts[2]), parts[3])

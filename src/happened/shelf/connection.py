@@ -167,6 +167,10 @@ class Dialect(Protocol):
         """Return the rows of some different keys, those that are there, in any order. A key that this database can't hold has none."""
         ...
 
+    def check(self, row: Sequence[Any], /) -> None:
+        """Raise what `UNSTORABLE` names for a row with a text that this database can't hold."""
+        ...
+
     def listed(self, key: str) -> str:
         """Return a key as text, as the table of what stands still takes it, whatever this database can hold."""
         ...
@@ -243,6 +247,10 @@ class Place(Protocol):
 
     def guarded(self) -> AbstractContextManager[Asking]:
         """Read in one transaction for somebody whose query is not ours."""
+        ...
+
+    def is_taken(self, connection: Connection, name: str) -> bool:
+        """Say whether no view can have this name: something of the log has it, which lies here, too."""
         ...
 
     def tables(self, connection: Connection, tag: str) -> list[str]:

@@ -60,6 +60,12 @@ class SqliteDialect:
             rows += connection.execute(select_keys_sql(table, len(some)), list(itertools.chain.from_iterable(some))).fetchall()
         return rows
 
+    def check(self, row: Sequence[Any]) -> None:
+        """Encode texts that may be no Unicode, as SQLite will."""
+        for value in row:
+            if isinstance(value, str) and not value.isascii():
+                value.encode()
+
     def listed(self, key: str) -> str:
         """Return the key as it is."""
         return key

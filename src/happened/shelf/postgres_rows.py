@@ -61,6 +61,9 @@ OF_VALUES = (
 )
 """Errors that are of a value, or of what is calculated with it: out of range, no text, too long for an index, text beside a number."""
 
+NO_NUL = "PostgreSQL text fields cannot contain NUL (0x00) bytes"
+"""What the driver says of one."""
+
 NO_MARK = "''"
 
 MARKS = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|\?""")
@@ -218,6 +221,15 @@ class PostgresDialect:
             f"select {table.everything} from unnest({_arrays(kinds)}) as _wanted ({', '.join(named)}) join {quoted(table.name)} on {matching}",  # noqa: S608 - as above
             [_column(keys, place, kind) for place, kind in enumerate(kinds)],
         ).fetchall()
+
+    def check(self, row: Sequence[Any]) -> None:
+        """Raise for a text with a NUL, and for one that is no Unicode."""
+        for value in row:
+            if isinstance(value, str):
+                if "\0" in value:
+                    raise Unstorable(NO_NUL)
+                if not value.isascii():
+                    value.encode()
 
     def listed(self, key: str) -> str:
         """Return a key as it is; one that is too long for an index keeps its beginning, with a digest after it."""
@@ -405,6 +417,10 @@ class RowsSchema:
             session = Session(raw)
             session.run(b"begin isolation level repeatable read read only; " + self._path)
             yield Guarded(session, self._where.schema)
+
+    def is_taken(self, connection: Runs, name: str) -> bool:
+        """Say whether no view can have this name."""
+        return name in _tables_in(connection, self._where.schema)
 
     def tables(self, connection: Runs, tag: str) -> list[str]:
         """Return the names of the tables that end with a tag."""

@@ -38,6 +38,9 @@ COLUMNS = ["name", "fingerprint", "generation", "made", "log", "epoch", "positio
 
 A = TypeVar("A")
 
+LOG, RECORD = "log", "record"
+"""A table that the file of a log has, and the view by which people read it."""
+
 OURS = ("_", "sqlite_")
 """What the names of tables in a file of views start with."""
 
@@ -142,6 +145,11 @@ class ViewsFile:
             guarded.execute("select 1 from json_each('[]')").fetchall()
             guarded.execute("select 1 from json_tree('[]')").fetchall()
             yield Guarded(guarded, beside=self.path is not None)
+
+    def is_taken(self, connection: Connection, name: str) -> bool:
+        """Say whether no view can have this name, in whichever case."""
+        tables = [found.lower() for (found,) in connection.execute("select name from sqlite_master where type = 'table'")]
+        return name.lower() in tables or (name.lower() == RECORD and LOG in tables)
 
     def tables(self, connection: Connection, tag: str) -> list[str]:
         """Return the names of the tables that end with a tag."""
