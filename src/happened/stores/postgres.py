@@ -878,12 +878,13 @@ class PostgresStore:
                 raise Overloaded("the log's lock is not free; nothing was filed", url=self.url)
             self._check_usable()
             try:
-                self._begun(1 << 62, time.monotonic() + wait_seconds_max)
+                standing, _ = self._begun(1 << 62, time.monotonic() + wait_seconds_max)
                 self._writer.execute("commit")
             except psycopg.Error as error:
                 raise _failed(error) from error
             self._filing.keep()
             self._transaction_of = 0
+            self._standing = standing
         except BaseException as error:
             self._undone(error)
             raise
@@ -894,7 +895,7 @@ class PostgresStore:
                 pass
 
     def _file_up_to(self, standing: Standing) -> Standing:
-        """File what others have left, a guest or who has erased something, under the lock; return where the log stands then."""
+        """File what others have left, a guest or who has erased something, under the lock; return where the log stands once that is committed."""
         filed, tagged = standing.filed, standing.tagged
         tags = self._tags_are_filed() and self._knows_names()
         if self._is_filed(standing.position, filed, tagged) and not (tags and any(name not in self._stored for name in self._reading)):
@@ -911,8 +912,7 @@ class PostgresStore:
         reading = self._write_more_names(standing.reading) if tags else standing.reading
         tagged = standing.position if tags else tagged
         self._writer.execute(self.where.sql("update @head set filed = %s, tagged = %s, reading = %s"), (standing.position, tagged, reading))
-        self._standing = standing._replace(filed=standing.position, tagged=tagged, reading=reading)
-        return self._standing
+        return standing._replace(filed=standing.position, tagged=tagged, reading=reading)
 
     def _rows_after(self, connection: Connection, after: int, until: int) -> Iterator[tuple[list[Row], list[Terms]]]:
         assert self._terms_of is not None, "rows are filed by a reading"
