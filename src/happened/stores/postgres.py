@@ -42,7 +42,7 @@ from happened.stores.postgres_cold import (
 )
 from happened.stores.postgres_pages import DAMAGED, PAGE_ROWS, Page, PostgresPages, is_lost, pages_between
 from happened.stores.postgres_shelf import NOTHING, Filing, hash_of, stretch
-from happened.stores.postgres_tables import Connection, Where, lock_head, migrate, one_line, where_in
+from happened.stores.postgres_tables import Connection, Where, is_standby, lock_head, migrate, one_line, where_in
 from happened.stores.samples import Samples
 from happened.stores.shelving import keys_between, merged, next_row_first, reading_in, reading_text
 
@@ -487,6 +487,7 @@ class PostgresStore:
         try:
             migrate(self.where, connection)
             [standing] = connection.execute(self.where.sql(_STANDING), binary=True).fetchall()
+            self._rows.primary = not is_standby(connection)
         except psycopg.Error as error:
             connection.close()
             raise self.where.trouble(error, "can't be opened as a log") from error
@@ -549,7 +550,7 @@ class PostgresStore:
         self._writer.close()
         while True:
             try:
-                self._writer = self.where.connect()
+                self._writer = self._connected_again()
             except psycopg.OperationalError as again:
                 if time.monotonic() > deadline:
                     raise StoreFailed(
@@ -558,6 +559,13 @@ class PostgresStore:
                 time.sleep(RETRY_SECONDS)
             else:
                 return
+
+    def _connected_again(self) -> Connection:
+        """Connect in the place of a connection that was lost. Another server may answer: nothing is read any more on those that there are."""
+        connection = self.where.connect_like(primary=self._rows.primary)
+        self._rows.primary = not is_standby(connection)
+        self._rows.drop()
+        return connection
 
     def _check_history(self, standing: Standing, unseen: Sequence[Row]) -> None:
         """Raise `Diverged` where the last row that this process knows is not there any more, unchanged: another database answers.
@@ -675,7 +683,7 @@ class PostgresStore:
         while True:
             try:
                 self._writer.close()
-                self._writer = self.where.connect()
+                self._writer = self._connected_again()
                 with self._writer.transaction():
                     lock_head(self.where, self._writer, deadline - time.monotonic())
                     if first is not None:
