@@ -129,7 +129,7 @@ class ViewState(Generic[S]):
                 build.ready = build.ready and standing.ready  # it may have been begun anew
                 return (ask(reader, build, standing),)
 
-            found = self.file.asked(look)
+            found = self.file.asked(look, build.tables)
             if found is not None:
                 return found[0]
             if self.build is build:
@@ -384,7 +384,7 @@ class View(Generic[S]):
             of = self.of.build
             builds = [build if build.fold.state is not of.fold.state else of for build in self.of.following.siblings()]
             try:
-                with self.of.file.guarded() as asking:
+                with self.of.file.guarded([table for build in builds for table in build.tables]) as asking:
                     standings = {build.name: standing_of(asking.connection, build) for build in builds}
                     if standings[of.name] is not None:
                         found = self._queried(asking, builds, standings, query, params, since=since)
