@@ -286,7 +286,7 @@ class PostgresStore:
 
     def notes(self, start: str, before: str | None = None) -> Mapping[str, str]:
         """Return the durable notes whose key starts with a text."""
-        return dict(self._asked(_NOTES, keys_between(start, before)))
+        return _found(self._asked(_NOTES, _keys(start, before)))
 
     def wait(self, after: int, wait_seconds_max: float) -> int:
         """Wait until something lies after this position."""
@@ -694,8 +694,9 @@ class PostgresStore:
                         if ahead and not took_place:
                             self._writer.execute(self.where.sql("update @head set reading = %s"), (os.urandom(8).hex(),))
                     else:
-                        there: dict[str, str] = dict(
-                            self._writer.execute(self.where.sql("select key, body from @note where key = any(%s)"), (list(commit.notes),))
+                        keys = list(map(wire.kept, commit.notes))
+                        there = _found(
+                            self._writer.execute(self.where.sql("select key, body from @note where key = any(%s)"), (keys,)).fetchall()
                         )
                         took_place = all(there.get(key) == body for key, body in commit.notes.items())
                         if not took_place and not self._is_aborted():
@@ -748,7 +749,7 @@ class PostgresStore:
     def _noted(self, start: str) -> Mapping[str, str]:
         """Return notes under the lock."""
         try:
-            return dict(self._writer.execute(self.where.sql(_NOTES), keys_between(start, None)).fetchall())
+            return _found(self._writer.execute(self.where.sql(_NOTES), _keys(start, None)).fetchall())
         except psycopg.Error as error:
             raise _failed(error) from error
 
@@ -1081,7 +1082,7 @@ _READING = "select reading, coalesce((select body from @shelf where key = 'readi
 def _values(commit: Commit, filed: int, tagged: int, making: str, entries: Sequence[list[Any]], listeners: int) -> list[wire.Value]:
     """Return what `@write` is called with."""
     rows = commit.rows
-    kept = {key: body for key, body in commit.notes.items() if body is not None}
+    kept = {wire.kept(key): wire.kept(body) for key, body in commit.notes.items() if body is not None}
     tag_hash, tag_position, used_hash, used_position, block_name, block_block, counted_block, counted_what, counted_number = entries
     return [
         wire.int8s([row.position for row in rows]),
@@ -1106,9 +1107,17 @@ def _values(commit: Commit, filed: int, tagged: int, making: str, entries: Seque
         wire.texts(counted_number),
         wire.texts(list(kept)),
         wire.texts(list(kept.values())),
-        wire.texts([key for key, body in commit.notes.items() if body is None]),
+        wire.texts([wire.kept(key) for key, body in commit.notes.items() if body is None]),
         wire.int8(listeners),
     ]
+
+
+def _keys(start: str, before: str | None) -> tuple[str, str]:
+    return keys_between(wire.kept(start), wire.kept(before) if before is not None else None)
+
+
+def _found(notes: Sequence[tuple[Any, ...]]) -> dict[str, str]:
+    return {wire.found(key): wire.found(body) for key, body in notes}
 
 
 def _other_reading(url: str) -> Incompatible:

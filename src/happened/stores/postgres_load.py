@@ -10,6 +10,7 @@ from happened.core.store import START, Commit, Head, Row, Terms, Unseen
 from happened.stores.postgres import PostgresStore
 from happened.stores.postgres_cold import put_rows
 from happened.stores.postgres_tables import Connection, migrate, one_line, where_in
+from happened.stores.postgres_wire import kept
 
 TAKEN_SECONDS = 1
 """How long to wait for who uses an empty log; who still does then may be filling it."""
@@ -60,8 +61,8 @@ class PostgresLoad:
                         self._where.sql("update @head set position = %s, at = %s, digest = %s, row = %s"),
                         (self._head.position, self._head.at, self._head.digest, self._row),
                     )
-                    bodies = [cast("str", body) for body in notes.values()]  # a new log has none to delete
-                    cursor.execute(self._where.sql("select @note_down(%s::text[], %s::text[])"), (list(notes), bodies))
+                    bodies = [kept(cast("str", body)) for body in notes.values()]  # a new log has none to delete
+                    cursor.execute(self._where.sql("select @note_down(%s::text[], %s::text[])"), (list(map(kept, notes)), bodies))
         except psycopg.Error as error:
             raise self._failed(error) from error
         if notes:
