@@ -27,6 +27,7 @@ from psycopg import errors
 from happened.core.chain import digest_of
 from happened.core.errors import Broken, Closed, Diverged, Error, Forked, Incompatible, OutcomeUnknown, Overloaded, StoreFailed
 from happened.core.store import START, Bare, Commit, Head, Parts, Row, Terms, Unseen, Wanted
+from happened.stores import postgres_notes
 from happened.stores import postgres_wire as wire
 from happened.stores.looking import Looking
 from happened.stores.postgres_cold import (
@@ -44,7 +45,7 @@ from happened.stores.postgres_pages import DAMAGED, PAGE_ROWS, Page, PostgresPag
 from happened.stores.postgres_shelf import NOTHING, Filing, hash_of, stretch
 from happened.stores.postgres_tables import Connection, Where, is_standby, lock_head, migrate, one_line, where_in
 from happened.stores.samples import Samples
-from happened.stores.shelving import keys_between, merged, next_row_first, reading_in, reading_text
+from happened.stores.shelving import merged, next_row_first, reading_in, reading_text
 
 T = TypeVar("T")
 _WRITTEN_TYPES = [
@@ -286,7 +287,7 @@ class PostgresStore:
 
     def notes(self, start: str, before: str | None = None) -> Mapping[str, str]:
         """Return the durable notes whose key starts with a text."""
-        return _found(self._asked(_NOTES, _keys(start, before)))
+        return postgres_notes.found(self._asked(_NOTES, postgres_notes.bounds(start, before)), start, before)
 
     def wait(self, after: int, wait_seconds_max: float) -> int:
         """Wait until something lies after this position."""
@@ -694,9 +695,9 @@ class PostgresStore:
                         if ahead and not took_place:
                             self._writer.execute(self.where.sql("update @head set reading = %s"), (os.urandom(8).hex(),))
                     else:
-                        keys = list(map(wire.kept, commit.notes))
-                        there = _found(
-                            self._writer.execute(self.where.sql("select key, body from @note where key = any(%s)"), (keys,)).fetchall()
+                        keys = list(map(postgres_notes.key_of, commit.notes))
+                        there = postgres_notes.found(
+                            self._writer.execute(self.where.sql("select key, body from @note where key = any(%s)"), (keys,))
                         )
                         took_place = all(there.get(key) == body for key, body in commit.notes.items())
                         if not took_place and not self._is_aborted():
@@ -749,7 +750,7 @@ class PostgresStore:
     def _noted(self, start: str) -> Mapping[str, str]:
         """Return notes under the lock."""
         try:
-            return _found(self._writer.execute(self.where.sql(_NOTES), _keys(start, None)).fetchall())
+            return postgres_notes.found(self._writer.execute(self.where.sql(_NOTES), postgres_notes.bounds(start)), start)
         except psycopg.Error as error:
             raise _failed(error) from error
 
@@ -1082,7 +1083,7 @@ _READING = "select reading, coalesce((select body from @shelf where key = 'readi
 def _values(commit: Commit, filed: int, tagged: int, making: str, entries: Sequence[list[Any]], listeners: int) -> list[wire.Value]:
     """Return what `@write` is called with."""
     rows = commit.rows
-    kept = {wire.kept(key): wire.kept(body) for key, body in commit.notes.items() if body is not None}
+    note_keys, note_bodies, notes_gone = postgres_notes.written(commit.notes)
     tag_hash, tag_position, used_hash, used_position, block_name, block_block, counted_block, counted_what, counted_number = entries
     return [
         wire.int8s([row.position for row in rows]),
@@ -1105,19 +1106,11 @@ def _values(commit: Commit, filed: int, tagged: int, making: str, entries: Seque
         wire.int8s(counted_block),
         wire.texts(counted_what),
         wire.texts(counted_number),
-        wire.texts(list(kept)),
-        wire.texts(list(kept.values())),
-        wire.texts([wire.kept(key) for key, body in commit.notes.items() if body is None]),
+        wire.texts(note_keys),
+        wire.texts(note_bodies),
+        wire.texts(notes_gone),
         wire.int8(listeners),
     ]
-
-
-def _keys(start: str, before: str | None) -> tuple[str, str]:
-    return keys_between(wire.kept(start), wire.kept(before) if before is not None else None)
-
-
-def _found(notes: Sequence[tuple[Any, ...]]) -> dict[str, str]:
-    return {wire.found(key): wire.found(body) for key, body in notes}
 
 
 def _other_reading(url: str) -> Incompatible:

@@ -92,16 +92,6 @@ def _array(type: int, of: int, count: int, parts: Iterable[bytes]) -> Value:
     return Value(type, b"".join([_HEAD.pack(1, 1, of, count, 1), *parts]))
 
 
-def kept(body: str) -> str:
-    """Return a text as the server can keep it, which takes no NUL. Texts keep their order, and what they start with; `found` gives them back."""
-    return body.replace("\1", "\1\2").replace("\0", "\1\1") if "\0" in body or "\1" in body else body
-
-
-def found(body: str) -> str:
-    """Return what was `kept`."""
-    return body.replace("\1\1", "\0").replace("\1\2", "\1") if "\1" in body else body
-
-
 class Prepared:
     """Statements that a session keeps parsed: to parse them anew takes a fifth of a commit.
 
