@@ -65,6 +65,8 @@ CROWDED_COMMITS = 50
 LOCK_MS_MAX = 2_000_000_000
 POLL_SECONDS = 1.0
 """How long a notice is waited for at a time."""
+POSITION_DIGITS = 19
+"""A notice that is longer tells of no position."""
 LOOK_SECONDS = 0.1
 """How often one of those who wait looks by himself: a notice may get lost, or never come through a pooler."""
 SETTLE_SECONDS = 30.0
@@ -812,7 +814,7 @@ class PostgresStore:
                         self._hear(position)  # what was committed before anybody listened here
                     while not self._closed:
                         for notice in connection.notifies(timeout=POLL_SECONDS, stop_after=1):
-                            if notice.payload.isdecimal():  # anybody may send one
+                            if notice.payload.isdecimal() and len(notice.payload) <= POSITION_DIGITS:  # anybody may send one
                                 self._hear(int(notice.payload))
             except psycopg.Error:  # those who wait look by themselves meanwhile
                 time.sleep(POLL_SECONDS)
