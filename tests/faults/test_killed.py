@@ -69,7 +69,8 @@ def test_sessions_of_a_server_are_ended_at_any_moment_while_rows_are_packed(hist
                 "select pid from pg_stat_activity where application_name = %s", (f"happened:{url.rpartition('=')[2]}",)
             ).fetchall()
             if sessions:
-                connection.execute(f"select pg_{chance.choice(['terminate', 'terminate', 'cancel'])}_backend(%s)", chance.choice(sessions))
+                how = chance.choice(["terminate", "terminate", "cancel"])
+                connection.execute(f"select pg_{how}_backend(%s)".encode(), chance.choice(sessions))
             if kill % 10 == 9:
                 with contextlib.suppress(h.StoreFailed, h.Overloaded), h.open_log(url) as log:
                     compact(log, keep=20, older=None, above=0)

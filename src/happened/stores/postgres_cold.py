@@ -75,9 +75,8 @@ def put_rows(cursor: psycopg.Cursor[Any], where: Where, rows: Iterable[Row]) -> 
     except ValueError as error:
         if not handed_over:
             raise
-        raise psycopg.OperationalError(
-            "the session was ended while rows were copied"
-        ) from error  # the driver counts what the server says then
+        # The driver expects one answer at the end, and a pooler gives two.
+        raise psycopg.OperationalError("the session was ended while rows were copied") from error
 
 
 class PostgresCold(Unfolded[Connection]):
