@@ -45,9 +45,12 @@ def _has_memory(pid: int) -> bool:
 
 
 class Server:
-    """A server with an empty database, and with these settings. It listens on a socket in its own folder, and on no port."""
+    """A server with an empty database, and with these settings. It listens on a socket in its own folder, and on no port.
 
-    def __init__(self, *settings: str) -> None:
+    With `standby_of` it holds what another server has, which is stopped meanwhile, and waits for more of it, which never comes.
+    """
+
+    def __init__(self, *settings: str, standby_of: "Server | None" = None) -> None:
         self._settings = [argument for setting in settings for argument in ("-c", setting)]
         self.folder = Path(tempfile.mkdtemp(prefix="happened-postgres-"))
         self._user = NOT_ROOT if os.geteuid() == 0 else None
@@ -55,6 +58,13 @@ class Server:
             shutil.chown(self.folder, self._user)
         self._bin = self._programs()
         self._data = self.folder / "data"
+        if standby_of is not None:
+            standby_of.stop()
+            subprocess.run(["cp", "-a", standby_of._data, self._data], check=True)
+            (self._data / "standby.signal").touch()
+            standby_of.start()
+            self.start()
+            return
         subprocess.run(
             [self._bin / "initdb", "-D", self._data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync", "--no-instructions"],
             user=self._user,

@@ -260,6 +260,20 @@ def test_a_boundary_is_of_events_alone(url: str, anew: bool) -> None:
                 log.append(h.Loose("Seen", {}), unless=h.Boundary())
 
 
+def test_a_boundary_inside_a_command_that_was_decided_counts_from_its_position() -> None:
+    """There the command itself stands before its events."""
+    with bank.open("memory:", run=False) as running:
+        log, head = running.log, running.log.head
+        running.dispatch(Deposit("a", 1))
+        [event] = log.read(h.query(names=["Deposited"]), after=head)
+
+        for after in (event.position - 1, event.position - 2):
+            with pytest.raises(h.Conflict) as conflict:
+                log.append(Deposited("a", 2), unless=h.Boundary(h.query(account="a"), after))
+            assert conflict.value.facts["found"] == event.position
+        log.append(Deposited("a", 2), unless=h.Boundary(h.query(account="a"), event.position))
+
+
 def test_facts_of_the_app_are_kept_apart_from_its_name(url: str) -> None:
     """The app's name is noted once; what is recorded does not change by it."""
     with h.open_log(url, create=True) as log:

@@ -9,6 +9,7 @@ import pytest
 
 import happened as h
 from happened.core.store import Commit, Unseen
+from happened.stores import postgres_wire as wire
 from happened.stores.postgres import CROWDED_COMMITS, PostgresStore
 from happened.testing.rows import Fact, Scribe, check_whole, flat, read_by, terms_of, without
 from tests.postgres_log.proxy import HOLD_COMMIT, LOSE_ANSWER, LOSE_COMMIT, Proxy
@@ -269,4 +270,19 @@ def test_where_a_session_does_not_keep_statements_they_are_sent_as_texts(url: st
     assert [len(list(store.find_id(f"id-{n}"))) for n in range(3)] == [1, 1, 1]
     assert len(rows) == 3 + (what == "deallocate all")
     assert store._writer.execute("select from pg_prepared_statements").rowcount == (what != "deallocate all")
+    store.close()
+
+
+def test_a_session_that_has_some_statements_of_another_release_is_taken_for_one_that_has_none(url: str) -> None:
+    """As behind a pooler that hands out sessions: what is missing is noticed before anything is decided."""
+    store = opened(url)
+    scribe = Scribe(store)
+    scribe.append(Fact(id="first"))
+    store._writer.close()
+    store._writer = store._prepared._on = store.where.connect()
+    assert wire.Prepared((store._look, (wire.INT8, wire.INT4))).names(store._writer)
+
+    scribe.append(Fact(id="second"))
+
+    assert store.find_ids(["first", "second", "third"]) == {"first", "second"}
     store.close()

@@ -397,10 +397,11 @@ def test_who_waits_takes_no_notice_of_what_says_nothing(url: str) -> None:
     waiting._asked = counted  # type: ignore[method-assign]  # to count the questions
     thread.start()
     with psycopg.connect(server().url, autocommit=True) as connection:
-        for text in ("nonsense", "", "-1", "99999999999999999999", "7"):
+        for text in ("nonsense", "", "-1", "99999999999999999999", "9" * 5_000, "7"):
             connection.execute("select pg_notify(%s, %s)", (f"happened_{waiting.where.schema}", text))
         time.sleep(0.3)
     assert asked < 10
+    assert [thread.is_alive() for thread in waiting._threads if thread.name == "happened-listen"] == [True]
     Scribe(writing).append(Fact())
     thread.join(10)
     assert found == [1]

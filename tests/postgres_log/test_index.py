@@ -1,5 +1,6 @@
 """The index of a log that several processes write: whatever they leave to each other, take back or erase, it finds what a scan finds."""
 
+import contextlib
 import threading
 import time
 from collections.abc import Sequence
@@ -86,6 +87,45 @@ def test_what_was_filed_for_a_decision_that_came_to_nothing_is_filed_again(how: 
             one.append(decide, 0)
     known.append(Fact((), 17))
     assert [found.position for found in by_name(one, 16)] == [row.position]
+    one.close()
+    other.close()
+
+
+@pytest.mark.parametrize("how", ["raises", "adds nothing"])
+@pytest.mark.parametrize("left", ["tags of a row", "all that was erased"])
+def test_what_was_filed_for_a_decision_that_came_to_nothing_is_filed_before_anybody_is_ahead(how: str, left: str) -> None:
+    """Who decides before he has the lock says that all is filed: it has to be, not only to have been in a transaction that was taken back."""
+    url = fresh()
+    one, other = opened(url), opened(url)
+    scribe, beside = Scribe(one), Scribe(other)
+    [first] = scribe.append(Fact(("x=1",), id="first"))
+
+    def unread(unseen: Unseen) -> Commit:
+        row = beside.row_after(unseen.head, Fact(("x=1",)))
+        return Commit([row], [terms_of(row)], unread=True)
+
+    if left == "tags of a row":
+        scribe.seen = other.append(unread, 1).position
+    else:
+        erase(other, first)
+
+    def nothing(_: Unseen) -> Commit:
+        if how == "raises":
+            raise ValueError
+        return Commit()
+
+    with contextlib.suppress(ValueError):
+        one.append(nothing, 0)
+
+    def ahead(unseen: Unseen) -> Commit:
+        row = scribe.row_after(unseen.head, Fact(("x=2",)))
+        return Commit([row], [terms_of(row)])
+
+    assert one.append_ahead(ahead, scribe.seen) is None
+    scribe.append(Fact(("x=2",)))
+    wanted = [Wanted(("x=1",))]
+    assert flat(other.read(wanted=wanted)) == [row for row in flat(other.read()) if matches(row, wanted)]
+    assert list(other.find_id("first")) == [first.position]
     one.close()
     other.close()
 

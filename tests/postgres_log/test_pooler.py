@@ -2,12 +2,18 @@
 
 import threading
 import uuid
+from collections.abc import Iterator
 
+import psycopg
 import pytest
 
 import happened as h
+from happened.core.store import Row
+from happened.stores.postgres import PostgresStore
+from happened.stores.postgres_cold import put_rows
+from happened.testing.rows import Fact, Scribe, flat
 from tests.semantics.model import Balance, Deposit, bank
-from tests.servers import Pooler, pooler
+from tests.servers import Pooler, pooler, server
 
 pytestmark = pytest.mark.skipif(Pooler.PROGRAM is None, reason="there is no pgbouncer on this machine, and no wheel brings one")
 
@@ -48,3 +54,23 @@ def test_who_waits_finds_what_others_record_without_notices(url: str) -> None:
         before = other.head
         one.dispatch(Deposit("a", 1))
         assert other.wait(before, 30) > before
+
+
+def test_a_session_that_is_ended_while_rows_are_copied_is_said_to_be_lost(url: str) -> None:
+    """The pooler says so once more after the server, and the driver takes only one answer."""
+    store = PostgresStore(url)
+    [row] = Scribe(store).append(Fact())
+
+    with store.where.connect() as connection:
+        connection.execute("begin")
+        [pid] = connection.execute("select pg_backend_pid()").fetchall()
+
+        def rows() -> Iterator[Row]:
+            yield row
+            with psycopg.connect(server().url, autocommit=True) as other:
+                other.execute("select pg_terminate_backend(%s, 5000)", pid)
+
+        with pytest.raises(psycopg.OperationalError):
+            put_rows(connection.cursor(), store.where, rows())
+    assert flat(store.read()) == [row]
+    store.close()

@@ -17,10 +17,13 @@ import pytest
 
 import happened as h
 from happened.core.state import fold_of
+from happened.cqrs.ask import Standing, standing_of
+from happened.cqrs.view import ViewBuild
 from happened.edge.main import main
 from happened.log import lease
 from happened.opening import look_at_rows, open_rows, open_snapshots
-from happened.shelf.postgres_rows import POSTGRES, numbered
+from happened.shelf.connection import Connection
+from happened.shelf.postgres_rows import POSTGRES, forget_rows, numbered
 from happened.stores.postgres_tables import where_in
 from tests.servers import Server, as_role_with, fresh, replace_log, server
 
@@ -73,6 +76,53 @@ def asked(url: str) -> Generator[psycopg.Connection]:
     with where.connect() as connection:
         connection.execute(f'set search_path = "{where.schema}"'.encode())
         yield connection
+
+
+# --- while others make tables anew
+
+
+@pytest.mark.parametrize("how", ["emptied", "made anew"])
+@pytest.mark.parametrize("what", ["rows", "sql"])
+def test_a_view_whose_table_is_begun_anew_is_not_answered_from_as_empty(what: str, how: str) -> None:
+    """As after an erasure, between the moment in which it is seen where the view stands and the look at its rows."""
+    url = fresh()
+    with bank.open(url) as running:
+        last = running.record(Paid("a", Decimal(1)))
+        view = running.view(Account).of
+        running.view(Account).rows(since=last)
+        file, build = view.file, view.build
+
+        def begin_anew() -> None:
+            if how == "emptied":
+                forget_rows(where_in(url), running.log.identity.id, 1 << 40)
+            else:
+                with file.transaction() as connection:
+                    build.create(connection)
+                    connection.execute("update _view set position = 0, ready = 0 where name = 'Account'")
+
+        def meanwhile() -> threading.Thread:
+            others = threading.Thread(target=begin_anew)
+            others.start()
+            others.join(0.5)
+            return others
+
+        if what == "rows":
+            with_others: list[threading.Thread] = []
+
+            def ask(reader: Connection, build: ViewBuild[Account], standing: Standing) -> tuple[bool, int]:
+                with_others.append(meanwhile())
+                return standing.ready, len(reader.execute(build.own.table.select()).fetchall())
+
+            assert view.answer(ask) == (True, 1)
+            with_others.pop().join()
+        else:
+            with file.guarded(build.tables) as asking:
+                standing = standing_of(asking.connection, build)
+                others = meanwhile()
+                assert standing is not None
+                assert standing.ready
+                assert asking.query('select name from "Account"', (), {"Account": build.own.table}) == [("a",)]
+            others.join()
 
 
 # --- where rows are

@@ -130,7 +130,7 @@ class ViewState(Generic[S]):
                 _heard(build, standing, known)
                 return (ask(reader, build, standing),)
 
-            found = self.file.asked(look)
+            found = self.file.asked(look, build.tables)
             if found is not None:
                 return found[0]
             if self.build is build:
@@ -408,7 +408,7 @@ class View(Generic[S]):
             known = of.position
             builds = [build if build.fold.state is not of.fold.state else of for build in self.of.following.siblings()]
             try:
-                with self.of.file.guarded() as asking:
+                with self.of.file.guarded([table for build in builds for table in build.tables]) as asking:
                     standings = {build.name: standing_of(asking.connection, build) for build in builds}
                     standing = standings[of.name]
                     if standing is not None:

@@ -241,9 +241,14 @@ class ViewBuild(Generic[S]):
         """What its rows in the tables of the file are found by."""
         return self.name, self.fingerprint, self.generation
 
+    @property
+    def tables(self) -> list[str]:
+        """The names of its tables."""
+        return [folded.table.name for folded in (self.own, *self.joined)]
+
     def create(self, connection: Connection) -> None:
-        """Make the tables, empty."""
-        for folded in (self.own, *self.joined):
+        """Make the tables, empty, in the order in which readers hold them."""
+        for folded in sorted((self.own, *self.joined), key=lambda folded: folded.table.name):
             for statement in (*folded.table.drop(), *folded.table.ddl()):
                 connection.execute(statement)
 

@@ -737,16 +737,17 @@ class Recent:
 
     def add(self, row: Row, facts: Sequence[tuple[str, Sequence[str]]]) -> None:
         """Take in a row of facts that follows on what is known."""
+        self._take_in(row, [(position, name, terms) for position, (name, terms) in enumerate(facts, row.position)])
+
+    def _take_in(self, row: Row, events: Sequence[tuple[int, str, Sequence[str]]]) -> None:
         if row.position != self._position + 1:
             return
         last = self._last
-        position = row.position
-        for name, terms in facts:
-            self._events.append((position, name, terms))
+        for position, name, terms in events:
             last["\x1f" + name] = position
             for found in terms:
                 last[found] = position
-            position += 1
+        self._events += events
         self._position = row.last
         if len(self._events) > 2 * RECENT_MAX:
             self._start = self._events[-RECENT_MAX][0] - 1
@@ -794,8 +795,8 @@ class Recent:
         for rows in self._log.engine.read(self._position, until):
             self._log.reader.learn(rows)
             for row in rows:
-                found = [(record.name, [term(*tag) for tag in record.tags]) for record in self._log.reader.records(row) if _is_fact(record)]
-                self.add(row, found)
+                records = self._log.reader.records(row)
+                self._take_in(row, [(one.position, one.name, [term(*tag) for tag in one.tags]) for one in records if _is_fact(one)])
 
 
 def _may_match(query: Query, after: int, last: dict[str, int]) -> bool:

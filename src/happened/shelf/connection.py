@@ -241,12 +241,15 @@ class Place(Protocol):
         """Read in one transaction: whatever is asked is as of one moment."""
         ...
 
-    def asked(self, ask: Callable[[Connection], A]) -> A:
-        """Let a function read as of one moment. Where a table is dropped under its hands, which files do not allow, it is asked again."""
+    def asked(self, ask: Callable[[Connection], A], tables: Sequence[str] = ()) -> A:
+        """Let a function read as of one moment. Where a table is dropped under its hands, which files do not allow, it is asked again.
+
+        `tables` are those that may be emptied, or made anew under the same name.
+        """
         ...
 
-    def guarded(self) -> AbstractContextManager[Asking]:
-        """Read in one transaction for somebody whose query is not ours."""
+    def guarded(self, tables: Sequence[str] = ()) -> AbstractContextManager[Asking]:
+        """Read in one transaction for somebody whose query is not ours. `tables` as in `asked`."""
         ...
 
     def is_taken(self, connection: Connection, name: str) -> bool:

@@ -398,11 +398,14 @@ class RowsSchema:
         with self._reading("repeatable read") as reader:
             yield reader
 
-    def asked(self, ask: Callable[[Runs], A]) -> A:
-        """Let a function read as of one moment; again, where a table was dropped between what it says of itself and its rows."""
+    def asked(self, ask: Callable[[Runs], A], tables: Sequence[str] = ()) -> A:
+        """Let a function read as of one moment; again, where a table was dropped between what it says of itself and its rows.
+
+        These tables may be emptied or made anew under the same name: none of them is, before it has read.
+        """
         for left in reversed(range(ASKED_MAX)):
             try:
-                with self.snapshot() as reader:
+                with self._reading("repeatable read", tables) as reader:
                     return ask(reader)
             except StoreFailed as error:
                 if not isinstance(error.__cause__, Gone) or not left:
@@ -410,12 +413,12 @@ class RowsSchema:
         raise AssertionError("the last one raises or returns")
 
     @contextlib.contextmanager
-    def guarded(self) -> Generator["Guarded"]:
-        """Read in one transaction for somebody whose query is not ours: on a connection of its own, which is closed afterwards."""
+    def guarded(self, tables: Sequence[str] = ()) -> Generator["Guarded"]:
+        """Read in one transaction for somebody whose query is not ours: on a connection of its own, which is closed afterwards. `tables` as in `asked`."""
         self._check()
         with self._meant(), contextlib.closing(self._where.connect()) as raw:
             session = Session(raw)
-            session.run(b"begin isolation level repeatable read read only; " + self._path)
+            self._begin_reading(session, "repeatable read", tables)
             yield Guarded(session, self._where.schema)
 
     def is_taken(self, connection: Runs, name: str) -> bool:
@@ -446,12 +449,12 @@ class RowsSchema:
     # --- connections
 
     @contextlib.contextmanager
-    def _reading(self, isolation: str) -> Generator[Session]:
+    def _reading(self, isolation: str, tables: Sequence[str] = ()) -> Generator[Session]:
         self._check()
         with self._meant():
             reader = self._taken()
             try:
-                reader.run(f"begin isolation level {isolation} read only; ".encode() + self._path)
+                self._begin_reading(reader, isolation, tables)
                 yield reader
                 reader.execute("commit")
             except Unstorable as error:
@@ -462,6 +465,18 @@ class RowsSchema:
                 else:
                     reader.used_at = time.monotonic()
                     self._readers.append(reader)
+
+    def _begin_reading(self, reader: Session, isolation: str, tables: Sequence[str]) -> None:
+        """Begin, and hold tables as they are before the moment is fixed: to an older one, what was emptied or made anew since is just empty."""
+        begin = f"begin isolation level {isolation} read only; ".encode() + self._path
+        if not tables:
+            reader.run(begin)
+            return
+        try:
+            reader.run(begin + f"; lock table {', '.join(map(quoted, sorted(tables)))} in access share mode".encode())
+        except Gone:  # what says that they are dropped is read without them
+            reader.execute("rollback")
+            reader.run(begin)
 
     @property
     def _path(self) -> bytes:
@@ -661,7 +676,7 @@ def forget_rows(where: Where, log: str, erased: int) -> bool:
         if "_view" not in _tables_in(Session(raw), where.schema):
             return True
     with contextlib.closing(RowsSchema(where)) as rows, rows.transaction() as connection:
-        for tag in begun_anew(connection, log, erased):
-            for table in rows.tables(connection, f"_{tag}"):
-                connection.execute(f"truncate table {quoted(table)}")
+        emptied = {table for tag in begun_anew(connection, log, erased) for table in rows.tables(connection, f"_{tag}")}
+        for table in sorted(emptied):  # in the order in which readers hold them
+            connection.execute(f"truncate table {quoted(table)}")
     return True

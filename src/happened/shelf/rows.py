@@ -119,13 +119,13 @@ class ViewsFile:
             finally:
                 reader.execute("release asked")
 
-    def asked(self, ask: Callable[[Connection], A]) -> A:
+    def asked(self, ask: Callable[[Connection], A], tables: Sequence[str] = ()) -> A:
         """Let a function read as of one moment."""
         with self.snapshot() as reader:
             return ask(reader)
 
     @contextlib.contextmanager
-    def guarded(self) -> "Generator[Guarded]":
+    def guarded(self, tables: Sequence[str] = ()) -> "Generator[Guarded]":
         """Read in one transaction for somebody whose query is not ours: on a connection of its own, which is closed afterwards."""
         self._check()
         with contextlib.ExitStack() as last_first:

@@ -27,6 +27,7 @@ from psycopg import errors
 from happened.core.chain import digest_of
 from happened.core.errors import Broken, Closed, Diverged, Error, Forked, Incompatible, OutcomeUnknown, Overloaded, StoreFailed
 from happened.core.store import START, Bare, Commit, Head, Parts, Row, Terms, Unseen, Wanted
+from happened.stores import postgres_notes
 from happened.stores import postgres_wire as wire
 from happened.stores.looking import Looking
 from happened.stores.postgres_cold import (
@@ -42,9 +43,9 @@ from happened.stores.postgres_cold import (
 )
 from happened.stores.postgres_pages import DAMAGED, PAGE_ROWS, Page, PostgresPages, is_lost, pages_between
 from happened.stores.postgres_shelf import NOTHING, Filing, hash_of, stretch
-from happened.stores.postgres_tables import Connection, Where, lock_head, migrate, one_line, where_in
+from happened.stores.postgres_tables import Connection, Where, is_standby, lock_head, migrate, one_line, where_in
 from happened.stores.samples import Samples
-from happened.stores.shelving import keys_between, merged, next_row_first, reading_in, reading_text
+from happened.stores.shelving import merged, next_row_first, reading_in, reading_text
 
 T = TypeVar("T")
 _WRITTEN_TYPES = [
@@ -64,6 +65,8 @@ CROWDED_COMMITS = 50
 LOCK_MS_MAX = 2_000_000_000
 POLL_SECONDS = 1.0
 """How long a notice is waited for at a time."""
+POSITION_DIGITS = 19
+"""A notice that is longer tells of no position."""
 LOOK_SECONDS = 0.1
 """How often one of those who wait looks by himself: a notice may get lost, or never come through a pooler."""
 SETTLE_SECONDS = 30.0
@@ -286,7 +289,7 @@ class PostgresStore:
 
     def notes(self, start: str, before: str | None = None) -> Mapping[str, str]:
         """Return the durable notes whose key starts with a text."""
-        return dict(self._asked(_NOTES, keys_between(start, before)))
+        return postgres_notes.found(self._asked(_NOTES, postgres_notes.bounds(start, before)), start, before)
 
     def wait(self, after: int, wait_seconds_max: float) -> int:
         """Wait until something lies after this position."""
@@ -487,6 +490,7 @@ class PostgresStore:
         try:
             migrate(self.where, connection)
             [standing] = connection.execute(self.where.sql(_STANDING), binary=True).fetchall()
+            self._rows.primary = not is_standby(connection)
         except psycopg.Error as error:
             connection.close()
             raise self.where.trouble(error, "can't be opened as a log") from error
@@ -549,7 +553,7 @@ class PostgresStore:
         self._writer.close()
         while True:
             try:
-                self._writer = self.where.connect()
+                self._writer = self._connected_again()
             except psycopg.OperationalError as again:
                 if time.monotonic() > deadline:
                     raise StoreFailed(
@@ -558,6 +562,13 @@ class PostgresStore:
                 time.sleep(RETRY_SECONDS)
             else:
                 return
+
+    def _connected_again(self) -> Connection:
+        """Connect in the place of a connection that was lost. Another server may answer: nothing is read any more on those that there are."""
+        connection = self.where.connect_like(primary=self._rows.primary)
+        self._rows.primary = not is_standby(connection)
+        self._rows.drop()
+        return connection
 
     def _check_history(self, standing: Standing, unseen: Sequence[Row]) -> None:
         """Raise `Diverged` where the last row that this process knows is not there any more, unchanged: another database answers.
@@ -675,7 +686,7 @@ class PostgresStore:
         while True:
             try:
                 self._writer.close()
-                self._writer = self.where.connect()
+                self._writer = self._connected_again()
                 with self._writer.transaction():
                     lock_head(self.where, self._writer, deadline - time.monotonic())
                     if first is not None:
@@ -686,8 +697,9 @@ class PostgresStore:
                         if ahead and not took_place:
                             self._writer.execute(self.where.sql("update @head set reading = %s"), (os.urandom(8).hex(),))
                     else:
-                        there: dict[str, str] = dict(
-                            self._writer.execute(self.where.sql("select key, body from @note where key = any(%s)"), (list(commit.notes),))
+                        keys = list(map(postgres_notes.key_of, commit.notes))
+                        there = postgres_notes.found(
+                            self._writer.execute(self.where.sql("select key, body from @note where key = any(%s)"), (keys,))
                         )
                         took_place = all(there.get(key) == body for key, body in commit.notes.items())
                         if not took_place and not self._is_aborted():
@@ -740,7 +752,7 @@ class PostgresStore:
     def _noted(self, start: str) -> Mapping[str, str]:
         """Return notes under the lock."""
         try:
-            return dict(self._writer.execute(self.where.sql(_NOTES), keys_between(start, None)).fetchall())
+            return postgres_notes.found(self._writer.execute(self.where.sql(_NOTES), postgres_notes.bounds(start)), start)
         except psycopg.Error as error:
             raise _failed(error) from error
 
@@ -802,7 +814,7 @@ class PostgresStore:
                         self._hear(position)  # what was committed before anybody listened here
                     while not self._closed:
                         for notice in connection.notifies(timeout=POLL_SECONDS, stop_after=1):
-                            if notice.payload.isdecimal():  # anybody may send one
+                            if notice.payload.isdecimal() and len(notice.payload) <= POSITION_DIGITS:  # anybody may send one
                                 self._hear(int(notice.payload))
             except psycopg.Error:  # those who wait look by themselves meanwhile
                 time.sleep(POLL_SECONDS)
@@ -878,12 +890,13 @@ class PostgresStore:
                 raise Overloaded("the log's lock is not free; nothing was filed", url=self.url)
             self._check_usable()
             try:
-                self._begun(1 << 62, time.monotonic() + wait_seconds_max)
+                standing, _ = self._begun(1 << 62, time.monotonic() + wait_seconds_max)
                 self._writer.execute("commit")
             except psycopg.Error as error:
                 raise _failed(error) from error
             self._filing.keep()
             self._transaction_of = 0
+            self._standing = standing
         except BaseException as error:
             self._undone(error)
             raise
@@ -894,7 +907,7 @@ class PostgresStore:
                 pass
 
     def _file_up_to(self, standing: Standing) -> Standing:
-        """File what others have left, a guest or who has erased something, under the lock; return where the log stands then."""
+        """File what others have left, a guest or who has erased something, under the lock; return where the log stands once that is committed."""
         filed, tagged = standing.filed, standing.tagged
         tags = self._tags_are_filed() and self._knows_names()
         if self._is_filed(standing.position, filed, tagged) and not (tags and any(name not in self._stored for name in self._reading)):
@@ -911,8 +924,7 @@ class PostgresStore:
         reading = self._write_more_names(standing.reading) if tags else standing.reading
         tagged = standing.position if tags else tagged
         self._writer.execute(self.where.sql("update @head set filed = %s, tagged = %s, reading = %s"), (standing.position, tagged, reading))
-        self._standing = standing._replace(filed=standing.position, tagged=tagged, reading=reading)
-        return self._standing
+        return standing._replace(filed=standing.position, tagged=tagged, reading=reading)
 
     def _rows_after(self, connection: Connection, after: int, until: int) -> Iterator[tuple[list[Row], list[Terms]]]:
         assert self._terms_of is not None, "rows are filed by a reading"
@@ -1073,7 +1085,7 @@ _READING = "select reading, coalesce((select body from @shelf where key = 'readi
 def _values(commit: Commit, filed: int, tagged: int, making: str, entries: Sequence[list[Any]], listeners: int) -> list[wire.Value]:
     """Return what `@write` is called with."""
     rows = commit.rows
-    kept = {key: body for key, body in commit.notes.items() if body is not None}
+    note_keys, note_bodies, notes_gone = postgres_notes.written(commit.notes)
     tag_hash, tag_position, used_hash, used_position, block_name, block_block, counted_block, counted_what, counted_number = entries
     return [
         wire.int8s([row.position for row in rows]),
@@ -1096,9 +1108,9 @@ def _values(commit: Commit, filed: int, tagged: int, making: str, entries: Seque
         wire.int8s(counted_block),
         wire.texts(counted_what),
         wire.texts(counted_number),
-        wire.texts(list(kept)),
-        wire.texts(list(kept.values())),
-        wire.texts([key for key, body in commit.notes.items() if body is None]),
+        wire.texts(note_keys),
+        wire.texts(note_bodies),
+        wire.texts(notes_gone),
         wire.int8(listeners),
     ]
 

@@ -1,7 +1,6 @@
 """A new log in PostgreSQL, filled with the rows of another one in one transaction: it is there whole, or not at all, wherever it is stopped."""
 
 from collections.abc import Callable, Mapping
-from typing import cast
 
 import psycopg
 
@@ -9,6 +8,7 @@ from happened.core.errors import Invalid, OutcomeUnknown, StoreFailed
 from happened.core.store import START, Commit, Head, Row, Terms, Unseen
 from happened.stores.postgres import PostgresStore
 from happened.stores.postgres_cold import put_rows
+from happened.stores.postgres_notes import written
 from happened.stores.postgres_tables import Connection, migrate, one_line, where_in
 
 TAKEN_SECONDS = 1
@@ -60,8 +60,8 @@ class PostgresLoad:
                         self._where.sql("update @head set position = %s, at = %s, digest = %s, row = %s"),
                         (self._head.position, self._head.at, self._head.digest, self._row),
                     )
-                    bodies = [cast("str", body) for body in notes.values()]  # a new log has none to delete
-                    cursor.execute(self._where.sql("select @note_down(%s::text[], %s::text[])"), (list(notes), bodies))
+                    keys, bodies, _ = written(notes)  # a new log has none to delete
+                    cursor.execute(self._where.sql("select @note_down(%s::text[], %s::text[])"), (keys, bodies))
         except psycopg.Error as error:
             raise self._failed(error) from error
         if notes:

@@ -41,6 +41,8 @@ class PostgresPages:
         self._readers: deque[Connection] = deque()
         self._packed = 0
         """How far the cold part reached when it was looked at last."""
+        self.primary = False
+        """The log was opened on a primary: it is read on none that only follows."""
         self.closed = False
         """Set when the log is closed: connections that are given back are closed then, and not kept."""
 
@@ -151,15 +153,15 @@ class PostgresPages:
                 break
             if not reader.closed and not reader.broken:
                 return reader
-        while fresh and self._readers:  # the others are likely to be lost, too
-            with contextlib.suppress(IndexError):
-                self._readers.pop().close()
-        return self._where.connect()
+        if fresh:
+            self.drop()  # the others are likely to be lost, too
+        return self._where.connect_like(primary=self.primary)
 
     def drop(self) -> None:
         """Close the connections that are kept."""
         while self._readers:
-            self._readers.pop().close()
+            with contextlib.suppress(IndexError):  # another thread has taken it
+                self._readers.pop().close()
 
 
 _position = itemgetter(1)

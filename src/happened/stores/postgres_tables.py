@@ -270,6 +270,17 @@ class Where(NamedTuple):
         connection.adapters.register_dumper(list, ListBinaryDumper)
         return connection
 
+    def connect_like(self, *, primary: bool) -> Connection:
+        """Connect. `OperationalError` where a log that was opened on a primary is answered by a standby: it may lack what was recorded, and takes nothing."""
+        connection = self.connect()
+        try:
+            if primary and is_standby(connection):
+                raise psycopg.OperationalError("only a standby answers, which may lack what was recorded")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
     def trouble(self, error: psycopg.Error, what: str) -> Invalid | StoreFailed:
         """Return what it means that opening failed. `StoreFailed` where it may help to try again: nobody answers, or a server that starts, ends or is full.
 
@@ -283,6 +294,15 @@ class Where(NamedTuple):
             passing = isinstance(error, psycopg.OperationalError) and may_pass(self.to, CONNECT_SECONDS_MAX)
         text = f"{self.said} {what}: {one_line(error)}"
         return StoreFailed(text, url=self.said, error=one_line(error)) if passing else Invalid(text, url=self.said)
+
+
+def is_standby(connection: Connection) -> bool:
+    """Say whether a server only follows another one. Servers say so by themselves; a pooler may not, and passes on the question."""
+    said = connection.info.parameter_status("in_hot_standby")
+    if said is not None:
+        return said == "on"
+    [(follows,)] = connection.execute("select pg_is_in_recovery()").fetchall()
+    return bool(follows)
 
 
 def _ignore(_notice: object) -> None:

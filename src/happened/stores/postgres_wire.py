@@ -95,12 +95,14 @@ def _array(type: int, of: int, count: int, parts: Iterable[bytes]) -> Value:
 class Prepared:
     """Statements that a session keeps parsed: to parse them anew takes a fifth of a commit.
 
-    They are prepared together, on each new connection, under names that follow from their texts: so behind a pooler that hands out sessions, where one of
-    them is there all are. Where a session turns out not to have them they are sent as texts from then on.
+    They are prepared together, on each new connection, under names that follow from the texts of all: so behind a pooler that hands out sessions, where one
+    of them is there all are, also where another release has prepared some that are the same. Where a session turns out not to have them they are sent as
+    texts from then on.
     """
 
     def __init__(self, *statements: tuple[bytes, Sequence[int]]) -> None:
-        self._statements = [(b"happened_" + sha256(text).hexdigest()[:32].encode(), text, types) for text, types in statements]
+        together = sha256(b"\0".join(text for text, _ in statements)).hexdigest()[:32]
+        self._statements = [(f"happened_{together}_{number}".encode(), text, types) for number, (text, types) in enumerate(statements)]
         self._names = {text: name for name, text, _ in self._statements}
         self._on: Connection[tuple[Any, ...]] | None = None
         self._given_up = False

@@ -419,11 +419,13 @@ class StoreContract:
     def test_notes_are_found_by_the_start_of_their_key(self, store: Engine) -> None:
         """The start is compared as text: no character in it means anything else."""
         scribe = Scribe(store)
-        keys = ["a", "a/", "a/1", "a/🦉", "a0", "A/1", "b%", "b_", "bx"]
+        keys = ["a", "a/", "a/1", "a/🦉", "a0", "A/1", "b%", "b_", "bx", "c", "c\0", "c\0\1", "c\1", "c\1\1\0", "c\1\2", "c\2"]
+        long = "".join(map(chr, range(0x4E00, 0x4E00 + 1_000)))
+        keys += [long, long + "x", "🦉" * 600 + "\0\3\4" * 100, "🦉" * 599 + "\0\3\4", "🦉" * 700]
 
         scribe.append(notes={key: key.upper() for key in keys})
 
-        for start in ("", "a", "a/", "b%", "b_", "a/🦉", "nothing"):
+        for start in ("", "a", "a/", "b%", "b_", "a/🦉", "c", "c\0", "c\1", "c\2", long[:1], long[:601], long, "🦉", "🦉" * 650, "nothing"):
             expected = {key: key.upper() for key in keys if key.startswith(start)}
             assert scribe.notes(start) == expected, start
             assert store.notes(start) == expected, start
