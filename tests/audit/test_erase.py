@@ -5,6 +5,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -15,10 +16,13 @@ import pytest
 
 import happened as h
 from happened.core.state import fold_of
+from happened.core.store import Engine
+from happened.cqrs import follower
 from happened.log.compacting import compact
 from happened.log.erasure import Choice, Erasing, erased, is_unfinished
+from happened.log.log import latest_erasure
 from happened.opening import erased_in
-from tests.audit.people import SECRET, Call, Called, Order, People, Person, customers, filled
+from tests.audit.people import SECRET, Call, Called, Met, Order, People, Person, customers, filled
 from tests.notification.model import Noted, app, done, ways
 from tests.transfer.model import Debtor, DebtorMoved, Left, Moved, crm, until
 
@@ -206,6 +210,33 @@ def test_views_of_a_process_that_runs_are_folded_anew(url: str) -> None:
         running.erase(("customer", "c-2"), **BY)
         assert view.find("c-2", since=running.log.head, wait_seconds_max=WAIT) is None
     assert files_with(url, SECRET) == []
+
+
+def test_views_are_folded_anew_whenever_between_two_looks_it_was_erased(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes when whoever follows has just looked for erasures, before he reads how far he goes: nobody need record anything else for it to be seen."""
+    armed, real = threading.Event(), latest_erasure
+
+    def look(engine: Engine) -> int:
+        found = real(engine)
+        if armed.is_set() and threading.current_thread().name == "happened-views":
+            armed.clear()
+            with h.open_log(url) as log:
+                erased(log, ("customer", "c-1"), **BY)
+        return found
+
+    monkeypatch.setattr(follower, "latest_erasure", look)
+    with customers.open(url) as running:
+        filled(running)
+        view = running.view(Person)
+        view.get("c-1", since=running.log.head, wait_seconds_max=WAIT)
+        before = running.log.head
+
+        armed.set()
+        running.record(Met("c-3", "Eva"))
+        until(lambda: running.log.head > before + 1)  # the erasure is recorded behind that
+
+        assert view.find("c-1", since=running.log.head, wait_seconds_max=WAIT) is None
+        assert view.get("c-3", since=running.log.head).name == "Eva"
 
 
 def test_views_elsewhere_are_folded_anew_when_they_are_opened(url: str, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import time
 import pytest
 
 from happened.stores.looking import Looking
+from tests.semantics.test_interleavings_interrupts import interrupted
 
 WAIT_SECONDS = 20.0
 
@@ -178,3 +179,70 @@ def test_the_first_look_is_waited_for_by_all() -> None:
         thread.join(WAIT_SECONDS)
 
     assert (heard, log.looks) == ([9, 9], 1)
+
+
+@pytest.mark.parametrize("seconds", [1e-9, 0.02])
+def test_nobody_is_answered_by_a_look_from_before_what_he_has_heard(seconds: float) -> None:
+    """Not even while somebody looks at the moment who began before that: that look is waited for, and there is another one then."""
+    log = Log(3600)
+    log.position = 4
+    assert log.wait(0) == 4
+    real, looking, go_on = log.looking._look, threading.Event(), threading.Event()
+
+    def slow() -> int:
+        found = real()
+        looking.set()
+        assert go_on.wait(WAIT_SECONDS)
+        return found
+
+    log.looking._look = slow
+    log.tell()
+    first = threading.Thread(target=lambda: log.wait(4, 0.001), daemon=True)
+    first.start()
+    assert looking.wait(WAIT_SECONDS)
+    log.position = 6
+    log.tell()
+    heard: list[int] = []
+    second = threading.Thread(target=lambda: heard.append(log.wait(9, seconds)), daemon=True)
+    second.start()
+    time.sleep(0.1)
+    assert heard == []
+    go_on.set()
+    for thread in (first, second):
+        thread.join(WAIT_SECONDS)
+
+    assert heard == [6]
+
+
+def test_where_the_one_who_looks_for_all_is_gone_without_a_word_others_look() -> None:
+    """An interrupt may come before it can hand over. It takes a second."""
+    log = Log(0.02)
+    log.looking._led = True
+    [thread], heard = waiting(log, 1)
+    log.position = 2
+    began = time.monotonic()
+    thread.join(WAIT_SECONDS)
+
+    assert heard == [2]
+    assert time.monotonic() - began < WAIT_SECONDS / 2
+
+
+def test_an_interrupt_anywhere_leaves_nobody_waiting_for_a_look_that_nobody_takes() -> None:
+    """Whoever waits is interrupted at one moment after the other: afterwards another thread hears of what comes, and no place of theirs is held."""
+    nth, wrong = 1, list[str]()
+    while True:
+        log = Log(0.005)
+        where = interrupted(lambda: log.wait(0, 0.02), nth)  # noqa: B023 - called in this turn only
+        log.position = 1
+        heard: list[int] = []
+        thread = threading.Thread(target=lambda: heard.append(log.wait(0, WAIT_SECONDS / 4)), daemon=True)  # noqa: B023 - as above
+        thread.start()
+        thread.join(WAIT_SECONDS / 4)
+        if heard != [1] or log.looking.waiting:
+            wrong.append(where)
+        if not where:
+            break
+        nth += 1
+
+    assert nth > 20
+    assert wrong == []

@@ -243,6 +243,21 @@ class Behind:
         return Page([one for one in page.items if one.position <= before], min(before, page.position), min(before, page.head))
 
 
+class Counted:
+    """A channel that keeps what each of its pages says of where the origin ends."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self.heads: list[int] = []
+        self.origin, self.head, self.recorded_at = channel.origin, channel.head, channel.recorded_at
+        self.standing, self.close = channel.standing, channel.close
+
+    def read(self, after: int, wait_seconds_max: float) -> Page:
+        page = self._channel.read(after, wait_seconds_max)
+        self.heads.append(page.head)
+        return page
+
+
 def published(upstream: h.Running, what: str) -> Sequence[dict[str, object]]:
     """Return the bodies of what was published, of one name."""
     return [msgspec.to_builtins(record.body) for record in upstream.log.read() if record.kind == "output" and record.name == what]

@@ -9,10 +9,13 @@ from typing import Annotated, Any
 import pytest
 
 import happened as h
+from happened.stores.sqlite import SqliteStore
 from happened.testing.spec import spec
 from happened.transfer.channel import LogChannel
 from tests.transfer.model import (
     AddressChanged,
+    Counted,
+    Debtor,
     DebtorMoved,
     Left,
     Moved,
@@ -98,6 +101,30 @@ def test_nothing_is_said_or_heard_twice_after_a_restart(tmp_path: Path) -> None:
             until(lambda: len(heard(running)) == number + 1)  # noqa: B023 - waited for in this round
 
             assert heard(running) == told(upstream) == [("c-1", f"country {one}") for one in range(number + 1)]
+
+
+def test_a_page_of_a_moment_ago_is_no_older_log(tmp_path: Path) -> None:
+    """Another process has read further, and this one takes over: what it knew of the origin is of before that, and nothing has diverged."""
+    log, own = f"sqlite:///{tmp_path}/crm.db", f"sqlite:///{tmp_path}/billing.db"
+    with crm.open(log) as upstream, h.open_log(log) as aside:
+        engine = aside.engine
+        assert isinstance(engine, SqliteStore)
+        engine._looking._seconds = 3600
+        known = engine.wait(0, 1)
+        with billing.open(own, channels={"crm": log}) as running:
+            upstream.record(Moved("c-1", "a", "France"))
+            until(lambda: len(heard(running)) == 1)
+            assert running.replica(Debtor, "c-1", since=upstream.log.head).position > known
+        channel = Counted(LogChannel(lambda: engine, lambda _store: True, own=False))
+        with billing.open(own, channels={"crm": channel}) as running:
+            until(lambda: len(channel.heads) >= 8)
+
+            assert set(channel.heads) == {known}
+            assert [one for one in running.statistics()["executions"] if one["outcome"] == "failed"] == []
+            engine._looking._seconds = 0.005
+            upstream.record(Moved("c-1", "b", "Spain"))
+            until(lambda: heard(running) == [("c-1", "France"), ("c-1", "Spain")])
+            assert running.replica(Debtor, "c-1", since=upstream.log.head).state == Debtor("c-1", "Spain")
 
 
 def test_a_new_publication_begins_at_the_head_of_that_moment(tmp_path: Path) -> None:

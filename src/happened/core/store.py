@@ -161,7 +161,8 @@ class Store(Protocol):
     def wait(self, after: int, wait_seconds_max: float) -> int:
         """Wait until something lies after this position, or the time is over; return the last position. Wakes for commits of any process.
 
-        Where it waits, that may be the last position of a moment ago: those who wait share one look. Without waiting (0 s) it is as of this call, or later.
+        Where it waits, that may be the last position of a moment ago: those who wait share one look. It is of before no commit of this process that was
+        answered before the call. Without waiting (0 s) it is as of this call, or later.
         """
         ...
 

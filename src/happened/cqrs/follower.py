@@ -126,8 +126,6 @@ class Followers:
                     continue
                 behind = min(build.position for build in mine)
                 if self._log.wait(behind, IDLE_SECONDS) > behind or not all(map(self._is_answered_from, mine)):
-                    if self._erased_since(mine):  # that is recorded, too
-                        continue
                     for position in sorted({build.position for build in mine}):
                         self._advance([build for build in mine if build.position == position])
                 else:
@@ -210,6 +208,10 @@ class Followers:
         head = target.last if target is not None else 0
         if head < builds[0].position:
             raise _other_history(builds[0])
+        if self._erased_since(
+            builds
+        ):  # after that last row was read: an erasure is recorded, and what comes later wakes who waits for more
+            return
         heads = any(
             build.heads or (build.live_from is not None and build.live_from < head) for build in builds
         )  # to count how long they took

@@ -7,12 +7,15 @@ from collections.abc import Callable
 LONGEST_SECONDS = 1e6
 """More than anybody waits for, and less than what a lock can't be waited for."""
 
+OVERDUE_SECONDS = 1.0
+"""So long after a look was due others look, too: an interrupt may end who looks for all before he can say so."""
+
 
 class Looking:
     """The last look at the end of a log, and those who wait for more.
 
     A log has many who wait: a thread for each handler, and for the views. They are told when this process commits, or hears that others have, which
-    changes what `heard` returns. Nobody knows whether that is all, so one of them looks every so many seconds, and wakes the others where there is more.
+    makes `heard` return more. Nobody knows whether that is all, so one of them looks every so many seconds, and wakes the others where there is more.
     """
 
     def __init__(
@@ -29,7 +32,8 @@ class Looking:
         self._seconds = seconds
         self._begin = begin
         """Called by who is going to wait."""
-        self._one = threading.Lock()
+        self._one = threading.RLock()
+        """Held by who looks. Of a kind that only its holder can release."""
         self._last = 0
         self._looked_at = -float("inf")
         self._looked_for = -1
@@ -40,7 +44,10 @@ class Looking:
         """How many wait."""
 
     def wait(self, after: int, seconds: float, is_closed: Callable[[], bool]) -> int:
-        """Wait until something lies after a position; return the last position, as it was at most so many seconds ago as are between two looks."""
+        """Wait until something lies after a position; return the last position, as it was at most so many seconds ago as are between two looks.
+
+        It is of before nothing that was heard when this was called, however short the wait.
+        """
         deadline = time.monotonic() + min(seconds, LONGEST_SECONDS)
         leads = False
         try:
@@ -58,7 +65,7 @@ class Looking:
                     try:
                         self._grown.wait_for(
                             lambda: is_closed() or self._heard() != heard or self._last > after or not self._led,  # noqa: B023 - called in this turn only
-                            min(self._due_in(), left) if leads else left,
+                            min(self._due_in() + (0.0 if leads else OVERDUE_SECONDS), left),
                         )
                     finally:
                         self.waiting -= 1
@@ -69,23 +76,27 @@ class Looking:
                     self._grown.notify()  # another one looks from now on
 
     def _looked(self, after: int, heard: int, deadline: float) -> int:
-        """Look, unless somebody has of late, and nothing was heard since. Who looks at the moment is waited for."""
-        first = self._looked_at == -float("inf")  # that is waited for, however long it takes: before it nothing is known
-        left = -1 if first else max(0.0, deadline - time.monotonic())
-        if not self._is_known(after, heard) and self._one.acquire(timeout=left):
-            try:
-                if not self._is_known(after, heard):
-                    before, self._last = self._last, self._look()
-                    self._looked_for, self._looked_at = heard, time.monotonic()
-                    if self._last > before:
-                        with self._grown:
-                            self._grown.notify_all()
-            finally:
+        """Look, unless somebody has of late, and nothing was heard since. Who looks at the moment is waited for: to the end, where something was heard."""
+        if self._is_known(after, heard):
+            return self._last
+        left = max(0.0, deadline - time.monotonic()) if self._looked_for >= heard else -1
+        try:
+            if self._one.acquire(timeout=left) and not self._is_known(after, heard):
+                heard = self._heard()
+                before, self._last = self._last, self._look()
+                self._looked_for, self._looked_at = heard, time.monotonic()
+                if self._last > before:
+                    with self._grown:
+                        self._grown.notify_all()
+        finally:  # an interrupt may come as soon as it is acquired
+            try:  # noqa: SIM105 - no function is called on this way
                 self._one.release()
+            except RuntimeError:  # it was not acquired
+                pass
         return self._last
 
     def _is_known(self, after: int, heard: int) -> bool:
-        return self._due_in() > 0 and (self._last > after or self._looked_for == heard)
+        return self._due_in() > 0 and (self._last > after or self._looked_for >= heard)
 
     def _due_in(self) -> float:
         return max(0.0, self._looked_at + self._seconds - time.monotonic())

@@ -36,7 +36,7 @@ from happened.transfer.channel import BEACON, SHARE, Channel, Inflow, Origin, Pa
 from happened.transfer.channel import Standing as ShareStanding
 from happened.transfer.digest import Digest, Hashes, hashing
 from happened.transfer.share import PUT, Beacon, Change
-from happened.transfer.subscription import Seen, check_origin
+from happened.transfer.subscription import Seen, check_end, check_origin
 
 S = TypeVar("S", bound=State)
 
@@ -374,11 +374,7 @@ class Replicating(Generic[S]):
         self._head = page.head
         if self._check_origin(copy, deep=bool(page.items)):
             return
-        if page.head < standing.position:
-            raise Diverged(
-                f"the log of `{self.system}` ends at {page.head}, and was read up to {standing.position}: an older one was put in its place",
-                system=self.system,
-            )
+        check_end(self.channel, self.system, page, standing.position)
         ours = [item for item in page.items if item.name == self.fold.name and item.what in (SHARE, BEACON)]
         if ours:
             try:

@@ -24,7 +24,7 @@ from happened.log.row import Header, Sent, Written, encode, taken_apart
 from happened.log.typed import Typed
 from happened.log.worker import IDLE_SECONDS, Course, Worker
 from happened.log.writer import Batch, Draft
-from happened.transfer.channel import NOTIFICATION, Channel, Inflow, Origin, Published
+from happened.transfer.channel import NOTIFICATION, Channel, Inflow, Origin, Page, Published
 
 UNREAD_NOTE = "unread/"
 """Before a system's name and an id: what came and can't be read."""
@@ -119,10 +119,7 @@ class Subscription:
             self._go_back(check_origin(self._channel, self.system, self._seen))
             return
         self.head = page.head
-        if page.head < course.position:
-            raise Diverged(
-                f"the log of `{self.system}` ends at {page.head}, and was read up to {course.position}: an older one was put in its place"
-            )
+        check_end(self._channel, self.system, page, course.position)
         wanted = [item for item in page.items if item.what == NOTIFICATION and item.name in self._wanted]
         if wanted:
             last = wanted[-1]
@@ -233,6 +230,15 @@ def facts(batch: Batch, found: Sequence[Fact], header: Header) -> Draft:
         {},
         [(one.typed.wish.name, own) for one, own in zip(found, terms, strict=True)],
     )
+
+
+def check_end(channel: Channel, system: str, page: Page, position: int) -> None:
+    """Raise `Diverged` where an origin ends before what was read of it. A page may be of a moment ago, and read since by another process."""
+    head = page.head if page.head >= position else channel.head()
+    if head < position:
+        raise Diverged(
+            f"the log of `{system}` ends at {head}, and was read up to {position}: an older one was put in its place", system=system
+        )
 
 
 def check_origin(channel: Channel, system: str, seen: Seen | None, *, deep: bool = True) -> Origin:
