@@ -208,9 +208,8 @@ class Followers:
         head = target.last if target is not None else 0
         if head < builds[0].position:
             raise _other_history(builds[0])
-        if self._erased_since(
-            builds
-        ):  # after that last row was read: an erasure is recorded, and what comes later wakes who waits for more
+        # After that last row was read: an erasure is recorded, too, and one that comes later wakes who waits for more.
+        if self._erased_since(builds):
             return
         heads = any(
             build.heads or (build.live_from is not None and build.live_from < head) for build in builds
