@@ -20,6 +20,7 @@ from happened.core.errors import Error, Invalid, Late, NotThere, OutcomeUnknown,
 from happened.core.messages import Command, Event, Message, Position, called, instead_of
 from happened.core.state import Fold, Key, Replica, State, fold_alone_of, fold_of
 from happened.core.store import Engine, Row
+from happened.core.waiting import within
 from happened.core.world import MICROSECOND, Source
 from happened.cqrs.ask import Rows, View
 from happened.cqrs.follower import Followers
@@ -242,7 +243,7 @@ class Running:
         Cost: one sync of the disk, shared by all who wait.
         """
         decision = self._decision(command, id, actor, correlation)
-        deadline = time.monotonic() + wait_seconds_max
+        deadline = time.monotonic() + within(wait_seconds_max)
         self._handling.wait_for_copies(decision.handler, wait_seconds_max)
         self._handling.preload(decision)
         while True:
@@ -257,7 +258,7 @@ class Running:
     ) -> Receipt:
         """Do what `dispatch` does, awaited. Tasks that dispatch in the same turn of the loop share a commit."""
         decision = self._decision(command, id, actor, correlation)
-        deadline = time.monotonic() + wait_seconds_max
+        deadline = time.monotonic() + within(wait_seconds_max)
         if decision.handler.copied:
             loop = asyncio.get_running_loop()
             await loop.run_in_executor(self._outside.pool(), self._handling.wait_for_copies, decision.handler, wait_seconds_max)
@@ -313,7 +314,7 @@ class Running:
             return []
         together = Together(decisions)
         self._writer.submit(together, wait_seconds_max)
-        return [self._answer(decision, time.monotonic() + wait_seconds_max) for decision in decisions]
+        return [self._answer(decision, time.monotonic() + within(wait_seconds_max)) for decision in decisions]
 
     def enqueue(
         self, command: Command, *, id: str | None = None, actor: str = "", correlation: str | None = None, wait_seconds_max: float = 10
@@ -330,7 +331,7 @@ class Running:
 
     def outcome(self, receipt: Receipt | str, *, wait_seconds_max: float = 10) -> Receipt:
         """Wait for what comes of an enqueued command, and return that receipt. `Refused` if it was refused, `Stuck` if its decider fails, `Late` else."""
-        deadline = time.monotonic() + wait_seconds_max
+        deadline = time.monotonic() + within(wait_seconds_max)
         position = self.log.since(receipt)
         row = self.log.row_at(position)
         if row is None:

@@ -120,6 +120,41 @@ def test_a_wait_that_is_over_already_is_answered_at_once(url: str, wait_seconds_
         assert running.log.find("x") == running.log.find("y") == []
 
 
+WAITS: dict[str, Callable[[h.Running, Any], object]] = {
+    "state": lambda running, seconds: running.state(Balance, "a", since=FAR, wait_seconds_max=seconds),
+    "catch_up": lambda running, seconds: running.catch_up(FAR, wait_seconds_max=seconds),
+    "view.get": lambda running, seconds: running.view(Balance).get("a", since=FAR, wait_seconds_max=seconds),
+    "view.rows": lambda running, seconds: running.view(Balance).rows(since=FAR, wait_seconds_max=seconds),
+    "view.sql": lambda running, seconds: running.view(Balance).sql("select 1", since=FAR, wait_seconds_max=seconds),
+}
+FAR = 1_000
+
+
+@pytest.mark.parametrize("ask", WAITS.values(), ids=WAITS)
+def test_whoever_waits_is_late_when_that_is_over_and_hears_what_is_no_time(any_url: str, ask: Callable[[h.Running, Any], object]) -> None:
+    """What is asked for never comes: no number (NaN) is no wait, and not one without an end; what is no number at all is said."""
+    with bank.open(any_url) as running:
+        running.view(Balance).rows(since=running.dispatch(Deposit("a", 1)))
+        for seconds in (0.01, 0, -1, math.nan, -math.inf):
+            with pytest.raises(h.Late):
+                ask(running, seconds)
+        for none in (None, "5", [1]):
+            with pytest.raises(h.Invalid, match="`wait_seconds_max` is a number of seconds, not "):
+                ask(running, none)
+
+
+@pytest.mark.parametrize("seconds", [math.inf, 10**400])
+def test_what_is_there_is_answered_however_long_somebody_would_wait(any_url: str, seconds: float) -> None:
+    """More seconds than a machine can count are for ever."""
+    with bank.open(any_url) as running:
+        receipt = running.dispatch(Deposit("a", 1), wait_seconds_max=seconds)
+
+        assert running.view(Balance).get("a", since=receipt, wait_seconds_max=seconds).amount == 1
+        assert running.catch_up(receipt, wait_seconds_max=seconds) >= receipt.position
+        assert running.log.wait(0, seconds) >= receipt.position
+        assert running.settled(receipt, wait_seconds_max=seconds).done
+
+
 def test_without_a_thread_to_start_everybody_is_answered(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The machine has no thread left for the writer: who was recorded gets a receipt, and the next caller leads who waits."""
     gate = Gate()

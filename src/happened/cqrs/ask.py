@@ -12,6 +12,7 @@ from happened.core.messages import Position
 from happened.core.state import Key, State, fold_of
 from happened.core.tags import is_unicode
 from happened.core.tally import count_in, quantile_us, ran_in, waited_in
+from happened.core.waiting import within
 from happened.cqrs.view import ViewBuild, key_text
 from happened.cqrs.where import compile_order, compile_where
 from happened.log.log import Log
@@ -168,7 +169,7 @@ class ViewState(Generic[S]):
 
     def wait(self, since: int, wait_seconds_max: float) -> None:
         """Wait until the table may be answered from and is at least at this position."""
-        deadline = time.monotonic() + wait_seconds_max
+        deadline = time.monotonic() + within(wait_seconds_max)
         while True:
             known = self.build
             read = known.epoch is not None and known.broken is None
@@ -309,7 +310,7 @@ class View(Generic[S]):
     def _found(self, whole: Key, since: Receipt | str | int | None, wait_seconds_max: float) -> tuple[S, Position] | None:
         encoded, unholdable = self._encoded(whole)
         wanted = self.of.log.since(since)
-        deadline = time.monotonic() + wait_seconds_max
+        deadline = time.monotonic() + within(wait_seconds_max)
         while True:
             looked = self.of.looked(whole, encoded) if unholdable is None else None
             if looked is None:
@@ -369,7 +370,7 @@ class View(Generic[S]):
         if type(limit) is not int or not 0 <= limit <= HIGH:
             raise Invalid(f"`limit` is a number of rows, 0 to {HIGH}, not {show(limit)}")
         wanted = self.of.log.since(since)
-        deadline = time.monotonic() + wait_seconds_max
+        deadline = time.monotonic() + within(wait_seconds_max)
         condition, params = self._condition
 
         def look(reader: Connection, build: ViewBuild[S], standing: Standing) -> tuple[list[S], int, dict[str, tuple[int, str]]] | None:
@@ -401,7 +402,7 @@ class View(Generic[S]):
         A view stands under its name, with decimals as exact text; the table under it is `running.view(S).table`, with decimals as scaled integers.
         """
         wanted = self.of.log.since(since)
-        deadline = time.monotonic() + wait_seconds_max
+        deadline = time.monotonic() + within(wait_seconds_max)
         while True:
             self.of.wait(wanted, max(0.0, deadline - time.monotonic()))
             of = self.of.build

@@ -17,6 +17,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from happened.core.errors import Diverged, Error, Invalid, Late, StoreFailed, Stuck
 from happened.core.messages import Event, Position, Recorded, events_of
 from happened.core.store import Row
+from happened.core.waiting import within
 from happened.cqrs.projection import Projection
 from happened.log.held import told
 from happened.log.lease import Leases
@@ -99,7 +100,7 @@ class Projecting:
 
     def wait(self, since: int, wait_seconds_max: float) -> Position:
         """Wait until it has come to a position; return the one that it is at."""
-        deadline = time.monotonic() + wait_seconds_max
+        deadline = time.monotonic() + within(wait_seconds_max)
         while True:
             found, failure = None, None
             try:

@@ -19,6 +19,7 @@ from happened.core.errors import Broken, Conflict, Diverged, IdReused, Incompati
 from happened.core.messages import Command, Event, Message, is_data
 from happened.core.store import Commit, Engine, Row, Unseen, Wanted
 from happened.core.tags import SEPARATOR, is_unicode, term, text_of
+from happened.core.waiting import within
 from happened.core.world import Source, microseconds
 from happened.log.lifting import Lifts
 from happened.log.names import Names, Wish
@@ -285,7 +286,7 @@ class Log:
 
     def wait(self, after: int, wait_seconds_max: float) -> int:
         """Wait until something lies after a position; return the last position, as of a moment ago. Wakes for commits of any process."""
-        return self.engine.wait(after, wait_seconds_max)
+        return self.engine.wait(after, within(wait_seconds_max))
 
     def receipt_of(self, row: Row, *, repeated: bool, events: tuple[Any, ...] | None = None) -> Receipt:
         """Return the receipt of a row."""

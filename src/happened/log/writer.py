@@ -21,6 +21,7 @@ import msgspec
 from happened.core.errors import Closed, Diverged, Error, Forked, OutcomeUnknown, Overloaded
 from happened.core.store import Ahead, Commit, Engine, Head, Row, Terms, Unseen
 from happened.core.tags import term
+from happened.core.waiting import within
 from happened.core.world import Source
 from happened.log.names import Names, Wish
 from happened.log.paths import counts_in
@@ -28,8 +29,6 @@ from happened.log.records import Reader
 from happened.log.row import CONVERSATION, SAID_OF_ITSELF, SALT_BYTES, TOPOLOGY, Header, Sent, Written, decode_header, seal, taken_apart
 
 SALTS_AHEAD = 256
-WAIT_SECONDS_MAX = 1e6
-"""A longer wait is for ever, and what the machine can wait for has an end. No number (NaN) is no wait: `max` keeps what stands first."""
 PATIENCE_SECONDS = 0.02
 """The writer gives up on the store's lock so much earlier than its callers on the writer: then they hear what is known, that nothing was decided."""
 WATCH_SECONDS = 0.25
@@ -378,8 +377,7 @@ class Writer:
         """Put jobs into the queue and wait for the last of them, leading where nobody does; return whether it was answered in time."""
         if os.getpid() != self._pid:
             self.check_process()
-        if not 0.0 <= wait_seconds_max <= WAIT_SECONDS_MAX:
-            wait_seconds_max = min(max(0.0, wait_seconds_max), WAIT_SECONDS_MAX)
+        wait_seconds_max = within(wait_seconds_max)
         now = time.perf_counter()
         for job in jobs:
             job.taken_at = now
@@ -413,8 +411,7 @@ class Writer:
         if os.getpid() != self._pid:
             self.check_process()
         loop = asyncio.get_running_loop()
-        if not 0.0 <= wait_seconds_max <= WAIT_SECONDS_MAX:
-            wait_seconds_max = min(max(0.0, wait_seconds_max), WAIT_SECONDS_MAX)
+        wait_seconds_max = within(wait_seconds_max)
         job._loop = loop
         job._future = future = loop.create_future()
         job.taken_at = now = time.perf_counter()

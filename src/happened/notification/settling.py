@@ -10,6 +10,7 @@ import msgspec
 
 from happened.core.errors import Invalid, Late
 from happened.core.store import Wanted
+from happened.core.waiting import within
 from happened.core.world import moment
 from happened.log.held import Held, all_held
 from happened.log.log import Log
@@ -78,7 +79,7 @@ def settled(log: Log, listeners: Sequence[Listener], position: int | None, wait_
         if position is not None
         else functools.partial(_everything, log, listeners, Latest({}, {}))
     )
-    deadline = time.monotonic() + wait_seconds_max
+    deadline = time.monotonic() + within(wait_seconds_max)
     while True:
         head = log.head
         found = look()

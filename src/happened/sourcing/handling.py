@@ -22,6 +22,7 @@ from happened.core.messages import Command, Event, Recorded, called, instead_of,
 from happened.core.state import Fold, Key, Replica, State, fold_alone_of, replica_in, state_in
 from happened.core.store import Row
 from happened.core.tags import is_a
+from happened.core.waiting import within
 from happened.core.world import Chance, World, moment
 from happened.log.held import note_of
 from happened.log.names import Wish
@@ -735,7 +736,7 @@ class Handling:
 
     def wait_for_copies(self, handler: Handler, wait_seconds_max: float) -> None:
         """Wait for copies of other systems' states that can't say anything yet. `Late` if they can't in time."""
-        deadline = time.monotonic() + wait_seconds_max
+        deadline = time.monotonic() + within(wait_seconds_max)
         for place in handler.copied:
             self.copies.wait(handler.fills[place].fold.state, max(0.0, deadline - time.monotonic()))
 

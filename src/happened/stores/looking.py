@@ -4,8 +4,7 @@ import threading
 import time
 from collections.abc import Callable
 
-LONGEST_SECONDS = 1e6
-"""More than anybody waits for, and less than what a lock can't be waited for."""
+from happened.core.waiting import within
 
 OVERDUE_SECONDS = 1.0
 """So long after a look was due others look, too: an interrupt may end who looks for all before he can say so."""
@@ -48,7 +47,7 @@ class Looking:
 
         It is of before nothing that was heard when this was called, however short the wait.
         """
-        deadline = time.monotonic() + min(seconds, LONGEST_SECONDS)
+        deadline = time.monotonic() + within(seconds)
         leads = False
         try:
             while True:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from happened.core.errors import Closed, Diverged, Forked, Overloaded
 from happened.core.store import START, Bare, Commit, Head, Row, Terms, Unseen, Wanted
+from happened.core.waiting import within
 from happened.stores.samples import Samples
 
 
@@ -115,7 +116,7 @@ class MemoryStore:
     def wait(self, after: int, wait_seconds_max: float) -> int:
         """Wait until something lies after this position."""
         with self._grown:
-            self._grown.wait_for(lambda: self._closed or self._head().position > after, wait_seconds_max)
+            self._grown.wait_for(lambda: self._closed or self._head().position > after, within(wait_seconds_max))
         return self._head().position
 
     def scrub(self, progress: Callable[[int, int], None]) -> bool:

@@ -23,6 +23,7 @@ import msgspec
 from happened.core.errors import Broken, Diverged, Error, Invalid, Late, StoreFailed
 from happened.core.state import Key, State, fold_of
 from happened.core.tags import hints_of
+from happened.core.waiting import within
 from happened.log.fingerprint import fingerprint_of
 from happened.log.lease import Leases
 from happened.log.log import Log, place_of
@@ -583,7 +584,7 @@ class Replicating(Generic[S]):
 
     def wait(self, since: Receipt | str | int | None, wait_seconds_max: float) -> None:
         """Wait until the copy can be answered from, and is as of a position of the origin at least. `Late` if it is not in time."""
-        deadline = time.monotonic() + wait_seconds_max
+        deadline = time.monotonic() + within(wait_seconds_max)
         while True:
             with self.file.reader() as reader:
                 standing = self.standing(reader, ready=True)
