@@ -189,7 +189,8 @@ def folded(start: str, arguments: str, end: str) -> list[str]:
         in_lambda = depth == 0 and (in_lambda or parts[-1].endswith("lambda")) and character != ":"
         parts += [""] if character == "," and depth == 0 and not in_lambda else []
         parts[-1] += character
-    parts = [re.sub(r"^(\w+: .*?)=(?!=)", r"\1 = ", part.strip(" ,")) for part in parts]
+    parts = [part.strip(" ,") for part in parts]
+    parts = [re.sub(r"^(\w+: .*?)=(?!=)", r"\1 = ", part) for part in parts if not part.endswith(": Never")]  # what nobody can give
     line = f"{start}({', '.join(parts)}){end}"
     return [line] if len(line) <= LINE_MAX else [f"{start}(", *(f"    {part}," for part in parts), f"){end}"]
 

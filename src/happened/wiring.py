@@ -1,7 +1,8 @@
 """Wiring: a system as tables of plain functions and classes; whatever can be known to be wrong is said when it is made."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any, TypeVar  # Any: commands, events and keys of any class
+from inspect import signature
+from typing import Any, Never, TypeVar  # Any: commands, events and keys of any class
 
 import msgspec
 
@@ -65,7 +66,11 @@ class Wiring:
         upcasts: Iterable[UpcastEntry] = (),
         ignores: Iterable[str] = (),
         store: str = ALL,
+        **other: Never,
     ) -> None:
+        if other:
+            known = ", ".join(f"`{name}`" for name, kind in signature(Wiring).parameters.items() if kind.kind is kind.KEYWORD_ONLY)
+            raise Invalid(f"`App({next(iter(other))}=...)`: an app has {known}", unknown=list(other))
         if not is_name(name):
             raise Invalid("an app needs a name, a text: it is recorded in its log")
         self.name = name

@@ -68,6 +68,15 @@ def refused(*words: str, **tables: Any) -> h.Invalid:
     return found.value
 
 
+def test_a_table_that_no_app_has_is_said_with_those_that_there_are() -> None:
+    tables: Any = {"view": [], "record": []}
+
+    with pytest.raises(h.Invalid, match=r"`App\(view=\.\.\.\)`: an app has `records`, .*`views`, .*`store`$") as error:
+        h.App("shop", **tables)
+
+    assert error.value.facts["unknown"] == ["view", "record"]
+
+
 def test_what_is_wired_rightly_is_taken() -> None:
     """The tables that the others bend are right by themselves."""
     app = h.App("right", deciders=[sell], views=[Stock])
