@@ -18,6 +18,7 @@ from happened.core.errors import Invalid
 from happened.core.messages import Index, Places, Tag, Value, named
 from happened.core.state import State
 from happened.shelf.dialect import SQLITE, select_keys_sql
+from happened.shelf.postgres_rows import POSTGRES
 from happened.shelf.tables import Table
 from tests.databases import in_memory
 
@@ -327,6 +328,66 @@ def test_the_readable_view_shows_decimals_exactly(exact: Decimal, cents: Decimal
 
     back = table.decode(row)
     assert shown == (f"{back.exact:f}", None if back.cents is None else f"{back.cents:f}", f"{back.whole:f}")
+
+
+class Looked(State):
+    key: str
+    number: int = 0
+    text: str | None = None
+    exact: Decimal = Decimal("0.00")
+    cents: Annotated[Decimal | None, Places(2)] = None
+    fine: Annotated[Decimal, Places(17)] = Decimal("0.00")
+    yes: bool = False
+    real: float = 0.0
+    raw: bytes = b""
+
+
+ANY_DECIMAL = st.decimals() | st.decimals(places=2) | st.builds(written, INT64, st.integers(0, 20), st.integers(0, 3))
+ANY_VALUE = st.none() | st.integers() | st.text(st.characters()) | st.just("\ud800") | st.floats() | st.booleans() | ANY_DECIMAL
+LOOKED = st.builds(
+    Looked,
+    key=st.just("k"),
+    number=st.integers() | ANY_VALUE,
+    text=st.text() | ANY_VALUE,
+    exact=ANY_DECIMAL | ANY_VALUE,
+    cents=ANY_DECIMAL,
+    fine=ANY_DECIMAL,
+    yes=st.booleans() | ANY_VALUE,
+    real=st.floats(),
+    raw=st.binary(),
+)
+
+
+@settings(max_examples=1_000)
+@given(
+    LOOKED
+    | st.builds(Looked, key=st.just("k"), number=st.integers(), text=st.text())
+    | st.builds(Looked, key=st.just("k"), exact=ANY_DECIMAL)
+    | st.builds(Looked, key=st.just("k"), cents=st.decimals(places=2))
+    | st.builds(Looked, key=st.just("k"), fine=st.decimals(-20, 20, places=2))
+)
+def test_what_holds_for_certain_is_stored_by_both_databases(state: Looked) -> None:
+    """The quick look says so of no state whose row one of them refuses."""
+    for dialect in (SQLITE, POSTGRES):
+        table = Table(Looked, FINGERPRINT, dialect=dialect)
+        if table.holds(state):
+            dialect.check(table.encode(state, 1))
+
+
+def test_most_states_hold_for_certain() -> None:
+    """Where it said so of none nothing would be wrong, and all would be slow."""
+    table, totals = Table(Looked, FINGERPRINT), Table(Totals, FINGERPRINT)
+
+    assert table.holds(Looked("k", 2**63 - 1, "a", Decimal("1.50"), Decimal("-0.01"), Decimal("9.99"), yes=True, real=1e300, raw=b"\0"))
+    assert [
+        totals.holds(Totals("FR", Decimal(value))) for value in ("0.00", "-1234567890123456.78", "1.5", "12345678901234567.89", "NaN")
+    ] == [
+        True,
+        True,
+        False,
+        False,
+        False,
+    ]
 
 
 # --- other types

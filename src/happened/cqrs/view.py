@@ -86,7 +86,6 @@ class Folded(Generic[S]):
         self._key_in = _key_reader(self.fold)
         self._key_at = self.fold.fields.index(self.fold.key[0]) if len(self.fold.key) == 1 else None
         """Where a key of one field stands in a row: most types stand there as they are, and need no second look."""
-        self._has_texts = any(column.type is str and column.name not in self.fold.key for column in self.table.columns)
 
     def load(self, connection: Connection, keys: Sequence[Key]) -> None:
         """Have these keys in memory."""
@@ -119,10 +118,10 @@ class Folded(Generic[S]):
 
     def pass_over(self, key: Key, state: S) -> None:
         """Look at a state that is not written, since the next event follows at once: it must be a row all the same, however many events come together."""
+        if self.table.holds(state):
+            return
         try:
-            row = self.table.encode(state, 0)
-            if self._has_texts:
-                self.table.dialect.check(row)
+            self.table.dialect.check(self.table.encode(state, 0))
         except Exception as error:  # noqa: BLE001 - it stops its key, and is seen
             self.unheld.setdefault(key, error)
 
