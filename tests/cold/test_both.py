@@ -28,7 +28,7 @@ from tests.cold.rows import filled, nothing
 from tests.semantics.model import Balance, Deposited, bank
 from tests.servers import fresh
 
-KILLS = int(os.environ.get("HAPPENED_KILLS", "15"))
+KILLS = int(os.environ.get("HAPPENED_KILLS", "8"))
 
 WORK = """
 import sys
