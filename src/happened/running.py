@@ -135,6 +135,12 @@ class Running:
         self._views_url = views or beside(url)
         self._channels: dict[str, Channel] = {}
         self._copies_file: Place | None = None
+        opened: list[Place] = []
+
+        def views_place() -> Place:
+            opened.append(open_rows(self._views_url, url))
+            return opened[0]
+
         try:
             alone = isinstance(self._engine, Over)
             """It is a branch: nothing reaches outside, and of other processes none works on it."""
@@ -174,7 +180,7 @@ class Running:
             )
             self._sending = Sending(self.log, self._handling, self._image)
             self._wishes = self._make_wishes(topology)
-            self._followers = Followers(self.log, app.views, lambda: open_rows(views or beside(url), url), run=run)
+            self._followers = Followers(self.log, app.views, views_place, run=run)
             works = run and bool(app.handlers) and (apart is not None or not alone)
             self._publishes = run and (apart is not None or not alone)
             """What is published is recorded. What a branch publishes no other system hears: there is no channel to it."""
@@ -196,8 +202,7 @@ class Running:
         except BaseException:
             with contextlib.ExitStack() as last_first:
                 last_first.callback(self._engine.close)
-                opened: list[Channel | Place | None] = [*self._channels.values(), self._copies_file]
-                for one in opened:
+                for one in (*opened, *self._channels.values(), self._copies_file):
                     if one is not None:
                         last_first.callback(one.close)
             raise

@@ -1,6 +1,7 @@
 """What can be known to be wrong between systems is said by `App(...)` and `open`, with what to mend."""
 
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -53,6 +54,9 @@ def many(command: Bill, debtors: Mapping[str, Debtor]) -> Iterator[Billed]:
 
 def unlisted(command: Bill, debtor: h.Replica[Debtor]) -> Iterator[Billed]:
     yield from ()
+
+
+wrong_channel: Any = 7
 
 
 def app(**tables: Any) -> Callable[[], h.App]:
@@ -108,6 +112,17 @@ def test_a_channel_that_is_missing_or_none_is_said_at_open(channels: Mapping[str
     """Not at the first use."""
     with pytest.raises(h.Invalid, match=text):
         billing.open("memory:", channels=channels)
+
+
+def test_an_app_that_is_not_opened_for_its_channels_leaves_no_file_open(tmp_path: Path) -> None:
+    """Neither the log's nor the views': they could not be deleted, or moved, until the process ends."""
+    url = f"sqlite:///{tmp_path}/billing.db"
+    with pytest.raises(h.Invalid, match="is no channel") as error:
+        billing.open(url, channels={"crm": wrong_channel})
+
+    assert error.traceback, "it holds all that was made on the way"
+    links = [str(entry.readlink()) for entry in Path("/proc/self/fd").iterdir() if entry.exists()]
+    assert [link for link in links if link.startswith(str(tmp_path))] == []
 
 
 def test_one_published_name_is_no_clash_with_our_own() -> None:

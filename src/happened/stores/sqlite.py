@@ -338,18 +338,15 @@ class SqliteStore:
     def close(self) -> None:
         """Write the index's tail and the samples, let the WAL be taken into the file, close all connections."""
         if self._pid != os.getpid() or not self._lock.acquire(timeout=CLOSE_SECONDS_MAX):
-            # After a fork, or beside a decider that does not end: what is open is left to the process's end.
+            # After a fork, or beside a decider that does not end: what is open is left to the process's end, or to another call.
             self._closed = self._rows.closed = True
             return
         try:
-            if self._closed:
-                return
-            try:
+            if not self._closed:
                 self._flush_all()
-            finally:
-                self._closed = self._rows.closed = True
-                self._checkpoint_due.set()
         finally:
+            self._closed = self._rows.closed = True
+            self._checkpoint_due.set()
             self._lock.release()
         with self._grown:
             self._grown.notify_all()
