@@ -198,7 +198,7 @@ class Running:
                 self._channels[system] = channel_to(channel.log if isinstance(channel, Running) else channel)
             left = {system for system, channel in channels.items() if channel is None}
             self._projecting = _projecting_of(app, self.log, self._leases)
-            self._make_exchange(views or beside(url), left=left, run=run and not alone, projects=run and not alone and outside)
+            self._make_exchange(left=left, run=run and not alone, projects=run and not alone and outside)
         except BaseException:
             with contextlib.ExitStack() as last_first:
                 last_first.callback(self._engine.close)
@@ -918,11 +918,11 @@ class Running:
             raise Invalid(f"`{label(function)}` is not among the app's projections: {listed}", function=label(function))
         return found
 
-    def _make_exchange(self, views: str, *, left: Collection[str], run: bool, projects: bool) -> None:
+    def _make_exchange(self, *, left: Collection[str], run: bool, projects: bool) -> None:
         """Make what publishes to other systems and takes in what they publish; what is left to other processes is only looked at. So are projections."""
         app, log = self.app, self.log
         leases = self._leases
-        self._copies_file = open_rows(views, self.url, ddl=REPLICA_DDL) if app.systems else None
+        self._copies_file = open_rows(self._views_url, self.url, ddl=REPLICA_DDL) if app.systems else None
         self._shares = [Share(log, leases, state, self._declare) for state in app.shares]
         self._subscriptions = [
             Subscription(log, leases, system, self._channels[system], events, self._declare, Wish("subscription", system, 1, ""))
