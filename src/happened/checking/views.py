@@ -16,7 +16,7 @@ from happened.checking.differences import NOTHING, Difference, plain
 from happened.checking.memory import Memory
 from happened.core.state import State, fold_of
 from happened.core.store import Row
-from happened.cqrs.view import Page, Stopped, ViewBuild, check_history, key_text, view_fingerprint
+from happened.cqrs.view import AFTER, Page, Stopped, ViewBuild, check_history, key_text, view_fingerprint
 from happened.log.log import Log
 from happened.log.records import Reader
 from happened.shelf.connection import Connection, Look, Unstorable
@@ -180,7 +180,7 @@ def _fold(
     if until <= after or found.why:
         return
     for rows in log.engine.read_bare(after, until, heads=build.heads):
-        page: Page = (rows, decode(rows))
+        page = Page(rows, decode(rows))
         memory.execute("begin")
         try:
             build.fold_page(memory, page)
@@ -192,7 +192,7 @@ def _fold(
             return
         memory.execute("commit")
         build.written()
-        progress(rows[-1][1] - 1, until)
+        progress(rows[-1][AFTER] - 1, until)
 
 
 def _compare(

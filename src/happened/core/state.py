@@ -381,6 +381,13 @@ class Fold:
     def _computed(self, key_of: Callable[..., Any]) -> Callable[..., Iterable[tuple[Key, Any]]]:
         wants = [parameter.name if parameter.annotation is not Recorded else None for parameter in self.key_parameters]
         several = _yields(key_of)
+        if not several and wants == [None]:  # most are called so, once for every event of the log
+
+            def of_record(event: Any, record: Recorded | None, _joined: dict[str, Any] | None = None) -> Iterable[tuple[Key, Any]]:
+                found = key_of(event, record)
+                return ((found if _is_key(found) else (found,), event),) if found is not None else ()
+
+            return of_record
 
         def computed(event: Any, record: Recorded | None, joined: dict[str, Any] | None = None) -> Iterable[tuple[Key, Any]]:
             found = key_of(event, *[record if name is None else (joined or {})[name] for name in wants]) if wants else key_of(event)

@@ -16,7 +16,7 @@ from happened.core.errors import Closed, Diverged, Invalid, Overloaded, StoreFai
 from happened.core.state import State, fold_of
 from happened.core.store import Row
 from happened.cqrs.ask import View, ViewState, no_view, shown_in
-from happened.cqrs.view import Page, Stopped, ViewBuild, check_history, view_fingerprint
+from happened.cqrs.view import AFTER, Page, Stopped, ViewBuild, check_history, view_fingerprint
 from happened.log.held import told
 from happened.log.lease import Leases
 from happened.log.log import Log, Progress, latest_erasure
@@ -223,7 +223,7 @@ class Followers:
                     folded.complete = True
         for rows in self._log.engine.read_bare(builds[0].position, head, rows_max=PAGE_ROWS, heads=heads):
             try:
-                gathered.append((rows, decode(rows)))
+                gathered.append(Page(rows, decode(rows)))
             except Exception as error:  # noqa: BLE001 - it is of those that read this page, and is seen
                 self._undecodable(builds, gathered, target, error)
                 return
@@ -278,7 +278,7 @@ class Followers:
     def _last_of(self, pages: Sequence[Page], target: Row | None) -> Row:
         """Return the last row of what was read up to a row, which was there before that. `Diverged` where it is there no more: another history may be."""
         assert target is not None, "what was read lies up to it"
-        position = pages[-1][0][-1][1] - 1
+        position = pages[-1].rows[-1][AFTER] - 1
         if position == target.last:
             return target
         last, there = self._log.row_at(position), self._log.row_at(target.last)

@@ -228,7 +228,7 @@ class ViewSteps(Generic[S]):
     def fold(self, row: Row) -> bool:
         """Let a row have happened; return whether that changed any state of the view. `Stuck` where the view stops at it."""
         bare = [bare_of(row)]
-        page = bare, self._decode(bare)
+        page = Page(bare, self._decode(bare))
         try:
             self._build.fold_page(self._connection, page)
             self._changed = dict(self._build.own.changed)
@@ -300,7 +300,7 @@ def _fold(
     decode = log.reader.pages_for([folded.fold for folded in every]).flat
     pages: list[Page] = []
     for bare in log.engine.read_bare(after, until, wanted=wanted, rows_max=pace.rows_max, heads=build.heads):
-        page = bare, decode(bare)
+        page = Page(bare, decode(bare))
         build.fold_page(connection, page)
         pages.append(page)
         pace.pause()

@@ -14,6 +14,7 @@ import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import cached_property
 from typing import Any, Generic, TypeVar  # Any: keys, states and events of any class
 
 import msgspec
@@ -57,8 +58,30 @@ Touch = tuple[Key, Any, tuple[Any, ...], int]
 AFTER = 1
 """Where a bare row has the position after its last record."""
 
-Page = tuple[Sequence[Bare], Sequence[Any]]
-"""Rows of the log, and the records of all of them."""
+
+class Page:
+    """Rows of the log, the records of all of them, and what is found there once for all views that read them."""
+
+    def __init__(self, rows: Sequence[Bare], records: Sequence[Any]) -> None:
+        self.rows = rows
+        self.records = records
+
+    @cached_property
+    def events(self) -> list[tuple[Any, int]]:
+        """The events, with their positions."""
+        there = zip(self.records, positions_of(self.rows), strict=True)
+        return [(record.body, at) for record, at in there if record.body is not None]
+
+    @cached_property
+    def envelopes(self) -> list[Recorded]:
+        """The envelopes of the events, where the rows have their heads."""
+        return [envelope for envelope in envelopes_of(self.rows, self.records) if envelope is not None]
+
+    @cached_property
+    def kinds(self) -> set[type]:
+        """The classes of the events."""
+        return {type(event) for event, _ in self.events}
+
 
 Standing = tuple[int, str]
 """Since which position a key stands still, and why."""
@@ -116,14 +139,13 @@ class Folded(Generic[S]):
         self.states[key] = after
         self.changed[key] = position
 
-    def pass_over(self, key: Key, state: S) -> None:
-        """Look at a state that is not written, since the next event follows at once: it must be a row all the same, however many events come together."""
-        if self.table.holds(state):
-            return
-        try:
-            self.table.dialect.check(self.table.encode(state, 0))
-        except Exception as error:  # noqa: BLE001 - it stops its key, and is seen
-            self.unheld.setdefault(key, error)
+    def pass_over(self, states: Sequence[S]) -> None:
+        """Look at states that are not written, since the next event follows at once: each must be a row all the same, however many events come together."""
+        for state in self.table.doubtful(states):
+            try:
+                self.table.dialect.check(self.table.encode(state, 0))
+            except Exception as error:  # noqa: BLE001 - it stops its key, and is seen
+                self.unheld.setdefault(self._key_in(state), error)
 
     def write(self, connection: Connection) -> list[tuple[Key, int, Exception]]:
         """Write what has changed, in the open transaction; return the keys whose rows the table can't hold, with position and error."""
@@ -270,7 +292,7 @@ class ViewBuild(Generic[S]):
         except (Stopped, *FAILED):
             raise
         except Exception as error:
-            raise self._wrong_key(page) or Stopped(page[0][0][0], told(error)) from error
+            raise self._wrong_key(page) or Stopped(page.rows[0][0], told(error)) from error
 
     def write(self, connection: Connection, pages: Sequence[Page]) -> None:
         """Write rows and what is stuck, in the open transaction. `pages` are what was folded since the last one. `Stopped` for what is no key."""
@@ -295,11 +317,11 @@ class ViewBuild(Generic[S]):
         What is caught up with, and what is rebuilt, is not counted: it was not waited for.
         """
         start = self.live_from
-        if start is None or pages[-1][0][-1][AFTER] <= start + 1:
+        if start is None or pages[-1].rows[-1][AFTER] <= start + 1:
             return
-        for rows, records in pages:
-            of = iter(records)
-            for first, after, _, position, at, head in rows:
+        for page in pages:
+            of = iter(page.records)
+            for first, after, _, position, at, head in page.rows:
                 found: list[Any] = [record.body for record in itertools.islice(of, after - first)]
                 if position > start and any(event is not None and self.fold.follows(event.__class__) for event in found):
                     shown_us = max(0, now_us - at)
@@ -325,7 +347,8 @@ class ViewBuild(Generic[S]):
         self.own.load(connection, [touch[0] for touch in touches])
         fold, states, changed, stuck = self.fold, self.own.states, self.own.changed, self.stuck
         step: Callable[..., Any] = fold.evolve  # type: ignore[assignment]  # a view has it
-        get, initial, checked, pass_over = states.get, fold.state, fold.may_move, self.own.pass_over
+        get, initial, checked = states.get, fold.state, fold.may_move
+        passed: list[S] = []
         for key, message, extra, position in touches:
             if stuck and self.own.text_of(key) in stuck:
                 continue
@@ -338,52 +361,43 @@ class ViewBuild(Generic[S]):
                 self._stick(key, position, error)
             else:
                 if before is not None and key in changed:
-                    pass_over(key, before)
+                    passed.append(before)
                 states[key] = after
                 changed[key] = position
+        self.own.pass_over(passed)
 
     def _touches_straight(self, page: Page) -> Iterable[Touch]:
         """Find the keys in the way that most classes allow: kept short, since a rebuild takes it for every event of the log."""
-        rows, records = page
-        there = [(record.body, at) for record, at in zip(records, positions_of(rows), strict=True) if record.body is not None]
-        others = self._others(records)
-        if any(isinstance(event, Several) for event, _ in there):
+        if Several in page.kinds:
             return self._touches(page)
+        there = page.events
+        others = {kind for kind in page.kinds if not self.fold.follows(kind)}  # other views that read the page follow them
         if others:
             there = [(event, at) for event, at in there if type(event) not in others]
         keys = self.fold.keys_of([event for event, _ in there])
         touches = [(key, event, (), at) for key, (event, at) in zip(keys, there, strict=True)]
         return [touch for touch in touches if None not in touch[0]] if self.fold.skips_none else touches
 
-    def _others(self, records: Sequence[Any]) -> set[type]:
-        """Return the classes of events that are not of this view: others that read the same page follow them."""
-        bodies: Iterable[object] = [record.body for record in records]
-        return {kind for kind in set(map(type, bodies)) if not self.fold.follows(kind)}
-
     def _touches(self, page: Page) -> Iterator[Touch]:
-        rows, records = page
-        touched, wants_record = self.fold.touched, self.fold.wants_record
-        others = self._others(records)
-        envelopes: Iterable[Recorded | None] = envelopes_of(rows, records) if self.wants_record else itertools.repeat(None)
-        for record, at, envelope in zip(records, positions_of(rows), envelopes):  # noqa: B905 - one of them may have no end
-            event: object = record.body
-            if event is None or type(event) in others:
+        wants_record = self.fold.wants_record
+        readings = {kind: self.fold.reading(kind) for kind in page.kinds if self.fold.follows(kind)}
+        envelopes: Iterable[Recorded | None] = page.envelopes if self.wants_record else itertools.repeat(None)
+        for (event, at), envelope in zip(page.events, envelopes):  # noqa: B905 - one of them may have no end
+            reading = readings.get(event.__class__)
+            if reading is None:  # other views that read the page follow it
                 continue
             extra: tuple[Any, ...] = (envelope,) if wants_record else ()
             try:
-                found = touched(event, envelope)
+                found = reading(event, envelope)
             except Exception as error:
                 raise Stopped(at, told(error)) from error
             for key, message in found:
                 yield key, message, extra, at
 
     def _fold_joined(self, connection: Connection, page: Page) -> None:
-        rows, records = page
-        for record, at, envelope in zip(records, positions_of(rows), envelopes_of(rows, records), strict=True):
-            if envelope is None:
-                continue
+        for (body, at), envelope in zip(page.events, page.envelopes, strict=True):
             try:
-                for event in events_of(record.body):
+                for event in events_of(body):
                     for folded in self.joined:
                         self._step_joined(connection, folded, event, envelope, at)
                     if self.fold.follows(event.__class__):

@@ -471,8 +471,12 @@ def envelopes_of(rows: Iterable[Bare], records: Iterable[Any]) -> Iterator[Recor
             record = next(of)
             if record.body is None:
                 yield None
+                continue
+            header = header or decode_header(head)
+            if ordinal == 0 and record.extra is None and header.id is not None and header.decides is None:  # as most facts are
+                us = header.occurred
+                yield Recorded(header.id, at, moment(us) if us is not None else at, header.actor)
             else:
-                header = header or decode_header(head)
                 yield _envelope(position, at, header, ordinal, record.extra)
 
 

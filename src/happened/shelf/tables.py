@@ -45,8 +45,8 @@ Row = tuple[Stored, ...]
 LOW, HIGH = -(2**63), 2**63 - 1
 """The integers that SQLite holds."""
 
-CENT = decimal.Decimal("0.01")
-CENT_PLACES = 2
+QUANTA = {f"E{places}": decimal.Decimal(1).scaleb(-places) for places in (2, 3, 0, 1, 4)}
+"""How many places money mostly has, the most usual first."""
 
 PLACES = 6
 """Places of a `Decimal` column that doesn't say: enough for prices, rates and grams, and leaves 12 digits before the point."""
@@ -86,7 +86,7 @@ class Table(Generic[S]):
     many at once are the dialect's. `look` finds in one statement how a view's table stands, whether a key, listed in either way, stands still, and its row.
     `name` stands in the place of the state's own; `beside` names columns of bytes after the position, which the caller adds to a row for `upsert`.
 
-    `holds(state)` says of most that their row, but for its key, can be stored: quicker than `encode` does, and of the rest that is what says it.
+    `doubtful(states)` leaves out those whose row, but for its key, can be stored for certain, which are most: quicker than `encode`, which says it of the rest.
 
     `encode` raises `Invalid` for a value that its column can't hold: the wrong type, more places, beyond 64 bits, a time without zone, `nan`.
     Making a table raises `Invalid` for fields that can't be columns. A row of plain columns takes 100 to 700 ns either way; a JSON column takes a
@@ -128,7 +128,7 @@ class Table(Generic[S]):
         )
         self.delete = f"delete from {quoted(self.name)} where {of_key}"  # noqa: S608 - as above
         self.encode: Callable[[S, int], Row] = _compiled_encode(state, read)
-        self.holds: Callable[[S], bool] = _compiled_holds(state, [one for one in read if one[0].name not in self.key])
+        self.doubtful: Callable[[Sequence[S]], list[S]] = _compiled_doubtful(state, [one for one in read if one[0].name not in self.key])
         self.encode_key: Callable[[Key], Row] = _compiled_encode_key(state, keys)
         self.decode: Callable[[Sequence[Stored]], S] = _compiled_decode(state, read)
 
@@ -266,20 +266,24 @@ def encode(state, position):
     return _compiled(source, "encode", {"astuple": msgspec.structs.astuple, "kind": state, "wrong": wrong, **names})
 
 
-def _compiled_holds(state: type[State], read: Read) -> Callable[..., bool]:
+def _compiled_doubtful(state: type[State], read: Read) -> Callable[..., list[Any]]:
     tests = [codec.certain or codec.plain for _, codec in read]
     each = [
         f"({f'{value} is None or ' if column.optional else ''}{test.format(v=value)})"
         for value, test, (column, _) in zip([f"v{index}" for index in range(len(read))], tests, read, strict=True)
     ]
     source = f"""
-def holds(state):
-    if state.__class__ is not kind:
-        return False
-    {"; ".join(f"v{index} = state.{column.name}" for index, (column, _) in enumerate(read)) or "pass"}
-    return {" and ".join(each) or True if all(tests) else False}
+def doubtful(states):
+    found = []
+    for state in states:
+        if state.__class__ is kind:
+            {"; ".join(f"v{index} = state.{column.name}" for index, (column, _) in enumerate(read)) or "pass"}
+            if {" and ".join(each) or True if all(tests) else False}:
+                continue
+        found.append(state)
+    return found
 """
-    return _compiled(source, "holds", {"kind": state, "Decimal": decimal.Decimal, "CENT": CENT})
+    return _compiled(source, "doubtful", {"kind": state, "Decimal": decimal.Decimal, **QUANTA})
 
 
 def _compiled_encode_key(state: type[State], keys: Read) -> Callable[..., Row]:
@@ -491,10 +495,9 @@ def _decimal(places: int, refuse: Refuse) -> _Codec:
     def decode(stored: int) -> decimal.Decimal:
         return over(decimal.Decimal(stored), scale)  # an exact quotient comes without trailing zeros, and never with a positive exponent
 
-    # Sums of money mostly have two places. Of digits 18 fit in 64 bits, whichever they are.
-    certain = (
-        f"{{v}}.__class__ is Decimal and {{v}}.same_quantum(CENT) and {{v}}.adjusted() < {18 - places}" if places >= CENT_PLACES else ""
-    )
+    # Of digits 18 fit in 64 bits, whichever they are.
+    same = " or ".join(f"{{v}}.same_quantum({name})" for name, one in QUANTA.items() if one.adjusted() >= -places)
+    certain = f"{{v}}.__class__ is Decimal and ({same}) and {{v}}.adjusted() < {18 - places}"
     return _Codec("integer", f"decimal of {places} places", decimal.Decimal, encode, decode, places=places, certain=certain)
 
 
