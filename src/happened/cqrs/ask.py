@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar, overload  # Any: keys and values of any type
 
@@ -24,6 +24,9 @@ S = TypeVar("S", bound=State)
 A = TypeVar("A")
 
 POLL_SECONDS = 0.01
+"""How often who waits looks whether others have brought a view further."""
+FIRST_POLL_SECONDS = 0.001
+"""How soon who has just begun to wait does; then after twice as long each time."""
 
 ASKED_BY = ("since", "wait_seconds_max")
 """Parameters of `get` and `find` that say how to ask; a field of the key of such a name is given by position."""
@@ -114,6 +117,8 @@ class ViewState(Generic[S]):
         self.build = build
         self.moved = moved
         self.following = following
+        self._seen: tuple[float, ViewBuild[S], Standing] | None = None
+        """The last look of those who await, with its time: they share it."""
 
     def answer(self, ask: Callable[[Connection, ViewBuild[S], Standing], A]) -> A:
         """Let a function read the table of today, in one read transaction; it is told how that stands.
@@ -170,22 +175,60 @@ class ViewState(Generic[S]):
     def wait(self, since: int, wait_seconds_max: float) -> None:
         """Wait until the table may be answered from and is at least at this position."""
         deadline = time.monotonic() + within(wait_seconds_max)
-        while True:
-            known = self.build
-            read = known.epoch is not None and known.broken is None
-            if read and known.ready and known.position >= since and self.following.follows(known):
-                return  # who follows it knows without a look into the file
+        pause = FIRST_POLL_SECONDS
+        while not self._is_known_to_reach(since):
             build, standing = self.answer(_with_build)
-            if standing.reaches(since):
+            if self._reaches(build, standing, since):
                 return
-            broken = self._broken(build, standing)
-            if broken is not None:
-                raise Stuck(f"the view `{build.name}` stopped {broken}", view=build.name, position=standing.position, error=broken)
             left = deadline - time.monotonic()
             if left <= 0:
                 raise self._late(build, standing, since)
             with self.moved:
-                self.moved.wait(min(POLL_SECONDS, left))
+                self.moved.wait(min(POLL_SECONDS if self._is_known() else pause, left))
+            pause = min(2 * pause, POLL_SECONDS)
+
+    async def awaited(self, since: int, wait_seconds_max: float) -> None:
+        """Do what `wait` does, and hold no thread for as long as that takes."""
+        deadline = time.monotonic() + within(wait_seconds_max)
+        pause = FIRST_POLL_SECONDS
+        while not self._is_known_to_reach(since):
+            left = deadline - time.monotonic()
+            if left <= 0 or not self._is_known():
+                build, standing = await self._looked_for_all(min(pause, left))
+                if self._reaches(build, standing, since):
+                    return
+                if left <= 0:
+                    raise await self.asked(lambda: self._late(build, standing, since))  # noqa: B023 - called in this turn only
+            await asyncio.sleep(min(pause, left))
+            pause = min(2 * pause, POLL_SECONDS)
+
+    async def asked(self, ask: Callable[[], A]) -> A:
+        """Call what asks log and view for a moment: at once where both are at hand, since a thread would take longer to begin; else in a thread."""
+        if self.file.at_hand and self.log.writer.at_hand:
+            return ask()
+        return await _in_thread(ask)
+
+    async def _looked_for_all(self, seconds: float) -> tuple[ViewBuild[S], Standing]:
+        """Return how the table stood at most so many seconds ago."""
+        if self._seen is None or time.monotonic() - self._seen[0] >= seconds:
+            self._seen = time.monotonic(), *await self.asked(lambda: self.answer(_with_build))
+        return self._seen[1:]
+
+    def _is_known(self) -> bool:
+        """Say whether it is known without a look how the table stands: this process follows it."""
+        known = self.build
+        return known.epoch is not None and known.broken is None and self.following.follows(known)
+
+    def _is_known_to_reach(self, since: int) -> bool:
+        known = self.build
+        return known.ready and known.position >= since and self._is_known()
+
+    def _reaches(self, build: ViewBuild[S], standing: Standing, since: int) -> bool:
+        """Say whether a table may be answered from for who wants to see all up to a position. `Stuck` where it never will be."""
+        broken = self._broken(build, standing)
+        if broken is not None and not standing.reaches(since):
+            raise Stuck(f"the view `{build.name}` stopped {broken}", view=build.name, position=standing.position, error=broken)
+        return standing.reaches(since)
 
     def statistics(self) -> dict[str, Any]:
         """Return position, lag, owner, how long it took until what came was shown, what is stuck, and what went wrong."""
@@ -347,8 +390,10 @@ class View(Generic[S]):
         return self.of.answer(look)
 
     async def aget(self, /, *key: Any, since: Receipt | str | int | None = None, wait_seconds_max: float = 10, **named: Any) -> S:
-        """Do what `get` does, awaited."""
-        return await _in_thread(lambda: self.get(*key, since=since, wait_seconds_max=wait_seconds_max, **named))
+        """Do what `get` does, awaited. However many wait, they hold no thread."""
+        return await self._awaited(
+            lambda: self.of.asked(lambda: self.get(*key, since=since, wait_seconds_max=0, **named)), since, wait_seconds_max
+        )
 
     def where(self, condition: str = "", /, *args: Any, **equal: Any) -> "Self":
         """Keep the rows that a SQL condition in the fields' names allows, and those whose fields equal. `?` stand for `args`.
@@ -391,8 +436,23 @@ class View(Generic[S]):
         return Rows(found, position, self.of.age(position), len(own))
 
     async def arows(self, *, limit: int = 1000, since: Receipt | str | int | None = None, wait_seconds_max: float = 10) -> Rows[S]:
-        """Do what `rows` does, awaited."""
-        return await _in_thread(lambda: self.rows(limit=limit, since=since, wait_seconds_max=wait_seconds_max))
+        """Do what `rows` does, awaited: in a thread, which none holds who only waits."""
+        return await self._awaited(
+            lambda: _in_thread(lambda: self.rows(limit=limit, since=since, wait_seconds_max=0)), since, wait_seconds_max
+        )
+
+    async def _awaited(self, answer: Callable[[], Awaitable[A]], since: Receipt | str | int | None, wait_seconds_max: float) -> A:
+        """Wait until the view is as new as is wanted, then answer at once; again, where it was begun anew in between."""
+        deadline = time.monotonic() + within(wait_seconds_max)
+        wanted = await self.of.asked(lambda: self.of.log.since(since)) if since is not None else 0
+        while True:
+            left = deadline - time.monotonic()
+            await self.of.awaited(wanted, max(0.0, left))
+            try:
+                return await answer()
+            except Late:
+                if left <= 0:
+                    raise
 
     def sql(
         self, query: str, params: Sequence[Any] = (), *, since: Receipt | str | int | None = None, wait_seconds_max: float = 10

@@ -577,13 +577,18 @@ class Writer:
                 time.sleep(0)
             self._come_again += (min(len(self._queue) / threads, 1.0) - self._come_again) / 4
 
+    @property
+    def at_hand(self) -> bool:
+        """Whether the log is so quick of late that an event loop may commit, and read a row, by itself."""
+        return self.engine.sync_seconds <= LOOP_SYNC_SECONDS_MAX
+
     def _turn_ended(self, loop: asyncio.AbstractEventLoop) -> None:
         with self._mutex:
             self._scheduled.discard(loop)
             if self._leading or not self._queue:
                 return
             self._leading = True
-        if self.engine.sync_seconds > LOOP_SYNC_SECONDS_MAX:
+        if not self.at_hand:
             self._pass_on()
             return
         try:

@@ -229,6 +229,11 @@ class Place(Protocol):
         """Whether other processes may have it open."""
         ...
 
+    @property
+    def at_hand(self) -> bool:
+        """Whether a row is found in microseconds, whatever others do there: then an event loop asks by itself."""
+        ...
+
     def transaction(self) -> AbstractContextManager[Connection]:
         """Write in one transaction, or not at all; one at a time."""
         ...

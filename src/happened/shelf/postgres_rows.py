@@ -371,6 +371,11 @@ class RowsSchema:
         """It is."""
         return True
 
+    @property
+    def at_hand(self) -> bool:
+        """It is not: a server may be far away, or gone."""
+        return False
+
     @contextlib.contextmanager
     def transaction(self) -> Generator[Session]:
         """Write in one transaction, or not at all, and one at a time for all processes. A connection that was lost is made anew first."""

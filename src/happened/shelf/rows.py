@@ -77,6 +77,11 @@ class ViewsFile:
         """Whether it is a file, which other processes may have open."""
         return self.path is not None
 
+    @property
+    def at_hand(self) -> bool:
+        """Whether it is a file: those who read one wait for nobody. In memory they wait for who writes."""
+        return self.path is not None
+
     @contextlib.contextmanager
     def transaction(self) -> Generator[sqlite3.Connection]:
         """Write in one transaction, or not at all."""
