@@ -210,6 +210,39 @@ def test_a_time_out_that_meets_an_answer_hears_the_receipt(url: str) -> None:
     assert receipt.events == (Deposited("p", 100),)
 
 
+@pytest.mark.parametrize("seconds", [0.0, 0.0004, 0.002])
+def test_an_event_loop_commits_and_looks_by_itself_only_where_a_sync_is_short(url: str, seconds: float) -> None:
+    """Half a millisecond is the limit. Where a sync takes longer all of it is done in threads, and the loop goes on."""
+    at: list[int] = []
+
+    class Kept(h.State):
+        account: Account
+        amount: int = 0
+
+        def evolve(self, event: Deposited) -> "Kept":
+            return self.but(amount=event.amount)
+
+    def deposit(command: Deposit) -> Iterator[Deposited]:
+        at.append(threading.get_ident())
+        yield Deposited(command.account, command.amount)
+
+    async def main() -> None:
+        async with h.App("keeping", deciders=[deposit], views=[Kept]).open(url) as running:
+            view = running.view(Kept)
+            view.get("a", since=running.dispatch(Deposit("a", 1)))
+            looked, get = view.of.looked, at.append
+            view.of.looked = lambda key, encoded: (get(threading.get_ident()), looked(key, encoded))[1]  # type: ignore[method-assign]
+            at.clear()
+            running._engine.sync_seconds = seconds
+            receipt = await running.adispatch(Deposit("a", 2))
+            running._engine.sync_seconds = seconds
+            assert (await view.aget("a", since=receipt)).amount == 2
+
+    asyncio.run(main())
+
+    assert [one == threading.get_ident() for one in at] == [seconds < 0.0005] * 2
+
+
 def test_of_many_tasks_half_go_on_while_the_others_are_committed(url: str) -> None:
     """Where a commit is slow. What is handed in at once, and nobody waits for one by one, stays together."""
 
