@@ -265,8 +265,7 @@ class Running:
         decision = self._decision(command, id, actor, correlation)
         deadline = time.monotonic() + within(wait_seconds_max)
         if decision.handler.copied:
-            loop = asyncio.get_running_loop()
-            await loop.run_in_executor(self._outside.pool(), self._handling.wait_for_copies, decision.handler, wait_seconds_max)
+            await self._outside.in_thread(deadline, self._handling.wait_for_copies, decision.handler, wait_seconds_max)
         self._handling.preload(decision)
         while True:
             await self._writer.asubmit(decision, deadline - time.monotonic())
@@ -279,7 +278,7 @@ class Running:
                     return await loop.run_in_executor(self._outside.pool(), self._answer, decision, deadline)
                 return self._answer(decision, deadline)
             self._next_round(decision)
-            await loop.run_in_executor(self._outside.pool(), self._handling.collect, decision, loop, deadline)
+            await self._outside.in_thread(deadline, self._handling.collect, decision, loop, deadline)
 
     def dispatch_all(self, messages: Iterable[Command | Event | Message]) -> Iterator[Receipt | Refused]:
         """Have commands decided, and facts recorded between them, in their order, group-committed; yield for each its receipt or its refusal.

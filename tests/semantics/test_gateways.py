@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 import happened as h
+from happened.sourcing import gateway
 from tests.semantics.model import Account, Balance, Deposit, Deposited, deposit
 
 
@@ -306,6 +307,34 @@ def test_a_gateway_that_is_slow_is_an_overload_in_the_callers_time(url: str, how
         assert running.log.find("x") == []
         assert running.dispatch(Buy("a"), id="x").events == (Bought("a", 7, 0),)
         go.set()
+
+
+def test_where_no_thread_is_free_to_ask_in_it_is_an_overload_in_the_callers_time(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many wait for the outside as may: who comes after them is told in time, and they are answered all the same."""
+    monkeypatch.setattr(gateway, "THREADS_MAX", 2)
+
+    async def main() -> None:
+        go, both, asked = asyncio.Event(), asyncio.Event(), list[str]()
+
+        async def answer(account: str, balance: int) -> int:
+            asked.append(account)
+            if len(asked) == 2:
+                both.set()
+            await go.wait()
+            return 7
+
+        async with shop().open(url, run=False, gateways={price: answer}) as running:
+            waiting = [asyncio.create_task(running.adispatch(Buy(account), wait_seconds_max=60)) for account in "ab"]
+            await both.wait()
+            with pytest.raises(h.Overloaded, match="2 decisions wait for the outside") as over:
+                await running.adispatch(Buy("c"), id="x", wait_seconds_max=0.2)
+            assert over.value.recorded is False
+            assert not any(task.done() for task in waiting)
+            queued = asyncio.create_task(running.adispatch(Buy("c"), id="x", wait_seconds_max=60))
+            go.set()
+            assert [(await task).events for task in (*waiting, queued)] == [(Bought(account, 7, 0),) for account in "abc"]
+
+    asyncio.run(main())
 
 
 def test_a_command_whose_questions_never_settle_is_not_taken(url: str) -> None:

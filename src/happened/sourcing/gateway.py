@@ -13,12 +13,12 @@ import time
 import typing
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple, Protocol  # Any: answers are of any type
+from typing import Any, NamedTuple, ParamSpec, Protocol, TypeVar  # Any: answers are of any type
 
 import msgspec
 
 from happened.core.annotations import label, parameters_of, returned_by
-from happened.core.errors import GatewayFailed, Invalid, Unanswered
+from happened.core.errors import GatewayFailed, Invalid, Overloaded, Unanswered
 from happened.core.messages import CallId, name_of
 from happened.core.plain import strange_in
 from happened.core.store import Row
@@ -26,7 +26,11 @@ from happened.core.tags import bare
 from happened.log.row import ANSWER, ERASED, encode, taken_apart
 
 THREADS_MAX = 32
+"""So many awaited decisions ask the outside at once: each holds a thread until it is answered."""
 ROUNDS_MAX = 5
+
+A = TypeVar("A")
+P = ParamSpec("P")
 
 
 class Gateway:
@@ -189,8 +193,23 @@ class Outside:
             self._loop.close()
             self._loop = None
 
+    async def in_thread(self, deadline: float, function: Callable[P, A], *args: P.args, **kwargs: P.kwargs) -> A:
+        """Call a function in a thread. `Overloaded` where none was free by a deadline, by the monotonic clock."""
+        queued = self.pool().submit(function, *args, **kwargs)
+        called = asyncio.wrap_future(queued)
+        try:
+            await asyncio.wait([called], timeout=max(deadline - time.monotonic(), 0.0))
+        except BaseException:
+            called.cancel()
+            raise
+        if not called.done() and queued.cancel():
+            raise Overloaded(
+                f"{THREADS_MAX} decisions wait for the outside, and none came to its end in the time allowed; nothing was recorded"
+            )
+        return await called
+
     def pool(self) -> ThreadPoolExecutor:
-        """Return the threads that sync gateways and first runs of deciders use."""
+        """Return the threads in which awaited decisions ask the outside, and wait for what is kept or copied."""
         with self._lock:
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="happened-outside")
