@@ -14,6 +14,7 @@ from happened.core.tags import is_unicode
 from happened.core.tally import count_in, quantile_us, ran_in, waited_in
 from happened.core.waiting import within
 from happened.cqrs.view import ViewBuild, key_text
+from happened.cqrs.watch import FIRST_POLL_SECONDS, POLL_SECONDS, Watch
 from happened.cqrs.where import compile_order, compile_where
 from happened.log.log import Log
 from happened.log.receipt import Receipt
@@ -23,10 +24,8 @@ from happened.shelf.tables import HIGH, show
 S = TypeVar("S", bound=State)
 A = TypeVar("A")
 
-POLL_SECONDS = 0.01
-"""How often who waits looks whether others have brought a view further."""
-FIRST_POLL_SECONDS = 0.001
-"""How soon who has just begun to wait does; then after twice as long each time."""
+NOWHERE = -1
+"""How far a table is from which nothing may be answered yet."""
 
 ASKED_BY = ("since", "wait_seconds_max")
 """Parameters of `get` and `find` that say how to ask; a field of the key of such a name is given by position."""
@@ -117,8 +116,7 @@ class ViewState(Generic[S]):
         self.build = build
         self.moved = moved
         self.following = following
-        self._seen: tuple[float, ViewBuild[S], Standing] | None = None
-        """The last look of those who await, with its time: they share it."""
+        self._watches: dict[asyncio.AbstractEventLoop, Watch] = {}
 
     def answer(self, ask: Callable[[Connection, ViewBuild[S], Standing], A]) -> A:
         """Let a function read the table of today, in one read transaction; it is told how that stands.
@@ -190,17 +188,20 @@ class ViewState(Generic[S]):
     async def awaited(self, since: int, wait_seconds_max: float) -> None:
         """Do what `wait` does, and hold no thread for as long as that takes."""
         deadline = time.monotonic() + within(wait_seconds_max)
-        pause = FIRST_POLL_SECONDS
+        loop = asyncio.get_running_loop()
         while not self._is_known_to_reach(since):
-            left = deadline - time.monotonic()
-            if left <= 0 or not self._is_known():
-                build, standing = await self._looked_for_all(min(pause, left))
-                if self._reaches(build, standing, since):
+            watch = self._watches.setdefault(loop, Watch(self._come_to))
+            try:
+                if await watch.wait(since, max(0.0, deadline - time.monotonic())):
                     return
-                if left <= 0:
-                    raise await self.asked(lambda: self._late(build, standing, since))  # noqa: B023 - called in this turn only
-            await asyncio.sleep(min(pause, left))
-            pause = min(2 * pause, POLL_SECONDS)
+            finally:
+                if watch.idle:
+                    self._watches.pop(loop, None)
+            build, standing = await self.asked(lambda: self.answer(_with_build))
+            if self._reaches(build, standing, since):
+                return
+            if time.monotonic() >= deadline:
+                raise await self.asked(lambda: self._late(build, standing, since))  # noqa: B023 - called in this turn only
 
     async def asked(self, ask: Callable[[], A]) -> A:
         """Call what asks log and view for a moment: at once where both are at hand, since a thread would take longer to begin; else in a thread."""
@@ -208,11 +209,15 @@ class ViewState(Generic[S]):
             return ask()
         return await _in_thread(ask)
 
-    async def _looked_for_all(self, seconds: float) -> tuple[ViewBuild[S], Standing]:
-        """Return how the table stood at most so many seconds ago."""
-        if self._seen is None or time.monotonic() - self._seen[0] >= seconds:
-            self._seen = time.monotonic(), *await self.asked(lambda: self.answer(_with_build))
-        return self._seen[1:]
+    async def _come_to(self) -> int | None:
+        """Return up to which position it may be answered from; `None` where it stopped."""
+        known = self.build
+        if self._is_known():
+            return known.position if known.ready else NOWHERE
+        build, standing = await self.asked(lambda: self.answer(_with_build))
+        if self._broken(build, standing) is not None:
+            return None
+        return standing.position if standing.ready else NOWHERE
 
     def _is_known(self) -> bool:
         """Say whether it is known without a look how the table stands: this process follows it."""
@@ -392,7 +397,7 @@ class View(Generic[S]):
     async def aget(self, /, *key: Any, since: Receipt | str | int | None = None, wait_seconds_max: float = 10, **named: Any) -> S:
         """Do what `get` does, awaited. However many wait, they hold no thread."""
         return await self._awaited(
-            lambda: self.of.asked(lambda: self.get(*key, since=since, wait_seconds_max=0, **named)), since, wait_seconds_max
+            lambda wanted: self.get(*key, since=wanted, wait_seconds_max=0, **named), since, wait_seconds_max, self.of.asked
         )
 
     def where(self, condition: str = "", /, *args: Any, **equal: Any) -> "Self":
@@ -438,18 +443,24 @@ class View(Generic[S]):
     async def arows(self, *, limit: int = 1000, since: Receipt | str | int | None = None, wait_seconds_max: float = 10) -> Rows[S]:
         """Do what `rows` does, awaited: in a thread, which none holds who only waits."""
         return await self._awaited(
-            lambda: _in_thread(lambda: self.rows(limit=limit, since=since, wait_seconds_max=0)), since, wait_seconds_max
+            lambda wanted: self.rows(limit=limit, since=wanted, wait_seconds_max=0), since, wait_seconds_max, _in_thread
         )
 
-    async def _awaited(self, answer: Callable[[], Awaitable[A]], since: Receipt | str | int | None, wait_seconds_max: float) -> A:
-        """Wait until the view is as new as is wanted, then answer at once; again, where it was begun anew in between."""
+    async def _awaited(
+        self,
+        answer: Callable[[int | None], A],
+        since: Receipt | str | int | None,
+        wait_seconds_max: float,
+        asked: Callable[[Callable[[], A]], Awaitable[A]],
+    ) -> A:
+        """Wait until the view is as new as is wanted, then have it answer at once; again, where it was begun anew in between."""
         deadline = time.monotonic() + within(wait_seconds_max)
-        wanted = await self.of.asked(lambda: self.of.log.since(since)) if since is not None else 0
+        wanted = await self.of.asked(lambda: self.of.log.since(since)) if since is not None else None
         while True:
             left = deadline - time.monotonic()
-            await self.of.awaited(wanted, max(0.0, left))
+            await self.of.awaited(wanted or 0, max(0.0, left))
             try:
-                return await answer()
+                return await asked(lambda: answer(wanted))
             except Late:
                 if left <= 0:
                     raise
