@@ -28,7 +28,7 @@ from happened.sourcing.memory_image import MemoryImage
 from happened.stores.machine import Machine
 from happened.stores.memory import MemoryStore
 from happened.stores.over import PIN_NOTE, Over, Pin, Prefix
-from happened.stores.sqlite import SqliteStore, connect_to_read, is_open_elsewhere, note_in
+from happened.stores.sqlite import SqliteStore, connect_to_read, drop_index_of, is_open_elsewhere, note_in
 from happened.transfer.channel import Channel, LogChannel, Readable
 from happened.transfer.systems import is_channel, nowhere
 
@@ -203,6 +203,19 @@ def adopt(url: str, *, actor: str, reason: str, epoch: int | None = None, source
         raise Invalid(f"{shown} is open, in this process or another: stop all that use it, then adopt it", url=shown)
     with open_log(url, source=source) as log:
         return adopted(log, actor=actor, reason=reason, epoch=epoch)
+
+
+def drop_index(url: str) -> None:
+    """Drop the index of a log, which is made of its rows: the app makes it anew when it is opened next. `Invalid` while anybody is seen to have it open."""
+    shown = as_shown(url)
+    if is_postgres(url):
+        raise Invalid(f"the index of {shown} is the server's: `reindex` makes it anew", url=shown)
+    path = path_in(url)
+    if path is None or not Path(path).is_file():
+        raise Invalid(f"there is no log at {shown}", url=shown)
+    if is_open_elsewhere(path):
+        raise Invalid(f"{shown} is open, in this process or another: stop all that use it", url=shown)
+    drop_index_of(path)
 
 
 def erase(

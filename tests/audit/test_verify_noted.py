@@ -46,6 +46,7 @@ def written(path: str, rows: Sequence[Row]) -> None:
         connection.execute("delete from log")
         connection.execute("delete from recent")
         connection.execute("update covered set last = 0")
+        connection.execute("delete from checked")
         for row in rows:
             connection.execute(f"insert into log({COLUMNS}) values({', '.join('?' * 8)})", msgspec.structs.astuple(row))
 

@@ -71,7 +71,7 @@ def test_an_index_is_made_anew_of_packed_rows(path: str) -> None:
         rows = filled(store, 1_500)
         store.compact(rows[-1].last, nothing)
     with closing(connect(path)) as file:
-        for table in ("run", "covered", "recent", "block", "counted", "shelf", "sample"):
+        for table in ("run", "covered", "recent", "block", "checked", "counted", "shelf", "sample"):
             file.execute(f"delete from {table}")
 
     with closing(indexed(path)) as store:

@@ -4,11 +4,12 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any  # Any: what a command printed as JSON
 
@@ -414,6 +415,28 @@ def test_the_demo_tells_what_happened(tmp_path: Path) -> None:
     assert code == 0
     assert told["lines"] > 0
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_index_is_made_anew_where_nobody_has_the_log_open(folder: Path) -> None:
+    """A damaged one keeps the log from being opened by who asks for it; the rows are whole."""
+    with closing(sqlite3.connect(folder / "shop.db")) as file, file:
+        file.execute("insert or replace into block(block, names) values(0, 'none')")
+    code, _, error = run(folder, "view", "Stock")
+    assert (code, "happened rebuild --index" in error) == (1, True)
+    with closing(sqlite3.connect(folder / "shop.db")) as file:
+        file.execute("select count(*) from log").fetchall()
+        code, _, error = run(folder, "rebuild", "--index")
+        assert (code, "is open" in error) == (2, True)
+
+    code, output, _ = run(folder, "rebuild", "--index", "--json")
+
+    assert code == 0
+    assert json.loads(output)["index"] > 0
+    assert run(folder, "rebuild", "--index")[1].startswith("rebuilt the index up to position")
+    assert run(folder, "view", "Stock")[0] == 0
+    assert run(folder, "verify")[0] == 0
+    assert run(folder, "rebuild")[0] == 2
+    assert run(folder, "rebuild", "Stock", "--index")[0] == 2
 
 
 def test_beside_a_running_owner_the_views_name_it_and_a_rebuild_says_whose_they_are(folder: Path) -> None:

@@ -9,12 +9,14 @@ import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import Any  # Any: what a column holds
 
 import pytest
 
 import happened as h
 from happened.core.state import fold_of
 from happened.log.compacting import compact
+from happened.opening import drop_index
 from happened.stores import runs, segments
 from tests.semantics.model import Balance, Deposit, Take, bank
 
@@ -87,6 +89,105 @@ def test_a_flipped_bit_is_said_found_or_makes_no_difference(log: Path) -> None:
     print(f"{FLIPS} flips, {said} said, HAPPENED_SEED={SEED}")
 
 
+PLACES = {
+    "run": ("part", "kind", "last", "level", "entries"),
+    "covered": ("last",),
+    "block": ("block", "names"),
+    "recent": ("last", "after", "tags", "ids"),
+    "checked": ("sum",),
+}
+"""What the index is made of."""
+
+
+def looked_up(path: Path) -> tuple[object, ...]:
+    """Ask a log for all that is found by its index."""
+    with bank.open(f"sqlite:///{path}", run=False) as running:
+        states = [running.state(Balance, account=f"a{n}") for n in range(5)]
+        found = [len(running.log.find(one)) for one in ("0", "39", "s7", "none")]
+        named = [record.position for record in running.log.read(h.query(["Deposited"]))]
+        return running.log.head, [(state.amount, state.changes) for state in states if state is not None], found, named
+
+
+def flipped(value: Any, chance: random.Random) -> Any:
+    """Return a value with one bit flipped."""
+    match value:
+        case int():
+            return value ^ 1 << chance.randrange(16)
+        case str():
+            text = bytearray(value.encode())
+            text[chance.randrange(len(text))] ^= 1 << chance.randrange(7)
+            return text.decode()
+        case _:
+            body = bytearray(value)
+            body[chance.randrange(len(body))] ^= 1 << chance.randrange(8)
+            return bytes(body)
+
+
+def test_a_flipped_bit_of_the_index_is_said_or_makes_no_difference(log: Path) -> None:
+    """Else a row would be hidden from who decides by it. `verify` finds what nobody has asked for, and the index can be made anew."""
+    log.with_name("log.snapshots.db").unlink()
+    told, whole = looked_up(log), log.read_bytes()
+    chance = random.Random(SEED)
+    said = 0
+    for number in range(FLIPS // 2):
+        table = chance.choice(list(PLACES))
+        log.write_bytes(whole)
+        with closing(sqlite3.connect(log)) as file:
+            column = chance.choice(PLACES[table])
+            key = {"run": "part, kind, last", "covered": "part", "block": "block", "recent": "last", "checked": "part"}[table]
+            rows = file.execute(f"select {key}, {column} from {table}").fetchall()
+            if not rows:
+                continue
+            *of, value = chance.choice(rows)
+            where = " and ".join(f"{name} = ?" for name in key.split(", "))
+            try:
+                file.execute(f"update {table} set {column} = ? where {where}", (flipped(value, chance), *of))
+            except sqlite3.IntegrityError:  # another row has that key
+                continue
+            file.commit()
+        what = f"HAPPENED_SEED={SEED}: flip {number}, in {column} of {table}"
+        try:
+            found: object = looked_up(log)
+        except h.Broken as error:
+            found = str(error)
+        if isinstance(found, str):
+            said += 1
+            assert "happened rebuild --index" in found or "Restore a copy" in found, what
+        else:
+            assert found == told, what
+        if number % 10 == 0:
+            drop_index(f"sqlite:///{log}")
+            assert looked_up(log) == told, what
+            with h.open_log(f"sqlite:///{log}") as opened:
+                opened.verify()
+    assert said
+    print(f"{FLIPS // 2} flips in the index, {said} said, HAPPENED_SEED={SEED}")
+
+
+@pytest.mark.parametrize(
+    "change", ["delete from run", "update run set entries = substr(entries, 2)", "update block set names = names || '1'"]
+)
+def test_an_index_that_is_not_what_was_written_is_found_by_verify(log: Path, change: str) -> None:
+    """The rows are as they were."""
+    with closing(sqlite3.connect(log)) as file, file:
+        file.execute(change)
+    with pytest.raises(h.Broken, match=r"the index in .* is damaged"), h.open_log(f"sqlite:///{log}") as opened:
+        opened.verify()
+    drop_index(f"sqlite:///{log}")
+    answers(log)
+
+
+def test_an_index_is_not_dropped_of_what_is_open_or_no_log(log: Path, tmp_path: Path) -> None:
+    with bank.open(f"sqlite:///{log}", run=False), pytest.raises(h.Invalid, match="is open"):
+        drop_index(f"sqlite:///{log}")
+    with pytest.raises(h.Invalid, match="there is no log"):
+        drop_index(f"sqlite:///{tmp_path}/none.db")
+    with closing(sqlite3.connect(tmp_path / "other.db")) as file, file:
+        file.execute("create table customer(id)")
+    with pytest.raises(h.Invalid, match="is no log"):
+        drop_index(f"sqlite:///{tmp_path}/other.db")
+
+
 def test_a_text_that_became_bytes_is_found(log: Path) -> None:
     """Its digest is the same: what is hashed are bytes."""
     with closing(sqlite3.connect(log)) as file, file:
@@ -127,8 +228,9 @@ def test_a_row_that_lies_where_another_is_to_be_is_found(log: Path) -> None:
     """A row's position is its place in a tree, so SQLite does not see a flipped bit of it, and who goes by it would find the same rows for ever."""
     with closing(sqlite3.connect(log)) as file, file:
         [(position, text)] = file.execute("select position, head from log order by position desc limit 1 offset 1")
-        file.execute("delete from run")  # the index is made anew, so every row is met
-        file.execute("delete from shelf")
+        file.execute("delete from checked")
+        file.execute("delete from run")
+        file.execute("delete from shelf")  # the index is made anew, so every row is met
     damaged = bytearray(log.read_bytes())
     place = damaged.rindex(bytes([0x80 | position >> 7, position & 0x7F]), 0, damaged.index(text.encode()))
     damaged[place] ^= 2  # 256 more

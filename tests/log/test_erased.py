@@ -44,7 +44,7 @@ def test_what_was_erased_is_found_by_the_tags_that_were_kept(path: str, index: s
     erase(path, seen)
     if index == "made anew":
         with closing(sqlite3.connect(path)) as connection, connection:
-            for table in ("run", "covered", "recent", "block", "counted", "shelf"):
+            for table in ("run", "covered", "recent", "block", "checked", "counted", "shelf"):
                 connection.execute(f"delete from {table}")
 
     with bank.open(f"sqlite:///{path}", run=False) as running:

@@ -314,7 +314,7 @@ def test_the_index_without_its_shelf_is_made_anew(path: Path) -> None:
     with closing(indexed(SqliteStore(str(path)))) as store:
         rows = Scribe(store).append(*(Fact((f"n={n}",), id=f"id-{n}") for n in range(600)))
     with closing(connect(str(path))) as file:
-        for table in ("run", "covered", "recent", "block", "counted", "shelf", "sample"):
+        for table in ("run", "covered", "recent", "block", "checked", "counted", "shelf", "sample"):
             file.execute(f"delete from {table}")
 
     with closing(indexed(SqliteStore(str(path)))) as store:

@@ -105,4 +105,7 @@ class Incompatible(Error):
 
 
 class Broken(Error):
-    """A log, or a file of views, does not hold what was written to it. Restore a copy; the facts name the first bad position."""
+    """A log, or a file of views, does not hold what was written to it. Restore a copy; the facts name the first bad position.
+
+    Where only the index of a log is damaged, `happened rebuild --index` makes it anew of the rows, and nothing is lost.
+    """

@@ -260,5 +260,14 @@ class Ahead(Protocol):
         ...
 
 
+@runtime_checkable
+class Inspects(Protocol):
+    """What a store also does whose index lies in a file that nobody else looks after."""
+
+    def inspect(self) -> None:
+        """Read all of the index. `Broken` where something of it is not as it was written."""
+        ...
+
+
 class Engine(Store, Shelved, Protocol):
     """A store with its shelf: what the log is opened on."""

@@ -46,7 +46,7 @@ from happened.notification.drawing import drawn
 from happened.notification.flow import observed_flow
 from happened.notification.story import story_of
 from happened.notification.why import causes_of
-from happened.opening import open_log
+from happened.opening import drop_index, open_log
 from happened.running import Running
 from happened.shelf.connection import as_shown
 from happened.stores.sqlite import bytes_of
@@ -345,8 +345,10 @@ def _caught_up(running: Running, cls: type[State], asked: argparse.Namespace, as
 
 
 def rebuild(asked: argparse.Namespace) -> int:
-    """Build a view anew, and switch to it."""
+    """Build a view anew, and switch to it; or the index, from the rows."""
     app = the_app(asked.app)
+    if asked.index:
+        return _rebuild_index(app, asked)
     cls = named(asked.name, app.views, "view")
     with _running(app, asked, views=[cls], run=True) as running, bar(f"rebuilding {asked.name}") as progress:
         running.rebuild(cls, progress=progress)
@@ -355,6 +357,17 @@ def rebuild(asked: argparse.Namespace) -> int:
         print_json(told)
     else:
         print(f"rebuilt {told['view']} up to position {told['position']:,}")
+    return 0
+
+
+def _rebuild_index(app: App, asked: argparse.Namespace) -> int:
+    drop_index(log_url(asked.log))
+    with bar("rebuilding the index") as progress, app.open(log_url(asked.log), run=False, outside=False, progress=progress) as running:
+        head = running.log.head
+    if asked.json:
+        print_json({"index": head})
+    else:
+        print(f"rebuilt the index up to position {head:,}")
     return 0
 
 

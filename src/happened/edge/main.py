@@ -156,8 +156,10 @@ def the_parser() -> argparse.ArgumentParser:
     )
     view.add_argument("--limit", type=counted, default=1000, metavar="COUNT", help="rows at most (1000)")
     view.add_argument("--wait", type=seconds, default=60, metavar="SECONDS", help="how long the view may take to catch up (60)")
-    rebuild = add("rebuild", "build a view anew beside the old one, and switch to it", app=True, views=True)
-    rebuild.add_argument("name", metavar="NAME", help="the view's name")
+    rebuild = add("rebuild", "build a view anew beside the old one, and switch to it; or the index of a damaged log", app=True, views=True)
+    what = rebuild.add_mutually_exclusive_group(required=True)
+    what.add_argument("name", metavar="NAME", nargs="?", help="the view's name")
+    what.add_argument("--index", action="store_true", help="the index of a log in a file, from its rows: stop all that use the log before")
     of_channels = Parser(add_help=False)
     of_channels.add_argument(
         "--channel",

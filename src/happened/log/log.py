@@ -17,7 +17,7 @@ import msgspec
 from happened.core.boundary import Boundary, Query
 from happened.core.errors import Broken, Conflict, Diverged, IdReused, Incompatible, Invalid
 from happened.core.messages import Command, Event, Message, is_data
-from happened.core.store import Commit, Engine, Row, Unseen, Wanted
+from happened.core.store import Commit, Engine, Inspects, Row, Unseen, Wanted
 from happened.core.tags import SEPARATOR, is_unicode, term, text_of
 from happened.core.waiting import within
 from happened.core.world import Source, microseconds
@@ -343,14 +343,18 @@ class Log:
         """Read the whole log: positions dense, times never falling, the chain unbroken, every record readable, every name recorded before its use.
 
         The names that the log is opened with must be those that it recorded. A causation that names a record of this log (`ID#3`, where the id `ID` is
-        in it) must stand before what it caused; one that names an id alone, or another log's, is a text that somebody gave. Returns what was counted;
+        in it) must stand before what it caused; one that names an id alone, or another log's, is a text that somebody gave. The index of a file must be
+        what was written, too. Returns what was counted;
         `Broken` with the first bad position. Cost: about 10 µs a row, and 100 µs for one that names a record as its cause.
 
         With `noted`, a receipt, its text, or a digest in hex (its first 32 digits do), it reads up to there, and proves that nothing up to there was
         changed, taken out or put in since that was noted, not even by somebody who made all digests anew. `Diverged` for a receipt of another log.
         """
         epochs = [self.identity.epoch, *(ended for _, ended in self.identity.ended)]
-        return verified(self.engine, self.reader, self.find, progress, epochs, self._noted(noted))
+        found = verified(self.engine, self.reader, self.find, progress, epochs, self._noted(noted))
+        if isinstance(self.engine, Inspects):
+            self.engine.inspect()
+        return found
 
     def _noted(self, noted: object) -> Noted | None:
         """Read what was noted. `Invalid` for what is no digest."""

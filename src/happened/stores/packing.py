@@ -2,8 +2,10 @@
 
 import sqlite3
 import time
+import zlib
 from collections.abc import Callable, Sequence
 
+from happened.core.errors import Broken
 from happened.core.store import Row
 from happened.stores import runs
 from happened.stores.cold import Cold
@@ -43,11 +45,11 @@ class Packing:
         """Pack the index of what is cold, part by part."""
         cold = self._cold.until(self._connection)
         for part in range(runs.PARTS):
-            which = "part = ? and last <= ? and length(entries) % ? = 0"
+            which = "part = ? and last <= ? and length(entries) % ? in (?, ?)"
             found = self._connection.execute(
-                f"select kind, last, level, entries from run where {which}", (part, cold, runs.ENTRY_BYTES)
+                f"select kind, last, level, entries from run where {which}", (part, cold, runs.ENTRY_BYTES, *runs.PLAIN)
             ).fetchall()
-            packed = [(runs.packed(entries), part, kind, last, level, entries) for kind, last, level, entries in found]
+            packed = [(self._packed(part, *run), part, *run) for run in found]
             if packed:
                 self._begin()
                 try:  # what was merged or made anew meanwhile is left
@@ -57,6 +59,12 @@ class Packing:
                 finally:
                     self._connection.execute("commit")
                 self._step(STEPS_A_CHECKPOINT)
+
+    def _packed(self, part: int, kind: int, last: int, level: int, entries: bytes) -> bytes:
+        try:
+            return runs.packed(runs.opened(entries, runs.place_of(part, kind, runs.Run(last, level))))
+        except (ValueError, TypeError, zlib.error) as error:
+            raise Broken(f"the index is damaged, and is not packed: {error}. {runs.MAKE_ANEW}") from error
 
     def unpack(self, after: int, last_time: Sequence[Statement], progress: Callable[[int, int], None]) -> None:
         """Put rows back into their table, from the last segment to the one that holds the position after this one."""

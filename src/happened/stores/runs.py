@@ -3,6 +3,7 @@
 An entry is 8 bytes: a 32-bit hash of the term, and the position of the row. New entries gather in 64 parts in memory, by the top bits of the hash; every
 few hundred records one part in turn becomes a sorted run, written in the transaction of whoever commits. Small runs of a part are merged eight to one as
 they grow. A hash may collide, so a reader verifies in the row. (A b-tree over random terms writes a page for every entry: measured 16 times the bytes.)
+A bit that flips on the disk would hide a row from who decides by it, so whatever is read here is compared with a checksum of its own.
 
 Each part remembers up to which position its runs cover the log; what lies after is in memory. With each part the new entries of all parts are written
 as they came, until every part has them in a run: so after a crash only what came since is found again in the rows. Ids are entries of their own kind,
@@ -37,7 +38,11 @@ BLOCK_BITS = 12
 """Names are indexed by blocks of 4,096 positions: a block says which names occur in it."""
 
 ENTRY_BYTES = 8
-"""The bytes of a run that is packed are no multiple of it."""
+SUM_BYTES = 4
+"""Entries are followed by their CRC-32, so their bytes are 4 more than a multiple of 8. The bytes of a run that is packed, which have a checksum within, are
+no multiple of 4, or else one that is not taken for the sum of the rest."""
+PLAIN = (0, SUM_BYTES)
+"""What the bytes of a run that is not packed are beside a multiple of 8: an earlier release wrote no sum."""
 
 TAGS, IDS = 0, 1
 
@@ -49,11 +54,18 @@ DDL = (
     "create table if not exists covered(part integer primary key, last integer not null)",
     "create table if not exists recent(last integer primary key, after integer not null, tags blob not null, ids blob not null)",
     "create table if not exists block(block integer primary key, names text not null)",
+    "create table if not exists checked(part integer primary key, sum integer not null)",
     "create table if not exists shelf(key text primary key, body text not null) without rowid",
     *counts.DDL,
 )
-RECENT = "recent"
-TABLES = ("run", "covered", RECENT, "block", "shelf", *counts.TABLES)
+RECENT, CHECKED = "recent", "checked"
+TABLES = ("run", "covered", RECENT, "block", CHECKED, "shelf", *counts.TABLES)
+MAKE_ANEW = (
+    "It is made of the rows, so it can be made anew: stop all that use the log, then `happened rebuild --index`, and `happened verify`"
+)
+"""What helps where the index is damaged."""
+LATER = frozenset({RECENT, CHECKED})
+"""Those that an earlier release did not have: who only reads does without."""
 
 
 class Run(NamedTuple):
@@ -73,12 +85,15 @@ def packed(entries: bytes) -> bytes:
     ]
     columns = array("I", steps).tobytes(), array("I", places).tobytes()
     found = zlib.compress(b"".join([column[n::4] for column in columns for n in range(4)]), 9)
-    return found if len(found) % ENTRY_BYTES else found + b"\0"
+    return found if len(found) % SUM_BYTES else found + b"\0"
 
 
 def unpacked(body: bytes) -> bytes:
-    """Return what was packed."""
-    planes = zlib.decompressobj().decompress(body)
+    """Return what was packed. `ValueError` or `zlib.error` for what was not."""
+    packing = zlib.decompressobj()
+    planes = packing.decompress(body)
+    if not packing.eof:
+        raise ValueError("a run of it has no end")
     count = len(planes) // ENTRY_BYTES
     columns = bytearray(4 * count), bytearray(4 * count)
     for n in range(8):
@@ -90,6 +105,22 @@ def unpacked(body: bytes) -> bytes:
         position = place if step else position + place
         listed.append(hashed << 32 | position)
     return array("Q", listed).tobytes()
+
+
+def sealed(entries: bytes, where: str) -> bytes:
+    """Return entries with the checksum of themselves and of where they lie."""
+    return entries + crc32(entries, crc32(where.encode())).to_bytes(SUM_BYTES, "little")
+
+
+def opened(body: bytes, where: str) -> bytes:
+    """Return the entries of what was sealed there, or packed. `ValueError` or `zlib.error` for what is not as it was written."""
+    beyond = len(body) % ENTRY_BYTES
+    if not beyond:
+        return body  # of an earlier release
+    entries, found = body[:-SUM_BYTES], body[-SUM_BYTES:]
+    if beyond == SUM_BYTES and crc32(entries, crc32(where.encode())) == int.from_bytes(found, "little"):
+        return entries
+    return unpacked(body)
 
 
 def part_of(text: str) -> tuple[int, int]:
@@ -152,6 +183,8 @@ class Runs:
         self._cached_bytes = 0
         self._next = 0
         self._since = 0
+        self._checks = True
+        """The sums of parts are there to be compared with."""
         self._blocks: dict[int, set[int]] = {}
         """Name -> blocks it occurs in."""
         self._open_blocks: dict[int, set[int]] = {}
@@ -165,22 +198,23 @@ class Runs:
             self._covered[part] = last
         self._runs = [None] * PARTS
         for block, names in connection.execute("select block, names from block"):
-            for name in names.split(","):
-                self._blocks.setdefault(int(name), set()).add(block)
+            for name in _names_in(block, names):
+                self._blocks.setdefault(name, set()).add(block)
+        self._checks = _has(connection, CHECKED)
         self.counts.load(connection)
         self.indexed = min(self._load_recent(connection), self.counts.counted)
 
     def _load_recent(self, connection: sqlite3.Connection) -> int:
         """Take in what not every part has in a run yet; return up to where there is nothing that is missing."""
         reached = min(self._covered)
-        if connection.execute("select 1 from sqlite_master where name = ?", (RECENT,)).fetchone() is None:
+        if not _has(connection, RECENT):
             return reached  # of an earlier release, and opened to read only
         for last, after, *bodies in connection.execute("select last, after, tags, ids from recent order by last"):
             if after > reached or last > self.counts.counted:  # a release that did not write them has been here since
                 break
             reached = max(reached, last)
             for tails, body in zip(self._tail, bodies, strict=True):
-                entries = memoryview(body).cast("Q")
+                entries = memoryview(opened(body, f"{after}/{last}")).cast("Q")
                 start = 0
                 for part, tail in enumerate(tails):
                     end = bisect_left(entries, (part + 1) << PART_SHIFT + 32, start)
@@ -262,6 +296,13 @@ class Runs:
                 return runs
             self._load_part(connection, part)  # merged by another process since
 
+    def inspect(self, connection: sqlite3.Connection) -> None:
+        """Read all runs. `ValueError` or `zlib.error` where one is not as it was written."""
+        for part in range(PARTS):
+            self._load_part(connection, part)
+            for kind in (TAGS, IDS):
+                self._all_entries(connection, part, kind)
+
     def blocks(self, names: Sequence[int]) -> list[tuple[int, int]]:
         """Return the ranges (first, last position) in which any of these names occurs, in order."""
         ranges: list[tuple[int, int]] = []
@@ -307,7 +348,8 @@ class Runs:
         """Write what came since this was done last, by whichever process, in order of parts. It is in memory: whoever writes knows all that is there."""
         [(after,)] = connection.execute("select coalesce((select max(last) from recent), (select max(last) from covered), 0)")
         if 0 < self.indexed - after <= RECENT_RECORDS_MAX:
-            tags, ids = (array("Q", [entry for tail in tails for entry in tail.after(after)]).tobytes() for tails in self._tail)
+            came = [array("Q", [entry for tail in tails for entry in tail.after(after)]).tobytes() for tails in self._tail]
+            tags, ids = (sealed(entries, f"{after}/{self.indexed}") for entries in came)
             connection.execute("insert into recent(last, after, tags, ids) values(?, ?, ?, ?)", (self.indexed, after, tags, ids))
 
     def _drop_recent(self, connection: sqlite3.Connection) -> None:
@@ -330,6 +372,7 @@ class Runs:
                 kept[kind].append(Run(self.indexed, 0))
                 self._merge(connection, part, kind, kept[kind])
         connection.execute("insert or replace into covered(part, last) values(?, ?)", (part, self.indexed))
+        connection.execute("insert or replace into checked(part, sum) values(?, ?)", (part, _sum_of(self.indexed, kept)))
         return part, self.indexed, kept
 
     def _merge(self, connection: sqlite3.Connection, part: int, kind: int, runs: list[Run]) -> None:
@@ -348,16 +391,20 @@ class Runs:
             runs.append(into)
 
     def _insert(self, connection: sqlite3.Connection, part: int, kind: int, run: Run, entries: "array[int]") -> None:
-        connection.execute("insert into run(part, kind, last, level, entries) values(?, ?, ?, ?, ?)", (part, kind, *run, entries.tobytes()))
-        self._remember((part, kind, run.last, run.level), memoryview(entries.tobytes()).cast("Q"))
+        body = entries.tobytes()
+        connection.execute(
+            "insert into run(part, kind, last, level, entries) values(?, ?, ?, ?, ?)",
+            (part, kind, *run, sealed(body, place_of(part, kind, run))),
+        )
+        self._remember((part, kind, run.last, run.level), memoryview(body).cast("Q"))
 
     def _write_blocks(self, connection: sqlite3.Connection) -> list[int]:
         """Write the blocks that have grown, also the one that isn't full yet; return those that are full."""
         for block, names in self._open_blocks.items():
             stored = connection.execute("select names from block where block = ?", (block,)).fetchone()
-            known = names | {int(name) for name in stored[0].split(",")} if stored is not None else names
+            known = names | set(_names_in(block, stored[0])) if stored is not None else names
             if known:
-                connection.execute("insert or replace into block(block, names) values(?, ?)", (block, ",".join(map(str, sorted(known)))))
+                connection.execute("insert or replace into block(block, names) values(?, ?)", (block, _names_text(block, known)))
         return [block for block in self._open_blocks if (block + 1) << BLOCK_BITS <= self.indexed]
 
     def _of_part(self, connection: sqlite3.Connection, part: int) -> tuple[list[Run], list[Run]]:
@@ -366,8 +413,21 @@ class Runs:
 
     def _load_part(self, connection: sqlite3.Connection, part: int) -> tuple[list[Run], list[Run]]:
         runs: tuple[list[Run], list[Run]] = ([], [])
-        for kind, last, level in connection.execute("select kind, last, level from run where part = ? order by last", (part,)):
-            (runs[TAGS] if kind == TAGS else runs[IDS]).append(Run(last, level))
+        check = "(select sum from checked where part = ?1)" if self._checks else "null"
+        found = connection.execute(  # one statement, so all of it is as of one moment
+            "select one.covered, one.sum, run.kind, run.last, run.level "
+            f"from (select (select last from covered where part = ?1) as covered, {check} as sum) as one "
+            "left join run on run.part = ?1 order by run.last",
+            (part,),
+        ).fetchall()
+        for _, _, kind, last, level in found:
+            if kind in (TAGS, IDS):
+                runs[kind].append(Run(last, level))
+        covered, sum_, *_ = found[0]
+        strange = any(kind not in (TAGS, IDS, None) for _, _, kind, _, _ in found)
+        dropped = covered is None and runs == ([], [])  # by somebody who did not know of the sums
+        if strange or (sum_ is not None and sum_ != _sum_of(covered, runs) and not dropped):
+            raise ValueError(f"the runs of its part {part} are not those that were written")
         self._runs[part] = runs
         return runs
 
@@ -380,7 +440,7 @@ class Runs:
             ).fetchone()
             if row is None:
                 return None
-            entries = self._remember(key, memoryview(row[0] if not len(row[0]) % ENTRY_BYTES else unpacked(row[0])).cast("Q"))
+            entries = self._remember(key, memoryview(opened(row[0], place_of(part, kind, run))).cast("Q"))
         return entries
 
     def _remember(self, key: tuple[int, int, int, int], entries: memoryview) -> memoryview:
@@ -389,6 +449,34 @@ class Runs:
         self._cache[key] = entries
         self._cached_bytes += entries.nbytes
         return entries
+
+
+def place_of(part: int, kind: int, run: Run) -> str:
+    """Return where a run lies, as a text."""
+    return f"{part}/{kind}/{run.last}/{run.level}"
+
+
+def _sum_of(covered: int, runs: tuple[list[Run], list[Run]]) -> int:
+    """Return the checksum of how far a part goes, and of which runs it has."""
+    listed = [f"{kind}/{run.last}/{run.level}" for kind in (TAGS, IDS) for run in sorted(runs[kind])]
+    return crc32(" ".join([str(covered), *listed]).encode())
+
+
+def _names_text(block: int, names: Iterable[int]) -> str:
+    listed = ",".join(map(str, sorted(names)))
+    return f"{listed};{crc32(f'{block}:{listed}'.encode())}"
+
+
+def _names_in(block: int, text: str) -> list[int]:
+    """Return the names of a block. `ValueError` where they are not those that were written."""
+    listed, _, check = text.partition(";")  # an earlier release wrote no sum
+    if check and int(check) != crc32(f"{block}:{listed}".encode()):
+        raise ValueError(f"the names of its block {block} are not those that were written")
+    return [int(name) for name in listed.split(",")]
+
+
+def _has(connection: sqlite3.Connection, table: str) -> bool:
+    return connection.execute("select 1 from sqlite_master where name = ?", (table,)).fetchone() is not None
 
 
 class Flushed(NamedTuple):

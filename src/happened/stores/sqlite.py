@@ -149,6 +149,22 @@ def is_open_elsewhere(path: str) -> bool:
     return False
 
 
+def drop_index_of(path: str) -> None:
+    """Drop the index of a file, whatever is in it. Who has the file open takes it in anew."""
+    with contextlib.closing(connect(path)) as connection:
+        try:
+            connection.execute("begin immediate")
+            there = {name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")}
+            if "log" not in there:
+                raise Invalid(f"{path} is no log", path=path)
+            for table in there & set(runs.TABLES):
+                connection.execute(f"delete from {table}")
+            connection.execute("insert into shelf(key, body) values('generation', ?)", (os.urandom(8).hex(),))
+            connection.execute("commit")
+        except sqlite3.Error as error:
+            raise _failed(error) from error
+
+
 def bytes_of(path: str) -> int:
     """Return what a log's file takes, with its write-ahead log; 0 where there is none."""
     return sum([file.stat().st_size for file in (Path(path), Path(f"{path}-wal")) if file.is_file()])
@@ -392,6 +408,11 @@ class SqliteStore:
         with self._index_as_of_now() as connection, self._index_read():
             return self._runs.among(connection, runs.IDS, ids)
 
+    def inspect(self) -> None:
+        """Read all of the index. `Broken` where something of it is not as it was written."""
+        with self._index_as_of_now() as connection, self._index_read():
+            self._runs.inspect(connection)
+
     @contextlib.contextmanager
     def _index_as_of_now(self) -> Generator[sqlite3.Connection]:
         """Have the index up to the head, or under the lock up to what `append` has handed over, with the connection to read its runs on."""
@@ -519,7 +540,7 @@ class SqliteStore:
         tables = self._until_free(lambda: connection.execute("select name from sqlite_master where type = 'table'").fetchall(), deadline)
         there = {name for (name,) in tables}
         new_here = set(TABLES) - there
-        if new_here and not (self._reads_only and new_here <= {runs.RECENT}):  # new, or without what can be made anew
+        if new_here and not (self._reads_only and new_here <= runs.LATER):  # new, or without what can be made anew
             self._until_free(lambda: connection.execute("begin immediate"), deadline)
             for statement in DDL:
                 connection.execute(statement)
@@ -853,7 +874,7 @@ class SqliteStore:
         try:
             yield
         except MANGLED as error:
-            raise Broken(f"the index in {self.path} is damaged: {error}. Restore a copy", path=self.path) from error
+            raise Broken(f"the index in {self.path} is damaged: {error}. {runs.MAKE_ANEW}", path=self.path) from error
 
     def _look_for_rebuild(self, connection: sqlite3.Connection) -> None:
         """Begin anew where another process has made the index anew: under the runs' old names lie others now."""
@@ -1082,4 +1103,4 @@ def reading_on(connection: sqlite3.Connection) -> dict[int, str]:
     try:
         return reading_in(row[0]) if row is not None else {}
     except MANGLED as error:
-        raise Broken(f"what the index says of itself can't be read, so it is damaged: {error}. Restore a copy") from error
+        raise Broken(f"what the index says of itself can't be read, so it is damaged: {error}. {runs.MAKE_ANEW}") from error
