@@ -782,11 +782,12 @@ class Recent:
         if self._batch is not batch:
             self._batch, self._batch_rows, self._batch_events, self._batch_last = batch, 0, [], {}
         for row, draft in batch.added[self._batch_rows :]:
-            facts = draft.facts or [self._log.describe(event) for _, event, _ in draft.events]
-            for name, terms in facts:
-                self._batch_events.append((row.last, name, terms))
-                self._batch_last["\x1f" + name] = row.last
-                self._batch_last.update(dict.fromkeys(terms, row.last))
+            facts = enumerate(draft.facts) if draft.facts else [(ordinal, self._log.describe(event)) for ordinal, event, _ in draft.events]
+            for ordinal, (name, terms) in facts:
+                position = row.position + ordinal
+                self._batch_events.append((position, name, terms))
+                self._batch_last["\x1f" + name] = position
+                self._batch_last.update(dict.fromkeys(terms, position))
         self._batch_rows = len(batch.added)
         return self._batch_events, self._batch_last
 
