@@ -70,18 +70,18 @@ class Recorder(ProcessRecorder):
         events = [stored(one) for one in stored_events]
         while True:
             head = self.log.head
-            items = [h.Item(frozenset(["Stored"]), frozenset([("originator", str(one))])) for one in {event.originator for event in events}]
-            there = [record.body for record in self.log.read(h.Query(tuple(items)), until=head)] if items else []
+            boundary = [h.query(names=["Stored"], originator=one) for one in {event.originator for event in events}]
+            there = [record.body for record in self.log.read(h.query(*boundary), until=head)] if boundary else []
             versions = [(one.originator, one.version) for one in [*there, *events]]
             if len(versions) != len(set(versions)):
                 raise IntegrityError("there is an event of this version")
             if tracking is not None:
                 if tracking.notification_id <= (self.max_tracking_id(tracking.application_name) or 0):
                     raise IntegrityError("this was tracked, or a later one")
-                items.append(h.Item(frozenset(["Tracked"]), frozenset([("application", tracking.application_name)])))
+                boundary.append(h.query(names=["Tracked"], application=tracking.application_name))
             facts = [*events, *([Tracked(tracking.application_name, tracking.notification_id)] if tracking is not None else [])]
             try:
-                last = self.log.append(facts, unless=h.Boundary(h.Query(tuple(items)), head)).position
+                last = self.log.append(facts, unless=h.Boundary(h.query(*boundary), head)).position
             except h.Conflict:
                 continue
             first = last - len(facts) + 1 - self.start
@@ -112,8 +112,8 @@ class Recorder(ProcessRecorder):
 
     def _notifications(self, after: int, stop: int | None, topics: Sequence[str]) -> Iterator[Notification]:
         first = self.start + after
-        items = [h.Item(frozenset(["Stored"]), frozenset([("topic", topic)])) for topic in topics] or [h.Item(frozenset(["Stored"]))]
-        records = (record for record in self.log.read(h.Query(tuple(items)), after=first) if record.position > first)
+        query = h.query(*(h.query(names=["Stored"], topic=topic) for topic in topics)) if topics else h.query(names=["Stored"])
+        records = (record for record in self.log.read(query, after=first) if record.position > first)
         for record in takewhile(lambda record: stop is None or record.position <= self.start + stop, records):
             body = record.body
             assert isinstance(body, Stored), "every name has its class"
