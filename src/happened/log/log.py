@@ -225,7 +225,8 @@ class Log:
         """Stream records in order of position, or backwards: all of them, or the events that a query asks for.
 
         Commands are whole: a position inside one is rounded down to the end of the one before it, for `after` as for `until`. Only `limit`, which counts
-        records, may stop inside. Memory is one page, whatever the length. What is recorded after the call began may or may not be seen.
+        records, may stop inside: who goes on from a position inside a command is given the whole command again. Memory is one page, whatever the
+        length. What is recorded after the call began may or may not be seen.
         """
         after = place_of(after)
         until = None if until is None else place_of(until)
