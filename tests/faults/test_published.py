@@ -1,11 +1,12 @@
 """What other stores have got wrong, by the recipes that were published: conditions that many pass at once, and readers that miss what was committed late."""
 
 import random
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import ExitStack, contextmanager
-from sqlite3 import Cursor
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
 from typing import Any  # Any: what a thread comes to
 
 import psycopg
@@ -124,7 +125,7 @@ def pauses_before_commits(url: str, monkeypatch: pytest.MonkeyPatch) -> Generato
     if url.startswith("sqlite"):
         chance = random.Random(1)
 
-        def hook(_connection: Faulty, sql: str, run: Callable[[], Cursor]) -> Cursor:
+        def hook(_connection: Faulty, sql: str, run: Callable[[], sqlite3.Cursor]) -> sqlite3.Cursor:
             if sql.lower().startswith("commit") and chance.random() < 0.2:
                 time.sleep(chance.random() * 0.01)
             return run()
@@ -182,3 +183,23 @@ def test_a_reader_misses_nothing_though_commits_come_late(url: str, monkeypatch:
         rows = reading.view(Balance).rows(since=reading.log.head)
         assert sum(row.changes for row in rows) == writers * each
         reading.log.verify()
+
+
+def test_an_old_reader_of_the_file_holds_up_nobody(tmp_path: Path) -> None:
+    """Somebody else's transaction goes on reading what was there when it began; all others write, wait, read and fold on."""
+    url = f"sqlite:///{tmp_path}/log.db"
+    with app.open(url) as running, app.open(url, run=False) as other:
+        other.record(Deposited("a", 1))
+        with closing(sqlite3.connect(tmp_path / "log.db", isolation_level=None)) as old:
+            old.execute("begin")
+            before = old.execute("select count(*) from log").fetchone()
+
+            for place in range(5):
+                head = running.log.head
+                receipt = other.record(Deposited("a", 1))
+                assert running.log.wait(head, 5) == receipt.position
+                assert running.view(Balance).get("a", since=receipt).changes == place + 2
+                assert [record.position for record in running.log.read(after=head)] == [receipt.position]
+
+            assert old.execute("select count(*) from log").fetchone() == before
+        running.log.verify()
