@@ -220,6 +220,18 @@ def test_a_boundary_inside_a_command_counts_from_its_position(log: h.Log) -> Non
         log.append(facts("F"), unless=h.Boundary(h.query(name="C"), second - 1))
 
 
+def test_a_known_id_is_answered_though_its_condition_no_longer_holds(log: h.Log) -> None:
+    """It was judged when it was recorded, and what it recorded is in its own way now."""
+    condition = h.Boundary(h.query(names=["New"]))
+    first = log.append(h.Loose("New", {}), id="once", unless=condition)
+
+    again = log.append(h.Loose("New", {}), id="once", unless=condition)
+
+    assert (again.position, again.repeated) == (first.position, True)
+    with pytest.raises(h.Conflict):
+        log.append(h.Loose("New", {}), id="twice", unless=condition)
+
+
 class Sell(h.Command):
     sku: Annotated[str, h.Tag("sku")]
     units: int
