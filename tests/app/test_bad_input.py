@@ -186,6 +186,12 @@ def test_nested_data_becomes_its_classes() -> None:
 WRONG: Any = "x"
 HALF = "half\ud800"
 
+
+def wrong(given: Any) -> Any:
+    """Return what no type checker would let through."""
+    return given
+
+
 WRONG_COMMANDS: list[tuple[Any, str]] = [
     (Sell("nut", WRONG), r"`Sell`.*`int`.*units"),
     (Sell(7, 1), r"`Sell`.*`str`.*sku"),  # type: ignore[arg-type]  # the mistake that is planted
@@ -355,6 +361,51 @@ def test_half_a_character_is_no_key(running: h.Running) -> None:
     nothing_recorded(running, lambda: list(running.log.read(h.query(names=[HALF]))), h.Invalid, "half a character")
 
 
+WRONG_QUERIES: list[tuple[Callable[[], Any], str]] = [
+    (lambda: h.Item(wrong("Sold")), r"names are a collection of texts, not 'Sold'"),
+    (lambda: h.Item(wrong([Sold])), "names are a collection of texts"),
+    (lambda: h.Item(tags=wrong({"sku": "nut"})), "tags are a collection of pairs"),
+    (lambda: h.Item(tags=wrong(("sku", "nut"))), "tags are a collection of pairs"),
+    (lambda: h.Item(tags=wrong([("sku", None)])), "`sku` is None"),
+    (lambda: h.Query(wrong(h.Item())), "items are a collection of `Item`"),
+    (lambda: h.Query(wrong(["Sold"])), "items are a collection of `Item`"),
+    (lambda: h.query(names=wrong("Sold")), "names are a collection"),
+    (lambda: h.query(wrong(Sold)), "names are a collection"),
+    (lambda: h.query(sku=["nut", "bolt"]), r"`sku` is \['nut', 'bolt'\].*one value"),
+]
+
+
+@pytest.mark.parametrize(("made", "match"), WRONG_QUERIES, ids=range(len(WRONG_QUERIES)))
+def test_a_query_that_would_ask_for_nothing_is_none(made: Callable[[], Any], match: str) -> None:
+    """As a condition it would hold whatever is there."""
+    with pytest.raises(h.Invalid, match=match):
+        made()
+
+
+def test_an_item_takes_lists_for_sets() -> None:
+    """And values of any type for their texts, as `query` does."""
+    item = h.Item(wrong(["Sold"]), wrong([["sku", "nut"], ("units", 1)]))
+
+    assert item == h.query(names=["Sold"], sku="nut", units=1).items[0]
+    assert hash(item) == hash(h.query(names=["Sold"], sku="nut", units=1).items[0])
+
+
+def test_what_is_no_query_and_no_condition_is_told_what_to_write(running: h.Running) -> None:
+    """Nor is a text a list of facts, though it can be gone through."""
+    log, fact = running.log, Received("nut", 1)
+    attempts: list[tuple[Callable[[], object], str]] = [
+        (lambda: list(log.read(wrong(h.Item()))), r"is no `Query`: write query\("),
+        (lambda: list(log.read(limit=-1)), "`limit` is -1"),
+        (lambda: list(log.read(limit=wrong("x"))), "`limit` is 'x'"),
+        (lambda: log.append(fact, unless=wrong(h.query(names=["Sold"]))), r"is no `Boundary`: write unless=Boundary\("),
+        (lambda: log.append(wrong({"sku": "nut"})), "is no fact"),
+        (lambda: log.append(wrong("Received")), "is no fact"),
+        (lambda: log.append(wrong(None)), "is no fact"),
+    ]
+    for attempt, match in attempts:
+        nothing_recorded(running, attempt, h.Invalid, match)
+
+
 # --- ids --------------------------------------------------------------------------------------------------------------------
 
 
@@ -442,7 +493,9 @@ WRONG_FACTS: list[tuple[dict[str, Any], str]] = [
     ({"tags": ((5, "nut"),)}, r"tags of `Seen`.*pairs"),
     ({"tags": (("", "nut"),)}, r"`tag` must not be empty"),
     ({"tags": (("s\x1fku", "nut"),)}, r"control character"),
-    ({"tags": (("sku", HALF),)}, r"`Seen` is no JSON data"),
+    ({"tags": (("sku", HALF),)}, r"`sku`.*half a character"),
+    ({"tags": (("sku", None),)}, r"`sku` is None"),
+    ({"tags": (("sku", ("nut", "bolt")),)}, r"`sku` is \('nut', 'bolt'\).*one value"),
     ({"tags": tuple(("sku", f"{number:07}") for number in range(70_000))}, r"`Seen` with its tags.*outside"),
 ]
 

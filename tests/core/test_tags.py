@@ -219,6 +219,9 @@ def test_a_query_is_written_by_names_and_tags() -> None:
     assert not query(colour="red", number=8).matches("Moved", red)
     assert not query(names=["Sold"], colour="red").matches("Moved", red)
     assert query(["Sold", "Moved"], Item(tags=frozenset({("colour", "blue")}))).matches("Moved", red)
+    assert query(query(names=["Sold"]), query(colour="red")).matches("Moved", red)
+    assert not query(query(names=["Sold"]), query(colour="blue")).matches("Moved", red)
+    assert query(query(names=["Sold"]), query()).matches("Moved", red)
 
 
 def test_names_are_a_collection() -> None:

@@ -1,7 +1,8 @@
 """The log by itself: opened beside a writer, on files that are no log, and read from any position."""
 
+import asyncio
 import sqlite3
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
@@ -219,6 +220,18 @@ def test_a_boundary_inside_a_command_counts_from_its_position(log: h.Log) -> Non
         log.append(facts("F"), unless=h.Boundary(h.query(name="C"), second - 1))
 
 
+def test_a_known_id_is_answered_though_its_condition_no_longer_holds(log: h.Log) -> None:
+    """It was judged when it was recorded, and what it recorded is in its own way now."""
+    condition = h.Boundary(h.query(names=["New"]))
+    first = log.append(h.Loose("New", {}), id="once", unless=condition)
+
+    again = log.append(h.Loose("New", {}), id="once", unless=condition)
+
+    assert (again.position, again.repeated) == (first.position, True)
+    with pytest.raises(h.Conflict):
+        log.append(h.Loose("New", {}), id="twice", unless=condition)
+
+
 class Sell(h.Command):
     sku: Annotated[str, h.Tag("sku")]
     units: int
@@ -272,6 +285,31 @@ def test_a_boundary_inside_a_command_that_was_decided_counts_from_its_position()
                 log.append(Deposited("a", 2), unless=h.Boundary(h.query(account="a"), after))
             assert conflict.value.facts["found"] == event.position
         log.append(Deposited("a", 2), unless=h.Boundary(h.query(account="a"), event.position))
+
+
+def test_a_condition_sees_each_event_of_its_batch_where_it_stands() -> None:
+    """What is committed together with it stands before it: several facts in one row, and what was decided on a command."""
+
+    async def together(running: h.Running) -> Sequence[object]:
+        log, account = running.log, h.query(account="a")
+        await running.adispatch(Deposit("a", 1))  # the names are recorded with it, and no part of the batch
+        head = log.head
+        return await asyncio.gather(
+            log.aappend([Deposited("b", 1), Deposited("a", 1), Deposited("b", 1)]),
+            log.aappend(Deposited("c", 1), unless=h.Boundary(account, head)),
+            log.aappend(Deposited("c", 1), unless=h.Boundary(account, head + 2)),
+            running.adispatch(Deposit("a", 1)),
+            log.aappend(Deposited("c", 1), unless=h.Boundary(account, head + 5)),
+            log.aappend(Deposited("c", 1), unless=h.Boundary(account, head + 6)),
+            return_exceptions=True,
+        )
+
+    with bank.open("memory:", run=False) as running:
+        found = asyncio.run(together(running))
+
+        at = [record.position for record in running.log.read(h.query(account="a"))]
+        heard = [answer.facts["found"] if isinstance(answer, h.Conflict) else None for answer in found]
+        assert heard == [None, at[-2], None, None, at[-1], None]
 
 
 def test_facts_of_the_app_are_kept_apart_from_its_name(url: str) -> None:

@@ -265,6 +265,19 @@ def text_of(value: Any) -> str:
     return str(int(value)) if not isinstance(value, enum.Enum) else str(value.value)
 
 
+def text_given(what: str, value: Any) -> str:  # Any: a caller may give anything
+    """Return the text of a value that a caller gave. `Invalid` for what no message has as a value of a tag."""
+    if isinstance(value, list | tuple | collections.abc.Set | collections.abc.Mapping):
+        raise Invalid(f"`{what}` is {value!r}, and a tag has one value: write a pair, or an item of a query, for each", field=what)
+    text = text_of(value)
+    if value is None or not is_unicode(text):
+        raise Invalid(
+            f"`{what}` is {value!r}, " + ("and no event has that" if value is None else "which has half a character and is no valid text"),
+            field=what,
+        )
+    return text
+
+
 def term(tag: str, text: str) -> str:
     """Return the (tag, value) pair as one text: what an index keeps."""
     return f"{tag}{SEPARATOR}{text}"

@@ -18,7 +18,7 @@ from happened.core.boundary import Boundary, Query
 from happened.core.errors import Broken, Conflict, Diverged, IdReused, Incompatible, Invalid
 from happened.core.messages import Command, Event, Message, is_data
 from happened.core.store import Commit, Engine, Inspects, Row, Unseen, Wanted
-from happened.core.tags import SEPARATOR, is_unicode, term, text_of
+from happened.core.tags import SEPARATOR, is_unicode, term, text_given
 from happened.core.waiting import within
 from happened.core.world import Source, microseconds
 from happened.log.lifting import Lifts
@@ -225,10 +225,13 @@ class Log:
         """Stream records in order of position, or backwards: all of them, or the events that a query asks for.
 
         Commands are whole: a position inside one is rounded down to the end of the one before it, for `after` as for `until`. Only `limit`, which counts
-        records, may stop inside. Memory is one page, whatever the length. What is recorded after the call began may or may not be seen.
+        records, may stop inside: who goes on from a position inside a command is given the whole command again. Memory is one page, whatever the
+        length. What is recorded after the call began may or may not be seen.
         """
         after = place_of(after)
         until = None if until is None else place_of(until)
+        limit = _limit(limit)
+        _check_is(Query, query, "query(...)")
         wanted = None if query is None or not query.items else [self._wanted(item.names, item.tags) for item in query.items]
         left = limit
         pages = self.engine.read(after, until, wanted=wanted, backwards=backwards, rows_max=min(1000, max(limit or 1000, 1)))
@@ -462,10 +465,11 @@ class Log:
     def _job(self, facts: Sequence[Fact] | Fact, unless: Boundary | None, id: str | None, actor: str, correlation: str | None) -> "Facts":
         if inside_decider():
             raise Invalid("a fact can't be appended from inside a decider or `evolve`: yield the event")
-        listed = [facts] if isinstance(facts, Event | Loose | Message) else list(facts)
+        listed = _listed(facts)
         if not listed:
             raise Invalid("nothing to record: `append` needs at least one event")
         check_envelope(id, actor, correlation, None)
+        _check_is(Boundary, unless, "unless=Boundary(query(...), after)")
         if unless is not None:
             place_of(unless.after)
         if not any(isinstance(fact, Message) for fact in listed):
@@ -576,6 +580,32 @@ def _check_text(what: str, given: object, *, or_empty: bool = False) -> None:
         raise Invalid(f"`{what}` is {given!r}, which has half a character and is no valid text", field=what)
 
 
+def _listed(facts: Any) -> list[Any]:
+    """Return what is to be recorded together as a list. `Invalid` for what is none: a text would be taken for its letters, data for its keys."""
+    if isinstance(facts, Event | Loose | Message):
+        return [facts]
+    if not _are_many(facts):
+        raise Invalid(f"{facts!r} is no fact: append an event, a `Loose`, a `Message`, or a list of them", facts=repr(facts))
+    return list(facts)
+
+
+def _are_many(given: object) -> bool:
+    return isinstance(given, Iterable) and not isinstance(given, str | bytes | Mapping)
+
+
+def _check_is(kind: type, given: object, instead: str) -> None:
+    """Raise `Invalid` unless it is of this class, or nothing was given."""
+    if given is not None and not isinstance(given, kind):
+        raise Invalid(f"{given!r} is no `{kind.__name__}`: write {instead}", given=repr(given))
+
+
+def _limit(given: object) -> int | None:
+    """Return how many records are wanted at most. `Invalid` for what is no such number."""
+    if given is not None and (type(given) is not int or given < 0):
+        raise Invalid(f"`limit` is {given!r}: it is a whole number from 0 on", field="limit")
+    return given
+
+
 def _shared(what: str, given: str | None, own: Sequence[str | None]) -> str | None:
     """Return what a row of facts says once for all of them, from what was given for the whole and what each says. `Invalid` where two differ."""
     found = dict.fromkeys(given if one is None else one for one in own)
@@ -596,7 +626,7 @@ def _loose(fact: Loose, extra: Extra) -> "Recording":
     if not is_data(fact.body):
         raise Invalid(f"the body of `{name}` is {fact.body!r}: it is a dict of JSON data", name=name)
     try:
-        tags = tuple([(tag, text_of(value)) for tag, value in msgspec.convert(given, _Pairs)])
+        tags = tuple([(tag, text_given(tag, value)) for tag, value in msgspec.convert(given, _Pairs)])
     except msgspec.ValidationError as error:
         raise Invalid(f"the tags of `{name}` are {given!r}: write pairs, as in (('sku', 'widget'),)", name=name) from error
     for tag, _ in tags:
@@ -786,11 +816,12 @@ class Recent:
         if self._batch is not batch:
             self._batch, self._batch_rows, self._batch_events, self._batch_last = batch, 0, [], {}
         for row, draft in batch.added[self._batch_rows :]:
-            facts = draft.facts or [self._log.describe(event) for _, event, _ in draft.events]
-            for name, terms in facts:
-                self._batch_events.append((row.last, name, terms))
-                self._batch_last["\x1f" + name] = row.last
-                self._batch_last.update(dict.fromkeys(terms, row.last))
+            facts = enumerate(draft.facts) if draft.facts else [(ordinal, self._log.describe(event)) for ordinal, event, _ in draft.events]
+            for ordinal, (name, terms) in facts:
+                position = row.position + ordinal
+                self._batch_events.append((position, name, terms))
+                self._batch_last["\x1f" + name] = position
+                self._batch_last.update(dict.fromkeys(terms, position))
         self._batch_rows = len(batch.added)
         return self._batch_events, self._batch_last
 
