@@ -88,6 +88,10 @@ class Latest(h.State):
         return self.but(occurred=record.occurred, id=record.id)
 
 
+class Inspect(h.Command):
+    who: str
+
+
 class Touch(h.Command):
     account: Account
 
@@ -104,6 +108,11 @@ def look(command: Look, balance: Balance) -> Iterator[Looked]:
 def count(command: Count, world: h.World) -> Iterator[Looked]:
     """Say what the tally is."""
     yield Looked(command.account, world.state(Tally, command.account).amount)
+
+
+def inspect(command: Inspect, world: h.World) -> Iterator[Looked]:
+    """Decide on a state whose key may not be told."""
+    yield Looked(command.who, world.state(Audit, command.who).changes)
 
 
 def touch(command: Touch, latest: Latest) -> Iterator[Deposited]:
@@ -247,6 +256,20 @@ def test_a_fact_of_another_process_whose_key_cannot_be_told_stops_no_other_state
             other.record(Deposited("a", 13))
 
         assert [running.dispatch(Look(account)).events for account in "az"] == [(Looked("a", 14),), (Looked("z", 0),)]
+
+
+def test_on_a_state_whose_key_cannot_be_told_nothing_is_decided(url: str) -> None:
+    """It is not known which of its states the fact belongs to: neither of one in memory nor of one that never happened is anything said."""
+    with h.App("audit", records=[Deposited], deciders=[inspect]).open(url, run=False) as running:
+        running.record(Deposited("a", 1))
+        assert running.dispatch(Inspect("a")).events == (Looked("a", 1),)
+
+        running.record(Deposited("a", 13))
+
+        for who in "az":
+            with pytest.raises(h.Stuck):
+                running.dispatch(Inspect(who), id=who)
+            assert running.log.find(who) == []
 
 
 def test_a_class_first_met_in_commands_that_are_taken_back_has_all_that_the_batch_decided(url: str) -> None:
