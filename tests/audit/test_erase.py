@@ -22,6 +22,7 @@ from happened.log.compacting import compact
 from happened.log.erasure import Choice, Erasing, erased, is_unfinished
 from happened.log.log import latest_erasure
 from happened.opening import erased_in
+from happened.stores import sqlite
 from tests.audit.people import SECRET, Call, Called, Met, Order, People, Person, customers, filled
 from tests.notification.model import Noted, app, done, ways
 from tests.transfer.model import Debtor, DebtorMoved, Left, Moved, crm, until
@@ -260,6 +261,26 @@ def test_who_is_stopped_after_the_commit_can_go_on(url: str) -> None:
         assert is_unfinished(log)
         log.verify()
     assert files_with(url, SECRET) != []
+
+    with h.open_log(url) as log:
+        assert erased_in(log, None, url.replace(".db", ".views.db")).scrubbed
+        assert not is_unfinished(log)
+    assert files_with(url, SECRET) == []
+
+
+def test_what_somebody_still_reads_is_not_said_to_be_gone(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader holds the file as it was: erasing says that it is not at its end, and whoever comes later does the rest."""
+    monkeypatch.setattr(sqlite, "SCRUB_SECONDS_MAX", 0.1)
+    closed(url)
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)) as reader:
+        reader.execute("begin")
+        reader.execute("select count(*) from log").fetchall()
+
+        assert not h.erase(url, ("customer", "c-1"), **BY).scrubbed
+
+        assert files_with(url, SECRET) != []
+        with h.open_log(url) as log:
+            assert is_unfinished(log)
 
     with h.open_log(url) as log:
         assert erased_in(log, None, url.replace(".db", ".views.db")).scrubbed
