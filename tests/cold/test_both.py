@@ -237,9 +237,9 @@ def test_what_is_erased_while_it_is_packed_stays_erased(log: Named, place: int, 
 
     def erasing(cold: Unfolded[Any], *args: Any, **named: Any) -> Any:  # Any: whatever `packed` takes and returns
         found = packed(cold, *args, **named)
-        while left:
-            gone = left.pop()
-            other.append(lambda _: Commit(instead=[without(gone)]), EVERYTHING_SEEN)
+        if left:
+            gone = [without(left.pop())]
+            other.append(lambda _: Commit(instead=gone), EVERYTHING_SEEN)
         return found
 
     with closing(log.opened()) as store, closing(log.opened()) as other:
