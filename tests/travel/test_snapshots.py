@@ -21,6 +21,7 @@ from happened.shelf.snapshots import Kept, SnapshotsFile
 from happened.sourcing import snapshot as taking
 from happened.sourcing.memory_image import Entry
 from happened.sourcing.snapshot import Snapshots, Taker
+from tests.servers import fresh
 from tests.travel.made import ALONE, Home, Order, Received, Stock, Total, history, shop
 
 
@@ -182,6 +183,23 @@ def test_a_snapshot_that_was_looked_up_before_all_was_let_go_is_not_used(tmp_pat
             assert of.latest(fold, [("a",)], running.log.head) == (0, {})
         position, found = of.latest(fold, [("a",)], running.log.head)
         assert (position, found["a",].state) == (running.log.head, Stock("a", 5, Decimal("1.5")))
+
+
+@pytest.mark.parametrize("where", ["sqlite", "postgres"])
+def test_a_snapshot_of_what_was_not_taken_in_yet_is_not_begun_with(where: str, tmp_path: Path) -> None:
+    """Another process has recorded more, and a snapshot is of that: what comes with the next commit would be in a state twice."""
+    url = fresh() if where == "postgres" else f"sqlite:///{tmp_path}/shop.db"
+    with shop.open(url, run=False) as running, shop.open(url, run=False) as other:
+        running.record(Received("b", 1, Decimal(1)))
+        other.record(Received("a", 5, Decimal("1.5")))
+        running._image.forget()
+        running.snapshots.take(fold_of(Stock), running.log.head)
+        running.snapshots.renew(fold_of(Stock))
+
+        assert running.state(Stock, "a") is None  # as of what this process has taken in
+        running.record(Received("b", 1, Decimal(1)))
+
+        assert running.state(Stock, "a") == running.states(Stock)["a",] == Stock("a", 5, Decimal("1.5"))
 
 
 @settings(max_examples=8, deadline=None)
