@@ -23,7 +23,7 @@ from happened.log.erasure import Choice, Erasing, erased, is_unfinished
 from happened.log.log import latest_erasure
 from happened.opening import erased_in
 from happened.stores import sqlite
-from tests.audit.people import SECRET, Call, Called, Met, Order, People, Person, customers, filled
+from tests.audit.people import SECRET, Call, Called, Met, Order, People, Person, customers, filled, mood
 from tests.notification.model import Noted, app, done, ways
 from tests.transfer.model import Debtor, DebtorMoved, Left, Moved, crm, until
 
@@ -133,6 +133,24 @@ def test_an_id_is_erased_with_all_that_its_message_has_recorded(url: str) -> Non
             running.erase("nobody", **BY)
     with customers.open(url, run=False) as running:
         assert running.log.verify().unexplained == 0
+
+
+def test_answers_that_are_kept_for_a_retry_go_with_the_id(url: str) -> None:
+    """A command has failed on what it was answered, and something else was recorded under its id: whoever erases that erases the answers, too."""
+
+    def fail(command: Call, world: h.World) -> Iterator[Called]:
+        yield Called(command.customer, 1, world.ask(mood, command.customer) + str(1 // 0))
+
+    with h.App("customers", records=[Met], deciders=[fail], gateways=[mood]).open(url, run=False) as running:
+        with pytest.raises(ZeroDivisionError):
+            running.dispatch(Call("c-1", "hello"), id="x")
+        assert SECRET in running.log.engine.notes("answers/x")["answers/x"]
+        running.record(Met("c-2", "Max"), id="x")
+
+        assert running.erase("x", **BY).notes == 1
+
+        assert running.log.engine.notes("answers/") == {}
+    assert files_with(url, SECRET) == []
 
 
 def test_tags_that_are_kept_lead_to_what_is_left(url: str) -> None:

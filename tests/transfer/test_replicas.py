@@ -16,6 +16,7 @@ import msgspec
 import pytest
 
 import happened as h
+from happened.log.worker import Course
 from happened.testing.world import Clock
 from happened.transfer.channel import Channel, LogChannel, Page
 from tests.servers import fresh
@@ -488,6 +489,32 @@ def test_a_share_begun_and_not_ended_is_begun_anew(tmp_path: Path) -> None:
     with crm.open(log) as upstream, billing.open("memory:", channels={"crm": upstream}) as running:
         assert running.replica(Debtor, "c-1", since=upstream.log.head).state == Debtor("c-1", "France")
         assert replica(running)["generation"] == 2
+
+
+def test_what_a_share_could_not_record_is_folded_once_when_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commit of a change fails: state and digest are what they were, and the next try publishes what the log says."""
+    record = Course.record
+    failed: list[bool] = []
+
+    def failing(course: Course, *args: Any, **named: Any) -> None:
+        if named.get("own") and armed and not failed:
+            failed.append(True)
+            raise h.StoreFailed("the disk is full for a moment")
+        record(course, *args, **named)
+
+    monkeypatch.setattr(Course, "record", failing)
+    armed = False
+    with crm.open("memory:") as upstream, billing.open("memory:", channels={"crm": upstream}) as running:
+        running.replica(Debtor, "c-1", since=upstream.record(Paid("c-1", Decimal(5))))
+
+        armed = True
+        found = running.replica(Debtor, "c-1", since=upstream.record(Paid("c-1", Decimal(7))))
+        until(lambda: equal(running))
+
+        assert failed
+        assert found.state == Debtor("c-1", "", Decimal(12))
+        assert copied(running) == expected(upstream)
+        assert (replica(running)["healed"], replica(running)["rebuilt"]) == (0, 0)
 
 
 def test_who_takes_a_share_over_knows_events_that_others_were_the_first_to_record(tmp_path: Path) -> None:
