@@ -9,10 +9,12 @@ import pytest
 
 import happened as h
 from happened.core.store import Commit, Unseen
+from happened.log.log import EVERYTHING_SEEN
 from happened.stores import postgres_wire as wire
 from happened.stores.postgres import CROWDED_COMMITS, PostgresStore
 from happened.testing.rows import Fact, Scribe, check_whole, flat, read_by, terms_of, without
 from tests.postgres_log.proxy import HOLD_COMMIT, LOSE_ANSWER, LOSE_COMMIT, Proxy
+from tests.semantics.model import Balance, Deposit, Transfer, bank
 from tests.servers import fresh, server
 
 
@@ -286,3 +288,17 @@ def test_a_session_that_has_some_statements_of_another_release_is_taken_for_one_
 
     assert store.find_ids(["first", "second", "third"]) == {"first", "second"}
     store.close()
+
+
+def test_what_was_recorded_before_a_note_of_this_process_is_taken_in(url: str) -> None:
+    """A commit of notes alone, as of leases, learns where the log stands and takes nothing in: what comes next is not decided without it."""
+    with bank.open(url, run=False) as running, bank.open(url, run=False) as other:
+        running.dispatch(Deposit("a", 1))
+        running.dispatch(Deposit("b", 1))
+        other.dispatch(Transfer("a", "b", 1))
+        running.log.engine.append(lambda _: Commit(notes={"noted": "1"}), EVERYTHING_SEEN)
+
+        with pytest.raises(h.Refused):
+            running.dispatch(Transfer("a", "c", 1))
+
+        assert running.state(Balance, "a") == running.states(Balance)["a",] == Balance("a", 0, 2)

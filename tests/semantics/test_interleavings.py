@@ -14,6 +14,7 @@ from happened.core.state import fold_of
 from happened.core.store import Commit
 from happened.log.log import EVERYTHING_SEEN, Log
 from happened.log.records import Reader
+from happened.log.row import decode_header
 from happened.sourcing.memory_image import MemoryImage
 from happened.stores.memory import MemoryStore
 from happened.stores.sqlite import SqliteStore
@@ -325,6 +326,36 @@ def test_a_state_evicted_while_it_is_looked_for_is_not_one_that_never_happened(w
         else:
             with pytest.raises(h.Refused):
                 running.dispatch(Take("s0", "second"))
+
+
+def test_a_state_evicted_while_facts_of_the_batch_wait_for_others_is_not_one_that_never_happened() -> None:
+    """The batch has a fact of a state that is not in memory, so it looks for every state once more: another thread makes room just then."""
+    with bank.open("memory:", run=False, states_max=30) as running:
+        for number in range(10):
+            running.dispatch(Take(f"s{number}", "first"))
+        receipts = [running.record(Deposited(f"a{number}", 100)) for number in range(25)]
+        image, row = running._image, running.log.row_at(receipts[0].position)
+        assert row is not None
+        kept = image.kept[fold_of(Seat)]
+        assert (kept.complete, image.kept[fold_of(Balance)].complete) == (True, False)
+        overlay = image.begin()
+        overlay.apply_facts([(row, decode_header(row.head), [(0, Deposited("a0", 1), None)])])
+        kept.entries = Meeting(kept.entries, ("s0",), 2, lambda: make_room(image))
+
+        assert overlay.get(kept.fold, ("s0",)).state == Seat("s0", "first")
+        assert not kept.complete
+
+
+def test_a_state_that_is_loaded_while_bodies_are_erased_is_loaded_once_more(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was folded of the bodies before is not kept."""
+    with bank.open(url, run=False) as running:
+        running.record(Deposited("a", 1))
+        running._image.forget()
+        once(monkeypatch, MemoryImage, "_fold_keys", lambda: running.erase(("account", "a"), actor="ann", reason="asked"))
+
+        assert running.state(Balance, "a") is None
+        assert running.dispatch(Deposit("a", 7)).events == (Deposited("a", 7),)
+        assert running.state(Balance, "a") == Balance("a", 7, 1)
 
 
 @pytest.mark.parametrize("nth", [1, 2])

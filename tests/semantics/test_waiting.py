@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from functools import partial
+from zlib import crc32
 
 import pytest
 
@@ -273,6 +274,22 @@ def test_a_fact_of_another_name_and_the_same_body_is_another_fact(url: str) -> N
 
         with pytest.raises(h.IdReused):
             running.record(Shut("a"), id="x")
+
+
+@pytest.mark.parametrize("store", ["memory:", "file"])
+def test_two_ids_that_the_index_can_not_tell_apart_are_two(url: str, store: str) -> None:
+    """The index of a file knows ids by 32 bits: the row says whether it is the one."""
+    one, other = "plumless", "buckeroo"
+    assert crc32(one.encode()) == crc32(other.encode())
+    with bank.open(url if store == "file" else store, run=False) as running:
+        first = running.dispatch(Deposit("a", 1), id=one)
+
+        second = running.dispatch(Deposit("a", 2), id=other)
+
+        assert (second.repeated, second.events) == (False, (Deposited("a", 2),))
+        repeated = [running.dispatch(Deposit("a", amount), id=known) for amount, known in ((1, one), (2, other))]
+        assert [(receipt.repeated, receipt.position) for receipt in repeated] == [(True, first.position), (True, second.position)]
+        assert [row.position for row in running.log.find(other)] == [second.position - 1]
 
 
 def test_a_slow_decider_is_measured_and_listed(url: str) -> None:
