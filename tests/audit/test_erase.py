@@ -21,6 +21,7 @@ from happened.cqrs import follower
 from happened.log.compacting import compact
 from happened.log.erasure import Choice, Erasing, erased, is_unfinished
 from happened.log.log import latest_erasure
+from happened.log.writer import Writer
 from happened.opening import erased_in
 from happened.stores import sqlite
 from tests.audit.people import SECRET, Call, Called, Met, Order, People, Person, customers, filled, mood
@@ -164,6 +165,26 @@ def test_tags_that_are_kept_lead_to_what_is_left(url: str) -> None:
     assert left
     assert all(record.body is None and record.tags == (("customer", "c-1"),) for record in left)
     assert found.records > len(left)
+
+
+def test_states_forget_what_is_erased_also_where_that_is_interrupted(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C comes after the commit, before the states are let go."""
+    let_go = Writer.let_go
+
+    def interrupted(writer: Writer) -> None:
+        monkeypatch.setattr(Writer, "let_go", let_go)
+        raise KeyboardInterrupt
+
+    with customers.open(url, run=False) as running:
+        filled(running)
+        assert running.state(Person, "c-1") is not None
+        monkeypatch.setattr(Writer, "let_go", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            running.erase(("customer", "c-1"), **BY)
+
+        assert running.state(Person, "c-1") is None
+        assert running.dispatch(Order("c-1", "tea")).events != ()
+        assert running.log.verify().erased > 0
 
 
 @pytest.mark.parametrize("where", ["this process", "another"])

@@ -19,6 +19,7 @@ import happened as h
 from happened.log.worker import Course
 from happened.testing.world import Clock
 from happened.transfer.channel import Channel, LogChannel, Page
+from happened.transfer.replica import Replicating, Standing
 from tests.servers import fresh
 from tests.transfer.model import (
     Behind,
@@ -91,6 +92,32 @@ def test_a_copy_of_pages_that_are_of_a_moment_ago_is_as_of_no_more_than_it_has(t
                 assert found.state == Debtor(f"c-{number}", "France")
                 assert found.position >= receipt.position
             until(lambda: equal(running))
+
+
+@pytest.mark.parametrize("asked", ["one", "many"])
+def test_a_copy_answers_as_of_one_moment(pair: Pair, asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is taken in between the look at its position and the look at its rows is not in the answer."""
+    upstream, running = pair
+    running.replica(Debtor, "c-1", since=upstream.record(Paid("c-1", Decimal(5))))
+    answered = Replicating._answered_from
+    later: list[h.Receipt] = []
+
+    def meanwhile(replicating: Replicating[Any], standing: Standing) -> Any:
+        if not later:
+            later.append(upstream.record(Paid("c-1", Decimal(7))))
+            until(lambda: replica(running)["position"] >= later[0].position)
+        return answered(replicating, standing)
+
+    monkeypatch.setattr(Replicating, "_answered_from", meanwhile)
+
+    if asked == "one":
+        found = running.replica(Debtor, "c-1")
+        assert found.state == Debtor("c-1", "", Decimal(5))
+        assert found.position < later[0].position
+    else:
+        assert list(running.replica_rows(Debtor, limit=10)) == [Debtor("c-1", "", Decimal(5))]
+    assert later
+    assert running.replica(Debtor, "c-1").state == Debtor("c-1", "", Decimal(12))
 
 
 def test_what_was_there_before_is_copied_too(tmp_path: Path) -> None:
