@@ -128,6 +128,42 @@ def test_a_time_out_withdraws_what_was_not_taken_and_is_unknown_for_what_was(url
         assert running.log.find("x") == []
 
 
+def test_a_time_out_of_what_was_taken_is_unknown_and_it_may_be_recorded(url: str) -> None:
+    """A slow decider stands before it in the same commit: it is not known yet what comes of it, and the id tells later."""
+    gates = {"a": Gate(), "b": Gate()}
+
+    def pause(command: Pause) -> Iterator[Deposited]:
+        gates[command.account].entered.set()
+        assert gates[command.account].go.wait(10)
+        yield Deposited(command.account, 100)
+
+    with h.App("paused", deciders=[deposit, pause]).open(url, run=False) as running:
+        calls: list[Callable[[], object]] = [
+            lambda: running.dispatch(Pause("a")),
+            lambda: running.dispatch(Pause("b")),
+            lambda: running.dispatch(Deposit("b", 1), id="thread", wait_seconds_max=2),
+            lambda: asyncio.run(running.adispatch(Deposit("b", 1), id="task", wait_seconds_max=2)),
+        ]
+        threads: list[tuple[threading.Thread, list[object]]] = []
+        for number, call in enumerate(calls):
+            threads.append(in_thread(call))
+            assert gates["a"].entered.wait(5)
+            while len(running._writer._queue) < number:
+                pass
+        gates["a"].go.set()
+        assert gates["b"].entered.wait(5)
+
+        for thread, answer in threads[2:]:
+            thread.join(5)
+            assert [(type(error), error.recorded) for error in answer if isinstance(error, h.Error)] == [(h.OutcomeUnknown, None)]
+        gates["b"].go.set()
+        threads[1][0].join(5)
+
+        for known in ("thread", "task"):
+            assert running.dispatch(Deposit("b", 1), id=known).repeated
+        assert running.state(Balance, "b") == Balance("b", 102, 3)
+
+
 def test_a_full_queue_is_said_at_once_and_nothing_is_recorded(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With as many waiting as may wait, one more hears `Overloaded`, and the others get receipts."""
     monkeypatch.setattr("happened.log.writer.QUEUE_MAX", 3)

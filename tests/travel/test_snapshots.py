@@ -1,6 +1,7 @@
 """Snapshots: any of them plus the rest is the fold of all; one of other code, another history, or with other states is not used; all can be deleted."""
 
 import gc
+import shutil
 import sqlite3
 import tempfile
 import zlib
@@ -285,6 +286,24 @@ def test_one_of_another_history_is_not_used(tmp_path: Path) -> None:
         running.record(Received("a", 7, Decimal("1.5")))
         [one] = running.snapshots.listed(shop.snapped())
         assert one.wrong.startswith("it is of the log ")
+        assert running.at(running.log.head).state(Stock, "a") == Stock("a", 7, Decimal("1.5"))
+
+
+def test_one_of_what_a_restored_log_has_lost_is_not_used(tmp_path: Path) -> None:
+    """The same log, as long as it was, and its rows are others: the link of the chain tells."""
+    log, url = tmp_path / "shop.db", f"sqlite:///{tmp_path}/shop.db"
+    with shop.open(url, run=False) as running:
+        running.record(Received("a", 5, Decimal("1.5")))
+    shutil.copy(log, tmp_path / "backup.db")
+    with shop.open(url, run=False) as running:
+        running.record(Received("a", 1, Decimal("1.5")))
+        taken = running.snapshots.take(fold_of(Stock), running.log.head)
+    shutil.copy(tmp_path / "backup.db", log)
+
+    with shop.open(url, run=False) as running:
+        assert running.record(Received("a", 2, Decimal("1.5"))).position == taken.position
+        [one] = running.snapshots.listed(shop.snapped())
+        assert one.wrong == "it is of another history of this log"
         assert running.at(running.log.head).state(Stock, "a") == Stock("a", 7, Decimal("1.5"))
 
 
