@@ -279,6 +279,39 @@ def test_views_are_folded_anew_whenever_between_two_looks_it_was_erased(url: str
         assert view.get("c-3", since=running.log.head).name == "Eva"
 
 
+def test_views_that_were_emptied_are_not_answered_from_by_who_only_reads(url: str) -> None:
+    """Nobody follows them: until somebody does, and they are whole again, an answer is late, and never that there is no row."""
+    closed(url)
+    with customers.open(url, run=False) as running:
+        assert running.view(Person).get("c-2").calls == 1
+
+        h.erase(url, ("customer", "c-1"), **BY)
+
+        for ask in (running.view(Person).find, running.view(Person).position_of):
+            with pytest.raises(h.Late):
+                ask("c-2", wait_seconds_max=0.05)
+        with pytest.raises(h.Late):
+            running.view(Person).rows(wait_seconds_max=0.05)
+
+
+def test_a_snapshot_of_before_an_erasure_is_not_used(url: str) -> None:
+    """Another process has written it just then: what it holds may be what was erased."""
+    closed(url)
+    snapshots = Path(url.removeprefix("sqlite:///").replace("log.db", "log.snapshots.db"))
+    with customers.open(url, run=False) as running:
+        running.snapshots.take(fold_of(Person), running.log.head)
+    kept = snapshots.read_bytes()
+    h.erase(url, ("customer", "c-1"), **BY)
+    for file in snapshots.parent.glob("log.snapshots.db-*"):
+        file.unlink()
+    snapshots.write_bytes(kept)
+
+    with customers.open(url, run=False) as running:
+        assert [one.wrong for one in running.snapshots.listed([fold_of(Person)])] == ["it was made by other code"]
+        assert running.snapshots.since(fold_of(Person), running.log.head).position == 0
+        assert running.state(Person, "c-1") is None
+
+
 def test_views_elsewhere_are_folded_anew_when_they_are_opened(url: str, tmp_path: Path) -> None:
     """Nobody told the eraser of them."""
     views = f"sqlite:///{tmp_path}/elsewhere.db"

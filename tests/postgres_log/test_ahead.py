@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
-from typing import Annotated
+from typing import Annotated, Any
 
 import psycopg
 import pytest
@@ -11,7 +11,7 @@ import happened as h
 from happened.core.store import Commit, Unseen
 from happened.log.log import EVERYTHING_SEEN
 from happened.stores import postgres_wire as wire
-from happened.stores.postgres import CROWDED_COMMITS, PostgresStore
+from happened.stores.postgres import CROWDED_COMMITS, PostgresStore, Standing
 from happened.testing.rows import Fact, Scribe, check_whole, flat, read_by, terms_of, without
 from tests.postgres_log.proxy import HOLD_COMMIT, LOSE_ANSWER, LOSE_COMMIT, Proxy
 from tests.semantics.model import Balance, Deposit, Transfer, bank
@@ -242,6 +242,29 @@ def test_a_command_is_decided_once_more_on_what_came_between(url: str, more: int
         assert (seen[0], seen[-1]) == (10 + more, more)
         assert one.state(Purse, "p") == Purse("p", 0)
         assert one.log.verify().position == one.log.head
+
+
+def test_an_id_that_another_process_uses_in_the_midst_of_a_commit_is_answered_by_its_row(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was decided first came to nothing, and what comes of it the second time is that the id is known: the row that is in no log is no answer."""
+    committed = PostgresStore._committed
+    recorded: list[h.Receipt] = []
+
+    def late(store: PostgresStore, commit: Commit, standing: Standing, *, ahead: bool = False) -> Any:  # Any: whatever it returns
+        if ahead and commit.rows and store is one.engine and not recorded:
+            recorded.append(other.append(fact, id="x"))
+        return committed(store, commit, standing, ahead=ahead)
+
+    fact = h.Loose("Seen", {"by": "whoever"})
+    with h.open_log(url, create=True) as one, h.open_log(url) as other:
+        for _ in range(2):
+            one.append(fact)
+        monkeypatch.setattr(PostgresStore, "_committed", late)
+
+        receipt = one.append(fact, id="x")
+
+        assert (receipt.repeated, str(receipt)) == (True, str(recorded[0]))
+        assert len(one.find("x")) == 1
+        assert one.verify().position == receipt.position
 
 
 @pytest.mark.parametrize("ahead", [True, False])

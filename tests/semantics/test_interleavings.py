@@ -346,6 +346,26 @@ def test_a_state_evicted_while_facts_of_the_batch_wait_for_others_is_not_one_tha
         assert not kept.complete
 
 
+def test_who_sees_how_far_the_image_has_come_sees_its_states() -> None:
+    """Readers take no lock: the position is the last that changes in a merge."""
+
+    class Taking(dict[Any, Any]):  # Any: see above
+        def update(self, *changed: Any) -> None:  # Any: see above
+            seen.append(running._image.position)
+            super().update(*changed)
+            seen.append(running._image.position)
+
+    seen: list[int] = []
+    with bank.open("memory:", run=False) as running:
+        before = running.record(Deposited("a", 1)).position
+        kept = running._image.kept[fold_of(Balance)]
+        kept.entries = Taking(kept.entries)
+
+        after = running.record(Deposited("a", 1)).position
+
+        assert (seen, running._image.position) == ([before, before], after)
+
+
 def test_a_state_that_is_loaded_while_bodies_are_erased_is_loaded_once_more(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was folded of the bodies before is not kept."""
     with bank.open(url, run=False) as running:
