@@ -11,9 +11,10 @@ import happened as h
 from happened.core.errors import StoreFailed
 from happened.log.held import back_off_seconds
 from happened.log.names import Wish
-from happened.log.slices import Progress
+from happened.log.row import Header, Written
+from happened.log.slices import Progress, progress_of
 from happened.log.worker import Advance
-from happened.log.writer import Batch
+from happened.log.writer import Batch, Draft
 from happened.notification import hearing
 from tests.notification.model import Do, Done, Noted, Undo, app, by_key, do, done, undo, until, ways, whole
 from tests.notification.rig import Killed, Rig
@@ -36,6 +37,31 @@ def test_names_given_in_what_is_taken_back_are_recorded_by_who_uses_them_next(ur
     with app.open(url, run=False) as running:
         assert done(running) == [1]
         assert [record.name for record in running.log.read()][-2:] == ["Do", "Done"]
+        whole(running)
+
+
+def test_what_a_worker_has_put_into_a_commit_is_taken_back_where_it_fails(url: str) -> None:
+    """Its rows, their ids and how far it has come: the others of the commit are recorded, and what is taken back may come again."""
+    with app.open(url, run=False) as running:
+
+        def adds(batch: Batch) -> None:
+            number = batch.number(Wish("act", "did", 1, ""))
+            batch.add(Draft(Header(id="added"), None, [Written(number, b"{}")], (), (), (), {"noted": "1"}))
+            if not failed:
+                failed.append(True)
+                raise RuntimeError("it fails here")
+
+        failed: list[bool] = []
+        job, again = (Advance("new", None, Progress(0, 1), adds) for _ in range(2))
+        decision = running._decision(Do(1), "do", "", None)
+        running.log.writer.submit_all([job, decision], 10)
+        assert (isinstance(job.error, RuntimeError), decision.error) == (True, None)
+        assert (running.log.find("added"), dict(running.log.engine.notes("noted"))) == ([], {})
+        assert progress_of(running.log.engine, "new") is None
+
+        running.log.writer.submit_all([again], 10)
+
+        assert (again.error, len(running.log.find("added")), progress_of(running.log.engine, "new")) == (None, 1, Progress(0, 1))
         whole(running)
 
 

@@ -3,6 +3,7 @@
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 
 import pytest
 
@@ -97,6 +98,26 @@ def test_a_commit_whose_outcome_cannot_be_learned_is_unknown_and_closes_the_log(
     with bank.open(url, run=False) as running:
         assert running.dispatch(Deposit("a", 10), id="x").repeated
         assert not running.dispatch(Deposit("a", 100), id="y").repeated
+
+
+def test_a_commit_that_failed_while_somebody_reads_is_unknown(url: str, faults: Faults, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The write-ahead log can't be emptied meanwhile: what lies in it unseen may come back after a crash, so nobody is told that nothing was recorded."""
+    monkeypatch.setattr("happened.stores.sqlite.SETTLE_SECONDS", 0.1)
+    with bank.open(url, run=False) as running:
+        running.dispatch(Deposit("a", 1))
+        with closing(sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)) as reader:
+            reader.execute("begin")
+            reader.execute("select count(*) from log").fetchall()
+            running.dispatch(Deposit("a", 2))
+            fail_once(faults, own_thread("commit"))
+
+            with pytest.raises(h.OutcomeUnknown):
+                running.dispatch(Deposit("a", 10), id="x")
+            with pytest.raises(h.Closed):
+                running.dispatch(Deposit("a", 10), id="x")
+    with bank.open(url, run=False) as running:
+        running.dispatch(Deposit("a", 10), id="x")
+        assert running.state(Balance, "a") == running.states(Balance)["a",] == Balance("a", 13, 3)
 
 
 @pytest.mark.parametrize("statement", ["begin", "insert into log", "insert or replace into note", "commit"])

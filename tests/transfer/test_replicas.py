@@ -5,6 +5,7 @@ import random
 import re
 import shutil
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import timedelta
@@ -516,6 +517,42 @@ def test_a_share_begun_and_not_ended_is_begun_anew(tmp_path: Path) -> None:
     with crm.open(log) as upstream, billing.open("memory:", channels={"crm": upstream}) as running:
         assert running.replica(Debtor, "c-1", since=upstream.log.head).state == Debtor("c-1", "France")
         assert replica(running)["generation"] == 2
+
+
+class Losing:
+    """A channel that loses a change the first time that a copy is to hear it, and says nothing of it."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self.armed = False
+        self.lost = 0
+        self.origin, self.head, self.recorded_at = channel.origin, channel.head, channel.recorded_at
+        self.standing, self.close = channel.standing, channel.close
+
+    def read(self, after: int, wait_seconds_max: float) -> Page:
+        """Return the next page, without the first change that it has."""
+        page = self._channel.read(after, wait_seconds_max)
+        changes = [one for one in page.items if one.what == "share"]
+        if self.lost or not (self.armed and changes and threading.current_thread().name.startswith("happened-replica/")):
+            return page
+        self.lost = changes[0].position
+        return page._replace(items=[one for one in page.items if one is not changes[0]])
+
+
+def test_a_change_that_was_lost_on_the_way_is_missed_by_the_digest() -> None:
+    """As many rows are there as the origin has: what is in them tells that one is not as it should be, and the channel is read again."""
+    channel = Losing(LogChannel(lambda: upstream.log.engine, lambda _store: True, own=False))
+    with crm.open("memory:") as upstream, billing.open("memory:", channels={"crm": channel}) as running:
+        running.replica(Debtor, "c-1", since=upstream.record(Paid("c-1", Decimal(5))))
+        until(lambda: equal(running))
+
+        channel.armed = True
+        receipt = upstream.record(Paid("c-1", Decimal(7)))
+
+        assert running.replica(Debtor, "c-1", since=receipt).state == Debtor("c-1", "", Decimal(12))
+        assert channel.lost > receipt.position
+        assert copied(running) == expected(upstream)
+        assert replica(running)["healed"] == 1
 
 
 def test_what_a_share_could_not_record_is_folded_once_when_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
