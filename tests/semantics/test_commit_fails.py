@@ -100,6 +100,22 @@ def test_a_commit_whose_outcome_cannot_be_learned_is_unknown_and_closes_the_log(
         assert not running.dispatch(Deposit("a", 100), id="y").repeated
 
 
+@pytest.mark.parametrize("before", range(4))
+def test_what_others_record_after_a_commit_was_settled_is_taken_in(url: str, faults: Faults, before: int) -> None:
+    """The connection is another one since: by its own count of what others have changed nothing is to be told from what the former one had counted."""
+    with bank.open(url, run=False) as running, bank.open(url, run=False) as other:
+        for after in range(4):
+            for _ in range(before):
+                other.dispatch(Deposit("a", 1))
+            running.dispatch(Deposit("a", 1))
+            fail_once(faults, own_thread("commit"), after=True)
+            running.dispatch(Deposit("a", 1))
+            for _ in range(after):
+                other.dispatch(Deposit("a", 1))
+            running.dispatch(Deposit("a", 1))
+            assert running.state(Balance, "a") == running.states(Balance)["a",]
+
+
 def test_a_commit_that_failed_while_somebody_reads_is_unknown(url: str, faults: Faults, monkeypatch: pytest.MonkeyPatch) -> None:
     """The write-ahead log can't be emptied meanwhile: what lies in it unseen may come back after a crash, so nobody is told that nothing was recorded."""
     monkeypatch.setattr("happened.stores.sqlite.SETTLE_SECONDS", 0.1)

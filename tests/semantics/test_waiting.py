@@ -164,6 +164,32 @@ def test_a_time_out_of_what_was_taken_is_unknown_and_it_may_be_recorded(url: str
         assert running.state(Balance, "b") == Balance("b", 102, 3)
 
 
+def test_a_task_that_is_cancelled_while_the_lock_is_waited_for_records_nothing(url: str) -> None:
+    """Its command is in the batch that the writer's thread is to commit, and was not taken: it is withdrawn, and the others are recorded."""
+    with (
+        bank.open(url, run=False) as running,
+        contextlib.closing(sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)) as other,
+    ):
+        running.dispatch(Deposit("a", 1))
+
+        async def cancel() -> list[object]:
+            tasks = [asyncio.create_task(running.adispatch(Deposit("a", 1), id=known)) for known in ("x", "y")]
+            while {job.id for job in running._writer._taken} != {"x", "y"}:  # noqa: ASYNC110 - nobody says when they are taken
+                await asyncio.sleep(0.001)
+            tasks[0].cancel()
+            await asyncio.sleep(0)
+            other.execute("rollback")
+            return await asyncio.gather(*tasks, return_exceptions=True)
+
+        other.execute("begin immediate")
+        cancelled, receipt = asyncio.run(cancel())
+
+        assert isinstance(cancelled, asyncio.CancelledError)
+        assert isinstance(receipt, h.Receipt)
+        assert running.log.find("x") == []
+        assert running.state(Balance, "a") == running.states(Balance)["a",] == Balance("a", 2, 2)
+
+
 def test_a_full_queue_is_said_at_once_and_nothing_is_recorded(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With as many waiting as may wait, one more hears `Overloaded`, and the others get receipts."""
     monkeypatch.setattr("happened.log.writer.QUEUE_MAX", 3)

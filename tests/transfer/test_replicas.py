@@ -519,6 +519,23 @@ def test_a_share_begun_and_not_ended_is_begun_anew(tmp_path: Path) -> None:
         assert replica(running)["generation"] == 2
 
 
+@pytest.mark.parametrize("change", ["owner = owner + 1", "position = position - 1"])
+def test_a_copy_that_another_owner_has_claimed_or_set_back_is_not_written(pair: Pair, change: str) -> None:
+    """Rows, digest and position are one compare-and-set on position and owner: who does not find what it knows writes nothing, and reads the copy anew."""
+    upstream, running = pair
+    running.replica(Debtor, "c-1", since=upstream.record(Paid("c-1", Decimal(5))))
+    until(lambda: equal(running))
+    [replicating] = running._replicating.values()
+    with replicating.file.transaction() as connection:
+        connection.execute(f"update _replica set {change}")
+
+    receipt = upstream.record(Paid("c-1", Decimal(7)))
+
+    until(lambda: any("is followed by another process now" in what for *_, what in running.log.engine.samples()))
+    assert running.replica(Debtor, "c-1", since=receipt).state == Debtor("c-1", "", Decimal(12))
+    assert copied(running) == expected(upstream)
+
+
 class Losing:
     """A channel that loses a change the first time that a copy is to hear it, and says nothing of it."""
 
