@@ -273,6 +273,14 @@ def test_an_event_that_its_state_cannot_take_is_not_recorded_behind_an_error(url
         running.dispatch(Spoil("good"), id="y")
         assert running.state(Ledger, "good") == Ledger("good", 1)
 
+        before = running.log.head
+        together = [running._decision(Spoil(account), f"{account} once more", "", None) for account in ("bad", "good")]
+        running._writer.submit_all(together, 5)
+
+        assert [type(job.error) for job in together] == [ValueError, type(None)]
+        assert running.state(Ledger, "good") == Ledger("good", 2)
+        assert [record.name for record in running.log.read(after=before)] == ["Spoil", "Spoilt"]
+
 
 def test_an_event_of_another_process_that_a_state_cannot_take_stops_its_key_only(url: str) -> None:
     """Another process recorded what our `evolve` can't take: decisions on its key stop, all others go on."""

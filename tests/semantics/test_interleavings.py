@@ -312,7 +312,7 @@ def make_room(image: MemoryImage) -> None:
     in_thread(image._make_room)[0].join(5)
 
 
-@pytest.mark.parametrize("who", ["reader", "decider"])
+@pytest.mark.parametrize("who", ["reader", "reaction", "decider"])
 def test_a_state_evicted_while_it_is_looked_for_is_not_one_that_never_happened(who: str) -> None:
     """Another thread makes room between the look at the entry and the look whether the image is complete."""
     with bank.open("memory:", run=False, states_max=10) as running:
@@ -323,6 +323,8 @@ def test_a_state_evicted_while_it_is_looked_for_is_not_one_that_never_happened(w
 
         if who == "reader":
             assert running.state(Seat, "s0") == Seat("s0", "first")
+        elif who == "reaction":
+            assert running._sending.state(kept.fold, ("s0",)) == Seat("s0", "first")
         else:
             with pytest.raises(h.Refused):
                 running.dispatch(Take("s0", "second"))

@@ -536,6 +536,22 @@ def test_a_copy_that_another_owner_has_claimed_or_set_back_is_not_written(pair: 
     assert copied(running) == expected(upstream)
 
 
+def test_who_has_lost_his_lease_does_not_claim_a_copy_again(tmp_path: Path) -> None:
+    """He has not heard yet that it is another's, and begins anew after trouble: the copy stays that one's."""
+    own = f"sqlite:///{tmp_path}/billing.db"
+    with crm.open("memory:") as upstream, billing.open(own, channels={"crm": upstream}) as running:
+        running.replica(Debtor, "c-1", since=upstream.record(Paid("c-1", Decimal(5))))
+        with billing.open(own, channels={"crm": upstream}, run=False) as former:
+            [replicating] = former._replicating.values()
+
+            with pytest.raises(h.StoreFailed, match="is another process's by now"):
+                replicating._begun(0)
+
+            with replicating.file.reader() as reader:
+                assert reader.execute("select owner from _replica").fetchall() == [(1,)]
+        assert running.replica(Debtor, "c-1", since=upstream.record(Paid("c-1", Decimal(7)))).state == Debtor("c-1", "", Decimal(12))
+
+
 class Losing:
     """A channel that loses a change the first time that a copy is to hear it, and says nothing of it."""
 
