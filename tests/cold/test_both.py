@@ -8,7 +8,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
@@ -233,7 +233,7 @@ def test_a_body_in_a_cold_part_is_erased(log: Named) -> None:
 @pytest.mark.parametrize("place", [50, 150], ids=["in the segment that grows", "in a row that comes into it"])
 def test_what_is_erased_while_it_is_packed_stays_erased(log: Named, place: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between the work beside the lock and the lock another process erases a body of what is being packed: what was made of it is thrown away."""
-    packed = Unfolded.packed
+    packed: Callable[..., Any] = Unfolded[Any].packed
 
     def erasing(cold: Unfolded[Any], *args: Any, **named: Any) -> Any:  # Any: whatever `packed` takes and returns
         found = packed(cold, *args, **named)

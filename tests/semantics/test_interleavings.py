@@ -352,9 +352,9 @@ def test_who_sees_how_far_the_image_has_come_sees_its_states() -> None:
     """Readers take no lock: the position is the last that changes in a merge."""
 
     class Taking(dict[Any, Any]):  # Any: see above
-        def update(self, *changed: Any) -> None:  # Any: see above
+        def update(self, *changed: Any, **named: Any) -> None:  # Any: see above
             seen.append(running._image.position)
-            super().update(*changed)
+            super().update(*changed, **named)
             seen.append(running._image.position)
 
     seen: list[int] = []
@@ -366,6 +366,23 @@ def test_who_sees_how_far_the_image_has_come_sees_its_states() -> None:
         after = running.record(Deposited("a", 1)).position
 
         assert (seen, running._image.position) == ([before, before], after)
+
+
+def test_a_state_that_changes_and_makes_room_while_it_is_loaded_is_as_of_now(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader has folded it from the log; before he keeps it a command has changed it, and room was made again: what he keeps has that change."""
+    with bank.open(url, run=False) as running:
+        running.dispatch(Deposit("a", 1))
+        image = running._image
+        image.forget()
+
+        def change() -> None:
+            running.dispatch(Transfer("a", "b", 1))
+            image.kept[fold_of(Balance)].entries.clear()
+
+        once(monkeypatch, MemoryImage, "_fold_keys", change)
+
+        assert running.state(Balance, "a") == Balance("a", 0, 2)
+        assert running.state(Balance, "a") == running.states(Balance)["a",]
 
 
 def test_a_state_that_is_loaded_while_bodies_are_erased_is_loaded_once_more(url: str, monkeypatch: pytest.MonkeyPatch) -> None:

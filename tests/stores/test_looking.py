@@ -72,8 +72,12 @@ def test_who_waits_for_less_is_woken_whoever_looks_next(monkeypatch: pytest.Monk
     log = Log(0.02)
     heard: list[int] = []
     threads: list[threading.Thread] = []
+
+    def wait(after: int) -> None:
+        heard.append(log.wait(after))
+
     for after in (0, 10, 0, 0):
-        threads.append(threading.Thread(target=lambda after=after: heard.append(log.wait(after)), daemon=True))
+        threads.append(threading.Thread(target=wait, args=(after,), daemon=True))
         threads[-1].start()
         deadline = time.monotonic() + WAIT_SECONDS
         while log.looking.waiting < len(threads):

@@ -6,7 +6,7 @@ import re
 import shutil
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import timedelta
 from decimal import Decimal
@@ -100,7 +100,7 @@ def test_a_copy_answers_as_of_one_moment(pair: Pair, asked: str, monkeypatch: py
     """What is taken in between the look at its position and the look at its rows is not in the answer."""
     upstream, running = pair
     running.replica(Debtor, "c-1", since=upstream.record(Paid("c-1", Decimal(5))))
-    answered = Replicating._answered_from
+    answered: Callable[..., Any] = Replicating[Any]._answered_from
     later: list[h.Receipt] = []
 
     def meanwhile(replicating: Replicating[Any], standing: Standing) -> Any:
