@@ -2,7 +2,7 @@
 
 import shutil
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any  # Any: rows of any table
 import pytest
 
 import happened as h
+from happened.core.store import Commit, Head, Unseen
 from happened.log.adoption import adopted
 from happened.opening import is_postgres
 from happened.stores.postgres_tables import where_in
@@ -187,6 +188,30 @@ def test_who_has_it_open_all_the_same_records_nothing_more(url: str) -> None:
             running.dispatch(Deposit("a", 1))
 
         assert running.log.head == head
+
+
+def test_an_adoption_that_fails_leaves_the_epoch_as_it_was(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk is full as it is recorded: what comes then is of the epoch of before, in the receipts, too."""
+    with bank.open(url, run=False) as running:
+        running.dispatch(Deposit("a", 1))
+    with h.open_log(url) as log:
+        append = log.engine.append
+
+        def failing(decide: Callable[[Unseen], Commit], seen: int, **named: Any) -> Head:  # Any: how long it waits
+            def fails(unseen: Unseen) -> Commit:
+                decide(unseen)
+                raise h.StoreFailed("the disk is full")
+
+            return append(fails, seen, **named)
+
+        monkeypatch.setattr(log.engine, "append", failing)
+        monkeypatch.setattr(log.writer, "_ahead", None)
+        with pytest.raises(h.StoreFailed):
+            adopted(log, actor="ann", reason="a restore")
+        monkeypatch.undo()
+
+        assert log.identity.epoch == log.append(h.Loose("Seen", {})).epoch == 1
+        assert log.verify().position == log.head
 
 
 def test_what_can_not_be_adopted_is_invalid(url: str) -> None:

@@ -21,8 +21,10 @@ from happened.cqrs import follower
 from happened.log.compacting import compact
 from happened.log.erasure import Choice, Erasing, erased, is_unfinished
 from happened.log.log import latest_erasure
+from happened.log.writer import Writer
 from happened.opening import erased_in
-from tests.audit.people import SECRET, Call, Called, Met, Order, People, Person, customers, filled
+from happened.stores import sqlite
+from tests.audit.people import SECRET, Call, Called, Met, Order, People, Person, customers, filled, mood
 from tests.notification.model import Noted, app, done, ways
 from tests.transfer.model import Debtor, DebtorMoved, Left, Moved, crm, until
 
@@ -134,6 +136,24 @@ def test_an_id_is_erased_with_all_that_its_message_has_recorded(url: str) -> Non
         assert running.log.verify().unexplained == 0
 
 
+def test_answers_that_are_kept_for_a_retry_go_with_the_id(url: str) -> None:
+    """A command has failed on what it was answered, and something else was recorded under its id: whoever erases that erases the answers, too."""
+
+    def fail(command: Call, world: h.World) -> Iterator[Called]:
+        yield Called(command.customer, 1, world.ask(mood, command.customer) + str(1 // 0))
+
+    with h.App("customers", records=[Met], deciders=[fail], gateways=[mood]).open(url, run=False) as running:
+        with pytest.raises(ZeroDivisionError):
+            running.dispatch(Call("c-1", "hello"), id="x")
+        assert SECRET in running.log.engine.notes("answers/x")["answers/x"]
+        running.record(Met("c-2", "Max"), id="x")
+
+        assert running.erase("x", **BY).notes == 1
+
+        assert running.log.engine.notes("answers/") == {}
+    assert files_with(url, SECRET) == []
+
+
 def test_tags_that_are_kept_lead_to_what_is_left(url: str) -> None:
     """A pseudonym may stay, to say that there was something."""
     closed(url)
@@ -145,6 +165,26 @@ def test_tags_that_are_kept_lead_to_what_is_left(url: str) -> None:
     assert left
     assert all(record.body is None and record.tags == (("customer", "c-1"),) for record in left)
     assert found.records > len(left)
+
+
+def test_states_forget_what_is_erased_also_where_that_is_interrupted(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C comes after the commit, before the states are let go."""
+    let_go = Writer.let_go
+
+    def interrupted(writer: Writer) -> None:
+        monkeypatch.setattr(Writer, "let_go", let_go)
+        raise KeyboardInterrupt
+
+    with customers.open(url, run=False) as running:
+        filled(running)
+        assert running.state(Person, "c-1") is not None
+        monkeypatch.setattr(Writer, "let_go", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            running.erase(("customer", "c-1"), **BY)
+
+        assert running.state(Person, "c-1") is None
+        assert running.dispatch(Order("c-1", "tea")).events != ()
+        assert running.log.verify().erased > 0
 
 
 @pytest.mark.parametrize("where", ["this process", "another"])
@@ -239,6 +279,39 @@ def test_views_are_folded_anew_whenever_between_two_looks_it_was_erased(url: str
         assert view.get("c-3", since=running.log.head).name == "Eva"
 
 
+def test_views_that_were_emptied_are_not_answered_from_by_who_only_reads(url: str) -> None:
+    """Nobody follows them: until somebody does, and they are whole again, an answer is late, and never that there is no row."""
+    closed(url)
+    with customers.open(url, run=False) as running:
+        assert running.view(Person).get("c-2").calls == 1
+
+        h.erase(url, ("customer", "c-1"), **BY)
+
+        for ask in (running.view(Person).find, running.view(Person).position_of):
+            with pytest.raises(h.Late):
+                ask("c-2", wait_seconds_max=0.05)
+        with pytest.raises(h.Late):
+            running.view(Person).rows(wait_seconds_max=0.05)
+
+
+def test_a_snapshot_of_before_an_erasure_is_not_used(url: str) -> None:
+    """Another process has written it just then: what it holds may be what was erased."""
+    closed(url)
+    snapshots = Path(url.removeprefix("sqlite:///").replace("log.db", "log.snapshots.db"))
+    with customers.open(url, run=False) as running:
+        running.snapshots.take(fold_of(Person), running.log.head)
+    kept = snapshots.read_bytes()
+    h.erase(url, ("customer", "c-1"), **BY)
+    for file in snapshots.parent.glob("log.snapshots.db-*"):
+        file.unlink()
+    snapshots.write_bytes(kept)
+
+    with customers.open(url, run=False) as running:
+        assert [one.wrong for one in running.snapshots.listed([fold_of(Person)])] == ["it was made by other code"]
+        assert running.snapshots.since(fold_of(Person), running.log.head).position == 0
+        assert running.state(Person, "c-1") is None
+
+
 def test_views_elsewhere_are_folded_anew_when_they_are_opened(url: str, tmp_path: Path) -> None:
     """Nobody told the eraser of them."""
     views = f"sqlite:///{tmp_path}/elsewhere.db"
@@ -260,6 +333,26 @@ def test_who_is_stopped_after_the_commit_can_go_on(url: str) -> None:
         assert is_unfinished(log)
         log.verify()
     assert files_with(url, SECRET) != []
+
+    with h.open_log(url) as log:
+        assert erased_in(log, None, url.replace(".db", ".views.db")).scrubbed
+        assert not is_unfinished(log)
+    assert files_with(url, SECRET) == []
+
+
+def test_what_somebody_still_reads_is_not_said_to_be_gone(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader holds the file as it was: erasing says that it is not at its end, and whoever comes later does the rest."""
+    monkeypatch.setattr(sqlite, "SCRUB_SECONDS_MAX", 0.1)
+    closed(url)
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)) as reader:
+        reader.execute("begin")
+        reader.execute("select count(*) from log").fetchall()
+
+        assert not h.erase(url, ("customer", "c-1"), **BY).scrubbed
+
+        assert files_with(url, SECRET) != []
+        with h.open_log(url) as log:
+            assert is_unfinished(log)
 
     with h.open_log(url) as log:
         assert erased_in(log, None, url.replace(".db", ".views.db")).scrubbed

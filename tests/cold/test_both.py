@@ -8,11 +8,11 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol  # Any: what a method is called with that is looked into
 
 import msgspec
 import pytest
@@ -20,7 +20,9 @@ import pytest
 import happened as h
 from happened.core.store import Commit, Engine, Packs, Row, Wanted
 from happened.log.compacting import compact, unpack
+from happened.log.log import EVERYTHING_SEEN
 from happened.stores import segments
+from happened.stores.unfolded import Unfolded
 from happened.testing import Clock
 from happened.testing.intruder import Intruder, opened
 from happened.testing.rows import Fact, Scribe, check_whole, flat, matches, read_by, terms_of, without
@@ -226,6 +228,61 @@ def test_a_body_in_a_cold_part_is_erased(log: Named) -> None:
         assert flat(store.read()) == expected
         assert store.scrub(nothing)
         assert flat(other.read()) == expected
+
+
+@pytest.mark.parametrize("place", [50, 150], ids=["in the segment that grows", "in a row that comes into it"])
+def test_what_is_erased_while_it_is_packed_stays_erased(log: Named, place: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the work beside the lock and the lock another process erases a body of what is being packed: what was made of it is thrown away."""
+    packed: Callable[..., Any] = Unfolded[Any].packed
+
+    def erasing(cold: Unfolded[Any], *args: Any, **named: Any) -> Any:  # Any: whatever `packed` takes and returns
+        found = packed(cold, *args, **named)
+        if left:
+            gone = [without(left.pop())]
+            other.append(lambda _: Commit(instead=gone), EVERYTHING_SEEN)
+        return found
+
+    with closing(log.opened()) as store, closing(log.opened()) as other:
+        rows = filled(store, 200)
+        store.compact(rows[99].last, nothing)
+        left = [rows[place]]
+        monkeypatch.setattr(Unfolded, "packed", erasing)
+
+        store.compact(rows[-1].last, nothing)
+
+        expected = [*rows[:place], without(rows[place]), *rows[place + 1 :]]
+        assert (store.cold_until(), left) == (rows[-2].last, [])
+        for one in (store, other):
+            assert flat(one.read()) == expected
+        check_whole(expected)
+
+
+@pytest.mark.parametrize("inside", ["put", "segment"], ids=["packing", "unpacking"])
+def test_nobody_writes_while_rows_are_moved(log: Named, inside: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step takes the lock of the log before it looks at what it is to move, and has it until that is moved."""
+    moved = getattr(Unfolded, inside)
+    waited: list[h.Overloaded] = []
+
+    def beside(cold: Unfolded[Any], *args: Any) -> Any:  # Any: see above
+        if not waited:
+            with pytest.raises(h.Overloaded) as found:
+                other.append(lambda _: Commit(notes={"a": "1"}), EVERYTHING_SEEN, wait_seconds_max=0.05)
+            waited.append(found.value)
+        return moved(cold, *args)
+
+    with closing(log.opened()) as store, closing(log.opened()) as other:
+        rows = filled(store, 100)
+        if inside == "segment":
+            store.compact(rows[-1].last, nothing)
+        monkeypatch.setattr(Unfolded, inside, beside)
+
+        if inside == "put":
+            store.compact(rows[-1].last, nothing)
+        else:
+            store.unpack(0, nothing)
+
+        assert len(waited) == 1
+        assert flat(store.read()) == rows
 
 
 def test_what_was_not_seen_and_is_packed_is_taken_in(log: Named) -> None:

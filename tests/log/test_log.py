@@ -196,6 +196,33 @@ def test_what_is_no_position_is_said(log: h.Log, position: Any) -> None:
     assert log.head == before
 
 
+QUERIES = (
+    h.query(["Z"], ["B"]),
+    h.query(["B"], ["Z"]),
+    h.query(h.Item(tags=frozenset({("name", "Z")})), h.Item(tags=frozenset({("name", "B")}))),
+    h.query(["Z"], h.Item(frozenset({"B"}), frozenset({("name", "B")}))),
+)
+"""Each asks for `B` in one of two items."""
+
+
+@pytest.mark.parametrize("query", QUERIES)
+def test_a_condition_is_of_what_any_item_of_its_query_asks_for(url: str, query: h.Query) -> None:
+    """Whichever item it is, and also where the event stands in the same commit."""
+    with h.open_log(url, create=True) as log:
+        log.append(facts("A"))
+        seen = log.head
+        log.append(facts("B"))
+        with pytest.raises(h.Conflict):
+            log.append(facts("F"), unless=h.Boundary(query, seen))
+        log.append(facts("F"), unless=h.Boundary(query, log.head))
+
+        together = [log._job(facts(name), unless, None, "", None) for name, unless in (("B", None), ("F", h.Boundary(query, log.head)))]
+        log.writer.submit_all(together, 5)
+
+        assert [type(job.error) for job in together] == [type(None), h.Conflict]
+        assert [record.name for record in log.read(h.query(names=["A", "B", "F"]))] == ["A", "B", "F", "B"]
+
+
 def test_a_condition_sees_a_command_that_is_in_memory_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
     """The latest events are kept in memory; where that begins inside a command, the events before it in the same command still count."""
     monkeypatch.setattr(log_module, "RECENT_MAX", 2)

@@ -3,6 +3,7 @@
 import os
 import threading
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,9 +12,10 @@ import happened as h
 from happened.core.errors import StoreFailed
 from happened.log.held import back_off_seconds
 from happened.log.names import Wish
-from happened.log.slices import Progress
-from happened.log.worker import Advance
-from happened.log.writer import Batch
+from happened.log.row import Header, Written
+from happened.log.slices import Progress, progress_of
+from happened.log.worker import Advance, Course
+from happened.log.writer import Batch, Draft
 from happened.notification import hearing
 from tests.notification.model import Do, Done, Noted, Undo, app, by_key, do, done, undo, until, ways, whole
 from tests.notification.rig import Killed, Rig
@@ -37,6 +39,49 @@ def test_names_given_in_what_is_taken_back_are_recorded_by_who_uses_them_next(ur
         assert done(running) == [1]
         assert [record.name for record in running.log.read()][-2:] == ["Do", "Done"]
         whole(running)
+
+
+def added(batch: Batch) -> None:
+    """Put a row into a commit, and a note."""
+    number = batch.number(Wish("act", "did", 1, ""))
+    batch.add(Draft(Header(id="added"), None, [Written(number, b"{}")], (), (), (), {"noted": "1"}))
+
+
+def test_what_a_worker_has_put_into_a_commit_is_taken_back_where_it_fails(url: str) -> None:
+    """Its row, the id of it, and how far it has come: the others of the commit are recorded, also one under that id."""
+    with app.open(url, run=False) as running:
+
+        def fails(batch: Batch) -> None:
+            added(batch)
+            raise RuntimeError("it fails here")
+
+        log = running.log
+        job, fact = Advance("new", None, Progress(0, 1), fails), log._job(h.Loose("Seen", {}), None, "added", "", None)
+        log.writer.submit_all([job, running._decision(Do(1), "do", "", None), fact], 10)
+
+        assert (isinstance(job.error, RuntimeError), fact.error) == (True, None)
+        assert [record.name for row in log.find("added") for record in log.reader.records(row)] == ["Seen"]
+        assert (dict(log.engine.notes("noted")), progress_of(log.engine, "new")) == ({}, None)
+        assert done(running) == [1]
+        whole(running)
+
+
+def test_what_others_record_before_what_a_worker_adds_is_not_counted_as_done(url: str) -> None:
+    """A worker passes over what it records itself, where that follows at once on what it has done, and nowhere else."""
+    with app.open(url, run=False) as running:
+        log = running.log
+        running.record(Noted(1))
+        for between in (False, True):
+            head = log.head
+            before = progress_of(log.engine, "new")
+            advance = Advance("new", before, Progress(head, 1))
+            advance.add = partial(Course._add_own, advance, added)
+            others = [log._job(h.Loose("Seen", {}), None, None, "", None)] if between else []
+
+            log.writer.submit_all([*others, advance], 10)
+
+            assert progress_of(log.engine, "new") == advance.after
+            assert advance.after.position == (head if between else log.head)
 
 
 class Slow:

@@ -70,6 +70,21 @@ def on_second(event: Second) -> Iterator[MakeThird | h.Later[Ring]]:
 chain = h.App("chain", records=[First], deciders=[make_second, make_third, ring], reactions=[on_first, on_second])
 
 
+def test_a_timer_that_is_due_and_not_sent_is_waited_for(url: str) -> None:
+    """Nobody runs who would send it: neither the conversation nor the log is settled, until somebody does."""
+    clock = Clock(datetime(2026, 1, 1, tzinfo=UTC))
+    with chain.open(url, source=clock) as running:
+        receipt = running.record(First("a"))
+        assert running.settled(receipt).done
+    clock.move(timedelta(days=1))
+    with chain.open(url, run=False, source=clock) as looking:
+        for asked in (receipt, None):
+            with pytest.raises(h.Late, match="what was due at 2026-01-02"):
+                looking.settled(asked, wait_seconds_max=0.05)
+    with chain.open(url, source=clock) as running:
+        assert running.settled(receipt).timers == ()
+
+
 def test_a_chain_of_reactions_is_waited_for_and_its_timers_are_not(url: str) -> None:
     """Two reactions and two commands later all is done; the timer is named, and rung it is gone."""
     clock = Clock(datetime(2026, 1, 1, tzinfo=UTC))

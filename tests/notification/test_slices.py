@@ -729,6 +729,21 @@ def test_leases_are_competed_for_again_whatever_went_wrong(quiet: h.Running) -> 
     leases.close()
 
 
+def test_who_ends_gives_back_its_own_leases_alone(quiet: h.Running) -> None:
+    """What another process holds stays that one's, though this one would have it, too."""
+    engine = quiet.log.engine
+    owner, other = Leases(engine, Machine(), ["a"]), Leases(engine, Machine(), ["a", "b"])
+    owner.start()
+    other.start()
+    assert (owner.epoch("a"), other.epoch("a"), other.epoch("b")) == (1, None, 1)
+
+    other.close()
+
+    assert (owner.holder("a"), owner.holder("b")) == (owner.owner, None)
+    owner.close()
+    assert owner.holder("a") is None
+
+
 def test_who_lets_go_of_what_others_divide_lets_go_at_once(quiet: h.Running) -> None:
     """Who divides otherwise has taken parts that nobody was there for; when one comes who divides as they are divided it gets them, and waits for no lease."""
     one, two = Step(quiet, on_came_of(quiet)), Step(quiet, on_came_of(quiet))

@@ -9,8 +9,9 @@ from typing import Annotated
 import pytest
 
 import happened as h
+from happened.log.held import all_held
 from happened.notification.timer import Ring as RingJob
-from happened.notification.timer import due_before, next_due
+from happened.notification.timer import Timers, due_before, next_due, note_of
 from happened.testing import Clock
 from tests.log.erase import erase
 from tests.notification.model import until, whole
@@ -240,3 +241,13 @@ def test_what_sends_itself_anew_goes_on_for_ever_unless_it_goes_round_at_once(pa
         assert bool(running.stuck()) == ends
         assert (nights < 130) == ends
         whole(running)
+
+
+def test_a_timer_that_was_sent_meanwhile_is_not_held(url: str) -> None:
+    """A former owner could not read its command, and its successor could, and has sent it: nothing is left to be held."""
+    with h.App("none", records=[]).open(url, run=False) as running:
+        timers = Timers(running.log, running._leases, running._sending)
+
+        timers._hold(note_of(1, "sent"), 1, ValueError("it can't be read here"))
+
+        assert all_held(running.log.engine) == []

@@ -2,17 +2,19 @@
 
 import threading
 from collections.abc import Callable, Iterator
-from typing import Annotated
+from typing import Annotated, Any
 
 import psycopg
 import pytest
 
 import happened as h
 from happened.core.store import Commit, Unseen
+from happened.log.log import EVERYTHING_SEEN
 from happened.stores import postgres_wire as wire
-from happened.stores.postgres import CROWDED_COMMITS, PostgresStore
+from happened.stores.postgres import CROWDED_COMMITS, PostgresStore, Standing
 from happened.testing.rows import Fact, Scribe, check_whole, flat, read_by, terms_of, without
 from tests.postgres_log.proxy import HOLD_COMMIT, LOSE_ANSWER, LOSE_COMMIT, Proxy
+from tests.semantics.model import Balance, Deposit, Transfer, bank
 from tests.servers import fresh, server
 
 
@@ -242,6 +244,29 @@ def test_a_command_is_decided_once_more_on_what_came_between(url: str, more: int
         assert one.log.verify().position == one.log.head
 
 
+def test_an_id_that_another_process_uses_in_the_midst_of_a_commit_is_answered_by_its_row(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was decided first came to nothing, and what comes of it the second time is that the id is known: the row that is in no log is no answer."""
+    committed = PostgresStore._committed
+    recorded: list[h.Receipt] = []
+
+    def late(store: PostgresStore, commit: Commit, standing: Standing, *, ahead: bool = False) -> Any:  # Any: whatever it returns
+        if ahead and commit.rows and store is one.engine and not recorded:
+            recorded.append(other.append(fact, id="x"))
+        return committed(store, commit, standing, ahead=ahead)
+
+    fact = h.Loose("Seen", {"by": "whoever"})
+    with h.open_log(url, create=True) as one, h.open_log(url) as other:
+        for _ in range(2):
+            one.append(fact)
+        monkeypatch.setattr(PostgresStore, "_committed", late)
+
+        receipt = one.append(fact, id="x")
+
+        assert (receipt.repeated, str(receipt)) == (True, str(recorded[0]))
+        assert len(one.find("x")) == 1
+        assert one.verify().position == receipt.position
+
+
 @pytest.mark.parametrize("ahead", [True, False])
 @pytest.mark.parametrize("what", ["deallocate all", "prepare by another client"])
 def test_where_a_session_does_not_keep_statements_they_are_sent_as_texts(url: str, what: str, *, ahead: bool) -> None:
@@ -286,3 +311,17 @@ def test_a_session_that_has_some_statements_of_another_release_is_taken_for_one_
 
     assert store.find_ids(["first", "second", "third"]) == {"first", "second"}
     store.close()
+
+
+def test_what_was_recorded_before_a_note_of_this_process_is_taken_in(url: str) -> None:
+    """A commit of notes alone, as of leases, learns where the log stands and takes nothing in: what comes next is not decided without it."""
+    with bank.open(url, run=False) as running, bank.open(url, run=False) as other:
+        running.dispatch(Deposit("a", 1))
+        running.dispatch(Deposit("b", 1))
+        other.dispatch(Transfer("a", "b", 1))
+        running.log.engine.append(lambda _: Commit(notes={"noted": "1"}), EVERYTHING_SEEN)
+
+        with pytest.raises(h.Refused):
+            running.dispatch(Transfer("a", "c", 1))
+
+        assert running.state(Balance, "a") == running.states(Balance)["a",] == Balance("a", 0, 2)

@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from decimal import Decimal
 
 import psycopg
@@ -20,7 +21,7 @@ from happened.stores.postgres import PostgresStore
 from happened.stores.postgres_tables import MIGRATIONS, check_there, migrate, migrated, where_in
 from happened.testing.rows import Fact, Scribe, check_whole, flat, read_by, terms_of, without
 from tests.programs.p01_bank import Account, Deposited, Transfer, bank
-from tests.servers import Server, fresh, server
+from tests.servers import Server, fresh, replace_log, server
 
 
 class Noted(h.Event):
@@ -239,6 +240,22 @@ def test_an_older_copy_in_its_place_is_another_history() -> None:
     with pytest.raises(h.Diverged, match="an older copy, or another database"):
         scribe.append(Fact())
     store.close()
+
+
+def test_a_row_behind_the_last_one_that_follows_on_another_is_another_history() -> None:
+    """A database in its place is as long, and longer by one: what lies behind is at the right position, and its link says that it does not follow."""
+    url, other = fresh(), fresh()
+    with closing(PostgresStore(url)) as store, closing(PostgresStore(other)) as stranger:
+        for one in (store, stranger):
+            one.index(read_by("today"), terms_of, lambda _done, _all: None)
+        scribe = Scribe(store)
+        scribe.append(Fact(), Fact())
+        Scribe(stranger, actor="stranger").append(Fact(), Fact(), Fact())
+        replace_log(url, other)
+
+        with pytest.raises(h.Diverged, match="an older copy, or another database"):
+            scribe.append(Fact())
+        assert len(flat(stranger.read())) == 3
 
 
 def test_who_holds_the_lock_too_long_is_an_overload() -> None:

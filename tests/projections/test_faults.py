@@ -139,6 +139,22 @@ def test_the_epoch_of_another_owner_refuses_a_commit(log: str, into: str) -> Non
         assert projecting._at.position == row.last
 
 
+def test_who_has_lost_his_lease_does_not_claim_the_checkpoint_again(log: str, into: str) -> None:
+    """He has not heard yet that it is another's, and begins anew after trouble: that one's epoch stays, and it goes on."""
+    with app(into).open(log) as running, app(into).open(log, run=False) as former:
+        running.projected(sales, since=running.record(Sold("o-1", "a", ONE)))
+        owned = running._projecting[sales]._at
+
+        with pytest.raises(h.StoreFailed, match="is another process's by now"):
+            former._projecting[sales]._begin(owned.owner - 1)
+
+        with former._projecting[sales]._reading() as connection:
+            assert former._projecting[sales]._found(connection) == owned
+        running.projected(sales, since=running.record(Sold("o-2", "a", ONE)))
+        assert running._projecting[sales]._at.owner == owned.owner
+        same_as_log(running, into)
+
+
 def test_nothing_is_written_on_where_the_log_falls_back_to_an_older_copy(into: str) -> None:
     """As behind a pooler that hides it: no connection is lost, and when anybody looks the log has gone on another way, further than it was."""
     url, copy = fresh(), fresh()

@@ -3,6 +3,7 @@
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 
 import pytest
 
@@ -97,6 +98,42 @@ def test_a_commit_whose_outcome_cannot_be_learned_is_unknown_and_closes_the_log(
     with bank.open(url, run=False) as running:
         assert running.dispatch(Deposit("a", 10), id="x").repeated
         assert not running.dispatch(Deposit("a", 100), id="y").repeated
+
+
+@pytest.mark.parametrize("before", range(4))
+def test_what_others_record_after_a_commit_was_settled_is_taken_in(url: str, faults: Faults, before: int) -> None:
+    """The connection is another one since: by its own count of what others have changed nothing is to be told from what the former one had counted."""
+    with bank.open(url, run=False) as running, bank.open(url, run=False) as other:
+        for after in range(4):
+            for _ in range(before):
+                other.dispatch(Deposit("a", 1))
+            running.dispatch(Deposit("a", 1))
+            fail_once(faults, own_thread("commit"), after=True)
+            running.dispatch(Deposit("a", 1))
+            for _ in range(after):
+                other.dispatch(Deposit("a", 1))
+            running.dispatch(Deposit("a", 1))
+            assert running.state(Balance, "a") == running.states(Balance)["a",]
+
+
+def test_a_commit_that_failed_while_somebody_reads_is_unknown(url: str, faults: Faults, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The write-ahead log can't be emptied meanwhile: what lies in it unseen may come back after a crash, so nobody is told that nothing was recorded."""
+    monkeypatch.setattr("happened.stores.sqlite.SETTLE_SECONDS", 0.1)
+    with bank.open(url, run=False) as running:
+        running.dispatch(Deposit("a", 1))
+        with closing(sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)) as reader:
+            reader.execute("begin")
+            reader.execute("select count(*) from log").fetchall()
+            running.dispatch(Deposit("a", 2))
+            fail_once(faults, own_thread("commit"))
+
+            with pytest.raises(h.OutcomeUnknown):
+                running.dispatch(Deposit("a", 10), id="x")
+            with pytest.raises(h.Closed):
+                running.dispatch(Deposit("a", 10), id="x")
+    with bank.open(url, run=False) as running:
+        running.dispatch(Deposit("a", 10), id="x")
+        assert running.state(Balance, "a") == running.states(Balance)["a",] == Balance("a", 13, 3)
 
 
 @pytest.mark.parametrize("statement", ["begin", "insert into log", "insert or replace into note", "commit"])
@@ -235,6 +272,14 @@ def test_an_event_that_its_state_cannot_take_is_not_recorded_behind_an_error(url
         assert running.log.find("x") == []
         running.dispatch(Spoil("good"), id="y")
         assert running.state(Ledger, "good") == Ledger("good", 1)
+
+        before = running.log.head
+        together = [running._decision(Spoil(account), f"{account} once more", "", None) for account in ("bad", "good")]
+        running._writer.submit_all(together, 5)
+
+        assert [type(job.error) for job in together] == [ValueError, type(None)]
+        assert running.state(Ledger, "good") == Ledger("good", 2)
+        assert [record.name for record in running.log.read(after=before)] == ["Spoil", "Spoilt"]
 
 
 def test_an_event_of_another_process_that_a_state_cannot_take_stops_its_key_only(url: str) -> None:

@@ -14,6 +14,7 @@ from happened.core.state import fold_of
 from happened.core.store import Commit
 from happened.log.log import EVERYTHING_SEEN, Log
 from happened.log.records import Reader
+from happened.log.row import decode_header
 from happened.sourcing.memory_image import MemoryImage
 from happened.stores.memory import MemoryStore
 from happened.stores.sqlite import SqliteStore
@@ -88,6 +89,10 @@ class Latest(h.State):
         return self.but(occurred=record.occurred, id=record.id)
 
 
+class Inspect(h.Command):
+    who: str
+
+
 class Touch(h.Command):
     account: Account
 
@@ -104,6 +109,11 @@ def look(command: Look, balance: Balance) -> Iterator[Looked]:
 def count(command: Count, world: h.World) -> Iterator[Looked]:
     """Say what the tally is."""
     yield Looked(command.account, world.state(Tally, command.account).amount)
+
+
+def inspect(command: Inspect, world: h.World) -> Iterator[Looked]:
+    """Decide on a state whose key may not be told."""
+    yield Looked(command.who, world.state(Audit, command.who).changes)
 
 
 def touch(command: Touch, latest: Latest) -> Iterator[Deposited]:
@@ -249,6 +259,20 @@ def test_a_fact_of_another_process_whose_key_cannot_be_told_stops_no_other_state
         assert [running.dispatch(Look(account)).events for account in "az"] == [(Looked("a", 14),), (Looked("z", 0),)]
 
 
+def test_on_a_state_whose_key_cannot_be_told_nothing_is_decided(url: str) -> None:
+    """It is not known which of its states the fact belongs to: neither of one in memory nor of one that never happened is anything said."""
+    with h.App("audit", records=[Deposited], deciders=[inspect]).open(url, run=False) as running:
+        running.record(Deposited("a", 1))
+        assert running.dispatch(Inspect("a")).events == (Looked("a", 1),)
+
+        running.record(Deposited("a", 13))
+
+        for who in "az":
+            with pytest.raises(h.Stuck):
+                running.dispatch(Inspect(who), id=who)
+            assert running.log.find(who) == []
+
+
 def test_a_class_first_met_in_commands_that_are_taken_back_has_all_that_the_batch_decided(url: str) -> None:
     """A state is first asked for inside a `dispatch_together` that is refused: it has what was decided before it, and what comes after."""
     gate = Gate()
@@ -288,7 +312,7 @@ def make_room(image: MemoryImage) -> None:
     in_thread(image._make_room)[0].join(5)
 
 
-@pytest.mark.parametrize("who", ["reader", "decider"])
+@pytest.mark.parametrize("who", ["reader", "reaction", "decider"])
 def test_a_state_evicted_while_it_is_looked_for_is_not_one_that_never_happened(who: str) -> None:
     """Another thread makes room between the look at the entry and the look whether the image is complete."""
     with bank.open("memory:", run=False, states_max=10) as running:
@@ -299,9 +323,78 @@ def test_a_state_evicted_while_it_is_looked_for_is_not_one_that_never_happened(w
 
         if who == "reader":
             assert running.state(Seat, "s0") == Seat("s0", "first")
+        elif who == "reaction":
+            assert running._sending.state(kept.fold, ("s0",)) == Seat("s0", "first")
         else:
             with pytest.raises(h.Refused):
                 running.dispatch(Take("s0", "second"))
+
+
+def test_a_state_evicted_while_facts_of_the_batch_wait_for_others_is_not_one_that_never_happened() -> None:
+    """The batch has a fact of a state that is not in memory, so it looks for every state once more: another thread makes room just then."""
+    with bank.open("memory:", run=False, states_max=30) as running:
+        for number in range(10):
+            running.dispatch(Take(f"s{number}", "first"))
+        receipts = [running.record(Deposited(f"a{number}", 100)) for number in range(25)]
+        image, row = running._image, running.log.row_at(receipts[0].position)
+        assert row is not None
+        kept = image.kept[fold_of(Seat)]
+        assert (kept.complete, image.kept[fold_of(Balance)].complete) == (True, False)
+        overlay = image.begin()
+        overlay.apply_facts([(row, decode_header(row.head), [(0, Deposited("a0", 1), None)])])
+        kept.entries = Meeting(kept.entries, ("s0",), 2, lambda: make_room(image))
+
+        assert overlay.get(kept.fold, ("s0",)).state == Seat("s0", "first")
+        assert not kept.complete
+
+
+def test_who_sees_how_far_the_image_has_come_sees_its_states() -> None:
+    """Readers take no lock: the position is the last that changes in a merge."""
+
+    class Taking(dict[Any, Any]):  # Any: see above
+        def update(self, *changed: Any, **named: Any) -> None:  # Any: see above
+            seen.append(running._image.position)
+            super().update(*changed, **named)
+            seen.append(running._image.position)
+
+    seen: list[int] = []
+    with bank.open("memory:", run=False) as running:
+        before = running.record(Deposited("a", 1)).position
+        kept = running._image.kept[fold_of(Balance)]
+        kept.entries = Taking(kept.entries)
+
+        after = running.record(Deposited("a", 1)).position
+
+        assert (seen, running._image.position) == ([before, before], after)
+
+
+def test_a_state_that_changes_and_makes_room_while_it_is_loaded_is_as_of_now(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader has folded it from the log; before he keeps it a command has changed it, and room was made again: what he keeps has that change."""
+    with bank.open(url, run=False) as running:
+        running.dispatch(Deposit("a", 1))
+        image = running._image
+        image.forget()
+
+        def change() -> None:
+            running.dispatch(Transfer("a", "b", 1))
+            image.kept[fold_of(Balance)].entries.clear()
+
+        once(monkeypatch, MemoryImage, "_fold_keys", change)
+
+        assert running.state(Balance, "a") == Balance("a", 0, 2)
+        assert running.state(Balance, "a") == running.states(Balance)["a",]
+
+
+def test_a_state_that_is_loaded_while_bodies_are_erased_is_loaded_once_more(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was folded of the bodies before is not kept."""
+    with bank.open(url, run=False) as running:
+        running.record(Deposited("a", 1))
+        running._image.forget()
+        once(monkeypatch, MemoryImage, "_fold_keys", lambda: running.erase(("account", "a"), actor="ann", reason="asked"))
+
+        assert running.state(Balance, "a") is None
+        assert running.dispatch(Deposit("a", 7)).events == (Deposited("a", 7),)
+        assert running.state(Balance, "a") == Balance("a", 7, 1)
 
 
 @pytest.mark.parametrize("nth", [1, 2])

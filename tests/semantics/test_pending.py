@@ -14,7 +14,11 @@ import pytest
 
 import happened as h
 from happened.log.lease import Leases
+from happened.log.worker import Envelope
+from happened.log.writer import Batch, Job
+from happened.sourcing.handling import Decision, Pending
 from happened.sourcing.pending import PendingWorker
+from happened.sourcing.sending import Sending
 from happened.stores.machine import Machine
 from tests.semantics.faults import Faults, full
 from tests.semantics.model import Account, Balance, Deposit, Deposited, Transfer, bank, deposit
@@ -168,6 +172,33 @@ def test_one_without_tags_that_waits_keeps_none_before_it_from_being_decided(tmp
         running.decide_about("retry", "Move", third)
         assert moved(running, worker) == [2, 1, 3]
         running.log.verify()
+
+
+class Sends(Job):
+    """Sends a command, as what a reaction or a timer has come to."""
+
+    def __init__(self, sending: Sending, decision: Decision) -> None:
+        super().__init__(decision.id)
+        self.sending, self.decision = sending, decision
+
+    def draft(self, batch: Batch) -> None:
+        """Send it."""
+        self.sending.send(batch, [self.decision])
+
+
+def test_what_is_sent_waits_behind_what_was_enqueued_in_the_same_commit(any_url: str) -> None:
+    """Both share a tag: the one that was kept first is decided first."""
+    with bank.open(any_url, run=False) as running:
+        sending = running._sending
+        one, two = [sending.prepared(Deposit("a", n), Envelope(f"it:{n}", "outside", None, "", 0, 1)) for n in (1, 2)]
+
+        running._writer.submit_all([Pending(one), Sends(sending, two)], 5)
+
+        assert list(running.log.engine.notes("pending/").values()) == ["it:1", "it:2"]
+        assert running.states(Balance) == {}
+    with bank.open(any_url) as running:
+        running.settled()
+        assert [record.body for record in running.log.read(h.query(names=["Deposited"]))] == [Deposited("a", 1), Deposited("a", 2)]
 
 
 def test_a_full_disk_makes_a_pending_command_wait_not_stuck(url: str, faults: Faults) -> None:

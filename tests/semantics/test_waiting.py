@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from functools import partial
+from zlib import crc32
 
 import pytest
 
@@ -125,6 +126,68 @@ def test_a_time_out_withdraws_what_was_not_taken_and_is_unknown_for_what_was(url
         assert late.value.recorded is False
         running.dispatch(Deposit("a", 1))
         assert running.log.find("x") == []
+
+
+def test_a_time_out_of_what_was_taken_is_unknown_and_it_may_be_recorded(url: str) -> None:
+    """A slow decider stands before it in the same commit: it is not known yet what comes of it, and the id tells later."""
+    gates = {"a": Gate(), "b": Gate()}
+
+    def pause(command: Pause) -> Iterator[Deposited]:
+        gates[command.account].entered.set()
+        assert gates[command.account].go.wait(10)
+        yield Deposited(command.account, 100)
+
+    with h.App("paused", deciders=[deposit, pause]).open(url, run=False) as running:
+        calls: list[Callable[[], object]] = [
+            lambda: running.dispatch(Pause("a")),
+            lambda: running.dispatch(Pause("b")),
+            lambda: running.dispatch(Deposit("b", 1), id="thread", wait_seconds_max=2),
+            lambda: asyncio.run(running.adispatch(Deposit("b", 1), id="task", wait_seconds_max=2)),
+        ]
+        threads: list[tuple[threading.Thread, list[object]]] = []
+        for number, call in enumerate(calls):
+            threads.append(in_thread(call))
+            assert gates["a"].entered.wait(5)
+            while len(running._writer._queue) < number:
+                pass
+        gates["a"].go.set()
+        assert gates["b"].entered.wait(5)
+
+        for thread, answer in threads[2:]:
+            thread.join(5)
+            assert [(type(error), error.recorded) for error in answer if isinstance(error, h.Error)] == [(h.OutcomeUnknown, None)]
+        gates["b"].go.set()
+        threads[1][0].join(5)
+
+        for known in ("thread", "task"):
+            assert running.dispatch(Deposit("b", 1), id=known).repeated
+        assert running.state(Balance, "b") == Balance("b", 102, 3)
+
+
+def test_a_task_that_is_cancelled_while_the_lock_is_waited_for_records_nothing(url: str) -> None:
+    """Its command is in the batch that the writer's thread is to commit, and was not taken: it is withdrawn, and the others are recorded."""
+    with (
+        bank.open(url, run=False) as running,
+        contextlib.closing(sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)) as other,
+    ):
+        running.dispatch(Deposit("a", 1))
+
+        async def cancel() -> list[object]:
+            tasks = [asyncio.create_task(running.adispatch(Deposit("a", 1), id=known)) for known in ("x", "y")]
+            while {job.id for job in running._writer._taken} != {"x", "y"}:  # noqa: ASYNC110 - nobody says when they are taken
+                await asyncio.sleep(0.001)
+            tasks[0].cancel()
+            await asyncio.sleep(0)
+            other.execute("rollback")
+            return await asyncio.gather(*tasks, return_exceptions=True)
+
+        other.execute("begin immediate")
+        cancelled, receipt = asyncio.run(cancel())
+
+        assert isinstance(cancelled, asyncio.CancelledError)
+        assert isinstance(receipt, h.Receipt)
+        assert running.log.find("x") == []
+        assert running.state(Balance, "a") == running.states(Balance)["a",] == Balance("a", 2, 2)
 
 
 def test_a_full_queue_is_said_at_once_and_nothing_is_recorded(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -273,6 +336,22 @@ def test_a_fact_of_another_name_and_the_same_body_is_another_fact(url: str) -> N
 
         with pytest.raises(h.IdReused):
             running.record(Shut("a"), id="x")
+
+
+@pytest.mark.parametrize("store", ["memory:", "file"])
+def test_two_ids_that_the_index_can_not_tell_apart_are_two(url: str, store: str) -> None:
+    """The index of a file knows ids by 32 bits: the row says whether it is the one."""
+    one, other = "plumless", "buckeroo"
+    assert crc32(one.encode()) == crc32(other.encode())
+    with bank.open(url if store == "file" else store, run=False) as running:
+        first = running.dispatch(Deposit("a", 1), id=one)
+
+        second = running.dispatch(Deposit("a", 2), id=other)
+
+        assert (second.repeated, second.events) == (False, (Deposited("a", 2),))
+        repeated = [running.dispatch(Deposit("a", amount), id=known) for amount, known in ((1, one), (2, other))]
+        assert [(receipt.repeated, receipt.position) for receipt in repeated] == [(True, first.position), (True, second.position)]
+        assert [row.position for row in running.log.find(other)] == [second.position - 1]
 
 
 def test_a_slow_decider_is_measured_and_listed(url: str) -> None:

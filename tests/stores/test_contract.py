@@ -1,16 +1,18 @@
 """The contract of stores, run for those that come with the library."""
 
+from contextlib import closing
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
 
-from happened.core.store import Commit, Engine
+from happened.core.store import Commit, Engine, Row, Terms, Wanted
 from happened.log.row import encode
 from happened.stores.memory import MemoryStore
 from happened.stores.over import PIN_NOTE, Over, Pin
+from happened.stores.postgres import PostgresStore
 from happened.stores.sqlite import SqliteStore
-from happened.testing.rows import INTRUDER, Fact, Scribe, read_by, terms_of
+from happened.testing.rows import INTRUDER, Fact, Scribe, matches, read_by, terms_of
 from happened.testing.store_contract import Place, StoreContract, no_progress
 from tests.servers import fresh
 
@@ -69,6 +71,33 @@ class TestOverMemory(StoreContract):
         store = MemoryStore()
         over = Over(store, MemoryStore(), origin(store), owns=False)
         return Place(lambda: over)
+
+
+@pytest.mark.parametrize("where", ["memory", "postgres"])
+def test_an_id_that_the_other_log_has_used_since_is_not_found(where: str) -> None:
+    """What lies in it after that position is not seen, by no way: not by an id either."""
+    with closing(MemoryStore() if where == "memory" else PostgresStore(fresh())) as store:
+        over = Over(store, MemoryStore(), origin(store), owns=False)
+        over.index(read_by("today"), terms_of, no_progress)
+
+        assert [len(store.find_id(one)) for one in ("id-7", "early", "late")] == [1, 3, 3]
+        assert [len(over.find_id(one)) for one in ("id-7", "early", "late")] == [1, 0, 0]
+
+
+def test_what_lies_below_is_found_by_who_reads_tags_otherwise() -> None:
+    """The other log's index was made by its own reading: where that is another one, all of it is handed out."""
+
+    def read_otherwise(row: Row) -> Terms:
+        found = terms_of(row)
+        return Terms([f"was-{tag}" for tag in found.tags], found.id, found.names, found.counts)
+
+    store = MemoryStore()
+    over = Over(store, MemoryStore(), origin(store), owns=False)
+    over.index(read_by("tomorrow"), read_otherwise, no_progress)
+
+    wanted = [Wanted(("was-n=7",))]
+    found = [terms_of(row).id for rows in over.read(wanted=wanted) for row in rows if matches(row, wanted, read_otherwise)]
+    assert found == ["id-7"]
 
 
 class TestOverSqlite(StoreContract):

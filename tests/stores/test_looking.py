@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from happened.stores import looking
 from happened.stores.looking import Looking
 from tests.semantics.test_interleavings_interrupts import interrupted
 
@@ -63,6 +64,33 @@ def test_one_looks_for_all_and_wakes_them() -> None:
 
     assert heard == [7] * 12
     assert looks <= seconds / 0.05 + 1
+
+
+def test_who_waits_for_less_is_woken_whoever_looks_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one who looked has what he waited for, and the next one who looks waits for more: the others hear of what there is all the same."""
+    monkeypatch.setattr(looking, "OVERDUE_SECONDS", 3600.0)
+    log = Log(0.02)
+    heard: list[int] = []
+    threads: list[threading.Thread] = []
+
+    def wait(after: int) -> None:
+        heard.append(log.wait(after))
+
+    for after in (0, 10, 0, 0):
+        threads.append(threading.Thread(target=wait, args=(after,), daemon=True))
+        threads[-1].start()
+        deadline = time.monotonic() + WAIT_SECONDS
+        while log.looking.waiting < len(threads):
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+    log.position = 7
+    for thread in (threads[0], *threads[2:]):
+        thread.join(WAIT_SECONDS / 4)
+
+    assert heard == [7] * 3
+    log.position = 11
+    threads[1].join(WAIT_SECONDS)
+    assert heard == [7, 7, 7, 11]
 
 
 def test_what_is_told_is_looked_at_once() -> None:

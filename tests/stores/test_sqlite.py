@@ -389,6 +389,21 @@ def test_the_index_that_another_process_has_made_anew_is_not_written_over_with_a
             assert all(flat(again.read(wanted=[Wanted(terms_of(row).tags)])) for row in rows if row.position > 1)
 
 
+def test_an_index_that_an_erasure_of_another_process_has_dropped_is_read_anew(path: Path) -> None:
+    """What this process knows of it leads to parts that are no more: it finds what a scan finds all the same."""
+    with closing(indexed(SqliteStore(str(path)))) as store:
+        Scribe(store).append(*(Fact((f"n={n}", f"m={n % 5}"), id=f"id-{n}") for n in range(100)))
+    with closing(indexed(SqliteStore(str(path)))) as one, closing(indexed(SqliteStore(str(path)))) as other:
+        rows = flat(one.read())
+        assert list(one.find_id("id-7")) == [rows[7].position]
+
+        other.append(lambda _: Commit(instead=[without(rows[3])]), EVERYTHING_SEEN)
+
+        wanted = [Wanted(("m=4",))]
+        assert [row for row in flat(one.read(wanted=wanted)) if matches(row, wanted)] == [row for row in rows if matches(row, wanted)]
+        assert list(one.find_id("id-8")) == [rows[8].position]
+
+
 @pytest.mark.parametrize("reading", ["today", "another"])
 def test_it_is_told_how_far_an_index_has_come(path: Path, reading: str) -> None:
     """Where it is made by another reading, and where it is only behind: whoever opens a log that was without it waits for all of it."""

@@ -5,7 +5,8 @@ import random
 import re
 import shutil
 import sqlite3
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import timedelta
 from decimal import Decimal
@@ -16,8 +17,10 @@ import msgspec
 import pytest
 
 import happened as h
+from happened.log.worker import Course
 from happened.testing.world import Clock
 from happened.transfer.channel import Channel, LogChannel, Page
+from happened.transfer.replica import Replicating, Standing
 from tests.servers import fresh
 from tests.transfer.model import (
     Behind,
@@ -90,6 +93,32 @@ def test_a_copy_of_pages_that_are_of_a_moment_ago_is_as_of_no_more_than_it_has(t
                 assert found.state == Debtor(f"c-{number}", "France")
                 assert found.position >= receipt.position
             until(lambda: equal(running))
+
+
+@pytest.mark.parametrize("asked", ["one", "many"])
+def test_a_copy_answers_as_of_one_moment(pair: Pair, asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is taken in between the look at its position and the look at its rows is not in the answer."""
+    upstream, running = pair
+    running.replica(Debtor, "c-1", since=upstream.record(Paid("c-1", Decimal(5))))
+    answered: Callable[..., Any] = Replicating[Any]._answered_from
+    later: list[h.Receipt] = []
+
+    def meanwhile(replicating: Replicating[Any], standing: Standing) -> Any:
+        if not later:
+            later.append(upstream.record(Paid("c-1", Decimal(7))))
+            until(lambda: replica(running)["position"] >= later[0].position)
+        return answered(replicating, standing)
+
+    monkeypatch.setattr(Replicating, "_answered_from", meanwhile)
+
+    if asked == "one":
+        found = running.replica(Debtor, "c-1")
+        assert found.state == Debtor("c-1", "", Decimal(5))
+        assert found.position < later[0].position
+    else:
+        assert list(running.replica_rows(Debtor, limit=10)) == [Debtor("c-1", "", Decimal(5))]
+    assert later
+    assert running.replica(Debtor, "c-1").state == Debtor("c-1", "", Decimal(12))
 
 
 def test_what_was_there_before_is_copied_too(tmp_path: Path) -> None:
@@ -488,6 +517,101 @@ def test_a_share_begun_and_not_ended_is_begun_anew(tmp_path: Path) -> None:
     with crm.open(log) as upstream, billing.open("memory:", channels={"crm": upstream}) as running:
         assert running.replica(Debtor, "c-1", since=upstream.log.head).state == Debtor("c-1", "France")
         assert replica(running)["generation"] == 2
+
+
+@pytest.mark.parametrize("change", ["owner = owner + 1", "position = position - 1"])
+def test_a_copy_that_another_owner_has_claimed_or_set_back_is_not_written(pair: Pair, change: str) -> None:
+    """Rows, digest and position are one compare-and-set on position and owner: who does not find what it knows writes nothing, and reads the copy anew."""
+    upstream, running = pair
+    running.replica(Debtor, "c-1", since=upstream.record(Paid("c-1", Decimal(5))))
+    until(lambda: equal(running))
+    [replicating] = running._replicating.values()
+    with replicating.file.transaction() as connection:
+        connection.execute(f"update _replica set {change}")
+
+    receipt = upstream.record(Paid("c-1", Decimal(7)))
+
+    until(lambda: any("is followed by another process now" in what for *_, what in running.log.engine.samples()))
+    assert running.replica(Debtor, "c-1", since=receipt).state == Debtor("c-1", "", Decimal(12))
+    assert copied(running) == expected(upstream)
+
+
+def test_who_has_lost_his_lease_does_not_claim_a_copy_again(tmp_path: Path) -> None:
+    """He has not heard yet that it is another's, and begins anew after trouble: the copy stays that one's."""
+    own = f"sqlite:///{tmp_path}/billing.db"
+    with crm.open("memory:") as upstream, billing.open(own, channels={"crm": upstream}) as running:
+        running.replica(Debtor, "c-1", since=upstream.record(Paid("c-1", Decimal(5))))
+        with billing.open(own, channels={"crm": upstream}, run=False) as former:
+            [replicating] = former._replicating.values()
+
+            with pytest.raises(h.StoreFailed, match="is another process's by now"):
+                replicating._begun(0)
+
+            with replicating.file.reader() as reader:
+                assert reader.execute("select owner from _replica").fetchall() == [(1,)]
+        assert running.replica(Debtor, "c-1", since=upstream.record(Paid("c-1", Decimal(7)))).state == Debtor("c-1", "", Decimal(12))
+
+
+class Losing:
+    """A channel that loses a change the first time that a copy is to hear it, and says nothing of it."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self.armed = False
+        self.lost = 0
+        self.origin, self.head, self.recorded_at = channel.origin, channel.head, channel.recorded_at
+        self.standing, self.close = channel.standing, channel.close
+
+    def read(self, after: int, wait_seconds_max: float) -> Page:
+        """Return the next page, without the first change that it has."""
+        page = self._channel.read(after, wait_seconds_max)
+        changes = [one for one in page.items if one.what == "share"]
+        if self.lost or not (self.armed and changes and threading.current_thread().name.startswith("happened-replica/")):
+            return page
+        self.lost = changes[0].position
+        return page._replace(items=[one for one in page.items if one is not changes[0]])
+
+
+def test_a_change_that_was_lost_on_the_way_is_missed_by_the_digest() -> None:
+    """As many rows are there as the origin has: what is in them tells that one is not as it should be, and the channel is read again."""
+    channel = Losing(LogChannel(lambda: upstream.log.engine, lambda _store: True, own=False))
+    with crm.open("memory:") as upstream, billing.open("memory:", channels={"crm": channel}) as running:
+        running.replica(Debtor, "c-1", since=upstream.record(Paid("c-1", Decimal(5))))
+        until(lambda: equal(running))
+
+        channel.armed = True
+        receipt = upstream.record(Paid("c-1", Decimal(7)))
+
+        assert running.replica(Debtor, "c-1", since=receipt).state == Debtor("c-1", "", Decimal(12))
+        assert channel.lost > receipt.position
+        assert copied(running) == expected(upstream)
+        assert replica(running)["healed"] == 1
+
+
+def test_what_a_share_could_not_record_is_folded_once_when_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commit of a change fails: state and digest are what they were, and the next try publishes what the log says."""
+    record = Course.record
+    failed: list[bool] = []
+
+    def failing(course: Course, *args: Any, **named: Any) -> None:
+        if named.get("own") and armed and not failed:
+            failed.append(True)
+            raise h.StoreFailed("the disk is full for a moment")
+        record(course, *args, **named)
+
+    monkeypatch.setattr(Course, "record", failing)
+    armed = False
+    with crm.open("memory:") as upstream, billing.open("memory:", channels={"crm": upstream}) as running:
+        running.replica(Debtor, "c-1", since=upstream.record(Paid("c-1", Decimal(5))))
+
+        armed = True
+        found = running.replica(Debtor, "c-1", since=upstream.record(Paid("c-1", Decimal(7))))
+        until(lambda: equal(running))
+
+        assert failed
+        assert found.state == Debtor("c-1", "", Decimal(12))
+        assert copied(running) == expected(upstream)
+        assert (replica(running)["healed"], replica(running)["rebuilt"]) == (0, 0)
 
 
 def test_who_takes_a_share_over_knows_events_that_others_were_the_first_to_record(tmp_path: Path) -> None:

@@ -9,9 +9,12 @@ from typing import Annotated, Any
 import pytest
 
 import happened as h
+from happened.log.worker import Advance
+from happened.log.writer import Batch
 from happened.stores.sqlite import SqliteStore
 from happened.testing.spec import spec
 from happened.transfer.channel import LogChannel
+from happened.transfer.subscription import subscription_worker
 from tests.transfer.model import (
     AddressChanged,
     Counted,
@@ -101,6 +104,29 @@ def test_nothing_is_said_or_heard_twice_after_a_restart(tmp_path: Path) -> None:
             until(lambda: len(heard(running)) == number + 1)  # noqa: B023 - waited for in this round
 
             assert heard(running) == told(upstream) == [("c-1", f"country {one}") for one in range(number + 1)]
+
+
+def test_what_could_not_be_recorded_is_heard_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How far the channel was read is noted in the commit that records what came: where that fails, nothing is passed over."""
+    draft = Advance.draft
+    failed: list[str] = []
+
+    def failing(advance: Advance, batch: Batch) -> None:
+        mark = batch.mark()
+        draft(advance, batch)
+        if advance.name == subscription_worker("crm") and len(batch.rows) > mark[0] and len(failed) < 2:
+            batch.back_to(mark)
+            failed.append(advance.name)
+            raise h.StoreFailed("the disk is full for a moment")
+
+    monkeypatch.setattr(Advance, "draft", failing)
+    with crm.open("memory:") as upstream, billing.open("memory:", channels={"crm": upstream}) as running:
+        upstream.record(Moved("c-1", "a", "France"))
+        until(lambda: len(failed) == 2)
+        upstream.record(Moved("c-1", "b", "Germany"))
+        until(lambda: len(heard(running)) == 2)
+
+        assert heard(running) == told(upstream) == [("c-1", "France"), ("c-1", "Germany")]
 
 
 def test_a_page_of_a_moment_ago_is_no_older_log(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Snapshots: any of them plus the rest is the fold of all; one of other code, another history, or with other states is not used; all can be deleted."""
 
 import gc
+import shutil
 import sqlite3
 import tempfile
 import zlib
@@ -21,6 +22,7 @@ from happened.shelf.snapshots import Kept, SnapshotsFile
 from happened.sourcing import snapshot as taking
 from happened.sourcing.memory_image import Entry
 from happened.sourcing.snapshot import Snapshots, Taker
+from tests.servers import fresh
 from tests.travel.made import ALONE, Home, Order, Received, Stock, Total, history, shop
 
 
@@ -184,6 +186,23 @@ def test_a_snapshot_that_was_looked_up_before_all_was_let_go_is_not_used(tmp_pat
         assert (position, found["a",].state) == (running.log.head, Stock("a", 5, Decimal("1.5")))
 
 
+@pytest.mark.parametrize("where", ["sqlite", "postgres"])
+def test_a_snapshot_of_what_was_not_taken_in_yet_is_not_begun_with(where: str, tmp_path: Path) -> None:
+    """Another process has recorded more, and a snapshot is of that: what comes with the next commit would be in a state twice."""
+    url = fresh() if where == "postgres" else f"sqlite:///{tmp_path}/shop.db"
+    with shop.open(url, run=False) as running, shop.open(url, run=False) as other:
+        running.record(Received("b", 1, Decimal(1)))
+        other.record(Received("a", 5, Decimal("1.5")))
+        running._image.forget()
+        running.snapshots.take(fold_of(Stock), running.log.head)
+        running.snapshots.renew(fold_of(Stock))
+
+        assert running.state(Stock, "a") is None  # as of what this process has taken in
+        running.record(Received("b", 1, Decimal(1)))
+
+        assert running.state(Stock, "a") == running.states(Stock)["a",] == Stock("a", 5, Decimal("1.5"))
+
+
 @settings(max_examples=8, deadline=None)
 @given(seed=st.integers(0, 2**32), data=st.data())
 def test_what_is_loaded_into_memory_is_the_same_with_and_without(seed: int, data: st.DataObject) -> None:
@@ -267,6 +286,24 @@ def test_one_of_another_history_is_not_used(tmp_path: Path) -> None:
         running.record(Received("a", 7, Decimal("1.5")))
         [one] = running.snapshots.listed(shop.snapped())
         assert one.wrong.startswith("it is of the log ")
+        assert running.at(running.log.head).state(Stock, "a") == Stock("a", 7, Decimal("1.5"))
+
+
+def test_one_of_what_a_restored_log_has_lost_is_not_used(tmp_path: Path) -> None:
+    """The same log, as long as it was, and its rows are others: the link of the chain tells."""
+    log, url = tmp_path / "shop.db", f"sqlite:///{tmp_path}/shop.db"
+    with shop.open(url, run=False) as running:
+        running.record(Received("a", 5, Decimal("1.5")))
+    shutil.copy(log, tmp_path / "backup.db")
+    with shop.open(url, run=False) as running:
+        running.record(Received("a", 1, Decimal("1.5")))
+        taken = running.snapshots.take(fold_of(Stock), running.log.head)
+    shutil.copy(tmp_path / "backup.db", log)
+
+    with shop.open(url, run=False) as running:
+        assert running.record(Received("a", 2, Decimal("1.5"))).position == taken.position
+        [one] = running.snapshots.listed(shop.snapped())
+        assert one.wrong == "it is of another history of this log"
         assert running.at(running.log.head).state(Stock, "a") == Stock("a", 7, Decimal("1.5"))
 
 
