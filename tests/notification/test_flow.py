@@ -477,3 +477,30 @@ def test_reactions_and_timers_are_seen_at_work(tmp_path: Path, kind: str) -> Non
     assert arrow(flow, "timer:Remind", "command:Remind").waited is not None
     assert arrow(flow, "command:Remind", "decider:remind").count == 2
     assert (findings(flow, "unconsumed"), findings(flow, "outside")) == (["event:Reminded"], ["command:Order"])
+
+
+def leave(command: Remind) -> Iterator[Reminded]:
+    if command.sku == "never":
+        yield Reminded(command.sku)
+
+
+def test_a_kept_command_that_comes_to_nothing_leads_nowhere() -> None:
+    """That it was decided, and nothing came of it, is kept as a record; it is no message of the app, and no discrepancy."""
+
+    def follow(event: Received) -> Iterator[Remind]:
+        yield Remind(event.sku)
+
+    with h.App("shop", records=[Received], deciders=[leave], reactions=[follow]).open() as running:
+        running.settled(running.record(Received("nut")))
+        running.outcome(running.enqueue(Remind("nut")))
+
+        flow = running.flow()
+
+    assert flow.undeclared == ()
+    assert arrow(flow, "command:Remind", "decider:leave").count == 2
+    assert {node.id for node in flow.nodes if node.seen} == {
+        "command:Remind",
+        "decider:leave",
+        "event:Received",
+        "reaction:follow",
+    }
