@@ -504,3 +504,33 @@ def test_a_kept_command_that_comes_to_nothing_leads_nowhere() -> None:
         "event:Received",
         "reaction:follow",
     }
+
+
+def test_runs_that_failed_are_those_of_the_handler_whatever_it_is_called() -> None:
+    """A decider and a reaction may be functions of one name, and a name may have a `/` in it."""
+
+    @h.named("restock")
+    def decide(command: Order) -> Iterator[Ordered]:
+        raise ValueError(command.sku)
+
+    @h.named("restock")
+    def react(event: Lost) -> Iterator[Order]:
+        raise ValueError(event.sku)
+
+    @h.named("stock/watch")
+    def watch(event: Received) -> Iterator[Order]:
+        raise ValueError(event.sku)
+
+    with h.App("shop", records=[Received, Lost], deciders=[decide], reactions=[react, watch]).open() as running:
+        with pytest.raises(ValueError, match="nut"):
+            running.dispatch(Order("nut"))
+        running.record(Received("nut"))
+        while not running.stuck():
+            running.log.wait(running.log.head, 0.01)
+
+        flow = running.flow()
+
+    failed = {node.id: node.failed for node in flow.nodes if node.failed}
+    assert failed.pop("reaction:stock/watch") > 0
+    assert failed == {"decider:restock": 1}
+    assert findings(flow, "idle") == ["reaction:restock"]

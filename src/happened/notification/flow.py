@@ -140,11 +140,17 @@ def observed_flow(
         arrows.append(_arrow(pair, status, seen, count))
     failed: dict[str, int] = {}
     for worker, outcome, count, _, _ in log.engine.samples():
-        handler = worker.rpartition("/")[2]
+        handler = _counted_as(worker)
         failed[handler] = failed.get(handler, 0) + (count if outcome == "failed" else 0)
     found = [*findings, *_of_log(declared, arrows, observed, failed)]
     flow = _flow(declared, arrows, {**observed.records, **observed.runs}, modules or {}, found, failed)
     return msgspec.structs.replace(flow, app=declared.app or log.identity.app, after=first, until=last)
+
+
+def _counted_as(worker: str) -> str:
+    """Return the node of a handler from the name that its runs are counted under which committed nothing: a decider's own, or `KIND/NAME`."""
+    kind, _, name = worker.partition("/")
+    return id_of(kind, name) if kind in HANDLERS and name else id_of("decider", worker)
 
 
 def position_of(log: Log, moment: int | datetime) -> int:
@@ -199,7 +205,7 @@ def _flow(
             modules.get(node, ""),
             tuple(declared.reads.get(node, ())),
             seen.get(node, 0),
-            (failed or {}).get(name, 0) if kind in HANDLERS else 0,
+            (failed or {}).get(node, 0),
         )
         for node, (kind, name) in known.items()
     ]
@@ -274,8 +280,8 @@ def _of_log(declared: Declared, arrows: Iterable[Arrow], observed: Observed, sam
     ]
     idle = [
         node
-        for node, (kind, name) in sorted(declared.nodes.items())
-        if kind in HANDLERS and node not in observed.runs and node not in observed.records and name not in sampled
+        for node, (kind, _) in sorted(declared.nodes.items())
+        if kind in HANDLERS and node not in observed.runs and node not in observed.records and node not in sampled
     ]
     found += [Finding("idle", node, f"{_named(node)} was never seen to run") for node in idle]
     return found + [

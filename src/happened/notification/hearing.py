@@ -306,8 +306,8 @@ class Hearing(ABC, Generic[L_co, R]):
         return self._log.typed[type(events_of(heard.event)[0])].wish.name
 
     def _count(self, outcome: str, ran: int, what: str) -> None:
-        """Count a run that records nothing."""
-        self._log.engine.sample(self.listener.name, outcome, ran, what)
+        """Count a run that records nothing, under the name of its lease: a decider may have the same name as it."""
+        self._log.engine.sample(self.listener.lease, outcome, ran, what)
 
     # --- what a subclass says
 

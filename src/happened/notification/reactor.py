@@ -159,4 +159,4 @@ class Crew:
             one.trouble.met(error)
             one.retry_at = time.monotonic() + RETRY_SECONDS
             one.release()
-            self._log.engine.sample(one.listener.name, "failed", 0, told(error))
+            self._log.engine.sample(one.listener.lease, "failed", 0, told(error))
