@@ -50,6 +50,7 @@ from happened.opening import open_log
 from happened.running import Running
 from happened.shelf.connection import as_shown
 from happened.stores.sqlite import bytes_of
+from happened.transfer.subscription import subscription_worker
 
 T = TypeVar("T")
 
@@ -408,7 +409,9 @@ def workers(asked: argparse.Namespace) -> int:
         now = log.source.now_us()
         told: list[dict[str, Any]] = []
         for name, held, is_held in all_leases(log.engine, log.source):
-            progress = progress_of(log.engine, name)
+            progress = (
+                None if name.startswith(subscription_worker("")) else progress_of(log.engine, name)
+            )  # it counts in its origin's positions
             told.append(
                 {
                     "handler": handler_of(name),

@@ -30,6 +30,10 @@ IDLE_SECONDS = 0.05
 GLANCE_SECONDS = 1e-9
 """So short a wait is over at once, and lets a store answer by what it knows."""
 RETRY_SECONDS = 0.5
+QUIET_SECONDS = 1.0
+"""How long nothing must have been recorded until it is noted what workers have passed."""
+LATEST_SECONDS = 10.0
+"""How old a note of how far a worker has come may be."""
 TROUBLE = (Closed, Diverged, OutcomeUnknown, Overloaded, StoreFailed)
 """Errors of the world, not of what is being done: it is done again, and nothing is held."""
 
@@ -203,6 +207,27 @@ class Worker:
         return False
 
 
+class Pauses:
+    """Says when those are to note how far they have come that had nothing to record: whoever looks from elsewhere sees from that that they are not behind.
+
+    Once nothing was recorded for a moment, and now and then where something always is: so it costs no commit for each event.
+    """
+
+    def __init__(self) -> None:
+        self._head = -1
+        self._moved_at = self._taken_at = time.monotonic()
+
+    def is_one(self, head: int) -> bool:
+        """Say whether now is the time, where the log ends at `head`."""
+        now = time.monotonic()
+        if head != self._head:
+            self._head, self._moved_at = head, now
+        if now < self._moved_at + QUIET_SECONDS and now < self._taken_at + LATEST_SECONDS:
+            return False
+        self._taken_at = now
+        return True
+
+
 class Advance(Job):
     """What a worker has done, to be recorded in one commit with how far it has come; nothing of it where another owner has come further.
 
@@ -263,6 +288,12 @@ class Course:
         self._log.writer.submit(advance, SUBMIT_SECONDS_MAX)
         self.progress = advance.after
         self.position = advance.after.position
+
+    @property
+    def reached(self) -> int:
+        """Up to where everything is done by whichever process."""
+        noted = progress_of(self._log.engine, self._name)
+        return max(self.position, noted.position if noted is not None else 0)
 
     def note(self) -> None:
         """Note how far it is, if that is not noted."""

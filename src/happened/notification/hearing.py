@@ -109,6 +109,18 @@ class Hearing(ABC, Generic[L_co, R]):
         if self.epoch is not None and self.position > self.progress.position:
             self._commit([], self.position, {})
 
+    def noting(self) -> Advance | None:
+        """Return what notes how far it has come and records nothing else, `None` where that is noted. `noted` is to hear what came of it."""
+        if self.epoch is None or self.position <= self.progress.position:
+            return None
+        return Advance(self.lease, self.progress, msgspec.structs.replace(self.progress, position=self.position))
+
+    def noted(self, job: Advance) -> None:
+        """Hear that it was noted; what kept it from that is raised."""
+        if job.error is not None:
+            raise job.error
+        self.progress = job.after
+
     def save_in_time(self) -> None:
         """Do so if this is a part of a whole, and the last note of it is a while ago."""
         if self.progress.by and self.position > self.progress.position and time.monotonic() > self._noted_at + NOTED_AFTER_SECONDS:

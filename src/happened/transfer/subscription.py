@@ -74,14 +74,15 @@ class Subscription:
         """Of the origin, when it was last heard of."""
 
     def statistics(self) -> dict[str, Any]:
-        """Return how far the channel was read, what can't be read, and what keeps it from going on."""
+        """Return how far the channel was read, by whichever process, what can't be read, and what keeps it from going on."""
+        position = self._course.reached
         unread = self._log.engine.notes(f"{UNREAD_NOTE}{self.system}/")
         found = {key.removeprefix(f"{UNREAD_NOTE}{self.system}/"): msgspec.json.decode(body, type=Unread) for key, body in unread.items()}
         return {
             "origin": self.system,
             "events": sorted(f"{self.system}/{name}" for name in self._names),
-            "position": self._course.position,
-            "lag": None if self.head is None else max(0, self.head - self._course.position),
+            "position": position,
+            "lag": None if self.head is None else max(0, self.head - position),
             "unread": [{"id": key, "position": one.position, "error": one.error} for key, one in found.items()],
             "failure": self.worker.failure,
         }
