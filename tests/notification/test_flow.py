@@ -15,6 +15,8 @@ import happened as h
 from happened.core.store import Row
 from happened.log.log import Log
 from happened.log.paths import counts_of
+from happened.log.worker import Advance
+from happened.log.writer import Job
 from happened.notification.declared import cycles
 from happened.notification.flow import Arrow, Flow, Times, declared_flow, observed_flow
 from happened.testing import Clock
@@ -534,3 +536,25 @@ def test_runs_that_failed_are_those_of_the_handler_whatever_it_is_called() -> No
     assert failed.pop("reaction:stock/watch") > 0
     assert failed == {"decider:restock": 1}
     assert findings(flow, "idle") == ["reaction:restock"]
+
+
+def test_trouble_of_the_world_is_no_failure_of_a_handler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A commit that could not be made in time is made again: no run has raised, and a handler that did nothing else was not seen to run."""
+    app = h.App("shop", records=[Received], deciders=[order, remind], reactions=[follow], views=[Stock])
+    with app.open() as running:
+        running.record(Received("nut"))
+        submit, busy = running.log.writer.submit, [True]
+
+        def submitted(job: Job, wait_seconds_max: float) -> None:
+            if isinstance(job, Advance) and busy and busy.pop():
+                raise h.Overloaded("another process holds the log's lock; nothing was recorded")
+            submit(job, wait_seconds_max)
+
+        monkeypatch.setattr(running.log.writer, "submit", submitted)
+        running.settled(running.dispatch(Order("nut")))
+        counted = {(one["handler"], one["outcome"]): one["count"] for one in running.statistics()["executions"]}
+        flow = running.flow()
+
+    assert counted == {("reaction/follow", "trouble"): 1}
+    assert [node.id for node in flow.nodes if node.failed] == []
+    assert arrow(flow, "reaction:follow", "command:Remind").count == 1

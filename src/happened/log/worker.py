@@ -38,6 +38,11 @@ TROUBLE = (Closed, Diverged, OutcomeUnknown, Overloaded, StoreFailed)
 """Errors of the world, not of what is being done: it is done again, and nothing is held."""
 
 
+def outcome_of(error: BaseException) -> str:
+    """Return as what a step is counted that came to nothing: trouble of the world is no failure of the handler."""
+    return "trouble" if isinstance(error, TROUBLE) else "failed"
+
+
 class Envelope(NamedTuple):
     """What a command says that the log itself has caused, beside its body."""
 
@@ -191,7 +196,7 @@ class Worker:
                 if isinstance(error, Closed) and self._is_closed():
                     return
                 self._trouble.met(error)
-                self._log.engine.sample(self.name, "failed", 0, told(error))
+                self._log.engine.sample(self.name, outcome_of(error), 0, told(error))
                 began = None
                 self._stop.wait(RETRY_SECONDS)
         if began is not None:

@@ -140,8 +140,9 @@ def observed_flow(
         arrows.append(_arrow(pair, status, seen, count))
     failed: dict[str, int] = {}
     for worker, outcome, count, _, _ in log.engine.samples():
-        handler = _counted_as(worker)
-        failed[handler] = failed.get(handler, 0) + (count if outcome == "failed" else 0)
+        if outcome != "trouble":  # it came to no run, or to one that is run again
+            handler = _counted_as(worker)
+            failed[handler] = failed.get(handler, 0) + (count if outcome == "failed" else 0)
     found = [*findings, *_of_log(declared, arrows, observed, failed)]
     flow = _flow(declared, arrows, {**observed.records, **observed.runs}, modules or {}, found, failed)
     return msgspec.structs.replace(flow, app=declared.app or log.identity.app, after=first, until=last)

@@ -12,7 +12,7 @@ from typing import Any  # Any: what is counted is of any type
 from happened.log.held import told
 from happened.log.lease import Leases
 from happened.log.log import Log
-from happened.log.worker import IDLE_SECONDS, RETRY_SECONDS, SUBMIT_SECONDS_MAX, Pauses, Worker
+from happened.log.worker import IDLE_SECONDS, RETRY_SECONDS, SUBMIT_SECONDS_MAX, Pauses, Worker, outcome_of
 from happened.notification.hearing import AnyHearing
 from happened.notification.sharing import Reach, Sharing
 
@@ -170,4 +170,4 @@ class Crew:
             one.trouble.met(error)
             one.retry_at = time.monotonic() + RETRY_SECONDS
             one.release()
-            self._log.engine.sample(one.listener.lease, "failed", 0, told(error))
+            self._log.engine.sample(one.listener.lease, outcome_of(error), 0, told(error))
