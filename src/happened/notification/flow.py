@@ -19,7 +19,8 @@ from happened.notification.observed import Observed, Seen, counted_in, topologie
 
 DECLARED, SEEN, UNSEEN, EARLIER, UNDECLARED = "declared", "seen", "unseen", "earlier", "undeclared"
 
-ACT = "act:"
+UNWIRED = ("act:", "unread:")
+"""What begin the ids of what people decide, and of what came from other systems and can't be read: that is in no wiring."""
 
 WIRINGS_MAX = 16
 """How many wirings are kept for the next map."""
@@ -133,7 +134,7 @@ def observed_flow(
     for pair in dict.fromkeys([*declared.arrows, *observed.arrows]):
         seen = observed.arrows.get(pair)
         count = seen.count if seen is not None else reached.get(pair, 0)
-        if pair in declared.arrows or pair[1].startswith(ACT) or _is_said(pair):  # what people decide, and callers say, is in no wiring
+        if pair in declared.arrows or pair[1].startswith(UNWIRED) or _is_said(pair):
             status = SEEN if count else UNSEEN
         else:
             status = EARLIER if pair in before else UNDECLARED
