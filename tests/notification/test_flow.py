@@ -21,6 +21,7 @@ from happened.notification.declared import cycles
 from happened.notification.flow import Arrow, Flow, Times, declared_flow, observed_flow
 from happened.testing import Clock
 from tests.notification.made import Step, many, record, traffic
+from tests.servers import fresh
 
 Sku = Annotated[str, h.Tag("sku")]
 
@@ -558,3 +559,30 @@ def test_trouble_of_the_world_is_no_failure_of_a_handler(monkeypatch: pytest.Mon
     assert counted == {("reaction/follow", "trouble"): 1}
     assert [node.id for node in flow.nodes if node.failed] == []
     assert arrow(flow, "reaction:follow", "command:Remind").count == 1
+
+
+@pytest.mark.parametrize("postgres", [False, True], ids=["sqlite", "postgres"])
+def test_a_handler_that_commits_nothing_is_seen_to_run_from_elsewhere_while_it_runs(
+    url: str, monkeypatch: pytest.MonkeyPatch, *, postgres: bool
+) -> None:
+    """What it has counted is written along with the next commit, not only when its process ends: that may be killed."""
+    monkeypatch.setattr("happened.stores.samples.WRITTEN_AFTER_SECONDS", -1.0)
+
+    def quiet(event: Received) -> list[Remind]:
+        return []
+
+    def fail(event: Received) -> list[Remind]:
+        raise ValueError(event.sku)
+
+    app = h.App("shop", records=[Received, Lost], deciders=[remind], reactions=[quiet, fail])
+    url = fresh() if postgres else url
+    with app.open(url) as running:
+        running.record(Received("nut"))
+        while not running.stuck() or any(one["lag"] for one in running.statistics()["reactions"]):
+            running.log.wait(running.log.head, 0.01)
+        running.record(Lost("nut"))
+        with app.open(url, run=False) as elsewhere:
+            flow = elsewhere.flow()
+
+    assert findings(flow, "idle") == ["decider:remind"]
+    assert next(node.failed for node in flow.nodes if node.id == "reaction:fail") > 0
