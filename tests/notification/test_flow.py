@@ -586,3 +586,56 @@ def test_a_handler_that_commits_nothing_is_seen_to_run_from_elsewhere_while_it_r
 
     assert findings(flow, "idle") == ["decider:remind"]
     assert next(node.failed for node in flow.nodes if node.id == "reaction:fail") > 0
+
+
+def test_what_a_handler_heard_and_did_nothing_about_was_seen() -> None:
+    """A process manager that waits for the last of several events has heard all of them, as has one that fails on one of them; no row says so."""
+
+    def wait(event: Received | Lost | Ordered) -> Iterator[Remind]:
+        if isinstance(event, Lost):
+            yield Remind(event.sku)
+        if event.sku == "bad":
+            raise ValueError(event.sku)
+
+    app = h.App("shop", records=[Received, Lost], deciders=[order, remind], reactions=[h.Reaction(wait, by="sku")])
+    with app.open() as running:
+        first = running.record(Lost("nut"))
+        running.record(Received("nut"))
+        running.settled()
+        waits = running.flow()
+        before = running.flow(until=first.position)
+        running.dispatch(Order("nut"))
+        running.settled()
+        every = running.flow()
+
+    assert (arrow(waits, "event:Received", "reaction:wait").status, arrow(waits, "event:Received", "reaction:wait").count) == ("seen", 0)
+    assert arrow(waits, "event:Ordered", "reaction:wait").status == "unseen"
+    assert arrow(before, "event:Received", "reaction:wait").status == "unseen"
+    assert findings(every, "unseen", "idle") == []
+    with app.open() as running:
+        running.record(Received("bad"))
+        while not running.stuck():
+            running.log.wait(running.log.head, 0.01)
+        assert arrow(running.flow(), "event:Received", "reaction:wait").status == "seen"
+
+
+class Card(h.State):
+    sku: Sku
+    units: int = 0
+
+
+def test_a_subscription_that_only_feeds_copies_is_not_said_to_be_idle() -> None:
+    """What it takes in lies beside the views, and in no row of the log."""
+
+    def sell(command: Order, card: Card | None) -> Iterator[Ordered]:
+        yield Ordered(command.sku)
+
+    flow = observed(h.App("till", deciders=[sell], replicas={"store": [Card]}))
+
+    assert findings(flow, "idle") == ["decider:sell"]
+
+
+def observed(app: h.App) -> Flow:
+    """Return the map of an app on a log in which nothing has happened yet."""
+    with app.open(channels=dict.fromkeys(["store"])) as running:
+        return running.flow()

@@ -175,7 +175,7 @@ def test_it_may_return_a_list_or_nothing_and_ask_the_world_for_any_state() -> No
         assert told(running) == ["c-1", "c-1"]
         assert before < running.log.head
         assert [(one["handler"], one["outcome"], one["count"]) for one in running.statistics()["executions"]] == [
-            ("reaction/looking", "nothing", 1)
+            ("reaction/looking", "nothing on Paid", 1)
         ]
 
 

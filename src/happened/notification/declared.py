@@ -74,6 +74,11 @@ class Declared:
         """Say whether a state is folded from every event."""
         return bool(self.states.get(state, {}).get("everything"))
 
+    def leaves_rows(self, id: str) -> bool:
+        """Say whether a handler that runs leaves rows in this log: a subscription that only feeds copies does not, they lie elsewhere."""
+        ahead = [target for source, target in self.arrows if source == id]
+        return not ahead or not all(target.startswith("replica:") for target in ahead)
+
     def _read(self, topology: Mapping[str, Any]) -> None:
         for event in topology.get("records", ()):
             self._arrow((OUTSIDE, ""), ("event", event))

@@ -15,6 +15,7 @@ from happened.core.tally import quantile_us, ran_in, waited_in
 from happened.log.log import Log, place_of
 from happened.log.row import encode
 from happened.notification.declared import HANDLERS, KINDS, OUTSIDE, Declared, Pair, cycles, id_of
+from happened.notification.hearing import ON
 from happened.notification.observed import Observed, Seen, counted_in, topologies
 
 DECLARED, SEEN, UNSEEN, EARLIER, UNDECLARED = "declared", "seen", "unseen", "earlier", "undeclared"
@@ -130,23 +131,32 @@ def observed_flow(
     before = {pair for one in in_force if one is not declared for pair in one.arrows}
     observed = Observed(counted_in(log, first, last), log.names.by_number, [*(one for _, one in wirings), declared])
     reached = _reached(declared, observed)
+    failed, heard = _sampled(log)
     arrows: list[Arrow] = []
     for pair in dict.fromkeys([*declared.arrows, *observed.arrows]):
         seen = observed.arrows.get(pair)
         count = seen.count if seen is not None else reached.get(pair, 0)
         if pair in declared.arrows or pair[1].startswith(UNWIRED) or _is_said(pair):
-            status = SEEN if count else UNSEEN
+            status = SEEN if count or (pair in heard and pair[0] in observed.records) else UNSEEN
         else:
             status = EARLIER if pair in before else UNDECLARED
         arrows.append(_arrow(pair, status, seen, count))
-    failed: dict[str, int] = {}
-    for worker, outcome, count, _, _ in log.engine.samples():
-        if outcome != "trouble":  # it came to no run, or to one that is run again
-            handler = _counted_as(worker)
-            failed[handler] = failed.get(handler, 0) + (count if outcome == "failed" else 0)
     found = [*findings, *_of_log(declared, arrows, observed, failed)]
     flow = _flow(declared, arrows, {**observed.records, **observed.runs}, modules or {}, found, failed)
     return msgspec.structs.replace(flow, app=declared.app or log.identity.app, after=first, until=last)
+
+
+def _sampled(log: Log) -> tuple[dict[str, int], set[Pair]]:
+    """Return of runs that committed nothing how many failed, for each handler that ran, and what was heard so: in all the time of the log."""
+    failed: dict[str, int] = {}
+    heard: set[Pair] = set()
+    for worker, outcome, count, _, _ in log.engine.samples():
+        what, _, event = outcome.partition(ON)
+        if what != "trouble":  # it came to no run, or to one that is run again
+            handler = _counted_as(worker)
+            failed[handler] = failed.get(handler, 0) + (count if what == "failed" else 0)
+            heard.add((id_of("event", event), handler))
+    return failed, heard
 
 
 def _counted_as(worker: str) -> str:
@@ -283,7 +293,11 @@ def _of_log(declared: Declared, arrows: Iterable[Arrow], observed: Observed, sam
     idle = [
         node
         for node, (kind, _) in sorted(declared.nodes.items())
-        if kind in HANDLERS and node not in observed.runs and node not in observed.records and node not in sampled
+        if kind in HANDLERS
+        and node not in observed.runs
+        and node not in observed.records
+        and node not in sampled
+        and declared.leaves_rows(node)
     ]
     found += [Finding("idle", node, f"{_named(node)} was never seen to run") for node in idle]
     return found + [
