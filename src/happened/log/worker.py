@@ -143,8 +143,10 @@ class Worker:
 
     @property
     def failure(self) -> str | None:
-        """What keeps it from its work, if anything does."""
-        return self._trouble.error
+        """What keeps it from its work, if anything does: in this process, or in the one that has its lease."""
+        if self._trouble.error is not None or self._leases is None or self._leases.epoch(self.name) is not None:
+            return self._trouble.error
+        return next((one.error for one in all_failing(self._log.engine) if one.worker == self.name), None)
 
     @property
     def stopping(self) -> bool:
