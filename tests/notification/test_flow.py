@@ -332,6 +332,20 @@ def test_a_wiring_that_was_in_force_is_no_discrepancy(log: Log) -> None:
     assert {one.target for one in observed_flow(log, after=later).undeclared} == {"publication:shout", "notification:Shouted"}
 
 
+def test_a_timer_that_an_older_wiring_has_set_is_no_discrepancy_when_it_rings(log: Log) -> None:
+    """Also in a stretch in which that wiring was not in force any more: it may have been set long before."""
+    record(log, STEPS[:6], TOPOLOGY)
+    newer = without(reactions=[{**TOPOLOGY["reactions"][0], "later": []}, TOPOLOGY["reactions"][1]])
+    record(log, STEPS[8:9], newer)
+    released = log.head
+    record(log, STEPS[7:8])
+
+    flow = observed_flow(log, newer, after=released)
+
+    assert (arrow(flow, "timer:Cancel", "command:Cancel").status, arrow(flow, "timer:Cancel", "command:Cancel").count) == ("earlier", 1)
+    assert flow.undeclared == ()
+
+
 def test_a_log_without_wiring_has_a_map_of_what_was_seen(log: Log) -> None:
     """All of it is undeclared then: nobody has said what may happen."""
     log.append(h.Loose("Noted", {}))

@@ -129,6 +129,9 @@ def observed_flow(
     wirings = [(at, _wiring(one)[0]) for at, one in recorded]
     in_force = [one for at, one in wirings if at > first] + [one for at, one in wirings if at <= first][-1:]
     before = {pair for one in in_force if one is not declared for pair in one.arrows}
+    before |= {
+        pair for _, one in wirings for pair in one.arrows if pair[0].startswith("timer:")
+    }  # it may ring long after what has set it is gone
     observed = Observed(counted_in(log, first, last), log.names.by_number, [*(one for _, one in wirings), declared])
     reached = _reached(declared, observed)
     failed, heard = _sampled(log)
