@@ -787,10 +787,17 @@ def count(command: Count) -> Iterator[Counted]:
 
 def test_once_nothing_is_recorded_who_has_passed_all_says_so_in_one_commit(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who looks from elsewhere sees that nobody is behind; what is noted is not noted again, and adds no row."""
-    app = h.App("failing", records=[Came, Left], deciders=[count], reactions=[on_came, on_left])
+
+    def one(event: Came) -> Iterator[Count]:
+        yield Count(event.key, event.number)
+
+    def other(event: Left) -> Iterator[Count]:
+        yield Count(event.key, event.number)
+
+    app = h.App("passing", records=[Came, Left], deciders=[count], reactions=[one, other])
     with app.open(url, run=False) as running:
         leases = Leases(running.log.engine, Machine(), [])
-        reactor = Reactor(running.log, leases, "reactions", [Reacting(one, running.log, running._sending) for one in app.reactions])
+        reactor = Reactor(running.log, leases, "reactions", [Reacting(each, running.log, running._sending) for each in app.reactions])
         leases.share(reactor.by)
         leases._compete()
         [crew] = reactor._crews
@@ -799,8 +806,8 @@ def test_once_nothing_is_recorded_who_has_passed_all_says_so_in_one_commit(url: 
         head, commits = running.log.head, running.log.writer.commits
 
         def noted() -> list[int]:
-            found = [progress_of(running.log.engine, one.lease) for one in app.reactions]
-            return [one.position for one in found if one is not None]
+            found = [progress_of(running.log.engine, each.lease) for each in app.reactions]
+            return [each.position for each in found if each is not None]
 
         crew._step()
         assert max(noted()) < head
