@@ -76,8 +76,9 @@ class Declared:
 
     def leaves_rows(self, id: str) -> bool:
         """Say whether a handler that runs leaves rows in this log: a subscription that only feeds copies does not, they lie elsewhere."""
-        ahead = [target for source, target in self.arrows if source == id]
-        return not ahead or not all(target.startswith("replica:") for target in ahead)
+        return not id.startswith("subscription:") or any(
+            source == id and not target.startswith("replica:") for source, target in self.arrows
+        )
 
     def _read(self, topology: Mapping[str, Any]) -> None:
         for event in topology.get("records", ()):
