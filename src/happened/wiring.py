@@ -226,16 +226,23 @@ class Wiring:
         return declared_flow(self.topology(), self.modules())
 
     def modules(self) -> dict[str, str]:
-        """Return in which module each message, decider and view is, by its id in the flow map: a map of many is read by modules."""
+        """Return in which module each message and handler is, by its id in the flow map: a map of many is read by modules. A timer is where its command is."""
         kinds: dict[str, Iterable[Any]] = {
-            "event": self.events,
             "command": self.handlers,
+            "timer": self.handlers,
             "decider": [handler.function for handler in self.handlers.values()],
+            "gateway": [gateway.call for gateway in self.gateways],
             "reaction": [reaction.function for reaction in self.reactions],
+            "publication": [publication.function for publication in self.publications],
+            "notification": [publication.publishes for publication in self.publications],
+            "share": self.shares,
+            "replica": self.systems,
             "view": self.views,
             PROJECTION: [projection.function for projection in self.projections],
         }
-        return {f"{kind}:{name_of(one)[0]}": getattr(one, "__module__", "") for kind, listed in kinds.items() for one in listed}
+        named = [(f"{kind}:{name_of(one)[0]}", one) for kind, listed in kinds.items() for one in listed]
+        named += [(f"event:{self.name_in_log(event)}", event) for event in self.events]
+        return {node: getattr(one, "__module__", "") for node, one in named}
 
     def name_in_log(self, event: type) -> str:
         """Return what an event is called in this app's log: after the system that it comes from, where that is another one."""

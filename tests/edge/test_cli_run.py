@@ -141,7 +141,7 @@ def test_what_was_recorded_before_it_runs_is_heard_and_a_signal_ends_it(folder: 
         sell(folder, ("b", 2))
         until(folder, lambda: ordered(folder) == [("a", 1), ("b", 2)])
     assert process.returncode == 0
-    assert told(folder, "stuck") == (0, {"stuck": [], "views": [], "workers": []})
+    assert told(folder, "stuck") == (0, {"stuck": [], "views": [], "workers": [], "unread": []})
 
 
 def test_who_holds_what_is_listed(folder: Path) -> None:
@@ -201,7 +201,7 @@ def test_what_is_stuck_is_listed_and_retried(folder: Path) -> None:
         until(folder, lambda: ordered(folder) == [("b", 1), ("a", 13), ("a", 14)])
     _, shown = told(folder, "show", recorded["receipt"].split(":")[2])
     assert (shown[0]["kind"], shown[0]["name"], shown[0]["actor"], shown[0]["body"]["reason"]) == ("input", "retry", "ann", "mended")
-    assert told(folder, "stuck") == (0, {"stuck": [], "views": [], "workers": []})
+    assert told(folder, "stuck") == (0, {"stuck": [], "views": [], "workers": [], "unread": []})
     assert told(folder, "verify")[0] == 0
 
 

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from happened.edge.sight import as_mermaid
+from happened.notification.drawing import drawn
+from happened.notification.flow import Flow, Node
 from tests.commands import run
 
 MODEL = """
@@ -97,6 +100,17 @@ def test_a_stretch_of_the_log_is_drawn(folder: Path) -> None:
         assert sum(arrow["count"] for arrow in json.loads(stretch)["arrows"]) == 0
     assert run(folder, "flow", *LOG, "--after", "yesterday")[0] == 2
     assert run(folder, "flow", "model:app", "--after", "1")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "drawn_as"),
+    [('a"b', "a#quot;b"), ("x#35;y", "x#35;35;y"), ("`md`", "#96;md#96;"), ("a<b>&c", "a&lt;b>&amp;c"), ("end", "end")],
+)
+def test_mermaid_takes_a_name_as_it_is(name: str, drawn_as: str) -> None:
+    """What means something to it is written so that it does not."""
+    flow = Flow("odd", (Node(f"event:{name}", "event", name),), (), ())
+
+    assert list(as_mermaid(flow, drawn(flow))) == ["flowchart LR", f'  n0(["{drawn_as}"])']
 
 
 def test_mermaid_is_drawn(folder: Path) -> None:

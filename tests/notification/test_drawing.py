@@ -1,13 +1,71 @@
 """Drawing: at most so many nodes, and all that is hidden is counted."""
 
+import itertools
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Annotated
+
+import msgspec
 import pytest
 
 import happened as h
-from happened.notification.drawing import NODES_MAX, Drawing, drawn
-from happened.notification.flow import Flow, declared_flow
+from happened.notification.drawing import ARROWS_MAX, NODES_MAX, Drawing, drawn
+from happened.notification.flow import Arrow, Flow, Node, declared_flow
 from tests.notification.made import COMMANDS, EVENTS, MODULES, REACTIONS, VIEWS, many
 
 NODES = COMMANDS + EVENTS + COMMANDS + REACTIONS + VIEWS + 1
+
+
+Key = Annotated[str, h.Tag("key")]
+
+
+class Came(h.Event):
+    key: Key
+
+
+class Moved(h.Event):
+    key: Key
+
+
+class Answer(h.Command):
+    key: Key
+
+
+class Answered(h.Event):
+    key: Key
+
+
+class Told(h.Event):
+    key: Key
+
+
+class Card(h.State):
+    key: Key
+    street: str = ""
+
+
+class Count(h.State):
+    key: Key
+    count: int = 0
+
+    def evolve(self, event: Came | Moved) -> "Count":
+        return self.but(count=self.count + 1)
+
+
+def ask(key: str) -> str:
+    raise NotImplementedError
+
+
+def answer(command: Answer, card: Card | None, world: h.World) -> Iterator[Answered]:
+    yield Answered(world.ask(ask, command.key))
+
+
+def wait(event: Came | Moved) -> Iterator[h.Later[Answer]]:
+    yield h.Later(Answer(event.key), after=timedelta(days=1))
+
+
+def tell(event: Answered) -> Told:
+    return Told(event.key)
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +132,51 @@ def test_without_modules_the_busiest_are_drawn(flow: Flow) -> None:
     assert len(drawing.nodes) == NODES_MAX
     check_counted(bare, drawing)
     assert drawing.hidden_nodes == NODES - NODES_MAX
+
+
+def test_a_single_module_is_not_drawn_as_one_node(flow: Flow) -> None:
+    """That would say nothing: of one module the busiest are drawn, and before anything was seen those with the most arrows."""
+    system = many()
+    single = declared_flow(system.topology, dict.fromkeys(system.modules, "many"))
+
+    drawing = drawn(single)
+
+    assert len(drawing.nodes) == NODES_MAX
+    assert drawing.folded == {}
+    assert len(drawing.arrows) >= 100
+    check_counted(single, drawing)
+
+
+def test_no_more_arrows_are_drawn_than_mermaid_takes() -> None:
+    """Those that are not declared first, then the busiest, in their order; the rest is counted."""
+    ends = [f"event:E{n:02}" for n in range(40)]
+    every = [Arrow(one, other, "seen", at) for at, (one, other) in enumerate(itertools.product(ends, ends))]
+    odd = [msgspec.structs.replace(every[0], status="undeclared"), *every[1:]]
+    nodes = tuple(Node(end, "event", end.removeprefix("event:")) for end in ends)
+
+    drawing = drawn(Flow("dense", nodes, tuple(odd), ()))
+
+    assert drawing.arrows == (odd[0], *odd[len(odd) - ARROWS_MAX + 1 :])
+    assert drawing.hidden_arrows == len(odd) - ARROWS_MAX
+
+
+def test_each_part_of_an_app_is_in_its_module() -> None:
+    """Also what is published, sent later, asked or copied: else a map by modules would have them one by one beside these."""
+    app = h.App(
+        "parts",
+        records=[Came],
+        deciders=[answer],
+        gateways=[ask],
+        reactions=[wait],
+        publications=[tell],
+        shares=[Count],
+        views=[Count],
+        subscriptions={"crm": [Moved]},
+        replicas={"crm": [Card]},
+    )
+
+    assert {node.id for node in app.flow().nodes if not node.module} == {"outside", "subscription:crm"}
+    assert {node.module for node in app.flow().nodes if node.module} == {__name__}
 
 
 def test_what_is_not_there_is_said(flow: Flow) -> None:

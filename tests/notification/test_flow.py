@@ -15,10 +15,13 @@ import happened as h
 from happened.core.store import Row
 from happened.log.log import Log
 from happened.log.paths import counts_of
+from happened.log.worker import Advance
+from happened.log.writer import Job
 from happened.notification.declared import cycles
 from happened.notification.flow import Arrow, Flow, Times, declared_flow, observed_flow
 from happened.testing import Clock
 from tests.notification.made import Step, many, record, traffic
+from tests.servers import fresh
 
 Sku = Annotated[str, h.Tag("sku")]
 
@@ -329,6 +332,20 @@ def test_a_wiring_that_was_in_force_is_no_discrepancy(log: Log) -> None:
     assert {one.target for one in observed_flow(log, after=later).undeclared} == {"publication:shout", "notification:Shouted"}
 
 
+def test_a_timer_that_an_older_wiring_has_set_is_no_discrepancy_when_it_rings(log: Log) -> None:
+    """Also in a stretch in which that wiring was not in force any more: it may have been set long before."""
+    record(log, STEPS[:6], TOPOLOGY)
+    newer = without(reactions=[{**TOPOLOGY["reactions"][0], "later": []}, TOPOLOGY["reactions"][1]])
+    record(log, STEPS[8:9], newer)
+    released = log.head
+    record(log, STEPS[7:8])
+
+    flow = observed_flow(log, newer, after=released)
+
+    assert (arrow(flow, "timer:Cancel", "command:Cancel").status, arrow(flow, "timer:Cancel", "command:Cancel").count) == ("earlier", 1)
+    assert flow.undeclared == ()
+
+
 def test_a_log_without_wiring_has_a_map_of_what_was_seen(log: Log) -> None:
     """All of it is undeclared then: nobody has said what may happen."""
     log.append(h.Loose("Noted", {}))
@@ -477,3 +494,162 @@ def test_reactions_and_timers_are_seen_at_work(tmp_path: Path, kind: str) -> Non
     assert arrow(flow, "timer:Remind", "command:Remind").waited is not None
     assert arrow(flow, "command:Remind", "decider:remind").count == 2
     assert (findings(flow, "unconsumed"), findings(flow, "outside")) == (["event:Reminded"], ["command:Order"])
+
+
+def leave(command: Remind) -> Iterator[Reminded]:
+    if command.sku == "never":
+        yield Reminded(command.sku)
+
+
+def test_a_kept_command_that_comes_to_nothing_leads_nowhere() -> None:
+    """That it was decided, and nothing came of it, is kept as a record; it is no message of the app, and no discrepancy."""
+
+    def follow(event: Received) -> Iterator[Remind]:
+        yield Remind(event.sku)
+
+    with h.App("shop", records=[Received], deciders=[leave], reactions=[follow]).open() as running:
+        running.settled(running.record(Received("nut")))
+        running.outcome(running.enqueue(Remind("nut")))
+
+        flow = running.flow()
+
+    assert flow.undeclared == ()
+    assert arrow(flow, "command:Remind", "decider:leave").count == 2
+    assert {node.id for node in flow.nodes if node.seen} == {
+        "command:Remind",
+        "decider:leave",
+        "event:Received",
+        "reaction:follow",
+    }
+
+
+def test_runs_that_failed_are_those_of_the_handler_whatever_it_is_called() -> None:
+    """A decider and a reaction may be functions of one name, and a name may have a `/` in it."""
+
+    @h.named("restock")
+    def decide(command: Order) -> Iterator[Ordered]:
+        raise ValueError(command.sku)
+
+    @h.named("restock")
+    def react(event: Lost) -> Iterator[Order]:
+        raise ValueError(event.sku)
+
+    @h.named("stock/watch")
+    def watch(event: Received) -> Iterator[Order]:
+        raise ValueError(event.sku)
+
+    with h.App("shop", records=[Received, Lost], deciders=[decide], reactions=[react, watch]).open() as running:
+        with pytest.raises(ValueError, match="nut"):
+            running.dispatch(Order("nut"))
+        running.record(Received("nut"))
+        while not running.stuck():
+            running.log.wait(running.log.head, 0.01)
+
+        flow = running.flow()
+
+    failed = {node.id: node.failed for node in flow.nodes if node.failed}
+    assert failed.pop("reaction:stock/watch") > 0
+    assert failed == {"decider:restock": 1}
+    assert findings(flow, "idle") == ["reaction:restock"]
+
+
+def test_trouble_of_the_world_is_no_failure_of_a_handler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A commit that could not be made in time is made again: no run has raised, and a handler that did nothing else was not seen to run."""
+    app = h.App("shop", records=[Received], deciders=[order, remind], reactions=[follow], views=[Stock])
+    with app.open() as running:
+        running.record(Received("nut"))
+        submit, busy = running.log.writer.submit, [True]
+
+        def submitted(job: Job, wait_seconds_max: float) -> None:
+            if isinstance(job, Advance) and busy and busy.pop():
+                raise h.Overloaded("another process holds the log's lock; nothing was recorded")
+            submit(job, wait_seconds_max)
+
+        monkeypatch.setattr(running.log.writer, "submit", submitted)
+        running.settled(running.dispatch(Order("nut")))
+        counted = {(one["handler"], one["outcome"]): one["count"] for one in running.statistics()["executions"]}
+        flow = running.flow()
+
+    assert counted == {("reaction/follow", "trouble"): 1}
+    assert [node.id for node in flow.nodes if node.failed] == []
+    assert arrow(flow, "reaction:follow", "command:Remind").count == 1
+
+
+@pytest.mark.parametrize("postgres", [False, True], ids=["sqlite", "postgres"])
+def test_a_handler_that_commits_nothing_is_seen_to_run_from_elsewhere_while_it_runs(
+    url: str, monkeypatch: pytest.MonkeyPatch, *, postgres: bool
+) -> None:
+    """What it has counted is written along with the next commit, not only when its process ends: that may be killed."""
+    monkeypatch.setattr("happened.stores.samples.WRITTEN_AFTER_SECONDS", -1.0)
+
+    def quiet(event: Received) -> list[Remind]:
+        return []
+
+    def fail(event: Received) -> list[Remind]:
+        raise ValueError(event.sku)
+
+    app = h.App("shop", records=[Received, Lost], deciders=[remind], reactions=[quiet, fail])
+    url = fresh() if postgres else url
+    with app.open(url) as running:
+        running.record(Received("nut"))
+        while not running.stuck() or any(one["lag"] for one in running.statistics()["reactions"]):
+            running.log.wait(running.log.head, 0.01)
+        running.record(Lost("nut"))
+        with app.open(url, run=False) as elsewhere:
+            flow = elsewhere.flow()
+
+    assert findings(flow, "idle") == ["decider:remind"]
+    assert next(node.failed for node in flow.nodes if node.id == "reaction:fail") > 0
+
+
+def test_what_a_handler_heard_and_did_nothing_about_was_seen() -> None:
+    """A process manager that waits for the last of several events has heard all of them, as has one that fails on one of them; no row says so."""
+
+    def wait(event: Received | Lost | Ordered) -> Iterator[Remind]:
+        if isinstance(event, Lost):
+            yield Remind(event.sku)
+        if event.sku == "bad":
+            raise ValueError(event.sku)
+
+    app = h.App("shop", records=[Received, Lost], deciders=[order, remind], reactions=[h.Reaction(wait, by="sku")])
+    with app.open() as running:
+        first = running.record(Lost("nut"))
+        running.record(Received("nut"))
+        running.settled()
+        waits = running.flow()
+        before = running.flow(until=first.position)
+        running.dispatch(Order("nut"))
+        running.settled()
+        every = running.flow()
+
+    assert (arrow(waits, "event:Received", "reaction:wait").status, arrow(waits, "event:Received", "reaction:wait").count) == ("seen", 0)
+    assert arrow(waits, "event:Ordered", "reaction:wait").status == "unseen"
+    assert arrow(before, "event:Received", "reaction:wait").status == "unseen"
+    assert findings(every, "unseen", "idle") == []
+    with app.open() as running:
+        running.record(Received("bad"))
+        while not running.stuck():
+            running.log.wait(running.log.head, 0.01)
+        assert arrow(running.flow(), "event:Received", "reaction:wait").status == "seen"
+
+
+class Card(h.State):
+    sku: Sku
+    units: int = 0
+
+
+def test_a_subscription_that_only_feeds_copies_is_not_said_to_be_idle() -> None:
+    """What it takes in lies beside the views, and in no row of the log."""
+
+    def sell(command: Order, card: Card | None) -> Iterator[Ordered]:
+        yield Ordered(command.sku)
+
+    flow = observed(h.App("till", deciders=[sell], replicas={"store": [Card]}))
+
+    assert findings(flow, "idle") == ["decider:sell"]
+
+
+def observed(app: h.App) -> Flow:
+    """Return the map of an app on a log in which nothing has happened yet."""
+    with app.open(channels=dict.fromkeys(["store"])) as running:
+        return running.flow()

@@ -174,7 +174,9 @@ def test_it_may_return_a_list_or_nothing_and_ask_the_world_for_any_state() -> No
 
         assert told(running) == ["c-1", "c-1"]
         assert before < running.log.head
-        assert [(one["handler"], one["outcome"], one["count"]) for one in running.statistics()["executions"]] == [("looking", "nothing", 1)]
+        assert [(one["handler"], one["outcome"], one["count"]) for one in running.statistics()["executions"]] == [
+            ("reaction/looking", "nothing on Paid", 1)
+        ]
 
 
 def asking(event: Ordered, world: h.World) -> Iterator[Tell]:

@@ -486,8 +486,10 @@ def test_what_waits_for_an_event_that_is_not_heard_any_more_goes_on_in_its_slice
         assert running.stuck() == []
 
 
-def test_what_was_passed_is_noted_in_time_by_parts_only(quiet: h.Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With one worker nothing is noted that was not noted before: it would be a commit for each reaction and second."""
+def test_while_something_is_recorded_what_was_passed_is_noted_in_time_by_parts_only(
+    quiet: h.Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With one worker nothing is noted then: it would be a commit for each reaction and second."""
     monkeypatch.setattr("happened.notification.hearing.NOTED_AFTER_SECONDS", -1.0)
     one, two = Step(quiet, on_came_of(quiet)), Step(quiet, on_came_of(quiet))
     one.look()
@@ -796,6 +798,40 @@ def app_of(function: Any, *, by: str | tuple[str, ...] = "key") -> h.App:
 
 def count(command: Count) -> Iterator[Counted]:
     yield Counted(command.key, command.number, 0, "")
+
+
+def test_once_nothing_is_recorded_who_has_passed_all_says_so_in_one_commit(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who looks from elsewhere sees that nobody is behind; what is noted is not noted again, and adds no row."""
+
+    def one(event: Came) -> Iterator[Count]:
+        yield Count(event.key, event.number)
+
+    def other(event: Left) -> Iterator[Count]:
+        yield Count(event.key, event.number)
+
+    app = h.App("passing", records=[Came, Left], deciders=[count], reactions=[one, other])
+    with app.open(url, run=False) as running:
+        leases = Leases(running.log.engine, Machine(), [])
+        reactor = Reactor(running.log, leases, "reactions", [Reacting(each, running.log, running._sending) for each in app.reactions])
+        leases.share(reactor.by)
+        leases._compete()
+        [crew] = reactor._crews
+        crew._step()
+        running.dispatch(Count("b", 0))
+        head, commits = running.log.head, running.log.writer.commits
+
+        def noted() -> list[int]:
+            found = [progress_of(running.log.engine, each.lease) for each in app.reactions]
+            return [each.position for each in found if each is not None]
+
+        crew._step()
+        assert max(noted()) < head
+        monkeypatch.setattr("happened.log.worker.QUIET_SECONDS", -1.0)
+        crew._step()
+        crew._step()
+
+        assert noted() == [head, head]
+        assert (running.log.writer.commits, running.log.head) == (commits + 1, head)
 
 
 reaction: Any = h.Reaction(on_came, by="key")

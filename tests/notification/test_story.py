@@ -252,3 +252,19 @@ def test_what_is_not_there_is_said(log: Log) -> None:
     for what in ("nobody", "nobody#1", 0, 10**20, "99999999999999999999", 1):
         with pytest.raises(h.NotThere, match=str(what)):
             story_of(log, what)
+
+
+def test_who_decided_a_command_to_nothing_is_said() -> None:
+    """No record of it names the decider; its row does, whether it was kept first or not, with how long it waited and ran."""
+
+    def nothing(command: Remind) -> Iterator[Shipped]:
+        if command.sku == "never":
+            yield Shipped(command.sku)
+
+    with h.App("shop", records=[Received], deciders=[nothing]).open() as running:
+        running.dispatch(Remind("nut"), id="now")
+        running.outcome(running.enqueue(Remind("nut"), id="later"))
+        told = [running.trace(what).lines[0] for what in ("now", "later")]
+
+    assert [(line.id, line.handler, line.outcome) for line in told] == [("now", "nothing", "accepted"), ("later", "nothing", "accepted")]
+    assert all(line.waited_us is not None and line.ran_us is not None for line in told)

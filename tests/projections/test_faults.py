@@ -170,7 +170,7 @@ def test_nothing_is_written_on_where_the_log_falls_back_to_an_older_copy(into: s
 
         replace_log(url, copy)
 
-        until(lambda: "another history" in str(running._projection(sales).failure))
+        until(lambda: "another history" in str(running._projection(sales).worker.failure))
         with pytest.raises(h.Diverged, match="another history"):
             running.projected(sales, since=further)
         assert lines(into) == before

@@ -37,6 +37,29 @@ def test_replicas_lists_where_each_copy_is_and_what_is_proven(logs: tuple[str, s
     assert "Card" in shown
 
 
+def test_what_counts_in_positions_of_another_log_has_no_lag_in_this_one(logs: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    """A subscription reads the origin's log: how far that has come is not to be seen in its own. Of what works on its own log it is said."""
+    log, own = logs
+
+    main(["workers", "--log", own, "--json"])
+    subscribed = {one["handler"]: one["lag"] for one in json.loads(capsys.readouterr().out)}
+    main(["workers", "--log", log, "--json"])
+    shared = {one["handler"]: one["lag"] for one in json.loads(capsys.readouterr().out)}
+
+    assert subscribed["subscription/crm"] is None
+    assert shared["share/Card"] == 0
+
+
+def test_who_does_not_work_knows_how_far_those_are_who_do(logs: tuple[str, str]) -> None:
+    """Statistics of a process that only reads tell the position of a share and of a subscription, as that of a reaction."""
+    log, own = logs
+    with crm.open(log, run=False) as upstream, billing.open(own, run=False, channels={"crm": log}) as running:
+        [share], [subscription] = upstream.statistics()["shares"], running.statistics()["subscriptions"]
+
+        assert (share["position"], share["lag"]) == (upstream.log.head, 0)
+        assert subscription["position"] > 0
+
+
 def test_replica_shows_rows(logs: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     """One by its key, or all; one that is not there is said."""
     _, own = logs

@@ -1,14 +1,17 @@
 """Subscriptions and publications: what one system says is heard by another, once, as an ordinary event."""
 
+import json
 import random
 import sqlite3
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
 
 import happened as h
+from happened.edge.main import main
 from happened.log.worker import Advance
 from happened.log.writer import Batch
 from happened.stores.sqlite import SqliteStore
@@ -302,6 +305,37 @@ def test_what_can_not_be_read_is_kept_and_listed_and_read_when_it_can_be(tmp_pat
     assert "it is no `Numbered`" in unread[0]["error"]
     assert kept == [{"customer": "c-1", "country": "France"}, {"customer": "c-2", "country": "Spain"}]
     assert read == [Read("c-1"), Read("c-2")]
+
+
+def test_what_is_read_at_last_is_of_when_it_happened_and_stays_in_its_conversation(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Until then it is stuck; afterwards the map has it as what the subscription has brought."""
+    own = f"sqlite:///{tmp_path}/billing.db"
+    wrong = h.App("billing", subscriptions={"crm": [Numbered]})
+    right = h.App("billing", subscriptions={"crm": [Read]})
+    happened = datetime(2020, 5, 1, tzinfo=UTC)
+    with crm.open(f"sqlite:///{tmp_path}/crm.db") as upstream:
+        with wrong.open(own, channels={"crm": upstream}) as running:
+            upstream.record(Moved("c-1", "a", "France"), id="move-1", correlation="talk-1", occurred=happened)
+            until(lambda: len(of(running, "subscriptions")["unread"]) == 1)
+        assert main(["stuck", "--log", own, "--json"]) == 1
+        [unread] = json.loads(capsys.readouterr().out)["unread"]
+        assert main(["stuck", "--log", own]) == 1
+        assert "it is no `Numbered`" in capsys.readouterr().out
+        with right.open(own, channels={"crm": upstream}) as running:
+            until(lambda: not of(running, "subscriptions")["unread"])
+            [read] = [record for record in running.log.read() if isinstance(record.body, Read)]
+            story, flow = running.trace("talk-1"), running.flow()
+        assert main(["stuck", "--log", own]) == 0
+
+    assert unread["origin"] == "crm"
+    assert (read.occurred, read.correlation) == (happened, "talk-1")
+    assert [(line.depth, line.id, line.sender) for line in story.lines] == [(0, unread["id"], "crm"), (1, f"{unread['id']}/read", "crm")]
+    assert {(arrow.source, arrow.target): (arrow.count, arrow.status) for arrow in flow.arrows} == {
+        ("subscription:crm", "unread:crm/AddressChanged"): (1, "seen"),
+        ("subscription:crm", "event:crm/AddressChanged"): (1, "seen"),
+    }
 
 
 @h.named("AddressChanged", version=2)

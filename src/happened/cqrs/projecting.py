@@ -24,7 +24,7 @@ from happened.log.lease import Leases
 from happened.log.log import Log
 from happened.log.records import envelope_of
 from happened.log.row import decode_header
-from happened.log.worker import IDLE_SECONDS, Worker, all_failing
+from happened.log.worker import IDLE_SECONDS, Worker
 
 PAGE_ROWS = 1_000
 """Rows of the log in one transaction."""
@@ -111,7 +111,7 @@ class Projecting:
             position = self._checked(found).position if found is not None else 0
             if found is not None and position >= since:
                 return Position(position)
-            failure = self.failure or failure
+            failure = self.worker.failure or failure
             facts = {"projection": self.name, "position": position, "lag": self._log.head - position}
             if self._stuck_at is not None and self._stuck_at <= since and failure is not None:
                 raise Stuck(failure, **facts)
@@ -121,16 +121,10 @@ class Projecting:
             with self._moved:
                 self._moved.wait(min(POLL_SECONDS, max(0.0, deadline - time.monotonic())))
 
-    @property
-    def failure(self) -> str | None:
-        """What keeps it from its work, in this process or another."""
-        found = [one.error for one in all_failing(self._log.engine) if one.worker == self.worker.name]
-        return self.worker.failure or next(iter(found), None)
-
     def statistics(self) -> dict[str, Any]:
         """Return how far it has come, by whichever process, and what keeps it from going on."""
         mine = self._leases.epoch(self.worker.name) is not None and self._at.owner != NOBODY
-        at, failure = self._at, self.failure
+        at, failure = self._at, self.worker.failure
         if not mine:
             try:
                 with self._reading() as connection:

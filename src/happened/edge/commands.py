@@ -50,6 +50,7 @@ from happened.opening import drop_index, open_log
 from happened.running import Running
 from happened.shelf.connection import as_shown
 from happened.stores.sqlite import bytes_of
+from happened.transfer.subscription import all_unread, subscription_worker
 
 T = TypeVar("T")
 
@@ -421,7 +422,9 @@ def workers(asked: argparse.Namespace) -> int:
         now = log.source.now_us()
         told: list[dict[str, Any]] = []
         for name, held, is_held in all_leases(log.engine, log.source):
-            progress = progress_of(log.engine, name)
+            progress = (
+                None if name.startswith(subscription_worker("")) else progress_of(log.engine, name)
+            )  # it counts in its origin's positions
             told.append(
                 {
                     "handler": handler_of(name),
@@ -456,15 +459,15 @@ def stuck(asked: argparse.Namespace) -> int:
         app = the_app(asked.app)
         with _running(app, asked, views=app.views) as running:
             held = running.stuck()
-            failing = all_failing(running.log.engine)
+            failing, unread = all_failing(running.log.engine), all_unread(running.log.engine)
             views = [{"view": one["view"], **key} for one in running.statistics()["views"] for key in _standing_in(one)]
     else:
         views = []
         with _log(asked) as log:
-            held, failing = all_held(log.engine), all_failing(log.engine)
+            held, failing, unread = all_held(log.engine), all_failing(log.engine), all_unread(log.engine)
     if asked.json:
-        print_json({"stuck": held, "views": views, "workers": failing})
-    elif held or views or failing:
+        print_json({"stuck": held, "views": views, "workers": failing, "unread": unread})
+    elif held or views or failing or unread:
         if held:
             print_table([_held_shown(one) for one in held])
         for one in held if asked.trace else ():
@@ -475,9 +478,12 @@ def stuck(asked: argparse.Namespace) -> int:
         if failing:
             print()
             print_table([{"worker": one.worker, "since": f"{moment(one.since):%Y-%m-%d %H:%M:%S}", "error": one.error} for one in failing])
+        if unread:
+            print()
+            print_table(unread)
     else:
         print("nothing is stuck")
-    return 1 if any(not one.parked for one in held) or views or failing else 0
+    return 1 if any(not one.parked for one in held) or views or failing or unread else 0
 
 
 def _held_shown(held: Held) -> dict[str, Any]:

@@ -137,7 +137,9 @@ def _said(arrow: Arrow) -> str:
 
 
 def _quoted(text: str) -> str:
-    return text.replace("&", "&amp;").replace('"', "#quot;").replace("<", "&lt;").replace("\n", " ")
+    for sign, written in (("#", "#35;"), ("&", "&amp;"), ('"', "#quot;"), ("<", "&lt;"), ("`", "#96;"), ("\n", " ")):
+        text = text.replace(sign, written)
+    return text
 
 
 def as_json(flow: Flow, drawing: Drawing, *, whole: bool) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import msgspec
 from happened.core.errors import Broken
 from happened.core.store import Row
 from happened.core.tally import tally
-from happened.log.row import ANSWER, EPOCH_CHANGE, ERASURE, SCHEDULE, Header, RawRecord, decode_header
+from happened.log.row import ANSWER, EPOCH_CHANGE, ERASURE, FIRST_NUMBER, SCHEDULE, Header, RawRecord, decode_header
 
 Counts = Sequence[tuple[str, int]]
 
@@ -97,7 +97,7 @@ def _made(header: Header, asked: int, numbers: Sequence[int], records: Sequence[
         return ()  # what somebody has done to the log
     sent, handler = header.sent, header.handler or 0
     cause, sender = (sent.cause, sent.handler) if sent is not None else (0, 0)
-    recorded = [one for one in dict.fromkeys(numbers) if one > SCHEDULE]
+    recorded = [one for one in dict.fromkeys(numbers) if one >= FIRST_NUMBER]
     path = f"{cause}:{sender}:{asked}:{handler}:{header.outcome[0]}:{','.join(map(str, recorded))}"
     more = _more(handler or sender, numbers, records)
     if sent is None or handler in (0, sender):
@@ -110,7 +110,7 @@ def _more(handler: int, numbers: Sequence[int], records: Sequence[Any]) -> Count
     """Return what is counted of a row with several records of one name, or with answers."""
     more: dict[str, int] = {}
     for number in numbers:
-        if number > SCHEDULE:
+        if number >= FIRST_NUMBER:
             text = f"{REPEATED}{handler}:{number}"
             more[text] = more.get(text, -1) + 1
     for record in records:

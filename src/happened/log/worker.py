@@ -30,8 +30,17 @@ IDLE_SECONDS = 0.05
 GLANCE_SECONDS = 1e-9
 """So short a wait is over at once, and lets a store answer by what it knows."""
 RETRY_SECONDS = 0.5
+QUIET_SECONDS = 1.0
+"""How long nothing must have been recorded until it is noted what workers have passed."""
+LATEST_SECONDS = 10.0
+"""How old a note of how far a worker has come may be."""
 TROUBLE = (Closed, Diverged, OutcomeUnknown, Overloaded, StoreFailed)
 """Errors of the world, not of what is being done: it is done again, and nothing is held."""
+
+
+def outcome_of(error: BaseException) -> str:
+    """Return as what a step is counted that came to nothing: trouble of the world is no failure of the handler."""
+    return "trouble" if isinstance(error, TROUBLE) else "failed"
 
 
 class Envelope(NamedTuple):
@@ -134,8 +143,10 @@ class Worker:
 
     @property
     def failure(self) -> str | None:
-        """What keeps it from its work, if anything does."""
-        return self._trouble.error
+        """What keeps it from its work, if anything does: in this process, or in the one that has its lease."""
+        if self._trouble.error is not None or self._leases is None or self._leases.epoch(self.name) is not None:
+            return self._trouble.error
+        return next((one.error for one in all_failing(self._log.engine) if one.worker == self.name), None)
 
     @property
     def stopping(self) -> bool:
@@ -187,7 +198,7 @@ class Worker:
                 if isinstance(error, Closed) and self._is_closed():
                     return
                 self._trouble.met(error)
-                self._log.engine.sample(self.name, "failed", 0, told(error))
+                self._log.engine.sample(self.name, outcome_of(error), 0, told(error))
                 began = None
                 self._stop.wait(RETRY_SECONDS)
         if began is not None:
@@ -201,6 +212,27 @@ class Worker:
         except Closed:
             return True
         return False
+
+
+class Pauses:
+    """Says when those are to note how far they have come that had nothing to record: whoever looks from elsewhere sees from that that they are not behind.
+
+    Once nothing was recorded for a moment, and now and then where something always is: so it costs no commit for each event.
+    """
+
+    def __init__(self) -> None:
+        self._head = -1
+        self._moved_at = self._taken_at = time.monotonic()
+
+    def is_one(self, head: int) -> bool:
+        """Say whether now is the time, where the log ends at `head`."""
+        now = time.monotonic()
+        if head != self._head:
+            self._head, self._moved_at = head, now
+        if now < self._moved_at + QUIET_SECONDS and now < self._taken_at + LATEST_SECONDS:
+            return False
+        self._taken_at = now
+        return True
 
 
 class Advance(Job):
@@ -263,6 +295,12 @@ class Course:
         self._log.writer.submit(advance, SUBMIT_SECONDS_MAX)
         self.progress = advance.after
         self.position = advance.after.position
+
+    @property
+    def reached(self) -> int:
+        """Up to where everything is done by whichever process."""
+        noted = progress_of(self._log.engine, self._name)
+        return max(self.position, noted.position if noted is not None else 0)
 
     def note(self) -> None:
         """Note how far it is, if that is not noted."""

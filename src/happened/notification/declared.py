@@ -74,6 +74,12 @@ class Declared:
         """Say whether a state is folded from every event."""
         return bool(self.states.get(state, {}).get("everything"))
 
+    def leaves_rows(self, id: str) -> bool:
+        """Say whether a handler that runs leaves rows in this log: a subscription that only feeds copies does not, they lie elsewhere."""
+        return not id.startswith("subscription:") or any(
+            source == id and not target.startswith("replica:") for source, target in self.arrows
+        )
+
     def _read(self, topology: Mapping[str, Any]) -> None:
         for event in topology.get("records", ()):
             self._arrow((OUTSIDE, ""), ("event", event))

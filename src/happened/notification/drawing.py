@@ -1,9 +1,11 @@
 """Drawing: the part of a flow map that people can read at once, and how much of it is hidden.
 
-At most 150 nodes are drawn. Around a focus they are the nearest; else, where there are more, each module is drawn as one node and its arrows as bundles;
-where no module is known, the busiest nodes. Nothing is left out without being counted.
+At most 150 nodes and 500 arrows are drawn. Around a focus they are the nearest; else, where there are more, each module is drawn as one node and its arrows as bundles;
+where all are of one module, or none is known, the busiest nodes, or before anything was seen those with the most arrows. Nothing is left out without
+being counted.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
@@ -13,6 +15,8 @@ from happened.notification.declared import OUTSIDE
 from happened.notification.flow import EARLIER, SEEN, UNDECLARED, UNSEEN, Arrow, Flow, Node
 
 NODES_MAX = 150
+ARROWS_MAX = 500
+"""Mermaid draws no more, unless a page tells it to."""
 MODULE = "module"
 """The kind of a node that stands for all nodes of a module."""
 
@@ -29,7 +33,7 @@ class Drawing(msgspec.Struct, frozen=True):
     """For each node that stands for a module, how many nodes it stands for."""
     hidden_nodes: int
     hidden_arrows: int
-    """Arrows that are not drawn, not even in a bundle: one of their ends is hidden, or both are in one folded module."""
+    """Arrows that are not drawn, not even in a bundle: one of their ends is hidden, both are in one folded module, or there are too many."""
 
 
 def drawn(flow: Flow, *, focus: str | None = None, hops: int = 2, nodes_max: int = NODES_MAX) -> Drawing:
@@ -44,7 +48,7 @@ def drawn(flow: Flow, *, focus: str | None = None, hops: int = 2, nodes_max: int
         return _folded(flow, {focus}, nodes_max)
     if len(flow.nodes) <= nodes_max:
         return _capped(flow, dict.fromkeys((node.id for node in flow.nodes), 0), nodes_max, {})
-    if modules:
+    if len(modules) > 1:
         return _folded(flow, set(), nodes_max)
     return _capped(flow, dict.fromkeys((node.id for node in flow.nodes), 0), nodes_max, {})
 
@@ -111,9 +115,14 @@ def _distances(arrows: Iterable[Arrow], start: Sequence[str], hops: int) -> dict
 
 
 def _capped(flow: Flow, distances: Mapping[str, int], nodes_max: int, folded: Mapping[str, int]) -> Drawing:
-    """Draw the nodes that have a distance: the nearest, of those the busiest, up to so many."""
-    near = sorted((node for node in flow.nodes if node.id in distances), key=lambda node: (distances[node.id], -node.seen, node.id))
+    """Draw the nodes that have a distance: the nearest, of those the busiest, of those with the most arrows, up to so many; and between them the busiest arrows, before them those that are not declared."""
+    ends = Counter(end for arrow in flow.arrows for end in (arrow.source, arrow.target))
+    near = sorted(
+        (node for node in flow.nodes if node.id in distances), key=lambda node: (distances[node.id], -node.seen, -ends[node.id], node.id)
+    )
     shown = {node.id for node in near[:nodes_max]}
-    arrows = tuple(arrow for arrow in flow.arrows if arrow.source in shown and arrow.target in shown)
+    between = [arrow for arrow in flow.arrows if arrow.source in shown and arrow.target in shown]
+    chosen = set(sorted(range(len(between)), key=lambda at: (between[at].status != UNDECLARED, -between[at].count))[:ARROWS_MAX])
+    arrows = tuple(arrow for at, arrow in enumerate(between) if at in chosen)
     nodes = tuple(node for node in flow.nodes if node.id in shown)
     return Drawing(nodes, arrows, folded, len(flow.nodes) - len(nodes), len(flow.arrows) - len(arrows))

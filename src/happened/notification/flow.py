@@ -15,11 +15,13 @@ from happened.core.tally import quantile_us, ran_in, waited_in
 from happened.log.log import Log, place_of
 from happened.log.row import encode
 from happened.notification.declared import HANDLERS, KINDS, OUTSIDE, Declared, Pair, cycles, id_of
+from happened.notification.hearing import ON
 from happened.notification.observed import Observed, Seen, counted_in, topologies
 
 DECLARED, SEEN, UNSEEN, EARLIER, UNDECLARED = "declared", "seen", "unseen", "earlier", "undeclared"
 
-ACT = "act:"
+UNWIRED = ("act:", "unread:")
+"""What begin the ids of what people decide, and of what came from other systems and can't be read: that is in no wiring."""
 
 WIRINGS_MAX = 16
 """How many wirings are kept for the next map."""
@@ -127,24 +129,43 @@ def observed_flow(
     wirings = [(at, _wiring(one)[0]) for at, one in recorded]
     in_force = [one for at, one in wirings if at > first] + [one for at, one in wirings if at <= first][-1:]
     before = {pair for one in in_force if one is not declared for pair in one.arrows}
+    before |= {
+        pair for _, one in wirings for pair in one.arrows if pair[0].startswith("timer:")
+    }  # it may ring long after what has set it is gone
     observed = Observed(counted_in(log, first, last), log.names.by_number, [*(one for _, one in wirings), declared])
     reached = _reached(declared, observed)
+    failed, heard = _sampled(log)
     arrows: list[Arrow] = []
     for pair in dict.fromkeys([*declared.arrows, *observed.arrows]):
         seen = observed.arrows.get(pair)
         count = seen.count if seen is not None else reached.get(pair, 0)
-        if pair in declared.arrows or pair[1].startswith(ACT) or _is_said(pair):  # what people decide, and callers say, is in no wiring
-            status = SEEN if count else UNSEEN
+        if pair in declared.arrows or pair[1].startswith(UNWIRED) or _is_said(pair):
+            status = SEEN if count or (pair in heard and pair[0] in observed.records) else UNSEEN
         else:
             status = EARLIER if pair in before else UNDECLARED
         arrows.append(_arrow(pair, status, seen, count))
-    failed: dict[str, int] = {}
-    for worker, outcome, count, _, _ in log.engine.samples():
-        handler = worker.rpartition("/")[2]
-        failed[handler] = failed.get(handler, 0) + (count if outcome == "failed" else 0)
     found = [*findings, *_of_log(declared, arrows, observed, failed)]
     flow = _flow(declared, arrows, {**observed.records, **observed.runs}, modules or {}, found, failed)
     return msgspec.structs.replace(flow, app=declared.app or log.identity.app, after=first, until=last)
+
+
+def _sampled(log: Log) -> tuple[dict[str, int], set[Pair]]:
+    """Return of runs that committed nothing how many failed, for each handler that ran, and what was heard so: in all the time of the log."""
+    failed: dict[str, int] = {}
+    heard: set[Pair] = set()
+    for worker, outcome, count, _, _ in log.engine.samples():
+        what, _, event = outcome.partition(ON)
+        if what != "trouble":  # it came to no run, or to one that is run again
+            handler = _counted_as(worker)
+            failed[handler] = failed.get(handler, 0) + (count if what == "failed" else 0)
+            heard.add((id_of("event", event), handler))
+    return failed, heard
+
+
+def _counted_as(worker: str) -> str:
+    """Return the node of a handler from the name that its runs are counted under which committed nothing: a decider's own, or `KIND/NAME`."""
+    kind, _, name = worker.partition("/")
+    return id_of(kind, name) if kind in HANDLERS and name else id_of("decider", worker)
 
 
 def position_of(log: Log, moment: int | datetime) -> int:
@@ -199,7 +220,7 @@ def _flow(
             modules.get(node, ""),
             tuple(declared.reads.get(node, ())),
             seen.get(node, 0),
-            (failed or {}).get(name, 0) if kind in HANDLERS else 0,
+            (failed or {}).get(node, 0),
         )
         for node, (kind, name) in known.items()
     ]
@@ -274,8 +295,12 @@ def _of_log(declared: Declared, arrows: Iterable[Arrow], observed: Observed, sam
     ]
     idle = [
         node
-        for node, (kind, name) in sorted(declared.nodes.items())
-        if kind in HANDLERS and node not in observed.runs and node not in observed.records and name not in sampled
+        for node, (kind, _) in sorted(declared.nodes.items())
+        if kind in HANDLERS
+        and node not in observed.runs
+        and node not in observed.records
+        and node not in sampled
+        and declared.leaves_rows(node)
     ]
     found += [Finding("idle", node, f"{_named(node)} was never seen to run") for node in idle]
     return found + [

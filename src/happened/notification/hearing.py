@@ -34,6 +34,8 @@ RUNS_MAX = 200
 UNSAVED_MAX = 20_000
 """Positions that a listener passes without a run before that is noted: they are read again after a crash."""
 FOR_EVER = 1e6
+ON = " on "
+"""In the outcome of a run that committed nothing: before the event's name, since no row tells that it was heard."""
 NOTED_AFTER_SECONDS = 1.0
 """How soon a part of a listener notes that it has passed what it need not run, since most of that is for others: they see from that how far it is."""
 
@@ -108,6 +110,18 @@ class Hearing(ABC, Generic[L_co, R]):
         """Note how far it has come, where it has passed what it need not run."""
         if self.epoch is not None and self.position > self.progress.position:
             self._commit([], self.position, {})
+
+    def noting(self) -> Advance | None:
+        """Return what notes how far it has come and records nothing else, `None` where that is noted. `noted` is to hear what came of it."""
+        if self.epoch is None or self.position <= self.progress.position:
+            return None
+        return Advance(self.lease, self.progress, msgspec.structs.replace(self.progress, position=self.position))
+
+    def noted(self, job: Advance) -> None:
+        """Hear that it was noted; what kept it from that is raised."""
+        if job.error is not None:
+            raise job.error
+        self.progress = job.after
 
     def save_in_time(self) -> None:
         """Do so if this is a part of a whole, and the last note of it is a while ago."""
@@ -291,13 +305,13 @@ class Hearing(ABC, Generic[L_co, R]):
             raise  # of the world, not of this event
         except BaseException as error:  # noqa: BLE001 - whatever it is, `sys.exit` too, holds the event's key, and is seen
             said, trace = failed_with(error)
-            self._count("failed", _us(started), f"{heard.position}: {trace}")
             since = dict.fromkeys(heard.key or (EVERYTHING,), heard.position)
             name = self._name_of(heard)
+            self._count(f"failed{ON}{name}", _us(started), f"{heard.position}: {trace}")
             own = id_of(heard.row, decode_header(heard.row.head), heard.ordinal, heard.extra)
             return Held(listener.name, heard.position, tuple(heard.key), name, since, said, trace, 1, now, now, id=own)
         if not found and not answers:
-            self._count("nothing", ran, f"{heard.position}")
+            self._count(f"nothing{ON}{self._name_of(heard)}", ran, f"{heard.position}")
         self.runs += 1
         self.ran_us += ran
         return one
@@ -306,8 +320,8 @@ class Hearing(ABC, Generic[L_co, R]):
         return self._log.typed[type(events_of(heard.event)[0])].wish.name
 
     def _count(self, outcome: str, ran: int, what: str) -> None:
-        """Count a run that records nothing."""
-        self._log.engine.sample(self.listener.name, outcome, ran, what)
+        """Count a run that records nothing, under the name of its lease: a decider may have the same name as it."""
+        self._log.engine.sample(self.listener.lease, outcome, ran, what)
 
     # --- what a subclass says
 

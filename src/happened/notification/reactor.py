@@ -12,7 +12,7 @@ from typing import Any  # Any: what is counted is of any type
 from happened.log.held import told
 from happened.log.lease import Leases
 from happened.log.log import Log
-from happened.log.worker import IDLE_SECONDS, RETRY_SECONDS, Worker
+from happened.log.worker import IDLE_SECONDS, RETRY_SECONDS, SUBMIT_SECONDS_MAX, Pauses, Worker, outcome_of
 from happened.notification.hearing import AnyHearing
 from happened.notification.sharing import Reach, Sharing
 
@@ -63,6 +63,7 @@ class Crew:
         self._ones = ones
         self._of = {one.listener: one for one in ones}
         self._worker = Worker(log, None, name, begin=self._begin, step=self._step)
+        self._pauses = Pauses()
 
     def start(self) -> None:
         """Begin."""
@@ -112,9 +113,19 @@ class Crew:
             self._worker.rest()  # for parts that are another's until its lease runs out
         for one in mine:
             self._do(one, one.save_in_time)
+        if self._pauses.is_one(head):
+            self._note(mine)
         if self._worker.stopping:
             for one in mine:
                 self._do(one, one.save)
+
+    def _note(self, ones: Sequence[AnyHearing]) -> None:
+        """Note how far these have come, in one commit."""
+        jobs = [(one, job) for one in ones if (job := one.noting()) is not None]
+        if jobs:
+            self._log.writer.submit_all([job for _, job in jobs], SUBMIT_SECONDS_MAX)
+        for one, job in jobs:
+            self._do(one, functools.partial(one.noted, job))
 
     def _owns(self, one: AnyHearing) -> bool:
         """Say whether this process may run a reaction now; take it over where that is new."""
@@ -159,4 +170,4 @@ class Crew:
             one.trouble.met(error)
             one.retry_at = time.monotonic() + RETRY_SECONDS
             one.release()
-            self._log.engine.sample(one.listener.name, "failed", 0, told(error))
+            self._log.engine.sample(one.listener.lease, outcome_of(error), 0, told(error))

@@ -16,6 +16,7 @@ from happened.core.store import Row
 from happened.core.world import moment
 from happened.log.held import all_held
 from happened.log.log import Log
+from happened.log.names import Name
 from happened.log.records import OUTPUT, SYSTEMIC, Record
 from happened.log.row import ANSWER, BUILT_IN, REFUSAL, SCHEDULE, Header, decode_header
 from happened.notification.timer import note_of
@@ -114,7 +115,7 @@ def story_of(log: Log, what: str | int, *, fold: bool = True) -> Story:
             items.setdefault(record.id, item)
     roots = _linked(every, items)
     for row in rows:
-        _decided(decode_header(row.head), row, items, pending)
+        _decided(decode_header(row.head), row, log.names.by_number, items, pending)
     for held in all_held(log.engine):
         stands = items.get(held.id)
         if stands is not None and stands.record.position == held.position:
@@ -187,7 +188,7 @@ def _tell(log: Log, item: _Item, header: Header, row: Row) -> None:
     item.says = _says(record, names)
 
 
-def _decided(header: Header, row: Row, items: Mapping[str, _Item], pending: dict[str, _Item]) -> None:
+def _decided(header: Header, row: Row, names: Mapping[int, Name], items: Mapping[str, _Item], pending: dict[str, _Item]) -> None:
     """Say of what was asked what has come of it; it may have been asked in an earlier row."""
     own = header.decides or header.id
     item = items.get(own) if own is not None and (row.input is not None or header.decides is not None) else None
@@ -199,7 +200,8 @@ def _decided(header: Header, row: Row, items: Mapping[str, _Item], pending: dict
         return
     pending.pop(own, None)
     item.waited, item.ran = header.waited, header.ran
-    item.handler = next((below.handler for below in item.below if below.handler), item.handler)
+    decider = names.get(header.handler) if header.handler is not None else None
+    item.handler = decider.name if decider is not None else item.handler
 
 
 def _says(record: Record, names: Mapping[int, Any]) -> str:

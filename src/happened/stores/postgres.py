@@ -78,8 +78,6 @@ PASSING_SECONDS_MAX = 2.0
 RETRY_SECONDS = 0.05
 FILE_SECONDS = 0.05
 """How long who reads waits for the lock to file what others have left. Where he can't have it he looks at the rows themselves."""
-SAMPLES_COMMITS = 200
-"""How often samples are written, in commits."""
 
 
 class Standing(NamedTuple):
@@ -119,7 +117,6 @@ class PostgresStore:
         self._standing = Standing(*_START)
         self._last_seen = 0
         self._samples = Samples()
-        self._since_samples = 0
         self._terms_of: Callable[[Row], Terms] | None = None
         self._reading: dict[int, str] = {}
         self._stored: dict[int, str] = {}
@@ -241,7 +238,7 @@ class PostgresStore:
         return (
             not self._crowded
             and seen == standing.position
-            and self._since_samples + 1 < SAMPLES_COMMITS
+            and not self._samples.are_due()
             and standing.reading == self._generation
             and self._tags_are_filed()
             and standing.filed == standing.tagged == standing.position
@@ -416,7 +413,7 @@ class PostgresStore:
         return self._of_one_moment(added_up)
 
     def sample(self, handler: str, outcome: str, ran_us: int, what: str) -> None:
-        """Count an execution that committed nothing; written now and then, and at close."""
+        """Count an execution that committed nothing; written with a commit some moments later, and at close."""
         self._samples.add(handler, outcome, ran_us, what.replace("\0", "\\0"))
 
     def samples(self) -> Sequence[tuple[str, str, int, int, str]]:
@@ -603,9 +600,8 @@ class PostgresStore:
             after = standing._replace(position=last.last, at=last.at, digest=last.digest, row=last.position)
         writer = self._writer
         tags = self._tags_are_filed() and not commit.unread and tagged == standing.position
-        self._since_samples += 1
-        if self._since_samples >= SAMPLES_COMMITS:
-            self._since_samples, samples = 0, self._samples.taken()
+        if self._samples.are_due() and not ahead:
+            samples = self._samples.taken()
         entries = NOTHING
         try:
             started = time.perf_counter()

@@ -450,7 +450,7 @@ class SqliteStore:
                     cursor.execute("rollback")
 
     def sample(self, handler: str, outcome: str, ran_us: int, what: str) -> None:
-        """Count an execution that committed nothing; written with the next flush of the index, or at close."""
+        """Count an execution that committed nothing; written with a commit some moments later, and at close."""
         self._samples.add(handler, outcome, ran_us, what)
 
     def samples(self) -> Sequence[tuple[str, str, int, int, str]]:
@@ -685,6 +685,9 @@ class SqliteStore:
                 flushed = self._runs.flush_next(writer)
             self._write_shelf(writer)
             self._pages += 6
+        if self._samples.are_due():
+            self._write_samples(writer)
+            self._pages += 2
         written = sum([len(row.records) + len(row.input or "") for row in commit.rows]) + 256 * len(commit.rows)
         self._pages += 2 + len(commit.notes) + written // 3800
         if self._pages >= GROW_FROM_PAGES:

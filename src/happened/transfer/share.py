@@ -142,14 +142,14 @@ class Share:
         """What was gone at this position, when the generation began, was never published in it."""
 
     def statistics(self) -> dict[str, Any]:
-        """Return how far it is, what it holds, and what keeps it from going on."""
-        generation = self._generation
+        """Return how far it is, by whichever process, what it holds in this one, and what keeps it from going on."""
+        generation, position = self._generation, self._course.reached
         return {
             "share": self.name,
             "generation": generation.number if generation is not None else None,
             "count": self._digest.count,
-            "position": self._course.position,
-            "lag": max(0, self._log.head - self._course.position),
+            "position": position,
+            "lag": max(0, self._log.head - position),
             "failure": self.worker.failure,
         }
 

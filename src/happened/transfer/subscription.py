@@ -17,10 +17,11 @@ import msgspec
 
 from happened.core.errors import Diverged, Incompatible, Invalid
 from happened.core.messages import events_of, name_of
+from happened.core.store import Engine
 from happened.log.lease import Leases
 from happened.log.log import Log
 from happened.log.names import Name, Wish
-from happened.log.row import Header, Sent, Written, encode, taken_apart
+from happened.log.row import Header, Sent, Written, decode_header, encode, taken_apart
 from happened.log.typed import Typed
 from happened.log.worker import IDLE_SECONDS, Course, Worker
 from happened.log.writer import Batch, Draft
@@ -50,6 +51,15 @@ class Unread(msgspec.Struct, frozen=True):
     error: str
 
 
+def all_unread(engine: Engine) -> list[dict[str, Any]]:
+    """Return what came from other systems and can't be read, as people are told it: in which system's log it has which id, where it lies here, and why."""
+    noted = {key.removeprefix(UNREAD_NOTE): msgspec.json.decode(body, type=Unread) for key, body in engine.notes(UNREAD_NOTE).items()}
+    return [
+        dict(zip(("origin", "id", "position", "error"), (*key.split("/", 1), one.position, one.error), strict=True))
+        for key, one in sorted(noted.items(), key=lambda each: each[1].position)
+    ]
+
+
 class Subscription:
     """What one system is listened to for."""
 
@@ -74,15 +84,14 @@ class Subscription:
         """Of the origin, when it was last heard of."""
 
     def statistics(self) -> dict[str, Any]:
-        """Return how far the channel was read, what can't be read, and what keeps it from going on."""
-        unread = self._log.engine.notes(f"{UNREAD_NOTE}{self.system}/")
-        found = {key.removeprefix(f"{UNREAD_NOTE}{self.system}/"): msgspec.json.decode(body, type=Unread) for key, body in unread.items()}
+        """Return how far the channel was read, by whichever process, what can't be read, and what keeps it from going on."""
+        position = self._course.reached
         return {
             "origin": self.system,
             "events": sorted(f"{self.system}/{name}" for name in self._names),
-            "position": self._course.position,
-            "lag": None if self.head is None else max(0, self.head - self._course.position),
-            "unread": [{"id": key, "position": one.position, "error": one.error} for key, one in found.items()],
+            "position": position,
+            "lag": None if self.head is None else max(0, self.head - position),
+            "unread": [one for one in all_unread(self._log.engine) if one["origin"] == self.system],
             "failure": self.worker.failure,
         }
 
@@ -191,13 +200,25 @@ class Subscription:
             name = self._log.names.by_number[raw.number]
             found, error = self._read(name.name.removeprefix(f"{self.system}/"), name.version, name.parts, bytes(raw.body), unread.position)
             if error is None:
-                self._mend(key, key.removeprefix(start), found)
+                self._mend(key, decode_header(row.head), found)
 
-    def _mend(self, key: str, id: str, found: "Sequence[Fact]") -> None:
+    def _mend(self, key: str, unread: Header, found: "Sequence[Fact]") -> None:
+        """Record what was kept unread, as of when it happened and in its conversation."""
+        id, sent = unread.id, unread.sent  # noqa: A001 - it is one
+        assert sent is not None, "what is unread was put there by a subscription"
+
         def add(batch: Batch) -> None:
             self._declare(batch)
             if found and batch.row_with(f"{id}/read") is None:
-                batch.add(facts(batch, found, Header(id=f"{id}/read", causation=id, correlation=id)))
+                header = Header(
+                    id=f"{id}/read",
+                    correlation=unread.correlation or id,
+                    causation=id,
+                    occurred=unread.occurred,
+                    sent=Sent(batch.number(self._wish), 0, waited=sent.waited),
+                    depth=unread.depth,
+                )
+                batch.add(facts(batch, found, header))
             batch.kept[key] = None
 
         self._course.record(self._course.position, add)
