@@ -16,7 +16,7 @@ import msgspec
 from happened.checking.shapes import Compare, Lost, comparing, left_out, same_shape
 from happened.core.store import Bare, Store
 from happened.core.tags import outline, scope_of
-from happened.log.lifting import HELD, Unlifted, read_as, unlifted
+from happened.log.lifting import Unlifted, path_to, read_as, unlifted
 from happened.log.names import Name, decode_schema, wish_for
 from happened.log.records import Reader, positions_of
 from happened.log.row import BUILT_IN, SCHEMA, RawRecord, taken_apart_text
@@ -228,7 +228,7 @@ def _plain(body: msgspec.Raw) -> Any:
 def _parts(parts: Iterable[Any], path: str = "") -> Iterator[tuple[str, str, int]]:
     """Yield what lies nested by an outline: its path, name and version."""
     for field, holds, name, version, below, _ in parts:
-        here = f"{path}{field}{HELD[holds]}"
+        here = f"{path}{path_to(field, holds)}"
         yield here, name, version
         yield from _parts(below, f"{here}.")
 
