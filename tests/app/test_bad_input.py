@@ -222,6 +222,21 @@ def test_a_fact_of_wrong_types_is_not_taken(running: h.Running, event: Any, matc
     assert not running.record(Received("nut", 1), id="r-2").repeated
 
 
+def test_two_classes_of_one_name_inside_a_message_are_named() -> None:
+    """As a function makes them that is called twice."""
+
+    def money(currency: str) -> Any:
+        class Money(h.Value, tag=currency):
+            cents: int
+
+        return Money
+
+    both: Any = msgspec.defstruct("Exchanged", [("gave", money("EUR")), ("got", money("GBP"))], bases=(h.Event,), frozen=True)
+
+    with pytest.raises(h.Invalid, match=r"`Exchanged` holds two classes that are both called `.*money.*Money`"):
+        h.App("shop", records=[both]).open()
+
+
 class Described(h.Event):
     at: Annotated[datetime, msgspec.Meta(description="When it came.")]
     wish: Annotated[Wish, msgspec.Meta(title="a wish")] | None = None

@@ -353,12 +353,15 @@ def tagged_values(value: Any, holds: str) -> list[Any]:
 
 
 def _taken_out(value: Any, step: str) -> Iterable[Any]:
-    if isinstance(value, dict):
-        found: dict[Any, Any] = value
-        return found.values() if step == VALUES else found if step == KEYS else ()
+    if _is_mapped(value):
+        return value.values() if step == VALUES else value if step == KEYS else ()
     if step in (KEYS, VALUES) or not _is_listed(value):
         return ()
     return value if step == EACH else [one for place, one in enumerate(value) if str(place) == step]
+
+
+def _is_mapped(value: Any) -> TypeGuard[dict[Any, Any]]:
+    return isinstance(value, dict)
 
 
 def _is_listed(value: Any) -> TypeGuard[Collection[Any]]:
