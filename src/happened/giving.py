@@ -20,6 +20,7 @@ from typing import Any, NamedTuple  # Any: commands, events and answers of any c
 import msgspec
 
 from happened.core.errors import Broken, Invalid, Unanswered
+from happened.core.messages import Command, Event, events_of
 from happened.core.state import Fold, Key
 from happened.core.store import Commit, Row
 from happened.log.held import Held
@@ -216,8 +217,7 @@ class Copied(Job):
             facts.append((name.name, terms))
             names[number] = None
             tags.update(dict.fromkeys(terms))
-            if log.reader.class_of(number) is not None and event is not None:
-                events.append((place, event, extra))
+            events += [(place, one, extra) for one in events_of(event) if isinstance(one, Event)]
         if not records and asked is None:
             return None
         header = msgspec.structs.replace(self._header, handler=giving.handler(batch, self._header), sent=giving.sent(batch, self._header))
@@ -271,6 +271,10 @@ class Giving:
         self._survey = plan.survey
         self._edits = plan.edits
         self._after = plan.after
+        self._given_as = works.log.reader.of(origin.names)
+        """Reads what the origin was given, under its numbers, as the branch's code does."""
+        self._gone: set[str] = set()
+        """Ids of commands that were enqueued, and erased."""
         self._applied: set[str] = set()
         """Ids of edited commands that a reaction has sent here, too."""
         self.desk = AsOf(works.log, works.handling, works.image)
@@ -389,6 +393,10 @@ class Giving:
                 return None
         else:
             command = self._body(row)
+            if command is None:  # it is not known any more what was asked: what came of it stands
+                if header.outcome == "pending":
+                    self._gone.add(header.id or "")
+                return self._copied(row, header, edits, {})
         handler, typed = self._works.handling.taker(command)
         body, command = typed.checked(command)
         now = edits.now if edits.now is not None else header.now if header.now is not None else row.at
@@ -409,17 +417,17 @@ class Giving:
         return job.row
 
     def _body(self, row: Row) -> Any:
-        """Return a command of the origin. `Invalid` where the code has no class for it."""
-        raw = next(raw for _, raw in taken_apart(row))
+        """Return a command of the origin as today's class reads it, `None` for one that was erased. `Invalid` where the code has no class for it."""
+        _, raw = next(taken_apart(row))
+        body = self._given_as.body(raw.number, raw.body, row.position)
+        if body is None or isinstance(body, Command | Event):
+            return body
         name = self._origin.name(raw.number)
-        cls = self.log.reader.classes.get((name.what, name.name, name.version)) if name is not None else None
-        if name is None or cls is None:
-            raise Invalid(
-                f"the origin was given a `{name.name if name is not None else raw.number}` at position {row.position}, and the code that the branch "
-                "runs with has no class for it: list its decider, or drop it from the branch",
-                position=row.position,
-            )
-        return self.log.typed[cls].read(bytes(raw.body))[1]
+        raise Invalid(
+            f"the origin was given a `{name.name if name is not None else raw.number}` at position {row.position}, and the code that the branch "
+            "runs with has no class for it: list its decider, or drop it from the branch",
+            position=row.position,
+        )
 
     def _hear_answers(self, decision: Decision, row: Row | None, edits: RowEdits = NO_EDITS) -> None:
         """Let a decision hear the answers that a row of the origin holds."""
@@ -445,6 +453,8 @@ class Giving:
 
     def _decides(self, row: Row, header: Header, id: str, edits: RowEdits) -> Row | None:
         """Have a command decided that was enqueued, if it was here."""
+        if id in self._gone:
+            return self._copied(row, header, edits, {})
         note = self._pendings.get(id)
         if note is None or self._works.pending is None or note not in self.log.engine.notes(note):
             return None
@@ -767,9 +777,10 @@ def edited_answers(row: Row, edits: RowEdits) -> list[Answer]:
         answer = recorded
         if ordinal in edits.answers:
             value = edits.answers[ordinal]
-            failed = f"{type(value).__name__}: {value}" if isinstance(value, Exception) else ""
-            said = msgspec.Raw(encode(value)) if not failed else msgspec.Raw(b"")
-            answer = msgspec.structs.replace(answer, answer=said, error=failed)
+            if isinstance(value, Exception):  # made anew: only the default itself is left out where it is recorded
+                answer = Answer(answer.gateway, answer.arguments, answer.nth, error=f"{type(value).__name__}: {value}", us=answer.us)
+            else:
+                answer = msgspec.structs.replace(answer, answer=msgspec.Raw(encode(value)), error="")
         found.append(answer)
     return found
 

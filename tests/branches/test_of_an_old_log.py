@@ -1,0 +1,140 @@
+"""A branch of a log that an older release has written, or of which something was erased."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Annotated
+
+import pytest
+
+import happened as h
+
+Account = Annotated[str, h.Tag("account")]
+
+
+class Paid(h.Event):
+    account: Account
+    pounds: int
+
+
+class Drawn(h.Event):
+    account: Account
+    pounds: int
+
+
+class Draw(h.Command):
+    account: Account
+    pounds: int
+
+
+class Drawings(h.State):
+    account: Account
+    count: int = 0
+
+    def evolve(self, event: Drawn) -> "Drawings":
+        return self.but(count=self.count + 1)
+
+
+def draw(command: Draw, drawings: Drawings) -> Iterator[Drawn]:
+    yield Drawn(command.account, command.pounds)
+
+
+once = h.App("bank", records=[Paid], deciders=[draw], views=[Drawings])
+
+
+class PaidIn(h.Event):
+    account: Account
+    pence: int
+
+
+@h.named("Drawn", version=2)
+class DrawnToday(h.Event):
+    account: Account
+    pence: int
+
+
+@h.named("Draw", version=2)
+class DrawToday(h.Command):
+    account: Account
+    pence: int
+
+
+class Balance(h.State):
+    account: Account
+    pence: int = 0
+    parts: int = 0
+
+    def evolve(self, event: PaidIn | DrawnToday) -> "Balance":
+        match event:
+            case PaidIn():
+                return self.but(pence=self.pence + event.pence, parts=self.parts + 1)
+            case DrawnToday():
+                return self.but(pence=self.pence - event.pence)
+
+
+@h.named("draw")
+def draw_today(command: DrawToday, balance: Balance) -> Iterator[DrawnToday]:
+    if command.pence > balance.pence:
+        raise h.Refused("overdrawn", missing=command.pence - balance.pence)
+    yield DrawnToday(command.account, command.pence)
+
+
+def in_pence(old: h.Data) -> h.Data:
+    return {"account": old["account"], "pence": old["pounds"] * 100}
+
+
+def in_two_halves(old: h.Data) -> Iterable[tuple[str, h.Data]]:
+    return [("PaidIn", {"account": old["account"], "pence": old["pounds"] * 50})] * 2
+
+
+today = h.App(
+    "bank",
+    records=[PaidIn],
+    deciders=[draw_today],
+    views=[Balance],
+    upcasts=[h.Upcast("Paid", 1, in_two_halves), h.Upcast("Draw", 1, in_pence), h.Upcast("Drawn", 1, in_pence)],
+)
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    """Have 5 pounds paid in, 3 drawn, and then 4 and 1, of which the 4 are enqueued."""
+    found = f"sqlite:///{tmp_path}/bank.db"
+    with once.open(found) as running:
+        running.record(Paid("a", 5), id="paid")
+        running.dispatch(Draw("a", 3), id="three")
+        running.outcome(running.enqueue(Draw("a", 4), id="four"))
+        running.dispatch(Draw("a", 1), id="one")
+    return found
+
+
+def test_what_an_older_release_was_given_is_given_again_as_it_is_read_today(url: str) -> None:
+    """Commands, facts, one that became several, and what was enqueued: decided on states of all that, as with a log of today's."""
+    with today.open(url) as running:
+        with running.branch(at=0) as branch:
+            difference = branch.diff()
+
+            assert branch.failed == ()
+            assert [(one.name, one.id) for one in difference.missing] == [("Drawn", "four#1")]
+            assert [(one.name, one.id) for one in difference.added] == [("refusal", "four#1")]
+            assert branch.state(Balance, "a") == Balance("a", 100, 2)
+            assert branch.view(Balance).get("a", since=branch.log.head) == Balance("a", 100, 2)
+        three = next(record.position for record in running.log.read() if record.id == "three")
+        with running.branch(h.Drop(three + 1), at=0) as branch:
+            assert branch.state(Balance, "a") == Balance("a", 500 - 400 - 100, 2)
+
+
+@pytest.mark.parametrize("erased", ["three", "four", ("account", "a")])
+def test_a_command_that_was_erased_stays_as_it_is(url: str, erased: str | tuple[str, str]) -> None:
+    """It is not known any more what was asked; what came of it, or is left of that, stands."""
+    with once.open(url) as running:
+        assert running.erase(erased, actor="ann", reason="asked for").scrubbed
+        with running.branch(at=0) as branch:
+            assert not branch.diff()
+            assert branch.states(Drawings) == running.states(Drawings)
+            assert branch.log.verify().position == branch.log.head
+        paid = next(record.position for record in running.log.read() if record.id == "paid")
+        with running.branch(h.Insert(paid, Draw("a", 1)), at=0) as branch:
+            assert [record.name for record in branch.diff().added] == ["Draw", "Drawn"]
+            before, after = running.state(Drawings, "a"), branch.state(Drawings, "a")
+            assert after is not None
+            assert after.count == (before.count if before is not None else 0) + 1
