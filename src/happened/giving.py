@@ -26,7 +26,7 @@ from happened.core.store import Commit, Row
 from happened.log.held import Held
 from happened.log.log import EVERYTHING_SEEN, Log
 from happened.log.names import Name, Names, wish_again
-from happened.log.records import SHARED
+from happened.log.records import SHARED, id_of
 from happened.log.row import (
     ANSWER,
     FIRST_NUMBER,
@@ -37,6 +37,7 @@ from happened.log.row import (
     decode_extra,
     decode_header,
     encode,
+    is_erased,
     taken_apart,
 )
 from happened.log.slices import NOTE as PROGRESS_NOTE
@@ -274,7 +275,9 @@ class Giving:
         self._given_as = works.log.reader.of(origin.names)
         """Reads what the origin was given, under its numbers, as the branch's code does."""
         self._gone: set[str] = set()
-        """Ids of commands that were enqueued, and erased."""
+        """Ids of commands that were enqueued, and can't be decided again: they are erased, or what sent them is."""
+        self._stands: set[str | None] = set()
+        """Ids of what reactions did that can't run again, since the event that they heard is erased."""
         self._applied: set[str] = set()
         """Ids of edited commands that a reaction has sent here, too."""
         self.desk = AsOf(works.log, works.handling, works.image)
@@ -354,10 +357,8 @@ class Giving:
         elif header.decides is not None:
             self._match(row, self._decides(row, header, header.decides, edits))
         elif sender is not None and what == "reaction":
-            if header.id in self._survey.rung:
-                self._match(row, self._ring(header.id, row.at))
-            else:
-                self._match(row, self._taken_turn(row, header, sender))
+            made = self._ring(header.id, row.at) if header.id in self._survey.rung else self._taken_turn(row, header, sender)
+            self._match(row, made if made is not None else self._left_of(row, header, edits))
         elif sender is not None and what == "publication":
             self._taken_turn(row, header, sender)
         elif (share := self._share_of(row)) is not None:
@@ -367,6 +368,24 @@ class Giving:
             self._match(row, self._command(row, header, edits))
         else:
             self._match(row, self._copied(row, header, edits, {}))
+
+    def _left_of(self, row: Row, header: Header, edits: RowEdits) -> Row | None:
+        """Record what a reaction did as it was, where it can't hear its event again since that is erased."""
+        if header.id in self._edits.sent or not (header.causation in self._stands or self._is_erased_here(header.causation or "")):
+            return None
+        self._stands.add(header.id)
+        if header.outcome == "pending":
+            self._gone.add(header.id or "")
+        return self._copied(row, header, edits, {})
+
+    def _is_erased_here(self, id: str) -> bool:
+        """Say whether an event is there and erased."""
+        base, mark, _ = id.rpartition("#")
+        return any(
+            is_erased(raw) and id_of(row, decode_header(row.head), place, None) == id
+            for row in self.log.find(base if mark else id)
+            for place, (_, raw) in enumerate(taken_apart(row))
+        )
 
     def _is_act(self, row: Row) -> bool:
         name = self._origin.name(next(raw.number for _, raw in taken_apart(row)))

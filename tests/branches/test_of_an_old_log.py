@@ -1,12 +1,14 @@
 """A branch of a log that an older release has written, or of which something was erased."""
 
 from collections.abc import Iterable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
 import pytest
 
 import happened as h
+from happened.testing import Clock
 
 Account = Annotated[str, h.Tag("account")]
 
@@ -138,3 +140,49 @@ def test_a_command_that_was_erased_stays_as_it_is(url: str, erased: str | tuple[
             before, after = running.state(Drawings, "a"), branch.state(Drawings, "a")
             assert after is not None
             assert after.count == (before.count if before is not None else 0) + 1
+
+
+class Remind(h.Command):
+    account: Account
+    pounds: int
+
+
+class Reminded(h.Event):
+    account: Account
+    pounds: int
+
+
+def remind(command: Remind, drawings: Drawings) -> Iterator[Reminded]:
+    yield Reminded(command.account, command.pounds)
+
+
+def watch(event: Paid) -> Iterator[Remind | h.Later[Remind]]:
+    yield Remind(event.account, event.pounds)
+    yield h.Later(Remind(event.account, event.pounds), after=timedelta(minutes=1))
+
+
+@pytest.mark.parametrize("erased", ["paid", ("account", "a")])
+def test_what_a_reaction_did_on_an_event_that_was_erased_stays_as_it_is(erased: str | tuple[str, str]) -> None:
+    """It can't hear that again: what it sent at once and later stands, also where something else is otherwise."""
+    clock = Clock()
+    with h.App("bank", records=[Paid], deciders=[remind], reactions=[watch], views=[Drawings]).open(source=clock) as running:
+        for name in ("a", "b"):
+            running.record(Paid(name, 5), id="paid" if name == "a" else "too")
+            running.settled()
+        clock.move(timedelta(minutes=2))
+        while running.settled(wait_seconds_max=20).timers:
+            pass
+        running.record(Paid("c", 1), id="last")
+        running.settled()
+        running.erase(erased, actor="ann", reason="asked for")
+        too = h.Position(next(record.position for record in running.log.read() if record.id == "too"))
+
+        with running.branch(at=0) as branch:
+            assert not branch.diff()
+            assert branch.log.verify().position == branch.log.head
+        with running.branch(h.Drop(too), at=0) as branch:
+            difference = branch.diff()
+            assert [record.name for record in difference.missing] == ["Paid", "schedule", "Remind", "Reminded", "Remind", "Reminded"]
+            assert {record.body.account for record in difference.missing if isinstance(record.body, Remind | Reminded)} == {"b"}
+            assert not difference.added
+            assert not difference.changed
