@@ -35,3 +35,13 @@ def packed() -> Packed:
     """Return what `deep_once.packed()` is today."""
     box = Box(1000)
     return Packed(((box,), (box, box)), {"a": {"b": box}}, ({"c": (box,)}, {}), box, (box, box), (Label(1), box), {"d": (box,)})
+
+
+class Packs(h.State):
+    grams: int = 0
+
+    def evolve(self, event: Packed) -> "Packs":
+        return self.but(grams=self.grams + sum(box.grams for row in event.rows for box in row))
+
+
+app = h.App("deep", records=[Packed], views=[Packs], upcasts=[h.Upcast("Box", 1, grams)])
