@@ -379,7 +379,7 @@ class Giving:
         return self._copied(row, header, edits, {})
 
     def _is_erased_here(self, id: str) -> bool:
-        """Say whether an event is there and erased."""
+        """Say whether an event or command is there and erased."""
         base, mark, _ = id.rpartition("#")
         return any(
             is_erased(raw) and id_of(row, decode_header(row.head), place, None) == id
@@ -478,6 +478,8 @@ class Giving:
         if note is None or self._works.pending is None or note not in self.log.engine.notes(note):
             return None
         if edits.changed or header.handler is None:  # who skipped it was a person
+            return self._copied(row, header, edits, {note: None})
+        if self._is_erased_here(id):
             return self._copied(row, header, edits, {note: None})
         kept = self._works.pending.kept(note, id)
         if kept.decision is None:

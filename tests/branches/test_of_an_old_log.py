@@ -134,6 +134,9 @@ def test_a_command_that_was_erased_stays_as_it_is(url: str, erased: str | tuple[
             assert not branch.diff()
             assert branch.states(Drawings) == running.states(Drawings)
             assert branch.log.verify().position == branch.log.head
+        for begins in range(running.log.head):  # also between a command that was enqueued and its decision
+            with running.branch(at=begins) as branch:
+                assert not branch.diff()
         paid = next(record.position for record in running.log.read() if record.id == "paid")
         with running.branch(h.Insert(paid, Draw("a", 1)), at=0) as branch:
             assert [record.name for record in branch.diff().added] == ["Draw", "Drawn"]
@@ -186,3 +189,39 @@ def test_what_a_reaction_did_on_an_event_that_was_erased_stays_as_it_is(erased: 
             assert {record.body.account for record in difference.missing if isinstance(record.body, Remind | Reminded)} == {"b"}
             assert not difference.added
             assert not difference.changed
+
+
+def draw_later(event: Paid) -> Iterator[h.Later[Draw]]:
+    yield h.Later(Draw(event.account, 1), after=timedelta(minutes=1))
+
+
+@h.named("Paid", version=2)
+class PaidToday(h.Event):
+    account: Account
+    pence: int
+
+
+@h.named("draw_later")
+def draw_later_today(event: PaidToday) -> Iterator[h.Later[DrawToday]]:
+    yield h.Later(DrawToday(event.account, 100), after=timedelta(minutes=1))
+
+
+@h.named("draw")
+def draw_freely(command: DrawToday) -> Iterator[DrawnToday]:
+    yield DrawnToday(command.account, command.pence)
+
+
+def test_what_was_to_be_sent_later_is_compared_as_it_is_read_today(tmp_path: Path) -> None:
+    """That it was kept in another shape is no difference."""
+    url, clock = f"sqlite:///{tmp_path}/bank.db", Clock()
+    with h.App("bank", records=[Paid], deciders=[draw], reactions=[draw_later]).open(url, source=clock) as running:
+        running.record(Paid("a", 5), id="paid")
+        running.settled()
+        clock.move(timedelta(minutes=2))
+        while running.settled(wait_seconds_max=20).timers:
+            pass
+
+    upcasts = [h.Upcast(name, 1, in_pence) for name in ("Paid", "Draw", "Drawn")]
+    app = h.App("bank", records=[PaidToday], deciders=[draw_freely], reactions=[draw_later_today], upcasts=upcasts)
+    with app.open(url, source=clock) as running, running.branch(at=0) as branch:
+        assert not branch.diff()
