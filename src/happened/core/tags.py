@@ -341,14 +341,18 @@ def _walk(scope: Scope, message: Any) -> Iterator[tuple[str, Any]]:
 
 def held(value: Any, holds: str) -> Iterable[Any]:
     """Return the values that a field holds in this way, without `None`: none where this value is of another kind, as in `Sku | tuple[Sku, ...]`."""
+    if holds == ONE:  # kept short: so most are held
+        return () if value is None or isinstance(value, LISTED) else (value,)
     found = [value]
     for step in steps_of_holding(holds):
         found = [inner for one in found for inner in _taken_out(one, step)]
     return [one for one in found if one is not None and not isinstance(one, LISTED)]
 
 
-def tagged_values(value: Any, holds: str) -> list[Any]:
+def tagged_values(value: Any, holds: str) -> Iterable[Any]:
     """Return the values with a tag that a field holds in this way: none where it maps to something instead, as in `Sku | Mapping[str, Sku]`."""
+    if holds == ONE and type(value) is str:
+        return (value,)
     return [one for one in held(value, holds) if not isinstance(one, dict)]
 
 
