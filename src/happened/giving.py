@@ -20,12 +20,13 @@ from typing import Any, NamedTuple  # Any: commands, events and answers of any c
 import msgspec
 
 from happened.core.errors import Broken, Invalid, Unanswered
+from happened.core.messages import Command, Event, events_of
 from happened.core.state import Fold, Key
 from happened.core.store import Commit, Row
 from happened.log.held import Held
 from happened.log.log import EVERYTHING_SEEN, Log
 from happened.log.names import Name, Names, wish_again
-from happened.log.records import SHARED
+from happened.log.records import SHARED, id_of
 from happened.log.row import (
     ANSWER,
     FIRST_NUMBER,
@@ -36,6 +37,7 @@ from happened.log.row import (
     decode_extra,
     decode_header,
     encode,
+    is_erased,
     taken_apart,
 )
 from happened.log.slices import NOTE as PROGRESS_NOTE
@@ -216,8 +218,7 @@ class Copied(Job):
             facts.append((name.name, terms))
             names[number] = None
             tags.update(dict.fromkeys(terms))
-            if log.reader.class_of(number) is not None and event is not None:
-                events.append((place, event, extra))
+            events += [(place, one, extra) for one in events_of(event) if isinstance(one, Event)]
         if not records and asked is None:
             return None
         header = msgspec.structs.replace(self._header, handler=giving.handler(batch, self._header), sent=giving.sent(batch, self._header))
@@ -271,6 +272,12 @@ class Giving:
         self._survey = plan.survey
         self._edits = plan.edits
         self._after = plan.after
+        self._given_as = works.log.reader.of(origin.names)
+        """Reads what the origin was given, under its numbers, as the branch's code does."""
+        self._gone: set[str] = set()
+        """Ids of commands that were enqueued, and can't be decided again: they are erased, or what sent them is."""
+        self._stands: set[str | None] = set()
+        """Ids of what reactions did that can't run again, since the event that they heard is erased."""
         self._applied: set[str] = set()
         """Ids of edited commands that a reaction has sent here, too."""
         self.desk = AsOf(works.log, works.handling, works.image)
@@ -350,10 +357,8 @@ class Giving:
         elif header.decides is not None:
             self._match(row, self._decides(row, header, header.decides, edits))
         elif sender is not None and what == "reaction":
-            if header.id in self._survey.rung:
-                self._match(row, self._ring(header.id, row.at))
-            else:
-                self._match(row, self._taken_turn(row, header, sender))
+            made = self._ring(header.id, row.at) if header.id in self._survey.rung else self._taken_turn(row, header, sender)
+            self._match(row, made if made is not None else self._left_of(row, header, edits))
         elif sender is not None and what == "publication":
             self._taken_turn(row, header, sender)
         elif (share := self._share_of(row)) is not None:
@@ -363,6 +368,24 @@ class Giving:
             self._match(row, self._command(row, header, edits))
         else:
             self._match(row, self._copied(row, header, edits, {}))
+
+    def _left_of(self, row: Row, header: Header, edits: RowEdits) -> Row | None:
+        """Record what a reaction did as it was, where it can't hear its event again since that is erased."""
+        if header.id in self._edits.sent or not (header.causation in self._stands or self._is_erased_here(header.causation or "")):
+            return None
+        self._stands.add(header.id)
+        if header.outcome == "pending":
+            self._gone.add(header.id or "")
+        return self._copied(row, header, edits, {})
+
+    def _is_erased_here(self, id: str) -> bool:
+        """Say whether an event or command is there and erased."""
+        base, mark, _ = id.rpartition("#")
+        return any(
+            is_erased(raw) and id_of(row, decode_header(row.head), place, None) == id
+            for row in self.log.find(base if mark else id)
+            for place, (_, raw) in enumerate(taken_apart(row))
+        )
 
     def _is_act(self, row: Row) -> bool:
         name = self._origin.name(next(raw.number for _, raw in taken_apart(row)))
@@ -389,6 +412,10 @@ class Giving:
                 return None
         else:
             command = self._body(row)
+            if command is None:  # it is not known any more what was asked: what came of it stands
+                if header.outcome == "pending":
+                    self._gone.add(header.id or "")
+                return self._copied(row, header, edits, {})
         handler, typed = self._works.handling.taker(command)
         body, command = typed.checked(command)
         now = edits.now if edits.now is not None else header.now if header.now is not None else row.at
@@ -409,17 +436,17 @@ class Giving:
         return job.row
 
     def _body(self, row: Row) -> Any:
-        """Return a command of the origin. `Invalid` where the code has no class for it."""
-        raw = next(raw for _, raw in taken_apart(row))
+        """Return a command of the origin as today's class reads it, `None` for one that was erased. `Invalid` where the code has no class for it."""
+        _, raw = next(taken_apart(row))
+        body = self._given_as.body(raw.number, raw.body, row.position)
+        if body is None or isinstance(body, Command | Event):
+            return body
         name = self._origin.name(raw.number)
-        cls = self.log.reader.classes.get((name.what, name.name, name.version)) if name is not None else None
-        if name is None or cls is None:
-            raise Invalid(
-                f"the origin was given a `{name.name if name is not None else raw.number}` at position {row.position}, and the code that the branch "
-                "runs with has no class for it: list its decider, or drop it from the branch",
-                position=row.position,
-            )
-        return self.log.typed[cls].read(bytes(raw.body))[1]
+        raise Invalid(
+            f"the origin was given a `{name.name if name is not None else raw.number}` at position {row.position}, and the code that the branch "
+            "runs with has no class for it: list its decider, or drop it from the branch",
+            position=row.position,
+        )
 
     def _hear_answers(self, decision: Decision, row: Row | None, edits: RowEdits = NO_EDITS) -> None:
         """Let a decision hear the answers that a row of the origin holds."""
@@ -445,10 +472,14 @@ class Giving:
 
     def _decides(self, row: Row, header: Header, id: str, edits: RowEdits) -> Row | None:
         """Have a command decided that was enqueued, if it was here."""
+        if id in self._gone:
+            return self._copied(row, header, edits, {})
         note = self._pendings.get(id)
         if note is None or self._works.pending is None or note not in self.log.engine.notes(note):
             return None
         if edits.changed or header.handler is None:  # who skipped it was a person
+            return self._copied(row, header, edits, {note: None})
+        if self._is_erased_here(id):
             return self._copied(row, header, edits, {note: None})
         kept = self._works.pending.kept(note, id)
         if kept.decision is None:
@@ -767,9 +798,10 @@ def edited_answers(row: Row, edits: RowEdits) -> list[Answer]:
         answer = recorded
         if ordinal in edits.answers:
             value = edits.answers[ordinal]
-            failed = f"{type(value).__name__}: {value}" if isinstance(value, Exception) else ""
-            said = msgspec.Raw(encode(value)) if not failed else msgspec.Raw(b"")
-            answer = msgspec.structs.replace(answer, answer=said, error=failed)
+            if isinstance(value, Exception):  # made anew: only the default itself is left out where it is recorded
+                answer = Answer(answer.gateway, answer.arguments, answer.nth, error=f"{type(value).__name__}: {value}", us=answer.us)
+            else:
+                answer = msgspec.structs.replace(answer, answer=msgspec.Raw(encode(value)), error="")
         found.append(answer)
     return found
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID
 
+import msgspec
 import pytest
 
 import happened as h
@@ -225,6 +226,50 @@ def test_a_fact_of_wrong_types_is_not_taken(running: h.Running, event: Any, matc
     nothing_recorded(running, lambda: running.record(event, id="r-2"), h.Invalid, match)
 
     assert not running.record(Received("nut", 1), id="r-2").repeated
+
+
+def test_two_classes_of_one_name_inside_a_message_are_named() -> None:
+    """As a function makes them that is called twice."""
+
+    def money(currency: str) -> Any:
+        class Money(h.Value, tag=currency):
+            cents: int
+
+        return Money
+
+    both: Any = msgspec.defstruct("Exchanged", [("gave", money("EUR")), ("got", money("GBP"))], bases=(h.Event,), frozen=True)
+
+    with pytest.raises(h.Invalid, match=r"`Exchanged` holds two classes that are both called `.*money.*Money`"):
+        h.App("shop", records=[both]).open()
+
+
+class Described(h.Event):
+    at: Annotated[datetime, msgspec.Meta(description="When it came.")]
+    wish: Annotated[Wish, msgspec.Meta(title="a wish")] | None = None
+    others: tuple[Annotated[datetime, msgspec.Meta(title="others")], ...] = ()
+    until: Annotated[datetime, msgspec.Meta(title="until")] | None = None
+
+
+def test_a_field_that_a_text_describes_is_checked_all_the_same() -> None:
+    """What `msgspec.Meta` says of a field is no type of its own: times, surplus fields of parts and strange classes are found below it."""
+    noon, zoneless = datetime(2026, 1, 1, 12, tzinfo=UTC), datetime(2026, 1, 1)  # noqa: DTZ001 - the mistake that is planted
+    with h.App("shop", records=[Described]).open() as running:
+        for event, path in (
+            (Described(zoneless), "at"),
+            (Described(noon, None, (noon, zoneless)), r"others\[1\]"),
+            (Described(noon, None, (), zoneless), "until"),
+        ):
+            with pytest.raises(h.Invalid, match=rf"`Described`.*{path}.*zone"):
+                running.record(event)
+        assert running.log.head == 0
+        with pytest.raises(h.Invalid, match=r"no field wish\.more"):
+            running.app.event("Described", {"at": "2026-01-01T00:00:00Z", "wish": {"sku": "nut", "units": 1, "more": 1}})
+
+    class Strange(h.Event):
+        what: Annotated[Faults, msgspec.Meta(title="strange")]
+
+    with pytest.raises(h.Invalid, match="type `Faults`"):
+        h.App("shop", records=[Strange]).open()
 
 
 @pytest.mark.parametrize("occurred", [datetime(2026, 1, 1), "2026-01-01", 5])  # noqa: DTZ001 - the mistake that is planted

@@ -193,6 +193,41 @@ def test_answers_and_the_clock_of_a_command(running: h.Running) -> None:
             assert of(branch.diff().missing)[0] == ("PlaceOrder", "order")
 
 
+def test_an_answer_that_fails_in_a_branch_may_be_caught() -> None:
+    """It is recorded as a failure, heard again by a branch of that branch, and one that failed may be an answer."""
+
+    class Ship(h.Command):
+        order: str
+
+    class Shipped(h.Event):
+        order: str
+        cents: int
+
+    def postage(order: str) -> int:
+        return 500
+
+    def ship(command: Ship, world: h.World) -> Iterator[Shipped]:
+        try:
+            cents = world.ask(postage, command.order)
+        except h.GatewayFailed:
+            cents = 0
+        yield Shipped(command.order, cents)
+
+    with h.App("post", deciders=[ship], gateways=[postage]).open() as running:
+        running.dispatch(Ship("o"), id="o")
+        answered = h.Position(next(record.position for record in running.log.read() if record.kind == "answer"))
+
+        with running.branch(h.Answer(answered, TimeoutError("no answer"))) as branch:
+            assert branch.failed == ()
+            assert [one.fields for one in branch.diff().changed if one.before.name == "Shipped"] == [{"cents": (500, 0)}]
+            [said] = [record.body for record in branch.log.read() if record.kind == "answer"]
+            assert said["error"] == "TimeoutError: no answer"
+            assert "answer" not in said
+            with branch.branch(at=0) as again, branch.branch(h.Answer(answered, 7)) as answering:
+                assert not again.diff()
+                assert [record.body for record in answering.log.read() if record.name == "Shipped"] == [Shipped("o", 7)]
+
+
 def test_the_eighth_program(tmp_path: Path) -> None:
     """As the reference has it."""
     with shop.open(f"sqlite:///{tmp_path}/shop.db", gateways={price: by_units}) as order:

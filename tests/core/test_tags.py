@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from datetime import date
 from typing import Annotated, Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,9 +14,10 @@ from hypothesis import strategies as st
 from happened.core.boundary import Item, Query, query
 from happened.core.errors import Invalid
 from happened.core.messages import Event, Tag, Value
-from happened.core.tags import keys_of, parts_of, scope_of, term, terms_of
+from happened.core.tags import keys_of, outline, parts_of, scope_of, term, terms_by_outline, terms_of
 
 A = Annotated[str, Tag("a")]
+Sku = Annotated[str, Tag("sku")]
 B = Annotated[str, Tag("b")]
 C = Annotated[str, Tag("c")]
 
@@ -167,6 +169,55 @@ class Mixed(Event):
 def test_a_tag_is_compared_as_text(message: Mixed, expected: list[tuple[str, str]]) -> None:
     """Numbers, days and members of enumerations have one text; members of collections and keys of mappings are tags, too."""
     assert list(terms_of(scope_of(Mixed))(message)) == [term(*tag) for tag in expected]
+
+
+class Row(Value):
+    sku: Sku
+
+
+class Owner(Value):
+    sku: str
+    a: A
+
+
+class Deep(Event):
+    rows: tuple[tuple[Row, ...], ...] = ()
+    shelves: Mapping[str, Mapping[str, Row]] = msgspec.field(default_factory=dict[str, Mapping[str, Row]])
+    pages: tuple[Mapping[str, tuple[Row, ...]], ...] = ()
+    either: Row | tuple[Row, ...] | None = None
+    skus: Mapping[str, tuple[Sku, ...]] | None = None
+    one_or_many: Sku | tuple[Sku, ...] = ()
+    counted: tuple[Mapping[Sku, int], ...] = ()
+    pair: tuple[Row, Owner] | None = None
+    mapped: Sku | Mapping[str, Sku] | None = None
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        (Deep(rows=((Row("a"), Row("b")), (), (Row("c"),))), "abc"),
+        (Deep(shelves={"x": {"y": Row("a")}, "z": {}}), "a"),
+        (Deep(pages=({"x": (Row("a"),)}, {"y": (Row("b"), Row("a"))})), "ab"),
+        (Deep(either=Row("a")), "a"),
+        (Deep(either=(Row("a"), Row("b"))), "ab"),
+        (Deep(skus={"x": ("a", "b")}), "ab"),
+        (Deep(one_or_many="a"), "a"),
+        (Deep(one_or_many=("a", "b")), "ab"),
+        (Deep(counted=({"a": 1}, {"b": 2})), "ab"),
+        (Deep(mapped="a"), "a"),
+        (Deep(mapped={"x": "a", "y": "b"}), "ab"),
+        (Deep(pair=(Row("a"), Owner("b", "c"))), "a"),
+    ],
+)
+def test_tags_are_found_however_deep_collections_lie_in_each_other(message: Deep, expected: str) -> None:
+    """And beside a single one; by the class, by the outline that the log keeps, and as keys."""
+    scope = scope_of(Deep)
+    data = msgspec.json.decode(msgspec.json.encode(message))
+
+    of_owner = [term("a", message.pair[1].a)] if message.pair is not None else []
+    assert list(terms_of(scope)(message)) == [term("sku", value) for value in expected] + of_owner
+    assert terms_by_outline(outline(scope))(data) == [term("sku", value) for value in expected] + of_owner
+    assert list(keys_of(scope, ("sku",))(message)) == [(value,) for value in expected]
 
 
 def test_data_without_an_end_is_refused() -> None:

@@ -9,10 +9,11 @@ from typing import Annotated, Any  # Any: bodies of any class
 import pytest
 
 import happened as h
+from happened.checking.ranges import readings_of
 from happened.log.row import taken_apart
 from tests.programs import p07_versions
 from tests.transfer.model import until
-from tests.versions import was
+from tests.versions import deep_once, deep_today, was
 
 Sku = Annotated[str, h.Tag("sku")]
 OrderNo = Annotated[str, h.Tag("order")]
@@ -283,6 +284,19 @@ def test_what_is_nested_is_lifted_inside_out_wherever_it_lies(url: str) -> None:
             Drawn(Area((Point(10, 0), Point(20, 0)), {"a": Point(30, 0)}, None, 2), (Area((), {}, Point(40, 0), 0),)),
             Drawn(Area((), {}, Point(7, 8))),
         ]
+
+
+def test_what_is_nested_is_lifted_however_deep_collections_lie_in_each_other(url: str) -> None:
+    """In collections of collections, beside a single one, and in its own place of a tuple that holds something else, too."""
+    with h.App("shop", records=[deep_once.Packed]).open(url) as running:
+        running.record(deep_once.packed())
+    app = h.App("shop", records=[deep_today.Packed], upcasts=[h.Upcast("Box", 1, deep_today.grams)])
+
+    with app.open(url) as running:
+        [found] = [record.body for record in running.log.read() if record.kind == "input"]
+
+    assert found == deep_today.packed()
+    assert readings_of(url, app).names[0].verdict == "fine"
 
 
 def test_typed_upcasts_may_split_too(url: str) -> None:

@@ -1,7 +1,8 @@
 """Reading: whether the code of today can read the whole log, and what is lost on the way.
 
-A range of positions is read at a time, and what comes of all ranges is told as one. Pages are decoded in one call, as in a fold. What that can't tell is looked at one by one: names with upcasts, facts without a schema, and pages with a
-record that can't be read. Which fields are dropped or defaulted follows from the recorded schema and today's class, once for each shape.
+A range of positions is read at a time, and what comes of all ranges is told as one. Pages are decoded in one call, as in a fold. What that can't tell is
+looked at one by one: names with upcasts, facts without a schema, shapes that are not today's, and pages with a record that can't be read. What is lost
+is found by comparing data with the class that reads it, and left out where the shape is today's: then nothing is.
 """
 
 import functools
@@ -12,10 +13,10 @@ from typing import Any  # Any: schemas and bodies are JSON
 
 import msgspec
 
-from happened.checking.shapes import Compare, Lost, compared, comparing, same_shape
+from happened.checking.shapes import Compare, Lost, comparing, left_out, same_shape
 from happened.core.store import Bare, Store
 from happened.core.tags import outline, scope_of
-from happened.log.lifting import HELD, Unlifted, read_as, unlifted
+from happened.log.lifting import Unlifted, path_to, read_as, unlifted
 from happened.log.names import Name, decode_schema, wish_for
 from happened.log.records import Reader, positions_of
 from happened.log.row import BUILT_IN, SCHEMA, RawRecord, taken_apart_text
@@ -54,7 +55,9 @@ class Verdict(msgspec.Struct, frozen=True):
     dropped: Sequence[str]
     """Paths of fields that were recorded and today's class does not have."""
     defaulted: Sequence[str]
-    """Paths of fields of today's class that were not recorded."""
+    """Paths of fields of today's class that were not recorded, and have a default."""
+    altered: Sequence[str]
+    """Paths of fields of which less is read than was recorded: a set holds a member once, a float so many digits, a time microseconds."""
     notes: Sequence[str]
     """What else there is to say: that its class was changed without a new version, that it is retired."""
     troubles: Sequence[Trouble]
@@ -79,6 +82,7 @@ class Met(msgspec.Struct, frozen=True):
     """Reason, path, and positions."""
     dropped: Sequence[str]
     defaulted: Sequence[str]
+    altered: Sequence[str]
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -137,7 +141,7 @@ class _Seen:
         self.last: Callable[[], int] = int
         """Tells the last position: a page is looked through for it only at the end."""
         self.troubles: dict[tuple[str, str], list[int]] = {}
-        self.lost = Lost({}, {})
+        self.lost = Lost({}, {}, {})
         self.notes: dict[str, None] = {}
         self.cls = reader.class_of(name.number)
         self.way = reader.way(name.number)
@@ -145,7 +149,10 @@ class _Seen:
         self.unclaimed = name.what in DATA and self.cls is None and self.way is None and name.name not in ignores
         self.passed_over = name.what not in DATA or self.retired or (self.cls is None and self.way is None)
         """It is counted, and not decoded."""
-        self.alone = not self.passed_over and (self.way is not None or not name.fingerprint)
+        self._wish = wish_for(self.cls, name.what, name.name) if self.cls is not None and name.fingerprint else None
+        """What is recorded of its class today, to be compared with what was recorded then."""
+        self._changed = self._wish is None or self._wish.fingerprint != name.fingerprint
+        self.alone = not self.passed_over and (self.way is not None or self._changed)
         """Its records are looked at one by one."""
         self._lifts = reader.lifts
         self._decode = msgspec.json.Decoder(self.cls | None).decode if self.cls is not None else None
@@ -160,7 +167,7 @@ class _Seen:
                     self._compared(cls, lifted)
                     read_as(cls, lifted)
             elif self._decode is not None and self.cls is not None:
-                if not self.name.fingerprint:
+                if self._changed:
                     self._compared(self.cls, _plain(body))
                 self._decode(body)
         except msgspec.MsgspecError as error:
@@ -177,11 +184,12 @@ class _Seen:
             self.troubles.setdefault((reason, path), []).extend(positions)
         self.lost.dropped.update(dict.fromkeys(met.dropped))
         self.lost.defaulted.update(dict.fromkeys(met.defaulted))
+        self.lost.altered.update(dict.fromkeys(met.altered))
 
     def met_all(self) -> Met:
         """Return what came of all its records."""
         troubles = [(*why, positions) for why, positions in self.troubles.items()]
-        return Met(self.count, self.first, self.last(), troubles, list(self.lost.dropped), list(self.lost.defaulted))
+        return Met(self.count, self.first, self.last(), troubles, *map(list, self.lost))
 
     def trouble(self, why: Unlifted, position: int) -> None:
         """Remember a record that can't be read."""
@@ -193,12 +201,9 @@ class _Seen:
         self._compare[cls](data, "", self.lost)
 
     def by_schema(self, schema: Any) -> None:
-        """Remember what follows from the schema that was recorded, and say whether the class was changed without a new version."""
-        cls = self.cls
-        if cls is None or not self.name.fingerprint:
-            return
-        wish = wish_for(cls, self.name.what, self.name.name)
-        if wish.fingerprint == self.name.fingerprint:
+        """Say whether the class was changed without a new version, and forget which fields were left out as defaults that they have today, too."""
+        cls, wish = self.cls, self._wish
+        if cls is None or wish is None or not self._changed:
             return
         today = {(name, version) for _, name, version in _parts(wish.parts or ())}
         for path, name, version in _parts(self.name.parts or ()):
@@ -207,7 +212,8 @@ class _Seen:
                 self.notes[
                     f"`{name}` inside, at `{path}`, is of version {version} and read as version {max(newer)}: no upcast leads there"
                 ] = None
-        compared(schema, cls, self.lost)
+        for path in [path for path in self.lost.defaulted if left_out(schema, wish.schema, path)]:
+            del self.lost.defaulted[path]
         changed = "its class was changed without a new version"
         if not same_shape(schema, wish.schema):
             self.notes[f"{changed}: the log has the old shape"] = None
@@ -222,7 +228,7 @@ def _plain(body: msgspec.Raw) -> Any:
 def _parts(parts: Iterable[Any], path: str = "") -> Iterator[tuple[str, str, int]]:
     """Yield what lies nested by an outline: its path, name and version."""
     for field, holds, name, version, below, _ in parts:
-        here = f"{path}{field}{HELD[holds]}"
+        here = f"{path}{path_to(field, holds)}"
         yield here, name, version
         yield from _parts(below, f"{here}.")
 
@@ -384,6 +390,7 @@ def _verdict(of: Sequence[_Seen]) -> Verdict:
     told = [Trouble(*why, sorted(positions)) for why, positions in troubles.items()]
     dropped = list(dict.fromkeys(path for seen in of for path in seen.lost.dropped))
     defaulted = list(dict.fromkeys(path for seen in of for path in seen.lost.defaulted))
+    altered = list(dict.fromkeys(path for seen in of for path in seen.lost.altered))
     notes = list(dict.fromkeys(note for seen in of for note in seen.notes))
     inside = any(" inside, at " in note for note in notes)
     if of[0].retired:
@@ -395,13 +402,14 @@ def _verdict(of: Sequence[_Seen]) -> Verdict:
         what=name.what,
         name=name.name,
         version=name.version,
-        verdict=IMPOSSIBLE if told else RISKY if dropped or defaulted or inside else FINE,
+        verdict=IMPOSSIBLE if told else RISKY if dropped or defaulted or altered or inside else FINE,
         count=sum(seen.count for seen in of),
         first=min(seen.first for seen in of),
         last=max(seen.last() for seen in of),
         bad=sum(len(one.positions) for one in told),
         dropped=dropped,
         defaulted=defaulted,
+        altered=altered,
         notes=notes,
         troubles=sorted(told, key=lambda one: one.positions[0]),
     )

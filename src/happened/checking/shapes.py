@@ -1,17 +1,25 @@
-"""Shapes: which fields that were recorded a class of today drops, and which of its own it defaults.
+"""Shapes: what a class of today drops of data that was recorded, what it defaults, and what it reads as something else.
 
-By the recorded schema that is found once for all records of one shape. Without a schema it is found by looking at data.
+It is found by looking at data: a schema says what may have been recorded, and not what was.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple  # Any: schemas and bodies are JSON
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeGuard  # Any: schemas and bodies are JSON
 
 from msgspec import inspect
 
 from happened.core.messages import Data, is_data
+from happened.core.plain import undescribed
 
 UNSAID = {"title", "description", "default", "examples", "required", "discriminator"}
 """What a JSON schema says that does not change what was recorded."""
+
+EXACT_MAX = 2**53
+"""Above it a float does not hold every whole number."""
+
+FINER = re.compile(r"T.*\.\d{6}\d*[1-9]")
+"""A time that says more than microseconds."""
 
 
 class Lost(NamedTuple):
@@ -19,21 +27,22 @@ class Lost(NamedTuple):
 
     dropped: dict[str, None]
     defaulted: dict[str, None]
+    altered: dict[str, None]
 
 
 Compare = Callable[[Any, str, Lost], None]
-"""Compares data that lies at a path with a class, and adds what it drops and what it defaults."""
+"""Compares data that lies at a path with a class, and adds what of it is lost."""
 
 
 def comparing(cls: type) -> Compare:
     """Return the function that compares data with a class: made once, since it is run for many records."""
-    return _comparing(inspect.type_info(cls))
+    return _comparing(inspect.type_info(cls)) or _compare_nothing
 
 
-def compared(schema: Any, cls: type, lost: Lost) -> None:
-    """Compare a recorded schema with a class, and add what it drops and what it defaults."""
-    if is_data(schema):
-        _compared(schema, schema.get(_root_of(schema)), inspect.type_info(cls), "", lost)
+def left_out(schema: Any, today: Any, path: str) -> bool:
+    """Say whether a field was left out since it had its default, as the schema that was recorded says, and has the same default in today's."""
+    then, now = _defaults(schema, path), _defaults(today, path)
+    return len(then) == 1 and then == now and None not in then
 
 
 def same_shape(schema: Any, other: Any) -> bool:
@@ -44,92 +53,177 @@ def same_shape(schema: Any, other: Any) -> bool:
 # --- by data
 
 
-def _comparing(info: inspect.Type) -> Compare:
+def _comparing(info: inspect.Type) -> Compare | None:
+    """Return the function for a type; `None` where nothing of it can be lost."""
+    info = undescribed(info)
     match info:
-        case inspect.StructType() if not info.array_like:
-            return _comparing_fields(info)
         case inspect.UnionType():
-            structs = [(one, _comparing(one)) for one in info.types if isinstance(one, inspect.StructType)]
-            others = [_comparing(one) for one in info.types if isinstance(one, inspect.DictType | inspect.CollectionType)]
-
-            def compare_union(data: Any, path: str, lost: Lost) -> None:
-                if is_data(data):
-                    for one, compare in structs:
-                        if one.tag_field is None or data.get(one.tag_field) == one.tag:
-                            compare(data, path, lost)
-                for compare in others:
-                    compare(data, path, lost)
-
-            return compare_union
-        case inspect.DictType() if _is_deep(info.value_type):
-            values = _comparing(info.value_type)
-
-            def compare_values(data: Any, path: str, lost: Lost) -> None:
-                for one in data.values() if is_data(data) else ():
-                    values(one, f"{path}[...]", lost)
-
-            return compare_values
-        case inspect.CollectionType() if _is_deep(info.item_type):
-            members = _comparing(info.item_type)
-
-            def compare_members(data: Any, path: str, lost: Lost) -> None:
-                for one in data if isinstance(data, list) else ():  # pyright: ignore[reportUnknownVariableType]  # of what is looked at one by one
-                    members(one, f"{path}[]", lost)
-
-            return compare_members
-        case inspect.TupleType() if any(map(_is_deep, info.item_types)):
-            places = list(map(_comparing, info.item_types))
-
-            def compare_places(data: Any, path: str, lost: Lost) -> None:
-                for compare, one in zip(places, data if isinstance(data, list) else (), strict=False):  # pyright: ignore[reportUnknownArgumentType,reportUnknownVariableType]  # as above
-                    compare(one, f"{path}[]", lost)
-
-            return compare_places
+            return _comparing_union(info)
+        case inspect.StructType(array_like=True):
+            return _comparing_places([field.type for field in info.fields], 0 if info.tag_field is None else 1)
+        case inspect.StructType() | inspect.DataclassType():
+            return _comparing_fields(info)
+        case inspect.NamedTupleType():
+            return _comparing_places([field.type for field in info.fields], 0)
+        case inspect.TupleType():
+            return _comparing_places(info.item_types, 0)
+        case inspect.DictType():
+            return _comparing_values(_comparing(info.value_type))
+        case inspect.CollectionType():
+            return _comparing_members(_comparing(info.item_type), once=isinstance(info, inspect.SetType | inspect.FrozenSetType))
+        case inspect.FloatType():
+            return _compare_float
+        case inspect.DateTimeType() | inspect.TimeType():
+            return _compare_time
         case _:
-            return _compare_nothing
+            return None
 
 
-def _comparing_fields(info: inspect.StructType) -> Compare:
+def _comparing_union(info: inspect.UnionType) -> Compare | None:
+    members = list(map(undescribed, info.types))
+    objects = [(one, compare) for one in members if _is_object(one) and (compare := _comparing(one)) is not None]
+    lists = [(one, compare) for one in members if _is_list(one) and (compare := _comparing(one)) is not None]
+    whole = any(isinstance(one, inspect.IntType | inspect.AnyType) for one in members)
+    text = any(isinstance(one, inspect.StrType | inspect.AnyType) for one in members)
+    numbers = _compare_float if not whole and any(isinstance(one, inspect.FloatType) for one in members) else None
+    times = _compare_time if not text and any(isinstance(one, inspect.DateTimeType | inspect.TimeType) for one in members) else None
+    if not objects and not lists and numbers is None and times is None:
+        return None
+
+    def compare_union(data: Any, path: str, lost: Lost) -> None:
+        if is_data(data):
+            for one, compare in objects:
+                if not isinstance(one, inspect.StructType) or one.tag_field is None or data.get(one.tag_field) == one.tag:
+                    compare(data, path, lost)
+        elif _is_array(data):
+            for one, compare in lists:
+                if not isinstance(one, inspect.StructType) or one.tag_field is None or data[:1] == [one.tag]:
+                    compare(data, path, lost)
+        elif isinstance(data, str):
+            if times is not None:
+                times(data, path, lost)
+        elif numbers is not None:
+            numbers(data, path, lost)
+
+    return compare_union
+
+
+def _is_object(info: inspect.Type) -> bool:
+    return isinstance(info, inspect.DictType | inspect.DataclassType) or (isinstance(info, inspect.StructType) and not info.array_like)
+
+
+def _is_list(info: inspect.Type) -> bool:
+    array = isinstance(info, inspect.StructType) and info.array_like
+    return array or isinstance(info, inspect.CollectionType | inspect.TupleType | inspect.NamedTupleType)
+
+
+def _is_array(data: Any) -> TypeGuard[list[Any]]:
+    return isinstance(data, list)
+
+
+def _comparing_values(values: Compare | None) -> Compare | None:
+    if values is None:
+        return None
+
+    def compare_values(data: Any, path: str, lost: Lost) -> None:
+        for one in data.values() if is_data(data) else ():
+            values(one, f"{path}[...]", lost)
+
+    return compare_values
+
+
+def _comparing_members(members: Compare | None, *, once: bool) -> Compare | None:
+    """Return the function for the members of a collection; a set holds each `once`."""
+    if members is None and not once:
+        return None
+
+    def compare_members(data: Any, path: str, lost: Lost) -> None:
+        if not _is_array(data):
+            return
+        if members is not None:
+            for one in data:
+                members(one, f"{path}[]", lost)
+        if once and len(set(map(repr, data))) < len(data):
+            lost.altered[path] = None
+
+    return compare_members
+
+
+def _comparing_places(types: Sequence[inspect.Type], first: int) -> Compare:
+    """Return the function for what is read by its place in a list, after the tag where there is one."""
+    places = list(map(_comparing, types))
+
+    def compare_places(data: Any, path: str, lost: Lost) -> None:
+        if not _is_array(data):
+            return
+        found = data[first:]
+        for compare, one in zip(places, found, strict=False):
+            if compare is not None:
+                compare(one, f"{path}[]", lost)
+        if len(found) > len(places):
+            lost.dropped[f"{path}[]"] = None
+        elif len(found) < len(places):
+            lost.defaulted[f"{path}[]"] = None
+
+    return compare_places
+
+
+def _comparing_fields(info: inspect.StructType | inspect.DataclassType) -> Compare:
     names = {field.encode_name: None for field in info.fields}
-    own = names.keys() | ({info.tag_field} if info.tag_field is not None else set[str]())
-    below = [(field.encode_name, _comparing(field.type)) for field in info.fields if _is_deep(field.type)]
+    tag = info.tag_field if isinstance(info, inspect.StructType) else None
+    own = names.keys() | ({tag} if tag is not None else set[str]())
+    below = [(field.encode_name, compare) for field in info.fields if (compare := _comparing(field.type)) is not None]
 
-    def compare(data: Any, path: str, lost: Lost) -> None:
+    def compare_fields(data: Any, path: str, lost: Lost) -> None:
         if not is_data(data):
             return
         start = f"{path}." if path else ""
-        if data.keys() != names.keys():
+        if data.keys() != own:
             lost.dropped.update(dict.fromkeys(f"{start}{field}" for field in data if field not in own))
             lost.defaulted.update(dict.fromkeys(f"{start}{field}" for field in names if field not in data))
-        for field, compare_below in below:
+        for field, compare in below:
             if field in data:
-                compare_below(data[field], f"{start}{field}", lost)
+                compare(data[field], f"{start}{field}", lost)
 
-    return compare
+    return compare_fields
+
+
+def _compare_float(data: Any, path: str, lost: Lost) -> None:
+    if type(data) is int and abs(data) > EXACT_MAX and int(float(data)) != data:
+        lost.altered[path] = None
+
+
+def _compare_time(data: Any, path: str, lost: Lost) -> None:
+    if isinstance(data, str) and FINER.search(data) is not None:
+        lost.altered[path] = None
 
 
 def _compare_nothing(_data: Any, _path: str, _lost: Lost) -> None:
     return
 
 
-def _is_deep(info: inspect.Type) -> bool:
-    """Say whether classes may lie in a type."""
-    match info:
-        case inspect.StructType():
-            return True
-        case inspect.UnionType():
-            return any(map(_is_deep, info.types))
-        case inspect.DictType():
-            return _is_deep(info.value_type)
-        case inspect.CollectionType():
-            return _is_deep(info.item_type)
-        case inspect.TupleType():
-            return any(map(_is_deep, info.item_types))
-        case _:
-            return False
-
-
 # --- by schemas
+
+
+def _defaults(schema: Any, path: str) -> set[str | None]:
+    """Return which defaults a field has, as text, where objects at its path have one of that name; `None` for one that must be there."""
+    nodes = [_message_of(schema)]
+    *above, last = re.findall(r"\[\.*\]|[^.[\]]+", path)
+    for step in above:
+        nodes = [below for node in nodes for one in _alternatives(schema, node) for below in _below(one, step)]
+    objects = [one for node in nodes for one in _alternatives(schema, node) if last in one.get("properties", {})]
+    return {None if last in one.get("required", ()) else repr(one["properties"][last].get("default", "")) for one in objects}
+
+
+def _below(node: Data, step: str) -> Iterator[Any]:
+    match step:
+        case "[]":
+            yield node.get("items")
+            yield from node.get("prefixItems", ())
+        case "[...]":
+            yield node.get("additionalProperties")
+        case _:
+            yield node.get("properties", {}).get(step)
 
 
 def _root_of(schema: Mapping[str, Any]) -> str:
@@ -155,43 +249,6 @@ def _referred(node: Mapping[str, Any]) -> str:
 
 def _message_of(schema: Any) -> Any:
     return schema.get(_root_of(schema)) if is_data(schema) else None
-
-
-def _compared(schema: Data, node: Any, info: inspect.Type, path: str, lost: Lost) -> None:
-    match info:
-        case inspect.UnionType():
-            for one in info.types:
-                _compared(schema, node, one, path, lost)
-        case inspect.StructType() if not info.array_like:
-            fields = {field.encode_name: field.type for field in info.fields}
-            for found in _objects(schema, node):
-                recorded: Mapping[str, Any] = found.get("properties", {})
-                if info.tag_field is not None and recorded.get(info.tag_field, {}).get("enum", [info.tag]) != [info.tag]:
-                    continue
-                start = f"{path}." if path else ""
-                lost.dropped.update(
-                    dict.fromkeys(f"{start}{field}" for field in recorded if field not in fields and field != info.tag_field)
-                )
-                lost.defaulted.update(dict.fromkeys(f"{start}{field}" for field in fields if field not in recorded))
-                for field in recorded:
-                    if field in fields:
-                        _compared(schema, recorded[field], fields[field], f"{start}{field}", lost)
-        case inspect.DictType():
-            for found in _alternatives(schema, node):
-                _compared(schema, found.get("additionalProperties"), info.value_type, f"{path}[...]", lost)
-        case inspect.CollectionType():
-            for found in _alternatives(schema, node):
-                _compared(schema, found.get("items"), info.item_type, f"{path}[]", lost)
-        case inspect.TupleType():
-            for found in _alternatives(schema, node):
-                for one, below in zip(info.item_types, found.get("prefixItems", ()), strict=False):
-                    _compared(schema, below, one, f"{path}[]", lost)
-        case _:
-            return
-
-
-def _objects(schema: Data, node: Any) -> Iterator[Data]:
-    return (found for found in _alternatives(schema, node) if "properties" in found)
 
 
 def _alternatives(schema: Data, node: Any) -> Iterator[Data]:

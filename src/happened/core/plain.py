@@ -16,6 +16,13 @@ Zoneless = Callable[[Any], str]
 """Returns the path of the first time without a zone in a message, or nothing."""
 
 
+def undescribed(info: inspect.Type) -> inspect.Type:
+    """Return a type without the texts that `msgspec.Meta` says of it."""
+    while isinstance(info, inspect.Metadata):
+        info = info.type
+    return info
+
+
 def strange_in(annotation: Any) -> str:
     """Return the name of a class within a type that can't be read from JSON, or nothing where all can."""
     return next((info.cls.__name__ for info in _within(inspect.type_info(annotation)) if isinstance(info, inspect.CustomType)), "")
@@ -30,8 +37,8 @@ def zoneless_in(cls: type) -> Zoneless | None:
     direct: list[str] = []
     deep: list[str] = []
     for field in msgspec.structs.fields(cls):
-        kinds = inspect.type_info(field.type)
-        members = kinds.types if isinstance(kinds, inspect.UnionType) else (kinds,)
+        kinds = undescribed(inspect.type_info(field.type))
+        members = list(map(undescribed, kinds.types)) if isinstance(kinds, inspect.UnionType) else [kinds]
         times = any(isinstance(info, inspect.DateTimeType) for info in members)
         if isinstance(kinds, inspect.DateTimeType):
             always.append(field.name)
@@ -93,6 +100,8 @@ def _within(info: inspect.Type, seen: frozenset[type] = frozenset()) -> Iterator
 
 def _parts(info: inspect.Type) -> Sequence[inspect.Type]:
     match info:
+        case inspect.Metadata():
+            return (info.type,)
         case inspect.UnionType():
             return info.types
         case inspect.DictType():
@@ -125,6 +134,7 @@ def _zoneless(value: Any, path: str) -> Iterator[str]:
 
 
 def _surplus(info: inspect.Type, data: Any, path: str) -> Iterator[str]:
+    info = undescribed(info)
     match info:
         case inspect.StructType() if _is_mapping(data):
             given = dict(data.items())
@@ -137,8 +147,9 @@ def _surplus(info: inspect.Type, data: Any, path: str) -> Iterator[str]:
                 elif name != tag:
                     yield here
         case inspect.UnionType():
-            structs = [one for one in info.types if isinstance(one, inspect.StructType)]
-            found = [list(_surplus(one, data, path)) for one in (_tagged(structs, data) if structs else info.types)]
+            members = list(map(undescribed, info.types))
+            structs = [one for one in members if isinstance(one, inspect.StructType)]
+            found = [list(_surplus(one, data, path)) for one in (_tagged(structs, data) if structs else members)]
             yield from min(found, key=len) if found else ()
         case inspect.DictType() if _is_mapping(data):
             for key, value in data.items():

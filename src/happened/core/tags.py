@@ -12,9 +12,9 @@ import enum
 import itertools
 import operator
 import typing
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from types import NoneType, UnionType
-from typing import Any, NamedTuple  # Any: annotations and values of any type pass through here
+from typing import Any, NamedTuple, TypeGuard  # Any: annotations and values of any type pass through here
 
 import msgspec
 
@@ -25,10 +25,13 @@ SEPARATOR = "\x1f"
 """Stands between tag and value in a term; no tag has it."""
 MUTABLE = (list, dict, set, bytearray)
 MANY = (tuple, frozenset, collections.abc.Sequence, collections.abc.Set, collections.abc.Collection, list, set)
+LISTED = (tuple, list, frozenset, set)
+"""What holds members, in a message and in plain data."""
 MARKS = ((Tag, 'Tag("sku")'), (Index, "Index()"), (Places, "Places(2)"))
 """What a field may be annotated with, and how that is written."""
-ONE, EACH, KEYS = "one", "each", "keys"
-"""How a field holds values: itself, as members of a collection, as keys of a mapping."""
+ONE, EACH, KEYS, VALUES = "one", "each", "keys", "values"
+"""How a field holds values: itself, as members of a collection, as keys of a mapping, or as what that maps to; a number is a place in a tuple of several
+types, and `values/each` says one inside another."""
 
 
 class Tagged(NamedTuple):
@@ -186,12 +189,22 @@ def _found(cls: type, field: str, annotation: Any, holds: str) -> Iterator[tuple
             yield holds, None, one
         elif isinstance(origin, type) and issubclass(origin, collections.abc.Mapping):
             key, value = typing.get_args(one) or (Any, Any)
-            yield from _found(cls, field, key, KEYS)
-            yield from _found(cls, field, value, "values")
+            yield from _found(cls, field, key, _inside(holds, KEYS))
+            yield from _found(cls, field, value, _inside(holds, VALUES))
         elif origin in MANY:
-            for arg in dict.fromkeys(typing.get_args(one)):
-                if arg is not Ellipsis:
-                    yield from _found(cls, field, arg, EACH)
+            kinds = typing.get_args(one)
+            alike = Ellipsis in kinds or len(set(kinds)) == 1
+            for place, kind in enumerate(kinds[:1] if alike else kinds):
+                yield from _found(cls, field, kind, _inside(holds, EACH if alike else str(place)))
+
+
+def _inside(holds: str, step: str) -> str:
+    return step if holds == ONE else f"{holds}/{step}"
+
+
+def steps_of_holding(holds: str) -> tuple[str, ...]:
+    """Return what a value is taken out of on the way to what a field holds, from the outside in."""
+    return () if holds == ONE else tuple(holds.split("/"))
 
 
 def types_of(annotation: Any) -> frozenset[Any]:
@@ -331,7 +344,7 @@ def _text_terms(fields: Sequence[tuple[str, str]], where_one_is_missing: Terms) 
 
 def _walk(scope: Scope, message: Any) -> Iterator[tuple[str, Any]]:
     for tagged in scope.tags:
-        for value in held(getattr(message, tagged.field), tagged.holds):
+        for value in tagged_values(getattr(message, tagged.field), tagged.holds):
             yield tagged.tag, value
     for below in scope.parts:
         for part in held(getattr(message, below.field), below.holds):
@@ -340,15 +353,36 @@ def _walk(scope: Scope, message: Any) -> Iterator[tuple[str, Any]]:
 
 
 def held(value: Any, holds: str) -> Iterable[Any]:
-    """Return the values that a field holds, without `None`."""
-    if value is None:
-        return ()
-    if holds == ONE:
+    """Return the values that a field holds in this way, without `None`: none where this value is of another kind, as in `Sku | tuple[Sku, ...]`."""
+    if holds == ONE:  # kept short: so most are held
+        return () if value is None or isinstance(value, LISTED) else (value,)
+    found = [value]
+    for step in steps_of_holding(holds):
+        found = [inner for one in found for inner in _taken_out(one, step)]
+    return [one for one in found if one is not None and not isinstance(one, LISTED)]
+
+
+def tagged_values(value: Any, holds: str) -> Iterable[Any]:
+    """Return the values with a tag that a field holds in this way: none where it maps to something instead, as in `Sku | Mapping[str, Sku]`."""
+    if holds == ONE and type(value) is str:
         return (value,)
-    if holds == "values":
-        values: Iterable[Any] = value.values()
-        return values
-    return [member for member in value if member is not None]
+    return [one for one in held(value, holds) if not isinstance(one, dict)]
+
+
+def _taken_out(value: Any, step: str) -> Iterable[Any]:
+    if _is_mapped(value):
+        return value.values() if step == VALUES else value if step == KEYS else ()
+    if step in (KEYS, VALUES) or not _is_listed(value):
+        return ()
+    return value if step == EACH else [one for place, one in enumerate(value) if str(place) == step]
+
+
+def _is_mapped(value: Any) -> TypeGuard[dict[Any, Any]]:
+    return isinstance(value, dict)
+
+
+def _is_listed(value: Any) -> TypeGuard[Collection[Any]]:
+    return isinstance(value, LISTED)
 
 
 def plain_fields(scope: Scope, tags: tuple[str, ...]) -> list[str] | None:
@@ -409,7 +443,7 @@ def _together(
     own: dict[str, tuple[Any, ...]] = {}
     for tagged in scope.tags:
         if tagged.tag in wanted:
-            own[tagged.tag] = own.get(tagged.tag, ()) + tuple(held(getattr(message, tagged.field), tagged.holds))
+            own[tagged.tag] = own.get(tagged.tag, ()) + tuple(tagged_values(getattr(message, tagged.field), tagged.holds))
     visible = {**around, **{tag: own[tag] + around.get(tag, ()) for tag in own}} if own else around
     if every is not None:
         yield message, visible, None
@@ -451,7 +485,7 @@ def terms_by_outline(outlined: Sequence[Any]) -> Terms:
         if not is_data(body):
             return
         for field, tag, holds in node[0]:
-            for value in held(body.get(field), holds):
+            for value in tagged_values(body.get(field), holds):
                 yield term(tag, text_of(value))
         for field, holds, below in node[1]:
             for part in held(body.get(field), holds):

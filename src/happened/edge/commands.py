@@ -23,7 +23,6 @@ import msgspec
 
 from happened.app import App
 from happened.core.errors import Diverged, Invalid, Late, NotThere
-from happened.core.messages import name_of
 from happened.core.state import State, fold_of
 from happened.core.store import Packs
 from happened.core.tags import SEPARATOR
@@ -32,7 +31,7 @@ from happened.edge import branches, cold, databases, replaying, sight, travellin
 from happened.edge.audit import COMMANDS as AUDIT
 from happened.edge.audit import user
 from happened.edge.progress import bar
-from happened.edge.settings import SQLITE, app_is_set, log_is_there, log_url, the_app, views_url
+from happened.edge.settings import SQLITE, app_is_set, log_is_there, log_url, the_app, views_url, without_deciders
 from happened.edge.words import key_in, named, print_json, print_row, print_rows, print_table, text_of
 from happened.log.compacting import InBackground
 from happened.log.held import Act, Held, all_held
@@ -667,16 +666,7 @@ def _running(
     app: App, asked: argparse.Namespace, *, views: Iterable[type[State]], run: bool = False, channels: Mapping[str, str] | None = None
 ) -> Generator[Running, None, None]:
     """Open an app without its deciders, and with these of its views only. Other systems are left to the processes that follow them, or looked at."""
-    commands = [name_of(command)[0] for command in app.handlers]
-    own = [event for event in app.events if event not in app.called]
-    only = App(
-        app.name,
-        records=own,
-        views=views,
-        subscriptions=app.subscriptions,
-        replicas=app.replicas if channels is not None else {},
-        ignores=[*app.ignores, *commands],
-    )
+    only = without_deciders(app, views=views, replicas=channels is not None)
     there: dict[str, str | None] = {**dict.fromkeys([*only.subscriptions, *only.replicas]), **(channels or {})}
     with bar("opening") as progress:
         running = only.open(log_url(asked.log), run=run, channels=there, views=views_url(asked.views), progress=progress)

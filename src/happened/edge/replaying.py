@@ -183,6 +183,8 @@ def _about(one: Verdict, shown_max: int) -> Iterator[str]:
         yield f"recorded, and dropped: {_capped(one.dropped, shown_max)}"
     if one.defaulted:
         yield f"not recorded, and defaulted: {_capped(one.defaulted, shown_max)}"
+    if one.altered:
+        yield f"recorded, and not read in full: {_capped(one.altered, shown_max)}"
     yield from one.notes
 
 

@@ -4,6 +4,7 @@ import importlib
 import sqlite3
 import sys
 import tomllib
+from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 from typing import Any  # Any: a TOML file holds anything
@@ -12,6 +13,8 @@ import msgspec
 
 from happened.app import App
 from happened.core.errors import Invalid
+from happened.core.messages import name_of
+from happened.core.state import State
 from happened.opening import check_postgres, is_postgres, path_in
 from happened.shelf.connection import as_shown
 
@@ -55,6 +58,21 @@ def log_url(given: str | None, *, there: bool = True) -> str:
 def the_app(given: str | None) -> App:
     """Import the app. `Invalid` if none is named, or the module can't be imported or has no such app."""
     return named_app(given)[1]
+
+
+def without_deciders(app: App, *, views: Iterable[type[State]] = (), replicas: bool = False) -> App:
+    """Return an app that reads a log as this one does, decides nothing, and has these views only, and no copies of other systems but with `replicas`."""
+    commands = [name_of(command)[0] for command in app.handlers]
+    only = App(
+        app.name,
+        records=[event for event in app.events if event not in app.called],
+        views=views,
+        subscriptions=app.subscriptions,
+        replicas=app.replicas if replicas else {},
+        ignores=[*app.ignores, *commands],
+    )
+    only.lifts = app.lifts  # all of them: those that lead to a command have no class here
+    return only
 
 
 def named_app(given: str | None) -> tuple[str, App]:

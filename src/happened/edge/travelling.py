@@ -14,10 +14,9 @@ import msgspec
 
 from happened.app import App
 from happened.core.errors import Invalid, NotThere
-from happened.core.messages import name_of
 from happened.core.state import State, fold_of
 from happened.edge.progress import bar
-from happened.edge.settings import log_url, the_app
+from happened.edge.settings import log_url, the_app, without_deciders
 from happened.edge.words import key_in, named, print_json, print_row, print_rows, print_table, text_of
 from happened.inquiry import Changed, Difference, Found, Step, bisect, blame, differences, fields_between, steps
 from happened.past import Past, position_of
@@ -195,9 +194,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
 def _opened(asked: argparse.Namespace) -> Generator[Opened, None, None]:
     """Open an app to look at its log: without deciders, views or workers."""
     app = the_app(asked.app)
-    commands = [name_of(command)[0] for command in app.handlers]
-    own = [event for event in app.events if event not in app.called]
-    only = App(app.name, records=own, subscriptions=app.subscriptions, ignores=[*app.ignores, *commands])
+    only = without_deciders(app)
     with bar("opening") as progress:
         running = only.open(log_url(asked.log), run=False, channels=dict.fromkeys(only.subscriptions), progress=progress)
     with running:

@@ -13,15 +13,17 @@ import msgspec
 
 from happened.core.errors import Incompatible, Invalid
 from happened.core.messages import Data, Several, is_data, name_of
-from happened.core.tags import EACH, ONE, Scope, nesting, scope_of
+from happened.core.tags import EACH, VALUES, Scope, nesting, scope_of, steps_of_holding
 from happened.core.upcasts import Step, UpcastEntry, steps_of
 from happened.log.fingerprint import fingerprint_of
 from happened.log.names import Name
 
 VALUE = "value"
 
-HELD = {ONE: "", EACH: "[]", "values": "[...]"}
-"""How a path goes on from a field to what it holds."""
+
+def path_to(field: str, holds: str) -> str:
+    """Return the path of what a field holds."""
+    return field + "".join("[...]" if step == VALUES else "[]" for step in steps_of_holding(holds))
 
 
 class Unlifted(Exception):
@@ -178,19 +180,22 @@ class Lifts:
         for field, holds, name, version, below, tag in parts:
             if made.get(field) is not None:
                 try:
-                    made[field] = self._each(holds, made[field], (name, version, below, tag))
+                    made[field] = self._each(steps_of_holding(holds), made[field], (name, version, below, tag))
                 except Unlifted as error:
-                    path = f"{field}{HELD[holds]}"
+                    path = path_to(field, holds)
                     raise Unlifted(error.reason, f"{path}.{error.path}" if error.path else path) from error
         return made
 
-    def _each(self, holds: str, value: Any, part: Any) -> Any:
-        if isinstance(value, list):
-            return [self._each(holds, one, part) for one in list[Any](value)]  # pyright: ignore[reportUnknownArgumentType]  # of what is looked at one by one
+    def _each(self, steps: Sequence[str], value: Any, part: Any) -> Any:
+        if steps:
+            if steps[0] != VALUES and isinstance(value, list):
+                members = list[Any](value)  # pyright: ignore[reportUnknownArgumentType]  # of what is looked at one by one
+                return [self._each(steps[1:], one, part) if steps[0] in (EACH, str(n)) else one for n, one in enumerate(members)]
+            if steps[0] == VALUES and is_data(value):
+                return {key: self._each(steps[1:], one, part) for key, one in value.items()}
+            return value
         if not is_data(value):
             return value
-        if holds == "values":
-            return {key: self._each("one", one, part) for key, one in value.items()}
         name, version, below, tag = part
         if tag is not None and value.get(tag[0]) != tag[1]:
             return value

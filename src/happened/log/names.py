@@ -13,7 +13,7 @@ from typing import Any, NamedTuple  # Any: JSON schemas are JSON
 
 import msgspec
 
-from happened.core.errors import Broken
+from happened.core.errors import Broken, Invalid
 from happened.core.messages import name_of
 from happened.core.tags import nesting, outline, scope_of
 from happened.log.row import FIRST_NUMBER, Written, encode
@@ -56,6 +56,11 @@ def wish_for(cls: type, what: str, name: str | None = None) -> Wish:
         schema: Any = components
     except TypeError:  # a type that JSON schema has no word for; its fields still tell it from others
         schema = {field.name: repr(field.type) for field in msgspec.structs.fields(cls)}
+    except KeyError as error:  # msgspec knows classes by their names
+        raise Invalid(
+            f"`{own}` holds two classes that are both called `{error.args[0].__qualname__}`, made by one function, say: give them different names",
+            type=own,
+        ) from error
     scope = scope_of(cls)
     tags, parts = outline(scope), nesting(scope)
     text = encode([schema, tags, parts] if has_versions(parts) else [schema, tags])

@@ -94,6 +94,10 @@ class Reader:
         self._pages: dict[frozenset[tuple[type, Fields]], Pages] = {}
         self._pages_for: dict[tuple[Fold, ...], Pages] = {}
 
+    def of(self, names: Names) -> "Reader":
+        """Return a reader of another log, by its own names, with the same classes."""
+        return Reader(names, self.classes.values(), self._called, self.lifts)
+
     def class_of(self, number: int) -> type | None:
         """Return today's class of a name whose bodies are read as they stand there, or `None` if the app has none."""
         name = self.names.by_number.get(number)

@@ -18,12 +18,12 @@ from typing import Any, NamedTuple  # Any: bodies and states of any class
 import msgspec
 
 from happened.core.errors import Error
-from happened.core.messages import Event, Recorded, is_data
+from happened.core.messages import Command, Event, Recorded, is_data, name_of
 from happened.core.state import Fold, Key
 from happened.core.store import Row
 from happened.log.names import Names
 from happened.log.records import INPUT, INTERNAL, SHARED, SYSTEMIC, Reader, Record
-from happened.log.row import ANSWER, SCHEDULE, decode_header, taken_apart
+from happened.log.row import ANSWER, SCHEDULE, decode_header, encode, taken_apart
 
 SHARE = SHARED[0]
 SHOWN_MAX = 20
@@ -272,9 +272,9 @@ def _nodes(side: Side, rows: Iterable[Row], erased: list[_Erased]) -> Iterator[_
                 label = ("answer", body["gateway"], _sorted(body["arguments"]), body.get("nth", 0))
                 body = {"answer": body.get("answer"), "error": body.get("error", "")}
             elif raw.number == SCHEDULE and is_data(body):
-                command = side.names.by_number.get(body["number"])
-                label = ("later", command.name if command is not None else "")
-                body = {"due": body["due"], "command": body["body"]}
+                command = side.reader.body(body["number"], encode(body["body"]), record.position)
+                label = ("later", name_of(type(command))[0] if isinstance(command, Command) else side.names.by_number[body["number"]].name)
+                body = {"due": body["due"], "command": msgspec.to_builtins(command)}
             yield _Node(record, label, _sorted(body))
 
 

@@ -1,0 +1,149 @@
+"""What of the recorded data a class of today drops, defaults, or reads as something else: as the data says, and not what its schema allows."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import msgspec
+import pytest
+
+import happened as h
+from happened.checking.ranges import readings_of
+from happened.checking.reading import Verdict
+from happened.edge.main import main
+
+
+class Person(h.Value):
+    login: str
+    site: str = ""
+
+
+class Login(h.Value):
+    login: str
+
+
+class Page(h.Value):
+    html: str
+    site: str = ""
+
+
+class Point(h.Value, array_like=True):
+    x: int
+    y: int
+
+
+class Point3(h.Value, array_like=True):
+    x: int
+    y: int
+    z: int = 0
+
+
+class Card(h.Value, tag="card"):
+    number: str
+
+
+class CardOnly(h.Value, tag="card"):
+    bank: str = ""
+
+
+class Cash(h.Value, tag="cash"):
+    till: int
+
+
+class Thin(h.Value, omit_defaults=True):
+    login: str
+    state: str = "open"
+
+
+class ThinToo(h.Value, omit_defaults=True):
+    login: str
+    state: Literal["open", "closed"] = "open"
+
+
+class Closed(h.Value, omit_defaults=True):
+    login: str
+    state: str = "closed"
+
+
+class Case(NamedTuple):
+    """The type of a field then and today, what was recorded of it, and what is lost of that."""
+
+    then: Any
+    today: Any
+    recorded: tuple[Any, ...]
+    dropped: tuple[str, ...] = ()
+    defaulted: tuple[str, ...] = ()
+    altered: tuple[str, ...] = ()
+
+
+ANN = Person("ann", "a.org")
+CASES = {
+    "a field that no record has": Case(Person | None, Login | None, (None, None)),
+    "a field that one record has": Case(Person | None, Login | None, (None, ANN), dropped=("field.site",)),
+    "members, of which there are none": Case(tuple[Person, ...], tuple[Login, ...], ((), ())),
+    "a member of a union that nothing is of": Case(Card | Cash, CardOnly | Cash, (Cash(1),)),
+    "a member of a union": Case(Card | Cash, CardOnly | Cash, (Cash(1), Card("4")), ("field.number",), ("field.bank",)),
+    "a mapping that became a class": Case(Mapping[str, str], Person, ({"login": "a", "zip": "1"},), ("field.zip",), ("field.site",)),
+    "anything that became a class": Case(Any, tuple[Page, ...], ([{"html": "<p>", "id": 7}],), ("field[].id",), ("field[].site",)),
+    "a class in a place": Case(int | tuple[int, Person], int | tuple[int, Login], (1, (1, ANN)), ("field[].site",)),
+    "a class that a text describes": Case(Person, Annotated[Login, msgspec.Meta(title="who")], (ANN,), ("field.site",)),
+    "fewer places": Case(Point3, Point, (Point3(1, 2, 3),), ("field[]",)),
+    "more places": Case(Point | None, Point3 | None, (None, Point(1, 2)), defaulted=("field[]",)),
+    "members that a set holds once": Case(tuple[str, ...], frozenset[str], (("a", "b"), ("a", "a")), altered=("field",)),
+    "members that differ": Case(tuple[str, ...], frozenset[str], (("a", "b"),)),
+    "digits that a float does not hold": Case(int, float, (1, 2**53 + 1), altered=("field",)),
+    "digits that a float holds": Case(int, float | None, (2**53, 2**80)),
+    "digits, where whole numbers are read": Case(int, int | float, (2**53 + 1,)),
+    "a time to the nanosecond": Case(str, datetime | None, ("2024-05-06T07:08:09.123456789Z",), altered=("field",)),
+    "a time to the microsecond": Case(str, datetime, ("2024-05-06T07:08:09.123456000Z",)),
+    "a default that was left out": Case(Thin, ThinToo, (Thin("a"),)),
+    "a default that was left out, and is another now": Case(Thin, Closed, (Thin("a", "new"), Thin("b")), defaulted=("field.state",)),
+    "a default inside, that was left out": Case(tuple[Mapping[str, Thin], ...], tuple[Mapping[str, ThinToo], ...], (({"k": Thin("a")},),)),
+}
+
+
+def event(kind: Any) -> Any:
+    return msgspec.defstruct("Came", [("field", kind)], bases=(h.Event,), frozen=True)
+
+
+def said(url: str, kind: Any) -> Verdict:
+    [found] = readings_of(url, h.App("shop", records=[event(kind)])).names
+    return found
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_what_is_lost_is_what_the_data_says(case: Case, tmp_path: Path) -> None:
+    """A class that changed is risky where something that was recorded is not read as it was, and fine where nothing is."""
+    url = f"sqlite:///{tmp_path}/log.db"
+    then = event(case.then)
+    with h.App("shop", records=[then]).open(url) as running:
+        running.record_all([then(value) for value in case.recorded])
+
+    unchanged, found = said(url, case.then), said(url, case.today)
+
+    assert (unchanged.verdict, unchanged.notes) == ("fine", [])
+    assert (tuple(found.dropped), tuple(found.defaulted), tuple(found.altered)) == (case.dropped, case.defaulted, case.altered)
+    assert found.verdict == ("risky" if case.dropped or case.defaulted or case.altered else "fine")
+    assert (found.bad, found.count) == (0, len(case.recorded))
+
+
+def test_what_is_not_read_in_full_is_said_in_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also of facts without a schema; the exit code is that of a log that can be read."""
+    url = f"sqlite:///{tmp_path}/log.db"
+    with h.open_log(url, create=True) as log:
+        log.append(h.Loose("Timed", {"at": "2024-05-06T07:08:09.123456789Z", "size": 1}))
+
+    assert main(["check", "tests.versions.test_lost:timed", "--log", url]) == 0
+    told = capsys.readouterr().out
+
+    assert "recorded, and not read in full: at\n" in told
+    assert "of 1 something is lost or defaulted" in told
+
+
+class Timed(h.Event):
+    at: datetime
+    size: float
+
+
+timed = h.App("timed", records=[Timed])
