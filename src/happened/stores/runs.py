@@ -456,7 +456,7 @@ def place_of(part: int, kind: int, run: Run) -> str:
     return f"{part}/{kind}/{run.last}/{run.level}"
 
 
-def _sum_of(covered: int, runs: tuple[list[Run], list[Run]]) -> int:
+def _sum_of(covered: int | None, runs: tuple[list[Run], list[Run]]) -> int:
     """Return the checksum of how far a part goes, and of which runs it has."""
     listed = [f"{kind}/{run.last}/{run.level}" for kind in (TAGS, IDS) for run in sorted(runs[kind])]
     return crc32(" ".join([str(covered), *listed]).encode())
