@@ -145,21 +145,32 @@ def log() -> Generator[h.Log]:
         yield opened
 
 
-def test_commands_are_read_whole_in_both_directions(log: h.Log) -> None:
-    """A position inside a command is rounded down to the end of the one before it."""
-    rows = [(record.row, record.position) for record in log.read()]
-    ends = [0, *(max(position for row, position in rows if row == first) for first in dict.fromkeys(row for row, _ in rows))]
-
+def test_records_lie_between_the_positions_that_were_given_in_both_directions(log: h.Log) -> None:
+    """Also where these lie inside a command."""
     for after in range(log.head + 2):
         for until in range(log.head + 2):
-            begin, end = (max(one for one in ends if one <= asked) for asked in (after, until))
-            expected = list(range(begin + 1, end + 1))
+            expected = list(range(after + 1, min(until, log.head) + 1))
             assert [record.position for record in log.read(after=after, until=until)] == expected
             assert [record.position for record in log.read(after=after, until=until, backwards=True)] == expected[::-1]
+            named = [record.position for record in log.read(h.query(names=["B", "C"]), after=after, until=until)]
+            assert named == [position for position in expected if next(log.read(after=position - 1, limit=1)).name in {"B", "C"}]
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 100])
+def test_pages_of_any_size_come_to_all_records(log: h.Log, limit: int) -> None:
+    """A page that is shorter than a command ends inside it, and the next one goes on there."""
+    found: list[int] = []
+    back: list[int] = []
+    while page := [record.position for record in log.read(after=found[-1] if found else 0, limit=limit)]:
+        found += page
+    while page := [record.position for record in log.read(until=back[-1] - 1 if back else None, backwards=True, limit=limit)]:
+        back += page
+
+    assert found == back[::-1] == list(range(1, log.head + 1))
 
 
 def test_a_limit_counts_records(log: h.Log) -> None:
-    """It alone may stop inside a command."""
+    """It may stop inside a command."""
     assert [record.position for record in log.read(backwards=True, limit=3)] == [log.head, log.head - 1, log.head - 2]
     assert [record.position for record in log.read(limit=2)] == [1, 2]
 
