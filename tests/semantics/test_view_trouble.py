@@ -689,3 +689,45 @@ def until(holds: Callable[[], bool]) -> None:
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+# --- who may write
+
+
+def owner_of(running: h.Running) -> int:
+    """Return whose epoch stands at the view `Total` in its file."""
+    file = running._followers._file
+    assert file is not None
+    with file.reader() as connection:
+        [(owner,)] = connection.execute("select owner from _view where name = 'Total'").fetchall()
+    return int(owner)
+
+
+def test_who_has_lost_his_lease_does_not_claim_a_view_again(url: str) -> None:
+    """He has not heard yet that it is another's, and begins anew after trouble: that one's epoch stays, and it goes on."""
+    with talk.open(url) as running, talk.open(url, run=False) as former:
+        running.view(Total).get("a", since=running.record(Said("a", "")))
+        owned = owner_of(running)
+        build = former._followers._views[Total].build
+
+        assert former._followers._taken_over(build, owned - 1) is None
+
+        assert owner_of(running) == owned
+        assert running.view(Total).get("a", since=running.record(Said("a", ""))).count == 2
+
+
+def test_a_view_that_another_owner_has_claimed_is_not_switched_to(url: str) -> None:
+    """It may be begun anew there: who folded it before does not answer from it, and does not say that others may."""
+    with talk.open(url, run=False) as running:
+        running.record(Said("a", ""))
+        followers = running._followers
+        build, file = followers._views[Total].build, followers._file
+        assert file is not None
+        build.epoch, build.position = owner_of(running) + 1, running.log.head
+
+        with pytest.raises(h.StoreFailed, match="followed by another process now"):
+            followers._switch_if_whole(build, build.position)
+
+        assert not build.ready
+        with file.reader() as connection:
+            assert connection.execute("select ready from _view where name = 'Total'").fetchall() == [(0,)]
