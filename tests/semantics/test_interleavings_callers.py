@@ -211,7 +211,9 @@ def test_a_time_out_that_meets_an_answer_hears_the_receipt(url: str) -> None:
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.0004, 0.002])
-def test_an_event_loop_commits_and_looks_by_itself_only_where_a_sync_is_short(url: str, seconds: float) -> None:
+def test_an_event_loop_commits_and_looks_by_itself_only_where_a_sync_is_short(
+    url: str, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
     """Half a millisecond is the limit. Where a sync takes longer all of it is done in threads, and the loop goes on."""
     at: list[int] = []
 
@@ -231,7 +233,7 @@ def test_an_event_loop_commits_and_looks_by_itself_only_where_a_sync_is_short(ur
             view = running.view(Kept)
             view.get("a", since=running.dispatch(Deposit("a", 1)))
             looked, get = view.of.looked, at.append
-            view.of.looked = lambda key, encoded: (get(threading.get_ident()), looked(key, encoded))[1]  # type: ignore[method-assign]
+            monkeypatch.setattr(view.of, "looked", lambda key, encoded: (get(threading.get_ident()), looked(key, encoded))[1])
             at.clear()
             running._engine.sync_seconds = seconds
             receipt = await running.adispatch(Deposit("a", 2))

@@ -421,7 +421,7 @@ def log_missed(taken: Taken) -> None:
 
 def log_torn(taken: Taken) -> None:
     """See to it that a reader of the log stopped inside a command."""
-    taken.said(11, rows=rows_of(taken, 11)[:-1])
+    taken.said(5, rows=rows_of(taken, 5)[:-1])
 
 
 def log_differs(taken: Taken) -> None:

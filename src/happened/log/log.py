@@ -224,9 +224,10 @@ class Log:
     ) -> Iterator[Record]:
         """Stream records in order of position, or backwards: all of them, or the events that a query asks for.
 
-        They lie behind `after`, and up to `until`, also inside a command; an event that was split comes as several records of one position, and `limit`
-        counts each. So who goes on after the last one that he was given is given the next: page by page, with a `limit` above the number of parts of one
-        event. Memory is one page, whatever the length. What is recorded after the call began may or may not be seen.
+        They lie behind `after`, which may lie inside a command, and end with a whole one: `until` inside a command is rounded down to the end of the one
+        before it. Only `limit`, which counts records, may stop inside: who goes on after the last one that he was given is given the next. An event
+        that was split comes as several records of one position, and `limit` is to be above their number. Memory is one page, whatever the length. What is
+        recorded after the call began may or may not be seen.
         """
         after = place_of(after)
         until = None if until is None else place_of(until)
@@ -234,15 +235,13 @@ class Log:
         _check_is(Query, query, "query(...)")
         wanted = None if query is None or not query.items else [self._wanted(item.names, item.tags) for item in query.items]
         left = limit
-        beyond = self.row_at(until) if until is not None else None  # the store gives whole rows
-        ends = beyond.last if beyond is not None else until
-        pages = self.engine.read(after, ends, wanted=wanted, backwards=backwards, rows_max=min(1000, max(limit or 1000, 1)))
+        pages = self.engine.read(after, until, wanted=wanted, backwards=backwards, rows_max=min(1000, max(limit or 1000, 1)))
         for rows in pages:
             self.reader.learn(rows)
             for row in rows:
                 records = self.reader.records(row)
                 for record in reversed(list(records)) if backwards else records:
-                    if record.position <= after or (until is not None and record.position > until):
+                    if record.position <= after:
                         continue
                     if query is not None and not self._asked_for(query, record):
                         continue

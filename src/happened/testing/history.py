@@ -634,8 +634,7 @@ class _Checking:
             return
         last = found[-1][0]
         self._seen(last, operation)
-        after = self._row_before(operation.asked.since + 1)
-        expected = {place: self._ids[place] for place in range(after + 1, min(last + 1, len(self._ids)))}
+        expected = {place: self._ids[place] for place in range(operation.asked.since + 1, min(last + 1, len(self._ids)))}
         seen = dict(reversed(found))
         for position in sorted(expected.keys() | seen.keys()):
             if position not in seen:
