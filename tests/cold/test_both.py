@@ -30,7 +30,7 @@ from tests.cold.rows import filled, nothing
 from tests.semantics.model import Balance, Deposited, bank
 from tests.servers import fresh
 
-KILLS = int(os.environ.get("HAPPENED_KILLS", "8"))
+KILLS = int(os.environ.get("HAPPENED_KILLS", "4"))
 
 WORK = """
 import sys

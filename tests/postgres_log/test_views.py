@@ -480,7 +480,7 @@ def test_a_query_sees_views_by_their_plain_names_and_can_not_get_out_of_itself()
 
 def test_two_processes_open_new_views_at_once() -> None:
     """Whoever comes second finds what the first has made."""
-    for _ in range(5):
+    for _ in range(2):
         url = fresh()
         with bank.open(url, views="memory:"):
             pass

@@ -683,7 +683,7 @@ def seed_one(taken: Taken, chance: random.Random) -> str | None:
 
 
 @given(seed=st.integers(0, 1 << 32), sessions=st.integers(1, 5), count=st.integers(5, 40))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_a_random_history_is_right_until_one_thing_in_it_is_made_wrong(seed: int, sessions: int, count: int) -> None:
     """Operations that overlap at random are explained by their log; after one random change that is found, by its name."""
     chance = random.Random(seed)

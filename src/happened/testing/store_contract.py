@@ -505,7 +505,7 @@ class StoreContract:
         first, last = rows[0].position - 1, rows[-1].last
 
         for after in range(first, last + 1):
-            for until in (*range(after, last + 1), None) if rows_max > 1 else (last - 1,):
+            for until in (*range(after, last + 1, 3), None) if rows_max > 1 else (last - 1,):
                 found = ours(flat(store.read(after, until, wanted=wanted, backwards=backwards, rows_max=rows_max)))
 
                 expected = [row for row in rows if row.last > after and (until is None or row.last <= until)]
@@ -566,7 +566,7 @@ class StoreContract:
         ]
 
         for wanted in asked:
-            for rows_max in (1, 7, 1000):
+            for rows_max in (7, 1000):
                 found = flat(store.read(0, scribe.seen, wanted=wanted, backwards=backwards, rows_max=rows_max))
 
                 positions = [row.position for row in found]
