@@ -404,6 +404,13 @@ def test_names_are_a_collection() -> None:
         query("Sold")
 
 
+@pytest.mark.parametrize("value", [object(), 1j, test_names_are_a_collection], ids=["object", "complex", "function"])
+def test_what_no_event_can_have_is_invalid(value: object) -> None:
+    """Whatever a caller gives for a tag that could not be recorded."""
+    with pytest.raises(Invalid, match="no event has that"):
+        query(sku=value)
+
+
 def test_a_value_that_looks_like_another_tag_is_none() -> None:
     """The pair of tag and value is one, whatever the value contains."""
     assert not query(a="x").matches("Sold", [term("b", "a\x1fx"), term("aa", "x")])

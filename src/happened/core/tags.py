@@ -301,7 +301,10 @@ def text_given(what: str, value: Any) -> str:  # Any: a caller may give anything
     """Return the text of a value that a caller gave. `Invalid` for what no message has as a value of a tag."""
     if isinstance(value, list | tuple | collections.abc.Set | collections.abc.Mapping):
         raise Invalid(f"`{what}` is {value!r}, and a tag has one value: write a pair, or an item of a query, for each", field=what)
-    text = text_of(value)
+    try:
+        text = text_of(value)
+    except TypeError as error:
+        raise Invalid(f"`{what}` is {value!r}, and no event has that", field=what) from error
     if value is None or not is_unicode(text):
         raise Invalid(
             f"`{what}` is {value!r}, " + ("and no event has that" if value is None else "which has half a character and is no valid text"),
