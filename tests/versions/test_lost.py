@@ -1,5 +1,6 @@
 """What of the recorded data a class of today drops, defaults, or reads as something else: as the data says, and not what its schema allows."""
 
+import dataclasses
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -66,6 +67,32 @@ class Closed(h.Value, omit_defaults=True):
     state: str = "closed"
 
 
+@dataclasses.dataclass(frozen=True)
+class Node:
+    """A chain of any length."""
+
+    name: str
+    below: "Node | None" = None
+
+
+@dataclasses.dataclass(frozen=True)
+class NodeToo:
+    name: str
+    below: "NodeToo | None" = None
+    state: str = ""
+
+
+class Link(NamedTuple):
+    name: str
+    below: "Link | None" = None
+
+
+class LinkToo(NamedTuple):
+    name: str
+    below: "LinkToo | None" = None
+    state: str = ""
+
+
 class Case(NamedTuple):
     """The type of a field then and today, what was recorded of it, and what is lost of that."""
 
@@ -97,6 +124,9 @@ CASES = {
     "digits, where whole numbers are read": Case(int, int | float, (2**53 + 1,)),
     "a time to the nanosecond": Case(str, datetime | None, ("2024-05-06T07:08:09.123456789Z",), altered=("field",)),
     "a time to the microsecond": Case(str, datetime, ("2024-05-06T07:08:09.123456000Z",)),
+    "a class that holds itself": Case(Node, NodeToo, (Node("a", Node("b")),), defaulted=("field.state", "field.below.state")),
+    "a class that holds itself in a place": Case(Link, LinkToo, (Link("a", Link("b")),), defaulted=("field[][]", "field[]")),
+    "a class that holds itself, and another field": Case(Node, Node | None, (Node("a", Node("b")),)),
     "a default that was left out": Case(Thin, ThinToo, (Thin("a"),)),
     "a default that was left out, and is another now": Case(Thin, Closed, (Thin("a", "new"), Thin("b")), defaulted=("field.state",)),
     "a default inside, that was left out": Case(tuple[Mapping[str, Thin], ...], tuple[Mapping[str, ThinToo], ...], (({"k": Thin("a")},),)),

@@ -3,6 +3,7 @@
 It is found by looking at data: a schema says what may have been recorded, and not what was.
 """
 
+import functools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeGuard  # Any: schemas and bodies are JSON
@@ -151,18 +152,21 @@ def _comparing_members(members: Compare | None, *, once: bool) -> Compare | None
 
 def _comparing_places(types: Sequence[inspect.Type], first: int) -> Compare:
     """Return the function for what is read by its place in a list, after the tag where there is one."""
-    places = list(map(_comparing, types))
+
+    @functools.cache  # looked at where there is data: a class may hold itself
+    def places() -> Sequence[Compare | None]:
+        return list(map(_comparing, types))
 
     def compare_places(data: Any, path: str, lost: Lost) -> None:
         if not _is_array(data):
             return
         found = data[first:]
-        for compare, one in zip(places, found, strict=False):
+        for compare, one in zip(places(), found, strict=False):
             if compare is not None:
                 compare(one, f"{path}[]", lost)
-        if len(found) > len(places):
+        if len(found) > len(types):
             lost.dropped[f"{path}[]"] = None
-        elif len(found) < len(places):
+        elif len(found) < len(types):
             lost.defaulted[f"{path}[]"] = None
 
     return compare_places
@@ -172,7 +176,10 @@ def _comparing_fields(info: inspect.StructType | inspect.DataclassType) -> Compa
     names = {field.encode_name: None for field in info.fields}
     tag = info.tag_field if isinstance(info, inspect.StructType) else None
     own = names.keys() | ({tag} if tag is not None else set[str]())
-    below = [(field.encode_name, compare) for field in info.fields if (compare := _comparing(field.type)) is not None]
+
+    @functools.cache  # looked at where there is data: a class may hold itself
+    def below() -> Sequence[tuple[str, Compare]]:
+        return [(field.encode_name, compare) for field in info.fields if (compare := _comparing(field.type)) is not None]
 
     def compare_fields(data: Any, path: str, lost: Lost) -> None:
         if not is_data(data):
@@ -181,7 +188,7 @@ def _comparing_fields(info: inspect.StructType | inspect.DataclassType) -> Compa
         if data.keys() != own:
             lost.dropped.update(dict.fromkeys(f"{start}{field}" for field in data if field not in own))
             lost.defaulted.update(dict.fromkeys(f"{start}{field}" for field in names if field not in data))
-        for field, compare in below:
+        for field, compare in below():
             if field in data:
                 compare(data[field], f"{start}{field}", lost)
 
@@ -264,12 +271,15 @@ def _alternatives(schema: Data, node: Any) -> Iterator[Data]:
         yield node
 
 
-def _shape(schema: Any, node: Any) -> Any:
-    """Return what a schema says of what was recorded, and nothing of texts, defaults, and names of classes."""
+def _shape(schema: Any, node: Any, above: tuple[str, ...] = ()) -> Any:
+    """Return what a schema says of what was recorded, and nothing of texts, defaults, and names of classes: of a class in itself only which it is."""
     if is_data(node):
         if "$ref" in node:
-            return _shape(schema, schema.get(_referred(node)))
+            name = _referred(node)
+            return above.index(name) if name in above else _shape(schema, schema.get(name), (*above, name))
         properties = node.get("properties")
-        said = {key: _shape(schema, value) for key, value in node.items() if key not in UNSAID and key != "properties"}
-        return {**said, "properties": {key: _shape(schema, value) for key, value in properties.items()}} if is_data(properties) else said
-    return [_shape(schema, one) for one in node] if isinstance(node, list) else node  # pyright: ignore[reportUnknownVariableType]  # of what is looked at one by one
+        said = {key: _shape(schema, value, above) for key, value in node.items() if key not in UNSAID and key != "properties"}
+        if not is_data(properties):
+            return said
+        return {**said, "properties": {key: _shape(schema, value, above) for key, value in properties.items()}}
+    return [_shape(schema, one, above) for one in node] if isinstance(node, list) else node  # pyright: ignore[reportUnknownVariableType]  # of what is looked at one by one
