@@ -158,6 +158,18 @@ def test_what_is_lost_is_what_the_data_says(case: Case, tmp_path: Path) -> None:
     assert (found.bad, found.count) == (0, len(case.recorded))
 
 
+def test_a_number_that_no_float_can_be_is_said_to_be_unreadable(tmp_path: Path) -> None:
+    """It has more digits than any."""
+    url = f"sqlite:///{tmp_path}/log.db"
+    then = event(int)
+    with h.App("shop", records=[then]).open(url) as running:
+        running.record_all([then(1), then(10**400), then(2**1023)])
+
+    found = said(url, float)
+
+    assert (found.verdict, found.bad, found.troubles[0].reason) == ("impossible", 1, "Number out of range")
+
+
 def test_what_is_not_read_in_full_is_said_in_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Also of facts without a schema; the exit code is that of a log that can be read."""
     url = f"sqlite:///{tmp_path}/log.db"

@@ -196,7 +196,7 @@ def _comparing_fields(info: inspect.StructType | inspect.DataclassType) -> Compa
 
 
 def _compare_float(data: Any, path: str, lost: Lost) -> None:
-    if type(data) is int and abs(data) > EXACT_MAX and int(float(data)) != data:
+    if type(data) is int and abs(data) > EXACT_MAX and abs(data) // (data & -data) > EXACT_MAX:  # without its zeros at the end, in binary
         lost.altered[path] = None
 
 
