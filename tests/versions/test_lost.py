@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, time, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -123,6 +123,10 @@ CASES = {
     "digits that a float holds": Case(int, float | None, (2**53, 2**80)),
     "digits, where whole numbers are read": Case(int, int | float, (2**53 + 1,)),
     "a time to the nanosecond": Case(str, datetime | None, ("2024-05-06T07:08:09.123456789Z",), altered=("field",)),
+    "a time of a day to the nanosecond": Case(str, time | None, ("07:08:09.123456789",), altered=("field",)),
+    "a day and a time, with a space": Case(str, datetime | None, ("2024-05-06 07:08:09.123456789Z",), altered=("field",)),
+    "a while to the nanosecond": Case(str, timedelta, ("PT1.000000001S",), altered=("field",)),
+    "a while to the microsecond": Case(str, timedelta | None, ("PT1.000001S",)),
     "a time to the microsecond": Case(str, datetime, ("2024-05-06T07:08:09.123456000Z",)),
     "a class that holds itself": Case(Node, NodeToo, (Node("a", Node("b")),), defaulted=("field.state", "field.below.state")),
     "a class that holds itself in a place": Case(Link, LinkToo, (Link("a", Link("b")),), defaulted=("field[][]", "field[]")),

@@ -2,7 +2,8 @@
 
 A range of positions is read at a time, and what comes of all ranges is told as one. Pages are decoded in one call, as in a fold. What that can't tell is
 looked at one by one: names with upcasts, facts without a schema, shapes that are not today's, and pages with a record that can't be read. What is lost
-is found by comparing data with the class that reads it, and left out where the shape is today's: then nothing is.
+is found by comparing data with the class that reads it, and left out where the shape is today's: then nothing is, but of a text that has become a time
+without anything else, which has the same schema.
 """
 
 import functools

@@ -19,8 +19,10 @@ UNSAID = {"title", "description", "default", "examples", "required", "discrimina
 EXACT_MAX = 2**53
 """Above it a float does not hold every whole number."""
 
-FINER = re.compile(r"T.*\.\d{6}\d*[1-9]")
-"""A time that says more than microseconds."""
+FINER = re.compile(r"\.\d{6}\d*[1-9]")
+"""Of a time that says more than microseconds."""
+
+TIMES = inspect.DateTimeType | inspect.TimeType | inspect.TimeDeltaType
 
 
 class Lost(NamedTuple):
@@ -74,7 +76,7 @@ def _comparing(info: inspect.Type) -> Compare | None:
             return _comparing_members(_comparing(info.item_type), once=isinstance(info, inspect.SetType | inspect.FrozenSetType))
         case inspect.FloatType():
             return _compare_float
-        case inspect.DateTimeType() | inspect.TimeType():
+        case _ if isinstance(info, TIMES):
             return _compare_time
         case _:
             return None
@@ -87,7 +89,7 @@ def _comparing_union(info: inspect.UnionType) -> Compare | None:
     whole = any(isinstance(one, inspect.IntType | inspect.AnyType) for one in members)
     text = any(isinstance(one, inspect.StrType | inspect.AnyType) for one in members)
     numbers = _compare_float if not whole and any(isinstance(one, inspect.FloatType) for one in members) else None
-    times = _compare_time if not text and any(isinstance(one, inspect.DateTimeType | inspect.TimeType) for one in members) else None
+    times = _compare_time if not text and any(isinstance(one, TIMES) for one in members) else None
     if not objects and not lists and numbers is None and times is None:
         return None
 
