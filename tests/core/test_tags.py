@@ -411,6 +411,25 @@ def test_what_no_event_can_have_is_invalid(value: object) -> None:
         query(sku=value)
 
 
+@pytest.mark.parametrize("name", ["", "a\x1fb", "\ud800", 7])
+def test_a_tag_that_no_event_can_have_is_invalid(name: Any) -> None:
+    """With the sign that stands between a tag and its value it would be found by those of another."""
+    with pytest.raises(Invalid):
+        Item(tags=frozenset({(name, "x")}))
+    if isinstance(name, str):
+        with pytest.raises(Invalid):
+            query(**{name: "x"})
+
+
+class Called(str, enum.Enum):  # noqa: UP042 - as many are
+    SKU = "sku"
+
+
+def test_a_tag_may_be_called_by_a_member_of_an_enumeration() -> None:
+    """It is its text."""
+    assert Item(tags=frozenset({(Called.SKU, "x")})).matches("Sold", [term("sku", "x")])
+
+
 def test_a_value_that_looks_like_another_tag_is_none() -> None:
     """The pair of tag and value is one, whatever the value contains."""
     assert not query(a="x").matches("Sold", [term("b", "a\x1fx"), term("aa", "x")])
