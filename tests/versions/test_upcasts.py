@@ -10,7 +10,7 @@ import pytest
 
 import happened as h
 from happened.checking.ranges import readings_of
-from happened.core.tags import Scope, nesting
+from happened.core.tags import Scope, nesting, outline
 from happened.log import names
 from happened.log.row import taken_apart
 from tests.programs import p07_versions
@@ -352,6 +352,40 @@ def test_so_it_is_where_the_message_itself_has_an_upcast(url: str, monkeypatch: 
 
     with h.App("shop", records=[Packed], upcasts=upcasts).open(url) as running:
         assert bodies(running) == [Packed(((box,), (box, box)), {"a": (box,)}, ({"b": box}, {}))]
+
+
+class Row(h.Value):
+    sku: Sku
+
+
+class Listed(h.Event):
+    rows: tuple[tuple[Row, ...], ...]
+    pair: tuple[Sku, OrderNo, Sku]
+    skus: Mapping[str, tuple[Sku, ...]]
+
+
+def outline_once(scope: Scope) -> list[Any]:
+    """Return what a release before recorded of where the tags of `Listed` lie."""
+    if scope.cls is not Listed:
+        return outline(scope)
+    return [
+        [["pair", "sku", "each"], ["pair", "order", "each"], ["skus", "sku", "each"]],
+        [["rows", "each", [[["sku", "sku", "one"]], []]]],
+    ]
+
+
+def test_that_an_older_release_recorded_less_of_where_tags_lie_is_no_change_of_the_class(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tags are found in full when the log is opened."""
+    with monkeypatch.context() as then:
+        then.setattr(names, "outline", outline_once)
+        write(url, Listed(((Row("a"),),), ("b", "o", "c"), {"x": ("d",)}))
+    app = h.App("shop", records=[Listed])
+
+    [found] = readings_of(url, app).names
+
+    assert (found.verdict, found.notes) == ("fine", [])
+    with app.open(url) as running:
+        assert [len(bodies(running, h.query(sku=sku))) for sku in "abcdo"] == [1, 1, 1, 1, 0]
 
 
 def test_typed_upcasts_may_split_too(url: str) -> None:

@@ -16,8 +16,7 @@ import msgspec
 
 from happened.checking.shapes import Compare, Lost, comparing, left_out, same_shape
 from happened.core.store import Bare, Store
-from happened.core.tags import outline, scope_of
-from happened.log.lifting import Unlifted, path_to, read_as, unlifted
+from happened.log.lifting import Unlifted, innermost, path_to, read_as, unlifted
 from happened.log.names import Name, decode_schema, wish_for
 from happened.log.records import Reader, positions_of
 from happened.log.row import BUILT_IN, SCHEMA, RawRecord, taken_apart_text
@@ -218,12 +217,19 @@ class _Seen:
         changed = "its class was changed without a new version"
         if not same_shape(schema, wish.schema):
             self.notes[f"{changed}: the log has the old shape"] = None
-        elif self.name.tags is not None and self.name.tags != outline(scope_of(cls)):
+        elif self.name.tags is not None and self.name.tags not in (wish.tags, _former(wish.tags)):
             self.notes[f"{changed}: its tags lie elsewhere"] = None
 
 
 def _plain(body: msgspec.Raw) -> Any:
     return msgspec.json.decode(body)
+
+
+def _former(outlined: Any) -> Any:
+    """Return an outline as an older release has recorded it: of collections in each other only how what lies innermost is held."""
+    tags = [[field, tag, innermost(holds)] for field, tag, holds in outlined[0]]
+    parts = [[field, innermost(holds), _former(below)] for field, holds, below in outlined[1]]
+    return [[one for place, one in enumerate(found) if one not in found[:place]] for found in (tags, parts)]
 
 
 def _parts(parts: Iterable[Any], path: str = "") -> Iterator[tuple[str, str, int]]:

@@ -285,7 +285,7 @@ class Lifts:
             chain = self.chains.get((name, version), ())
             if inside or chain:
                 names = {name, *(step.to for step in chain)}
-                full = [found for known, found, called, *_ in today if known == field and called in names and _innermost(found) == holds]
+                full = [found for known, found, called, *_ in today if known == field and called in names and innermost(found) == holds]
                 for place in full or [_former([found for known, found, *_ in parts if known == field], holds)]:
                     needed[field, place, name] = [field, place, name, version, inside, tag]
         return list(needed.values())
@@ -297,7 +297,7 @@ class Lifts:
             yield from self._digests_in(below)
 
 
-def _innermost(holds: str) -> str:
+def innermost(holds: str) -> str:
     """Return what an older release has recorded of how a field holds something."""
     last = holds.rpartition("/")[-1]
     return EACH if last.isdigit() else last
@@ -305,7 +305,7 @@ def _innermost(holds: str) -> str:
 
 def _former(of_field: Iterable[str], holds: str) -> str:
     """Return how a field holds something, of which an older release may have recorded only what lies innermost."""
-    if any(_innermost(one) != one for one in of_field):
+    if any(innermost(one) != one for one in of_field):
         return holds
     return {EACH: f"{MAPPINGS}/{EACH}/{LISTS}", VALUES: f"{LISTS}/{VALUES}"}.get(holds, holds)
 
