@@ -358,7 +358,7 @@ class Giving:
             self._match(row, self._decides(row, header, header.decides, edits))
         elif sender is not None and what == "reaction":
             made = self._ring(header.id, row.at) if header.id in self._survey.rung else self._taken_turn(row, header, sender)
-            self._match(row, made if made is not None else self._left_of(row, header, edits))
+            self._match(row, made if made is not None else self._left_of(row, header, sender, edits))
         elif sender is not None and what == "publication":
             self._taken_turn(row, header, sender)
         elif (share := self._share_of(row)) is not None:
@@ -369,21 +369,28 @@ class Giving:
         else:
             self._match(row, self._copied(row, header, edits, {}))
 
-    def _left_of(self, row: Row, header: Header, edits: RowEdits) -> Row | None:
+    def _left_of(self, row: Row, header: Header, sender: Name, edits: RowEdits) -> Row | None:
         """Record what a reaction did as it was, where it can't hear its event again since that is erased."""
-        if header.id in self._edits.sent or not (header.causation in self._stands or self._is_erased_here(header.causation or "")):
+        (position, _), _ = self._survey.run_of(row, header, sender)
+        if header.id in self._edits.sent or not (
+            header.causation in self._stands or self._is_erased_here(header.causation or "", position)
+        ):
             return None
         self._stands.add(header.id)
         if header.outcome == "pending":
             self._gone.add(header.id or "")
         return self._copied(row, header, edits, {})
 
-    def _is_erased_here(self, id: str) -> bool:
-        """Say whether an event or command is there and erased."""
-        base, mark, _ = id.rpartition("#")
+    def _is_erased_here(self, id: str, position: int = 0) -> bool:
+        """Say whether an event or command is there and erased. `position` is that in the origin, if it is known: an id may be one's own in a row of several."""
+        ids = [id, id.rpartition("#")[0]]
+        of = self._origin.log.row_at(position) if position > 0 else None
+        if of is not None:
+            ids.append(decode_header(of.head).id or "")
         return any(
-            is_erased(raw) and id_of(row, decode_header(row.head), place, None) == id
-            for row in self.log.find(base if mark else id)
+            is_erased(raw) and id_of(row, decode_header(row.head), place, decode_extra(raw.extra) if bytes(raw.extra) else None) == id
+            for known in dict.fromkeys(filter(None, ids))
+            for row in self.log.find(known)
             for place, (_, raw) in enumerate(taken_apart(row))
         )
 

@@ -112,7 +112,8 @@ class Origin(NamedTuple):
     def position_of(self, id: str) -> int | None:
         """Return where a record is, by its id."""
         base, mark, ordinal = id.rpartition("#")
-        for row in self.log.find(base if mark else id):
+        rows: list[Row] = self.log.find(id) + (self.log.find(base) if mark else [])
+        for row in rows:
             header = decode_header(row.head)
             for place in range(row.count):
                 if id_of(row, header, place, None) == id:

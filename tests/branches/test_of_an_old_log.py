@@ -191,6 +191,27 @@ def test_what_a_reaction_did_on_an_event_that_was_erased_stays_as_it_is(erased: 
             assert not difference.changed
 
 
+@pytest.mark.parametrize("ids", [("paid#1", "too"), ("paid", "too")], ids=["with a number sign", "of their own in one row"])
+def test_so_it_does_whatever_the_id_of_the_event(ids: tuple[str, str]) -> None:
+    """An id may look like that of a part, or be one of several that were recorded together."""
+    clock = Clock()
+    with h.App("bank", records=[Paid], deciders=[remind], reactions=[watch], views=[Drawings]).open(source=clock) as running:
+        facts = [h.Message(Paid(name, 5), id=id) for name, id in zip("ab", ids, strict=True)]  # noqa: A001 - as everywhere
+        for given in [facts[:1], facts[1:]] if "#" in ids[0] else [facts]:
+            running.log.append(given, id=given[0].id if len(given) == 1 else "both")
+        running.settled()
+        clock.move(timedelta(minutes=2))
+        while running.settled(wait_seconds_max=20).timers:
+            pass
+        running.erase(("account", "a"), actor="ann", reason="asked for")
+        [paid, _] = [record.position for record in running.log.read(h.query(names=["Paid"]))]
+
+        with running.branch(at=0) as branch:
+            assert not branch.diff()
+        with running.branch(h.Drop(paid), at=0) as branch:
+            assert [record.name for record in branch.diff().missing] == ["Paid", "schedule", "Remind", "Reminded", "Remind", "Reminded"]
+
+
 def draw_later(event: Paid) -> Iterator[h.Later[Draw]]:
     yield h.Later(Draw(event.account, 1), after=timedelta(minutes=1))
 

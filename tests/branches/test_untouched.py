@@ -1,7 +1,7 @@
 """A branch of which nothing is otherwise comes out as its origin, record by record."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -77,6 +77,33 @@ def test_a_branch_of_a_branch(make: Make) -> None:
             assert not second.diff(), str(second.diff())
             assert list(map(essence, told(second))) == list(map(essence, told(first)))
         with first.branch(at=first.log.head) as second:
+            assert not second.diff()
+
+
+def test_a_branch_of_a_branch_finds_what_a_reaction_heard_by_any_id() -> None:
+    """Also by one that looks like that of a part."""
+
+    class Came(h.Event):
+        name: str
+
+    class Greet(h.Command):
+        name: str
+
+    class Greeted(h.Event):
+        name: str
+
+    def greet(command: Greet) -> Iterator[Greeted]:
+        yield Greeted(command.name)
+
+    def hear(event: Came) -> Iterator[Greet]:
+        yield Greet(event.name)
+
+    with h.App("door", records=[Came], deciders=[greet], reactions=[hear]).open() as running:
+        running.record(Came("ann"), id="came#1")
+        running.settled()
+
+        with running.branch(at=0) as first, first.branch(at=0) as second:
+            assert [record.name for record in told(second) if record.kind == "internal"] == ["Greeted"]
             assert not second.diff()
 
 

@@ -4,7 +4,7 @@ import enum
 import itertools
 from collections.abc import Iterator, Mapping
 from datetime import date
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple, Union
 
 import msgspec
 import pytest
@@ -220,6 +220,127 @@ def test_tags_are_found_however_deep_collections_lie_in_each_other(message: Deep
     assert list(keys_of(scope, ("sku",))(message)) == [(value,) for value in expected]
 
 
+class Plain(Value):
+    count: int = 0
+
+
+class Beside(Event):
+    numbers: Sku | tuple[int, ...] = ()
+    plain: Sku | Plain = Plain()
+    row: Sku | Row | None = None
+    counted: Sku | Mapping[str, int] = msgspec.field(default_factory=dict[str, int])
+    rows: Mapping[str, Sku | Row] = msgspec.field(default_factory=dict[str, Sku | Row])
+
+
+class Single(Event):
+    numbers: Sku | tuple[int, ...] = ()
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        (Beside(numbers=(1, 2)), ""),
+        (Beside(numbers="a"), "a"),
+        (Beside(plain=Plain(1)), ""),
+        (Beside(plain="a"), "a"),
+        (Beside(row=Row("a")), "a"),
+        (Beside(row="a"), "a"),
+        (Beside(counted={"x": 1}), ""),
+        (Beside(rows={"x": "a", "y": Row("b")}), "ab"),
+        (Single((1, 2)), ""),
+        (Single("a"), "a"),
+    ],
+)
+def test_what_lies_beside_a_tag_is_no_value_of_it(message: Event, expected: str) -> None:
+    """Where a field holds a value with a tag, or else something that is made of others."""
+    scope = scope_of(type(message))
+
+    assert list(terms_of(scope)(message)) == [term("sku", value) for value in expected]
+    assert list(keys_of(scope, ("sku",))(message)) == [(value,) for value in expected]
+
+
+class Pair(NamedTuple):
+    first: int
+    second: int
+
+
+class Paired(Event):
+    one: Annotated[Pair, Tag("pair")]
+    more: tuple[Annotated[Pair, Tag("pair")], ...] = ()
+
+
+def test_a_value_with_a_tag_may_be_made_of_others_itself() -> None:
+    """It is one value, also in a collection."""
+    paired = Paired(Pair(1, 2), (Pair(3, 4),))
+
+    assert list(keys_of(scope_of(Paired), ("pair",))(paired)) == [(Pair(1, 2),), (Pair(3, 4),)]
+    assert list(terms_of(scope_of(Paired))(paired)) == [term("pair", "(1, 2)"), term("pair", "(3, 4)")]
+
+
+TUPLE: Any = tuple
+MAPPING: Any = Mapping
+UNION: Any = Union
+
+
+class Drawn(NamedTuple):
+    """A type that hypothesis has drawn: its values, each with the values of the tag in it."""
+
+    annotation: Any
+    values: st.SearchStrategy[tuple[Any, list[str]]]
+
+
+SKU = Drawn(Sku, texts.map(lambda text: (text, [text])))
+ROW = Drawn(Row, texts.map(lambda text: (Row(text), [text])))
+PLAIN = Drawn(Plain, st.just((Plain(7), list[str]())))
+WHOLE = Drawn(int, st.just((7, list[str]())))
+
+
+def together(found: list[tuple[Any, list[str]]]) -> tuple[tuple[Any, ...], list[str]]:
+    return tuple(value for value, _ in found), [text for _, inside in found for text in inside]
+
+
+def either(*kinds: Drawn) -> Drawn:
+    return Drawn(UNION[tuple(kind.annotation for kind in kinds)], st.one_of(*(kind.values for kind in kinds)))
+
+
+def many(kind: Drawn) -> Drawn:
+    return Drawn(TUPLE[kind.annotation, ...], st.lists(kind.values, max_size=2).map(together))
+
+
+def placed(first: Drawn, second: Drawn) -> Drawn:
+    return Drawn(
+        TUPLE[first.annotation, second.annotation], st.tuples(first.values, second.values).map(lambda found: together(list(found)))
+    )
+
+
+def mapped(kind: Drawn, *, by_sku: bool) -> Drawn:
+    def in_keys(found: dict[str, tuple[Any, list[str]]]) -> tuple[Any, list[str]]:
+        inside = [text for _, below in found.values() for text in below]
+        return {key: value for key, (value, _) in found.items()}, [*(found if by_sku else ()), *inside]
+
+    return Drawn(MAPPING[Sku if by_sku else str, kind.annotation], st.dictionaries(texts, kind.values, max_size=2).map(in_keys))
+
+
+def deeper(kinds: st.SearchStrategy[Drawn]) -> st.SearchStrategy[Drawn]:
+    lists = st.one_of(kinds.map(many), st.builds(placed, kinds, kinds))
+    objects = st.one_of(st.sampled_from([ROW, PLAIN]), st.builds(mapped, kinds, by_sku=st.booleans()))
+    return st.one_of(lists, objects, st.builds(either, st.just(SKU), lists, objects), st.builds(either, st.just(SKU), objects))
+
+
+@given(st.recursive(st.sampled_from([SKU, ROW, PLAIN, WHOLE]), deeper, max_leaves=4), st.data())
+def test_tags_are_found_wherever_a_type_may_hold_them(kind: Drawn, data: st.DataObject) -> None:
+    """As they were put there, in types of any form: in messages, as keys, and, never too few, by the outline that the log keeps."""
+    cls = msgspec.defstruct("Drawn", [("field", kind.annotation)], bases=(Event,), frozen=True)
+    value, inside = data.draw(kind.values)
+    message = msgspec.json.decode(msgspec.json.encode(cls(value)), type=cls)
+    scope = scope_of(cls)
+
+    assert message == cls(value)
+    assert set(terms_of(scope)(message)) == {term("sku", text) for text in inside}
+    assert set(keys_of(scope, ("sku",))(message)) == {(text,) for text in inside}
+    assert set(terms_by_outline(outline(scope))(msgspec.to_builtins(message))) >= {term("sku", text) for text in inside}
+
+
 def test_data_without_an_end_is_refused() -> None:
     """A class that holds itself has no last part."""
 
@@ -281,6 +402,32 @@ def test_names_are_a_collection() -> None:
         query(names="Sold")
     with pytest.raises(Invalid, match="collection"):
         query("Sold")
+
+
+@pytest.mark.parametrize("value", [object(), 1j, test_names_are_a_collection], ids=["object", "complex", "function"])
+def test_what_no_event_can_have_is_invalid(value: object) -> None:
+    """Whatever a caller gives for a tag that could not be recorded."""
+    with pytest.raises(Invalid, match="no event has that"):
+        query(sku=value)
+
+
+@pytest.mark.parametrize("name", ["", "a\x1fb", "\ud800", 7])
+def test_a_tag_that_no_event_can_have_is_invalid(name: Any) -> None:
+    """With the sign that stands between a tag and its value it would be found by those of another."""
+    with pytest.raises(Invalid):
+        Item(tags=frozenset({(name, "x")}))
+    if isinstance(name, str):
+        with pytest.raises(Invalid):
+            query(**{name: "x"})
+
+
+class Called(str, enum.Enum):  # noqa: UP042 - as many are
+    SKU = "sku"
+
+
+def test_a_tag_may_be_called_by_a_member_of_an_enumeration() -> None:
+    """It is its text."""
+    assert Item(tags=frozenset({(Called.SKU, "x")})).matches("Sold", [term("sku", "x")])
 
 
 def test_a_value_that_looks_like_another_tag_is_none() -> None:

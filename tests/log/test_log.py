@@ -1,8 +1,9 @@
 """The log by itself: opened beside a writer, on files that are no log, and read from any position."""
 
 import asyncio
+import itertools
 import sqlite3
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
@@ -246,6 +247,40 @@ def test_a_condition_sees_a_command_that_is_in_memory_in_part(monkeypatch: pytes
             with pytest.raises(h.Conflict, match=f"`{name}`"):
                 log.append(facts("F"), unless=h.Boundary(h.query(name=name), seen))
         log.append(facts("F"), unless=h.Boundary(h.query(name="Z"), seen))
+
+
+class Deal(h.Event):
+    units: int
+
+
+class Bought(h.Event):
+    units: int
+
+
+class Paid(h.Event):
+    units: int
+
+
+def parts_of(deal: h.Data) -> Iterable[tuple[str, h.Data]]:
+    """Read a deal as what it was."""
+    return [("Bought", deal), ("Paid", deal)]
+
+
+def test_a_condition_sees_all_of_an_event_that_was_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where what is in memory would begin between its parts."""
+    monkeypatch.setattr(log_module, "RECENT_MAX", 1)
+    url = f"sqlite:///{tmp_path}/log.db"
+    today = h.App("shop", records=[Bought, Paid], upcasts=[h.Upcast("Deal", 1, parts_of)])
+    with h.App("shop", records=[Deal]).open(url) as then, today.open(url) as now:
+        for units in range(3):
+            then.record(Deal(units))
+        deals = [record.position for record in now.log.read(h.query(names=["Paid"]))]
+        now.log.append(Paid(7), unless=h.Boundary(h.query(names=["Nobody"]), deals[-1]))
+
+        for name, after in itertools.product(["Bought", "Paid"], [deals[0], deals[1], deals[2] - 1]):
+            with pytest.raises(h.Conflict, match=f"`{name}`"):
+                now.log.append(Paid(8), unless=h.Boundary(h.query(names=[name]), after))
+        now.log.append(Bought(8), unless=h.Boundary(h.query(names=["Bought"]), deals[-1]))
 
 
 def test_a_boundary_inside_a_command_counts_from_its_position(log: h.Log) -> None:

@@ -1,7 +1,8 @@
 """What of the recorded data a class of today drops, defaults, or reads as something else: as the data says, and not what its schema allows."""
 
+import dataclasses
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, time, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -66,6 +67,32 @@ class Closed(h.Value, omit_defaults=True):
     state: str = "closed"
 
 
+@dataclasses.dataclass(frozen=True)
+class Node:
+    """A chain of any length."""
+
+    name: str
+    below: "Node | None" = None
+
+
+@dataclasses.dataclass(frozen=True)
+class NodeToo:
+    name: str
+    below: "NodeToo | None" = None
+    state: str = ""
+
+
+class Link(NamedTuple):
+    name: str
+    below: "Link | None" = None
+
+
+class LinkToo(NamedTuple):
+    name: str
+    below: "LinkToo | None" = None
+    state: str = ""
+
+
 class Case(NamedTuple):
     """The type of a field then and today, what was recorded of it, and what is lost of that."""
 
@@ -96,7 +123,14 @@ CASES = {
     "digits that a float holds": Case(int, float | None, (2**53, 2**80)),
     "digits, where whole numbers are read": Case(int, int | float, (2**53 + 1,)),
     "a time to the nanosecond": Case(str, datetime | None, ("2024-05-06T07:08:09.123456789Z",), altered=("field",)),
+    "a time of a day to the nanosecond": Case(str, time | None, ("07:08:09.123456789",), altered=("field",)),
+    "a day and a time, with a space": Case(str, datetime | None, ("2024-05-06 07:08:09.123456789Z",), altered=("field",)),
+    "a while to the nanosecond": Case(str, timedelta, ("PT1.000000001S",), altered=("field",)),
+    "a while to the microsecond": Case(str, timedelta | None, ("PT1.000001S",)),
     "a time to the microsecond": Case(str, datetime, ("2024-05-06T07:08:09.123456000Z",)),
+    "a class that holds itself": Case(Node, NodeToo, (Node("a", Node("b")),), defaulted=("field.state", "field.below.state")),
+    "a class that holds itself in a place": Case(Link, LinkToo, (Link("a", Link("b")),), defaulted=("field[][]", "field[]")),
+    "a class that holds itself, and another field": Case(Node, Node | None, (Node("a", Node("b")),)),
     "a default that was left out": Case(Thin, ThinToo, (Thin("a"),)),
     "a default that was left out, and is another now": Case(Thin, Closed, (Thin("a", "new"), Thin("b")), defaulted=("field.state",)),
     "a default inside, that was left out": Case(tuple[Mapping[str, Thin], ...], tuple[Mapping[str, ThinToo], ...], (({"k": Thin("a")},),)),
@@ -126,6 +160,18 @@ def test_what_is_lost_is_what_the_data_says(case: Case, tmp_path: Path) -> None:
     assert (tuple(found.dropped), tuple(found.defaulted), tuple(found.altered)) == (case.dropped, case.defaulted, case.altered)
     assert found.verdict == ("risky" if case.dropped or case.defaulted or case.altered else "fine")
     assert (found.bad, found.count) == (0, len(case.recorded))
+
+
+def test_a_number_that_no_float_can_be_is_said_to_be_unreadable(tmp_path: Path) -> None:
+    """It has more digits than any."""
+    url = f"sqlite:///{tmp_path}/log.db"
+    then = event(int)
+    with h.App("shop", records=[then]).open(url) as running:
+        running.record_all([then(1), then(10**400), then(2**1023)])
+
+    found = said(url, float)
+
+    assert (found.verdict, found.bad, found.troubles[0].reason) == ("impossible", 1, "Number out of range")
 
 
 def test_what_is_not_read_in_full_is_said_in_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,8 @@ import pytest
 
 import happened as h
 from happened.checking.ranges import readings_of
+from happened.core.tags import Scope, nesting, outline
+from happened.log import names
 from happened.log.row import taken_apart
 from tests.programs import p07_versions
 from tests.transfer.model import until
@@ -297,6 +299,93 @@ def test_what_is_nested_is_lifted_however_deep_collections_lie_in_each_other(url
 
     assert found == deep_today.packed()
     assert readings_of(url, app).names[0].verdict == "fine"
+
+
+def as_once(parts: list[Any]) -> list[Any]:
+    """Return what a release before recorded of what is nested: only how what lies innermost is held."""
+    found = [
+        [field, "each" if holds[-1].isdigit() else holds.rpartition("/")[-1], name, version, as_once(below), tag]
+        for field, holds, name, version, below, tag in parts
+    ]
+    return [one for place, one in enumerate(found) if one not in found[:place]]
+
+
+def nesting_once(scope: Scope) -> list[Any]:
+    return as_once(nesting(scope))
+
+
+def test_what_an_older_release_recorded_of_collections_in_each_other_is_lifted(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where its class is there, which says where all lies."""
+    with monkeypatch.context() as then:
+        then.setattr(names, "nesting", nesting_once)
+        write(url, deep_once.packed())
+    app = h.App("shop", records=[deep_today.Packed], upcasts=[h.Upcast("Box", 1, deep_today.grams)])
+
+    with app.open(url) as running:
+        [recorded] = [name.parts for name in running.log.reader.names.by_number.values() if name.name == "Packed"]
+        assert ["rows", "each", "Box", 1, [], None] in recorded
+        assert bodies(running) == [deep_today.packed()]
+    assert readings_of(url, app).names[0].verdict == "fine"
+
+
+def test_so_it_is_where_the_message_itself_has_an_upcast(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No class says it then: lists in each other are gone through, and mappings around lists."""
+    box = deep_today.Box(1000)
+
+    @h.named("Packed", version=2)
+    class Packed(h.Event):
+        rows: tuple[tuple[deep_today.Box, ...], ...]
+        later: Mapping[str, tuple[deep_today.Box, ...]]
+        maps: tuple[Mapping[str, deep_today.Box], ...]
+
+    @h.named("Packed")
+    class Before(h.Event):
+        rows: tuple[tuple[deep_once.Box, ...], ...]
+        later: Mapping[str, tuple[deep_once.Box, ...]]
+        mapped: tuple[Mapping[str, deep_once.Box], ...]
+
+    once = deep_once.Box(1)
+    with monkeypatch.context() as then:
+        then.setattr(names, "nesting", nesting_once)
+        write(url, Before(((once,), (once, once)), {"a": (once,)}, ({"b": once}, {})))
+    upcasts = [h.Upcast("Box", 1, deep_today.grams), h.Upcast("Packed", 1, lambda old: old | {"maps": old["mapped"]})]
+
+    with h.App("shop", records=[Packed], upcasts=upcasts).open(url) as running:
+        assert bodies(running) == [Packed(((box,), (box, box)), {"a": (box,)}, ({"b": box}, {}))]
+
+
+class Row(h.Value):
+    sku: Sku
+
+
+class Listed(h.Event):
+    rows: tuple[tuple[Row, ...], ...]
+    pair: tuple[Sku, OrderNo, Sku]
+    skus: Mapping[str, tuple[Sku, ...]]
+
+
+def outline_once(scope: Scope) -> list[Any]:
+    """Return what a release before recorded of where the tags of `Listed` lie."""
+    if scope.cls is not Listed:
+        return outline(scope)
+    return [
+        [["pair", "sku", "each"], ["pair", "order", "each"], ["skus", "sku", "each"]],
+        [["rows", "each", [[["sku", "sku", "one"]], []]]],
+    ]
+
+
+def test_that_an_older_release_recorded_less_of_where_tags_lie_is_no_change_of_the_class(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tags are found in full when the log is opened."""
+    with monkeypatch.context() as then:
+        then.setattr(names, "outline", outline_once)
+        write(url, Listed(((Row("a"),),), ("b", "o", "c"), {"x": ("d",)}))
+    app = h.App("shop", records=[Listed])
+
+    [found] = readings_of(url, app).names
+
+    assert (found.verdict, found.notes) == ("fine", [])
+    with app.open(url) as running:
+        assert [len(bodies(running, h.query(sku=sku))) for sku in "abcdo"] == [1, 1, 1, 1, 0]
 
 
 def test_typed_upcasts_may_split_too(url: str) -> None:

@@ -2,7 +2,8 @@
 
 A range of positions is read at a time, and what comes of all ranges is told as one. Pages are decoded in one call, as in a fold. What that can't tell is
 looked at one by one: names with upcasts, facts without a schema, shapes that are not today's, and pages with a record that can't be read. What is lost
-is found by comparing data with the class that reads it, and left out where the shape is today's: then nothing is.
+is found by comparing data with the class that reads it, and left out where the shape is today's: then nothing is, but of a text that has become a time
+without anything else, which has the same schema.
 """
 
 import functools
@@ -15,8 +16,7 @@ import msgspec
 
 from happened.checking.shapes import Compare, Lost, comparing, left_out, same_shape
 from happened.core.store import Bare, Store
-from happened.core.tags import outline, scope_of
-from happened.log.lifting import Unlifted, path_to, read_as, unlifted
+from happened.log.lifting import Unlifted, innermost, path_to, read_as, unlifted
 from happened.log.names import Name, decode_schema, wish_for
 from happened.log.records import Reader, positions_of
 from happened.log.row import BUILT_IN, SCHEMA, RawRecord, taken_apart_text
@@ -55,7 +55,7 @@ class Verdict(msgspec.Struct, frozen=True):
     dropped: Sequence[str]
     """Paths of fields that were recorded and today's class does not have."""
     defaulted: Sequence[str]
-    """Paths of fields of today's class that were not recorded, and have a default."""
+    """Paths of fields of today's class that were not recorded: they have their default, or the record can't be read."""
     altered: Sequence[str]
     """Paths of fields of which less is read than was recorded: a set holds a member once, a float so many digits, a time microseconds."""
     notes: Sequence[str]
@@ -217,12 +217,19 @@ class _Seen:
         changed = "its class was changed without a new version"
         if not same_shape(schema, wish.schema):
             self.notes[f"{changed}: the log has the old shape"] = None
-        elif self.name.tags is not None and self.name.tags != outline(scope_of(cls)):
+        elif self.name.tags is not None and self.name.tags not in (wish.tags, _former(wish.tags)):
             self.notes[f"{changed}: its tags lie elsewhere"] = None
 
 
 def _plain(body: msgspec.Raw) -> Any:
     return msgspec.json.decode(body)
+
+
+def _former(outlined: Any) -> Any:
+    """Return an outline as an older release has recorded it: of collections in each other only how what lies innermost is held."""
+    tags = [[field, tag, innermost(holds)] for field, tag, holds in outlined[0]]
+    parts = [[field, innermost(holds), _former(below)] for field, holds, below in outlined[1]]
+    return [[one for place, one in enumerate(found) if one not in found[:place]] for found in (tags, parts)]
 
 
 def _parts(parts: Iterable[Any], path: str = "") -> Iterator[tuple[str, str, int]]:

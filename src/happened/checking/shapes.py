@@ -3,6 +3,7 @@
 It is found by looking at data: a schema says what may have been recorded, and not what was.
 """
 
+import functools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeGuard  # Any: schemas and bodies are JSON
@@ -18,8 +19,10 @@ UNSAID = {"title", "description", "default", "examples", "required", "discrimina
 EXACT_MAX = 2**53
 """Above it a float does not hold every whole number."""
 
-FINER = re.compile(r"T.*\.\d{6}\d*[1-9]")
-"""A time that says more than microseconds."""
+FINER = re.compile(r"\.\d{6}\d*[1-9]")
+"""Of a time that says more than microseconds."""
+
+TIMES = inspect.DateTimeType | inspect.TimeType | inspect.TimeDeltaType
 
 
 class Lost(NamedTuple):
@@ -73,7 +76,7 @@ def _comparing(info: inspect.Type) -> Compare | None:
             return _comparing_members(_comparing(info.item_type), once=isinstance(info, inspect.SetType | inspect.FrozenSetType))
         case inspect.FloatType():
             return _compare_float
-        case inspect.DateTimeType() | inspect.TimeType():
+        case _ if isinstance(info, TIMES):
             return _compare_time
         case _:
             return None
@@ -86,7 +89,7 @@ def _comparing_union(info: inspect.UnionType) -> Compare | None:
     whole = any(isinstance(one, inspect.IntType | inspect.AnyType) for one in members)
     text = any(isinstance(one, inspect.StrType | inspect.AnyType) for one in members)
     numbers = _compare_float if not whole and any(isinstance(one, inspect.FloatType) for one in members) else None
-    times = _compare_time if not text and any(isinstance(one, inspect.DateTimeType | inspect.TimeType) for one in members) else None
+    times = _compare_time if not text and any(isinstance(one, TIMES) for one in members) else None
     if not objects and not lists and numbers is None and times is None:
         return None
 
@@ -151,18 +154,21 @@ def _comparing_members(members: Compare | None, *, once: bool) -> Compare | None
 
 def _comparing_places(types: Sequence[inspect.Type], first: int) -> Compare:
     """Return the function for what is read by its place in a list, after the tag where there is one."""
-    places = list(map(_comparing, types))
+
+    @functools.cache  # looked at where there is data: a class may hold itself
+    def places() -> Sequence[Compare | None]:
+        return list(map(_comparing, types))
 
     def compare_places(data: Any, path: str, lost: Lost) -> None:
         if not _is_array(data):
             return
         found = data[first:]
-        for compare, one in zip(places, found, strict=False):
+        for compare, one in zip(places(), found, strict=False):
             if compare is not None:
                 compare(one, f"{path}[]", lost)
-        if len(found) > len(places):
+        if len(found) > len(types):
             lost.dropped[f"{path}[]"] = None
-        elif len(found) < len(places):
+        elif len(found) < len(types):
             lost.defaulted[f"{path}[]"] = None
 
     return compare_places
@@ -172,7 +178,10 @@ def _comparing_fields(info: inspect.StructType | inspect.DataclassType) -> Compa
     names = {field.encode_name: None for field in info.fields}
     tag = info.tag_field if isinstance(info, inspect.StructType) else None
     own = names.keys() | ({tag} if tag is not None else set[str]())
-    below = [(field.encode_name, compare) for field in info.fields if (compare := _comparing(field.type)) is not None]
+
+    @functools.cache  # looked at where there is data: a class may hold itself
+    def below() -> Sequence[tuple[str, Compare]]:
+        return [(field.encode_name, compare) for field in info.fields if (compare := _comparing(field.type)) is not None]
 
     def compare_fields(data: Any, path: str, lost: Lost) -> None:
         if not is_data(data):
@@ -181,7 +190,7 @@ def _comparing_fields(info: inspect.StructType | inspect.DataclassType) -> Compa
         if data.keys() != own:
             lost.dropped.update(dict.fromkeys(f"{start}{field}" for field in data if field not in own))
             lost.defaulted.update(dict.fromkeys(f"{start}{field}" for field in names if field not in data))
-        for field, compare in below:
+        for field, compare in below():
             if field in data:
                 compare(data[field], f"{start}{field}", lost)
 
@@ -189,7 +198,7 @@ def _comparing_fields(info: inspect.StructType | inspect.DataclassType) -> Compa
 
 
 def _compare_float(data: Any, path: str, lost: Lost) -> None:
-    if type(data) is int and abs(data) > EXACT_MAX and int(float(data)) != data:
+    if type(data) is int and abs(data) > EXACT_MAX and abs(data) // (data & -data) > EXACT_MAX:  # without its zeros at the end, in binary
         lost.altered[path] = None
 
 
@@ -264,12 +273,15 @@ def _alternatives(schema: Data, node: Any) -> Iterator[Data]:
         yield node
 
 
-def _shape(schema: Any, node: Any) -> Any:
-    """Return what a schema says of what was recorded, and nothing of texts, defaults, and names of classes."""
+def _shape(schema: Any, node: Any, above: tuple[str, ...] = ()) -> Any:
+    """Return what a schema says of what was recorded, and nothing of texts, defaults, and names of classes: of a class in itself only which it is."""
     if is_data(node):
         if "$ref" in node:
-            return _shape(schema, schema.get(_referred(node)))
+            name = _referred(node)
+            return above.index(name) if name in above else _shape(schema, schema.get(name), (*above, name))
         properties = node.get("properties")
-        said = {key: _shape(schema, value) for key, value in node.items() if key not in UNSAID and key != "properties"}
-        return {**said, "properties": {key: _shape(schema, value) for key, value in properties.items()}} if is_data(properties) else said
-    return [_shape(schema, one) for one in node] if isinstance(node, list) else node  # pyright: ignore[reportUnknownVariableType]  # of what is looked at one by one
+        said = {key: _shape(schema, value, above) for key, value in node.items() if key not in UNSAID and key != "properties"}
+        if not is_data(properties):
+            return said
+        return {**said, "properties": {key: _shape(schema, value, above) for key, value in properties.items()}}
+    return [_shape(schema, one, above) for one in node] if isinstance(node, list) else node  # pyright: ignore[reportUnknownVariableType]  # of what is looked at one by one

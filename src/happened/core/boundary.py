@@ -10,6 +10,7 @@ from typing import Any, TypeVar  # Any: values of tags are of any type, and a ca
 import msgspec
 
 from happened.core.errors import Invalid
+from happened.core.messages import Tag
 from happened.core.tags import term, text_given
 
 
@@ -24,7 +25,8 @@ class Item(msgspec.Struct, frozen=True):
         names = _collected("names", "texts", self.names, tuple[str, ...], 'names=["OrderPlaced"]')
         pairs = _collected("tags", "pairs", self.tags, tuple[tuple[str, Any], ...], 'tags=[("sku", "widget")]')
         msgspec.structs.force_setattr(self, "names", frozenset(text_given("names", name) for name in names))
-        msgspec.structs.force_setattr(self, "tags", frozenset((tag, text_given(tag, value)) for tag, value in pairs))
+        told = [(Tag(str(text_given("tags", tag))).name, value) for tag, value in pairs]
+        msgspec.structs.force_setattr(self, "tags", frozenset((tag, text_given(tag, value)) for tag, value in told))
 
     def matches(self, name: str, terms: Collection[str]) -> bool:
         """Say whether an event of this name with these terms is asked for."""

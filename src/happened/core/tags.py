@@ -42,6 +42,10 @@ class Tagged(NamedTuple):
     tag: str
     holds: str
     types: frozenset[Any]
+    beside: frozenset[Any]
+    """What else may lie in the field, as in `Sku | tuple[str, ...]`."""
+    alone: bool
+    """Whether none of that is made of other values."""
 
 
 class Below(NamedTuple):
@@ -135,9 +139,10 @@ def _build(cls: type, above: tuple[type, ...]) -> Scope:
     for field, annotation in hints.items():
         if field not in encoded:
             continue
-        for holds, tag, found in _found(cls, field, annotation, ONE):
+        for holds, tag, found, beside in _found(cls, field, annotation, ONE, frozenset()):
             if tag is not None:
-                tags.append(Tagged(field, encoded[field], tag, holds, types_of(found) - {NoneType}))
+                alone = not any(map(_is_made_of_others, beside))
+                tags.append(Tagged(field, encoded[field], tag, holds, types_of(found) - {NoneType}, beside, alone))
             else:
                 part: type = found
                 scope = _build(part, (*above, cls))
@@ -146,8 +151,10 @@ def _build(cls: type, above: tuple[type, ...]) -> Scope:
     return Scope(cls, tuple(tags), tuple(parts))
 
 
-def _found(cls: type, field: str, annotation: Any, holds: str) -> Iterator[tuple[str, str | None, Any]]:
-    """Yield what lies in one field: (how it is held, its tag, the type of its values) or (how, None, the class of the part)."""
+def _found(
+    cls: type, field: str, annotation: Any, holds: str, beside: frozenset[Any]
+) -> Iterator[tuple[str, str | None, Any, frozenset[Any]]]:
+    """Yield what lies in one field: (how it is held, its tag, the type of its values) or (how, None, the class of the part); and what may lie there instead."""
     inner, extras = _without_new_type(annotation)
     for extra in extras:
         for mark, said in MARKS:
@@ -166,11 +173,13 @@ def _found(cls: type, field: str, annotation: Any, holds: str) -> Iterator[tuple
                 type=cls.__name__,
                 field=field,
             )
-        yield holds, tag, inner
+        yield holds, tag, inner, beside
         return
-    for one in members(inner):
+    kinds = members(inner)
+    for nth, one in enumerate(kinds):
         if one is not inner:
-            yield from _found(cls, field, one, holds)
+            others = frozenset[Any]().union(*map(types_of, kinds[:nth] + kinds[nth + 1 :]))
+            yield from _found(cls, field, one, holds, beside | others)
             continue
         origin = typing.get_origin(one) or one
         if origin in MUTABLE:
@@ -186,16 +195,16 @@ def _found(cls: type, field: str, annotation: Any, holds: str) -> Iterator[tuple
                 field=field,
             )
         if is_struct(one):
-            yield holds, None, one
+            yield holds, None, one, beside
         elif isinstance(origin, type) and issubclass(origin, collections.abc.Mapping):
             key, value = typing.get_args(one) or (Any, Any)
-            yield from _found(cls, field, key, _inside(holds, KEYS))
-            yield from _found(cls, field, value, _inside(holds, VALUES))
+            yield from _found(cls, field, key, _inside(holds, KEYS), beside)
+            yield from _found(cls, field, value, _inside(holds, VALUES), beside)
         elif origin in MANY:
-            kinds = typing.get_args(one)
-            alike = Ellipsis in kinds or len(set(kinds)) == 1
-            for place, kind in enumerate(kinds[:1] if alike else kinds):
-                yield from _found(cls, field, kind, _inside(holds, EACH if alike else str(place)))
+            inside = typing.get_args(one)
+            alike = Ellipsis in inside or len(set(inside)) == 1
+            for place, kind in enumerate(inside[:1] if alike else inside):
+                yield from _found(cls, field, kind, _inside(holds, EACH if alike else str(place)), beside)
 
 
 def _inside(holds: str, step: str) -> str:
@@ -269,6 +278,16 @@ def _can_be_changed(cls: Any) -> bool:
     return typing.is_typeddict(cls)
 
 
+def _is_made_of_others(cls: Any) -> bool:
+    """Say whether values of this class are made of other values: collections, mappings, classes of typed data."""
+    made: tuple[Any, ...] = (collections.abc.Collection, msgspec.Struct)
+    return (
+        cls is Any
+        or dataclasses.is_dataclass(cls)
+        or (is_a(cls, object) and issubclass(cls, made) and not issubclass(cls, str | bytes | enum.Enum))
+    )
+
+
 def text_of(value: Any) -> str:
     """Return a tag's value as the text that is compared and indexed."""
     if isinstance(value, str) and not isinstance(value, enum.Enum):
@@ -282,7 +301,10 @@ def text_given(what: str, value: Any) -> str:  # Any: a caller may give anything
     """Return the text of a value that a caller gave. `Invalid` for what no message has as a value of a tag."""
     if isinstance(value, list | tuple | collections.abc.Set | collections.abc.Mapping):
         raise Invalid(f"`{what}` is {value!r}, and a tag has one value: write a pair, or an item of a query, for each", field=what)
-    text = text_of(value)
+    try:
+        text = text_of(value)
+    except TypeError as error:
+        raise Invalid(f"`{what}` is {value!r}, and no event has that", field=what) from error
     if value is None or not is_unicode(text):
         raise Invalid(
             f"`{what}` is {value!r}, " + ("and no event has that" if value is None else "which has half a character and is no valid text"),
@@ -303,7 +325,7 @@ def terms_of(scope: Scope) -> Terms:
     """Return the function that finds every (tag, value) of a message of this class, each once, as terms. The message is one that was read."""
     if not scope.all_tags():
         return lambda _: ()
-    flat = all(tagged.holds == ONE for tagged in scope.tags) and not any(below.scope.all_tags() for below in scope.parts)
+    flat = all(tagged.holds == ONE and tagged.alone for tagged in scope.tags) and not any(below.scope.all_tags() for below in scope.parts)
     if flat:
         fields = [(tagged.field, f"{tagged.tag}{SEPARATOR}") for tagged in scope.tags]
 
@@ -317,7 +339,7 @@ def terms_of(scope: Scope) -> Terms:
                         found.append(text)
             return found
 
-        texts = all(tagged.types == frozenset([str]) for tagged in scope.tags)
+        texts = all(tagged.types == frozenset([str]) and not tagged.beside for tagged in scope.tags)
         return _text_terms(fields, flat_terms) if texts and len({prefix for _, prefix in fields}) == len(fields) else flat_terms
     return lambda message: list(dict.fromkeys(term(tag, text_of(value)) for tag, value in _walk(scope, message)))
 
@@ -344,7 +366,7 @@ def _text_terms(fields: Sequence[tuple[str, str]], where_one_is_missing: Terms) 
 
 def _walk(scope: Scope, message: Any) -> Iterator[tuple[str, Any]]:
     for tagged in scope.tags:
-        for value in tagged_values(getattr(message, tagged.field), tagged.holds):
+        for value in _tag_values(tagged, message):
             yield tagged.tag, value
     for below in scope.parts:
         for part in held(getattr(message, below.field), below.holds):
@@ -352,21 +374,20 @@ def _walk(scope: Scope, message: Any) -> Iterator[tuple[str, Any]]:
                 yield from _walk(below.scope, part)
 
 
+def _tag_values(tagged: Tagged, message: Any) -> Iterable[Any]:
+    """Return the values of a tag in a message, and nothing else that its field may hold: neither the tuple nor the line of `Sku | tuple[str, ...] | Line`."""
+    found = held(getattr(message, tagged.field), tagged.holds)
+    return found if tagged.alone else [one for one in found if type(one) in tagged.types or not _is_made_of_others(type(one))]
+
+
 def held(value: Any, holds: str) -> Iterable[Any]:
-    """Return the values that a field holds in this way, without `None`: none where this value is of another kind, as in `Sku | tuple[Sku, ...]`."""
+    """Return what a field holds in this way, without `None`: nothing where this value is of another kind, as in `Sku | tuple[Sku, ...]`."""
     if holds == ONE:  # kept short: so most are held
-        return () if value is None or isinstance(value, LISTED) else (value,)
+        return (value,) if value is not None else ()
     found = [value]
     for step in steps_of_holding(holds):
         found = [inner for one in found for inner in _taken_out(one, step)]
-    return [one for one in found if one is not None and not isinstance(one, LISTED)]
-
-
-def tagged_values(value: Any, holds: str) -> Iterable[Any]:
-    """Return the values with a tag that a field holds in this way: none where it maps to something instead, as in `Sku | Mapping[str, Sku]`."""
-    if holds == ONE and type(value) is str:
-        return (value,)
-    return [one for one in held(value, holds) if not isinstance(one, dict)]
+    return [one for one in found if one is not None]
 
 
 def _taken_out(value: Any, step: str) -> Iterable[Any]:
@@ -391,7 +412,7 @@ def plain_fields(scope: Scope, tags: tuple[str, ...]) -> list[str] | None:
     here = [tagged for tagged in scope.tags if tagged.tag in wanted]
     plain = (
         len(here) == len(tags) == len(wanted)
-        and all(tagged.holds == ONE for tagged in here)
+        and all(tagged.holds == ONE and tagged.alone for tagged in here)
         and not any(below.scope.all_tags() & wanted for below in scope.parts)
     )
     by_tag = {tagged.tag: tagged.field for tagged in here}
@@ -443,7 +464,7 @@ def _together(
     own: dict[str, tuple[Any, ...]] = {}
     for tagged in scope.tags:
         if tagged.tag in wanted:
-            own[tagged.tag] = own.get(tagged.tag, ()) + tuple(tagged_values(getattr(message, tagged.field), tagged.holds))
+            own[tagged.tag] = own.get(tagged.tag, ()) + tuple(_tag_values(tagged, message))
     visible = {**around, **{tag: own[tag] + around.get(tag, ()) for tag in own}} if own else around
     if every is not None:
         yield message, visible, None
@@ -479,14 +500,19 @@ def outline(scope: Scope) -> list[Any]:
 
 
 def terms_by_outline(outlined: Sequence[Any]) -> Terms:
-    """Return the function that finds every (tag, value) in a body of plain data, by an outline."""
+    """Return the function that finds every (tag, value) in a body of plain data, by an outline.
+
+    An outline does not say what else may lie in a field: so a mapping that may be a value with the tag is taken for one. It may find too much, never too little.
+    """
 
     def walk(node: Sequence[Any], body: Any) -> Iterator[str]:
         if not is_data(body):
             return
         for field, tag, holds in node[0]:
-            for value in tagged_values(body.get(field), holds):
-                yield term(tag, text_of(value))
+            several = sum(one[0] == field for one in (*node[0], *node[1])) > 1
+            for value in held(body.get(field), holds):
+                if not isinstance(value, list) and not (several and isinstance(value, dict)):
+                    yield term(tag, text_of(value))
         for field, holds, below in node[1]:
             for part in held(body.get(field), holds):
                 yield from walk(below, part)

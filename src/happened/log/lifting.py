@@ -19,11 +19,15 @@ from happened.log.fingerprint import fingerprint_of
 from happened.log.names import Name
 
 VALUE = "value"
+LISTS, MAPPINGS = "lists", "mappings"
+THROUGH: Mapping[str, type[Any]] = {LISTS: list, MAPPINGS: dict}
+"""Steps through however many of a kind, also none: an older release has recorded only how what lies innermost is held."""
 
 
 def path_to(field: str, holds: str) -> str:
     """Return the path of what a field holds."""
-    return field + "".join("[...]" if step == VALUES else "[]" for step in steps_of_holding(holds))
+    steps = [step for step in steps_of_holding(holds) if step not in THROUGH]
+    return field + "".join("[...]" if step == VALUES else "[]" for step in steps)
 
 
 class Unlifted(Exception):
@@ -188,11 +192,16 @@ class Lifts:
 
     def _each(self, steps: Sequence[str], value: Any, part: Any) -> Any:
         if steps:
-            if steps[0] != VALUES and isinstance(value, list):
+            step, inside = steps[0], steps[1:]
+            if step in THROUGH:
+                if not isinstance(value, THROUGH[step]):
+                    return self._each(inside, value, part)
+                inside = steps
+            if step not in (VALUES, MAPPINGS) and isinstance(value, list):
                 members = list[Any](value)  # pyright: ignore[reportUnknownArgumentType]  # of what is looked at one by one
-                return [self._each(steps[1:], one, part) if steps[0] in (EACH, str(n)) else one for n, one in enumerate(members)]
-            if steps[0] == VALUES and is_data(value):
-                return {key: self._each(steps[1:], one, part) for key, one in value.items()}
+                return [self._each(inside, one, part) if step in (EACH, LISTS, str(n)) else one for n, one in enumerate(members)]
+            if step in (VALUES, MAPPINGS) and is_data(value):
+                return {key: self._each(inside, one, part) for key, one in value.items()}
             return value
         if not is_data(value):
             return value
@@ -200,8 +209,8 @@ class Lifts:
         if tag is not None and value.get(tag[0]) != tag[1]:
             return value
         found: Any = self._inside(below, value)
-        for step in self.chains.get((name, version), ()):
-            found = _stepped(step, found) if step.by is not None else found
+        for upcast in self.chains.get((name, version), ()):
+            found = _stepped(upcast, found) if upcast.by is not None else found
         return found
 
     def _chain(self, start: tuple[str, int]) -> list[Step]:
@@ -263,25 +272,42 @@ class Lifts:
 
     def _parts(self, name: Name, chain: Sequence[Step], cls: type | None) -> Any:
         """Return what must be lifted inside a body: as its recorded schema says; one that was recorded without that is taken as today's class, in version 1."""
-        parts = name.parts
-        if parts is None:
+        if name.parts is None:
             of = cls if cls is not None else next(iter(self._leads_to(name, chain, cls)), None)
-            parts = nesting(scope_of(of), known=False) if of is not None and len(self._leads_to(name, chain, cls)) == 1 else []
-        return self._needed(parts)
+            return self._needed(nesting(scope_of(of), known=False) if of is not None and len(self._leads_to(name, chain, cls)) == 1 else [])
+        return self._needed(name.parts, nesting(scope_of(cls)) if cls is not None else [])
 
-    def _needed(self, parts: Any) -> Any:
-        needed: list[Any] = []
+    def _needed(self, parts: Any, today: Any = ()) -> Any:
+        """Return of what lies nested that which must be lifted; with where it lies today, where the class of this name and version says it in full."""
+        needed: dict[tuple[str, str, str], Any] = {}
         for field, holds, name, version, below, tag in parts:
             inside = self._needed(below)
-            if inside or (name, version) in self.chains:
-                needed.append([field, holds, name, version, inside, tag])
-        return needed
+            chain = self.chains.get((name, version), ())
+            if inside or chain:
+                names = {name, *(step.to for step in chain)}
+                full = [found for known, found, called, *_ in today if known == field and called in names and innermost(found) == holds]
+                for place in full or [_former([found for known, found, *_ in parts if known == field], holds)]:
+                    needed[field, place, name] = [field, place, name, version, inside, tag]
+        return list(needed.values())
 
     def _digests_in(self, parts: Any) -> Iterator[str]:
         for field, _, name, version, below, _ in parts:
             yield field
             yield from map(self.digest_of, self.chains.get((name, version), ()))
             yield from self._digests_in(below)
+
+
+def innermost(holds: str) -> str:
+    """Return what an older release has recorded of how a field holds something."""
+    last = holds.rpartition("/")[-1]
+    return EACH if last.isdigit() else last
+
+
+def _former(of_field: Iterable[str], holds: str) -> str:
+    """Return how a field holds something, of which an older release may have recorded only what lies innermost."""
+    if any(innermost(one) != one for one in of_field):
+        return holds
+    return {EACH: f"{MAPPINGS}/{EACH}/{LISTS}", VALUES: f"{LISTS}/{VALUES}"}.get(holds, holds)
 
 
 def read_as(cls: type[Any], data: Any) -> Any:

@@ -31,7 +31,6 @@ from happened.log.row import (
     ERASED,
     FORMAT,
     RECORD_BYTES_MAX,
-    RECORDS_MAX,
     Extra,
     Header,
     RawRecord,
@@ -788,8 +787,8 @@ class Recent:
         self._events += events
         self._position = row.last
         if len(self._events) > 2 * RECENT_MAX:
-            self._start = self._events[-RECENT_MAX][0] - 1
-            self._events = self._events[-RECENT_MAX:]
+            self._start = self._events[-RECENT_MAX - 1][0]  # an event that was split comes as several of one position
+            self._events = [event for event in self._events if event[0] > self._start]
             self._last = {key: at for key, at in last.items() if at > self._start}
 
     def check(self, batch: Batch, unless: Boundary) -> None:
@@ -798,10 +797,8 @@ class Recent:
         self._catch_up(durable)
         query, after = unless.query, unless.after
         if after < self._start:
-            beyond = min(self._start + RECORDS_MAX, durable)  # what is in memory may begin inside a command, and commands are read whole
-            for record in self._log.read(query, after=after, until=beyond):
-                if record.position > after:
-                    raise _conflict(unless, record.position, record.name)
+            for record in self._log.read(query, after=after, until=self._start):
+                raise _conflict(unless, record.position, record.name)
         if _may_match(query, after, self._last):
             for position, name, terms in reversed(self._events):
                 if position <= after:
