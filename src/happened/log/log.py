@@ -797,7 +797,8 @@ class Recent:
         self._catch_up(durable)
         query, after = unless.query, unless.after
         if after < self._start:
-            for record in self._log.read(query, after=after, until=self._start):
+            inside = self._log.row_at(self._start)  # what is in memory may begin inside a command, and commands are read to their end
+            for record in self._log.read(query, after=after, until=inside.last if inside is not None else self._start):
                 raise _conflict(unless, record.position, record.name)
         if _may_match(query, after, self._last):
             for position, name, terms in reversed(self._events):
