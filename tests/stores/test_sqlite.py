@@ -15,10 +15,10 @@ from typing import Annotated
 import pytest
 
 import happened as h
-from happened.core.store import Commit, Engine, Row, Terms, Wanted
+from happened.core.store import Commit, Engine, Row, Terms, Unseen, Wanted
 from happened.log.log import EVERYTHING_SEEN
 from happened.stores import runs
-from happened.stores.sqlite import SqliteStore, connect, connect_to_read
+from happened.stores.sqlite import SqliteStore, connect, connect_to_read, drop_index_of
 from happened.testing import Clock
 from happened.testing.rows import Fact, Scribe, added_up, check_whole, counts_of, flat, matches, read_by, terms_of, without
 
@@ -402,6 +402,53 @@ def test_an_index_that_an_erasure_of_another_process_has_dropped_is_read_anew(pa
         wanted = [Wanted(("m=4",))]
         assert [row for row in flat(one.read(wanted=wanted)) if matches(row, wanted)] == [row for row in rows if matches(row, wanted)]
         assert list(one.find_id("id-8")) == [rows[8].position]
+
+
+@pytest.mark.parametrize("asked", ["an id", "some ids", "rows", "counts"])
+def test_an_index_that_is_dropped_while_a_reader_looks_something_up_hides_nothing(
+    path: Path, asked: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process erases after the reader has looked whether the index is still the same, and before he has read the part that he needs."""
+    with closing(indexed(SqliteStore(str(path)))) as store:
+        Scribe(store).append(*(Fact((f"n={n}",), id=f"id-{n}") for n in range(9_000)))
+    with closing(indexed(SqliteStore(str(path)))) as one, closing(indexed(SqliteStore(str(path)))) as other:
+        rows = flat(one.read())
+        catch_up = one._catch_up_index
+
+        def caught_up(connection: sqlite3.Connection) -> None:
+            catch_up(connection)
+            monkeypatch.setattr(one, "_catch_up_index", catch_up)
+            other.append(lambda _: Commit(instead=[without(rows[3])]), EVERYTHING_SEEN)
+
+        monkeypatch.setattr(one, "_catch_up_index", caught_up)
+        if asked == "an id":
+            assert list(one.find_id("id-8")) == [rows[8].position]
+        elif asked == "some ids":
+            assert one.find_ids(["id-8", "none"]) == {"id-8"}
+        elif asked == "counts":
+            assert one.counted(0, None, counts_of) == added_up(rows)
+        else:
+            assert flat(one.read(wanted=[Wanted(("n=8",))])) == [rows[8]]
+        assert list(one.find_id("id-9")) == [rows[9].position]
+
+
+@pytest.mark.parametrize("beside", ["nothing", "a note"])
+def test_an_index_that_was_dropped_hides_nothing_from_who_decides(path: Path, beside: str) -> None:
+    """Nothing was recorded since, so there are no rows to take in; a note that was changed in between is no look at the index."""
+    with closing(indexed(SqliteStore(str(path)))) as store:
+        Scribe(store).append(*(Fact((f"n={n}",), id=f"id-{n}") for n in range(100)))
+    with closing(indexed(SqliteStore(str(path)))) as one:
+        drop_index_of(str(path))
+        if beside == "a note":
+            one.append(lambda _: Commit(notes={"lease": "mine"}), EVERYTHING_SEEN)
+        found: list[int] = []
+
+        def decide(_unseen: Unseen) -> Commit:
+            found.extend(one.find_id("id-8"))
+            return Commit()
+
+        one.append(decide, 100)
+        assert found == [9]
 
 
 @pytest.mark.parametrize("reading", ["today", "another"])

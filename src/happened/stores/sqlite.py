@@ -209,6 +209,8 @@ class SqliteStore:
         """What `data_version` was when the head was last looked for."""
         self._reopened = False
         """The connection is another one since then."""
+        self._index_unsure = True
+        """Others have written since it was looked, under the lock, whether the index is still the same."""
         self._others_write = False
         """Other processes have written between the last two commits of this one."""
         self._head = START
@@ -383,7 +385,7 @@ class SqliteStore:
             self._reading = dict(reading)
             self._guest = guest
             if self._runs.indexed == 0:
-                with self._rows.reader() as reader:
+                with self._rows.reader() as reader, one_moment(reader):
                     self._load_index(reader)
             differs = bool(self._clashes(self._reading_stored))
             self._strange = guest and (self._strange or differs)
@@ -419,18 +421,20 @@ class SqliteStore:
         with self._index_lock:
             if self._owner == threading.get_ident():
                 try:
+                    if self._index_unsure:
+                        self._index_up_to_here()
                     yield self._writer
                 except sqlite3.Error as error:
                     raise _failed(error) from error
                 return
-            with self._rows.reader() as reader:
+            with self._rows.reader() as reader, one_moment(reader):  # else it may be made anew between two looks
                 self._look_for_rebuild(reader)
                 self._catch_up_index(reader)
                 yield reader
 
     def counted(self, after: int, until: int | None, counts_of: Callable[[Row], Sequence[tuple[str, int]]]) -> Mapping[str, int]:
         """Add up what rows count, by blocks; what begins in a block of which only a part is asked for is looked at row by row."""
-        with self._rows.reader() as reader:
+        with self._rows.reader() as reader, one_moment(reader):
             with self._index_lock:
                 self._look_for_rebuild(reader)
                 self._catch_up_index(reader)
@@ -440,14 +444,9 @@ class SqliteStore:
                 for found in self._cold.rows_between(reader, COUNTED, first, last):
                     yield dict(counts_of(Row(*found)))
 
-            with contextlib.closing(reader.cursor()) as cursor:
-                cursor.execute("begin")
-                try:
-                    first = self._cold.behind(reader, min(after, runs.POSITION)) + 1
-                    last = known.counted if until is None else self._cold.behind(reader, min(until, runs.POSITION))
-                    return known.between(reader, first, last, rows)
-                finally:
-                    cursor.execute("rollback")
+            first = self._cold.behind(reader, min(after, runs.POSITION)) + 1
+            last = known.counted if until is None else self._cold.behind(reader, min(until, runs.POSITION))
+            return known.between(reader, first, last, rows)
 
     def sample(self, handler: str, outcome: str, ran_us: int, what: str) -> None:
         """Count an execution that committed nothing; written with a commit some moments later, and at close."""
@@ -625,6 +624,7 @@ class SqliteStore:
             self._others_write = position != self._head_row
             self._head, self._head_row = Head(position + count - 1, at, digest), position
         self._changes = changes
+        self._index_unsure = True
         if seen > self._head.position:  # whoever asks for no rows, to change a note, does not wait for the index under the lock
             return ()
         if seen >= self._head.position and self._runs.indexed >= self._head.position:
@@ -635,7 +635,7 @@ class SqliteStore:
 
     def _index_ahead(self) -> None:
         """Find what other processes have written before the lock is taken, where they write: under it everybody waits."""
-        with self._rows.reader() as reader, self._index_lock:
+        with self._rows.reader() as reader, self._index_lock, one_moment(reader):
             self._look_for_rebuild(reader)
             self._catch_up_index(reader)
 
@@ -644,6 +644,7 @@ class SqliteStore:
         with self._index_lock:
             self._look_for_rebuild(self._writer)
             self._catch_up_index(self._writer)
+            self._index_unsure = False
 
     def _write(self, commit: Commit) -> runs.Flushed | None:
         writer = self._writer
@@ -1020,7 +1021,7 @@ class SqliteStore:
 
         All of them are where rows may lie that reach behind `after`; the positions are those of rows that begin no later than `until`.
         """
-        with self._index_lock, self._rows.reader() as reader:
+        with self._index_lock, self._rows.reader() as reader, one_moment(reader):
             self._look_for_rebuild(reader)
             self._catch_up_index(reader)
             first, last = self._rows.first_after(reader, after), runs.POSITION if until is None else min(until, runs.POSITION)
