@@ -451,6 +451,46 @@ def test_an_index_that_was_dropped_hides_nothing_from_who_decides(path: Path, be
         assert found == [9]
 
 
+def test_an_index_is_inspected_on_the_disk_also_where_it_is_in_memory(path: Path) -> None:
+    """Who has the log open has read parts of it before they were damaged."""
+    with closing(indexed(SqliteStore(str(path)))) as store:
+        Scribe(store).append(*(Fact((f"n={n}",), id=f"id-{n}") for n in range(100)))
+    with closing(indexed(SqliteStore(str(path)))) as store, closing(connect(str(path))) as file:
+        assert all(store.find_id(f"id-{n}") for n in range(100))
+        store.inspect()
+        file.execute(
+            "update run set entries = zeroblob(length(entries)) where (part, kind, last) = (select min(part), kind, last from run)"
+        )
+        with pytest.raises(h.Broken, match=r"the index in .* is damaged"):
+            store.inspect()
+
+
+def test_others_use_the_index_while_it_is_inspected(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An index may be large, and who decides needs it."""
+    with closing(indexed(SqliteStore(str(path)))) as store:
+        Scribe(store).append(Fact((), id="id-1"))
+        found = threading.Event()
+
+        def find() -> None:
+            store.find_id("id-1")
+            found.set()
+
+        other = threading.Thread(target=find)
+        parts: list[int] = []
+
+        def inspect(_self: runs.Runs, _connection: sqlite3.Connection, part: int) -> None:
+            if part == 0:
+                other.start()
+                assert not found.wait(0.1)
+            elif not found.is_set():
+                parts.append(part)
+
+        monkeypatch.setattr(runs.Runs, "inspect", inspect)
+        store.inspect()
+        other.join()
+    assert len(parts) < 10
+
+
 @pytest.mark.parametrize("reading", ["today", "another"])
 def test_it_is_told_how_far_an_index_has_come(path: Path, reading: str) -> None:
     """Where it is made by another reading, and where it is only behind: whoever opens a log that was without it waits for all of it."""

@@ -411,9 +411,11 @@ class SqliteStore:
             return self._runs.among(connection, runs.IDS, ids)
 
     def inspect(self) -> None:
-        """Read all of the index. `Broken` where something of it is not as it was written."""
-        with self._index_as_of_now() as connection, self._index_read():
-            self._runs.inspect(connection)
+        """Read all of the index from the disk. `Broken` where something of it is not as it was written."""
+        for part in range(runs.PARTS):
+            with self._index_as_of_now() as connection, self._index_read():
+                self._runs.inspect(connection, part)
+            time.sleep(BUSY_SECONDS)  # others use it between two parts: who takes a lock again at once keeps it from them
 
     @contextlib.contextmanager
     def _index_as_of_now(self) -> Generator[sqlite3.Connection]:
