@@ -466,7 +466,7 @@ def _sum_of(covered: int | None, runs: tuple[list[Run], list[Run]]) -> int:
 
 def _names_text(block: int, names: Iterable[int]) -> str:
     listed = ",".join(map(str, sorted(names)))
-    return f"{listed};{crc32(f'{block}:{listed}'.encode())}"
+    return f"{listed}; {crc32(f'{block}:{listed}'.encode())}"  # of no two characters here one flipped bit makes digits
 
 
 def _names_in(block: int, text: str) -> list[int]:
