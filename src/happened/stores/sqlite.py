@@ -650,7 +650,8 @@ class SqliteStore:
 
     def _write(self, commit: Commit) -> runs.Flushed | None:
         writer = self._writer
-        if self._runs.due():
+        samples = self._samples.are_due()
+        if samples or self._runs.due():
             with self._index_lock:
                 self._look_for_rebuild(writer)  # as in `_flush_all`
         if commit.rows:
@@ -686,9 +687,10 @@ class SqliteStore:
         elif self._runs.due() and self._writes_index(writer):
             with self._index_lock, self._index_read():
                 flushed = self._runs.flush_next(writer)
-            self._write_shelf(writer)
+            self._write_reading(writer)
             self._pages += 6
-        if self._samples.are_due():
+            samples = True
+        if samples:
             self._write_samples(writer)
             self._pages += 2
         written = sum([len(row.records) + len(row.input or "") for row in commit.rows]) + 256 * len(commit.rows)
@@ -883,8 +885,9 @@ class SqliteStore:
             raise Broken(f"the index in {self.path} is damaged: {error}. {runs.MAKE_ANEW}", path=self.path) from error
 
     def _look_for_rebuild(self, connection: sqlite3.Connection) -> None:
-        """Begin anew where another process has made the index anew: under the runs' old names lie others now."""
+        """Begin anew where another process has made the index anew: under the runs' old names lie others now. It may have erased what samples speak of."""
         if self._terms_of is not None and _generation(connection) != self._generation:
+            self._samples.forget()
             self._check_reading(reading_on(connection))  # before it is taken in: who has heard of it once hears of it every time
             self._load_index(connection)
 
@@ -935,7 +938,7 @@ class SqliteStore:
                         self._runs.applied(self._runs.flush_all(self._writer))
                         written = self._runs.indexed
                 flushed = self._runs.flush_all(self._writer)
-                self._write_shelf(self._writer)
+                self._write_reading(self._writer)
                 self._generation = os.urandom(8).hex()
                 self._writer.execute("insert into shelf(key, body) values('generation', ?)", (self._generation,))
                 self._writer.execute("commit")
@@ -945,14 +948,13 @@ class SqliteStore:
                 raise
             self._runs.applied(flushed)
 
-    def _write_shelf(self, writer: sqlite3.Connection) -> None:
+    def _write_reading(self, writer: sqlite3.Connection) -> None:
         stored = reading_on(writer)
         self._check_reading(stored)
         if any(name not in stored for name in self._reading):
             stored.update(self._reading)
             writer.execute("insert or replace into shelf(key, body) values('reading', ?)", (reading_text(stored),))
         self._reading_stored = stored
-        self._write_samples(writer)
 
     def _write_samples(self, writer: sqlite3.Connection) -> None:
         self._shown.update(self._samples.taken())
@@ -971,14 +973,13 @@ class SqliteStore:
             return  # the tail is found again in the rows
         try:
             with self._index_lock:
+                self._look_for_rebuild(self._writer)  # a tail belongs behind the runs that it was made behind, and no others
                 if self._writes_index(self._writer):
-                    self._look_for_rebuild(self._writer)  # a tail belongs behind the runs that it was made behind, and no others
                     self._catch_up_index(self._writer)
                     with self._index_read():
                         self._runs.flush_all(self._writer)
-                    self._write_shelf(self._writer)
-                else:
-                    self._write_samples(self._writer)
+                    self._write_reading(self._writer)
+                self._write_samples(self._writer)
             self._writer.execute("commit")
         except (sqlite3.Error, Incompatible, Broken):  # of a damaged index the next open says so
             self._rolled_back()
