@@ -491,6 +491,27 @@ def test_others_use_the_index_while_it_is_inspected(path: Path, monkeypatch: pyt
     assert len(parts) < 10
 
 
+def test_a_large_index_that_is_missing_is_written_as_it_is_made(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In memory all of it at once would be as large as the log, and would be made once more after a crash."""
+    monkeypatch.setattr(runs, "RECENT_RECORDS_MAX", 500)
+    monkeypatch.setattr("happened.stores.sqlite.MISSING_SECONDS", 0.1)
+    with closing(indexed(SqliteStore(str(path)))) as store:
+        rows = Scribe(store).append(*(Fact((f"n={n}",), id=f"id-{n}") for n in range(900)))
+    drop_index_of(str(path))
+    with closing(connect(str(path))) as writer:
+        writer.execute("begin immediate")
+        with closing(indexed(SqliteStore(str(path)))) as beside:
+            assert list(beside.find_id("id-8")) == [rows[8].position]
+            writer.execute("rollback")
+            with closing(indexed(SqliteStore(str(path)))) as store, closing(indexed(SqliteStore(str(path)))) as after:
+                assert writer.execute("select count(*), min(last) from covered").fetchone() == (runs.PARTS, 900)
+                assert after._generation == store._generation
+                assert sum(len(tail.entries) for tails in after._runs._tail for tail in tails) == 0
+                for one in (store, after, beside):
+                    assert list(one.find_id("id-9")) == [rows[9].position]
+                    assert flat(one.read(wanted=[Wanted(("n=7",))])) == [rows[7]]
+
+
 @pytest.mark.parametrize("reading", ["today", "another"])
 def test_it_is_told_how_far_an_index_has_come(path: Path, reading: str) -> None:
     """Where it is made by another reading, and where it is only behind: whoever opens a log that was without it waits for all of it."""

@@ -107,6 +107,8 @@ SCRUB_SECONDS_MAX = 10.0
 CLOSE_SECONDS_MAX = 10.0
 LOCK_SECONDS_MAX = 10.0
 """How long a step of packing waits for others."""
+MISSING_SECONDS = 1.0
+"""How long who opens a large log without an index waits to write it: longer than a commit, shorter than another one takes to do the same."""
 SETTLE_SECONDS = 5.0
 """How long to try to learn the outcome of a commit that failed."""
 
@@ -391,6 +393,11 @@ class SqliteStore:
             self._strange = guest and (self._strange or differs)
         if differs and not guest:
             self._rebuild(progress)
+        elif not guest and not self._reads_only and self._runs.indexed == 0 and self._last_position() > runs.RECENT_RECORDS_MAX:
+            with contextlib.suppress(
+                Overloaded, sqlite3.OperationalError
+            ):  # another process makes it, or this one may not write: it is made in memory
+                self._rebuild(progress, missing=True)
         with self._rows.reader() as reader, self._index_lock:
             while self._index_next(reader):
                 progress(self._runs.indexed, last_position(reader))
@@ -922,10 +929,17 @@ class SqliteStore:
         self._runs.add(rows, list(map(self._terms_of, rows)))
         return bool(rows)
 
-    def _rebuild(self, progress: Callable[[int, int], None]) -> None:
+    def _rebuild(self, progress: Callable[[int, int], None], *, missing: bool = False) -> None:
+        """Make the index anew, and write it as it grows: all of a large one at once takes much memory. With `missing`, only where there is still none."""
         with self._lock, self._index_lock:
-            self._begin(time.monotonic() + 10)
+            self._begin(time.monotonic() + (MISSING_SECONDS if missing else 10))
             try:
+                if missing:
+                    self._load_index(self._writer)
+                    if self._runs.indexed:
+                        self._check_reading(self._reading_stored)
+                        self._writer.execute("rollback")
+                        return
                 for table in runs.TABLES:
                     self._writer.execute(f"delete from {table}")
                 self._runs.load(self._writer)
