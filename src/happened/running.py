@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar  # Any: command
 import msgspec
 
 from happened.core.annotations import label
-from happened.core.errors import Error, Invalid, Late, NotThere, OutcomeUnknown, Refused, Stuck, Unanswered
+from happened.core.errors import Error, Invalid, Late, NotThere, OutcomeUnknown, Overloaded, Refused, Stuck, Unanswered
 from happened.core.messages import Command, Event, Message, Position, called, instead_of
 from happened.core.state import Fold, Key, Replica, State, fold_alone_of, fold_of
 from happened.core.store import Engine, Row
@@ -265,7 +265,7 @@ class Running:
         decision = self._decision(command, id, actor, correlation)
         deadline = time.monotonic() + within(wait_seconds_max)
         if decision.handler.copied:
-            await self._outside.in_thread(deadline, self._handling.wait_for_copies, decision.handler, wait_seconds_max)
+            await self._outside.in_thread(deadline, lambda: self._handling.wait_for_copies(decision.handler, _left(deadline)))
         self._handling.preload(decision)
         while True:
             await self._writer.asubmit(decision, deadline - time.monotonic())
@@ -275,7 +275,10 @@ class Running:
             loop = asyncio.get_running_loop()
             if not decision.needs_outside:
                 if isinstance(result, Known) and decode_header(result.row.head).outcome == "pending":
-                    return await loop.run_in_executor(self._outside.pool(), self._answer, decision, deadline)
+                    try:
+                        return await self._outside.in_thread(deadline, self._answer, decision, deadline)
+                    except Overloaded:  # no thread was free; but it is kept, and what is known of it is said at once now
+                        return await loop.run_in_executor(None, self._answer, decision, deadline)
                 return self._answer(decision, deadline)
             self._next_round(decision)
             await self._outside.in_thread(deadline, self._handling.collect, decision, loop, deadline)

@@ -165,3 +165,42 @@ def test_a_view_that_stops_is_told_to_those_who_wait(url: str, views: str | None
 
     with h.App("store", records=[Received], views=[Broken]).open(url, views=views) as running:
         asyncio.run(ask(running))
+
+
+@pytest.mark.parametrize("ask", ["get", "rows"])
+def test_what_is_wrong_with_a_question_is_said_before_anybody_waits(running: h.Running, ask: str) -> None:
+    """It is wrong whatever comes, so nobody waits to hear it."""
+    soon: Any = None
+
+    async def asked(view: h.View[Stock]) -> None:
+        if ask == "get":
+            with pytest.raises(h.Invalid, match="is str, not 1"):
+                await view.aget(1, since=9, wait_seconds_max=SECONDS_MAX)
+            with pytest.raises(h.Invalid, match="half a character"):
+                await view.aget("\ud800", since=9, wait_seconds_max=SECONDS_MAX)
+            with pytest.raises(h.Invalid, match="wait_seconds_max"):
+                await view.aget("a", since=9, wait_seconds_max=soon)
+        else:
+            with pytest.raises(h.Invalid, match="`limit`"):
+                await view.arows(limit=-1, since=9, wait_seconds_max=SECONDS_MAX)
+            with pytest.raises(h.Invalid, match="wait_seconds_max"):
+                await view.arows(since=9, wait_seconds_max=soon)
+
+    asyncio.run(asyncio.wait_for(asked(running.view(Stock)), SECONDS_MAX / 3))
+
+
+def test_who_waits_is_answered_also_where_the_task_that_looks_for_all_is_cancelled(running: h.Running) -> None:
+    """A program may cancel all tasks that it did not begin itself; those who wait look on."""
+
+    async def ask() -> None:
+        view = running.view(Stock)
+        next_one = running.record(Received("a", 1)).position + 1
+        gets = [asyncio.create_task(view.aget("a", since=next_one, wait_seconds_max=SECONDS_MAX)) for _ in range(3)]
+        await asyncio.sleep(0.1)
+        for task in asyncio.all_tasks() - {*gets, asyncio.current_task()}:
+            task.cancel()
+        await asyncio.sleep(0.1)
+        running.record(Received("a", 1))
+        assert {(await asyncio.wait_for(task, SECONDS_MAX / 3)).units for task in gets} == {2}
+
+    asyncio.run(ask())

@@ -164,6 +164,21 @@ def test_a_flipped_bit_of_the_index_is_said_or_makes_no_difference(log: Path) ->
     print(f"{FLIPS // 2} flips in the index, {said} said, HAPPENED_SEED={SEED}")
 
 
+def test_no_flipped_bit_of_a_list_of_names_makes_another_one(log: Path) -> None:
+    """Where the names end and their checksum begins, too: a name that is lost there would hide all that was recorded under it."""
+    with closing(sqlite3.connect(log)) as file:
+        [(block, text)] = file.execute("select block, names from block")
+    names = runs._names_in(block, text)
+    for place in range(len(text)):
+        for bit in range(7):
+            damaged = text[:place] + chr(ord(text[place]) ^ 1 << bit) + text[place + 1 :]
+            try:
+                found = runs._names_in(block, damaged)
+            except ValueError:
+                continue
+            assert found == names, damaged
+
+
 @pytest.mark.parametrize(
     "change", ["delete from run", "update run set entries = substr(entries, 2)", "update block set names = names || '1'"]
 )

@@ -1,5 +1,6 @@
 """A connection may be lost at any moment: nobody hears "failed" for what was recorded, and nothing is recorded twice."""
 
+import contextlib
 import signal
 import threading
 import time
@@ -74,6 +75,25 @@ def test_a_commit_whose_answer_is_lost_is_answered_by_what_took_place(url: str, 
     rows = flat(store.read())
     check_whole(rows)
     assert len(rows) == 2 + (not notes and recorded)
+    store.close()
+
+
+@pytest.mark.parametrize("trouble", [LOSE_ANSWER, LOSE_COMMIT, HOLD_COMMIT])
+def test_counts_that_went_with_a_commit_whose_answer_is_lost_count_once(
+    url: str, proxy: Proxy, trouble: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They took place with it, or are written with the next one."""
+    monkeypatch.setattr("happened.stores.samples.WRITTEN_AFTER_SECONDS", -1.0)
+    store = opened(proxy.url(url))
+    scribe = Scribe(store)
+    scribe.append(Fact())
+    store.sample("order", "failed", 5, "1")
+    proxy.trouble = trouble
+    with contextlib.suppress(h.StoreFailed):
+        scribe.append(Fact())
+    assert proxy.idle.wait(5)
+    scribe.append(Fact())
+    assert [tuple(one) for one in store.samples()] == [("order", "failed", 1, 5, "1")]
     store.close()
 
 

@@ -337,6 +337,31 @@ def test_where_no_thread_is_free_to_ask_in_it_is_an_overload_in_the_callers_time
     asyncio.run(main())
 
 
+def test_who_awaits_a_command_that_was_enqueued_hears_in_time_where_no_thread_is_free(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is recorded, and not decided yet: he hears `Late`, and not that nothing was recorded."""
+    monkeypatch.setattr("happened.sourcing.gateway.THREADS_MAX", 1)
+
+    async def main() -> None:
+        go, began = asyncio.Event(), asyncio.Event()
+
+        async def answer(account: str, balance: int) -> int:
+            began.set()
+            await go.wait()
+            return 7
+
+        async with shop().open(url, run=False, gateways={price: answer}) as running:
+            running.enqueue(Buy("b"), id="x")
+            waiting = asyncio.create_task(running.adispatch(Buy("a"), wait_seconds_max=60))
+            await began.wait()
+            with pytest.raises(h.Late):
+                await asyncio.wait_for(running.adispatch(Buy("b"), id="x", wait_seconds_max=0.2), 10)
+            assert not waiting.done()
+            go.set()
+            await waiting
+
+    asyncio.run(main())
+
+
 def test_a_command_whose_questions_never_settle_is_not_taken(url: str) -> None:
     """The state that it asks by moves on in every round: five rounds, then `Stuck` with the reason; nothing is recorded and others go on."""
     asked: list[int] = []

@@ -15,10 +15,10 @@ from typing import Annotated
 import pytest
 
 import happened as h
-from happened.core.store import Commit, Engine, Row, Terms, Wanted
+from happened.core.store import Commit, Engine, Row, Terms, Unseen, Wanted
 from happened.log.log import EVERYTHING_SEEN
 from happened.stores import runs
-from happened.stores.sqlite import SqliteStore, connect, connect_to_read
+from happened.stores.sqlite import SqliteStore, connect, connect_to_read, drop_index_of
 from happened.testing import Clock
 from happened.testing.rows import Fact, Scribe, added_up, check_whole, counts_of, flat, matches, read_by, terms_of, without
 
@@ -402,6 +402,114 @@ def test_an_index_that_an_erasure_of_another_process_has_dropped_is_read_anew(pa
         wanted = [Wanted(("m=4",))]
         assert [row for row in flat(one.read(wanted=wanted)) if matches(row, wanted)] == [row for row in rows if matches(row, wanted)]
         assert list(one.find_id("id-8")) == [rows[8].position]
+
+
+@pytest.mark.parametrize("asked", ["an id", "some ids", "rows", "counts"])
+def test_an_index_that_is_dropped_while_a_reader_looks_something_up_hides_nothing(
+    path: Path, asked: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process erases after the reader has looked whether the index is still the same, and before he has read the part that he needs."""
+    with closing(indexed(SqliteStore(str(path)))) as store:
+        Scribe(store).append(*(Fact((f"n={n}",), id=f"id-{n}") for n in range(9_000)))
+    with closing(indexed(SqliteStore(str(path)))) as one, closing(indexed(SqliteStore(str(path)))) as other:
+        rows = flat(one.read())
+        catch_up = one._catch_up_index
+
+        def caught_up(connection: sqlite3.Connection) -> None:
+            catch_up(connection)
+            monkeypatch.setattr(one, "_catch_up_index", catch_up)
+            other.append(lambda _: Commit(instead=[without(rows[3])]), EVERYTHING_SEEN)
+
+        monkeypatch.setattr(one, "_catch_up_index", caught_up)
+        if asked == "an id":
+            assert list(one.find_id("id-8")) == [rows[8].position]
+        elif asked == "some ids":
+            assert one.find_ids(["id-8", "none"]) == {"id-8"}
+        elif asked == "counts":
+            assert one.counted(0, None, counts_of) == added_up(rows)
+        else:
+            assert flat(one.read(wanted=[Wanted(("n=8",))])) == [rows[8]]
+        assert list(one.find_id("id-9")) == [rows[9].position]
+
+
+@pytest.mark.parametrize("beside", ["nothing", "a note"])
+def test_an_index_that_was_dropped_hides_nothing_from_who_decides(path: Path, beside: str) -> None:
+    """Nothing was recorded since, so there are no rows to take in; a note that was changed in between is no look at the index."""
+    with closing(indexed(SqliteStore(str(path)))) as store:
+        Scribe(store).append(*(Fact((f"n={n}",), id=f"id-{n}") for n in range(100)))
+    with closing(indexed(SqliteStore(str(path)))) as one:
+        drop_index_of(str(path))
+        if beside == "a note":
+            one.append(lambda _: Commit(notes={"lease": "mine"}), EVERYTHING_SEEN)
+        found: list[int] = []
+
+        def decide(_unseen: Unseen) -> Commit:
+            found.extend(one.find_id("id-8"))
+            return Commit()
+
+        one.append(decide, 100)
+        assert found == [9]
+
+
+def test_an_index_is_inspected_on_the_disk_also_where_it_is_in_memory(path: Path) -> None:
+    """Who has the log open has read parts of it before they were damaged."""
+    with closing(indexed(SqliteStore(str(path)))) as store:
+        Scribe(store).append(*(Fact((f"n={n}",), id=f"id-{n}") for n in range(100)))
+    with closing(indexed(SqliteStore(str(path)))) as store, closing(connect(str(path))) as file:
+        assert all(store.find_id(f"id-{n}") for n in range(100))
+        store.inspect()
+        file.execute(
+            "update run set entries = zeroblob(length(entries)) where (part, kind, last) = (select min(part), kind, last from run)"
+        )
+        with pytest.raises(h.Broken, match=r"the index in .* is damaged"):
+            store.inspect()
+
+
+def test_others_use_the_index_while_it_is_inspected(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An index may be large, and who decides needs it."""
+    with closing(indexed(SqliteStore(str(path)))) as store:
+        Scribe(store).append(Fact((), id="id-1"))
+        found = threading.Event()
+
+        def find() -> None:
+            store.find_id("id-1")
+            found.set()
+
+        other = threading.Thread(target=find)
+        parts: list[int] = []
+
+        def inspect(_self: runs.Runs, _connection: sqlite3.Connection, part: int) -> None:
+            if part == 0:
+                other.start()
+                assert not found.wait(0.1)
+            elif not found.is_set():
+                parts.append(part)
+
+        monkeypatch.setattr(runs.Runs, "inspect", inspect)
+        store.inspect()
+        other.join()
+    assert len(parts) < 10
+
+
+def test_a_large_index_that_is_missing_is_written_as_it_is_made(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In memory all of it at once would be as large as the log, and would be made once more after a crash."""
+    monkeypatch.setattr(runs, "RECENT_RECORDS_MAX", 500)
+    monkeypatch.setattr("happened.stores.sqlite.MISSING_SECONDS", 0.1)
+    with closing(indexed(SqliteStore(str(path)))) as store:
+        rows = Scribe(store).append(*(Fact((f"n={n}",), id=f"id-{n}") for n in range(900)))
+    drop_index_of(str(path))
+    with closing(connect(str(path))) as writer:
+        writer.execute("begin immediate")
+        with closing(indexed(SqliteStore(str(path)))) as beside:
+            assert list(beside.find_id("id-8")) == [rows[8].position]
+            writer.execute("rollback")
+            with closing(indexed(SqliteStore(str(path)))) as store, closing(indexed(SqliteStore(str(path)))) as after:
+                assert writer.execute("select count(*), min(last) from covered").fetchone() == (runs.PARTS, 900)
+                assert after._generation == store._generation
+                assert sum(len(tail.entries) for tails in after._runs._tail for tail in tails) == 0
+                for one in (store, after, beside):
+                    assert list(one.find_id("id-9")) == [rows[9].position]
+                    assert flat(one.read(wanted=[Wanted(("n=7",))])) == [rows[7]]
 
 
 @pytest.mark.parametrize("reading", ["today", "another"])

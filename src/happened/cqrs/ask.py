@@ -396,6 +396,7 @@ class View(Generic[S]):
 
     async def aget(self, /, *key: Any, since: Receipt | str | int | None = None, wait_seconds_max: float = 10, **named: Any) -> S:
         """Do what `get` does, awaited. However many wait, they hold no thread."""
+        self._encoded(self._key(key, named))  # what is wrong with it is said before anybody waits
         return await self._awaited(
             lambda wanted: self.get(*key, since=wanted, wait_seconds_max=0, **named), since, wait_seconds_max, self.of.asked
         )
@@ -417,8 +418,7 @@ class View(Generic[S]):
 
     def rows(self, *, limit: int = 1000, since: Receipt | str | int | None = None, wait_seconds_max: float = 10) -> Rows[S]:
         """Return up to `limit` rows, with their position and age. `Stuck` with `since=` where any key stands still."""
-        if type(limit) is not int or not 0 <= limit <= HIGH:
-            raise Invalid(f"`limit` is a number of rows, 0 to {HIGH}, not {show(limit)}")
+        _check_limit(limit)
         wanted = self.of.log.since(since)
         deadline = time.monotonic() + within(wait_seconds_max)
         condition, params = self._condition
@@ -442,6 +442,7 @@ class View(Generic[S]):
 
     async def arows(self, *, limit: int = 1000, since: Receipt | str | int | None = None, wait_seconds_max: float = 10) -> Rows[S]:
         """Do what `rows` does, awaited: in a thread, which none holds who only waits."""
+        _check_limit(limit)
         return await self._awaited(
             lambda wanted: self.rows(limit=limit, since=wanted, wait_seconds_max=0), since, wait_seconds_max, _in_thread
         )
@@ -560,6 +561,11 @@ def _with_build(_reader: Connection, build: ViewBuild[S], standing: Standing) ->
 def _standing_still(view: str, stuck: Mapping[str, tuple[int, str]]) -> Stuck:
     key, (at, error) = next(iter(stuck.items()))
     return Stuck(f"{len(stuck)} rows of `{view}` stand still, the first ({key}) at position {at}: {error}", view=view)
+
+
+def _check_limit(limit: int) -> None:
+    if type(limit) is not int or not 0 <= limit <= HIGH:
+        raise Invalid(f"`limit` is a number of rows, 0 to {HIGH}, not {show(limit)}")
 
 
 def _check_unicode(values: Sequence[Any]) -> None:

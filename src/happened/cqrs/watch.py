@@ -50,5 +50,10 @@ class Watch:
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, POLL_SECONDS) if found == before else FIRST_POLL_SECONDS
                 before = found
+        except asyncio.CancelledError:
+            for future in self._waiting:  # each looks for himself, and begins anew while he has time
+                if not future.done():
+                    future.set_result(False)
+            raise
         finally:
             self._task = None

@@ -204,7 +204,7 @@ class Outside:
             raise
         if not called.done() and queued.cancel():
             raise Overloaded(
-                f"{THREADS_MAX} decisions wait for the outside, and none came to its end in the time allowed; nothing was recorded"
+                f"{THREADS_MAX} decisions wait for the outside, and no thread was free in the time allowed; nothing was recorded"
             )
         return await called
 

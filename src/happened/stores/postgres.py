@@ -359,6 +359,8 @@ class PostgresStore:
         if self._samples.all():
             with self._writer.transaction():
                 lock_head(self.where, self._writer, POLL_SECONDS)
+                [(generation,)] = self._writer.execute(self.where.sql("select reading from @head")).fetchall()
+                self._look_at_reading(generation, self._writer)
                 self._filing.write_samples(self._writer, self._samples.taken())
         if self._threads:
             self._writer.execute("select pg_notify(%s, %s)", (self._channel, str(self._last_seen)))
@@ -600,8 +602,6 @@ class PostgresStore:
             after = standing._replace(position=last.last, at=last.at, digest=last.digest, row=last.position)
         writer = self._writer
         tags = self._tags_are_filed() and not commit.unread and tagged == standing.position
-        if self._samples.are_due() and not ahead:
-            samples = self._samples.taken()
         entries = NOTHING
         try:
             started = time.perf_counter()
@@ -609,6 +609,8 @@ class PostgresStore:
                 self._replaced(commit.instead)
                 filed = tagged = 0
                 after = after._replace(reading=os.urandom(8).hex())  # others forget what they know of the index
+            if self._samples.are_due() and not ahead:
+                samples = self._samples.taken()
             if commit.rows:
                 if not commit.instead and filed == standing.position:
                     entries = self._filing.entries(commit.rows, commit.terms, tags=tags)
@@ -628,13 +630,16 @@ class PostgresStore:
                 answer = wire.committed(writer, self._prepared, self._write, values)
             seconds = time.perf_counter() - started
             self.sync_seconds += (seconds - self.sync_seconds) / 16
-        except BaseException as error:
-            for (handler, outcome), (count, ran, what) in samples.items():
-                self._samples.add(handler, outcome, ran, what, count)
-            if not isinstance(error, psycopg.Error) or _is_undone(writer, error):
+        except BaseException as error:  # noqa: BLE001 - it is raised again, unless the commit took place
+            try:
+                if not isinstance(error, psycopg.Error) or _is_undone(writer, error):
+                    raise
+                self._filing.drop()
+                self._settle(commit, error, ahead=ahead)
+            except BaseException:
+                for (handler, outcome), (count, ran, what) in samples.items():
+                    self._samples.add(handler, outcome, ran, what, count)
                 raise
-            self._filing.drop()
-            self._settle(commit, error, ahead=ahead)
             answer = _TRUE  # for all that is known
         if not answer:
             self._rolled_back()
@@ -840,9 +845,10 @@ class PostgresStore:
             return self._stored.keys() <= self._reading.keys()
 
     def _look_at_reading(self, generation: str, connection: Connection) -> None:
-        """Take in that another process has said how more names are read, or has made the index anew."""
+        """Take in that another process has said how more names are read, or has made the index anew. It may have erased what samples speak of."""
         if generation == self._generation:
             return
+        self._samples.forget()
         found = connection.execute(self.where.sql(_READING)).fetchall()
         with self._index_lock:
             self._generation, self._stored = str(found[0][0]), reading_in(found[0][1])

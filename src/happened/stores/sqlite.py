@@ -107,6 +107,8 @@ SCRUB_SECONDS_MAX = 10.0
 CLOSE_SECONDS_MAX = 10.0
 LOCK_SECONDS_MAX = 10.0
 """How long a step of packing waits for others."""
+MISSING_SECONDS = 1.0
+"""How long who opens a large log without an index waits to write it: longer than a commit, shorter than another one takes to do the same."""
 SETTLE_SECONDS = 5.0
 """How long to try to learn the outcome of a commit that failed."""
 
@@ -209,6 +211,8 @@ class SqliteStore:
         """What `data_version` was when the head was last looked for."""
         self._reopened = False
         """The connection is another one since then."""
+        self._index_unsure = True
+        """Others have written since it was looked, under the lock, whether the index is still the same."""
         self._others_write = False
         """Other processes have written between the last two commits of this one."""
         self._head = START
@@ -383,12 +387,17 @@ class SqliteStore:
             self._reading = dict(reading)
             self._guest = guest
             if self._runs.indexed == 0:
-                with self._rows.reader() as reader:
+                with self._rows.reader() as reader, one_moment(reader):
                     self._load_index(reader)
             differs = bool(self._clashes(self._reading_stored))
             self._strange = guest and (self._strange or differs)
         if differs and not guest:
             self._rebuild(progress)
+        elif not guest and not self._reads_only and self._runs.indexed == 0 and self._last_position() > runs.RECENT_RECORDS_MAX:
+            with contextlib.suppress(
+                Overloaded, sqlite3.OperationalError
+            ):  # another process makes it, or this one may not write: it is made in memory
+                self._rebuild(progress, missing=True)
         with self._rows.reader() as reader, self._index_lock:
             while self._index_next(reader):
                 progress(self._runs.indexed, last_position(reader))
@@ -409,9 +418,11 @@ class SqliteStore:
             return self._runs.among(connection, runs.IDS, ids)
 
     def inspect(self) -> None:
-        """Read all of the index. `Broken` where something of it is not as it was written."""
-        with self._index_as_of_now() as connection, self._index_read():
-            self._runs.inspect(connection)
+        """Read all of the index from the disk. `Broken` where something of it is not as it was written."""
+        for part in range(runs.PARTS):
+            with self._index_as_of_now() as connection, self._index_read():
+                self._runs.inspect(connection, part)
+            time.sleep(BUSY_SECONDS)  # others use it between two parts: who takes a lock again at once keeps it from them
 
     @contextlib.contextmanager
     def _index_as_of_now(self) -> Generator[sqlite3.Connection]:
@@ -419,18 +430,20 @@ class SqliteStore:
         with self._index_lock:
             if self._owner == threading.get_ident():
                 try:
+                    if self._index_unsure:
+                        self._index_up_to_here()
                     yield self._writer
                 except sqlite3.Error as error:
                     raise _failed(error) from error
                 return
-            with self._rows.reader() as reader:
+            with self._rows.reader() as reader, one_moment(reader):  # else it may be made anew between two looks
                 self._look_for_rebuild(reader)
                 self._catch_up_index(reader)
                 yield reader
 
     def counted(self, after: int, until: int | None, counts_of: Callable[[Row], Sequence[tuple[str, int]]]) -> Mapping[str, int]:
         """Add up what rows count, by blocks; what begins in a block of which only a part is asked for is looked at row by row."""
-        with self._rows.reader() as reader:
+        with self._rows.reader() as reader, one_moment(reader):
             with self._index_lock:
                 self._look_for_rebuild(reader)
                 self._catch_up_index(reader)
@@ -440,14 +453,9 @@ class SqliteStore:
                 for found in self._cold.rows_between(reader, COUNTED, first, last):
                     yield dict(counts_of(Row(*found)))
 
-            with contextlib.closing(reader.cursor()) as cursor:
-                cursor.execute("begin")
-                try:
-                    first = self._cold.behind(reader, min(after, runs.POSITION)) + 1
-                    last = known.counted if until is None else self._cold.behind(reader, min(until, runs.POSITION))
-                    return known.between(reader, first, last, rows)
-                finally:
-                    cursor.execute("rollback")
+            first = self._cold.behind(reader, min(after, runs.POSITION)) + 1
+            last = known.counted if until is None else self._cold.behind(reader, min(until, runs.POSITION))
+            return known.between(reader, first, last, rows)
 
     def sample(self, handler: str, outcome: str, ran_us: int, what: str) -> None:
         """Count an execution that committed nothing; written with a commit some moments later, and at close."""
@@ -625,6 +633,7 @@ class SqliteStore:
             self._others_write = position != self._head_row
             self._head, self._head_row = Head(position + count - 1, at, digest), position
         self._changes = changes
+        self._index_unsure = True
         if seen > self._head.position:  # whoever asks for no rows, to change a note, does not wait for the index under the lock
             return ()
         if seen >= self._head.position and self._runs.indexed >= self._head.position:
@@ -635,7 +644,7 @@ class SqliteStore:
 
     def _index_ahead(self) -> None:
         """Find what other processes have written before the lock is taken, where they write: under it everybody waits."""
-        with self._rows.reader() as reader, self._index_lock:
+        with self._rows.reader() as reader, self._index_lock, one_moment(reader):
             self._look_for_rebuild(reader)
             self._catch_up_index(reader)
 
@@ -644,10 +653,12 @@ class SqliteStore:
         with self._index_lock:
             self._look_for_rebuild(self._writer)
             self._catch_up_index(self._writer)
+            self._index_unsure = False
 
     def _write(self, commit: Commit) -> runs.Flushed | None:
         writer = self._writer
-        if self._runs.due():
+        samples = self._samples.are_due()
+        if samples or self._runs.due():
             with self._index_lock:
                 self._look_for_rebuild(writer)  # as in `_flush_all`
         if commit.rows:
@@ -683,9 +694,10 @@ class SqliteStore:
         elif self._runs.due() and self._writes_index(writer):
             with self._index_lock, self._index_read():
                 flushed = self._runs.flush_next(writer)
-            self._write_shelf(writer)
+            self._write_reading(writer)
             self._pages += 6
-        if self._samples.are_due():
+            samples = True
+        if samples:
             self._write_samples(writer)
             self._pages += 2
         written = sum([len(row.records) + len(row.input or "") for row in commit.rows]) + 256 * len(commit.rows)
@@ -880,8 +892,9 @@ class SqliteStore:
             raise Broken(f"the index in {self.path} is damaged: {error}. {runs.MAKE_ANEW}", path=self.path) from error
 
     def _look_for_rebuild(self, connection: sqlite3.Connection) -> None:
-        """Begin anew where another process has made the index anew: under the runs' old names lie others now."""
+        """Begin anew where another process has made the index anew: under the runs' old names lie others now. It may have erased what samples speak of."""
         if self._terms_of is not None and _generation(connection) != self._generation:
+            self._samples.forget()
             self._check_reading(reading_on(connection))  # before it is taken in: who has heard of it once hears of it every time
             self._load_index(connection)
 
@@ -916,10 +929,17 @@ class SqliteStore:
         self._runs.add(rows, list(map(self._terms_of, rows)))
         return bool(rows)
 
-    def _rebuild(self, progress: Callable[[int, int], None]) -> None:
+    def _rebuild(self, progress: Callable[[int, int], None], *, missing: bool = False) -> None:
+        """Make the index anew, and write it as it grows: all of a large one at once takes much memory. With `missing`, only where there is still none."""
         with self._lock, self._index_lock:
-            self._begin(time.monotonic() + 10)
+            self._begin(time.monotonic() + (MISSING_SECONDS if missing else 10))
             try:
+                if missing:
+                    self._load_index(self._writer)
+                    if self._runs.indexed:
+                        self._check_reading(self._reading_stored)
+                        self._writer.execute("rollback")
+                        return
                 for table in runs.TABLES:
                     self._writer.execute(f"delete from {table}")
                 self._runs.load(self._writer)
@@ -932,7 +952,7 @@ class SqliteStore:
                         self._runs.applied(self._runs.flush_all(self._writer))
                         written = self._runs.indexed
                 flushed = self._runs.flush_all(self._writer)
-                self._write_shelf(self._writer)
+                self._write_reading(self._writer)
                 self._generation = os.urandom(8).hex()
                 self._writer.execute("insert into shelf(key, body) values('generation', ?)", (self._generation,))
                 self._writer.execute("commit")
@@ -942,14 +962,13 @@ class SqliteStore:
                 raise
             self._runs.applied(flushed)
 
-    def _write_shelf(self, writer: sqlite3.Connection) -> None:
+    def _write_reading(self, writer: sqlite3.Connection) -> None:
         stored = reading_on(writer)
         self._check_reading(stored)
         if any(name not in stored for name in self._reading):
             stored.update(self._reading)
             writer.execute("insert or replace into shelf(key, body) values('reading', ?)", (reading_text(stored),))
         self._reading_stored = stored
-        self._write_samples(writer)
 
     def _write_samples(self, writer: sqlite3.Connection) -> None:
         self._shown.update(self._samples.taken())
@@ -968,14 +987,13 @@ class SqliteStore:
             return  # the tail is found again in the rows
         try:
             with self._index_lock:
+                self._look_for_rebuild(self._writer)  # a tail belongs behind the runs that it was made behind, and no others
                 if self._writes_index(self._writer):
-                    self._look_for_rebuild(self._writer)  # a tail belongs behind the runs that it was made behind, and no others
                     self._catch_up_index(self._writer)
                     with self._index_read():
                         self._runs.flush_all(self._writer)
-                    self._write_shelf(self._writer)
-                else:
-                    self._write_samples(self._writer)
+                    self._write_reading(self._writer)
+                self._write_samples(self._writer)
             self._writer.execute("commit")
         except (sqlite3.Error, Incompatible, Broken):  # of a damaged index the next open says so
             self._rolled_back()
@@ -1020,7 +1038,7 @@ class SqliteStore:
 
         All of them are where rows may lie that reach behind `after`; the positions are those of rows that begin no later than `until`.
         """
-        with self._index_lock, self._rows.reader() as reader:
+        with self._index_lock, self._rows.reader() as reader, one_moment(reader):
             self._look_for_rebuild(reader)
             self._catch_up_index(reader)
             first, last = self._rows.first_after(reader, after), runs.POSITION if until is None else min(until, runs.POSITION)
