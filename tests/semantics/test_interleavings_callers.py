@@ -232,8 +232,13 @@ def test_an_event_loop_commits_and_looks_by_itself_only_where_a_sync_is_short(
         async with h.App("keeping", deciders=[deposit], views=[Kept]).open(url) as running:
             view = running.view(Kept)
             view.get("a", since=running.dispatch(Deposit("a", 1)))
-            looked, get = view.of.looked, at.append
-            monkeypatch.setattr(view.of, "looked", lambda key, encoded: (get(threading.get_ident()), looked(key, encoded))[1])
+            looked = view.of.looked
+
+            def noted(*given: Any) -> Any:
+                at.append(threading.get_ident())
+                return looked(*given)
+
+            monkeypatch.setattr(view.of, "looked", noted)
             at.clear()
             running._engine.sync_seconds = seconds
             receipt = await running.adispatch(Deposit("a", 2))
