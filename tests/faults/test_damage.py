@@ -239,6 +239,20 @@ def test_a_number_of_the_newest_row_that_is_none_is_found(log: Path) -> None:
         h.open_log(f"sqlite:///{log}")
 
 
+@pytest.mark.parametrize("which", ["min", "max"])
+def test_a_row_that_has_become_empty_is_found(log: Path, which: str) -> None:
+    """Its position alone is left: it is met at an end of a page, where it is looked at first."""
+    let_be_null(log, "log")
+    with closing(sqlite3.connect(log)) as file, file:
+        empty = "count = null, at = null, head = null, input = null, records = null, salts = null, digest = null"
+        file.execute(
+            f"update log set {empty} where position = (select {which}(position) from log where position < (select max(position) from log))"
+        )
+
+    with h.open_log(f"sqlite:///{log}") as opened, pytest.raises(h.Broken, match=r"is damaged|of other types"):
+        opened.verify()
+
+
 def test_a_row_that_lies_where_another_is_to_be_is_found(log: Path) -> None:
     """A row's position is its place in a tree, so SQLite does not see a flipped bit of it, and who goes by it would find the same rows for ever."""
     with closing(sqlite3.connect(log)) as file, file:

@@ -1028,8 +1028,11 @@ class SqliteStore:
             pages = self._rows.read_at(places[::-1] if backwards else places, columns, rows_max=rows_max)
         last_of = columns.last
         for page in pages:
-            if min(last_of(page[0]), last_of(page[-1])) <= after or max(last_of(page[0]), last_of(page[-1])) > last:
-                page[:] = [found for found in page if after < last_of(found) <= last]
+            try:
+                if min(last_of(page[0]), last_of(page[-1])) <= after or max(last_of(page[0]), last_of(page[-1])) > last:
+                    page[:] = [found for found in page if after < last_of(found) <= last]
+            except TypeError as error:
+                raise Broken(f"{self.path} is damaged: a row there says no number of records. Restore a copy", path=self.path) from error
             if page:
                 yield page
 
