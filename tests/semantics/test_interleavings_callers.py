@@ -231,7 +231,7 @@ def test_an_event_loop_commits_and_looks_by_itself_only_where_a_sync_is_short(ur
             view = running.view(Kept)
             view.get("a", since=running.dispatch(Deposit("a", 1)))
             looked, get = view.of.looked, at.append
-            view.of.looked = lambda key, encoded: (get(threading.get_ident()), looked(key, encoded))[1]  # type: ignore[method-assign]
+            view.of.looked = lambda key, encoded: (get(threading.get_ident()), looked(key, encoded))[1]  # type: ignore[method-assign]  # it is watched
             at.clear()
             running._engine.sync_seconds = seconds
             receipt = await running.adispatch(Deposit("a", 2))
