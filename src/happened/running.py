@@ -350,6 +350,7 @@ class Running:
             found = outcome_of(self.log.find(own))
             if found is not None:
                 self._raise_refusal(found[0])
+                self._see(found[0].last)
                 return self.log.receipt_of(found[0], repeated=False)
             stuck = [held for held in all_held(self._engine, self._asked_name(row)) if held.id == own]
             if stuck:
@@ -388,8 +389,7 @@ class Running:
         found = settled(
             self.log, [*self.app.reactions, *self.app.publications], position, wait_seconds_max, functools.partial(standing, self.log)
         )
-        if found.position > self._image.position:  # it is on disk, and the states of this process are to know it, too
-            self._writer.catch_up()
+        self._see(found.position)
         return found
 
     def stuck(self) -> list[Held]:
@@ -855,6 +855,15 @@ class Running:
         if isinstance(result, Refusal):
             raise result.error()
         raise OutcomeUnknown(f"whether the command `{decision.id}` was recorded is not known", id=decision.id)
+
+    def _see(self, position: int) -> None:
+        """Have the states of this process hold what is told of as done: it is on disk before whoever decided it has merged it."""
+        if position > self._image.position:
+            try:
+                self._writer.catch_up()
+            except Overloaded as error:
+                error.recorded = True  # what could not be had is the states
+                raise
 
     def _raise_refusal(self, row: Row) -> None:
         refusal = refusal_in(row)

@@ -152,3 +152,13 @@ def act(running: h.Running, session: Session, chance: random.Random, latest: h.R
     except (h.Refused, h.Late, h.Overloaded, h.StoreFailed, h.OutcomeUnknown):
         pass
     return latest
+
+
+def others_go_on(running: h.Running, other: h.Running) -> None:
+    """See to it that what one records after a first deposit another waits for, reads and folds, at once: whatever somebody else holds open."""
+    for place in range(5):
+        head = running.log.head
+        receipt = other.record(Deposited("a", 1))
+        assert running.log.wait(head, 5) == receipt.position
+        assert running.view(Balance).get("a", since=receipt).changes == place + 2
+        assert [record.position for record in running.log.read(after=head)] == [receipt.position]

@@ -15,7 +15,7 @@ import pytest
 import happened as h
 from happened.core.errors import Error
 from happened.stores.postgres_tables import where_in
-from tests.faults.model import Balance, Deposited, Received, app
+from tests.faults.model import Balance, Deposited, Received, app, others_go_on
 from tests.semantics.faults import Faulty, install
 
 HANDLES, RACERS, ROUNDS = 4, 16, 5
@@ -194,12 +194,7 @@ def test_an_old_reader_of_the_file_holds_up_nobody(tmp_path: Path) -> None:
             old.execute("begin")
             before = old.execute("select count(*) from log").fetchone()
 
-            for place in range(5):
-                head = running.log.head
-                receipt = other.record(Deposited("a", 1))
-                assert running.log.wait(head, 5) == receipt.position
-                assert running.view(Balance).get("a", since=receipt).changes == place + 2
-                assert [record.position for record in running.log.read(after=head)] == [receipt.position]
+            others_go_on(running, other)
 
             assert old.execute("select count(*) from log").fetchone() == before
         running.log.verify()

@@ -3,7 +3,7 @@
 import base64
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from itertools import cycle, islice
+from itertools import islice
 from typing import Annotated, Any, Self  # Any: the body of a fact without a class is JSON data
 
 from eventsourcing.dcb.api import (
@@ -19,11 +19,10 @@ from eventsourcing.persistence import IntegrityError, ProgrammingError
 from typing_extensions import override
 
 import happened as h
+from tests.peers.turns import PATIENCE_SECONDS, InTurn
 
 TAG = "tag"
 """All tags of theirs are values of this one."""
-PATIENCE_SECONDS = 0.1
-"""So often somebody who waits looks whether he was stopped."""
 
 
 def query_of(given: DCBQuery | None) -> h.Query:
@@ -53,17 +52,8 @@ class Answer(DCBReadResponse):
         return event
 
 
-class Recorder(DCBRecorder):
+class Recorder(InTurn, DCBRecorder):
     """A log as a DCB recorder. Its first position is the one behind `start`."""
-
-    def __init__(self, logs: Sequence[h.Log], start: int = 0) -> None:
-        self._turns = cycle(logs)
-        self.start = start
-
-    @property
-    def log(self) -> h.Log:
-        """The log, each time by another of those who have it open."""
-        return next(self._turns)
 
     @abstractmethod
     def fact(self, event: DCBEvent) -> h.Event | h.Loose:

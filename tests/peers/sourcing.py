@@ -4,7 +4,7 @@ What it calls a notification is a record; its ids begin behind the start of a lo
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import cycle, islice, takewhile
+from itertools import islice, takewhile
 from typing import Annotated, Any, TypeVar  # Any: they pass arguments on that they do not name
 from uuid import UUID
 
@@ -19,7 +19,7 @@ from eventsourcing.persistence import (
 from typing_extensions import override
 
 import happened as h
-from tests.peers.dcb import PATIENCE_SECONDS
+from tests.peers.turns import PATIENCE_SECONDS, InTurn
 
 R = TypeVar("R", bound="Recorder")
 
@@ -49,17 +49,8 @@ def stored(event: StoredEvent) -> Stored:
     return Stored(event.originator_id, event.originator_version, event.topic, event.state)
 
 
-class Recorder(ProcessRecorder):
+class Recorder(InTurn, ProcessRecorder):
     """A log as any of their recorders."""
-
-    def __init__(self, logs: Sequence[h.Log], start: int = 0) -> None:
-        self._turns = cycle(logs)
-        self.start = start
-
-    @property
-    def log(self) -> h.Log:
-        """The log, each time by another of those who have it open."""
-        return next(self._turns)
 
     def insert_events(
         self, stored_events: Sequence[StoredEvent], tracking: Tracking | None = None, **kwargs: Any

@@ -10,7 +10,7 @@ import pytest
 
 import happened as h
 from happened.stores.postgres_tables import where_in
-from tests.faults.model import Balance, Deposited, app
+from tests.faults.model import Balance, Deposited, app, others_go_on
 from tests.servers import fresh, server
 
 GATE = 4711
@@ -122,12 +122,7 @@ def test_an_old_transaction_of_somebody_else_holds_up_nobody(url: str, isolation
         old.execute("insert into somebodys_own values ('something')")
         assert old.execute("select pg_current_xact_id_if_assigned() is not null").fetchone() == (True,)
 
-        for place in range(5):
-            head = running.log.head
-            receipt = other.record(Deposited("a", 1))
-            assert running.log.wait(head, 5) == receipt.position
-            assert running.view(Balance).get("a", since=receipt).changes == place + 2
-            assert [record.position for record in running.log.read(after=head)] == [receipt.position]
+        others_go_on(running, other)
         old.rollback()
 
 

@@ -5,6 +5,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
 from pathlib import Path
 from typing import Annotated
@@ -17,6 +18,7 @@ from happened.log.lease import Leases
 from happened.log.worker import Envelope
 from happened.log.writer import Batch, Job
 from happened.sourcing.handling import Decision, Pending
+from happened.sourcing.memory_image import ImageOverlay
 from happened.sourcing.pending import PendingWorker
 from happened.sourcing.sending import Sending
 from happened.stores.machine import Machine
@@ -61,9 +63,39 @@ def test_two_that_share_a_tag_are_decided_in_their_order(url: str) -> None:
         kept = [running.enqueue(command) for _ in range(10) for command in (Deposit("a", 5), Transfer("a", "b", 5))]
     with bank.open(url) as running:
         assert all(len(running.outcome(receipt).events) == 1 + number % 2 for number, receipt in enumerate(kept))
-        running.catch_up()
         assert running.state(Balance, "a") == Balance("a", 0, 20)
         running.log.verify()
+
+
+def test_an_outcome_is_told_when_the_states_hold_it(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever decides is stopped between the sync and the merge: nobody hears an outcome that `state` of the same process does not know."""
+    with bank.open(url, run=False) as running:
+        kept = running.enqueue(Deposit("a", 5), id="first")
+    synced, merge = threading.Event(), threading.Event()
+    merged = ImageOverlay.merge
+
+    def stalled(overlay: ImageOverlay, position: int) -> None:
+        if position > kept.position:
+            synced.set()
+            assert merge.wait(10)
+        merged(overlay, position)
+
+    monkeypatch.setattr(ImageOverlay, "merge", stalled)
+    with bank.open(url) as running, ThreadPoolExecutor() as pool:
+
+        def balance_after(outcome: Callable[[], h.Receipt]) -> Balance | None:
+            outcome()
+            return running.state(Balance, "a")
+
+        assert synced.wait(10)
+        asked = [
+            pool.submit(balance_after, outcome)
+            for outcome in (lambda: running.outcome(kept), lambda: running.dispatch(Deposit("a", 5), id="first"))
+        ]
+        wait(asked, timeout=0.2)
+        merge.set()
+
+        assert [one.result(10) for one in asked] == [Balance("a", 5, 1)] * 2
 
 
 def test_one_that_fails_is_stuck_stops_its_key_and_no_other(url: str) -> None:

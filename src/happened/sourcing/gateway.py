@@ -158,6 +158,7 @@ class Outside:
         self.instead = dict(instead)
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
+        """The threads in which awaited decisions ask the outside, and wait for what is kept or copied."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
 
@@ -195,7 +196,10 @@ class Outside:
 
     async def in_thread(self, deadline: float, function: Callable[P, A], *args: P.args, **kwargs: P.kwargs) -> A:
         """Call a function in a thread. `Overloaded` where none was free by a deadline, by the monotonic clock."""
-        queued = self.pool().submit(function, *args, **kwargs)
+        with self._lock:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="happened-outside")
+        queued = self._pool.submit(function, *args, **kwargs)
         called = asyncio.wrap_future(queued)
         try:
             await asyncio.wait([called], timeout=max(deadline - time.monotonic(), 0.0))
@@ -207,13 +211,6 @@ class Outside:
                 f"{THREADS_MAX} decisions wait for the outside, and no thread was free in the time allowed; nothing was recorded"
             )
         return await called
-
-    def pool(self) -> ThreadPoolExecutor:
-        """Return the threads in which awaited decisions ask the outside, and wait for what is kept or copied."""
-        with self._lock:
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="happened-outside")
-            return self._pool
 
     def _start(self, one: Wanted, command: str, loop: asyncio.AbstractEventLoop | None) -> "Future[Answer]":
         call = self.instead.get(one.gateway.call, one.gateway.call)

@@ -10,11 +10,12 @@ as they came, until every part has them in a run: so after a crash only what cam
 beside the terms.
 """
 
+import os
 import sqlite3
 import zlib
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import accumulate
 from operator import sub
 from typing import NamedTuple
@@ -451,6 +452,16 @@ def _read(connection: sqlite3.Connection, part: int, kind: int, run: Run) -> mem
     which = "part = ? and kind = ? and last = ? and level = ?"
     row = connection.execute(f"select entries from run where {which}", (part, kind, *run)).fetchone()
     return memoryview(opened(row[0], place_of(part, kind, run))).cast("Q") if row is not None else None
+
+
+def drop(connection: sqlite3.Connection, there: Collection[str] = TABLES) -> str:
+    """Delete all of the index in the open transaction, of those of its tables that are there. Return what tells its next making from this one."""
+    for table in TABLES:
+        if table in there:
+            connection.execute(f"delete from {table}")
+    generation = os.urandom(8).hex()
+    connection.execute("insert into shelf(key, body) values('generation', ?)", (generation,))
+    return generation
 
 
 def place_of(part: int, kind: int, run: Run) -> str:

@@ -159,9 +159,7 @@ def drop_index_of(path: str) -> None:
             there = {name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")}
             if "log" not in there:
                 raise Invalid(f"{path} is no log", path=path)
-            for table in there & set(runs.TABLES):
-                connection.execute(f"delete from {table}")
-            connection.execute("insert into shelf(key, body) values('generation', ?)", (os.urandom(8).hex(),))
+            runs.drop(connection, there)
             connection.execute("commit")
         except sqlite3.Error as error:
             raise _failed(error) from error
@@ -725,9 +723,7 @@ class SqliteStore:
             ).rowcount
             if changed != 1:
                 raise Diverged(f"there is no such row at position {row.position} any more", path=self.path, position=row.position)
-        for table in runs.TABLES:
-            writer.execute(f"delete from {table}")
-        writer.execute("insert into shelf(key, body) values('generation', ?)", (os.urandom(8).hex(),))
+        runs.drop(writer)
         writer.execute("update sample set what = ''")
         writer.execute("drop view if exists record")  # it may be of a release that did not know erasures
         for statement in DDL:
@@ -940,8 +936,7 @@ class SqliteStore:
                         self._check_reading(self._reading_stored)
                         self._writer.execute("rollback")
                         return
-                for table in runs.TABLES:
-                    self._writer.execute(f"delete from {table}")
+                generation = runs.drop(self._writer)
                 self._runs.load(self._writer)
                 self._reading_stored = {}
                 last = last_position(self._writer)
@@ -953,9 +948,8 @@ class SqliteStore:
                         written = self._runs.indexed
                 flushed = self._runs.flush_all(self._writer)
                 self._write_reading(self._writer)
-                self._generation = os.urandom(8).hex()
-                self._writer.execute("insert into shelf(key, body) values('generation', ?)", (self._generation,))
                 self._writer.execute("commit")
+                self._generation = generation
             except BaseException:
                 self._rolled_back()
                 self._runs.load(self._writer)
