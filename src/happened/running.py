@@ -30,7 +30,7 @@ from happened.log.erasure import Erasure
 from happened.log.fingerprint import fingerprint_of
 from happened.log.held import Act, Held, all_held
 from happened.log.lease import Leases
-from happened.log.log import PLAIN, Facts, Identity, Log, Progress, Recording, check_envelope, occurred_us
+from happened.log.log import IDENTITY_NOTE, PLAIN, Facts, Identity, Log, Progress, Recording, check_envelope, identity_in, occurred_us
 from happened.log.names import Names, Wish
 from happened.log.receipt import Receipt
 from happened.log.row import TOPOLOGY, Header, Written, decode_header, encode, taken_apart
@@ -51,6 +51,7 @@ from happened.opening import beside, channel_to, copy_log, erased_in, is_kept, o
 from happened.past import Past, position_of
 from happened.planning import Origin, Plan, begins, planned, save
 from happened.shelf.connection import Place, as_shown
+from happened.shelf.snapshots import SnapshotsFile
 from happened.sourcing.asked import Asked
 from happened.sourcing.difference import Difference, Side, difference
 from happened.sourcing.edits import Edit
@@ -68,6 +69,7 @@ from happened.sourcing.handling import (
     refusal_in,
 )
 from happened.sourcing.memory_image import STATES_MAX, MemoryImage
+from happened.sourcing.origin_snapshots import OriginSnapshots
 from happened.sourcing.pending import LEASE as PENDING
 from happened.sourcing.pending import PendingWorker, standing
 from happened.sourcing.sending import Sending
@@ -162,7 +164,9 @@ class Running:
             )
             self._image = MemoryImage(self._engine, self.log.reader, app.folds, self.log.opened_at, states_max=states_max)
             self._writer = self.log.write_with(self._image)
-            self.snapshots = Snapshots(self.log, self._image, Joining(self.log), open_snapshots(url))
+            self.snapshots = Snapshots(
+                self.log, self._image, Joining(self.log), apart.snapshots if apart is not None else open_snapshots(url)
+            )
             self._image.snapped, self._image.forgets = self.snapshots.latest, self.snapshots.let_go
             self.travel = Travel(self._image, self.snapshots)
             self._taker = Taker(self.log, self.snapshots, app.snapped()) if run and is_kept(url) else None
@@ -651,7 +655,7 @@ class Running:
 
         All that came from outside is given again in its order, and decided again; recorded answers are heard first. A new question is `Unanswered`, unless
         `answers` has a function for its gateway. `Invalid` for edits that don't fit, and for a position that is not there yet. What is recorded from now on is not in it. Cost: what lies behind the
-        beginning is read twice and decided once; what lies before it is not copied. Where a share has something to publish in it, its states are folded from
+        beginning is read twice and decided once; what lies before it is not copied, and states begin with the origin's snapshots. Where a share has something to publish in it, its states are folded from
         the start of the log, as where a share begins.
         """
         app = code if code is not None else self.app
@@ -983,6 +987,9 @@ class Branch(Running):
         self._stands = True
         """Nothing goes on by itself yet."""
         self._silent = outside
+        identity = identity_in(plan.engine.notes(IDENTITY_NOTE))
+        assert identity is not None, "a plan says who the branch is"
+        snapshots = OriginSnapshots(of.log, of.snapshots.file, plan.after, identity)
         super().__init__(
             app,
             "memory:",
@@ -994,7 +1001,7 @@ class Branch(Running):
             states_max=STATES_MAX,
             outside=True,  # there is none: what it would be is `Silent`
             progress=lambda _done, _all: None,
-            apart=Apart(plan.engine, self._silent),
+            apart=Apart(plan.engine, self._silent, snapshots),
         )
 
     def __repr__(self) -> str:
@@ -1100,10 +1107,11 @@ def compared(origin: Running, branch: Running, after: int, until: int, failed: S
 
 
 class Apart(NamedTuple):
-    """What an app has on a branch, in place of a log's URL and of the outside."""
+    """What an app has on a branch, in place of a log's URL, of the outside, and of what lies beside a log."""
 
     engine: Engine
     outside: Outside
+    snapshots: SnapshotsFile
 
 
 class _Copies:

@@ -119,6 +119,11 @@ UNKNOWN = Kept(0, "", "", "", 0, 0, b"", 0, 0, 0, 0.0)
 """Stands for what nobody has looked up yet."""
 
 
+def meaning_after(meaning: str, erasure: int) -> str:
+    """Return the fingerprint of snapshots taken after an erasure, by its position: what was folded before that may hold what was in the bodies."""
+    return f"{meaning}-{erasure}" if erasure else meaning
+
+
 class Views(Protocol):
     """Folds views that join other states, in the way that views are folded."""
 
@@ -195,7 +200,7 @@ class Snapshots:
         self._log = log
         self._image = image
         self._views = views
-        self._file = file
+        self.file = file
         self._meanings: dict[Fold, str] = {}
         self._known: dict[int, str] = {}
         """Of each snapshot that was looked at: why it is not used. Its part of the log can't change."""
@@ -217,7 +222,7 @@ class Snapshots:
         if kept is None:
             return ZERO
         found: list[dict[Key, Entry]] = [{} for _ in _tables_of(fold)]
-        for body in self._file.chunks(kept):
+        for body in self.file.chunks(kept):
             if body is None:  # dropped meanwhile, by whichever process
                 return ZERO
             table, entries = self._part(fold, body)
@@ -236,7 +241,7 @@ class Snapshots:
             since = self.since(fold, until)
             return since.position, since.entries.get(key)
         kept = self._nearest(fold, until)
-        body = self._file.chunk(kept.id, _place_of(key, kept.chunks)) if kept is not None and kept.chunks else None
+        body = self.file.chunk(kept.id, _place_of(key, kept.chunks)) if kept is not None and kept.chunks else None
         if kept is None or body is None:
             return 0, None
         return kept.position, self._decoded(fold, body).get(key)
@@ -276,7 +281,7 @@ class Snapshots:
         Where there is none before it, that is all of the log. One that says nothing of them is not used, and the next load looks again.
         """
         known = self._let_go
-        there = [kept for kept in reversed(self._file.listed()) if kept.name == fold.name and kept.position <= until]
+        there = [kept for kept in reversed(self.file.listed()) if kept.name == fold.name and kept.position <= until]
         meaning = self._meaning(fold) if there else ""
         may_be = (kept for kept in there if kept.fingerprint == meaning and not self._known.get(kept.id) and not self._origin(kept))
         for kept in may_be:
@@ -305,7 +310,7 @@ class Snapshots:
             return {}
         found: dict[Key, Entry] = {}
         for place, some in places.items():
-            body = self._file.chunk(kept.id, place)
+            body = self.file.chunk(kept.id, place)
             if body is None:  # dropped meanwhile, by whichever process
                 return {}
             entries = self._decoded(fold, body)
@@ -325,7 +330,7 @@ class Snapshots:
         by_name = {fold.name: fold for fold in folds}
         return [
             Snapshot(kept.name, kept.position, kept.states, kept.bytes, kept.seconds, self._wrong(by_name.get(kept.name), kept))
-            for kept in self._file.listed()
+            for kept in self.file.listed()
         ]
 
     # --- taking
@@ -376,19 +381,19 @@ class Snapshots:
         by_name = {fold.name: fold for fold in wrong or ()}
         gone = [
             kept.id
-            for kept in self._file.listed()
+            for kept in self.file.listed()
             if (wanted is None or kept.name in wanted) and (wrong is None or self._wrong(by_name.get(kept.name), kept))
         ]
-        self._file.drop([*gone, *(self._file.unfinished() if names is None and wrong is None else ())])
+        self.file.drop([*gone, *(self.file.unfinished() if names is None and wrong is None else ())])
         return len(gone)
 
     def close(self) -> None:
         """Give the file back."""
-        self._file.close()
+        self.file.close()
 
     def _loaded(self, fold: Fold, kept: Kept, entries: Parted, pause: Pauses) -> bool:
         """Take in all states of a snapshot; say whether they were still there."""
-        for body in self._file.chunks(kept):
+        for body in self.file.chunks(kept):
             if body is None:
                 return False
             for key, entry in self._decoded(fold, body).items():
@@ -416,30 +421,30 @@ class Snapshots:
         )
         identity = self._log.identity
         about = Kept(0, fold.name, self._meaning(fold), identity.id, identity.epoch, until, row.digest, count, 0, 0, 0.0)
-        made = self._file.put(about, bodies)
+        made = self.file.put(about, bodies)
         seconds = time.monotonic() - began
-        self._file.timed(made, seconds)
+        self.file.timed(made, seconds)
         self._known[made] = ""
         self._thin_out(fold)
-        [kept] = [one for one in self._file.listed() if one.id == made] or [about]
+        [kept] = [one for one in self.file.listed() if one.id == made] or [about]
         return Snapshot(fold.name, until, count, kept.bytes, seconds)
 
     def _thin_out(self, fold: Fold) -> None:
         """Drop those of other code, and of today's those that are too many: always the one whose neighbours are nearest, never the last."""
-        of_name = [kept for kept in self._file.listed() if kept.name == fold.name]
+        of_name = [kept for kept in self.file.listed() if kept.name == fold.name]
         meaning = self._meaning(fold)
-        self._file.drop(kept.id for kept in of_name if kept.fingerprint != meaning)
+        self.file.drop(kept.id for kept in of_name if kept.fingerprint != meaning)
         own = [kept for kept in of_name if kept.fingerprint == meaning]
         while len(own) > 1 and (len(own) > KEPT_MAX or sum(kept.bytes for kept in own) > BYTES_MAX):
             positions = [0, *(kept.position for kept in own)]
             nearest = min(range(len(own) - 1), key=lambda at: positions[at + 2] - positions[at])
-            self._file.drop([own.pop(nearest).id])
+            self.file.drop([own.pop(nearest).id])
 
     # --- within
 
     def _nearest(self, fold: Fold, until: int) -> Kept | None:
         meaning = self._meaning(fold)
-        for kept in reversed(self._file.listed()):
+        for kept in reversed(self.file.listed()):
             if kept.name == fold.name and kept.position <= until and kept.fingerprint == meaning and not self._wrong(fold, kept):
                 return kept
         return None
@@ -473,7 +478,7 @@ class Snapshots:
             return ""
         try:
             for place in {*_any_of(kept.chunks, 1), *range(1 if fold.joins else 0)}:
-                table, entries = self._part(fold, self._file.chunk(kept.id, place) or b"")
+                table, entries = self._part(fold, self.file.chunk(kept.id, place) or b"")
                 self._prove(_tables_of(fold)[table], entries, kept.position, 1)
         except (zlib.error, msgspec.MsgspecError, ValueError, IndexError, Broken) as error:
             return f"it does not hold what the log says: {told(error)}"
@@ -499,9 +504,7 @@ class Snapshots:
         return all(one.key_of is None and any(one.tags) for one in _tables_of(fold))
 
     def _meaning(self, fold: Fold) -> str:
-        erasure = latest_erasure(self._log.engine)
-        own = self._own_meaning(fold)
-        return f"{own}-{erasure}" if erasure else own  # what was folded before bodies were erased may hold what was in them
+        return meaning_after(self._own_meaning(fold), latest_erasure(self._log.engine))
 
     def _own_meaning(self, fold: Fold) -> str:
         found = self._meanings.get(fold)
