@@ -560,7 +560,7 @@ class Running:
         if wanted > self._image.position or since is None:
             if self.log.wait(wanted - 1, wait_seconds_max) < wanted and self.log.head < wanted:  # who waits hears of a moment ago
                 raise Late(f"position {wanted} was not recorded within {wait_seconds_max:g} s", position=wanted, head=self.log.head)
-            self._writer.catch_up()
+            self._writer.catch_up(wanted if since is not None else None)
         return Position(self._image.position)
 
     def statistics(self) -> dict[str, Any]:
@@ -864,7 +864,7 @@ class Running:
         """Have the states of this process hold what is told of as done: it is on disk before whoever decided it has merged it."""
         if position > self._image.position:
             try:
-                self._writer.catch_up()
+                self._writer.catch_up(position)
             except Overloaded as error:
                 error.recorded = True  # what could not be had is the states
                 raise

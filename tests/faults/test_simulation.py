@@ -122,7 +122,7 @@ def without_syncs(patch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("weaken", "first", "step"),
-    [(without_compare_and_set, 5, 1), (without_catching_up, 1, 1), (without_fence, 18, 1), (without_syncs, 0, simulation.DISKS_EACH)],
+    [(without_compare_and_set, 6, 1), (without_catching_up, 3, 1), (without_fence, 34, 1), (without_syncs, 4, simulation.DISKS_EACH)],
 )
 def test_what_is_taken_away_is_found_within_a_few_seeds(
     weaken: Callable[[pytest.MonkeyPatch], None], first: int, step: int, monkeypatch: pytest.MonkeyPatch

@@ -444,8 +444,8 @@ class Writer:
             start, self._salted = 0, SALT_BYTES * count
         return self._salts[start : self._salted]
 
-    def catch_up(self) -> None:
-        """Take in what other processes have recorded."""
+    def catch_up(self, until: int | None = None) -> None:
+        """Take in what other processes have recorded; nothing where all up to a position was taken in when the batch before this was merged."""
         self.check_process()
 
         def take_in(unseen: Unseen) -> Commit:
@@ -453,6 +453,8 @@ class Writer:
             return Commit()
 
         with self._memory.guard:
+            if until is not None and until <= self._memory.position:
+                return
             try:
                 self.engine.append(take_in, self.seen)
             except BaseException as error:
