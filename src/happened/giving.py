@@ -361,6 +361,7 @@ class Giving:
             self._match(row, made if made is not None else self._left_of(row, header, sender, edits))
         elif sender is not None and what == "publication":
             self._taken_turn(row, header, sender)
+            self._left_of(row, header, sender, edits)
         elif (share := self._share_of(row)) is not None:
             if share in self._shares:
                 self._shares[share].turn(header)
@@ -370,7 +371,7 @@ class Giving:
             self._match(row, self._copied(row, header, edits, {}))
 
     def _left_of(self, row: Row, header: Header, sender: Name, edits: RowEdits) -> Row | None:
-        """Record what a reaction did as it was, where it can't hear its event again since that is erased."""
+        """Record what a reaction did or a publication said as it was, where it can't hear its event again since that is erased."""
         (position, _), _ = self._survey.run_of(row, header, sender)
         if header.id in self._edits.sent or not (
             header.causation in self._stands or self._is_erased_here(header.causation or "", position)

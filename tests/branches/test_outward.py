@@ -70,6 +70,24 @@ def test_an_untouched_branch_says_what_its_origin_said(make_telling: Make, seed:
             assert branch.log.verify().position == branch.log.head
 
 
+@pytest.mark.parametrize("seed", [1, 2, 5])
+def test_what_was_said_of_what_is_erased_stands(make_telling: Make, seed: int) -> None:
+    """A branch from before it can't hear the event any more; and so it is in a branch of that branch."""
+    made = make_telling(seed, 40)
+    made.settle()
+    running = made.running
+    slipped_of = next(record for record in said(running) if record.name == "Slip")
+    running.erase(("account", slipped_of.body["account"]), actor="ann", reason="they asked")
+    assert [record.body for record in said(running) if record.id == slipped_of.id] == [None]
+
+    for at in (0, slipped_of.position - 2, running.log.head):
+        with running.branch(at=at) as branch:
+            assert not branch.diff(), f"from {at}:\n{branch.diff()}"
+            assert list(map(essence, said(branch))) == list(map(essence, said(running)))
+            with branch.branch(at=0) as further:
+                assert not further.diff(), f"from {at}, then 0:\n{further.diff()}"
+
+
 def test_what_is_not_said_yet_is_not_said_in_a_branch(make_telling: Make) -> None:
     """A branch of a log whose publications are behind is as far behind."""
     made = make_telling(8, 30)
