@@ -268,3 +268,22 @@ def test_who_decided_a_command_to_nothing_is_said() -> None:
 
     assert [(line.id, line.handler, line.outcome) for line in told] == [("now", "nothing", "accepted"), ("later", "nothing", "accepted")]
     assert all(line.waited_us is not None and line.ran_us is not None for line in told)
+
+
+def test_a_conversation_of_which_something_is_erased_is_told() -> None:
+    """What it consists of is known, and not what it said: also of what was to come later."""
+    with shop.open() as running:
+        receipt = running.dispatch(Order("nut"), id="o-1")
+        running.settled(receipt)
+        before = running.trace("o-1", fold=False)
+        assert before.timers == 3
+
+        running.erase(("sku", "nut"), actor="ann", reason="they asked")
+        story = running.trace("o-1", fold=False)
+
+    assert [(line.position, line.depth, line.name, line.outcome) for line in story.lines] == [
+        (line.position, line.depth, line.name, line.outcome) for line in before.lines
+    ]
+    assert {line.says for line in story.lines if line.name == "schedule"} == {""}
+    assert story.timers == 0
+    check_counted(story)

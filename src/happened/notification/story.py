@@ -108,7 +108,7 @@ def story_of(log: Log, what: str | int, *, fold: bool = True) -> Story:
             item = _Item(record)
             every.append(item)
             _tell(log, item, header, row)
-            if record.name == BUILT_IN[SCHEDULE] and record.kind == OUTPUT:
+            if record.name == BUILT_IN[SCHEDULE] and record.kind == OUTPUT and record.body is not None:
                 waits = note_of(record.body["due"], record.body["id"]) in noted
                 timers += waits
                 item.says = f"{item.says}: {'waits' if waits else 'was sent'}"
