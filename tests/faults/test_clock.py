@@ -29,7 +29,7 @@ def test_under_load_each_process_has_a_clock_that_jumps(url: str, history: Histo
             clients.kill(chance.choice(clients.running))
 
     counted = whole(history, url)
-    assert counted["write", "accepted"] > 50
+    assert counted["write", "accepted"] > 20
     with opened(url) as running:
         records = list(running.log.read())
         assert [one.time for one in records] == sorted(one.time for one in records)
