@@ -11,11 +11,12 @@ import pytest
 
 import happened as h
 from happened.core.state import fold_of
-from happened.core.store import Commit
+from happened.core.store import Commit, Row, Terms
 from happened.log.log import EVERYTHING_SEEN, Log
 from happened.log.records import Reader
 from happened.log.row import decode_header
 from happened.sourcing.memory_image import MemoryImage
+from happened.stores import memory
 from happened.stores.memory import MemoryStore
 from happened.stores.sqlite import SqliteStore
 from tests.semantics.faults import Faults, full
@@ -564,3 +565,27 @@ def test_what_is_pending_in_memory_is_decided_whenever_it_is_seen() -> None:
         kept = running.enqueue(Deposit("b", 1))
 
         assert running.outcome(kept, wait_seconds_max=3).events == (Deposited("b", 1),)
+
+
+def test_what_is_looked_up_in_memory_while_it_is_recorded_is_there_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An event is in the index before its row is in the log: whoever looks between the two waits for a moment."""
+    filed = memory._file
+    gate = Gate()
+
+    def stalled(index: tuple[Any, Any, Any], row: Row, terms: Terms) -> None:  # Any: see above
+        filed(index, row, terms)
+        gate.entered.set()
+        gate.go.wait(10)
+
+    with bank.open("memory:", run=False) as running:
+        running.dispatch(Deposit("a", 1))
+        monkeypatch.setattr(memory, "_file", stalled)
+        recording, _ = in_thread(lambda: running.dispatch(Deposit("a", 2)))
+        assert gate.entered.wait(5)
+        reading, found = in_thread(lambda: [record.body for record in running.log.read(h.query(account="a"))])
+        reading.join(0.1)
+        gate.go.set()
+        for thread in (recording, reading):
+            thread.join(5)
+
+        assert found == [[Deposited("a", 1), Deposited("a", 2)]]

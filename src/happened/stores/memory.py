@@ -30,7 +30,7 @@ class MemoryStore:
         self._lock = threading.RLock()
         """Of a kind that only its holder can release."""
         self._showing = threading.Lock()
-        """Held for a moment, so that rows and notes of one commit are seen together."""
+        """Held for a moment, so that rows, notes and index of one commit are seen together."""
         self._grown = threading.Condition()
         self._samples = Samples()
         self._closed = False
@@ -82,9 +82,10 @@ class MemoryStore:
         rows_max: int = 1000,
     ) -> Iterator[Sequence[Row]]:
         """Yield pages of rows."""
-        head = self._head().position
-        last = head if until is None else min(until, head)
-        places = range(self._place(after), self._place(last)) if wanted is None else self._found(after, last, wanted)
+        with self._showing:
+            head = self._head().position
+            last = head if until is None else min(until, head)
+            places = range(self._place(after), self._place(last)) if wanted is None else self._found(after, last, wanted)
         ordered = places[::-1] if backwards else places
         for start in range(0, len(ordered), rows_max):
             yield [self._rows[place] for place in ordered[start : start + rows_max]]
