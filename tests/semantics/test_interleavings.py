@@ -1,6 +1,7 @@
 """Threads and processes that meet between two steps: the memory image equals the log, names and index too."""
 
 import os
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -272,6 +273,29 @@ def test_on_a_state_whose_key_cannot_be_told_nothing_is_decided(url: str) -> Non
             with pytest.raises(h.Stuck):
                 running.dispatch(Inspect(who), id=who)
             assert running.log.find(who) == []
+
+
+def test_a_fact_whose_key_cannot_be_told_stops_nothing_where_it_is_not_recorded(url: str, faults: Faults) -> None:
+    """The disk is full in that commit: nothing has happened, and the state is told as before, also after another batch."""
+
+    def hook(_connection: sqlite3.Connection, sql: str, run: Callable[[], sqlite3.Cursor]) -> sqlite3.Cursor:
+        if sql.startswith("insert into log"):
+            raise full()
+        return run()
+
+    with h.App("audit", records=[Deposited], deciders=[inspect]).open(url, run=False) as running:
+        running.record(Deposited("a", 1))
+        assert running.state(Audit, "a") == Audit("a", 1)
+        faults.hook = hook
+        with pytest.raises(h.StoreFailed):
+            running.record(Deposited("a", 13))
+        faults.hook = None
+
+        assert running.state(Audit, "a") == Audit("a", 1)
+        assert running.dispatch(Inspect("a")).events == (Looked("a", 1),)
+        running.record_all([Deposited("a", 13), Deposited("a", 1)])
+        with pytest.raises(h.Stuck):
+            running.state(Audit, "a")
 
 
 def test_a_class_first_met_in_commands_that_are_taken_back_has_all_that_the_batch_decided(url: str) -> None:
