@@ -32,7 +32,7 @@ from happened.log.held import Act, Held, all_held
 from happened.log.lease import Leases
 from happened.log.log import IDENTITY_NOTE, PLAIN, Facts, Identity, Log, Progress, Recording, check_envelope, identity_in, occurred_us
 from happened.log.names import Names, Wish
-from happened.log.receipt import Receipt
+from happened.log.receipt import Receipt, recorded
 from happened.log.row import TOPOLOGY, Header, Written, decode_header, encode, taken_apart
 from happened.log.several import Alone, Several
 from happened.log.typed import Typed
@@ -347,28 +347,8 @@ class Running:
         row = self.log.row_at(position)
         if row is None:
             raise Invalid(f"there is nothing at position {position}", position=position)
-        header = decode_header(row.head)
-        own = header.id or header.decides or ""
-        while True:
-            seen = self.log.head
-            found = outcome_of(self.log.find(own))
-            if found is not None:
-                self._raise_refusal(found[0])
-                self._see(found[0].last)
-                return self.log.receipt_of(found[0], repeated=False)
-            stuck = [held for held in all_held(self._engine, self._asked_name(row)) if held.id == own]
-            if stuck:
-                said = stuck[0].error
-                error: Error = Stuck(
-                    f"the command `{own}` is kept, and can't be decided: {said}", id=own, position=row.position, error=said
-                )
-                error.recorded = True
-                raise error
-            if time.monotonic() >= deadline:
-                error = Late(f"the command `{own}` is kept, and not decided within {wait_seconds_max:.3g} s", id=own, position=row.position)
-                error.recorded = True
-                raise error
-            self.log.wait(seen, min(0.25, _left(deadline)))
+        with recorded():
+            return self._outcome(row, wait_seconds_max, deadline)
 
     def would(self, command: Command) -> tuple[Event, ...]:
         """Decide a command and return what it would yield; record nothing. `Refused` if it would be refused. Gateways can't be asked here."""
@@ -393,7 +373,8 @@ class Running:
         found = settled(
             self.log, [*self.app.reactions, *self.app.publications], position, wait_seconds_max, functools.partial(standing, self.log)
         )
-        self._see(found.position)
+        with recorded():
+            self._see(found.position)
         return found
 
     def stuck(self) -> list[Held]:
@@ -852,22 +833,38 @@ class Running:
             return self.log.receipt(decision.row, decision.id, decision.events)
         if isinstance(result, Known):
             row = result.row
-            if decode_header(row.head).outcome == "pending":
-                return self.outcome(self.log.receipt_of(row, repeated=True, events=()), wait_seconds_max=_left(deadline))
-            self._raise_refusal(row)
-            return self.log.receipt_of(row, repeated=True)
+            with recorded():
+                if decode_header(row.head).outcome == "pending":
+                    return self.outcome(self.log.receipt_of(row, repeated=True, events=()), wait_seconds_max=_left(deadline))
+                self._raise_refusal(row)
+                return self.log.receipt_of(row, repeated=True)
         if isinstance(result, Refusal):
             raise result.error()
         raise OutcomeUnknown(f"whether the command `{decision.id}` was recorded is not known", id=decision.id)
 
+    def _outcome(self, row: Row, wait_seconds_max: float, deadline: float) -> Receipt:
+        """Wait for what comes of the command that a row has kept."""
+        header = decode_header(row.head)
+        own = header.id or header.decides or ""
+        while True:
+            seen = self.log.head
+            found = outcome_of(self.log.find(own))
+            if found is not None:
+                self._see(found[0].last)
+                self._raise_refusal(found[0])
+                return self.log.receipt_of(found[0], repeated=False)
+            stuck = [held for held in all_held(self._engine, self._asked_name(row)) if held.id == own]
+            if stuck:
+                said = stuck[0].error
+                raise Stuck(f"the command `{own}` is kept, and can't be decided: {said}", id=own, position=row.position, error=said)
+            if time.monotonic() >= deadline:
+                raise Late(f"the command `{own}` is kept, and not decided within {wait_seconds_max:.3g} s", id=own, position=row.position)
+            self.log.wait(seen, min(0.25, _left(deadline)))
+
     def _see(self, position: int) -> None:
         """Have the states of this process hold what is told of as done: it is on disk before whoever decided it has merged it."""
         if position > self._image.position:
-            try:
-                self._writer.catch_up()
-            except Overloaded as error:
-                error.recorded = True  # what could not be had is the states
-                raise
+            self._writer.catch_up()
 
     def _raise_refusal(self, row: Row) -> None:
         refusal = refusal_in(row)
