@@ -136,6 +136,11 @@ class MemoryImage:
                 self._by_event = {}
             return self.kept[fold]
 
+    def reached(self) -> int:
+        """Return up to where rows have been taken in, of none only a part."""
+        with self._lock:
+            return self.position
+
     def get(self, fold: Fold, key: Key) -> Entry:
         """Return a durable state; loads it where it is not in memory (about 1 ms for a hundred events)."""
         kept = self.kept.get(fold) or self._met(fold)
