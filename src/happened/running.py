@@ -517,8 +517,7 @@ class Running:
         """
         replicating = self._copy(state)
         whole = key_from(replicating.fold, key, named)
-        replicating.wait(since, wait_seconds_max)
-        found = replicating.get(whole)
+        found = replicating.answer(lambda: replicating.get(whole), since, wait_seconds_max)
         return Replica(found.state, found.position, found.age)
 
     def replica_rows(
@@ -528,8 +527,7 @@ class Running:
         replicating = self._copy(state)
         if type(limit) is not int or limit < 0:
             raise Invalid(f"`limit` is a number of rows, not {limit!r}")
-        replicating.wait(since, wait_seconds_max)
-        return Rows(*replicating.rows(limit), stuck=0)
+        return Rows(*replicating.answer(lambda: replicating.rows(limit), since, wait_seconds_max), stuck=0)
 
     def rebuild(self, state: type[State], *, progress: Progress = lambda _done, _all: None) -> None:
         """Build a view anew beside the old one, and switch when it has caught up. Readers are served by the old one meanwhile."""
