@@ -30,7 +30,19 @@ from happened.log.erasure import Erasure
 from happened.log.fingerprint import fingerprint_of
 from happened.log.held import Act, Held, all_held
 from happened.log.lease import Leases
-from happened.log.log import IDENTITY_NOTE, PLAIN, Facts, Identity, Log, Progress, Recording, check_envelope, identity_in, occurred_us
+from happened.log.log import (
+    IDENTITY_NOTE,
+    PLAIN,
+    Facts,
+    Identity,
+    Log,
+    Progress,
+    Recording,
+    check_envelope,
+    identity_in,
+    latest_erasure,
+    occurred_us,
+)
 from happened.log.names import Names, Wish
 from happened.log.receipt import Receipt, recorded
 from happened.log.row import TOPOLOGY, Header, Written, decode_header, encode, taken_apart
@@ -666,7 +678,10 @@ class Running:
 
         Views are folded anew, and are not answered from until they are whole again: `Late`.
         """
-        return erased_in(self.log, what, self._views_url, actor=actor, reason=reason, keep=keep, dry_run=dry_run)
+        found = erased_in(self.log, what, self._views_url, actor=actor, reason=reason, keep=keep, dry_run=dry_run)
+        if not dry_run:
+            self._followers.forget(latest_erasure(self._engine))
+        return found
 
     def copy(self, to: str | Path, *, until: int | None = None) -> Identity:
         """Copy this log, while it goes on, to a new file or the URL of a new log, as `happened.copy_log` does."""
