@@ -681,6 +681,8 @@ class Running:
         found = erased_in(self.log, what, self._views_url, actor=actor, reason=reason, keep=keep, dry_run=dry_run)
         if not dry_run:
             self._followers.forget(latest_erasure(self._engine))
+            if self.snapshots.file.path is None:  # they are in memory, or in a schema that was emptied already
+                self.snapshots.drop()
         return found
 
     def copy(self, to: str | Path, *, until: int | None = None) -> Identity:

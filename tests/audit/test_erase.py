@@ -1,5 +1,6 @@
 """What is erased is gone from every file, the chain holds, and nobody goes on with what was made of it."""
 
+import contextlib
 import random
 import signal
 import sqlite3
@@ -252,6 +253,25 @@ def test_views_of_a_process_that_runs_are_folded_anew(url: str) -> None:
         running.erase(("customer", "c-2"), **BY)
         assert view.find("c-2", since=running.log.head, wait_seconds_max=WAIT) is None
     assert files_with(url, SECRET) == []
+
+
+@pytest.mark.parametrize("of", ["memory", "branch", "saved branch"])
+def test_snapshots_of_what_is_erased_are_gone_wherever_they_lie(url: str, of: str) -> None:
+    """In memory; and beside the file of a branch, whose own events are erased."""
+    saved = url.replace("log.db", "saved.db")
+    with customers.open("memory:" if of == "memory" else url, run=False) as running:
+        filled(running)
+        with running.branch(at=0) as branch:
+            if of == "saved branch":
+                branch.save(saved)
+            with customers.open(saved, run=False) if of == "saved branch" else contextlib.nullcontext(branch) as other:
+                one = running if of == "memory" else other
+                one.snapshots.take(fold_of(Person), one.log.head)
+
+                assert one.erase(("customer", "c-1"), **BY).scrubbed
+
+                assert one.snapshots.file.listed() == []
+    assert files_with(saved, SECRET) == (["log.db"] if of != "memory" else [])
 
 
 @pytest.mark.parametrize("log", ["memory", "file"])
