@@ -349,7 +349,7 @@ def test_a_state_evicted_while_it_is_looked_for_is_not_one_that_never_happened(w
         if who == "reader":
             assert running.state(Seat, "s0") == Seat("s0", "first")
         elif who == "reaction":
-            assert running._sending.state(kept.fold, ("s0",)) == Seat("s0", "first")
+            assert running._sending.states_as_of(0).state(kept.fold, ("s0",)) == Seat("s0", "first")
         else:
             with pytest.raises(h.Refused):
                 running.dispatch(Take("s0", "second"))
@@ -613,3 +613,37 @@ def test_what_is_looked_up_in_memory_while_it_is_recorded_is_there_or_not(monkey
             thread.join(5)
 
         assert found == [[Deposited("a", 1), Deposited("a", 2)]]
+
+
+def test_what_is_recorded_together_in_memory_is_seen_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rows of one commit come one after the other: whoever looks meanwhile sees all of them or none."""
+    filed = memory._file
+    gate = Gate()
+    positions: list[int] = []
+
+    def stalled(index: tuple[Any, Any, Any], row: Row, terms: Terms) -> None:  # Any: see above
+        positions.append(row.position)
+        if len(positions) == 2:
+            gate.entered.set()
+            gate.go.wait(10)
+        filed(index, row, terms)
+
+    with bank.open("memory:", run=False) as running:
+        running.dispatch(Deposit("a", 1))
+        head = running.log.head
+        monkeypatch.setattr(memory, "_file", stalled)
+        recording, _ = in_thread(lambda: running.dispatch_together([Deposit("a", 2), Deposit("b", 2)]))
+        assert gate.entered.wait(5)
+        looks: list[Callable[[], object]] = [
+            lambda: {key: balance.amount for key, balance in running.states(Balance).items()},
+            lambda: len({record.position for record in running.log.read(after=head)}),
+            lambda: running.log.wait(head, 5) - head,
+        ]
+        looking = [in_thread(look) for look in looks]
+        for thread, _ in looking:
+            thread.join(0.1)
+        gate.go.set()
+        for thread in (recording, *(thread for thread, _ in looking)):
+            thread.join(5)
+
+        assert [found for _, found in looking] == [[{("a",): 3, ("b",): 2}], [4], [4]]

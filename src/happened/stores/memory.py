@@ -117,8 +117,12 @@ class MemoryStore:
     def wait(self, after: int, wait_seconds_max: float) -> int:
         """Wait until something lies after this position."""
         with self._grown:
-            self._grown.wait_for(lambda: self._closed or self._head().position > after, within(wait_seconds_max))
-        return self._head().position
+            self._grown.wait_for(lambda: self._closed or self._last_position() > after, within(wait_seconds_max))
+        return self._last_position()
+
+    def _last_position(self) -> int:
+        with self._showing:
+            return self._head().position
 
     def scrub(self, progress: Callable[[int, int], None]) -> bool:
         """Do nothing: what was replaced is kept nowhere."""
@@ -169,9 +173,11 @@ class MemoryStore:
 
     def counted(self, after: int, until: int | None, counts_of: Callable[[Row], Sequence[tuple[str, int]]]) -> Mapping[str, int]:
         """Add up what the rows count, one by one: they are all in memory."""
-        head = self._head().position
         sums: dict[str, int] = {}
-        for counts in self._counts[self._place(after) : self._place(head if until is None else min(until, head))]:
+        with self._showing:
+            head = self._head().position
+            asked = self._counts[self._place(after) : self._place(head if until is None else min(until, head))]
+        for counts in asked:
             for text, number in counts:
                 sums[text] = sums.get(text, 0) + number
         return sums
