@@ -57,13 +57,21 @@ from happened.sourcing.gateway import Answer, Answers, Silent, answers_in
 from happened.sourcing.handling import PENDING_NOTE, Decision, Handling, Pending
 from happened.sourcing.memory_image import Entry, MemoryImage
 from happened.sourcing.pending import PendingWorker
-from happened.sourcing.sending import Sending
+from happened.sourcing.sending import Seen, Sending
 from happened.transfer.retold import Before, Retold
 from happened.transfer.share import Share
 
 NO_EDITS = RowEdits()
 SUBMIT_SECONDS_MAX = 60
 NOT_SENT = "its edit applies to nothing: no reaction has sent this command here"
+
+
+class Then(Seen):
+    """States as they were."""
+
+    def entry(self, fold: Fold, key: Key) -> Entry:
+        """Return a state as of the position."""
+        return self._image.as_of(fold, key, self.position)
 
 
 class AsOf(Sending):
@@ -75,13 +83,9 @@ class AsOf(Sending):
         self.position: int | None = None
         """None: all there is."""
 
-    def entry(self, fold: Fold, key: Key) -> Entry:
-        """Return a state as of the position."""
-        return super().entry(fold, key) if self.position is None else self._as_of.as_of(fold, key, self.position)
-
-    def states_as_of(self, position: int) -> int:
-        """Return as of when states are seen."""
-        return self._as_of.position if self.position is None else self.position
+    def states_as_of(self, position: int) -> Seen:
+        """Return the states as of the position."""
+        return Seen(self._as_of, self._as_of.position) if self.position is None else Then(self._as_of, self.position)
 
 
 class Again:

@@ -257,7 +257,8 @@ def erased_in(
         found = erased(log, what, actor=actor, reason=reason, keep=keep, dry_run=dry_run, progress=progress)
     if dry_run:
         return found
-    snapshots = snapshots_beside(f"sqlite:///{log.engine.path}") if isinstance(log.engine, SqliteStore) else None
+    path = log.engine.path if isinstance(log.engine, SqliteStore | Over) else None
+    snapshots = snapshots_beside(f"sqlite:///{path}") if path is not None else None
 
     def forget(position: int) -> bool:
         rows_gone = _forget_rows(views, log.identity.id, position)

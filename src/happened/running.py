@@ -30,9 +30,21 @@ from happened.log.erasure import Erasure
 from happened.log.fingerprint import fingerprint_of
 from happened.log.held import Act, Held, all_held
 from happened.log.lease import Leases
-from happened.log.log import IDENTITY_NOTE, PLAIN, Facts, Identity, Log, Progress, Recording, check_envelope, identity_in, occurred_us
+from happened.log.log import (
+    IDENTITY_NOTE,
+    PLAIN,
+    Facts,
+    Identity,
+    Log,
+    Progress,
+    Recording,
+    check_envelope,
+    identity_in,
+    latest_erasure,
+    occurred_us,
+)
 from happened.log.names import Names, Wish
-from happened.log.receipt import Receipt
+from happened.log.receipt import Receipt, recorded
 from happened.log.row import TOPOLOGY, Header, Written, decode_header, encode, taken_apart
 from happened.log.several import Alone, Several
 from happened.log.typed import Typed
@@ -347,28 +359,8 @@ class Running:
         row = self.log.row_at(position)
         if row is None:
             raise Invalid(f"there is nothing at position {position}", position=position)
-        header = decode_header(row.head)
-        own = header.id or header.decides or ""
-        while True:
-            seen = self.log.head
-            found = outcome_of(self.log.find(own))
-            if found is not None:
-                self._raise_refusal(found[0])
-                self._see(found[0].last)
-                return self.log.receipt_of(found[0], repeated=False)
-            stuck = [held for held in all_held(self._engine, self._asked_name(row)) if held.id == own]
-            if stuck:
-                said = stuck[0].error
-                error: Error = Stuck(
-                    f"the command `{own}` is kept, and can't be decided: {said}", id=own, position=row.position, error=said
-                )
-                error.recorded = True
-                raise error
-            if time.monotonic() >= deadline:
-                error = Late(f"the command `{own}` is kept, and not decided within {wait_seconds_max:.3g} s", id=own, position=row.position)
-                error.recorded = True
-                raise error
-            self.log.wait(seen, min(0.25, _left(deadline)))
+        with recorded():
+            return self._outcome(row, wait_seconds_max, deadline)
 
     def would(self, command: Command) -> tuple[Event, ...]:
         """Decide a command and return what it would yield; record nothing. `Refused` if it would be refused. Gateways can't be asked here."""
@@ -393,7 +385,8 @@ class Running:
         found = settled(
             self.log, [*self.app.reactions, *self.app.publications], position, wait_seconds_max, functools.partial(standing, self.log)
         )
-        self._see(found.position)
+        with recorded():
+            self._see(found.position)
         return found
 
     def stuck(self) -> list[Held]:
@@ -536,8 +529,7 @@ class Running:
         """
         replicating = self._copy(state)
         whole = key_from(replicating.fold, key, named)
-        replicating.wait(since, wait_seconds_max)
-        found = replicating.get(whole)
+        found = replicating.answer(lambda: replicating.get(whole), since, wait_seconds_max)
         return Replica(found.state, found.position, found.age)
 
     def replica_rows(
@@ -547,8 +539,7 @@ class Running:
         replicating = self._copy(state)
         if type(limit) is not int or limit < 0:
             raise Invalid(f"`limit` is a number of rows, not {limit!r}")
-        replicating.wait(since, wait_seconds_max)
-        return Rows(*replicating.rows(limit), stuck=0)
+        return Rows(*replicating.answer(lambda: replicating.rows(limit), since, wait_seconds_max), stuck=0)
 
     def rebuild(self, state: type[State], *, progress: Progress = lambda _done, _all: None) -> None:
         """Build a view anew beside the old one, and switch when it has caught up. Readers are served by the old one meanwhile."""
@@ -687,7 +678,12 @@ class Running:
 
         Views are folded anew, and are not answered from until they are whole again: `Late`.
         """
-        return erased_in(self.log, what, self._views_url, actor=actor, reason=reason, keep=keep, dry_run=dry_run)
+        found = erased_in(self.log, what, self._views_url, actor=actor, reason=reason, keep=keep, dry_run=dry_run)
+        if not dry_run:
+            self._followers.forget(latest_erasure(self._engine))
+            if self.snapshots.file.path is None:  # they are in memory, or in a schema that was emptied already
+                self.snapshots.drop()
+        return found
 
     def copy(self, to: str | Path, *, until: int | None = None) -> Identity:
         """Copy this log, while it goes on, to a new file or the URL of a new log, as `happened.copy_log` does."""
@@ -852,22 +848,38 @@ class Running:
             return self.log.receipt(decision.row, decision.id, decision.events)
         if isinstance(result, Known):
             row = result.row
-            if decode_header(row.head).outcome == "pending":
-                return self.outcome(self.log.receipt_of(row, repeated=True, events=()), wait_seconds_max=_left(deadline))
-            self._raise_refusal(row)
-            return self.log.receipt_of(row, repeated=True)
+            with recorded():
+                if decode_header(row.head).outcome == "pending":
+                    return self.outcome(self.log.receipt_of(row, repeated=True, events=()), wait_seconds_max=_left(deadline))
+                self._raise_refusal(row)
+                return self.log.receipt_of(row, repeated=True)
         if isinstance(result, Refusal):
             raise result.error()
         raise OutcomeUnknown(f"whether the command `{decision.id}` was recorded is not known", id=decision.id)
 
+    def _outcome(self, row: Row, wait_seconds_max: float, deadline: float) -> Receipt:
+        """Wait for what comes of the command that a row has kept."""
+        header = decode_header(row.head)
+        own = header.id or header.decides or ""
+        while True:
+            seen = self.log.head
+            found = outcome_of(self.log.find(own))
+            if found is not None:
+                self._see(found[0].last)
+                self._raise_refusal(found[0])
+                return self.log.receipt_of(found[0], repeated=False)
+            stuck = [held for held in all_held(self._engine, self._asked_name(row)) if held.id == own]
+            if stuck:
+                said = stuck[0].error
+                raise Stuck(f"the command `{own}` is kept, and can't be decided: {said}", id=own, position=row.position, error=said)
+            if time.monotonic() >= deadline:
+                raise Late(f"the command `{own}` is kept, and not decided within {wait_seconds_max:.3g} s", id=own, position=row.position)
+            self.log.wait(seen, min(0.25, _left(deadline)))
+
     def _see(self, position: int) -> None:
         """Have the states of this process hold what is told of as done: it is on disk before whoever decided it has merged it."""
         if position > self._image.position:
-            try:
-                self._writer.catch_up(position)
-            except Overloaded as error:
-                error.recorded = True  # what could not be had is the states
-                raise
+            self._writer.catch_up(position)
 
     def _raise_refusal(self, row: Row) -> None:
         refusal = refusal_in(row)

@@ -1,5 +1,6 @@
 """What is erased is gone from every file, the chain holds, and nobody goes on with what was made of it."""
 
+import contextlib
 import random
 import signal
 import sqlite3
@@ -7,10 +8,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict  # Any: a view of any state
 
 import pytest
 
@@ -18,6 +19,8 @@ import happened as h
 from happened.core.state import fold_of
 from happened.core.store import Engine
 from happened.cqrs import follower
+from happened.cqrs.follower import Followers
+from happened.cqrs.view import ViewBuild
 from happened.log.compacting import compact
 from happened.log.erasure import Choice, Erasing, erased, is_unfinished
 from happened.log.log import latest_erasure
@@ -250,6 +253,53 @@ def test_views_of_a_process_that_runs_are_folded_anew(url: str) -> None:
         running.erase(("customer", "c-2"), **BY)
         assert view.find("c-2", since=running.log.head, wait_seconds_max=WAIT) is None
     assert files_with(url, SECRET) == []
+
+
+@pytest.mark.parametrize("of", ["memory", "branch", "saved branch"])
+def test_snapshots_of_what_is_erased_are_gone_wherever_they_lie(url: str, of: str) -> None:
+    """In memory; and beside the file of a branch, whose own events are erased."""
+    saved = url.replace("log.db", "saved.db")
+    with customers.open("memory:" if of == "memory" else url, run=False) as running:
+        filled(running)
+        with running.branch(at=0) as branch:
+            if of == "saved branch":
+                branch.save(saved)
+            with customers.open(saved, run=False) if of == "saved branch" else contextlib.nullcontext(branch) as other:
+                one = running if of == "memory" else other
+                one.snapshots.take(fold_of(Person), one.log.head)
+
+                assert one.erase(("customer", "c-1"), **BY).scrubbed
+
+                assert one.snapshots.file.listed() == []
+    assert files_with(saved, SECRET) == (["log.db"] if of != "memory" else [])
+
+
+@pytest.mark.parametrize("log", ["memory", "file"])
+def test_views_in_memory_say_nothing_of_what_is_erased_from_then_on(url: str, log: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever follows them is stopped before he can see it: they are not answered from until they are folded anew."""
+    armed, go = threading.Event(), threading.Event()
+    real = Followers._erased_since
+
+    def stalled(followers: Followers, builds: Sequence[ViewBuild[Any]]) -> bool:
+        assert not armed.is_set() or go.wait(WAIT)
+        return real(followers, builds)
+
+    monkeypatch.setattr(Followers, "_erased_since", stalled)
+    with customers.open("memory:" if log == "memory" else url, views="memory:") as running:
+        filled(running)
+        view = running.view(Person)
+        view.get("c-1", since=running.log.head, wait_seconds_max=WAIT)
+        armed.set()
+
+        running.erase(("customer", "c-1"), **BY)
+
+        asks: list[Callable[[], object]] = [lambda: view.find("c-1", wait_seconds_max=0), lambda: view.rows(wait_seconds_max=0)]
+        for ask in asks:
+            with pytest.raises(h.Late):
+                ask()
+        go.set()
+        assert view.find("c-1", wait_seconds_max=WAIT) is None
+        assert view.get("c-2", since=running.log.head, wait_seconds_max=WAIT).calls == 1
 
 
 def test_views_are_folded_anew_whenever_between_two_looks_it_was_erased(url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -106,7 +106,7 @@ def test_edits_before_a_snapshot_leave_it_to_the_origin(running: h.Running) -> N
         assert [one.state(Shelf, "s7", since=one.log.head) for one in (branch, running)] == [Shelf("s7", ANY, 29), Shelf("s7", ANY, 30)]
         assert branch.state(Shelf, "s8") == running.state(Shelf, "s8")
         assert branch.snapshots.take(FOLD, branch.log.head).position == branch.log.head
-        assert branch.snapshots.drop() >= 1
+        assert branch.snapshots.drop() == 1
         assert positions(branch) == [first]
     assert positions(running) == [first, second]
 
@@ -158,6 +158,22 @@ def test_after_an_erasure_in_the_origin_they_are_not_there(running: h.Running) -
     with running.branch(at=running.log.head) as branch:
         assert positions(branch) == positions(running) == [running.log.head]
         assert branch.state(Shelf, "s8") == running.state(Shelf, "s8")
+
+
+def test_one_that_was_dropped_is_not_taken_for_one_that_was_taken_since(running: h.Running) -> None:
+    """Neither by a branch nor by another process that has begun with it."""
+    first, _ = positions(running)
+    running.snapshots.drop()
+    running.snapshots.take(FOLD, first)
+    with running.branch(at=running.log.head) as branch, store.open(running.url, run=False) as other:
+        for one in (branch, other):
+            assert one.state(Shelf, "s7") == running.state(Shelf, "s7")
+            assert positions(one) == [first]
+        running.snapshots.drop()
+        running.snapshots.take(FOLD, running.log.head)
+
+        for one in (branch, other):
+            assert one.state(Shelf, "s8") == running.state(Shelf, "s8")
 
 
 def test_a_branch_outlives_its_origin(running: h.Running) -> None:

@@ -3,6 +3,7 @@
 import os
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -10,15 +11,25 @@ import pytest
 
 import happened as h
 from happened.core.errors import StoreFailed
+from happened.core.state import Fold, Key
 from happened.log.held import back_off_seconds
 from happened.log.names import Wish
-from happened.log.row import Header, Written
+from happened.log.row import Header, Written, decode_header
 from happened.log.slices import Progress, progress_of
 from happened.log.worker import Advance, Course
 from happened.log.writer import Batch, Draft
 from happened.notification import hearing
+from happened.sourcing.memory_image import Entry, MemoryImage
 from tests.notification.model import Do, Done, Noted, Undo, app, by_key, do, done, undo, until, ways, whole
 from tests.notification.rig import Killed, Rig
+from tests.semantics.model import Account, Balance, Deposit, deposit
+from tests.servers import fresh
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def any_url(request: pytest.FixtureRequest, url: str) -> str:
+    """Return the URL of a log that is not there yet, in each store that several processes can share."""
+    return fresh() if request.param == "postgres" else url
 
 
 def test_names_given_in_what_is_taken_back_are_recorded_by_who_uses_them_next(url: str) -> None:
@@ -211,7 +222,7 @@ def test_trouble_of_the_disk_in_a_run_holds_nothing(url: str, monkeypatch: pytes
         as_of = running._sending.states_as_of
         failed: list[int] = []
 
-        def fails_once(position: int) -> int:
+        def fails_once(position: int) -> Any:
             if not failed:
                 failed.append(position)
                 raise StoreFailed("the device is gone for a moment")
@@ -358,3 +369,56 @@ def test_many_pending_commands_are_decided_in_few_commits(url: str) -> None:
             of_key = [number for number in done(running) if number % 7 == key]
             assert of_key == sorted(of_key)
         whole(running)
+
+
+class Compared(h.Event):
+    source: Account
+    target: Account
+
+
+class Say(h.Command):
+    text: str
+
+
+class Said(h.Event):
+    text: str
+
+
+def compare(event: Compared, source: Balance, target: Balance) -> Iterator[Say]:
+    """Say what both are."""
+    yield Say(f"{event.source} {source.amount}, {event.target} {target.amount}")
+
+
+def say(command: Say) -> Iterator[Said]:
+    """Say it."""
+    yield Said(command.text)
+
+
+@pytest.mark.parametrize(("before", "text"), [(True, "a 5, b 7"), (False, "a 0, b 0")])
+def test_the_states_of_a_run_are_as_of_the_position_that_is_recorded_with_it(
+    any_url: str, monkeypatch: pytest.MonkeyPatch, before: bool, text: str
+) -> None:
+    """Both change before the first is read, or between the two: who runs it again as of then reads the same."""
+    compares = h.App("compares", records=[Compared], deciders=[deposit, say], reactions=[compare])
+    get = MemoryImage.get
+    with compares.open(any_url) as running:
+        running.dispatch(Deposit("z", 1))
+
+        def changing(image: MemoryImage, fold: Fold, key: Key) -> Entry:
+            monkeypatch.setattr(MemoryImage, "get", get)
+            found = None if before else get(image, fold, key)
+            with ThreadPoolExecutor() as pool:  # this thread runs a handler, from which nothing can be dispatched
+                for account, amount in (("a", 5), ("b", 7)):
+                    pool.submit(running.dispatch, Deposit(account, amount)).result(10)
+            return get(image, fold, key) if found is None else found
+
+        monkeypatch.setattr(MemoryImage, "get", changing)
+        compared = running.record(Compared("a", "b"))
+        assert running.settled(compared).done
+
+        assert [record.body for record in running.log.read(h.query(names=["Said"]))] == [Said(text)]
+        [sent] = [header.sent for row in running.log.conversation(compared.id) if (header := decode_header(row.head)).sent is not None]
+        as_it_was = [running.at(sent.seen).state(Balance, account) or Balance(account) for account in "ab"]
+        assert ", ".join(f"{one.account} {one.amount}" for one in as_it_was) == text
+        with running.branch(at=compared.position - 1) as branch:
+            assert not branch.diff()

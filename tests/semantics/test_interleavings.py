@@ -1,6 +1,7 @@
 """Threads and processes that meet between two steps: the memory image equals the log, names and index too."""
 
 import os
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,11 +12,12 @@ import pytest
 
 import happened as h
 from happened.core.state import fold_of
-from happened.core.store import Commit
+from happened.core.store import Commit, Row, Terms
 from happened.log.log import EVERYTHING_SEEN, Log
 from happened.log.records import Reader
 from happened.log.row import decode_header
 from happened.sourcing.memory_image import MemoryImage
+from happened.stores import memory
 from happened.stores.memory import MemoryStore
 from happened.stores.sqlite import SqliteStore
 from tests.semantics.faults import Faults, full
@@ -273,6 +275,29 @@ def test_on_a_state_whose_key_cannot_be_told_nothing_is_decided(url: str) -> Non
             assert running.log.find(who) == []
 
 
+def test_a_fact_whose_key_cannot_be_told_stops_nothing_where_it_is_not_recorded(url: str, faults: Faults) -> None:
+    """The disk is full in that commit: nothing has happened, and the state is told as before, also after another batch."""
+
+    def hook(_connection: sqlite3.Connection, sql: str, run: Callable[[], sqlite3.Cursor]) -> sqlite3.Cursor:
+        if sql.startswith("insert into log"):
+            raise full()
+        return run()
+
+    with h.App("audit", records=[Deposited], deciders=[inspect]).open(url, run=False) as running:
+        running.record(Deposited("a", 1))
+        assert running.state(Audit, "a") == Audit("a", 1)
+        faults.hook = hook
+        with pytest.raises(h.StoreFailed):
+            running.record(Deposited("a", 13))
+        faults.hook = None
+
+        assert running.state(Audit, "a") == Audit("a", 1)
+        assert running.dispatch(Inspect("a")).events == (Looked("a", 1),)
+        running.record_all([Deposited("a", 13), Deposited("a", 1)])
+        with pytest.raises(h.Stuck):
+            running.state(Audit, "a")
+
+
 def test_a_class_first_met_in_commands_that_are_taken_back_has_all_that_the_batch_decided(url: str) -> None:
     """A state is first asked for inside a `dispatch_together` that is refused: it has what was decided before it, and what comes after."""
     gate = Gate()
@@ -324,7 +349,7 @@ def test_a_state_evicted_while_it_is_looked_for_is_not_one_that_never_happened(w
         if who == "reader":
             assert running.state(Seat, "s0") == Seat("s0", "first")
         elif who == "reaction":
-            assert running._sending.state(kept.fold, ("s0",)) == Seat("s0", "first")
+            assert running._sending.states_as_of(0).state(kept.fold, ("s0",)) == Seat("s0", "first")
         else:
             with pytest.raises(h.Refused):
                 running.dispatch(Take("s0", "second"))
@@ -564,3 +589,61 @@ def test_what_is_pending_in_memory_is_decided_whenever_it_is_seen() -> None:
         kept = running.enqueue(Deposit("b", 1))
 
         assert running.outcome(kept, wait_seconds_max=3).events == (Deposited("b", 1),)
+
+
+def test_what_is_looked_up_in_memory_while_it_is_recorded_is_there_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An event is in the index before its row is in the log: whoever looks between the two waits for a moment."""
+    filed = memory._file
+    gate = Gate()
+
+    def stalled(index: tuple[Any, Any, Any], row: Row, terms: Terms) -> None:  # Any: see above
+        filed(index, row, terms)
+        gate.entered.set()
+        gate.go.wait(10)
+
+    with bank.open("memory:", run=False) as running:
+        running.dispatch(Deposit("a", 1))
+        monkeypatch.setattr(memory, "_file", stalled)
+        recording, _ = in_thread(lambda: running.dispatch(Deposit("a", 2)))
+        assert gate.entered.wait(5)
+        reading, found = in_thread(lambda: [record.body for record in running.log.read(h.query(account="a"))])
+        reading.join(0.1)
+        gate.go.set()
+        for thread in (recording, reading):
+            thread.join(5)
+
+        assert found == [[Deposited("a", 1), Deposited("a", 2)]]
+
+
+def test_what_is_recorded_together_in_memory_is_seen_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rows of one commit come one after the other: whoever looks meanwhile sees all of them or none."""
+    filed = memory._file
+    gate = Gate()
+    positions: list[int] = []
+
+    def stalled(index: tuple[Any, Any, Any], row: Row, terms: Terms) -> None:  # Any: see above
+        positions.append(row.position)
+        if len(positions) == 2:
+            gate.entered.set()
+            gate.go.wait(10)
+        filed(index, row, terms)
+
+    with bank.open("memory:", run=False) as running:
+        running.dispatch(Deposit("a", 1))
+        head = running.log.head
+        monkeypatch.setattr(memory, "_file", stalled)
+        recording, _ = in_thread(lambda: running.dispatch_together([Deposit("a", 2), Deposit("b", 2)]))
+        assert gate.entered.wait(5)
+        looks: list[Callable[[], object]] = [
+            lambda: {key: balance.amount for key, balance in running.states(Balance).items()},
+            lambda: len({record.position for record in running.log.read(after=head)}),
+            lambda: running.log.wait(head, 5) - head,
+        ]
+        looking = [in_thread(look) for look in looks]
+        for thread, _ in looking:
+            thread.join(0.1)
+        gate.go.set()
+        for thread in (recording, *(thread for thread, _ in looking)):
+            thread.join(5)
+
+        assert [found for _, found in looking] == [[{("a",): 3, ("b",): 2}], [4], [4]]

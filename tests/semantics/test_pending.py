@@ -1,5 +1,6 @@
 """Commands that were enqueued: kept, decided once, in order, and seen where they can't be."""
 
+import asyncio
 import math
 import sqlite3
 import threading
@@ -8,7 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any  # Any: JSON
 
 import msgspec
 import pytest
@@ -96,6 +97,86 @@ def test_an_outcome_is_told_when_the_states_hold_it(url: str, monkeypatch: pytes
         merge.set()
 
         assert [one.result(10) for one in asked] == [Balance("a", 5, 1)] * 2
+
+
+def test_a_refusal_is_told_when_the_states_hold_what_it_was_decided_on(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was decided in one commit with a deposit before it, and whoever decides is stopped before the merge."""
+    with bank.open(url, run=False) as running:
+        first = running.enqueue(Deposit("a", 5))
+        second = running.enqueue(Transfer("a", "b", 9))
+    synced, merge = threading.Event(), threading.Event()
+    merged = ImageOverlay.merge
+
+    def stalled(overlay: ImageOverlay, position: int) -> None:
+        if position > second.position:
+            synced.set()
+            assert merge.wait(10)
+        merged(overlay, position)
+
+    monkeypatch.setattr(ImageOverlay, "merge", stalled)
+    with bank.open(url) as running, ThreadPoolExecutor() as pool:
+
+        def balance_after() -> Balance | None:
+            with pytest.raises(h.Refused):
+                running.outcome(second)
+            return running.state(Balance, "a")
+
+        assert synced.wait(10)
+        asked = pool.submit(balance_after)
+        wait([asked], timeout=0.2)
+        merge.set()
+
+        assert asked.result(10) == Balance("a", 5, 1)
+        assert running.outcome(first).events == (Deposited("a", 5),)
+
+
+@pytest.mark.parametrize("way", ["outcome", "dispatch", "adispatch"])
+def test_what_is_kept_is_recorded_also_where_the_log_is_closed_meanwhile(any_url: str, way: str) -> None:
+    """Nobody decides it, and who waits for it hears that it is recorded, whatever keeps him from hearing more."""
+    with bank.open(any_url, run=False) as running, ThreadPoolExecutor() as pool:
+        kept = running.enqueue(Deposit("a", 5), id="first")
+        ways: dict[str, Callable[[], h.Receipt]] = {
+            "outcome": lambda: running.outcome(kept),
+            "dispatch": lambda: running.dispatch(Deposit("a", 5), id="first"),
+            "adispatch": lambda: asyncio.run(running.adispatch(Deposit("a", 5), id="first")),
+        }
+        asked = pool.submit(ways[way])
+        wait([asked], timeout=0.5)
+        assert not asked.done()
+        running.close()
+
+        error = asked.exception(10)
+        assert isinstance(error, h.Error)
+        assert error.recorded is True
+
+
+def test_what_is_recorded_and_can_not_be_read_says_that_it_is_recorded(any_url: str) -> None:
+    """The id is known, and its event is one that this code can't read: the command was recorded all the same."""
+
+    @h.named("Deposited", version=2)
+    class Later(h.Event):
+        account: Account
+        amount: int
+
+    @h.named("deposit")
+    def later(command: Deposit) -> Iterator[Later]:
+        yield Later(command.account, command.amount)
+
+    failing: list[str] = []
+
+    def lift(data: dict[str, Any]) -> dict[str, Any]:
+        if failing:
+            raise ValueError(f"{data} can't be lifted")
+        return data
+
+    with h.App("bank", deciders=[deposit]).open(any_url, run=False) as running:
+        running.dispatch(Deposit("a", 5), id="first")
+    with h.App("bank", deciders=[later], upcasts=[h.Upcast("Deposited", 1, lift)]).open(any_url, run=False) as running:
+        failing.append("from now on")
+        with pytest.raises(h.Incompatible) as raised:
+            running.dispatch(Deposit("a", 5), id="first")
+
+        assert raised.value.recorded is True
 
 
 def test_one_that_fails_is_stuck_stops_its_key_and_no_other(url: str) -> None:

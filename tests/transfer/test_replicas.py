@@ -121,6 +121,30 @@ def test_a_copy_answers_as_of_one_moment(pair: Pair, asked: str, monkeypatch: py
     assert running.replica(Debtor, "c-1").state == Debtor("c-1", "", Decimal(12))
 
 
+@pytest.mark.parametrize("asked", ["one", "rows"])
+def test_a_copy_that_takes_the_place_of_a_newer_one_is_waited_for(pair: Pair, asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One is made anew from the beginning, and has come less far than a receipt says when it is to answer."""
+    upstream, running = pair
+    receipt = upstream.record(Paid("c-1", Decimal(5)))
+    assert running.replica(Debtor, "c-1", since=receipt).position >= receipt.position
+    standing: Callable[..., Standing | None] = Replicating[Any].standing
+    looks: list[int] = []
+
+    def replaced(self: Replicating[Any], reader: Any, *, ready: bool) -> Standing | None:
+        found = standing(self, reader, ready=ready)
+        if ready and found is not None and threading.current_thread() is threading.main_thread():
+            looks.append(found.as_of)
+            if len(looks) == 2:
+                return msgspec.structs.replace(found, as_of=receipt.position - 1)
+        return found
+
+    monkeypatch.setattr(Replicating, "standing", replaced)
+    found = running.replica(Debtor, "c-1", since=receipt) if asked == "one" else running.replica_rows(Debtor, since=receipt)
+
+    assert found.position >= receipt.position
+    assert len(looks) == 4  # waited for and asked, twice
+
+
 def test_what_was_there_before_is_copied_too(tmp_path: Path) -> None:
     """A share begins with all that there is, though it was recorded before anything was shared."""
     log = f"sqlite:///{tmp_path}/crm.db"

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import happened as h
 from happened.core.state import fold_of
 from happened.cqrs.past import Joining
-from happened.shelf.snapshots import Kept, SnapshotsFile
+from happened.shelf.snapshots import DDL, Kept, SnapshotsFile, forget_snapshots
 from happened.sourcing import snapshot as taking
 from happened.sourcing.memory_image import Entry
 from happened.sourcing.snapshot import Snapshots, Taker
@@ -244,6 +244,31 @@ def _rewrite(path: Path, *, of: int = 1, **changes: object) -> None:
         states, versions = msgspec.msgpack.decode(zlib.decompress(body))
         states[0].update(changes)
         connection.execute("update _chunk set body = ? where snapshot = ?", (zlib.compress(msgspec.msgpack.encode((states, versions))), of))
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_no_id_is_given_twice(tmp_path: Path, earlier: bool) -> None:
+    """Neither in a new file, nor in one that was made by code that did so; what that holds is still there."""
+    path = tmp_path / "snapshots.db"
+    about = Kept(0, "Stock", "code", "log", 1, 7, b"", 1, 0, 0, 0.0)
+    file = SnapshotsFile(str(path))
+    before = file.put(about, [b"chunk"])
+    if earlier:
+        file.close()
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("create table _as_it_was as select * from _snapshot")
+            connection.execute("drop table _snapshot")
+            connection.execute(DDL[0].replace(" autoincrement", ""))
+            connection.execute("insert into _snapshot select * from _as_it_was")
+            connection.commit()
+        file = SnapshotsFile(str(path))
+
+    assert [(kept.id, list(file.chunks(kept))) for kept in file.listed()] == [(before, [b"chunk"])]
+    file.drop([before])
+    assert file.put(about, [b"another"]) != before
+    assert forget_snapshots(str(path))
+    assert file.put(about, [b"a third"]) not in (before, before + 1)
+    file.close()
 
 
 def test_large_states_are_kept_in_chunks_of_a_size(tmp_path: Path) -> None:

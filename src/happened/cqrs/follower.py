@@ -22,7 +22,7 @@ from happened.log.lease import Leases
 from happened.log.log import Log, Progress, latest_erasure
 from happened.log.records import Pages
 from happened.shelf.connection import FAILED, Connection, Place
-from happened.shelf.rows import tag_of
+from happened.shelf.rows import ViewsFile, tag_of
 
 S = TypeVar("S", bound=State)
 
@@ -100,6 +100,11 @@ class Followers:
                 with self._moved:
                     if building in self._building:  # it is given up: the follower drops its tables
                         self._building.remove(building)
+
+    def forget(self, erased: int) -> None:
+        """Have views in memory that were begun before an erasure not be answered from until they are folded anew. A file is emptied by who erases."""
+        if isinstance(self._file, ViewsFile):
+            self._file.forget(self._log.identity.id, erased)
 
     def statistics(self) -> list[dict[str, Any]]:
         """Return for each view: position, lag, whether it is ready, who runs it, what is stuck, what went wrong."""

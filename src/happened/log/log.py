@@ -23,7 +23,7 @@ from happened.core.waiting import within
 from happened.core.world import Source, microseconds
 from happened.log.lifting import Lifts
 from happened.log.names import Names, Wish
-from happened.log.receipt import Receipt
+from happened.log.receipt import Receipt, recorded
 from happened.log.records import INPUT, INTERNAL, Reader, Record
 from happened.log.row import (
     BUILT_IN,
@@ -297,11 +297,12 @@ class Log:
         """Return the receipt of a row."""
         header = decode_header(row.head)
         if events is None:
-            events = tuple(
-                record.body
-                for record in self.reader.records(row)
-                if record.kind in (INTERNAL, INPUT) and (isinstance(record.body, Event) or is_data(record.body))
-            )
+            with recorded():
+                events = tuple(
+                    record.body
+                    for record in self.reader.records(row)
+                    if record.kind in (INTERNAL, INPUT) and (isinstance(record.body, Event) or is_data(record.body))
+                )
         return Receipt(
             self.identity.id, self.identity.epoch, row.last, row.digest[:16].hex(), header.id or header.decides or "", events, repeated
         )

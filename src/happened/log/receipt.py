@@ -1,10 +1,12 @@
 """Receipts: proof that something was recorded, which log it is in, and where."""
 
+import contextlib
+from collections.abc import Generator
 from typing import Any  # Any: events of any class
 
 import msgspec
 
-from happened.core.errors import Invalid
+from happened.core.errors import Error, Invalid
 
 DIGITS_MAX = 19
 """As many as a number of 64 bits has."""
@@ -39,3 +41,13 @@ class Receipt(msgspec.Struct, frozen=True, gc=False):
             shown = text if len(text) <= SHOWN_MAX else f"{text[:SHOWN_MAX]}…"
             raise Invalid(f"`{shown}` is no receipt: it looks like log:epoch:position:digest", receipt=shown)
         return cls(parts[0], int(parts[1]), int(parts[2]), parts[3])
+
+
+@contextlib.contextmanager
+def recorded() -> Generator[None]:
+    """Have whatever goes wrong say that it is recorded: it was found in the log, and only what is to be told of it can't be had."""
+    try:
+        yield
+    except Error as error:
+        error.recorded = True
+        raise

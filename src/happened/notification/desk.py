@@ -20,19 +20,28 @@ class Prepared(Protocol):
     asked_bytes: bytes
 
 
-class Desk(Protocol):
-    """States, the outside, deciders."""
+class States(Protocol):
+    """The durable states as one run sees them."""
 
-    def states_as_of(self, position: int) -> int:
-        """Have the durable states reach a position at least; return which one they are as of."""
+    @property
+    def position(self) -> int:
+        """As of which position all are that were read so far."""
         ...
 
     def state(self, fold: Fold, key: Key) -> Any:
-        """Return a durable state, or `None`."""
+        """Return a state, or `None`."""
         ...
 
-    def ask(self, id: str, now: int, run: Callable[[World], Any]) -> tuple[Any, list[Written]]:
-        """Run something with a `World`; return what it returns, and the answers it got."""
+
+class Desk(Protocol):
+    """States, the outside, deciders."""
+
+    def states_as_of(self, position: int) -> States:
+        """Have the durable states reach a position at least; return them."""
+        ...
+
+    def ask(self, id: str, now: int, states: Any, run: Callable[[World], Any]) -> tuple[Any, list[Written]]:
+        """Run something with a `World` of these states; return what it returns, and the answers it got."""
         ...
 
     def prepared(self, command: Any, envelope: Envelope) -> Prepared:

@@ -296,10 +296,12 @@ class Hearing(ABC, Generic[L_co, R]):
         try:
             header = decode_header(heard.row.head)
             with deciding():
-                as_of = self._desk.states_as_of(seen)
-                found, answers = called(listener, heard, header, self._desk.state, lambda call: self._desk.ask(run, now, call), self.listed)
+                states = self._desk.states_as_of(seen)
+                found, answers = called(
+                    listener, heard, header, states.state, lambda call: self._desk.ask(run, now, states, call), self.listed
+                )
             ran = _us(started)
-            sent = Sent(0, heard.number, max(0, now - heard.row.at), ran, 1, as_of)
+            sent = Sent(0, heard.number, max(0, now - heard.row.at), ran, 1, states.position)
             one = self.come_to(heard, header, found, answers, run, now, sent)
         except TROUBLE:
             raise  # of the world, not of this event

@@ -99,6 +99,12 @@ class ViewsFile:
             except sqlite3.Error as error:
                 raise self._said(error) from error
 
+    def forget(self, log: str, erased: int) -> None:
+        """Do what `forget_rows` does with a file, where this is none: nobody else can."""
+        if self.path is None:
+            with self.transaction() as connection:
+                empty(connection, log, erased)
+
     @contextlib.contextmanager
     def reader(self) -> Generator[sqlite3.Connection]:
         """Read on a connection that can't write."""
@@ -345,23 +351,32 @@ def forget_rows(path: str, log: str, erased: int) -> bool:
         return True
     connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
     try:
-        tables = [name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")]
-        if "_view" not in tables:
+        if "_view" not in _tables_in(connection):
             return True
         connection.execute("pragma secure_delete=on")
         for statement in DDL:
             connection.execute(statement)
         connection.execute("begin immediate")
-        for tag in begun_anew(connection, log, erased):
-            for table in tables:
-                if table.endswith(f"_{tag}"):
-                    connection.execute(f"delete from {quoted(table)}")  # noqa: S608 - a table of ours
+        empty(connection, log, erased)
         connection.execute("commit")
         return scrubbed(connection)
     except sqlite3.OperationalError:
         return False
     finally:
         connection.close()
+
+
+def empty(connection: sqlite3.Connection, log: str, erased: int) -> None:
+    """Empty, in the open transaction, all views of a log that were begun before an erasure; they are begun anew."""
+    tables = _tables_in(connection)
+    for tag in begun_anew(connection, log, erased):
+        for table in tables:
+            if table.endswith(f"_{tag}"):
+                connection.execute(f"delete from {quoted(table)}")  # noqa: S608 - a table of ours
+
+
+def _tables_in(connection: sqlite3.Connection) -> list[str]:
+    return [name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")]
 
 
 def begun_anew(connection: Connection, log: str, erased: int) -> list[str]:

@@ -18,11 +18,21 @@ from happened.shelf.connection import Answer
 
 DDL = (
     """create table if not exists _snapshot(
-    id integer primary key, name text not null, fingerprint text not null, log text not null, epoch integer not null,
+    id integer primary key autoincrement, name text not null, fingerprint text not null, log text not null, epoch integer not null,
     position integer not null, digest blob not null, states integer not null, chunks integer not null, bytes integer not null,
     seconds real not null, whole integer not null default 0)""",
     "create table if not exists _chunk(snapshot integer not null, n integer not null, body blob not null, primary key(snapshot, n)) without rowid",
 )
+
+"""No id is given twice: whoever knows a snapshot that was dropped since must not take the chunks of another one for its own."""
+
+GIVES_ANEW = (
+    "alter table _snapshot rename to _earlier",
+    DDL[0],
+    "insert into _snapshot select * from _earlier",
+    "drop table _earlier",
+)
+"""Makes the table anew of a file of earlier code, which gave ids again."""
 
 BUSY_SECONDS = 10
 
@@ -55,12 +65,33 @@ def forget_snapshots(path: str | None) -> bool:
         return True
     try:
         with contextlib.closing(sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)) as connection:
-            for statement in (*DDL, "delete from _chunk", "delete from _snapshot", "vacuum"):
+            _make(connection)
+            for statement in ("delete from _chunk", "delete from _snapshot", "vacuum"):
                 connection.execute(statement)
             [(busy, _, _)] = connection.execute("pragma wal_checkpoint(truncate)")
     except sqlite3.OperationalError:  # somebody is reading: it is done later
         return False
     return not busy
+
+
+def _make(connection: sqlite3.Connection) -> None:
+    """Make the tables, if they are not there as they are made today."""
+    for statement in DDL:
+        connection.execute(statement)
+    if _gives_ids_again(connection):
+        try:
+            connection.execute("begin immediate")
+        except sqlite3.OperationalError:  # whoever may only read gives no ids
+            return
+        if _gives_ids_again(connection):  # nobody else was quicker
+            for statement in GIVES_ANEW:
+                connection.execute(statement)
+        connection.execute("commit")
+
+
+def _gives_ids_again(connection: sqlite3.Connection) -> bool:
+    [(made,)] = connection.execute("select sql from sqlite_master where name = '_snapshot'")
+    return "autoincrement" not in made
 
 
 class SnapshotsFile:
@@ -156,8 +187,7 @@ class SnapshotsFile:
             connection.execute("pragma journal_mode=wal")
             connection.execute("pragma synchronous=normal")
             connection.execute(f"pragma wal_autocheckpoint={CHECKPOINT_PAGES}")
-            for statement in DDL:
-                connection.execute(statement)
+            _make(connection)
         except BaseException:
             connection.close()
             raise

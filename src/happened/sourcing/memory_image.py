@@ -136,6 +136,11 @@ class MemoryImage:
                 self._by_event = {}
             return self.kept[fold]
 
+    def reached(self) -> int:
+        """Return up to where rows have been taken in, of none only a part."""
+        with self._lock:
+            return self.position
+
     def get(self, fold: Fold, key: Key) -> Entry:
         """Return a durable state; loads it where it is not in memory (about 1 ms for a hundred events)."""
         kept = self.kept.get(fold) or self._met(fold)
@@ -145,7 +150,7 @@ class MemoryImage:
             entry = found[key]
         else:
             if kept.stopped:
-                raise _stopped(kept)
+                raise _stopped(fold, kept.stopped)
             known = kept.entries.get(key)
             complete = kept.complete  # read after the entry: who makes room says so before taking entries away
             if known is not None:
@@ -441,21 +446,24 @@ changed, and those that are durable), and in other ways."""
 class ImageOverlay:
     """What a batch has come to so far, over the durable image."""
 
-    __slots__ = ("_applied", "_changed", "_coming", "_image")
+    __slots__ = ("_applied", "_changed", "_coming", "_image", "_stopping")
 
     def __init__(self, image: MemoryImage) -> None:
         self._image = image
         self._changed: dict[Kept, dict[Key, Entry]] = {kept: {} for kept in image.kept.values()}
         self._coming: dict[Kept, dict[Key, list[Coming]]] = {}
         self._applied: list[tuple[Row, Header, Sequence[tuple[int, object, Any]]]] = []
+        self._stopping: dict[Kept, str] = {}
+        """Why no state of a fold can be told any more, once the batch is durable."""
 
     def get(self, fold: Fold, key: Key) -> Entry:
         """Return a state as of here in the batch. `Stuck` if it stands still."""
         kept = self._image.kept.get(fold)
         if kept is None or kept not in self._changed:
             kept = self._meet(fold)
-        if kept.stopped:
-            raise _stopped(kept)
+        stopped = kept.stopped or self._stopping.get(kept)
+        if stopped:
+            raise _stopped(fold, stopped)
         entry = self._changed[kept].get(key)
         if entry is None:
             entry = kept.entries.get(key)
@@ -476,7 +484,7 @@ class ImageOverlay:
             if entry is None:
                 entry = kept.entries.get(key)
                 hits += 1
-            if entry is None or entry.stuck or self._coming or kept.stopped:
+            if entry is None or entry.stuck or self._coming or kept.stopped or self._stopping:
                 entry = self.get(kept.fold, key)
                 hits -= 1
             reads.append(entry.version)
@@ -612,7 +620,8 @@ class ImageOverlay:
         except Exception as error:
             if undo is not None:
                 raise
-            kept.stopped = f"at position {row.position + ordinal}: {type(error).__name__}: {error}"  # what has happened has happened
+            # What has happened has happened.
+            self._stopping.setdefault(kept, f"at position {row.position + ordinal}: {type(error).__name__}: {error}")
             return
         for key, message in reached:
             own = before = changed.get(key)
@@ -639,6 +648,7 @@ class ImageOverlay:
         other._changed = {kept: dict(changed) for kept, changed in self._changed.items()}
         other._coming = {kept: {key: list(events) for key, events in coming.items()} for kept, coming in self._coming.items()}
         other._applied = list(self._applied)
+        other._stopping = dict(self._stopping)
         return other
 
     def merge(self, position: int) -> None:
@@ -657,6 +667,8 @@ class ImageOverlay:
 
     def _merge(self, image: MemoryImage, position: int) -> None:
         with image._lock:
+            for kept, why in self._stopping.items():
+                kept.stopped = kept.stopped or why
             for kept, changed in self._changed.items():
                 kept.entries.update(changed)
                 if kept.loading:
@@ -713,12 +725,8 @@ def standing_still(fold: Fold, key: Key, entry: Entry) -> Stuck:
     )
 
 
-def _stopped(kept: Kept) -> Stuck:
-    return Stuck(
-        f"`{kept.fold.name}` can't be told: its `key_of` failed {kept.stopped}. Mend it, then open the log again",
-        state=kept.fold.name,
-        error=kept.stopped,
-    )
+def _stopped(fold: Fold, why: str) -> Stuck:
+    return Stuck(f"`{fold.name}` can't be told: its `key_of` failed {why}. Mend it, then open the log again", state=fold.name, error=why)
 
 
 def _envelope(fold: Fold, row: Row, header: Header, ordinal: int, extra: Extra | None) -> tuple[Recorded, tuple[Any, ...]]:

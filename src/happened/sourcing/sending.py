@@ -5,7 +5,7 @@ kept as pending, behind what is pending before it, and decided by whoever holds 
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any  # Any: commands and keys of any class
+from typing import Any, Protocol  # Any: commands and keys of any class
 
 from happened.core.errors import GatewayFailed, Invalid
 from happened.core.state import Fold, Key
@@ -22,6 +22,52 @@ ASK_SECONDS_MAX = 600.0
 """How long the outside may take to answer one run of a reaction; each gateway has its own, shorter one."""
 
 
+TRIES_MAX = 10
+"""How often a state is looked at anew that changes whenever it is looked at."""
+
+
+class States(Protocol):
+    """States as one run sees them."""
+
+    def entry(self, fold: Fold, key: Key) -> Entry:
+        """Return a state with its version. `Stuck` where it stands still."""
+        ...
+
+
+class Seen:
+    """The durable states as one run sees them: all of them as of one position, whatever is recorded meanwhile.
+
+    It is the latest that could be had when the last of them was read. Where one that was read before has changed since, it stays where it is, and the
+    others are read from the log.
+    """
+
+    def __init__(self, image: MemoryImage, position: int) -> None:
+        self.position = position
+        self._image = image
+        self._read: dict[tuple[Fold, Key], int] = {}
+        """What was read, in which version."""
+
+    def entry(self, fold: Fold, key: Key) -> Entry:
+        """Return a state with its version. `Stuck` where it stands still."""
+        entry = self._image.get(fold, key)
+        for _ in range(TRIES_MAX):
+            if entry.version <= self.position:
+                break
+            reached = self._image.reached()
+            if any(self._image.get(*one).version != version for one, version in self._read.items()):
+                break
+            self.position = reached
+            entry = self._image.get(fold, key)
+        if entry.version > self.position:
+            entry = self._image.as_of(fold, key, self.position)
+        self._read[fold, key] = entry.version
+        return entry
+
+    def state(self, fold: Fold, key: Key) -> Any:
+        """Return a state, `None` where there is none. `Stuck` where it stands still."""
+        return self.entry(fold, key).state
+
+
 class Sending:
     """Prepares and records the commands of one open log that its own records cause."""
 
@@ -32,21 +78,13 @@ class Sending:
         self.heard: Sequence[Answer] = ()
         """Answers that were recorded before, and are heard first."""
 
-    def states_as_of(self, position: int) -> int:
-        """Have the durable states reach a position at least; return which one they are as of."""
+    def states_as_of(self, position: int) -> "Seen":
+        """Have the durable states reach a position at least; return them."""
         if self._image.position < position:
             self._log.writer.catch_up()
-        return self._image.position
+        return Seen(self._image, self._image.position)
 
-    def entry(self, fold: Fold, key: Key) -> Entry:
-        """Return a durable state with its version. `Stuck` where it stands still."""
-        return self._image.get(fold, key)
-
-    def state(self, fold: Fold, key: Key) -> Any:
-        """Return a durable state, `None` where there is none. `Stuck` where it stands still."""
-        return self.entry(fold, key).state
-
-    def ask(self, id: str, now: int, run: Callable[[World], Any]) -> tuple[Any, list[Written]]:
+    def ask(self, id: str, now: int, states: States, run: Callable[[World], Any]) -> tuple[Any, list[Written]]:
         """Run something that may ask the outside; return what it returns, and the answers to be recorded with it.
 
         Its ids, its chance and the keys offered to gateways come from `id`: run again, it offers the same.
@@ -54,7 +92,7 @@ class Sending:
         answers = Answers(self.heard)
         deadline = self._handling.outside.deadline(ASK_SECONDS_MAX)
         asking = Asking(self._handling.outside, answers, id, None, may_ask=True, deadline=deadline)
-        world = DecidingWorld(now, id, asking, self.entry, [])
+        world = DecidingWorld(now, id, asking, states.entry, [])
         try:
             found = run(world)
         except TimeOver as error:

@@ -385,7 +385,7 @@ class Snapshots:
             if (wanted is None or kept.name in wanted) and (wrong is None or self._wrong(by_name.get(kept.name), kept))
         ]
         self.file.drop([*gone, *(self.file.unfinished() if names is None and wrong is None else ())])
-        return len(gone)
+        return len(set(gone) - {kept.id for kept in self.file.listed()})  # what a branch has of its origin stays there
 
     def close(self) -> None:
         """Give the file back."""

@@ -30,7 +30,7 @@ class MemoryStore:
         self._lock = threading.RLock()
         """Of a kind that only its holder can release."""
         self._showing = threading.Lock()
-        """Held for a moment, so that rows and notes of one commit are seen together."""
+        """Held for a moment, so that rows, notes and index of one commit are seen together."""
         self._grown = threading.Condition()
         self._samples = Samples()
         self._closed = False
@@ -82,9 +82,10 @@ class MemoryStore:
         rows_max: int = 1000,
     ) -> Iterator[Sequence[Row]]:
         """Yield pages of rows."""
-        head = self._head().position
-        last = head if until is None else min(until, head)
-        places = range(self._place(after), self._place(last)) if wanted is None else self._found(after, last, wanted)
+        with self._showing:
+            head = self._head().position
+            last = head if until is None else min(until, head)
+            places = range(self._place(after), self._place(last)) if wanted is None else self._found(after, last, wanted)
         ordered = places[::-1] if backwards else places
         for start in range(0, len(ordered), rows_max):
             yield [self._rows[place] for place in ordered[start : start + rows_max]]
@@ -116,8 +117,12 @@ class MemoryStore:
     def wait(self, after: int, wait_seconds_max: float) -> int:
         """Wait until something lies after this position."""
         with self._grown:
-            self._grown.wait_for(lambda: self._closed or self._head().position > after, within(wait_seconds_max))
-        return self._head().position
+            self._grown.wait_for(lambda: self._closed or self._last_position() > after, within(wait_seconds_max))
+        return self._last_position()
+
+    def _last_position(self) -> int:
+        with self._showing:
+            return self._head().position
 
     def scrub(self, progress: Callable[[int, int], None]) -> bool:
         """Do nothing: what was replaced is kept nowhere."""
@@ -168,9 +173,11 @@ class MemoryStore:
 
     def counted(self, after: int, until: int | None, counts_of: Callable[[Row], Sequence[tuple[str, int]]]) -> Mapping[str, int]:
         """Add up what the rows count, one by one: they are all in memory."""
-        head = self._head().position
         sums: dict[str, int] = {}
-        for counts in self._counts[self._place(after) : self._place(head if until is None else min(until, head))]:
+        with self._showing:
+            head = self._head().position
+            asked = self._counts[self._place(after) : self._place(head if until is None else min(until, head))]
+        for counts in asked:
             for text, number in counts:
                 sums[text] = sums.get(text, 0) + number
         return sums

@@ -13,10 +13,10 @@ import contextlib
 import struct
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from hashlib import blake2b
-from typing import Any, Generic, NamedTuple, TypeVar  # Any: msgspec decodes any class
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar  # Any: msgspec decodes any class
 
 import msgspec
 
@@ -40,6 +40,8 @@ from happened.transfer.share import PUT, Beacon, Change
 from happened.transfer.subscription import Seen, check_end, check_origin
 
 S = TypeVar("S", bound=State)
+
+A = TypeVar("A", bound="AsOf")
 
 DDL = (
     """create table if not exists _replica(
@@ -117,6 +119,23 @@ class Found(NamedTuple):
     version: int
     position: int
     age: timedelta
+
+
+class Listed(NamedTuple, Generic[S]):
+    """Rows of a copy, in the order of their keys."""
+
+    rows: list[S]
+    position: int
+    age: timedelta
+
+
+class AsOf(Protocol):
+    """What a copy answers."""
+
+    @property
+    def position(self) -> int:
+        """As of which position of the origin."""
+        ...
 
 
 class Copy(Generic[S]):
@@ -582,15 +601,24 @@ class Replicating(Generic[S]):
 
     # --- asked by any process
 
-    def wait(self, since: Receipt | str | int | None, wait_seconds_max: float) -> None:
-        """Wait until the copy can be answered from, and is as of a position of the origin at least. `Late` if it is not in time."""
+    def answer(self, ask: Callable[[], A], since: Receipt | str | int | None, wait_seconds_max: float) -> A:
+        """Wait as `wait` does, and have the copy answer; again, where one that is not as new has taken its place in between."""
+        deadline = time.monotonic() + within(wait_seconds_max)
+        while True:
+            wanted = self.wait(since, max(0.0, deadline - time.monotonic()))
+            found = ask()
+            if found.position >= wanted:
+                return found
+
+    def wait(self, since: Receipt | str | int | None, wait_seconds_max: float) -> int:
+        """Wait until the copy can be answered from, and is as of a position of the origin at least; return that. `Late` if it is not in time."""
         deadline = time.monotonic() + within(wait_seconds_max)
         while True:
             with self.file.reader() as reader:
                 standing = self.standing(reader, ready=True)
             wanted = self._position(since, standing)
             if standing is not None and wanted is not None and standing.as_of >= wanted:
-                return
+                return wanted
             left = deadline - time.monotonic()
             if left <= 0:
                 raise self._late(standing, wanted or 0)
@@ -612,7 +640,7 @@ class Replicating(Generic[S]):
         state, version, standing = self.file.asked(look)
         return Found(state, version, standing.as_of, self._age(standing))
 
-    def rows(self, limit: int) -> tuple[list[S], int, timedelta]:
+    def rows(self, limit: int) -> Listed[S]:
         """Return rows in the order of their keys, with position and age."""
 
         def look(reader: Connection) -> tuple[list[S], Standing]:
@@ -623,7 +651,7 @@ class Replicating(Generic[S]):
             return [table.decode(row) for row in reader.execute(table.select(limit=True), (limit,))], standing
 
         found, standing = self.file.asked(look)
-        return found, standing.as_of, self._age(standing)
+        return Listed(found, standing.as_of, self._age(standing))
 
     def statistics(self) -> dict[str, Any]:
         """Return where the copy is, how old, what is proven of it, and what keeps it from going on."""
