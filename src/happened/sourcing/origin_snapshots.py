@@ -33,7 +33,8 @@ class OriginSnapshots(SnapshotsFile):
         if id > 0:
             return super().chunk(id, n)
         try:
-            return self._below.chunk(_below(id), n) if self._holds() else None
+            found = self._below.chunk(_below(id), n)
+            return found if self._holds() else None  # asked after it was read: what was there before an erasure is not used
         except Closed:
             return None
 
