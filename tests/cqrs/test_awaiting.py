@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any  # Any: a wrong value on purpose
 
@@ -190,17 +190,20 @@ def test_what_is_wrong_with_a_question_is_said_before_anybody_waits(running: h.R
 
 
 def test_who_waits_is_answered_also_where_the_task_that_looks_for_all_is_cancelled(running: h.Running) -> None:
-    """A program may cancel all tasks that it did not begin itself; those who wait look on."""
+    """A program may cancel all tasks that it did not begin itself, also before they have; those who wait look on."""
 
-    async def ask() -> None:
+    async def ask(before: Sequence[float]) -> None:
         view = running.view(Stock)
         next_one = running.record(Received("a", 1)).position + 1
         gets = [asyncio.create_task(view.aget("a", since=next_one, wait_seconds_max=SECONDS_MAX)) for _ in range(3)]
-        await asyncio.sleep(0.1)
+        for seconds in before:
+            await asyncio.sleep(seconds)
         for task in asyncio.all_tasks() - {*gets, asyncio.current_task()}:
             task.cancel()
         await asyncio.sleep(0.1)
-        running.record(Received("a", 1))
-        assert {(await asyncio.wait_for(task, SECONDS_MAX / 3)).units for task in gets} == {2}
+        receipt = running.record(Received("a", 1))
+        units = running.view(Stock).get("a", since=receipt).units
+        assert {(await asyncio.wait_for(task, SECONDS_MAX / 3)).units for task in gets} == {units}
 
-    asyncio.run(ask())
+    for before in ([0.1], [0.0], [0.0, 0.0], [0.0, 0.0, 0.0]):
+        asyncio.run(ask(before))

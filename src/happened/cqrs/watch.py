@@ -30,6 +30,7 @@ class Watch:
         try:
             if self._task is None:
                 self._task = loop.create_task(self._watch())
+                self._task.add_done_callback(self._ended)
             await asyncio.wait([future], timeout=seconds)
             return future.done() and future.result()
         finally:
@@ -38,22 +39,21 @@ class Watch:
     async def _watch(self) -> None:
         before: int | None = None
         pause = FIRST_POLL_SECONDS
-        try:
-            while self._waiting:
-                try:
-                    found = await self._look()
-                except Exception:  # noqa: BLE001 - who looks for himself hears what it is
-                    found = None
-                for future, position in self._waiting.items():
-                    if not future.done() and (found is None or position <= found):
-                        future.set_result(found is not None)
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, POLL_SECONDS) if found == before else FIRST_POLL_SECONDS
-                before = found
-        except asyncio.CancelledError:
-            for future in self._waiting:  # each looks for himself, and begins anew while he has time
-                if not future.done():
-                    future.set_result(False)
-            raise
-        finally:
-            self._task = None
+        while self._waiting:
+            try:
+                found = await self._look()
+            except Exception:  # noqa: BLE001 - who looks for himself hears what it is
+                found = None
+            for future, position in self._waiting.items():
+                if not future.done() and (found is None or position <= found):
+                    future.set_result(found is not None)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, POLL_SECONDS) if found == before else FIRST_POLL_SECONDS
+            before = found
+
+    def _ended(self, _task: asyncio.Task[None]) -> None:
+        """Have each who waits look for himself; he begins anew while he has time. Whoever cancels all tasks may cancel this one before it has begun."""
+        self._task = None
+        for future in self._waiting:
+            if not future.done():
+                future.set_result(False)
