@@ -361,11 +361,11 @@ class Giving:
         elif header.decides is not None:
             self._match(row, self._decides(row, header, header.decides, edits))
         elif sender is not None and what == "reaction":
-            made = self._ring(header.id, row.at) if header.id in self._survey.rung else self._taken_turn(row, header, sender)
+            made = self._ring(header.id, row.at) if header.id in self._survey.rung else self._sent(row, header, sender)
             self._match(row, made if made is not None else self._left_of(row, header, sender, edits))
         elif sender is not None and what == "publication":
-            self._taken_turn(row, header, sender)
-            self._left_of(row, header, sender, edits)
+            if not self._takes_turn(row, header, sender):
+                self._left_of(row, header, sender, edits)
         elif (share := self._share_of(row)) is not None:
             if share in self._shares:
                 self._shares[share].turn(header)
@@ -598,17 +598,23 @@ class Giving:
 
     # --- reactions and publications
 
-    def _taken_turn(self, row: Row, header: Header, sender: Name) -> Row | None:
+    def _sent(self, row: Row, header: Header, sender: Name) -> Row | None:
+        """Record what a reaction sends, where it was recorded in the origin; return the row of a command, if there is one."""
+        self._takes_turn(row, header, sender)
+        return self._made.pop(header.id or "", None)
+
+    def _takes_turn(self, row: Row, header: Header, sender: Name) -> bool:
         """Record what a reaction sends or a publication says, where it was recorded in the origin; it is run where the first of that was.
 
-        Return the row of a command, if there is one.
+        False where it comes to nothing here.
         """
         own = header.id or ""
         if own not in self._ready:
             self._run_again(row, header, sender)
-        if own in self._ready:
-            self._ready.pop(own)()
-        return self._made.pop(own, None)
+        ready = self._ready.pop(own, None)
+        if ready is not None:
+            ready()
+        return ready is not None
 
     def _run_again(self, row: Row, header: Header, sender: Name) -> None:
         """Run a reaction or publication where it ran in the origin."""

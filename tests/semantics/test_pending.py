@@ -68,20 +68,26 @@ def test_two_that_share_a_tag_are_decided_in_their_order(url: str) -> None:
         running.log.verify()
 
 
-def test_an_outcome_is_told_when_the_states_hold_it(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever decides is stopped between the sync and the merge: nobody hears an outcome that `state` of the same process does not know."""
-    with bank.open(url, run=False) as running:
-        kept = running.enqueue(Deposit("a", 5), id="first")
+def stalled_behind(receipt: h.Receipt, monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Event]:
+    """Have whoever decides what comes after a receipt stop between the sync and the merge; return what says so, and what lets him go on."""
     synced, merge = threading.Event(), threading.Event()
     merged = ImageOverlay.merge
 
     def stalled(overlay: ImageOverlay, position: int) -> None:
-        if position > kept.position:
+        if position > receipt.position:
             synced.set()
             assert merge.wait(10)
         merged(overlay, position)
 
     monkeypatch.setattr(ImageOverlay, "merge", stalled)
+    return synced, merge
+
+
+def test_an_outcome_is_told_when_the_states_hold_it(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever decides is stopped between the sync and the merge: nobody hears an outcome that `state` of the same process does not know."""
+    with bank.open(url, run=False) as running:
+        kept = running.enqueue(Deposit("a", 5), id="first")
+    synced, merge = stalled_behind(kept, monkeypatch)
     with bank.open(url) as running, ThreadPoolExecutor() as pool:
 
         def balance_after(outcome: Callable[[], h.Receipt]) -> Balance | None:
@@ -104,16 +110,7 @@ def test_a_refusal_is_told_when_the_states_hold_what_it_was_decided_on(url: str,
     with bank.open(url, run=False) as running:
         first = running.enqueue(Deposit("a", 5))
         second = running.enqueue(Transfer("a", "b", 9))
-    synced, merge = threading.Event(), threading.Event()
-    merged = ImageOverlay.merge
-
-    def stalled(overlay: ImageOverlay, position: int) -> None:
-        if position > second.position:
-            synced.set()
-            assert merge.wait(10)
-        merged(overlay, position)
-
-    monkeypatch.setattr(ImageOverlay, "merge", stalled)
+    synced, merge = stalled_behind(second, monkeypatch)
     with bank.open(url) as running, ThreadPoolExecutor() as pool:
 
         def balance_after() -> Balance | None:

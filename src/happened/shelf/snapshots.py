@@ -23,7 +23,6 @@ DDL = (
     seconds real not null, whole integer not null default 0)""",
     "create table if not exists _chunk(snapshot integer not null, n integer not null, body blob not null, primary key(snapshot, n)) without rowid",
 )
-
 """No id is given twice: whoever knows a snapshot that was dropped since must not take the chunks of another one for its own."""
 
 GIVES_ANEW = (

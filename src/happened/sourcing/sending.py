@@ -5,7 +5,7 @@ kept as pending, behind what is pending before it, and decided by whoever holds 
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol  # Any: commands and keys of any class
+from typing import Any  # Any: commands and keys of any class
 
 from happened.core.errors import GatewayFailed, Invalid
 from happened.core.state import Fold, Key
@@ -24,14 +24,6 @@ ASK_SECONDS_MAX = 600.0
 
 TRIES_MAX = 10
 """How often a state is looked at anew that changes whenever it is looked at."""
-
-
-class States(Protocol):
-    """States as one run sees them."""
-
-    def entry(self, fold: Fold, key: Key) -> Entry:
-        """Return a state with its version. `Stuck` where it stands still."""
-        ...
 
 
 class Seen:
@@ -78,13 +70,13 @@ class Sending:
         self.heard: Sequence[Answer] = ()
         """Answers that were recorded before, and are heard first."""
 
-    def states_as_of(self, position: int) -> "Seen":
+    def states_as_of(self, position: int) -> Seen:
         """Have the durable states reach a position at least; return them."""
         if self._image.position < position:
             self._log.writer.catch_up()
         return Seen(self._image, self._image.position)
 
-    def ask(self, id: str, now: int, states: States, run: Callable[[World], Any]) -> tuple[Any, list[Written]]:
+    def ask(self, id: str, now: int, states: Seen, run: Callable[[World], Any]) -> tuple[Any, list[Written]]:
         """Run something that may ask the outside; return what it returns, and the answers to be recorded with it.
 
         Its ids, its chance and the keys offered to gateways come from `id`: run again, it offers the same.
