@@ -9,6 +9,7 @@ from typing import Annotated, Any  # Any: a wrong value on purpose
 import pytest
 
 import happened as h
+from happened.cqrs import watch
 from tests.servers import fresh
 
 Sku = Annotated[str, h.Tag("sku")]
@@ -90,6 +91,23 @@ def test_they_wait_for_a_view_that_another_process_follows(tmp_path: Path) -> No
 
     with store.open(url) as following, store.open(url, run=False) as reading:
         asyncio.run(ask(reading, following))
+
+
+def test_they_hear_at_once_where_their_own_process_moves_the_view_on(running: h.Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for the next look: with looks an hour apart they are answered all the same."""
+    monkeypatch.setattr(watch, "FIRST_POLL_SECONDS", 3600.0)
+    monkeypatch.setattr(watch, "POLL_SECONDS", 3600.0)
+
+    async def go() -> None:
+        position = running.record(Received("lamp", 1)).position
+        running.view(Stock).get(sku="lamp", since=position)
+        for place in range(1, 4):
+            waiting = asyncio.create_task(running.view(Stock).aget(sku="lamp", since=position + place, wait_seconds_max=SECONDS_MAX))
+            await asyncio.sleep(0.05)  # it has looked, and waits
+            await running.arecord(Received("lamp", 1))
+            assert (await waiting).units == 1 + place
+
+    asyncio.run(go())
 
 
 def test_what_goes_wrong_is_what_get_would_raise(running: h.Running) -> None:

@@ -1,6 +1,7 @@
 """Asking: what a view answers, from which position, and how old that is."""
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
@@ -190,7 +191,7 @@ class ViewState(Generic[S]):
         deadline = time.monotonic() + within(wait_seconds_max)
         loop = asyncio.get_running_loop()
         while not self._is_known_to_reach(since):
-            watch = self._watches.setdefault(loop, Watch(self._come_to))
+            watch = self._watches.setdefault(loop, Watch(self._come_to, self._known_come_to))
             try:
                 if await watch.wait(since, max(0.0, deadline - time.monotonic())):
                     return
@@ -203,6 +204,12 @@ class ViewState(Generic[S]):
             if time.monotonic() >= deadline:
                 raise await self.asked(lambda: self._late(build, standing, since))  # noqa: B023 - called in this turn only
 
+    def moved_on(self) -> None:
+        """Tell the event loops in which somebody waits that the table has moved on, from whichever thread."""
+        for loop, watch in list(self._watches.items()):
+            with contextlib.suppress(RuntimeError):  # that loop is closed: nobody waits there any more
+                loop.call_soon_threadsafe(watch.heard)
+
     async def asked(self, ask: Callable[[], A]) -> A:
         """Call what asks log and view for a moment: at once where both are at hand, since a thread would take longer to begin; else in a thread."""
         if self.file.at_hand and self.log.writer.at_hand:
@@ -211,13 +218,18 @@ class ViewState(Generic[S]):
 
     async def _come_to(self) -> int | None:
         """Return up to which position it may be answered from; `None` where it stopped."""
-        known = self.build
-        if self._is_known():
-            return known.position if known.ready else NOWHERE
+        known = self._known_come_to()
+        if known is not None:
+            return known
         build, standing = await self.asked(lambda: self.answer(_with_build))
         if self._broken(build, standing) is not None:
             return None
         return standing.position if standing.ready else NOWHERE
+
+    def _known_come_to(self) -> int | None:
+        """Return what `_come_to` does, where that is known without a look."""
+        known = self.build
+        return (known.position if known.ready else NOWHERE) if self._is_known() else None
 
     def _is_known(self) -> bool:
         """Say whether it is known without a look how the table stands: this process follows it."""

@@ -359,7 +359,7 @@ class Followers:
             view.build = build
             if build in self._building:
                 self._building.remove(build)
-            self._moved.notify_all()
+        self._announce()
         self._sweep_at = 0.0
 
     def _is_answered_from(self, build: ViewBuild[Any]) -> bool:
@@ -405,6 +405,9 @@ class Followers:
     def _announce(self) -> None:
         with self._moved:
             self._moved.notify_all()
+            views = list(self._views.values())
+        for view in views:
+            view.moved_on()
 
     # --- rebuilding
 

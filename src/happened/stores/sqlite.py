@@ -31,8 +31,10 @@ from happened.stores.shelving import keys_between, merged, next_row_first, readi
 
 A = TypeVar("A")
 
-INSERT = "insert into log(position, count, at, head, records, salts, digest, input) values(?, ?, ?, ?, ?, ?, ?, ?)"
-INSERT_FACTS = "insert into log(position, count, at, head, records, salts, digest) values(?, ?, ?, ?, ?, ?, ?)"
+INSERT = "insert into log(position, count, at, head, records, salts, digest, input) values"
+INSERT_FACTS = "insert into log(position, count, at, head, records, salts, digest) values"
+INSERT_MANY = 64
+"""Rows that one statement inserts where there are many: Python's lock is let go once instead of at each row, and a busy thread keeps it for 5 ms each time."""
 
 RECORD_VIEW = """create view record as
     with part(row, at, head, decided, asked, ordinal, record) as (
@@ -664,23 +666,7 @@ class SqliteStore:
                 self._index_up_to_here()
             if commit.rows[-1].last > runs.POSITION:
                 raise Invalid(f"a log has at most {runs.POSITION:,} records, and this one is full: go on in a new log", path=self.path)
-            # Of values other than numbers, texts and bytearrays the module asks each time whether somebody adapts them, for half a microsecond.
-            if any(row.input is not None for row in commit.rows):
-                writer.executemany(
-                    INSERT,
-                    [
-                        (row.position, row.count, row.at, row.head, row.records, bytearray(row.salts), bytearray(row.digest), row.input)
-                        for row in commit.rows
-                    ],
-                )
-            else:
-                writer.executemany(
-                    INSERT_FACTS,
-                    [
-                        (row.position, row.count, row.at, row.head, row.records, bytearray(row.salts), bytearray(row.digest))
-                        for row in commit.rows
-                    ],
-                )
+            _insert(writer, commit.rows)
         for key, body in commit.notes.items():
             if body is None:
                 writer.execute("delete from note where key = ?", (key,))
@@ -1066,6 +1052,24 @@ class SqliteStore:
                 raise out_of_order(self.path, row.position)
             last = row.last
         return rows
+
+
+def _insert(connection: sqlite3.Connection, rows: Sequence[Row]) -> None:
+    """Insert rows, many by a statement."""
+    # Of values other than numbers, texts and bytearrays the module asks each time whether somebody adapts them, for half a microsecond.
+    asked = any(row.input is not None for row in rows)
+    statement, marks = (INSERT, "(?, ?, ?, ?, ?, ?, ?, ?)") if asked else (INSERT_FACTS, "(?, ?, ?, ?, ?, ?, ?)")
+    start, many = 0, INSERT_MANY
+    while start < len(rows):
+        while many > len(rows) - start:
+            many //= 2  # few different statements, which are kept prepared
+        values: list[Any] = []
+        for row in rows[start : start + many]:
+            values += (row.position, row.count, row.at, row.head, row.records, bytearray(row.salts), bytearray(row.digest))
+            if asked:
+                values.append(row.input)
+        connection.execute(statement + ", ".join([marks] * many), values)
+        start += many
 
 
 def _soon() -> float:
