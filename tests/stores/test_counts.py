@@ -3,7 +3,7 @@
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any  # Any: what SQLite binds
@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from happened.core.errors import StoreFailed
-from happened.core.store import Row
+from happened.core.store import Row, Terms
 from happened.stores import counts, runs
 from happened.stores.counts import BLOCK_BITS, Counts, packed, unpacked
 from happened.stores.sqlite import SqliteStore
@@ -54,6 +54,12 @@ def written_blocks(path: Path) -> list[tuple[int, int]]:
         return connection.execute("select level, block from counted order by level, block").fetchall()
 
 
+def rows_of(counted: Sequence[tuple[int, int, dict[str, int]]]) -> tuple[list[Row], list[Terms]]:
+    """Return rows from a position to another, and what is counted of them."""
+    rows = [Row(position, last - position + 1, 0, "{}", None, "[]", b"", b"") for position, last, _ in counted]
+    return rows, [Terms((), None, (), tuple(sums.items())) for *_, sums in counted]
+
+
 class Counted:
     """Counts beside the rows that they are of."""
 
@@ -68,7 +74,7 @@ class Counted:
         """Add a row to both."""
         position = self.rows[-1][1] + 1 if self.rows else 1
         self.rows.append((position, position + count - 1, {text: count << 90 | 1}))
-        self.counts.add(position, position + count - 1, self.rows[-1][2].items())
+        self.counts.add(*rows_of(self.rows[-1:]))
 
     def write(self, *, commit: bool = True) -> None:
         """Write in a transaction, which may be taken back."""
@@ -82,8 +88,7 @@ class Counted:
         """Begin as another process does, which finds in the rows what was not written."""
         self.counts = Counts()
         self.counts.load(self.connection)
-        for position, last, sums in self.rows:
-            self.counts.add(position, last, sums.items())
+        self.counts.add(*rows_of(self.rows))
 
     def check(self, after: int, until: int) -> None:
         """Fail unless the sums of a stretch are those of its rows."""

@@ -137,8 +137,11 @@ _sha256 = hashlib.sha256
 
 def seal(before: bytes, position: int, at: int, header: Header, asked: Written | None, records: Sequence[Written], salts: bytes) -> Row:
     """Make the row that follows the one with digest `before`. `Invalid` where a limit is passed; then nothing may be recorded."""
-    if asked is not None and len(records) == 1 and not asked.extra and not records[0].extra:
-        return _sealed_pair(before, position, at, encode(header), asked, records[0], salts)
+    if len(records) == 1 and not records[0].extra:
+        if asked is None:
+            return sealed_fact(before, position, at, encode(header), records[0].number, records[0].body, salts)
+        if not asked.extra:
+            return _sealed_pair(before, position, at, encode(header), asked, records[0], salts)
     everything = (asked, *records) if asked is not None else records
     count = len(everything)
     if count > RECORDS_MAX:
@@ -185,6 +188,14 @@ def _sealed_pair(before: bytes, position: int, at: int, head: bytes, asked: Writ
     text = f"[{number},{body.decode()}]" if asked.kept else digest_alone(number, digest)
     texts = f"[[{other},{record.decode()}]]"
     return Row(position, 2, at, head.decode(), text, texts, salts, _sha256(link).digest())
+
+
+def sealed_fact(before: bytes, position: int, at: int, head: bytes, number: int, body: bytes, salt: bytes) -> Row:
+    """Make the row of a fact by itself: the same as `seal` makes of it."""
+    if len(body) > RECORD_BYTES_MAX:
+        raise too_large(len(body))
+    link = b"%b%d 1 %d %b%d 0 %b" % (before, at, len(head), head, number, _sha256(salt + body).digest())
+    return Row(position, 1, at, head.decode(), None, f"[[{number},{body.decode()}]]", salt, _sha256(link).digest())
 
 
 def digest_alone(number: int, digest: bytes) -> str:

@@ -8,11 +8,12 @@ from typing import Any  # Any: events of any class
 
 import msgspec
 
-from happened.core.store import Row
+from happened.core.store import Row, Terms
 from happened.log.log import PLAIN, Log, Recording, check_same
-from happened.log.row import SALT_BYTES, Header, Written, seal
+from happened.log.paths import counts_in
+from happened.log.row import SALT_BYTES, Header, Written, encode, sealed_fact
 from happened.log.typed import Typed
-from happened.log.writer import Batch, Draft, Happened, Job
+from happened.log.writer import Batch, Happened, Job, found_by
 
 
 class Alone(msgspec.Struct, gc=False):
@@ -29,6 +30,16 @@ class Alone(msgspec.Struct, gc=False):
     known: Row | None = None
     error: BaseException | None = None
 
+    @property
+    def facts(self) -> Sequence[tuple[str, Sequence[str]]]:
+        """What a condition is compared with, as a draft says it."""
+        return ((self.typed.wish.name, self.terms),)
+
+    @property
+    def events(self) -> Sequence[tuple[int, Any, Any]]:
+        """The fact, as a draft says it."""
+        return ((0, self.event, None),)
+
 
 class Several(Job):
     """Facts that are recorded in their order. Trouble of one is none of another's; what goes wrong with the commit is everybody's."""
@@ -44,11 +55,14 @@ class Several(Job):
         self.declare(batch)
         used = batch.used([fact.header.id for fact in self.facts if fact.given and fact.header.id is not None])
         numbers = {typed: typed.number(batch) for typed in {fact.typed for fact in self.facts}}  # before the head is looked at
+        first = self.facts[0].header  # of what is counted nothing differs between facts but their names
+        said = {typed: ((number,), counts_in(first, 0, [Written(number, b"")])) for typed, number in numbers.items()}
         position, digest, at = batch.head.position, batch.head.digest, batch.at
         salts = batch.salt(len(self.facts))
         rows: list[Row] = []
-        drafts: list[Draft] = []
+        terms: list[Terms] = []
         happened: list[Happened] = []
+        recorded: list[tuple[Row, Alone]] = []
         for place, fact in enumerate(self.facts):
             fact.row = fact.known = fact.error = None
             header, typed = fact.header, fact.typed
@@ -59,16 +73,18 @@ class Several(Job):
                     header = fact.header = msgspec.structs.replace(header, sent=batch.heard(header.causation))
                 number = numbers[typed]
                 salt = salts[place * SALT_BYTES : (place + 1) * SALT_BYTES]
-                row = seal(digest, position + 1, at, header, None, (Written(number, fact.body),), salt)
+                row = sealed_fact(digest, position + 1, at, encode(header), number, fact.body, salt)
             except Exception as error:  # noqa: BLE001 - it is the answer to this fact, and no other's trouble
                 fact.error = error
                 continue
             position, digest = row.position, row.digest
             fact.row = batch.ids[header.id or ""] = row
             rows.append(row)
-            drafts.append(Draft(header, None, (), (), fact.terms, (number,), {}, ((typed.wish.name, fact.terms),)))
+            recorded.append((row, fact))
+            names, counts = said[typed]
+            terms.append(Terms(found_by(header, fact.terms), header.id, names, counts))
             happened.append((row, header, ((0, fact.event, None),)))
-        batch.add_facts(rows, drafts, happened)
+        batch.add_facts(rows, recorded, terms, happened)
 
     def _is_known(self, fact: Alone, batch: Batch) -> bool:
         id = fact.header.id or ""  # noqa: A001 - as everywhere

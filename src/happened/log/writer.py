@@ -63,6 +63,25 @@ class Draft(msgspec.Struct, frozen=True, gc=False):
     """(name, terms) of each record of a row of facts, for the conditions of those that come later in the batch."""
 
 
+class Drafted(Protocol):
+    """What is still asked of a draft once its row is in the batch."""
+
+    @property
+    def header(self) -> Header:
+        """What its records share."""
+        ...
+
+    @property
+    def events(self) -> Sequence[tuple[int, Any, Any]]:
+        """As in a draft."""
+        ...
+
+    @property
+    def facts(self) -> Sequence[tuple[str, Sequence[str]]]:
+        """As in a draft."""
+        ...
+
+
 Happened = tuple[Row, Header, Sequence[tuple[int, object, Any]]]
 """A row, and its events: ordinal, event, what the record says beside it."""
 
@@ -199,7 +218,7 @@ class Batch:
         self.kept: dict[str, str | None] = {}
         """Notes that are kept whether anything is recorded or not."""
         self.ids: dict[str, Row] = {}
-        self.added: list[tuple[Row, Draft]] = []
+        self.added: list[tuple[Row, Drafted]] = []
         self.beside = 0
         """Rows that a job has added by itself."""
         self.salt = writer.salt
@@ -274,7 +293,7 @@ class Batch:
         self.added.append((row, draft))
         used = header.id
         counts = counts_in(header, asked.number if asked is not None else 0, draft.records)
-        self.terms.append(Terms(_found_by(draft), used or header.decides, draft.names, counts))
+        self.terms.append(Terms(found_by(header, draft.tags), used or header.decides, draft.names, counts))
         if draft.notes:
             self.notes.update(draft.notes)
             for key in self.kept.keys() & draft.notes.keys():  # the last word is this one
@@ -284,15 +303,15 @@ class Batch:
             self.ids[used] = row
         return row
 
-    def add_facts(self, rows: Sequence[Row], drafts: Sequence[Draft], happened: Sequence[Happened]) -> None:
+    def add_facts(
+        self, rows: Sequence[Row], recorded: Sequence[tuple[Row, Drafted]], terms: Sequence[Terms], happened: Sequence[Happened]
+    ) -> None:
         """Put rows of one fact each at the end of the batch, which were sealed one after the other, and let their events have happened."""
         if not rows:
             return
         self.rows += rows
-        self.added += zip(rows, drafts, strict=True)
-        first = drafts[0].header  # of what is counted nothing differs between facts but their names
-        counts = {number: counts_in(first, 0, [Written(number, b"")]) for number in {draft.names[0] for draft in drafts}}
-        self.terms += [Terms(_found_by(draft), draft.header.id, draft.names, counts[draft.names[0]]) for draft in drafts]
+        self.added += recorded
+        self.terms += terms
         self.head = Head(rows[-1].last, self.at, rows[-1].digest)
         self.beside += len(rows)
         self.overlay.apply_facts(happened)
@@ -312,9 +331,10 @@ class Batch:
         return Commit(self.rows, self.terms, {**self.notes, **self.kept}, self.instead, unread)
 
 
-def _found_by(draft: Draft) -> Sequence[str]:
-    correlation = draft.header.correlation
-    return draft.tags if correlation is None else [term(CONVERSATION, correlation), *draft.tags]
+def found_by(header: Header, tags: Sequence[str]) -> Sequence[str]:
+    """Return the terms that a row is found by: those of its events, and the conversation that it is of where that is another's."""
+    correlation = header.correlation
+    return tags if correlation is None else [term(CONVERSATION, correlation), *tags]
 
 
 class Writer:

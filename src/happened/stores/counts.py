@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import msgspec
 
+from happened.core.store import Row, Terms
+
 BLOCK_BITS = 12
 LEVEL_BITS = 3
 """Eight blocks of a level are one of the next."""
@@ -50,17 +52,22 @@ class Counts:
             if not self._is_whole(block):
                 self._open[block] = unpacked(sums)
 
-    def add(self, position: int, last: int, counts: Iterable[tuple[str, int]]) -> None:
-        """Take in one row, in order of position; one that was taken in before changes nothing."""
-        if position <= self.counted:
-            return
-        block = position >> BLOCK_BITS
-        sums = self._open.get(block)
-        if sums is None:
-            sums = self._open[block] = {}
-        for text, number in counts:
-            sums[text] = sums.get(text, 0) + number
-        self.counted = last
+    def add(self, rows: Iterable[Row], terms: Iterable[Terms]) -> None:
+        """Take in rows, in order of position; one that was taken in before changes nothing."""
+        counted, known = self.counted, -1
+        sums: Sums = {}
+        for row, found in zip(rows, terms, strict=True):
+            position = row.position
+            if position <= counted:
+                continue
+            block = position >> BLOCK_BITS
+            if block != known:
+                sums = self._open.setdefault(block, {})
+                known = block
+            for text, number in found.counts:
+                sums[text] = sums.get(text, 0) + number
+            counted = position + row.count - 1
+        self.counted = counted
 
     def write(self, connection: sqlite3.Connection) -> list[int]:
         """Write the blocks that have grown, in the open transaction; return those that are whole, and need not be kept."""

@@ -15,7 +15,7 @@ import sqlite3
 import zlib
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import accumulate
 from operator import sub
 from typing import NamedTuple
@@ -143,6 +143,11 @@ class Tail:
 
     def find(self, hashed: int) -> Sequence[int]:
         """Return the positions that have this hash."""
+        found = self.places().get(hashed)
+        return () if found is None else (found,) if isinstance(found, int) else found
+
+    def places(self) -> Mapping[int, int | list[int]]:
+        """Return the position of each hash, or its positions."""
         places = self._places
         if self._looked_through < len(self.entries):
             for entry in self.entries[self._looked_through :]:
@@ -154,8 +159,7 @@ class Tail:
                 else:
                     before.append(entry & POSITION)
             self._looked_through = len(self.entries)
-        found = places.get(hashed)
-        return () if found is None else (found,) if isinstance(found, int) else found
+        return places
 
     def after(self, position: int) -> list[int]:
         """Return the entries that lie after a position."""
@@ -228,20 +232,24 @@ class Runs:
         """Take in rows, in order of position."""
         if not rows:
             return
+        self.counts.add(rows, terms)
         of_tags, of_ids = self._tail
+        known: Sequence[int] = ()
+        until = -1
+        """Up to where rows with the names that are known need no second look."""
         for row, found in zip(rows, terms, strict=True):
-            position = row.position
-            self.counts.add(position, position + row.count - 1, found.counts)
+            position, id, names = row.position, found.id, found.names  # noqa: A001 - as everywhere
             for text in found.tags:
                 hashed = crc32(text.encode())
                 of_tags[hashed >> PART_SHIFT].entries.append(hashed << 32 | position)
-            if found.id is not None:
-                hashed = crc32(found.id.encode())
+            if id is not None:
+                hashed = crc32(id.encode())
                 of_ids[hashed >> PART_SHIFT].entries.append(hashed << 32 | position)
-            if found.names:
+            if (names is not known or position > until) and names:
+                known, until = names, position | (1 << BLOCK_BITS) - 1
                 open_block = self._open_blocks.get(position >> BLOCK_BITS)
-                if open_block is None or not open_block.issuperset(found.names):
-                    self._add_names(position >> BLOCK_BITS, found.names)
+                if open_block is None or not open_block.issuperset(names):
+                    self._add_names(position >> BLOCK_BITS, names)
         last = rows[-1]
         self.indexed = last.position + last.count - 1
         self._since += self.indexed + 1 - rows[0].position
@@ -269,23 +277,24 @@ class Runs:
 
     def among(self, connection: sqlite3.Connection, kind: int, texts: Sequence[str]) -> frozenset[str]:
         """Return those of these texts that may be found: by the hash alone, without their positions."""
-        parts: list[list[memoryview] | None] = [None] * PARTS
+        parts: list[tuple[list[memoryview], Mapping[int, int | list[int]]] | None] = [None] * PARTS
         found: set[str] = set()
         for text in texts:
             hashed = crc32(text.encode())
             part = hashed >> PART_SHIFT
-            runs = parts[part]
-            if runs is None:
-                parts[part] = runs = self._all_entries(connection, part, kind)
+            there = parts[part]
+            if there is None:
+                parts[part] = there = self._all_entries(connection, part, kind), self._tail[kind][part].places()
+            runs, places = there
+            if hashed in places:
+                found.add(text)
+                continue
             low = hashed << 32
             for entries in runs:
                 place = bisect_left(entries, low)
                 if place < len(entries) and entries[place] >> 32 == hashed:
                     found.add(text)
                     break
-            else:
-                if self._tail[kind][part].find(hashed):
-                    found.add(text)
         return frozenset(found)
 
     def _all_entries(self, connection: sqlite3.Connection, part: int, kind: int) -> list[memoryview]:

@@ -9,6 +9,7 @@ ahead of the writer and kept, since growing a file costs a sync twice, and a che
 
 import contextlib
 import functools
+import operator
 import os
 import sqlite3
 import threading
@@ -31,10 +32,13 @@ from happened.stores.shelving import keys_between, merged, next_row_first, readi
 
 A = TypeVar("A")
 
-INSERT = "insert into log(position, count, at, head, records, salts, digest, input) values"
-INSERT_FACTS = "insert into log(position, count, at, head, records, salts, digest) values"
 INSERT_MANY = 64
 """Rows that one statement inserts where there are many: Python's lock is let go once instead of at each row, and a busy thread keeps it for 5 ms each time."""
+INSERTS = {
+    many: "insert into log(position, count, at, head, records, salts, digest, input) values"
+    + ", ".join(["(?, ?, ?, ?, ?, ?, ?, ?)"] * many)
+    for many in (1, 2, 4, 8, 16, 32, INSERT_MANY)
+}
 
 RECORD_VIEW = """create view record as
     with part(row, at, head, decided, asked, ordinal, record) as (
@@ -684,7 +688,8 @@ class SqliteStore:
         if samples:
             self._write_samples(writer)
             self._pages += 2
-        written = sum([len(row.records) + len(row.input or "") for row in commit.rows]) + 256 * len(commit.rows)
+        letters = sum(map(len, map(_records_of, commit.rows))) + sum(map(len, filter(None, map(_input_of, commit.rows))))
+        written = letters + 256 * len(commit.rows)
         self._pages += 2 + len(commit.notes) + written // 3800
         if self._pages >= GROW_FROM_PAGES:
             self._grow_wal()
@@ -1054,21 +1059,20 @@ class SqliteStore:
         return rows
 
 
+_records_of: Callable[[Row], str] = operator.attrgetter("records")
+_input_of: Callable[[Row], str | None] = operator.attrgetter("input")
+
+
 def _insert(connection: sqlite3.Connection, rows: Sequence[Row]) -> None:
     """Insert rows, many by a statement."""
-    # Of values other than numbers, texts and bytearrays the module asks each time whether somebody adapts them, for half a microsecond.
-    asked = any(row.input is not None for row in rows)
-    statement, marks = (INSERT, "(?, ?, ?, ?, ?, ?, ?, ?)") if asked else (INSERT_FACTS, "(?, ?, ?, ?, ?, ?, ?)")
-    start, many = 0, INSERT_MANY
+    start = 0
     while start < len(rows):
-        while many > len(rows) - start:
-            many //= 2  # few different statements, which are kept prepared
+        many = min(1 << (len(rows) - start).bit_length() - 1, INSERT_MANY)  # few different statements, which are kept prepared
         values: list[Any] = []
         for row in rows[start : start + many]:
-            values += (row.position, row.count, row.at, row.head, row.records, bytearray(row.salts), bytearray(row.digest))
-            if asked:
-                values.append(row.input)
-        connection.execute(statement + ", ".join([marks] * many), values)
+            # Of values other than numbers, texts and bytearrays the module asks each time whether somebody adapts them, for half a microsecond.
+            values += (row.position, row.count, row.at, row.head, row.records, bytearray(row.salts), bytearray(row.digest), row.input)
+        connection.execute(INSERTS[many], values)
         start += many
 
 
