@@ -55,8 +55,8 @@ class Several(Job):
         self.declare(batch)
         used = batch.used([fact.header.id for fact in self.facts if fact.given and fact.header.id is not None])
         numbers = {typed: typed.number(batch) for typed in {fact.typed for fact in self.facts}}  # before the head is looked at
-        first = self.facts[0].header  # of what is counted nothing differs between facts but their names
-        said = {typed: ((number,), counts_in(first, 0, [Written(number, b"")])) for typed, number in numbers.items()}
+        plain = Header(id=self.facts[0].header.id)  # of facts without a cause nothing that is counted differs but their names
+        said = {typed: ((number,), counts_in(plain, 0, [Written(number, b"")])) for typed, number in numbers.items()}
         position, digest, at = batch.head.position, batch.head.digest, batch.at
         salts = batch.salt(len(self.facts))
         rows: list[Row] = []
@@ -82,6 +82,8 @@ class Several(Job):
             rows.append(row)
             recorded.append((row, fact))
             names, counts = said[typed]
+            if header.sent is not None:
+                counts = counts_in(header, 0, [Written(number, b"")])
             terms.append(Terms(found_by(header, fact.terms), header.id, names, counts))
             happened.append((row, header, ((0, fact.event, None),)))
         batch.add_facts(rows, recorded, terms, happened)
