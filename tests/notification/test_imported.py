@@ -3,11 +3,15 @@
 import random
 from collections import Counter
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 import happened as h
+from happened.edge.sight import causes_as_text, story_as_text
+from happened.notification.story import story_of
+from happened.notification.why import causes_of
 
 SPANS = (("page", None), ("cart", 0), ("price", 1), ("price", 1), ("stock", 1), ("mail", 0), ("queue", 5), ("mail", 6))
 """A trace: what each span is called, and which one caused it."""
@@ -103,4 +107,113 @@ def test_the_flow_has_an_arrow_for_each_cause_that_a_caller_gave(tmp_path: Path)
         ("decider:send", "event:Sent"): 3,
         ("event:Sent", "event:Ordered"): 1,
     }
+    assert flow.undeclared == ()
+
+
+def imported(names: str) -> list[h.Message]:
+    """Return messages, each caused by the one before it, by an actor of its own."""
+    began = datetime(2026, 3, 1, 8, tzinfo=UTC)
+    return [
+        h.Message(
+            h.Loose(name, {"sku": "nut"}, tags=(("sku", "nut"),)),
+            id=f"t-{name}",
+            actor=f"the {name}",
+            occurred=began + timedelta(milliseconds=place),
+            correlation="t",
+            causation=f"t-{names[place - 1]}" if place else None,
+        )
+        for place, name in enumerate(names)
+    ]
+
+
+def test_a_fact_with_a_cause_says_who_and_when_and_not_how_long_a_handler_took(tmp_path: Path) -> None:
+    """No handler has waited or run; and all was recorded at once, so only when it happened tells anything."""
+    with h.open_log(f"sqlite:///{tmp_path}/log.db", create=True) as log:
+        for message in imported("abc"):
+            log.append(message)
+        lines = story_of(log, "t").lines
+        causes = causes_of(log, log.head, {})
+        told = list(story_as_text(story_of(log, "t")))
+
+    assert [(line.waited_us, line.ran_us, line.actor, line.actors) for line in lines] == [(None, None, f"the {name}", 1) for name in "abc"]
+    assert [line.occurred.microsecond for line in lines] == [0, 1_000, 2_000]
+    assert [(cause.name, cause.waited_us, cause.ran_us) for cause in causes] == [("c", None, None), ("b", None, None), ("a", None, None)]
+    assert told[-1].endswith("    c  t-c  by the c  happened 2026-03-01 08:00:00.002000")
+
+
+def test_what_is_told_as_one_says_how_many_did_it(tmp_path: Path) -> None:
+    """Nobody is hidden behind the first."""
+    with h.open_log(f"sqlite:///{tmp_path}/log.db", create=True) as log:
+        for actor in ("ann", "bob", "ann", ""):
+            log.append(h.Message(h.Loose("a", {}), actor=actor, correlation="t"))
+        [line] = story_of(log, "t").lines
+        told = list(story_as_text(story_of(log, "t")))
+
+    assert (line.count, line.actor, line.actors) == (4, "ann", 3)
+    assert told[-1].endswith("x4 a  by ann and 2 more")
+
+
+def test_a_reason_is_found_where_it_was_recorded_later(tmp_path: Path) -> None:
+    """It is in the log, so nobody is told that it is not."""
+    with h.open_log(f"sqlite:///{tmp_path}/log.db", create=True) as log:
+        for message in reversed(imported("abc")):
+            log.append(message)
+        [c] = log.find("t-c")
+        causes = causes_of(log, c.position, {})
+        told = list(causes_as_text("row", causes))
+        times = [line.split()[1] for line in story_as_text(story_of(log, "t")) if "t-" in line]
+
+    assert [cause.id for cause in causes] == ["t-c", "t-b", "t-a"]
+    assert told[-1] == "which came from outside"
+    assert [time[0] for time in times] == ["+", "-", "-"]
+    assert all(time[1].isdecimal() for time in times)
+
+
+def test_a_reason_that_leads_back_to_itself_ends(tmp_path: Path) -> None:
+    """Each step is told once."""
+    with h.open_log(f"sqlite:///{tmp_path}/log.db", create=True) as log:
+        for name, cause in (("a", "c"), ("b", "a"), ("c", "b")):
+            log.append(h.Message(h.Loose(name, {}), id=name, causation=cause))
+        causes = causes_of(log, log.head, {})
+
+    assert [cause.id for cause in causes] == ["c", "b", "a"]
+    assert list(causes_as_text("row", causes))[-1].startswith("caused by `c`, which stands above")
+
+
+def test_the_flow_of_what_is_recorded_in_one_go_is_that_of_its_causes(tmp_path: Path) -> None:
+    """Whatever the first of the batch is; also of what has caused another of its own name."""
+    app = h.App("shop", records=[Ordered, Paid])
+    with app.open(f"sqlite:///{tmp_path}/log.db") as running:
+        messages = [h.Message(Ordered(), id="o-0", causation="elsewhere")]
+        for number in range(1, 9):
+            made = Paid() if number % 3 else Ordered()
+            messages.append(h.Message(made, id=f"o-{number}", causation=f"o-{number // 2}" if number % 4 else None))
+        running.record_all(messages)
+        counts = {(arrow.source, arrow.target): arrow.count for arrow in running.flow().arrows if arrow.count}
+
+    assert counts == {
+        ("outside", "event:Ordered"): 1,
+        ("outside", "event:Paid"): 2,
+        ("event:Ordered", "event:Paid"): 2,
+        ("event:Paid", "event:Ordered"): 1,
+        ("event:Paid", "event:Paid"): 2,
+        ("event:Ordered", "event:Ordered"): 1,
+    }
+
+
+def refuse(_command: Send) -> list[Sent]:
+    """Say no."""
+    raise h.Refused("no")
+
+
+def test_what_followed_from_a_refusal_says_so_in_the_flow(tmp_path: Path) -> None:
+    """What the framework records itself has a name for people, too."""
+    app = h.App("shop", records=[Paid], deciders=[refuse])
+    with app.open(f"sqlite:///{tmp_path}/log.db") as running:
+        with pytest.raises(h.Refused):
+            running.dispatch(Send(), id="s-1")
+        running.log.append(h.Message(Paid(), causation="s-1#1"))
+        flow = running.flow()
+
+    assert [arrow.count for arrow in flow.arrows if (arrow.source, arrow.target) == ("event:refusal", "event:Paid")] == [1]
     assert flow.undeclared == ()

@@ -169,14 +169,17 @@ def _execution(log: Log, record: Record) -> dict[str, Any]:
     if header.sent is not None:
         names, sent = log.names.by_number, header.sent
         sender, cause = names.get(sent.handler), names.get(sent.cause)
+        heard = cause.name if cause is not None else None
         told["sent"] = {
             "by": sender.name if sender is not None else None,
-            "heard": cause.name if cause is not None else None,
+            "heard": heard,
             "waited_us": sent.waited,
             "ran_us": sent.ran,
             "attempt": sent.attempt,
             "seen": sent.seen,
         }
+        if not sent.handler:  # a caller has said the cause: nothing has waited or run
+            told["sent"] = {"by": None, "heard": heard}
         told["depth"] = header.depth
     if header.handler is not None:
         told["outcome"] = header.outcome

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
 from typing import Any  # Any: a JSON answer holds anything
 
 import msgspec
@@ -176,8 +177,13 @@ def story_as_text(story: Story) -> Iterable[str]:
     yield ""
     began = story.lines[0].time if story.lines else None
     for line in story.lines:
-        after = duration(int((line.time - began).total_seconds() * 1e6)) if began is not None else ""
-        yield f"{line.position:>9,}  {'+' + after:>8}  {INDENT * min(line.depth, INDENTS_MAX)}{_told(line)}"
+        after = _after(line.time - began) if began is not None else ""
+        yield f"{line.position:>9,}  {after:>8}  {INDENT * min(line.depth, INDENTS_MAX)}{_told(line)}"
+
+
+def _after(time: timedelta) -> str:
+    us = time // timedelta(microseconds=1)
+    return f"{'-' if us < 0 else '+'}{duration(abs(us))}"
 
 
 INDENT, INDENTS_MAX = "  ", 40
@@ -196,11 +202,19 @@ def _told(line: Line) -> str:
         parts.append(f"decided by {line.handler}")
     if line.waited_us is not None and line.ran_us is not None:
         parts.append(f"waited {_range(line.waited_us)}, ran {_range(line.ran_us)}")
-    if line.actor and line.depth == 0:
-        parts.append(f"by {line.actor}")
+    if line.depth == 0 or (line.kind == "input" and not line.sender):  # what somebody gave: all else has no will of its own
+        parts += _by(line.actor, line.actors)
+    if line.occurred != line.time:
+        parts.append(f"happened {line.occurred:%Y-%m-%d %H:%M:%S.%f}")
     if line.says:
         parts.append(line.says)
     return "  ".join(parts)
+
+
+def _by(actor: str, actors: int) -> Sequence[str]:
+    if actors > 1:
+        return [f"by {actor or 'somebody without a name'} and {actors - 1:,} more"]
+    return [f"by {actor}"] if actor else []
 
 
 def latency_as_text(shown: Sequence[Mapping[str, Any]], deciders: Sequence[Arrow]) -> Iterable[str]:
@@ -263,4 +277,9 @@ def causes_as_text(row: str, causes: Sequence[Cause]) -> Iterable[str]:
         yield f"  {json.dumps(msgspec.to_builtins(cause.body), ensure_ascii=False, default=str)}"
     yield ""
     last = causes[-1]
-    yield f"caused by `{last.cause}`, which is not in this log" if last.cause else "which came from outside"
+    if not last.cause:
+        yield "which came from outside"
+    elif any(cause.id == last.cause for cause in causes):
+        yield f"caused by `{last.cause}`, which stands above: what callers gave as causes leads back to itself"
+    else:
+        yield f"caused by `{last.cause}`, which is not in this log"

@@ -13,7 +13,7 @@ from happened.log.log import Log
 from happened.log.names import Name
 from happened.log.paths import ASKED, FAILED, LATER, REPEATED, SENT, Path, counts_of, path_in
 from happened.log.records import PUBLISHED
-from happened.log.row import TOPOLOGY, taken_apart
+from happened.log.row import BUILT_IN, TOPOLOGY, taken_apart
 from happened.notification.declared import OUTSIDE, Declared, Pair, id_of
 
 _, SHARE, BEACON = PUBLISHED
@@ -110,7 +110,7 @@ class Observed:
         self._see(source, node, count)
 
     def _see(self, source: str, target: str, count: int, *, refused: int = 0, failed: int = 0, times: int = 0) -> None:
-        if source == target:  # a share and what it says have one name
+        if source == target and source.startswith(f"{SHARE}:"):  # a share and what it says have one name
             return
         seen = self.arrows.get((source, target))
         if seen is None:
@@ -127,7 +127,7 @@ class Observed:
     def _node(self, number: int) -> str:
         name = self._names.get(number)
         if name is None:
-            return id_of("event", f"number {number}")
+            return id_of("event", BUILT_IN.get(number, f"number {number}"))
         return id_of(SHARE if name.what == BEACON else name.what, name.name)
 
 

@@ -40,6 +40,8 @@ class Line(msgspec.Struct, frozen=True):
     time: datetime
     until: datetime
     """When the last was recorded."""
+    occurred: datetime
+    """When the first happened."""
     handler: str = ""
     """Who decided it, or for a command who decided about it."""
     sender: str = ""
@@ -47,6 +49,9 @@ class Line(msgspec.Struct, frozen=True):
     outcome: str = ""
     """Of a command: `accepted`, `refused`, or `pending` while nobody has decided it."""
     actor: str = ""
+    """Of the first."""
+    actors: int = 1
+    """How many there are of those who did it."""
     waited_us: tuple[int, int] | None = None
     """How long the handler waited, at least and at most."""
     ran_us: tuple[int, int] | None = None
@@ -180,7 +185,7 @@ def _tell(log: Log, item: _Item, header: Header, row: Row) -> None:
     """Say of a record what its row does."""
     record, names = item.record, log.reader.names.by_number
     item.handler = record.handler or ""
-    if header.sent is not None and (record.position == row.position or row.input is None):
+    if header.sent is not None and header.sent.handler and (record.position == row.position or row.input is None):
         sender = names.get(header.sent.handler)
         item.sender = sender.name if sender is not None else ""
         if header.handler is None or header.handler == header.sent.handler:
@@ -262,10 +267,12 @@ def _line(depth: int, group: Sequence[_Item]) -> Line:
         id=record.id,
         time=record.time,
         until=last.record.time,
+        occurred=record.occurred,
         handler=first.handler,
         sender=first.sender,
         outcome=first.outcome,
         actor=record.actor,
+        actors=len({item.record.actor for item in group}),
         waited_us=(min(waited), max(waited)) if waited else None,
         ran_us=(min(ran), max(ran)) if ran else None,
         says=first.says,

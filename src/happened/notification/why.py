@@ -57,11 +57,13 @@ def causes_of(log: Log, position: int, reads: Mapping[str, Sequence[str]]) -> tu
         raise NotThere(f"the log has no record at position {position}", position=position)
     found = records[0], row
     causes: list[Cause] = []
+    passed: set[int] = set()
     while True:
+        passed.add(found[0].position)
         record, row = found
         causes.append(_cause(log, record, row, reads))
         above = _found(log, record.causation) if record.causation else None
-        if above is None or above[0].position >= record.position:
+        if above is None or above[0].position in passed:  # causes that callers give may lead back to themselves
             return tuple(causes)
         found = above
 
@@ -70,6 +72,7 @@ def _cause(log: Log, record: Record, row: Row, reads: Mapping[str, Sequence[str]
     header = decode_header(row.head)
     names = log.names.by_number
     sent = header.sent if record.position == row.position or row.input is None else None
+    sent = sent if sent is not None and sent.handler else None  # a caller has said the cause: nothing has waited or run
     sender = names.get(sent.handler) if sent is not None else None
     decided = record.handler is not None and (sent is None or header.handler != sent.handler)
     timed = header if decided else sent
