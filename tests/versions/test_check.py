@@ -151,7 +151,7 @@ CASES: dict[str, Case] = {
         StockReceived, changed(StockReceived, defaults={"shelf": (str, "")}), (), "risky", defaulted=("shelf",), note=OLD_SHAPE
     ),
     "field without a default": Case(
-        StockReceived, changed(StockReceived, more={"shelf": str}), (), "impossible", everything, (), ("shelf",), "", OLD_SHAPE
+        StockReceived, changed(StockReceived, more={"shelf": str}), (), "impossible", everything, note=OLD_SHAPE
     ),
     "field renamed": Case(
         StockReceived,
@@ -160,9 +160,7 @@ CASES: dict[str, Case] = {
         "impossible",
         everything,
         ("units",),
-        ("pieces",),
-        "",
-        OLD_SHAPE,
+        note=OLD_SHAPE,
     ),
     "field renamed, with a default": Case(
         StockReceived,
@@ -311,7 +309,7 @@ def test_what_lies_inside_is_said_with_its_path(url: str) -> None:
     assert (alone.verdict, alone.bad) == ("impossible", 1)
     assert alone.troubles[0].path == "lines[].weight"
     assert set(alone.dropped) == {"lines[].weight.grams", "gifts[...].weight.grams", "first[].weight.grams"}
-    assert "paid.bank" in alone.defaulted
+    assert alone.defaulted == []  # `paid.bank` has no default: what lacks it can't be read
     assert any("`Card` inside, at `paid`, is of version 1 and read as version 2" in note for note in alone.notes)
 
 

@@ -55,7 +55,7 @@ class Verdict(msgspec.Struct, frozen=True):
     dropped: Sequence[str]
     """Paths of fields that were recorded and today's class does not have."""
     defaulted: Sequence[str]
-    """Paths of fields of today's class that were not recorded: they have their default, or the record can't be read."""
+    """Paths of fields of today's class that were not recorded, and have their default."""
     altered: Sequence[str]
     """Paths of fields of which less is read than was recorded: a set holds a member once, a float so many digits, a time microseconds."""
     notes: Sequence[str]

@@ -176,6 +176,7 @@ def _comparing_places(types: Sequence[inspect.Type], first: int) -> Compare:
 
 def _comparing_fields(info: inspect.StructType | inspect.DataclassType) -> Compare:
     names = {field.encode_name: None for field in info.fields}
+    defaults = [field.encode_name for field in info.fields if not field.required]
     tag = info.tag_field if isinstance(info, inspect.StructType) else None
     own = names.keys() | ({tag} if tag is not None else set[str]())
 
@@ -189,7 +190,7 @@ def _comparing_fields(info: inspect.StructType | inspect.DataclassType) -> Compa
         start = f"{path}." if path else ""
         if data.keys() != own:
             lost.dropped.update(dict.fromkeys(f"{start}{field}" for field in data if field not in own))
-            lost.defaulted.update(dict.fromkeys(f"{start}{field}" for field in names if field not in data))
+            lost.defaulted.update(dict.fromkeys(f"{start}{field}" for field in defaults if field not in data))
         for field, compare in below():
             if field in data:
                 compare(data[field], f"{start}{field}", lost)
