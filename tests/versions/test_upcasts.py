@@ -452,7 +452,7 @@ def test_what_an_upcast_can_not_read_is_said_with_its_place(url: str) -> None:
     ("upcasts", "text"),
     [
         ([h.Upcast("Sold", 2, renamed)], "lead to `Sold` version 3, and the class has version 2"),
-        ([h.Upcast("Bought", 1, renamed)], "no class of this app is called that"),
+        ([h.Upcast("Bought", 1, renamed)], "take the upcasts out where it is a value that no class holds any more"),
         ([h.Upcast("Bought", 1, renamed), h.Upcast("Bought", 2, to="Bought")], "no class of this app is called that"),
         ([h.Upcast("Old", 1, to="Sold"), h.Upcast("Older", 1, to="Old")], "lead to `Old` version 2, and no class"),
         ([h.Upcast("Sold", 1, renamed), h.Upcast("Sold", 1, split)], "two upcasts read `Sold` version 1"),

@@ -227,7 +227,7 @@ class Lifts:
         if today is None:
             raise Invalid(
                 f"the upcasts of `{start[0]}` version {start[1]} lead to `{name}` version {version}, and no class of this app is called that: "
-                "list the class, or rename with `to=`",
+                "list the class, rename with `to=`, or take the upcasts out where it is a value that no class holds any more",
                 name=start[0],
                 version=start[1],
             )
