@@ -567,7 +567,7 @@ class Running:
             "image": self._image.statistics(),
             "pending": len(self._engine.notes(PENDING_NOTE)),
             "stuck": {held.id: held.error for held in all_held(self._engine)},
-            "lost_calls": msgspec.to_builtins(self._asked.lost()),
+            "lost_calls": [{"key": key, **msgspec.to_builtins(made)} for key, made in self._asked.lost().items()],
             "reactions": self._reactor.statistics(),
             "views": self._followers.statistics(),
             "publications": self._publisher.statistics(),

@@ -400,12 +400,23 @@ def test_facts_of_the_app_are_kept_apart_from_its_name(url: str) -> None:
 @pytest.mark.parametrize("place", [1, 2], ids=["epoch", "position"])
 def test_a_text_with_a_number_that_no_receipt_has_is_invalid(number: str, place: int) -> None:
     """It comes from elsewhere, and may be of any length: the error is no error of Python's, and shows the beginning."""
-    parts = ["log", "1", "1", "digest"]
+    parts = ["log", "1", "1", "0" * 32]
     parts[place] = number
 
     with pytest.raises(h.Invalid, match="is no receipt: it looks like") as raised:
         h.Receipt.parse(":".join(parts))
     assert len(str(raised.value)) < 300
+
+
+@pytest.mark.parametrize("digest", ["", "{}x", "x", "{:.8}"], ids=["none", "too long", "other letters", "cut"])
+def test_a_text_without_a_whole_digest_is_no_receipt(tmp_path: Path, digest: str) -> None:
+    """What is cut proves nothing, and is not taken for a receipt of this history."""
+    with h.open_log(f"sqlite:///{tmp_path}/log.db", create=True) as log:
+        receipt = log.append(h.Loose("Fact", {}))
+        cut = f"{receipt.log}:{receipt.epoch}:{receipt.position}:{digest.format(receipt.digest)}"
+
+        with pytest.raises(h.Invalid, match="is no receipt: it looks like"):
+            log.since(cut)
 
 
 def test_a_receipt_of_a_position_that_no_log_can_have_is_of_the_future(tmp_path: Path) -> None:

@@ -97,6 +97,23 @@ def test_a_call_whose_process_died_is_told_and_recorded_with_the_next_one(tmp_pa
         assert running.statistics()["lost_calls"] == []
 
 
+def test_a_lost_call_is_told_with_the_key_that_the_outside_was_given(tmp_path: Path) -> None:
+    """By it a person finds at the outside what came of the call."""
+    url = f"sqlite:///{tmp_path}/till.db"
+    killed(url, "dispatch")
+    keys: list[str] = []
+
+    def listens(account: str, key: h.CallId) -> int:
+        keys.append(key)
+        return 1
+
+    with app().open(url, run=False, gateways={card: listens}) as running:
+        [told] = running.statistics()["lost_calls"]
+        running.dispatch(Charge("a"), id="c-1")
+
+    assert [told["key"]] == keys
+
+
 def test_a_call_that_came_back_leaves_no_note(tmp_path: Path) -> None:
     """Whether it was recorded, refused, or the decider failed on it: what came of it is known."""
     url = f"sqlite:///{tmp_path}/till.db"

@@ -10,6 +10,7 @@ import pytest
 
 import happened as h
 from happened.sourcing import gateway
+from happened.testing import World
 from tests.semantics.model import Account, Balance, Deposit, Deposited, deposit
 
 
@@ -21,6 +22,11 @@ class Bought(h.Event):
     account: Account
     price: int
     balance: int
+
+
+class Loud(h.Event):
+    account: Account
+    text: str
 
 
 class Draw(h.Command):
@@ -403,3 +409,55 @@ def test_the_key_offered_to_the_outside_is_the_same_at_every_try(url: str) -> No
 
     assert len(set(keys[:4])) == 1
     assert len(set(keys)) == len(set(keys[3:])) == 4
+
+
+def test_a_function_in_the_place_of_a_gateway_is_given_the_key_if_it_takes_one(url: str) -> None:
+    """By the type, or by the name that the gateway has for it; who takes none is called without one."""
+
+    def plain(account: str) -> str:
+        return "not asked"
+
+    def keyed(account: str, key: h.CallId = h.CallId("")) -> str:  # noqa: B008 - a text
+        return "not asked"
+
+    def ask_both(command: Buy, world: h.World) -> Iterator[Loud]:
+        yield Loud(command.account, f"{world.ask(plain, command.account)} {world.ask(keyed, command.account)}")
+
+    def by_type(account: str, token: h.CallId = h.CallId("")) -> str:  # noqa: B008 - a text
+        return token.rsplit(":", 2)[0]
+
+    def by_name(account: str, key: str) -> str:
+        return key.rsplit(":", 2)[0]
+
+    def without(account: str) -> str:
+        return "no key"
+
+    heard: list[str] = []
+    app = h.App("keys", deciders=[ask_both], gateways=[plain, keyed])
+    pairs: list[tuple[Callable[..., str], Callable[..., str]]] = [(by_type, by_type), (without, by_name), (without, without)]
+    for number, (first, second) in enumerate(pairs):
+        with app.open(url, run=False, gateways={plain: first, keyed: second}) as running:
+            [said] = running.dispatch(Buy("a"), id=f"b-{number}").events
+            heard.append(said.text)
+
+    assert heard == ["b-0:plain b-0:keyed", "no key b-1:keyed", "no key no key"]
+
+
+def test_a_branch_and_a_world_by_hand_call_a_function_without_a_key_as_it_is(url: str) -> None:
+    """`answers` has functions that stand for the outside: they need not take the key that it is given."""
+
+    def pay(account: str, key: h.CallId = h.CallId("")) -> int:  # noqa: B008 - a text
+        raise NotImplementedError
+
+    def five(account: str) -> int:
+        return 5
+
+    def buy_paid(command: Buy, world: h.World) -> Iterator[Bought]:
+        yield Bought(command.account, world.ask(pay, command.account), 0)
+
+    app = h.App("keys", deciders=[buy_paid], gateways=[pay])
+    with app.open(url, run=False) as running, running.branch(answers={pay: five}) as branch:
+        receipt = branch.dispatch(Buy("a"), id="x")
+
+    assert receipt.events == (Bought("a", 5, 0),)
+    assert list(buy_paid(Buy("a"), World(answers={pay: five}))) == [Bought("a", 5, 0)]

@@ -46,6 +46,17 @@ def parameters_of(function: Callable[..., Any]) -> list[Parameter]:
     ]
 
 
+def named_of_type(function: Callable[..., Any], wanted: Any) -> str | None:
+    """Return the name of the first parameter that is annotated with a type; others may have no annotation, or one that can't be read."""
+    for parameter in inspect.signature(function).parameters.values():
+        try:
+            if _resolved(function, parameter.annotation) is wanted:
+                return parameter.name
+        except Invalid:
+            continue
+    return None
+
+
 def returned_by(function: Callable[..., Any], example: str = "Iterator[OrderPlaced]") -> Any:
     """Return the annotation of what a function returns; `Invalid`, with an example, where it has none or it can't be read."""
     annotation = inspect.signature(function).return_annotation

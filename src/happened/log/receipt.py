@@ -1,6 +1,7 @@
 """Receipts: proof that something was recorded, which log it is in, and where."""
 
 import contextlib
+import re
 from collections.abc import Generator
 from typing import Any  # Any: events of any class
 
@@ -10,6 +11,8 @@ from happened.core.errors import Error, Invalid
 
 DIGITS_MAX = 19
 """As many as a number of 64 bits has."""
+DIGEST = re.compile("[0-9a-f]{32}")
+"""What a receipt says of the digest of a commit: its first half. Without it nothing would be compared, so a text that was cut is no receipt."""
 SHOWN_MAX = 200
 """Characters of a text that is no receipt that a message shows."""
 
@@ -37,7 +40,8 @@ class Receipt(msgspec.Struct, frozen=True, gc=False):
     def parse(cls, text: str) -> "Receipt":
         """Return the receipt that a text stands for; `Invalid` if it is none. Events are not in the text."""
         parts = text.split(":")
-        if len(parts) != 4 or not all(number.isdecimal() and len(number) <= DIGITS_MAX for number in parts[1:3]):  # noqa: PLR2004 - log:epoch:position:digest
+        numbers_are = all(number.isdecimal() and len(number) <= DIGITS_MAX for number in parts[1:3])
+        if len(parts) != 4 or not numbers_are or not DIGEST.fullmatch(parts[3]):  # noqa: PLR2004 - log:epoch:position:digest
             shown = text if len(text) <= SHOWN_MAX else f"{text[:SHOWN_MAX]}…"
             raise Invalid(f"`{shown}` is no receipt: it looks like log:epoch:position:digest", receipt=shown)
         return cls(parts[0], int(parts[1]), int(parts[2]), parts[3])

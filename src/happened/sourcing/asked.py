@@ -75,12 +75,12 @@ class Asked:
             self._under_way.difference_update(gone)
         return dict(gone)
 
-    def lost(self) -> list[Made]:
-        """Return the calls that were made and whose decisions were lost, as far as it is certain, and not made again since."""
+    def lost(self) -> dict[str, Made]:
+        """Return by their keys the calls that were made and whose decisions were lost, as far as it is certain, and not made again since."""
         with self._lock:
             mine = set(self._under_way)
-        made = [(key, _decode(body)) for key, body in self._engine.notes(NOTE).items()]
-        return [one for key, one in made if self._is_lost(one, key in mine)]
+        made = {key: _decode(body) for key, body in self._engine.notes(NOTE).items()}
+        return {key.removeprefix(NOTE): one for key, one in made.items() if self._is_lost(one, key in mine)}
 
     def _is_lost(self, made: Made, under_way: bool) -> bool:
         return self._source.gone(made.owner) or (made.owner == self._source.owner() and not under_way)

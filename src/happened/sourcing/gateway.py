@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, ParamSpec, Protocol, TypeVar  # Any: answers
 
 import msgspec
 
-from happened.core.annotations import label, parameters_of, returned_by
+from happened.core.annotations import label, named_of_type, parameters_of, returned_by
 from happened.core.errors import GatewayFailed, Invalid, Overloaded, Unanswered
 from happened.core.messages import CallId, name_of
 from happened.core.plain import strange_in
@@ -68,6 +68,21 @@ class Gateway:
     def __repr__(self) -> str:
         """Tell which function it is, and how it is asked."""
         return f"<Gateway {self.name}: {self.attempts_max} x {self.wait_seconds_max:g} s>"
+
+
+def key_parameter_of(call: Callable[..., Any], gateway: Gateway) -> str | None:
+    """Return by which name a function that is called for a gateway is given the key, if it takes one.
+
+    One that stands in the gateway's place takes the key by the type, or by the name that it has there.
+    """
+    if call is gateway.call:
+        return gateway.key_parameter
+    try:
+        parameters = inspect.signature(call).parameters.values()
+    except (TypeError, ValueError):  # some functions in C don't tell
+        return gateway.key_parameter
+    by_name = any(one.name == gateway.key_parameter or one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters)
+    return named_of_type(call, CallId) or (gateway.key_parameter if by_name else None)
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -215,8 +230,9 @@ class Outside:
     def _start(self, one: Wanted, command: str, loop: asyncio.AbstractEventLoop | None) -> "Future[Answer]":
         call = self.instead.get(one.gateway.call, one.gateway.call)
         kwargs = dict(one.kwargs)
-        if one.gateway.key_parameter is not None and one.gateway.key_parameter not in kwargs:
-            kwargs[one.gateway.key_parameter] = CallId(call_id(command, one.question))
+        key = key_parameter_of(call, one.gateway)
+        if key is not None and key not in kwargs:
+            kwargs[key] = CallId(call_id(command, one.question))
         if inspect.iscoroutinefunction(call):
             return asyncio.run_coroutine_threadsafe(self._ask_async(one, call, kwargs), loop or self._own_loop())
         return _Attempts(one, call, kwargs).future

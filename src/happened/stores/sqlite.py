@@ -135,7 +135,7 @@ def note_in(path: str, key: str) -> str | None:
     try:
         with contextlib.closing(connect_to_read(path)) as reader:
             return _noted(reader, key, None).get(key)
-    except sqlite3.Error:  # whoever opens it to read says what is wrong
+    except (sqlite3.Error, StoreFailed, Broken):  # whoever opens it to read says what is wrong
         return None
 
 

@@ -17,7 +17,7 @@ from happened.core.errors import GatewayFailed, Invalid, Unanswered
 from happened.core.messages import CallId
 from happened.core.state import State, fold_alone_of
 from happened.core.world import Chance, microseconds, moment
-from happened.sourcing.gateway import Gateway, questions_in
+from happened.sourcing.gateway import Gateway, key_parameter_of, questions_in
 from happened.sourcing.handling import key_from
 
 Answers = Mapping[Callable[..., Any], Any]
@@ -113,8 +113,9 @@ class World:
         if inspect.iscoroutinefunction(call):
             raise Invalid(f"the answer of `{label(gateway)}` is an async function, and nothing awaits it here: give a plain one")
         entry = Gateway(gateway)
-        if entry.key_parameter is not None:
-            kwargs = {entry.key_parameter: CallId(f"{self._id}:{entry.name}"), **kwargs}
+        key = key_parameter_of(call, entry)
+        if key is not None:
+            kwargs = {key: CallId(f"{self._id}:{entry.name}"), **kwargs}
         try:
             return call(*args, **kwargs)
         except Exception as error:
