@@ -215,6 +215,7 @@ class Wiring:
             "replicas": {system: [fold_of(state).name for state in states] for system, states in self.replicas.items()},
             "gateways": sorted(gateway.name for gateway in self.gateways),
             **({"upcasts": self.lifts.told()} if self.lifts else {}),
+            **({"ignores": sorted(set(self.ignores))} if self.ignores else {}),
         }
 
     def _projections_told(self) -> dict[str, Any]:
