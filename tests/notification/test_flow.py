@@ -13,15 +13,18 @@ import msgspec
 import pytest
 
 import happened as h
+from happened.checking.decisions import decide_again
 from happened.core.store import Row
+from happened.log.compacting import InBackground
 from happened.log.log import Log
 from happened.log.paths import counts_of
-from happened.log.worker import Advance
+from happened.log.worker import Advance, Worker
 from happened.log.writer import Job
 from happened.notification.declared import cycles
 from happened.notification.flow import Arrow, Flow, Times, declared_flow, observed_flow
 from happened.testing import Clock
 from tests.notification.made import Step, many, record, traffic
+from tests.notification.model import until
 from tests.servers import fresh
 
 Sku = Annotated[str, h.Tag("sku")]
@@ -602,6 +605,44 @@ def test_a_handler_that_only_fails_is_seen_to_run() -> None:
 
     assert findings(flow, "idle") == []
     assert next(node.failed for node in flow.nodes if node.id == "decider:fail") == 1
+
+
+@pytest.mark.parametrize("name", ["index", "pending", "compact"])
+def test_what_the_log_does_by_itself_is_no_run_of_a_decider_of_that_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Where it fails the map counts no failure of the decider, nor `check`, and the samples say what it is."""
+
+    @h.named(name)
+    def decide(command: Order) -> list[Ordered]:
+        return [Ordered(command.sku)]
+
+    def fail(*_: object, **__: object) -> None:
+        raise h.StoreFailed("planted")
+
+    app = h.App("shop", records=[Received], deciders=[decide])
+    with app.open(f"sqlite:///{tmp_path}/log.db", run=False) as running:
+        log = running.log
+        if name == "index":
+            monkeypatch.setattr(log.engine, "index", fail)
+        running.record(Received("nut"))
+        if name == "pending":
+            worker = Worker(log, None, name, begin=fail, step=fail)
+            worker.start()
+            until(lambda: bool(log.engine.samples()))
+            worker.stop()
+        if name == "compact":
+            monkeypatch.setattr("happened.log.compacting.InBackground._pack", fail)
+            with InBackground(log, above=1):
+                until(lambda: bool(log.engine.samples()))
+        flow = running.flow()
+        counted = {one["handler"] for one in running.statistics()["executions"]}
+        checked = decide_again(app, log)
+
+    assert counted == {f"log/{name}"}
+    assert findings(flow, "idle") == [f"decider:{name}"]
+    assert [node.id for node in flow.nodes if node.failed] == []
+    assert checked.unchecked == {}
 
 
 class Remind(h.Command):

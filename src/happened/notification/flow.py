@@ -11,6 +11,7 @@ from typing import Any  # Any: a topology is plain data
 
 import msgspec
 
+from happened.core.store import LOG_WORK
 from happened.core.tally import quantile_us, ran_in, waited_in
 from happened.log.log import Log, place_of
 from happened.log.row import encode
@@ -169,9 +170,12 @@ def _sampled(log: Log) -> tuple[dict[str, int], set[Pair]]:
 
 
 def _counted_as(worker: str) -> str:
-    """Return the node of a handler from the name that its runs are counted under which committed nothing: a decider's own, or `KIND/NAME`."""
+    """Return the node of a handler from the name that its runs are counted under which committed nothing: a decider's own, or `KIND/NAME`.
+
+    What the log does by itself is no node: what is returned for that is none's.
+    """
     kind, _, name = worker.partition("/")
-    return id_of(kind, name) if kind in HANDLERS and name else id_of("decider", worker)
+    return id_of(kind, name) if (kind in KINDS or worker.startswith(LOG_WORK)) and name else id_of("decider", worker)
 
 
 def position_of(log: Log, moment: int | datetime) -> int:
