@@ -24,6 +24,8 @@ from happened.opening import beside, look_at_rows
 from happened.sourcing.snapshot import Snapshot
 
 VALUE_CHARACTERS_MAX = 200
+ERASED_SHOWN_MAX = 10
+"""How many positions of what is erased are told of one divergence."""
 
 
 def check(asked: argparse.Namespace) -> int:
@@ -114,18 +116,26 @@ def decided_as_text(checked: Checked, shown_max: int) -> Iterator[str]:
         yield f"{checked.declared:,} differ only where they may"
     for why, count in checked.unchecked.items():
         yield f"not decided again: {count:,}, {why}"
+    if checked.unproven:
+        yield f"{checked.unproven:,} come to something else, and had read what is erased since, or may have: why can't be told, and fails nothing"
+        yield from _first(checked.unproven_divergences, checked.unproven, shown_max)
     if not checked.diverged:
         return
     by_handler = ", ".join(f"{count:,} of {handler}" for handler, count in sorted(checked.by_handler.items()))
     yield f"{checked.diverged:,} come to something else: {by_handler}"
-    for number, divergence in enumerate(checked.divergences[:shown_max]):
+    yield from _first(checked.divergences, checked.diverged, shown_max)
+
+
+def _first(divergences: Sequence[Divergence], count: int, shown_max: int) -> Iterator[str]:
+    shown = divergences[:shown_max]
+    for number, divergence in enumerate(shown):
         yield ""
         if not number:
             yield "the first:"
         yield from diverged_as_text(divergence)
-    if checked.hidden:
+    if count > len(shown):
         yield ""
-        yield f"and {checked.hidden:,} more, not shown (--show COUNT)"
+        yield f"and {count - len(shown):,} more, not shown (--show COUNT)"
 
 
 def diverged_as_text(divergence: Divergence) -> Iterator[str]:
@@ -133,6 +143,9 @@ def diverged_as_text(divergence: Divergence) -> Iterator[str]:
     yield f"position {divergence.position:,}: {divergence.handler} on {divergence.heard} {divergence.id}"
     then, now = divergence.fingerprint_then, divergence.fingerprint_now
     yield f"  code  then {then or '?'}, now {now}" if then != now else f"  code  {now}, then as now: what it reads or hears is another"
+    for said, positions in (("which it had read", divergence.had_read), ("which it may have read", divergence.may_have_read)):
+        if positions:
+            yield f"  erased  position{'s' * (len(positions) > 1)} {_capped(positions, ERASED_SHOWN_MAX, '')}, {said}"
     yield from _differences(divergence.differences)
 
 
@@ -188,8 +201,8 @@ def _about(one: Verdict, shown_max: int) -> Iterator[str]:
     yield from one.notes
 
 
-def _capped(found: Sequence[object], most: int) -> str:
-    more = f" and {len(found) - most:,} more (--show COUNT)" if len(found) > most else ""
+def _capped(found: Sequence[object], most: int, hint: str = " (--show COUNT)") -> str:
+    more = f" and {len(found) - most:,} more{hint}" if len(found) > most else ""
     return f"{', '.join(map(str, found[:most]))}{more}"
 
 
