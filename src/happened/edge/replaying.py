@@ -198,6 +198,8 @@ def _about(one: Verdict, shown_max: int) -> Iterator[str]:
         yield f"not recorded, and defaulted: {_capped(one.defaulted, shown_max)}"
     if one.altered:
         yield f"recorded, and not read in full: {_capped(one.altered, shown_max)}"
+    if one.zoneless:
+        yield f"recorded without a zone, and read as a time: {_capped(one.zoneless, shown_max)}"
     yield from one.notes
 
 

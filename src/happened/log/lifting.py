@@ -332,8 +332,10 @@ def read_as(cls: type[Any], data: Any) -> Any:
 
 def unlifted(text: str) -> Unlifted:
     """Tell the path of the field from what an error of reading says; all members of a collection have one."""
-    found = re.search(r" - at `\$\.?(.*)`$", text)
-    return Unlifted(text[: found.start()], re.sub(r"\[\d+\]", "[]", found.group(1))) if found is not None else Unlifted(text)
+    found = re.search(r" - at (`key` in )?`\$\.?(.*)`$", text)
+    if found is None:
+        return Unlifted(text)
+    return Unlifted(f"{'a key: ' if found.group(1) else ''}{text[: found.start()]}", re.sub(r"\[\d+\]", "[]", found.group(2)))
 
 
 def _stepped(step: Step, data: Any) -> Any:
