@@ -10,9 +10,11 @@ from typing import Annotated
 import pytest
 
 import happened as h
-from happened.checking.decisions import ERASED, Checked, decide_again
-from happened.checking.reactions import GONE, UNHEARD
+from happened.checking.decisions import ERASED, NOT_KEPT, Checked, decide_again
+from happened.checking.reactions import GONE, UNHEARD, UNSENT
+from happened.checking.reactions import NOT_KEPT as NOT_SENT
 from happened.edge.replaying import decided_as_text
+from happened.sourcing.replay import input_in
 from tests.commands import run
 
 Sku = Annotated[str, h.Tag("sku")]
@@ -64,7 +66,7 @@ def rate(sku: str) -> int:
     return len(sku)
 
 
-def app(more: int = 0, reacts: int = 0) -> h.App:
+def app(more: int = 0, reacts: int = 0, store: str = "all") -> h.App:
     """Return the app, of code that comes to something else by so much."""
 
     def order(command: Order, stock: Stock, world: h.World) -> Iterator[Ordered]:
@@ -80,7 +82,7 @@ def app(more: int = 0, reacts: int = 0) -> h.App:
         world.ask(rate, event.sku)
         yield Note(event.sku, sold.times + reacts)
 
-    return h.App("shop", records=[Received], deciders=[order, note], gateways=[rate], reactions=[watch])
+    return h.App("shop", records=[Received], deciders=[order, note], gateways=[rate], reactions=[watch], store=store)
 
 
 @pytest.fixture
@@ -182,6 +184,34 @@ def test_a_run_of_a_reaction_whose_answer_is_erased_is_not_run_again(url: str) -
     checked = again(url, app())
 
     assert (checked.unchecked, checked.diverged) == ({f"{UNHEARD} (a reaction's run)": 1}, 0)
+
+
+def test_a_run_of_a_reaction_whose_command_is_erased_is_not_run_again(url: str) -> None:
+    """There is nothing to compare with."""
+    with app().open(url, run=False) as running:
+        [first, _] = [record.id for record in running.log.read() if record.name == "Note"]
+    erased(url, first)
+
+    checked = again(url, app())
+
+    assert (checked.unchecked, checked.diverged) == ({ERASED: 1, f"{UNSENT} (a reaction's run)": 1}, 0)
+
+
+def test_what_was_never_kept_is_not_said_to_be_erased(tmp_path: Path) -> None:
+    """An app that keeps decisions only has no inputs to decide again, and nobody has erased anything."""
+    url = f"sqlite:///{tmp_path}/log.db"
+    keeps = app(store="decisions")
+    with keeps.open(url) as running:
+        running.record(Received("nut", "ann", 5))
+        running.settled(running.dispatch(Order("nut", 1)))
+
+    checked = again(url, keeps)
+
+    assert checked.unchecked == {NOT_KEPT: 2, f"{NOT_SENT} (a reaction's run)": 1}
+    with keeps.open(url, run=False) as running:
+        row = next(row for rows in running.log.engine.read() for row in rows if row.input is not None)
+        with pytest.raises(h.NotThere, match="is not kept"):
+            input_in(running.log.reader, row)
 
 
 @pytest.mark.parametrize("what", [["o-1#1"], ["o-2#1", "o-2#2"], ["o-2#2"]], ids=["an answer", "a refusal and its answer", "a refusal"])

@@ -30,7 +30,7 @@ from happened.core.store import Row
 from happened.log.fingerprint import fingerprint_of
 from happened.log.log import Log
 from happened.log.records import INTERNAL, Reader
-from happened.log.row import ANSWER, REFUSAL, Header, decode_header, encode, taken_apart, taken_apart_text
+from happened.log.row import ANSWER, REFUSAL, Header, decode_header, encode, is_unkept, taken_apart, taken_apart_text
 from happened.log.typed import Typed
 from happened.log.writer import deciding
 from happened.sourcing.gateway import Answers, answers_in
@@ -279,7 +279,7 @@ class _Deciding:
     def _why_not(self, row: Row, command: Any) -> str:
         if command is not None:
             return NO_DECIDER
-        if row.input is None:
+        if row.input is None or is_unkept(row):
             return NOT_KEPT
         _, asked = next(taken_apart(row))
         return ERASED if bytes(asked.body) == b"null" else NO_DECIDER

@@ -21,7 +21,7 @@ from happened.log.fingerprint import fingerprint_of
 from happened.log.log import Log
 from happened.log.names import Name
 from happened.log.records import Reader
-from happened.log.row import ANSWER, ERASED, SCHEDULE, Header, Sent, Written, decode_header, taken_apart
+from happened.log.row import ANSWER, ERASED, SCHEDULE, Header, Sent, Written, decode_header, is_unkept, taken_apart
 from happened.log.writer import deciding
 from happened.notification.hearing import Heard, called, heard_in
 from happened.notification.reacting import due_of, sent_by
@@ -37,6 +37,8 @@ NO_REACTION = "no reaction of this name today"
 TOO_LATE = "it read its states longer ago than this looks ahead"
 GONE = "the event that it heard is not there, or was erased"
 UNHEARD = "an answer that it heard was erased"
+UNSENT = "something that it sent was erased"
+NOT_KEPT = 'what it sent was not kept (`store="decisions"`)'
 
 Sending = tuple[str, dict[str, Any]]
 """A command that is sent: its name and its fields, and when it is due where it comes later."""
@@ -115,7 +117,7 @@ class Runs:
                     found.why = UNHEARD
                 self._take_later(found, row)
             elif command is None:
-                found.why = GONE
+                found.why = NOT_KEPT if is_unkept(row) else UNSENT
             else:
                 found.then[int(ordinal)] = (name_of(type(command))[0], plain(command))
 
@@ -178,7 +180,7 @@ class Runs:
                 continue
             schedule = decode_schedule(record.body)
             if schedule is None:
-                run.why = GONE
+                run.why = UNSENT
                 continue
             command = self._reader.body(schedule.number, schedule.body, row.position)
             run.then[int(schedule.id.rsplit(":", 1)[1])] = _later(names[schedule.number].name, plain(command), schedule.due)
