@@ -607,6 +607,29 @@ def test_a_handler_that_only_fails_is_seen_to_run() -> None:
     assert next(node.failed for node in flow.nodes if node.id == "decider:fail") == 1
 
 
+def test_what_was_asked_or_is_to_be_sent_and_is_erased_is_no_discrepancy(url: str) -> None:
+    """Of an answer and of a timer that are erased it is only left that there was one: who may ask, or send later, may have."""
+
+    def rate(sku: str) -> int:
+        return len(sku)
+
+    def ask(command: Order, world: h.World) -> list[Ordered]:
+        world.ask(rate, command.sku)
+        return [Ordered(command.sku)]
+
+    def later(event: Ordered) -> Iterator[h.Later[Remind]]:
+        yield h.Later(Remind(event.sku), after=timedelta(days=1))
+
+    app = h.App("shop", deciders=[ask, remind], gateways=[rate], reactions=[later])
+    with app.open(url) as running:
+        running.settled(running.dispatch(Order("nut")))
+        running.erase(("sku", "nut"), actor="ann", reason="asked for")
+        flow = running.flow()
+
+    assert flow.undeclared == ()
+    assert (arrow(flow, "decider:ask", "gateway:?").count, arrow(flow, "reaction:later", "timer:?").count) == (1, 1)
+
+
 @pytest.mark.parametrize("name", ["index", "pending", "compact"])
 def test_what_the_log_does_by_itself_is_no_run_of_a_decider_of_that_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str

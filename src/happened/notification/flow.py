@@ -17,7 +17,7 @@ from happened.log.log import Log, place_of
 from happened.log.row import encode
 from happened.notification.declared import HANDLERS, KINDS, MESSAGES, OUTSIDE, Declared, Pair, cycles, id_of
 from happened.notification.hearing import ON
-from happened.notification.observed import Observed, Seen, counted_in, topologies
+from happened.notification.observed import UNKNOWN, Observed, Seen, counted_in, topologies
 
 DECLARED, SEEN, UNSEEN, EARLIER, UNDECLARED = "declared", "seen", "unseen", "earlier", "undeclared"
 
@@ -135,6 +135,7 @@ def observed_flow(
     before |= {
         pair for _, one in wirings for pair in one.arrows if pair[0].startswith("timer:")
     }  # it may ring long after what has set it is gone
+    erased = {_erased(pair) for one in (declared, *in_force) for pair in one.arrows}
     before = {renamed for pair in before for renamed in declared.as_today(pair)}
     observed = Observed(counted_in(log, first, last), log.names.by_number, [one for _, one in wirings], declared)
     reached = _reached(declared, observed)
@@ -146,7 +147,7 @@ def observed_flow(
     for pair in dict.fromkeys([*declared.arrows, *observed.arrows]):
         seen = observed.arrows.get(pair)
         count = seen.count if seen is not None else reached.get(pair, 0)
-        if pair in declared.arrows or pair[1].startswith(UNWIRED) or _is_said(pair):
+        if pair in declared.arrows or pair[1].startswith(UNWIRED) or _is_said(pair) or pair in erased:
             status = SEEN if count or pair in stood_for or (pair in heard and pair[0] in there) else UNSEEN
         else:
             status = EARLIER if pair in before or pair in split or _is_unheard(declared, pair) else UNDECLARED
@@ -209,6 +210,15 @@ def _split(declared: Declared, observed: Observed) -> tuple[set[Pair], set[Pair]
             stood_for |= found
     come = {one for node in observed.records for one in observed.came_to.get(node, ())}
     return split, stood_for | {(source, target) for source, target in declared.arrows if source in come and _is_folded(source, target)}
+
+
+def _erased(pair: Pair) -> Pair | None:
+    """Return what is left of an arrow where what was asked, read of a copy, or is to be sent later was erased: only the handler."""
+    source, target = pair
+    if source.startswith("replica:"):
+        return target, id_of("gateway", UNKNOWN)
+    kind = target.partition(":")[0]
+    return (source, id_of(kind, UNKNOWN)) if kind in ("gateway", "timer") else None
 
 
 def _is_unheard(declared: Declared, pair: Pair) -> bool:

@@ -22,6 +22,10 @@ from happened.notification.declared import MESSAGES, OUTSIDE, Declared, Pair, id
 _, SHARE, BEACON = PUBLISHED
 
 
+UNKNOWN = "?"
+"""The name of a gateway or timer where that was erased."""
+
+
 class Seen:
     """What was seen of an arrow."""
 
@@ -90,12 +94,13 @@ class Observed:
         if kind == REPEATED:
             self._recorded(source, int(what), number)
         elif kind == LATER:
-            self._see(source, id_of("timer", self._node(int(what)).partition(":")[2]), number)
+            later = self._node(int(what)).partition(":")[2] if int(what) else UNKNOWN
+            self._see(source, id_of("timer", later), number)
         elif (copy := id_of("replica", what.partition("/")[2])) in self._copies:  # what was read of one is an answer, too
             self._see(copy, source, count_in(number))
         else:
             count = count_in(number)
-            self._see(source, id_of("gateway", what or "?"), count, failed=count if kind == FAILED else 0, times=number)
+            self._see(source, id_of("gateway", what or UNKNOWN), count, failed=count if kind == FAILED else 0, times=number)
 
     def _sent(self, text: str, number: int) -> None:
         """Take the times of a sender in whose row a decider's stand at the path: they belong to what it heard."""
