@@ -19,6 +19,7 @@ from happened.checking.visit import seldom_collected, snapshots_of, visit
 from happened.core.errors import NotThere
 from happened.edge.progress import bar
 from happened.edge.settings import declared_differences, log_url, named_app, the_app, views_url
+from happened.edge.words import print_line
 from happened.log.log import Log
 from happened.opening import beside, look_at_rows
 from happened.sourcing.snapshot import Snapshot
@@ -251,7 +252,7 @@ def _print(told: Any, lines: Iterable[str], *, as_json: bool) -> None:
         print(msgspec.json.encode(told, enc_hook=str).decode())
     else:
         for line in lines:
-            print(line)
+            print_line(line)
 
 
 @contextmanager
