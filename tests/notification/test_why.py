@@ -8,6 +8,7 @@ from typing import Annotated
 import pytest
 
 import happened as h
+from happened.edge.sight import causes_as_text
 from happened.notification.why import Read, causes_of
 
 Sku = Annotated[str, h.Tag("sku")]
@@ -142,3 +143,54 @@ def test_a_cause_that_is_not_in_this_log_ends_the_way(running: h.Running) -> Non
 
     assert cause.cause == "other/log#7"
     assert later.cause == "own"
+
+
+class Debtor(h.State):
+    sku: Sku
+    name: str = ""
+
+
+class Named(h.Event):
+    sku: Sku
+    name: str
+
+
+class Name(h.Command):
+    sku: Sku
+    name: str
+
+
+@h.named("Debtor")
+class Origin(h.State):
+    sku: Sku
+    name: str = ""
+
+    def evolve(self, event: Named) -> "Origin":
+        return self.but(name=event.name)
+
+
+def name(command: Name) -> list[Named]:
+    return [Named(command.sku, command.name)]
+
+
+def lend(command: Order, debtor: Debtor, stock: Stock) -> list[Ordered]:
+    return [Ordered(command.sku)]
+
+
+def test_what_was_read_of_a_copy_is_told_by_its_system(tmp_path: Path) -> None:
+    """Its position is one of the other log; what other parameters had read keeps its name."""
+    crm = h.App("crm", deciders=[name], shares=[Origin])
+    lender = h.App("lender", records=[Received], deciders=[lend], views=[Stock], replicas={"crm": [Debtor]})
+    url = f"sqlite:///{tmp_path}/crm.db"
+    with crm.open(url) as origin, lender.open("memory:", channels={"crm": url}) as running:
+        named = origin.dispatch(Name("nut", "ann"))
+        running.replica(Debtor, "nut", since=named)
+        fact = running.record(Received("nut", 5))
+        running.dispatch(Order("nut"))
+
+        causes = running.why(Stock, "nut", since=running.log.head)
+        text = "\n".join(causes_as_text("Stock nut", causes))
+
+    assert causes[0].reads == (Read("Debtor", named.position, "crm"), Read("Stock", fact.position))
+    assert f"which had read crm/Debtor as of position {named.position} of crm\n" in text
+    assert f"which had read Stock as of position {fact.position}\n" in text

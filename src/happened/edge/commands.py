@@ -583,8 +583,7 @@ def why(asked: argparse.Namespace) -> int:
         )
         if position is None:
             raise NotThere(f"the view `{asked.name}` has no row for {' '.join(asked.key) or 'the log'}", view=asked.name, key=asked.key)
-        reads = {handler.name: [fold.name for fold in handler.states] for handler in app.handlers.values()}
-        causes = causes_of(running.log, position, reads)
+        causes = causes_of(running.log, position, app.reads())
     if asked.json:
         print_json({"view": fold_of(cls).name, "key": key, "position": position, "causes": causes})
     else:

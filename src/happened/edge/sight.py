@@ -259,7 +259,9 @@ def causes_as_text(row: str, causes: Sequence[Cause]) -> Iterable[str]:
         elif cause.sender:
             yield f"  sent by {cause.sender}{timed}"
         for read in cause.reads:
-            yield f"  which had read {read.state} {f'as of position {read.position:,}' if read.position else 'before anything had changed it'}"
+            of = f" of {read.system}" if read.system else ""
+            when = f"as of position {read.position:,}{of}" if read.position else "before anything had changed it"
+            yield f"  which had read {f'{read.system}/' if read.system else ''}{read.state} {when}"
         yield f"  {json.dumps(msgspec.to_builtins(cause.body), ensure_ascii=False, default=str)}"
     yield ""
     last = causes[-1]

@@ -20,7 +20,9 @@ class Read(msgspec.Struct, frozen=True):
     """A state that a decider read: the event that had changed it last stands at `position`, 0 where none had. Of many it is the latest."""
 
     state: str
-    position: int
+    position: int = 0
+    system: str = ""
+    """Of a copy of another system's state: which system's. The position is one of its log."""
 
 
 class Cause(msgspec.Struct, frozen=True):
@@ -46,8 +48,8 @@ class Cause(msgspec.Struct, frozen=True):
     """The id of what caused it; it is the next step, if it is in this log."""
 
 
-def causes_of(log: Log, position: int, reads: Mapping[str, Sequence[str]]) -> tuple[Cause, ...]:
-    """Return what stands at a position, what caused it, what caused that, and so on. `reads` says for each decider which states it reads.
+def causes_of(log: Log, position: int, reads: Mapping[str, Sequence[Read]]) -> tuple[Cause, ...]:
+    """Return what stands at a position, what caused it, what caused that, and so on. `reads` says for each decider what its parameters are filled with.
 
     `NotThere` for a position without a record.
     """
@@ -66,7 +68,7 @@ def causes_of(log: Log, position: int, reads: Mapping[str, Sequence[str]]) -> tu
         found = above
 
 
-def _cause(log: Log, record: Record, row: Row, reads: Mapping[str, Sequence[str]]) -> Cause:
+def _cause(log: Log, record: Record, row: Row, reads: Mapping[str, Sequence[Read]]) -> Cause:
     header = decode_header(row.head)
     names = log.names.by_number
     sent = header.sent if record.position == row.position or row.input is None else None
@@ -90,7 +92,7 @@ def _cause(log: Log, record: Record, row: Row, reads: Mapping[str, Sequence[str]
     )
 
 
-def _reads(header: Header, states: Sequence[str]) -> tuple[Read, ...]:
+def _reads(header: Header, parameters: Sequence[Read]) -> tuple[Read, ...]:
     """Return what was read: by the order of the decider's parameters, then what it asked its `World` for, with its name and key."""
     found: list[Read] = []
     for place, version in enumerate(header.reads):
@@ -98,9 +100,8 @@ def _reads(header: Header, states: Sequence[str]) -> tuple[Read, ...]:
         if len(parts) == 3 and type(parts[0]) is str:  # noqa: PLR2004 - name, key, version
             found.append(Read(f"{parts[0]} {' '.join(map(str, parts[1]))}", parts[2]))
         else:
-            found.append(
-                Read(states[place] if place < len(states) else "?", max(parts, default=0) if type(version) is not int else version)
-            )
+            read = parameters[place] if place < len(parameters) else Read("?")
+            found.append(msgspec.structs.replace(read, position=max(parts, default=0) if type(version) is not int else version))
     return tuple(found)
 
 
