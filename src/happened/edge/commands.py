@@ -599,7 +599,8 @@ def latency(asked: argparse.Namespace) -> int:
     with _running(app, asked, views=views) as running:
         shown = [{"view": one["view"], **one["shown"]} for one in running.statistics()["views"]]
         seen = observed_flow(running.log, app.topology()) if asked.name is None else None
-    deciders = [arrow for arrow in seen.arrows if arrow.target.startswith("decider:") and arrow.count] if seen is not None else []
+    arrows = seen.arrows if seen is not None else ()
+    deciders = [one for one in arrows if one.source.startswith("command:") and one.target.startswith("decider:") and one.count]
     if asked.json:
         print_json({"views": shown, "deciders": deciders})
         return 0
