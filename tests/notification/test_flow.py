@@ -297,6 +297,17 @@ def test_an_app_sees_what_it_did(tmp_path: Path) -> None:
     assert findings(flow, "unseen") == ["event:Lost"]
 
 
+def test_a_projection_hears_each_of_its_events(log: Log) -> None:
+    """It is in the user's own database, so no row tells of it: as of a view, its events are counted."""
+    topology = without(projections=[{"name": "rows", "version": 1, "events": ["Ordered", "Cancelled", "Received"]}])
+    record(log, STEPS[:2], topology)
+
+    flow = observed_flow(log)
+
+    assert (arrow(flow, "event:Ordered", "projection:rows").status, arrow(flow, "event:Ordered", "projection:rows").count) == ("seen", 2)
+    assert arrow(flow, "event:Cancelled", "projection:rows").status == "unseen"
+
+
 def test_a_stretch_is_named_by_positions_or_times() -> None:
     """What lies after one and up to another; a time is the last position recorded by then."""
     clock = Clock()

@@ -190,13 +190,13 @@ def _is_said(pair: Pair) -> bool:
 
 
 def _reached(declared: Declared, observed: Observed) -> dict[Pair, int]:
-    """Return what no row tells: a view folds each of its events, a share each that its state is folded from."""
+    """Return what no row tells: a view folds each of its events, a share each that its state is folded from, and a projection hears each."""
     return {(source, target): observed.records.get(source, 0) for source, target in declared.arrows if _is_folded(source, target)}
 
 
 def _is_folded(source: str, target: str) -> bool:
     """Say whether an arrow leads to what folds each event, and leaves no row for it."""
-    return target.startswith("view:") or (target.startswith("share:") and source.startswith("event:"))
+    return target.startswith(("view:", "projection:")) or (target.startswith("share:") and source.startswith("event:"))
 
 
 def _split(declared: Declared, observed: Observed) -> tuple[set[Pair], set[Pair]]:
