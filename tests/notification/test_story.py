@@ -252,6 +252,9 @@ def test_what_is_not_there_is_said(log: Log) -> None:
     for what in ("nobody", "nobody#1", 0, 10**20, "99999999999999999999", 1):
         with pytest.raises(h.NotThere, match=str(what)):
             story_of(log, what)
+    for own in (1, "1"):
+        with pytest.raises(h.NotThere, match="position 1 is what the log says about itself"):
+            story_of(log, own)
 
 
 def test_who_decided_a_command_to_nothing_is_said() -> None:

@@ -173,6 +173,8 @@ def correlation_of(log: Log, what: str | int) -> str:
             return found
     if isinstance(what, str) and next(log.conversation(what), None) is not None:
         return what
+    if any(row is not None for row in rows):
+        raise NotThere(f"position {text} is what the log says about itself: it belongs to no conversation", what=text)
     raise NotThere(f"the log has no message, position or conversation `{what}`", what=text)
 
 
