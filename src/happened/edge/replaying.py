@@ -152,6 +152,8 @@ def diverged_as_text(divergence: Divergence) -> Iterator[str]:
 
 def folded_as_text(views: Sequence[CheckedView], states: Sequence[CheckedView], shown_max: int) -> Iterator[str]:
     """Tell what came of folding again."""
+    if not views and not states:
+        yield "nothing to fold: the app has no views, and reads no states"
     for what, listed in (("view", views), ("state", states)):
         for one in listed:
             behind = f", {one.behind:,} records behind the log" if one.behind else ""
