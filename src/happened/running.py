@@ -617,7 +617,7 @@ class Running:
         if position is None:
             shown = ", ".join([*map(repr, key), *(f"{field}={value!r}" for field, value in named.items())])
             raise NotThere(f"the view `{fold_of(state).name}` has no row for {shown or 'the log'}", view=fold_of(state).name, key=shown)
-        return causes_of(self.log, position, self.app.reads())
+        return causes_of(self.log, position, self.app.reads(), fold_of(state))
 
     # --- the past
 

@@ -194,3 +194,49 @@ def test_what_was_read_of_a_copy_is_told_by_its_system(tmp_path: Path) -> None:
     assert causes[0].reads == (Read("Debtor", named.position, "crm"), Read("Stock", fact.position))
     assert f"which had read crm/Debtor as of position {named.position} of crm\n" in text
     assert f"which had read Stock as of position {fact.position}\n" in text
+
+
+class Handed(h.Event):
+    sku: Sku
+
+
+class Packed(h.Event):
+    sku: Sku
+
+
+class Sent(h.Event):
+    sku: Sku
+
+
+class Packages(h.State):
+    sku: Sku
+    count: int = 0
+
+    def evolve(self, event: Packed) -> "Packages":
+        return self.but(count=self.count + 1)
+
+
+class Shipments(h.State):
+    sku: Sku
+    count: int = 0
+
+    def evolve(self, event: Packed | Sent) -> "Shipments":
+        return self.but(count=self.count + 1)
+
+
+def in_two(handed: Handed) -> Iterator[Packed | Sent]:
+    yield Packed(handed.sku)
+    yield Sent(handed.sku)
+
+
+def test_of_what_became_several_the_one_is_named_that_changed_the_row(tmp_path: Path) -> None:
+    """They stand at one position: the last that the view follows."""
+    url = f"sqlite:///{tmp_path}/log.db"
+    with h.App("shop", records=[Handed]).open(url) as running:
+        running.record(Handed("nut"), id="h-1")
+    with h.App("shop", records=[Packed, Sent], views=[Packages, Shipments], upcasts=[in_two]).open(url) as running:
+        [packed] = running.why(Packages, "nut", since=running.log.head)
+        [sent] = running.why(Shipments, "nut", since=running.log.head)
+
+    assert (packed.name, packed.id) == ("Packed", "h-1")
+    assert (sent.name, sent.id) == ("Sent", "h-1.1")

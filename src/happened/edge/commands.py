@@ -583,7 +583,7 @@ def why(asked: argparse.Namespace) -> int:
         )
         if position is None:
             raise NotThere(f"the view `{asked.name}` has no row for {' '.join(asked.key) or 'the log'}", view=asked.name, key=asked.key)
-        causes = causes_of(running.log, position, app.reads())
+        causes = causes_of(running.log, position, app.reads(), fold_of(cls))
     if asked.json:
         print_json({"view": fold_of(cls).name, "key": key, "position": position, "causes": causes})
     else:

@@ -10,6 +10,7 @@ from typing import Any  # Any: bodies are of any class
 import msgspec
 
 from happened.core.errors import NotThere
+from happened.core.state import Fold
 from happened.core.store import Row
 from happened.log.log import Log
 from happened.log.records import Record
@@ -48,16 +49,18 @@ class Cause(msgspec.Struct, frozen=True):
     """The id of what caused it; it is the next step, if it is in this log."""
 
 
-def causes_of(log: Log, position: int, reads: Mapping[str, Sequence[Read]]) -> tuple[Cause, ...]:
+def causes_of(log: Log, position: int, reads: Mapping[str, Sequence[Read]], fold: Fold | None = None) -> tuple[Cause, ...]:
     """Return what stands at a position, what caused it, what caused that, and so on. `reads` says for each decider what its parameters are filled with.
 
+    Where one record became several events, it begins with the last of them that the fold follows.
     `NotThere` for a position without a record.
     """
     row = log.row_at(position)
     records = [record for record in log.reader.records(row) if record.position == position] if row is not None else []
     if row is None or not records:
         raise NotThere(f"the log has no record at position {position}", position=position)
-    found = records[0], row
+    followed = [record for record in records if fold is not None and fold.follows(record.body.__class__)]
+    found = (followed or records[:1])[-1], row
     causes: list[Cause] = []
     while True:
         record, row = found
