@@ -34,7 +34,10 @@ SHAPES = {
 
 def as_text(flow: Flow, drawing: Drawing) -> Iterable[str]:
     """Yield the lines of a map: what leads to what, in the order of modules, and what does not fit."""
-    stretch = f"; positions {flow.after + 1:,} to {flow.until:,} of the log" if flow.after is not None and flow.until is not None else ""
+    stretch = ""
+    if flow.after is not None and flow.until is not None:
+        seen = f"positions {flow.after + 1:,} to {flow.until:,}" if flow.after < flow.until else "nothing"
+        stretch = f"; {seen} of the log"
     yield f"{flow.app or 'a log'}: {len(flow.nodes):,} messages and handlers, {len(flow.arrows):,} arrows{stretch}"
     yield from _hidden(drawing)
     yield ""
