@@ -49,8 +49,9 @@ def as_text(flow: Flow, drawing: Drawing) -> Iterable[str]:
     if reading:
         yield ""
     for node in reading:
-        failed = f"; failed {node.failed:,} times" if node.failed else ""
-        yield f"{node.kind} {node.name} reads {', '.join(node.reads) or 'nothing'}{failed}"
+        reads = f"reads {', '.join(node.reads) or 'nothing'}" if node.id not in drawing.folded else ""
+        failed = f"failed {node.failed:,} times" if node.failed else ""
+        yield f"{_shown(node, drawing)} {'; '.join(filter(None, (reads, failed)))}"
     kinds = dict.fromkeys(finding.kind for finding in flow.findings)
     for kind in kinds:
         found = [finding.text for finding in flow.findings if finding.kind == kind]
