@@ -5,6 +5,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import pytest
 
 import happened as h
@@ -240,3 +241,15 @@ def test_of_what_became_several_the_one_is_named_that_changed_the_row(tmp_path: 
 
     assert (packed.name, packed.id) == ("Packed", "h-1")
     assert (sent.name, sent.id) == ("Sent", "h-1.1")
+
+
+def test_a_reason_that_is_erased_or_was_not_kept_says_so(running: h.Running) -> None:
+    """Not that it was nothing."""
+    running.record(Received("nut", 5), id="delivery")
+    running.dispatch(Order("nut"), id="o-1")
+    causes = running.why(Stock, "nut", since=running.log.head)
+
+    text = "\n".join(causes_as_text("Stock nut", [msgspec.structs.replace(causes[-1], body=None)]))
+
+    assert "its body was erased, or not kept" in text
+    assert "null" not in text

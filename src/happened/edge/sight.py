@@ -266,7 +266,8 @@ def causes_as_text(row: str, causes: Sequence[Cause]) -> Iterable[str]:
             of = f" of {read.system}" if read.system else ""
             when = f"as of position {read.position:,}{of}" if read.position else "before anything had changed it"
             yield f"  which had read {f'{read.system}/' if read.system else ''}{read.state} {when}"
-        yield f"  {json.dumps(msgspec.to_builtins(cause.body), ensure_ascii=False, default=str)}"
+        body = msgspec.to_builtins(cause.body)
+        yield f"  {json.dumps(body, ensure_ascii=False, default=str) if body is not None else 'its body was erased, or not kept'}"
     yield ""
     last = causes[-1]
     yield f"caused by `{last.cause}`, which is not in this log" if last.cause else "which came from outside"
