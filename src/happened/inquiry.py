@@ -151,16 +151,19 @@ def blame(log: Log, travel: Travel, state: type[State], key: Key, field: str | N
         before: State | None = None
         for rows in log.engine.read(until=until, wanted=travel.image.wanted(fold, [key]) if alone else None):
             for row in rows:
-                if not view.fold(row):
-                    continue
-                after = view.state(key)
-                if after == before:
-                    continue
-                if field is None or field in fields_between(before, after):
-                    last = view.changed_at(key)
-                    record = next(record for record, _ in _events(log, row) if record.position == last)
-                    found.append(_step(log, row, record, [Changed(fold.name, key, before, after)]))
-                before = after
+                for reached in view.fold(row, key):
+                    after = view.state(key)
+                    if after == before:
+                        continue
+                    if field is None or field in fields_between(before, after):
+                        there = [
+                            record
+                            for record, event in _events(log, row)
+                            if (record.position, type(event)) == (reached.position, reached.cls)
+                        ]
+                        record = there[reached.place]
+                        found.append(_step(log, row, record, [Changed(fold.name, key, before, after)]))
+                    before = after
     if not found:
         shown = ", ".join(map(str, key))
         raise NotThere(

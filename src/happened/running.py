@@ -617,8 +617,7 @@ class Running:
         if position is None:
             shown = ", ".join([*map(repr, key), *(f"{field}={value!r}" for field, value in named.items())])
             raise NotThere(f"the view `{fold_of(state).name}` has no row for {shown or 'the log'}", view=fold_of(state).name, key=shown)
-        reads = {handler.name: [fold.name for fold in handler.states] for handler in self.app.handlers.values()}
-        return causes_of(self.log, position, reads)
+        return causes_of(self.log, position, self.app.reads(), fold_of(state))
 
     # --- the past
 

@@ -23,6 +23,7 @@ from happened.notification.flow import Flow, declared_flow
 from happened.notification.publication import Publication
 from happened.notification.reaction import Reaction, Sends
 from happened.notification.timer import LEASE as TIMERS
+from happened.notification.why import Read
 from happened.sourcing.gateway import Gateway
 from happened.sourcing.handling import (
     Handler,
@@ -215,6 +216,7 @@ class Wiring:
             "replicas": {system: [fold_of(state).name for state in states] for system, states in self.replicas.items()},
             "gateways": sorted(gateway.name for gateway in self.gateways),
             **({"upcasts": self.lifts.told()} if self.lifts else {}),
+            **({"ignores": sorted(set(self.ignores))} if self.ignores else {}),
         }
 
     def _projections_told(self) -> dict[str, Any]:
@@ -247,6 +249,13 @@ class Wiring:
     def name_in_log(self, event: type) -> str:
         """Return what an event is called in this app's log: after the system that it comes from, where that is another one."""
         return self.called.get(event) or name_of(event)[0]
+
+    def reads(self) -> dict[str, list[Read]]:
+        """Return what the parameters of each decider are filled with, in their order, by its name."""
+        return {
+            handler.name: [Read(fill.fold.name, system=self.systems.get(fill.fold.state, "")) for fill in handler.fills]
+            for handler in self.handlers.values()
+        }
 
     def snapped(self) -> list[Fold]:
         """Return the folds of which snapshots are taken: those of states that are decided on, of views and of shares."""

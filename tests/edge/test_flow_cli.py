@@ -98,6 +98,7 @@ def test_a_stretch_of_the_log_is_drawn(folder: Path) -> None:
     assert sum(arrow["count"] for arrow in json.loads(told)["arrows"]) > 0
     for stretch in (late, early):
         assert sum(arrow["count"] for arrow in json.loads(stretch)["arrows"]) == 0
+    assert "arrows; nothing of the log\n" in run(folder, "flow", *LOG, "--after", str(head))[1]
     assert run(folder, "flow", *LOG, "--after", "yesterday")[0] == 2
     assert run(folder, "flow", "model:app", "--after", "1")[0] == 2
 

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 import happened as h
+from happened.edge.sight import as_text
 from happened.notification.drawing import ARROWS_MAX, NODES_MAX, Drawing, drawn
 from happened.notification.flow import Arrow, Flow, Node, declared_flow
 from tests.notification.made import COMMANDS, EVENTS, MODULES, REACTIONS, VIEWS, many
@@ -94,6 +95,19 @@ def test_a_large_system_is_drawn_by_modules(flow: Flow) -> None:
     place = {node.id: node.module for node in flow.nodes}
     inside = sum(place[arrow.source] == place[arrow.target] != "" for arrow in flow.arrows)
     assert drawing.hidden_arrows == inside
+
+
+def test_a_module_tells_how_often_its_handlers_failed(flow: Flow) -> None:
+    """A failure is not hidden by drawing many as one."""
+    failing = [node.id for node in flow.nodes if node.module == "many.module03" and node.kind in ("decider", "reaction")]
+    failed = [msgspec.structs.replace(node, failed=2) if node.id in failing else node for node in flow.nodes]
+    whole = msgspec.structs.replace(flow, nodes=tuple(failed))
+
+    drawing = drawn(whole)
+
+    assert {node.name: node.failed for node in drawing.nodes if node.failed} == {"many.module03": 2 * len(failing)}
+    module = next(node for node in drawing.nodes if node.failed)
+    assert f"module many.module03 ({drawing.folded[module.id]}) failed {2 * len(failing)} times" in list(as_text(whole, drawing))
 
 
 def test_one_module_is_opened(flow: Flow) -> None:

@@ -1,6 +1,7 @@
 """The flow map: what is declared, what was seen, and what does not fit."""
 
 import copy
+import json
 import random
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -12,15 +13,18 @@ import msgspec
 import pytest
 
 import happened as h
+from happened.checking.decisions import decide_again
 from happened.core.store import Row
+from happened.log.compacting import InBackground
 from happened.log.log import Log
 from happened.log.paths import counts_of
-from happened.log.worker import Advance
+from happened.log.worker import Advance, Worker
 from happened.log.writer import Job
 from happened.notification.declared import cycles
 from happened.notification.flow import Arrow, Flow, Times, declared_flow, observed_flow
 from happened.testing import Clock
 from tests.notification.made import Step, many, record, traffic
+from tests.notification.model import until
 from tests.servers import fresh
 
 Sku = Annotated[str, h.Tag("sku")]
@@ -293,6 +297,17 @@ def test_an_app_sees_what_it_did(tmp_path: Path) -> None:
     assert findings(flow, "unseen") == ["event:Lost"]
 
 
+def test_a_projection_hears_each_of_its_events(log: Log) -> None:
+    """It is in the user's own database, so no row tells of it: as of a view, its events are counted."""
+    topology = without(projections=[{"name": "rows", "version": 1, "events": ["Ordered", "Cancelled", "Received"]}])
+    record(log, STEPS[:2], topology)
+
+    flow = observed_flow(log)
+
+    assert (arrow(flow, "event:Ordered", "projection:rows").status, arrow(flow, "event:Ordered", "projection:rows").count) == ("seen", 2)
+    assert arrow(flow, "event:Cancelled", "projection:rows").status == "unseen"
+
+
 def test_a_stretch_is_named_by_positions_or_times() -> None:
     """What lies after one and up to another; a time is the last position recorded by then."""
     clock = Clock()
@@ -344,6 +359,154 @@ def test_a_timer_that_an_older_wiring_has_set_is_no_discrepancy_when_it_rings(lo
 
     assert (arrow(flow, "timer:Cancel", "command:Cancel").status, arrow(flow, "timer:Cancel", "command:Cancel").count) == ("earlier", 1)
     assert flow.undeclared == ()
+
+
+RENAMED = {
+    "Received": "Delivered",
+    "Ordered": "Sold",
+    "Short": "RanShort",
+    "Order": "Buy",
+    "Cancel": "Withdraw",
+    "crm/Moved": "crm/Relocated",
+}
+
+
+def renamed(topology: dict[str, Any]) -> dict[str, Any]:
+    """Return a topology with today's names."""
+    text = json.dumps(topology)
+    for name, to in RENAMED.items():
+        text = text.replace(json.dumps(name), json.dumps(to))
+    changed: dict[str, Any] = json.loads(text)
+    return changed
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["with the wiring of then", "without"])
+def test_what_was_recorded_under_an_earlier_name_counts_for_todays(log: Log, *, known: bool) -> None:
+    """Events, commands and timers, whoever recorded or heard them; a name that was another message's in another version is not mixed up with it."""
+    upcasts = {"earlier": [{"name": name, "version": 1, "to": to} for name, to in RENAMED.items()]}
+    today = {
+        **renamed(TOPOLOGY),
+        "upcasts": {**upcasts, "earlier": [*upcasts["earlier"], {"name": "Asked", "version": 7, "to": "Ordered"}]},
+    }
+    record(log, STEPS, TOPOLOGY if known else None)
+
+    flow = observed_flow(log, today)
+
+    lines = [line.replace(":", " ").split(" ") for line in ARROWS.strip().splitlines()]
+    expected = {" ".join(RENAMED.get(word, word) for word in line) for line in lines}
+    assert {pair.replace(":", " ") for pair in pairs(flow)} == expected
+    assert (flow.undeclared, findings(flow, "unseen", "idle", "undeclared")) == ((), [])
+    assert (arrow(flow, "decider:order", "event:Sold").count, arrow(flow, "command:Buy", "decider:order").refused) == (2, 1)
+    assert (arrow(flow, "event:Delivered", "share:StockCard").count, arrow(flow, "decider:restock", "event:Asked").count) == (1, 1)
+    assert arrow(flow, "timer:Withdraw", "command:Withdraw").count == 1
+
+
+def test_what_an_older_wiring_declared_under_an_earlier_name_is_no_discrepancy(log: Log) -> None:
+    """Also where today's wiring has neither that arrow nor that name."""
+    older = without(publications=[{"name": "shout", "event": ["Ordered"], "publishes": "Shouted", "reads": []}])
+    record(log, [Step("0", None, None, ("notification:Shouted",), "publication:shout", "event:Ordered")], older)
+    today = {**renamed(TOPOLOGY), "upcasts": {"earlier": [{"name": "Ordered", "version": 1, "to": "Sold"}]}}
+
+    flow = observed_flow(log, today)
+
+    assert (arrow(flow, "event:Sold", "publication:shout").status, flow.undeclared) == ("earlier", ())
+
+
+def test_an_undeclared_arrow_of_an_earlier_name_is_found(log: Log) -> None:
+    """Upcasts say what a message is called, not who may record it: also of one that became several."""
+    today = without(
+        upcasts={"earlier": [{"name": "Sold", "version": 1, "to": "Ordered"}, {"name": "Done", "version": 1, "into": ["Short", "Asked"]}]}
+    )
+    record(log, [Step("1", "command:Cancel", "decider:cancel", ("event:Sold", "event:Done"))])
+
+    flow = observed_flow(log, today)
+
+    assert {one.target for one in flow.undeclared} == {"event:Ordered", "event:Done"}
+
+
+class Handed(h.Event):
+    sku: Sku
+
+
+class Packed(h.Event):
+    sku: Sku
+
+
+class Sent(h.Event):
+    sku: Sku
+
+
+class Ship(h.Command):
+    sku: Sku
+
+
+class Parcel(h.State):
+    sku: Sku
+    sent: bool = False
+
+    def evolve(self, event: Packed | Sent) -> "Parcel":
+        return self.but(sent=isinstance(event, Sent))
+
+
+def in_two(handed: Handed) -> Iterator[Packed | Sent]:
+    yield Packed(handed.sku)
+    yield Sent(handed.sku)
+
+
+def in_two_by_name(handed: h.Data) -> list[tuple[str, h.Data]]:
+    return [("Packed", handed), ("Sent", handed)]
+
+
+@pytest.mark.parametrize("upcast", [in_two, h.Upcast("Handed", 1, in_two_by_name)], ids=["typed", "plain"])
+@pytest.mark.parametrize("unread", [{"upcasts": [h.Retired("Lost")]}, {"ignores": ["Lost"]}], ids=["retired", "ignored"])
+def test_an_event_that_became_several_or_is_no_longer_read_is_no_discrepancy(
+    tmp_path: Path, upcast: Any, unread: dict[str, list[Any]]
+) -> None:
+    """It is counted under the name that it was recorded by, as an earlier one; what it may have come to is seen, and not counted."""
+    url = f"sqlite:///{tmp_path}/shop.db"
+
+    @h.named("ship")
+    def ship_then(command: Ship) -> list[Handed]:
+        return [Handed(command.sku)]
+
+    def ship(command: Ship) -> list[Packed | Sent]:
+        return [Packed(command.sku), Sent(command.sku)]
+
+    def follow(event: Sent) -> Iterator[Remind]:
+        if event.sku != "nut":
+            yield Remind(event.sku)
+
+    with h.App("shop", records=[Lost], deciders=[ship_then]).open(url) as running:
+        running.record(Lost("nut"))
+        running.dispatch(Ship("nut"))
+    today = h.App(
+        "shop",
+        deciders=[ship, remind],
+        reactions=[h.Reaction(follow, since=0)],
+        views=[Parcel],
+        upcasts=[upcast, *unread.get("upcasts", [])],
+        ignores=unread.get("ignores", []),
+    )
+    with today.open(url) as running:
+        running.settled()
+        flow = running.flow()
+        running.dispatch(Ship("nut"))
+        again = running.flow()
+    with closing(h.open_log(url)) as log:
+        alone = observed_flow(log)
+
+    assert flow.undeclared == ()
+    assert (arrow(flow, "decider:ship", "event:Handed").count, arrow(flow, "decider:ship", "event:Handed").status) == (1, "earlier")
+    assert arrow(flow, "outside", "event:Lost").status == "earlier"
+    assert [
+        (arrow(flow, "decider:ship", f"event:{one}").status, arrow(flow, "decider:ship", f"event:{one}").count)
+        for one in ("Packed", "Sent")
+    ] == [("seen", 0)] * 2
+    assert {arrow(flow, f"event:{one}", "view:Parcel").status for one in ("Packed", "Sent")} == {"seen"}
+    assert arrow(flow, "event:Sent", "reaction:follow").status == "seen"
+    assert findings(flow, "unseen") == ["command:Remind"]
+    assert arrow(again, "decider:ship", "event:Packed").count == 1
+    assert alone == msgspec.structs.replace(again, nodes=alone.nodes)
 
 
 def test_a_log_without_wiring_has_a_map_of_what_was_seen(log: Log) -> None:
@@ -453,6 +616,67 @@ def test_a_handler_that_only_fails_is_seen_to_run() -> None:
 
     assert findings(flow, "idle") == []
     assert next(node.failed for node in flow.nodes if node.id == "decider:fail") == 1
+
+
+def test_what_was_asked_or_is_to_be_sent_and_is_erased_is_no_discrepancy(url: str) -> None:
+    """Of an answer and of a timer that are erased it is only left that there was one: who may ask, or send later, may have."""
+
+    def rate(sku: str) -> int:
+        return len(sku)
+
+    def ask(command: Order, world: h.World) -> list[Ordered]:
+        world.ask(rate, command.sku)
+        return [Ordered(command.sku)]
+
+    def later(event: Ordered) -> Iterator[h.Later[Remind]]:
+        yield h.Later(Remind(event.sku), after=timedelta(days=1))
+
+    app = h.App("shop", deciders=[ask, remind], gateways=[rate], reactions=[later])
+    with app.open(url) as running:
+        running.settled(running.dispatch(Order("nut")))
+        running.erase(("sku", "nut"), actor="ann", reason="asked for")
+        flow = running.flow()
+
+    assert flow.undeclared == ()
+    assert (arrow(flow, "decider:ask", "gateway:?").count, arrow(flow, "reaction:later", "timer:?").count) == (1, 1)
+
+
+@pytest.mark.parametrize("name", ["index", "pending", "compact"])
+def test_what_the_log_does_by_itself_is_no_run_of_a_decider_of_that_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Where it fails the map counts no failure of the decider, nor `check`, and the samples say what it is."""
+
+    @h.named(name)
+    def decide(command: Order) -> list[Ordered]:
+        return [Ordered(command.sku)]
+
+    def fail(*_: object, **__: object) -> None:
+        raise h.StoreFailed("planted")
+
+    app = h.App("shop", records=[Received], deciders=[decide])
+    with app.open(f"sqlite:///{tmp_path}/log.db", run=False) as running:
+        log = running.log
+        if name == "index":
+            monkeypatch.setattr(log.engine, "index", fail)
+        running.record(Received("nut"))
+        if name == "pending":
+            worker = Worker(log, None, name, begin=fail, step=fail)
+            worker.start()
+            until(lambda: bool(log.engine.samples()))
+            worker.stop()
+        if name == "compact":
+            monkeypatch.setattr("happened.log.compacting.InBackground._pack", fail)
+            with InBackground(log, above=1):
+                until(lambda: bool(log.engine.samples()))
+        flow = running.flow()
+        counted = {one["handler"] for one in running.statistics()["executions"]}
+        checked = decide_again(app, log)
+
+    assert counted == {f"log/{name}"}
+    assert findings(flow, "idle") == [f"decider:{name}"]
+    assert [node.id for node in flow.nodes if node.failed] == []
+    assert checked.unchecked == {}
 
 
 class Remind(h.Command):

@@ -727,7 +727,7 @@ def test_leases_are_competed_for_again_whatever_went_wrong(quiet: h.Running) -> 
     machine.wrong = False
     other.leases.close()
     until(lambda: leases.epoch(HANDLER) is not None, 20)
-    assert ("leases", "failed") in [(handler, outcome) for handler, outcome, *_ in quiet.log.engine.samples()]
+    assert ("log/leases", "failed") in [(handler, outcome) for handler, outcome, *_ in quiet.log.engine.samples()]
     leases.close()
 
 

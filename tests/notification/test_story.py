@@ -252,6 +252,9 @@ def test_what_is_not_there_is_said(log: Log) -> None:
     for what in ("nobody", "nobody#1", 0, 10**20, "99999999999999999999", 1):
         with pytest.raises(h.NotThere, match=str(what)):
             story_of(log, what)
+    for own in (1, "1"):
+        with pytest.raises(h.NotThere, match="position 1 is what the log says about itself"):
+            story_of(log, own)
 
 
 def test_who_decided_a_command_to_nothing_is_said() -> None:
@@ -284,6 +287,19 @@ def test_a_conversation_of_which_something_is_erased_is_told() -> None:
     assert [(line.position, line.depth, line.name, line.outcome) for line in story.lines] == [
         (line.position, line.depth, line.name, line.outcome) for line in before.lines
     ]
-    assert {line.says for line in story.lines if line.name == "schedule"} == {""}
+    assert {line.says for line in story.lines} == {"erased"}
     assert story.timers == 0
     check_counted(story)
+
+
+def test_what_was_never_kept_is_not_told_as_erased() -> None:
+    """An app that keeps decisions only has no body of what was asked."""
+
+    def just(command: Remind) -> Iterator[Shipped]:
+        yield Shipped(command.sku)
+
+    with h.App("shop", deciders=[just], store="decisions").open() as running:
+        running.dispatch(Remind("nut"), id="r-1")
+        story = running.trace("r-1")
+
+    assert [(line.name, line.says) for line in story.lines] == [("Remind", "not kept"), ("Shipped", "")]

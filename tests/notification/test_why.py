@@ -5,9 +5,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import pytest
 
 import happened as h
+from happened.edge.sight import causes_as_text
 from happened.notification.why import Read, causes_of
 
 Sku = Annotated[str, h.Tag("sku")]
@@ -142,3 +144,112 @@ def test_a_cause_that_is_not_in_this_log_ends_the_way(running: h.Running) -> Non
 
     assert cause.cause == "other/log#7"
     assert later.cause == "own"
+
+
+class Debtor(h.State):
+    sku: Sku
+    name: str = ""
+
+
+class Named(h.Event):
+    sku: Sku
+    name: str
+
+
+class Name(h.Command):
+    sku: Sku
+    name: str
+
+
+@h.named("Debtor")
+class Origin(h.State):
+    sku: Sku
+    name: str = ""
+
+    def evolve(self, event: Named) -> "Origin":
+        return self.but(name=event.name)
+
+
+def name(command: Name) -> list[Named]:
+    return [Named(command.sku, command.name)]
+
+
+def lend(command: Order, debtor: Debtor, stock: Stock) -> list[Ordered]:
+    return [Ordered(command.sku)]
+
+
+def test_what_was_read_of_a_copy_is_told_by_its_system(tmp_path: Path) -> None:
+    """Its position is one of the other log; what other parameters had read keeps its name."""
+    crm = h.App("crm", deciders=[name], shares=[Origin])
+    lender = h.App("lender", records=[Received], deciders=[lend], views=[Stock], replicas={"crm": [Debtor]})
+    url = f"sqlite:///{tmp_path}/crm.db"
+    with crm.open(url) as origin, lender.open("memory:", channels={"crm": url}) as running:
+        named = origin.dispatch(Name("nut", "ann"))
+        running.replica(Debtor, "nut", since=named)
+        fact = running.record(Received("nut", 5))
+        running.dispatch(Order("nut"))
+
+        causes = running.why(Stock, "nut", since=running.log.head)
+        text = "\n".join(causes_as_text("Stock nut", causes))
+
+    assert causes[0].reads == (Read("Debtor", named.position, "crm"), Read("Stock", fact.position))
+    assert f"which had read crm/Debtor as of position {named.position} of crm\n" in text
+    assert f"which had read Stock as of position {fact.position}\n" in text
+
+
+class Handed(h.Event):
+    sku: Sku
+
+
+class Packed(h.Event):
+    sku: Sku
+
+
+class Sent(h.Event):
+    sku: Sku
+
+
+class Packages(h.State):
+    sku: Sku
+    count: int = 0
+
+    def evolve(self, event: Packed) -> "Packages":
+        return self.but(count=self.count + 1)
+
+
+class Shipments(h.State):
+    sku: Sku
+    count: int = 0
+
+    def evolve(self, event: Packed | Sent) -> "Shipments":
+        return self.but(count=self.count + 1)
+
+
+def in_two(handed: Handed) -> Iterator[Packed | Sent]:
+    yield Packed(handed.sku)
+    yield Sent(handed.sku)
+
+
+def test_of_what_became_several_the_one_is_named_that_changed_the_row(tmp_path: Path) -> None:
+    """They stand at one position: the last that the view follows."""
+    url = f"sqlite:///{tmp_path}/log.db"
+    with h.App("shop", records=[Handed]).open(url) as running:
+        running.record(Handed("nut"), id="h-1")
+    with h.App("shop", records=[Packed, Sent], views=[Packages, Shipments], upcasts=[in_two]).open(url) as running:
+        [packed] = running.why(Packages, "nut", since=running.log.head)
+        [sent] = running.why(Shipments, "nut", since=running.log.head)
+
+    assert (packed.name, packed.id) == ("Packed", "h-1")
+    assert (sent.name, sent.id) == ("Sent", "h-1.1")
+
+
+def test_a_reason_that_is_erased_or_was_not_kept_says_so(running: h.Running) -> None:
+    """Not that it was nothing."""
+    running.record(Received("nut", 5), id="delivery")
+    running.dispatch(Order("nut"), id="o-1")
+    causes = running.why(Stock, "nut", since=running.log.head)
+
+    text = "\n".join(causes_as_text("Stock nut", [msgspec.structs.replace(causes[-1], body=None)]))
+
+    assert "its body was erased, or not kept" in text
+    assert "null" not in text

@@ -16,6 +16,7 @@ from happened.checking.differences import NOTHING, Difference
 from happened.checking.reactions import NO_REACTION
 from happened.checking.views import fold_views_again, load_states_again
 from happened.edge.main import main
+from happened.edge.replaying import folded_as_text
 from happened.opening import beside, look_at_rows
 from tests.replay import bank
 from tests.replay.made import imported, recorded
@@ -312,3 +313,16 @@ def test_differences_that_are_not_shown_are_counted(project: Callable[..., tuple
     assert code == 1
     assert "and 5 more, not shown (--show COUNT)" in said
     assert said.count("Paid.lot") == 1
+
+
+def test_an_app_of_which_nothing_is_folded_says_so(tmp_path: Path) -> None:
+    """Not nothing at all."""
+    url = f"sqlite:///{tmp_path}/log.db"
+    with h.App("bare").open(url):
+        pass
+
+    with h.open_log(url) as log, look_at_rows(beside(url)) as there:
+        app = h.App("bare")
+        views, states = fold_views_again(app, log, there), load_states_again(app, log)
+
+    assert list(folded_as_text(views, states, 20)) == ["nothing to fold: the app has no views, and reads no states"]

@@ -1,12 +1,13 @@
 """The command line shows copies of other systems' states."""
 
 import json
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
 from happened.edge.main import main
-from tests.transfer.model import Debtor, Moved, billing, crm, until
+from tests.transfer.model import Bill, Debtor, Moved, billing, crm, until
 
 APP = ["--app", "tests.transfer.model:billing"]
 
@@ -82,3 +83,15 @@ def test_a_channel_that_is_none_is_said(logs: tuple[str, str], capsys: pytest.Ca
 
     assert main(["replicas", "--log", own, *APP, "--channel", "crm"]) == 2
     assert "is no channel" in capsys.readouterr().err
+
+
+def test_latency_lists_a_decider_once(logs: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Also one that reads copies: how often those were read is no time that it took."""
+    log, own = logs
+    with crm.open(log, run=False), billing.open(own, channels={"crm": log}) as running:
+        running.dispatch(Bill("c-1", Decimal(1)))
+
+    assert main(["latency", "--log", own, *APP, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+
+    assert [(one["source"], one["target"], one["count"]) for one in told["deciders"]] == [("command:Bill", "decider:bill", 1)]

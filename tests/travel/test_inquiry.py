@@ -1,6 +1,8 @@
 """What differs, how one entity went, who set a field, since when something no longer holds: each held against what a plain replay says."""
 
+from collections.abc import Iterator
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -152,3 +154,61 @@ def test_a_wrong_expression_is_said(expression: str, said: str) -> None:
         running.record(Received("a", 1, Decimal(1)))
         with pytest.raises(h.Invalid, match=said):
             bisect(running.log, running.travel, Stock, None, expression, running.log.head)
+
+
+class Handed(h.Event):
+    sku: Sku
+
+
+class Packed(h.Event):
+    sku: Sku
+
+
+class Sent(h.Event):
+    sku: Sku
+
+
+class Ship(h.Command):
+    sku: Sku
+
+
+class Parcels(h.State):
+    sku: Sku
+    packed: int = 0
+    sent: int = 0
+    open: int = 0
+
+    def evolve(self, event: Packed | Sent) -> "Parcels":
+        if isinstance(event, Packed):
+            return self.but(packed=self.packed + 1, open=self.open + 1)
+        return self.but(sent=self.sent + 1, open=self.open - 1)
+
+
+def ship(command: Ship) -> list[Packed | Sent]:
+    return [Packed(command.sku), Sent(command.sku)]
+
+
+@h.named("ship")
+def ship_then(command: Ship) -> list[Handed]:
+    return [Handed(command.sku)]
+
+
+def in_two(handed: Handed) -> Iterator[Packed | Sent]:
+    yield Packed(handed.sku)
+    yield Sent(handed.sku)
+
+
+def test_blame_names_each_event_of_a_command(tmp_path: Path) -> None:
+    """Which of them set a field: also where an event became several, which stand at one position, and where one takes back what another has done."""
+    url = f"sqlite:///{tmp_path}/log.db"
+    with h.App("shop", deciders=[ship_then]).open(url, run=False) as running:
+        running.dispatch(Ship("a"), id="s-1")
+    with h.App("shop", deciders=[ship], views=[Parcels], upcasts=[in_two]).open(url, run=False) as running:
+        running.dispatch(Ship("a"), id="s-2")
+
+        def blamed(field: str | None) -> list[tuple[str, str]]:
+            return [(one.name, one.id) for one in blame(running.log, running.travel, Parcels, ("a",), field, running.log.head)]
+
+        assert blamed("packed") == [("Packed", "s-2#1"), ("Packed", "s-1#1")]
+        assert blamed("sent") == [("Sent", "s-2#2"), ("Sent", "s-1#1.1"), ("Packed", "s-1#1")]
+        assert blamed("open") == blamed(None) == [("Sent", "s-2#2"), ("Packed", "s-2#1"), ("Sent", "s-1#1.1"), ("Packed", "s-1#1")]

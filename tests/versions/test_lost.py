@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 from datetime import datetime, time, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -93,6 +94,14 @@ class LinkToo(NamedTuple):
     state: str = ""
 
 
+class When(h.Value):
+    at: tuple[str, ...]
+
+
+class WhenToo(h.Value):
+    at: tuple[datetime, ...]
+
+
 class Case(NamedTuple):
     """The type of a field then and today, what was recorded of it, and what is lost of that."""
 
@@ -102,6 +111,7 @@ class Case(NamedTuple):
     dropped: tuple[str, ...] = ()
     defaulted: tuple[str, ...] = ()
     altered: tuple[str, ...] = ()
+    zoneless: tuple[str, ...] = ()
 
 
 ANN = Person("ann", "a.org")
@@ -125,6 +135,24 @@ CASES = {
     "a time to the nanosecond": Case(str, datetime | None, ("2024-05-06T07:08:09.123456789Z",), altered=("field",)),
     "a time of a day to the nanosecond": Case(str, time | None, ("07:08:09.123456789",), altered=("field",)),
     "a day and a time, with a space": Case(str, datetime | None, ("2024-05-06 07:08:09.123456789Z",), altered=("field",)),
+    "a plain time to the nanosecond": Case(str, datetime, ("2024-05-06T07:08:09.123456789Z",), altered=("field",)),
+    "plain times inside": Case(
+        tuple[str, ...], tuple[datetime, ...], (("2024-05-06T07:08:09.123456789+02:00", "2024-05-06 07:08:09Z"),), altered=("field[]",)
+    ),
+    "a plain time of a day to the nanosecond": Case(str, time, ("07:08:09.123456789",), altered=("field",)),
+    "a plain time of a day without a zone": Case(str, time, ("07:08:09",)),
+    "a plain time with a zone": Case(str, datetime, ("2024-05-06T07:08:09Z", "2024-05-06T07:08:09.120+02:00")),
+    "a time without a zone": Case(str, datetime, ("2024-05-06T07:08:09Z", "2024-05-06T07:08:09"), zoneless=("field",)),
+    "a time without a zone, or none": Case(str, datetime | None, ("2024-05-06 07:08:09.5",), zoneless=("field",)),
+    "times without a zone inside": Case(
+        Mapping[str, When], Mapping[str, WhenToo], ({"k": When(("2024-05-06T07:08:09",))},), zoneless=("field[...].at[]",)
+    ),
+    "keys that are one": Case(Mapping[str, int], Mapping[Decimal, int], ({"1.0": 1, "1.00": 2},), altered=("field",)),
+    "keys that are several": Case(Mapping[str, int], Mapping[Decimal, int], ({"1.0": 1, "1.01": 2},)),
+    "keys that are one moment": Case(
+        Mapping[str, int], Mapping[datetime, int], ({"2024-05-06T07:08:09Z": 1, "2024-05-06T09:08:09+02:00": 2},), altered=("field",)
+    ),
+    "keys without a zone": Case(Mapping[str, int], Mapping[datetime, int], ({"2024-05-06T07:08:09": 1},), zoneless=("field",)),
     "a while to the nanosecond": Case(str, timedelta, ("PT1.000000001S",), altered=("field",)),
     "a while to the microsecond": Case(str, timedelta | None, ("PT1.000001S",)),
     "a time to the microsecond": Case(str, datetime, ("2024-05-06T07:08:09.123456000Z",)),
@@ -158,7 +186,8 @@ def test_what_is_lost_is_what_the_data_says(case: Case, tmp_path: Path) -> None:
 
     assert (unchanged.verdict, unchanged.notes) == ("fine", [])
     assert (tuple(found.dropped), tuple(found.defaulted), tuple(found.altered)) == (case.dropped, case.defaulted, case.altered)
-    assert found.verdict == ("risky" if case.dropped or case.defaulted or case.altered else "fine")
+    assert tuple(found.zoneless) == case.zoneless
+    assert found.verdict == ("risky" if case.dropped or case.defaulted or case.altered or case.zoneless else "fine")
     assert (found.bad, found.count) == (0, len(case.recorded))
 
 
@@ -193,3 +222,16 @@ class Timed(h.Event):
 
 
 timed = h.App("timed", records=[Timed])
+
+
+def test_a_key_that_can_not_be_read_is_told_with_its_field(tmp_path: Path) -> None:
+    """By the path of its mapping, as any other value is."""
+    url = f"sqlite:///{tmp_path}/log.db"
+    then = event(Mapping[str, int])
+    with h.App("shop", records=[then]).open(url) as running:
+        running.record_all([then({"1": 1}), then({"one": 1})])
+
+    found = said(url, Mapping[int, int])
+
+    [trouble] = found.troubles
+    assert (found.verdict, trouble.path, trouble.reason) == ("impossible", "field", "a key: Expected `int`, got `str`")

@@ -20,6 +20,7 @@ from happened.checking.differences import (
     plain,
     same_messages,
 )
+from happened.checking.gone import ERASED_TEXT, Gone, Reads
 from happened.checking.memory import Memory
 from happened.checking.reactions import Runs
 from happened.checking.visit import seldom_collected
@@ -29,7 +30,7 @@ from happened.core.store import Row
 from happened.log.fingerprint import fingerprint_of
 from happened.log.log import Log
 from happened.log.records import INTERNAL, Reader
-from happened.log.row import ANSWER, NOTHING, REFUSAL, Header, decode_header, encode, taken_apart, taken_apart_text
+from happened.log.row import ANSWER, REFUSAL, Header, decode_header, encode, is_unkept, taken_apart, taken_apart_text
 from happened.log.typed import Typed
 from happened.log.writer import deciding
 from happened.sourcing.gateway import Answers, answers_in
@@ -39,9 +40,6 @@ from happened.wiring import Wiring
 
 PAGES_AHEAD = 20
 """Pages of 1,000 rows that are read ahead."""
-
-OF_A_DECISION = frozenset((ANSWER, REFUSAL, NOTHING))
-"""What may stand beside the events of a decision."""
 
 HANDLED = re.compile(r'"(?:d|s|h)":')
 """Stands in the header of each row that a handler made, and may stand in others."""
@@ -68,6 +66,8 @@ class Checked(msgspec.Struct):
     """Those that differ only where they may."""
     runs: int = 0
     """Recorded runs of reactions that were run again."""
+    unproven: int = 0
+    """Those that come to something else, and had read what is erased since, or may have with the same code: why can't be told."""
     diverged: int = 0
     by_handler: dict[str, int] = msgspec.field(default_factory=dict[str, int])
     """How many diverged, by decider or reaction."""
@@ -75,6 +75,8 @@ class Checked(msgspec.Struct):
     """What could not be decided again, by why."""
     divergences: list[Divergence] = msgspec.field(default_factory=list[Divergence])
     """The first of them."""
+    unproven_divergences: list[Divergence] = msgspec.field(default_factory=list[Divergence])
+    """The first of those of which it can't be told why."""
 
     @property
     def hidden(self) -> int:
@@ -141,7 +143,8 @@ class _Deciding:
         self.found = Checked(self._head)
         self._unchecked: Counter[str] = Counter()
         self._waiting: dict[str, Waiting] = {}
-        self._runs = Runs(app.reactions, log, self._reader, self._replay, self._memory.get)
+        self._gone = Gone(self._reader, self._memory.get)
+        self._runs = Runs(app.reactions, log, self._reader, self._replay, self._gone)
 
     def through(self, progress: Callable[[int, int | None], None]) -> Checked:
         ahead: deque[Page] = deque()
@@ -197,6 +200,7 @@ class _Deciding:
                     waiting.pop(header.decides, None)
                     self._unchecked[SKIPPED] += 1
                 memory.apply(row, header, records)
+                self._gone.look(row)
                 memory.position = row.last
                 if row.last in due:
                     self._runs.at(row.last)
@@ -219,15 +223,17 @@ class _Deciding:
         if own is None or handler is None:
             self._unchecked[self._why_not(row if kept is None else kept.row, command)] += 1
             return
+        entry = self._gone.entry
+        self._gone.begin()
         now: list[Any] = []
         refusal: Refusal | None = None
         failure: Exception | None = None
         try:
             if handler.wants_world or handler.copied:
                 given = Input(own, command, now_of(row, header, kept.row if kept is not None else None))
-                now = self._replay.run(handler, given, self._memory.get, Answers(answers_in(row).values()), [])
+                now = self._replay.run(handler, given, entry, Answers(answers_in(row).values()), [])
             else:
-                now = handler.call(command, (), self._memory.get, [], HEARS_NOTHING)
+                now = handler.call(command, (), entry, [], HEARS_NOTHING)
                 if self._is_word_for_word(row, handler, now):
                     self.found.inputs += 1
                     self.found.same += 1
@@ -242,14 +248,15 @@ class _Deciding:
         others = [one.__struct_config__.tag for one in records if one.body is None] if len(then) != len(records) else ()
         if Several in map(type, then):
             then = [event for body in then for event in events_of(body)]
-        if others and not OF_A_DECISION.issuperset(others) and self._is_erased(row):
+        if others and self._is_erased(row, refusal):
             self._unchecked[ERASED] += 1
             return
+        read = self._gone.read(version for place, version in enumerate(header.reads) if place not in handler.copied)
         self.found.inputs += 1
         if failure is None and self._is_same(row, handler, then, now, refusal, others):
             self.found.same += 1
         else:
-            self._look_closely(row, header, handler, own, Decided(now, refusal, failure))
+            self._look_closely(row, header, handler, own, Decided(now, refusal, failure), read)
 
     def _is_word_for_word(self, row: Row, handler: Handler, now: Sequence[Any]) -> bool:
         """Say whether a row holds these events and nothing else, as they would be recorded today: most do, and nothing more need be looked at."""
@@ -272,15 +279,19 @@ class _Deciding:
     def _why_not(self, row: Row, command: Any) -> str:
         if command is not None:
             return NO_DECIDER
-        if row.input is None:
+        if row.input is None or is_unkept(row):
             return NOT_KEPT
         _, asked = next(taken_apart(row))
         return ERASED if bytes(asked.body) == b"null" else NO_DECIDER
 
-    def _is_erased(self, row: Row) -> bool:
-        return any(bytes(record.body) == b"null" for _, record in taken_apart(row))
+    def _is_erased(self, row: Row, refusal: Refusal | None) -> bool:
+        """Say whether there is nothing to compare with: an event or an answer is erased, or what a refusal said, and it is refused again."""
+        if ERASED_TEXT not in row.records:
+            return False
+        erased = {record.number for record in taken_apart_text(row.records, row.position) if bytes(record.body) == b"null"}
+        return bool(erased - {REFUSAL}) or (bool(erased) and refusal is not None)
 
-    def _look_closely(self, row: Row, header: Header, handler: Handler, id: str, decided: Decided) -> None:
+    def _look_closely(self, row: Row, header: Header, handler: Handler, id: str, decided: Decided, read: Reads) -> None:
         """Compare field by field."""
         refused = refusal_in(row)
         now, failure = self._checked(handler, decided)
@@ -301,6 +312,7 @@ class _Deciding:
                 tuple(differences),
                 then.fingerprint if then is not None else "",
                 self._today[handler],
+                *read,
             )
         )
 
@@ -323,7 +335,12 @@ class _Deciding:
         if not left:
             found.declared += 1
             return
-        found.diverged += 1
-        found.by_handler[divergence.handler] = found.by_handler.get(divergence.handler, 0) + 1
-        if len(found.divergences) < self._shown_max:
-            found.divergences.append(msgspec.structs.replace(divergence, differences=tuple(left)))
+        shown = found.divergences
+        if divergence.unproven:
+            found.unproven += 1
+            shown = found.unproven_divergences
+        else:
+            found.diverged += 1
+            found.by_handler[divergence.handler] = found.by_handler.get(divergence.handler, 0) + 1
+        if len(shown) < self._shown_max:
+            shown.append(msgspec.structs.replace(divergence, differences=tuple(left)))

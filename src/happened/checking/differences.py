@@ -35,6 +35,15 @@ class Divergence(msgspec.Struct, frozen=True):
     differences: tuple[Difference, ...]
     fingerprint_then: str
     fingerprint_now: str
+    had_read: tuple[int, ...] = ()
+    """Positions of events that are erased, and that it had read."""
+    may_have_read: tuple[int, ...] = ()
+    """Positions of the latest events that are erased, and of which it is not known whether it had read them."""
+
+    @property
+    def unproven(self) -> bool:
+        """Whether what is erased may be why: it had read some of it; or it may have, and its code is what it was."""
+        return bool(self.had_read) or (bool(self.may_have_read) and self.fingerprint_then == self.fingerprint_now)
 
 
 class MayDiffer:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any  # Any: events and commands of any class
 
 from happened.checking.differences import Divergence, differing_messages, differing_outcomes, plain
+from happened.checking.gone import Gone, Reads
 from happened.core.errors import Invalid
 from happened.core.messages import Command, Later, name_of
 from happened.core.state import Fold, Key
@@ -20,14 +21,14 @@ from happened.log.fingerprint import fingerprint_of
 from happened.log.log import Log
 from happened.log.names import Name
 from happened.log.records import Reader
-from happened.log.row import SCHEDULE, Header, Sent, Written, decode_header, taken_apart
+from happened.log.row import ANSWER, ERASED, SCHEDULE, Header, Sent, Written, decode_header, is_unkept, taken_apart
 from happened.log.writer import deciding
 from happened.notification.hearing import Heard, called, heard_in
 from happened.notification.reacting import due_of, sent_by
 from happened.notification.reaction import Reaction
 from happened.notification.timer import decode_schedule
 from happened.sourcing.gateway import Answer, Answers, answers_in
-from happened.sourcing.replay import Entries, Replay, Unknown
+from happened.sourcing.replay import Replay, Unknown
 
 ROWS_KEPT = 40_000
 """Rows kept, at least, for the events that runs heard: those read ahead are half of them."""
@@ -35,6 +36,9 @@ ROWS_KEPT = 40_000
 NO_REACTION = "no reaction of this name today"
 TOO_LATE = "it read its states longer ago than this looks ahead"
 GONE = "the event that it heard is not there, or was erased"
+UNHEARD = "an answer that it heard was erased"
+UNSENT = "something that it sent was erased"
+NOT_KEPT = 'what it sent was not kept (`store="decisions"`)'
 
 Sending = tuple[str, dict[str, Any]]
 """A command that is sent: its name and its fields, and when it is due where it comes later."""
@@ -60,6 +64,7 @@ class Run:
         self.heard = ""
         self.again = False
         self.failure: Exception | None = None
+        self.read = Reads()
         self.why = TOO_LATE
         """Why it can't be run again, where it can't."""
 
@@ -67,12 +72,12 @@ class Run:
 class Runs:
     """The recorded runs of an app's reactions, met on one walk through the log."""
 
-    def __init__(self, reactions: Iterable[Reaction], log: Log, reader: Reader, replay: Replay, entry: Entries) -> None:
+    def __init__(self, reactions: Iterable[Reaction], log: Log, reader: Reader, replay: Replay, gone: Gone) -> None:
         self._reactions = {reaction.name: reaction for reaction in reactions}
         self._log = log
         self._reader = reader
         self._replay = replay
-        self._entry = entry
+        self._gone = gone
         self._today = {reaction.name: fingerprint_of(reaction.function).digest for reaction in self._reactions.values()}
         self._open: dict[str, Run] = {}
         """By the id of the run: those that are read ahead, or not known to be whole."""
@@ -108,9 +113,11 @@ class Runs:
             if own:
                 found.now_us = header.now
                 found.answers = list(answers_in(row).values())
+                if any(record.number == ANSWER and bytes(record.body) == ERASED for _, record in taken_apart(row)):
+                    found.why = UNHEARD
                 self._take_later(found, row)
             elif command is None:
-                found.why = GONE
+                found.why = NOT_KEPT if is_unkept(row) else UNSENT
             else:
                 found.then[int(ordinal)] = (name_of(type(command))[0], plain(command))
 
@@ -135,7 +142,7 @@ class Runs:
                 differences += differing_messages([one.then[ordinal] for ordinal in sorted(one.then)], one.now)
             if differences:
                 name = one.reaction.name
-                yield Divergence(one.row, run, name, one.heard, tuple(differences), one.fingerprint, self._today[name])
+                yield Divergence(one.row, run, name, one.heard, tuple(differences), one.fingerprint, self._today[name], *one.read)
             else:
                 self.same += 1
         if last is None:
@@ -173,7 +180,7 @@ class Runs:
                 continue
             schedule = decode_schedule(record.body)
             if schedule is None:
-                run.why = GONE
+                run.why = UNSENT
                 continue
             command = self._reader.body(schedule.number, schedule.body, row.position)
             run.then[int(schedule.id.rsplit(":", 1)[1])] = _later(names[schedule.number].name, plain(command), schedule.due)
@@ -201,8 +208,9 @@ class Runs:
         now = run.now_us if run.now_us is not None else heard.row.at + run.waited_us
 
         def ask(call: Callable[[World], list[Any]]) -> tuple[list[Any], list[Written]]:
-            return call(self._replay.world(id, now, Answers(run.answers), self._entry)), []
+            return call(self._replay.world(id, now, Answers(run.answers), self._gone.entry)), []
 
+        self._gone.begin()
         try:
             with deciding():
                 found, _ = called(
@@ -213,9 +221,10 @@ class Runs:
             run.failure = unknown.error
         except Exception as error:  # noqa: BLE001 - whatever today's code raises is what came of it
             run.failure = error
+        run.read = self._gone.read()
 
     def _state(self, fold: Fold, key: Key) -> Any:
-        return self._entry(fold, key).state
+        return self._gone.entry(fold, key).state
 
     def _sending(self, reaction: Reaction, given: Any, heard: Heard) -> Sending:
         """Return what a reaction sends as it would be recorded. `Invalid` for what its annotation does not name."""

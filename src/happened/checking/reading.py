@@ -2,19 +2,29 @@
 
 A range of positions is read at a time, and what comes of all ranges is told as one. Pages are decoded in one call, as in a fold. What that can't tell is
 looked at one by one: names with upcasts, facts without a schema, shapes that are not today's, and pages with a record that can't be read. What is lost
-is found by comparing data with the class that reads it, and left out where the shape is today's: then nothing is, but of a text that has become a time
-without anything else, which has the same schema.
+is found by comparing data with the class that reads it, and left out where the shape is today's: then nothing is, unless a schema does not tell today's
+types from others.
 """
 
 import functools
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any  # Any: schemas and bodies are JSON
 
 import msgspec
 
-from happened.checking.shapes import Compare, Lost, comparing, left_out, same_shape
+from happened.checking.shapes import (
+    FINER,
+    Compare,
+    comparing,
+    left_out,
+    nothing_lost,
+    same_shape,
+    untold_keys,
+    untold_times,
+)
+from happened.core.plain import Zoneless, zoneless_in
 from happened.core.store import Bare, Store
 from happened.log.lifting import Unlifted, innermost, path_to, read_as, unlifted
 from happened.log.names import Name, decode_schema, wish_for
@@ -58,6 +68,8 @@ class Verdict(msgspec.Struct, frozen=True):
     """Paths of fields of today's class that were not recorded, and have their default."""
     altered: Sequence[str]
     """Paths of fields of which less is read than was recorded: a set holds a member once, a float so many digits, a time microseconds."""
+    zoneless: Sequence[str]
+    """Paths of texts that are read as times, and say no zone: nothing that is recorded today may hold such a one."""
     notes: Sequence[str]
     """What else there is to say: that its class was changed without a new version, that it is retired."""
     troubles: Sequence[Trouble]
@@ -83,6 +95,7 @@ class Met(msgspec.Struct, frozen=True):
     dropped: Sequence[str]
     defaulted: Sequence[str]
     altered: Sequence[str]
+    zoneless: Sequence[str]
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -141,7 +154,7 @@ class _Seen:
         self.last: Callable[[], int] = int
         """Tells the last position: a page is looked through for it only at the end."""
         self.troubles: dict[tuple[str, str], list[int]] = {}
-        self.lost = Lost({}, {}, {})
+        self.lost = nothing_lost()
         self.notes: dict[str, None] = {}
         self.cls = reader.class_of(name.number)
         self.way = reader.way(name.number)
@@ -152,8 +165,14 @@ class _Seen:
         self._wish = wish_for(self.cls, name.what, name.name) if self.cls is not None and name.fingerprint else None
         """What is recorded of its class today, to be compared with what was recorded then."""
         self._changed = self._wish is None or self._wish.fingerprint != name.fingerprint
-        self.alone = not self.passed_over and (self.way is not None or self._changed)
+        keys, times = (untold_keys(self.cls), untold_times(self.cls)) if self.cls is not None else (False, False)
+        self._looked_into = self._changed or keys or times
+        """Its data is compared with its class."""
+        self.alone = not self.passed_over and (self.way is not None or self._changed or keys)
         """Its records are looked at one by one."""
+        timed = self.cls if times and not self.passed_over and not self.alone else None
+        self.zoneless = (zoneless_in(timed) or _no_moment) if timed is not None else None
+        """Finds times without a zone: where there are any, or finer ones, its records are, too."""
         self._lifts = reader.lifts
         self._decode = msgspec.json.Decoder(self.cls | None).decode if self.cls is not None else None
         self._compare: dict[type, Compare] = {}
@@ -167,7 +186,7 @@ class _Seen:
                     self._compared(cls, lifted)
                     read_as(cls, lifted)
             elif self._decode is not None and self.cls is not None:
-                if self._changed:
+                if self._looked_into:
                     self._compared(self.cls, _plain(body))
                 self._decode(body)
         except msgspec.MsgspecError as error:
@@ -185,6 +204,7 @@ class _Seen:
         self.lost.dropped.update(dict.fromkeys(met.dropped))
         self.lost.defaulted.update(dict.fromkeys(met.defaulted))
         self.lost.altered.update(dict.fromkeys(met.altered))
+        self.lost.zoneless.update(dict.fromkeys(met.zoneless))
 
     def met_all(self) -> Met:
         """Return what came of all its records."""
@@ -221,6 +241,11 @@ class _Seen:
             self.notes[f"{changed}: its tags lie elsewhere"] = None
 
 
+def _no_moment(_message: Any) -> str:
+    """Find nothing: what holds times of a day only has none that needs a zone."""
+    return ""
+
+
 def _plain(body: msgspec.Raw) -> Any:
     return msgspec.json.decode(body)
 
@@ -254,14 +279,18 @@ class _Reading:
         self._decode_rows: Any = None
         self._slow: set[Any] = set()
         """Shapes whose records are looked at one by one."""
+        self._timed: dict[Any, Zoneless] = {}
+        """Shapes with times of which the schema does not tell that they are no texts."""
 
     def take(self, rows: Sequence[Bare]) -> None:
         """Read a page."""
         if self._changes != self._reader.names.changes:
             self._build()
+        inputs = "[" + ",".join([row[3] for row in rows if row[3] is not None]) + "]"
+        others = "[" + ",".join([row[2] for row in rows]) + "]"
         try:
-            asked: list[Any] = self._decode("[" + ",".join([row[3] for row in rows if row[3] is not None]) + "]")
-            found: list[list[Any]] = self._decode_rows("[" + ",".join([row[2] for row in rows]) + "]")
+            asked: list[Any] = self._decode(inputs)
+            found: list[list[Any]] = self._decode_rows(others)
         except msgspec.MsgspecError:
             self._read_singly(rows)
             return
@@ -283,10 +312,28 @@ class _Reading:
             for record, position in zip(_in_order(rows, asked, found), positions_of(rows), strict=True):
                 if type(record) in self._slow:
                     self._met(self._shapes[type(record)], record, position)
+        if not kinds.keys().isdisjoint(self._timed) and (FINER.search(inputs) or FINER.search(others) or self._is_zoneless(asked, found)):
+            self._look_at_times(rows, set(kinds))
 
     def part(self, position: int) -> Part:
         """Return what came of all pages."""
         return Part(position, {number: seen.met_all() for number, seen in self._seen.items() if seen.count}, self._schemas)
+
+    def _is_zoneless(self, asked: Iterable[Any], found: Iterable[Iterable[Any]]) -> bool:
+        timed = self._timed
+        return any(
+            record.body is not None and timed[type(record)](record.body)
+            for record in itertools.chain(asked, *found)
+            if type(record) in timed
+        )
+
+    def _look_at_times(self, rows: Sequence[Bare], kinds: Collection[Any]) -> None:
+        """Look at the records with times one by one."""
+        numbers = {self._shapes[shape] for shape in self._timed if shape in kinds}
+        for row in rows:
+            for position, record in enumerate(taken_apart_text(_whole(row), row[0]), row[0]):
+                if record.number in numbers:
+                    self._seen[record.number].met(record.body, position)
 
     def _read_singly(self, rows: Sequence[Bare]) -> None:
         """Read a page of which something can't be read: record by record."""
@@ -341,7 +388,7 @@ class _Reading:
         """Make the decoder for the names that are known."""
         names = self._reader.names
         self._changes = names.changes
-        self._shapes, self._slow = {}, set()
+        self._shapes, self._slow, self._timed = {}, set(), {}
         shapes: list[Any] = []
         for number in (*BUILT_IN, *list(names.by_number)):
             seen = self._known(number, 0) if number not in BUILT_IN else None
@@ -356,6 +403,8 @@ class _Reading:
             self._shapes[shape] = number
             if alone or (seen is not None and seen.unclaimed):
                 self._slow.add(shape)
+            elif seen is not None and seen.zoneless is not None:
+                self._timed[shape] = seen.zoneless
             shapes.append(shape)
         union: Any = shapes[0]
         for shape in shapes[1:]:
@@ -398,6 +447,7 @@ def _verdict(of: Sequence[_Seen]) -> Verdict:
     dropped = list(dict.fromkeys(path for seen in of for path in seen.lost.dropped))
     defaulted = list(dict.fromkeys(path for seen in of for path in seen.lost.defaulted))
     altered = list(dict.fromkeys(path for seen in of for path in seen.lost.altered))
+    zoneless = list(dict.fromkeys(path for seen in of for path in seen.lost.zoneless))
     notes = list(dict.fromkeys(note for seen in of for note in seen.notes))
     inside = any(" inside, at " in note for note in notes)
     if of[0].retired:
@@ -409,7 +459,7 @@ def _verdict(of: Sequence[_Seen]) -> Verdict:
         what=name.what,
         name=name.name,
         version=name.version,
-        verdict=IMPOSSIBLE if told else RISKY if dropped or defaulted or altered or inside else FINE,
+        verdict=IMPOSSIBLE if told else RISKY if dropped or defaulted or altered or zoneless or inside else FINE,
         count=sum(seen.count for seen in of),
         first=min(seen.first for seen in of),
         last=max(seen.last() for seen in of),
@@ -417,6 +467,7 @@ def _verdict(of: Sequence[_Seen]) -> Verdict:
         dropped=dropped,
         defaulted=defaulted,
         altered=altered,
+        zoneless=zoneless,
         notes=notes,
         troubles=sorted(told, key=lambda one: one.positions[0]),
     )

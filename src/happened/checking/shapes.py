@@ -1,17 +1,23 @@
 """Shapes: what a class of today drops of data that was recorded, what it defaults, and what it reads as something else.
 
-It is found by looking at data: a schema says what may have been recorded, and not what was.
+It is found by looking at data: a schema says what may have been recorded, and not what was. Of some types it does not even say that: a plain time has the
+schema of a text, and a mapping that of one with other keys.
 """
 
+import contextlib
 import functools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime, time, timedelta
+from decimal import Decimal
 from typing import Any, NamedTuple, TypeGuard  # Any: schemas and bodies are JSON
+from uuid import UUID
 
+import msgspec
 from msgspec import inspect
 
 from happened.core.messages import Data, is_data
-from happened.core.plain import undescribed
+from happened.core.plain import undescribed, within
 
 UNSAID = {"title", "description", "default", "examples", "required", "discriminator"}
 """What a JSON schema says that does not change what was recorded."""
@@ -20,7 +26,21 @@ EXACT_MAX = 2**53
 """Above it a float does not hold every whole number."""
 
 FINER = re.compile(r"\.\d{6}\d*[1-9]")
-"""Of a time that says more than microseconds."""
+"""Stands in a time that says more than microseconds, and in some numbers."""
+
+ZONELESS = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?")
+"""A whole time that says no zone."""
+
+KEYS: Mapping[type[inspect.Type], type[Any]] = {
+    inspect.DecimalType: Decimal,
+    inspect.FloatType: float,
+    inspect.DateTimeType: datetime,
+    inspect.TimeType: time,
+    inspect.TimeDeltaType: timedelta,
+    inspect.UUIDType: UUID,
+    inspect.BytesType: bytes,
+}
+"""Keys of which several texts may be one."""
 
 TIMES = inspect.DateTimeType | inspect.TimeType | inspect.TimeDeltaType
 
@@ -31,6 +51,12 @@ class Lost(NamedTuple):
     dropped: dict[str, None]
     defaulted: dict[str, None]
     altered: dict[str, None]
+    zoneless: dict[str, None]
+
+
+def nothing_lost() -> Lost:
+    """Return what is lost of no data."""
+    return Lost({}, {}, {}, {})
 
 
 Compare = Callable[[Any, str, Lost], None]
@@ -40,6 +66,16 @@ Compare = Callable[[Any, str, Lost], None]
 def comparing(cls: type) -> Compare:
     """Return the function that compares data with a class: made once, since it is run for many records."""
     return _comparing(inspect.type_info(cls)) or _compare_nothing
+
+
+def untold_keys(cls: type) -> bool:
+    """Say whether a class holds mappings with keys of which no schema tells that they are no texts."""
+    return any(isinstance(info, inspect.DictType) and type(undescribed(info.key_type)) in KEYS for info in within(inspect.type_info(cls)))
+
+
+def untold_times(cls: type) -> bool:
+    """Say whether a class holds times of which no schema tells that they are no texts."""
+    return any(isinstance(info, inspect.DateTimeType | inspect.TimeType) and info.tz is None for info in within(inspect.type_info(cls)))
 
 
 def left_out(schema: Any, today: Any, path: str) -> bool:
@@ -71,11 +107,13 @@ def _comparing(info: inspect.Type) -> Compare | None:
         case inspect.TupleType():
             return _comparing_places(info.item_types, 0)
         case inspect.DictType():
-            return _comparing_values(_comparing(info.value_type))
+            return _comparing_mapping(undescribed(info.key_type), _comparing(info.value_type))
         case inspect.CollectionType():
             return _comparing_members(_comparing(info.item_type), once=isinstance(info, inspect.SetType | inspect.FrozenSetType))
         case inspect.FloatType():
             return _compare_float
+        case inspect.DateTimeType(tz=None):
+            return _compare_moment
         case _ if isinstance(info, TIMES):
             return _compare_time
         case _:
@@ -89,7 +127,8 @@ def _comparing_union(info: inspect.UnionType) -> Compare | None:
     whole = any(isinstance(one, inspect.IntType | inspect.AnyType) for one in members)
     text = any(isinstance(one, inspect.StrType | inspect.AnyType) for one in members)
     numbers = _compare_float if not whole and any(isinstance(one, inspect.FloatType) for one in members) else None
-    times = _compare_time if not text and any(isinstance(one, TIMES) for one in members) else None
+    moment = any(isinstance(one, inspect.DateTimeType) and one.tz is None for one in members)
+    times = (_compare_moment if moment else _compare_time) if not text and any(isinstance(one, TIMES) for one in members) else None
     if not objects and not lists and numbers is None and times is None:
         return None
 
@@ -124,15 +163,29 @@ def _is_array(data: Any) -> TypeGuard[list[Any]]:
     return isinstance(data, list)
 
 
-def _comparing_values(values: Compare | None) -> Compare | None:
-    if values is None:
+def _comparing_mapping(key: inspect.Type, values: Compare | None) -> Compare | None:
+    """Return the function for a mapping: of keys that several texts may be, one is read."""
+    known = KEYS.get(type(key))
+    if values is None and known is None:
         return None
+    keys_of: Any = msgspec.json.Decoder(dict[known, Any]).decode if known is not None else None  # type: ignore[valid-type]  # a class, known when it runs
+    times = _comparing(key) if isinstance(key, TIMES) else None
 
-    def compare_values(data: Any, path: str, lost: Lost) -> None:
-        for one in data.values() if is_data(data) else ():
-            values(one, f"{path}[...]", lost)
+    def compare_mapping(data: Any, path: str, lost: Lost) -> None:
+        if not is_data(data):
+            return
+        if values is not None:
+            for one in data.values():
+                values(one, f"{path}[...]", lost)
+        if times is not None:
+            for one in data:
+                times(one, path, lost)
+        if keys_of is not None and len(data) > 1:
+            with contextlib.suppress(msgspec.MsgspecError):  # what can't be read is told by who reads it
+                if len(keys_of(msgspec.json.encode(dict.fromkeys(data)))) < len(data):
+                    lost.altered[path] = None
 
-    return compare_values
+    return compare_mapping
 
 
 def _comparing_members(members: Compare | None, *, once: bool) -> Compare | None:
@@ -206,6 +259,12 @@ def _compare_float(data: Any, path: str, lost: Lost) -> None:
 def _compare_time(data: Any, path: str, lost: Lost) -> None:
     if isinstance(data, str) and FINER.search(data) is not None:
         lost.altered[path] = None
+
+
+def _compare_moment(data: Any, path: str, lost: Lost) -> None:
+    _compare_time(data, path, lost)
+    if isinstance(data, str) and ZONELESS.fullmatch(data) is not None:
+        lost.zoneless[path] = None
 
 
 def _compare_nothing(_data: Any, _path: str, _lost: Lost) -> None:

@@ -25,7 +25,7 @@ def undescribed(info: inspect.Type) -> inspect.Type:
 
 def strange_in(annotation: Any) -> str:
     """Return the name of a class within a type that can't be read from JSON, or nothing where all can."""
-    return next((info.cls.__name__ for info in _within(inspect.type_info(annotation)) if isinstance(info, inspect.CustomType)), "")
+    return next((info.cls.__name__ for info in within(inspect.type_info(annotation)) if isinstance(info, inspect.CustomType)), "")
 
 
 def zoneless_in(cls: type) -> Zoneless | None:
@@ -44,7 +44,7 @@ def zoneless_in(cls: type) -> Zoneless | None:
             always.append(field.name)
         elif times and all(isinstance(info, inspect.DateTimeType | inspect.NoneType) for info in members):
             direct.append(field.name)
-        elif any(isinstance(info, inspect.DateTimeType | inspect.AnyType) for info in _within(kinds)):
+        elif any(isinstance(info, inspect.DateTimeType | inspect.AnyType) for info in within(kinds)):
             deep.append(field.name)
     if not direct and not deep:
         return _zoneless_times(always) if always else None
@@ -85,7 +85,7 @@ def surplus_in(cls: type, data: Any) -> list[str]:
     return list(_surplus(inspect.type_info(cls), data, ""))
 
 
-def _within(info: inspect.Type, seen: frozenset[type] = frozenset()) -> Iterator[inspect.Type]:
+def within(info: inspect.Type, seen: frozenset[type] = frozenset()) -> Iterator[inspect.Type]:
     """Yield a type and all types that it is made of."""
     yield info
     if isinstance(info, inspect.StructType | inspect.DataclassType | inspect.TypedDictType | inspect.NamedTupleType):
@@ -93,9 +93,9 @@ def _within(info: inspect.Type, seen: frozenset[type] = frozenset()) -> Iterator
             return
         seen |= {info.cls}
         for field in info.fields:
-            yield from _within(field.type, seen)
+            yield from within(field.type, seen)
     for below in _parts(info):
-        yield from _within(below, seen)
+        yield from within(below, seen)
 
 
 def _parts(info: inspect.Type) -> Sequence[inspect.Type]:

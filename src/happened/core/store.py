@@ -178,6 +178,10 @@ class Store(Protocol):
         ...
 
 
+LOG_WORK = "log/"
+"""What the names begin with under which samples count the work that is no handler's: a decider may be called `index`, too."""
+
+
 class Shelved(Protocol):
     """What a store also keeps that can be rebuilt: the index that `read(wanted=...)` uses, sums of what rows count, and samples of executions."""
 
@@ -212,7 +216,10 @@ class Shelved(Protocol):
         ...
 
     def sample(self, handler: str, outcome: str, ran_us: int, what: str) -> None:
-        """Count an execution that committed nothing, and keep what is said of the latest few of each handler and outcome."""
+        """Count an execution that committed nothing, and keep what is said of the latest few of each handler and outcome.
+
+        A decider is counted under its own name, another handler under `KIND/NAME`, and what the log does by itself under `LOG_WORK` and what that is.
+        """
         ...
 
     def samples(self) -> Sequence[tuple[str, str, int, int, str]]:

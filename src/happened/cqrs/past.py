@@ -8,13 +8,14 @@ import itertools
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, Self, TypeVar  # Any: views of any state, rows of any class
 
 from happened.core.errors import Diverged, Invalid, Stuck
 from happened.core.filling import Fill, Find
-from happened.core.messages import Recorded
-from happened.core.state import Fold, Key, State, fold_of
+from happened.core.messages import Recorded, events_of
+from happened.core.state import Fold, Key, State, declared, fold_of
 from happened.core.store import Row, Wanted
 from happened.cqrs.ask import View, ViewState
 from happened.cqrs.view import Page, Stopped, ViewBuild
@@ -202,13 +203,20 @@ class _OneRow(ViewBuild[S]):
         return find
 
 
+class Reached(NamedTuple):
+    """Which event it is: its position, its class, and, where one record became several of that class, its place among those."""
+
+    position: int
+    cls: type
+    place: int
+
+
 class ViewSteps(Generic[S]):
-    """A view, folded one row of the log at a time from the first on. Use it with `with`."""
+    """A view, folded one event at a time from the first on. Use it with `with`."""
 
     def __init__(self, log: Log, state: type[S]) -> None:
         self._build: ViewBuild[S] = ViewBuild(state, PAST, 1)
         self._decode = log.reader.pages_for([folded.fold for folded in (self._build.own, *self._build.joined)]).flat
-        self._changed: Mapping[Key, int] = {}
         self._last_first = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -225,27 +233,33 @@ class ViewSteps(Generic[S]):
         """Give the memory back."""
         self._last_first.close()
 
-    def fold(self, row: Row) -> bool:
-        """Let a row have happened; return whether that changed any state of the view. `Stuck` where the view stops at it."""
+    def fold(self, row: Row, key: Key) -> Iterator["Reached"]:
+        """Let the events of a row happen; yield of each that reaches a key which it is, as soon as it has. `Stuck` where the view stops at one."""
         bare = [bare_of(row)]
         page = Page(bare, self._decode(bare))
+        for (body, at), envelope in zip(page.events, page.envelopes, strict=True):
+            alike: Counter[type] = Counter()
+            for event in events_of(body):
+                cls = declared(event.__class__)
+                if key in self._folded(Page.of_event(page, event, at, envelope)):
+                    yield Reached(at, cls, alike[cls])
+                alike[cls] += 1
+
+    def _folded(self, page: Page) -> Container[Key]:
+        """Fold a page, and return which states that changed."""
         try:
             self._build.fold_page(self._connection, page)
-            self._changed = dict(self._build.own.changed)
+            changed = set(self._build.own.changed)
             self._build.write(self._connection, [page])
             self._build.written()
         except Stopped as stopped:
             raise Stuck(f"the view `{self._build.name}` stopped {stopped}", view=self._build.name, error=str(stopped)) from stopped
-        return bool(self._changed)
+        return changed
 
     def state(self, key: Key) -> S | None:
         """Return a row as it is now."""
         found: S | None = self._build.own.states.get(key)
         return found
-
-    def changed_at(self, key: Key) -> int:
-        """Return the position at which the last row of the log changed it."""
-        return self._changed[key]
 
 
 def joins(state: type[State]) -> bool:

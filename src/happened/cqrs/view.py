@@ -66,6 +66,13 @@ class Page:
         self.rows = rows
         self.records = records
 
+    @classmethod
+    def of_event(cls, page: "Page", event: Any, at: int, envelope: Recorded) -> "Page":
+        """Return a page of which only one event is there."""
+        one = cls(page.rows, page.records)
+        one.events, one.envelopes = [(event, at)], [envelope]
+        return one
+
     @cached_property
     def events(self) -> list[tuple[Any, int]]:
         """The events, with their positions."""

@@ -32,7 +32,7 @@ from happened.edge.audit import COMMANDS as AUDIT
 from happened.edge.audit import user
 from happened.edge.progress import bar
 from happened.edge.settings import SQLITE, app_is_set, log_is_there, log_url, the_app, views_url, without_deciders
-from happened.edge.words import key_in, named, print_json, print_row, print_rows, print_table, text_of
+from happened.edge.words import key_in, named, print_json, print_line, print_row, print_rows, print_table, text_of
 from happened.log.compacting import InBackground
 from happened.log.held import Act, Held, all_held
 from happened.log.lease import all_leases
@@ -157,7 +157,7 @@ def show(asked: argparse.Namespace) -> int:
             print()
         width = max(map(len, fields))
         for field, value in fields.items():
-            print(f"{field:<{width}}  {text_of(value)}")
+            print_line(f"{field:<{width}}  {text_of(value)}")
     return 0
 
 
@@ -220,8 +220,19 @@ def stats(asked: argparse.Namespace) -> int:
     for title in ("names", "executions", "counts", "deciders"):
         if told.get(title):
             print(f"\n{title}:")
-            print_table(told[title])
+            print_table([{**row, "latest": _error_in(row["latest"])} if "latest" in row else row for row in told[title]])
     return 0
+
+
+def _error_in(latest: str) -> str:
+    """Return of what was said of a run where it was and, without the traceback, what it raised; --json has all."""
+    where, *lines = latest.rstrip("\n").split("\n")
+    frames = [place for place, line in enumerate(lines, 1) if line.startswith("  ")]
+    return (
+        "\n".join([where.partition(": ")[0] + ": " + lines[frames[-1]], *lines[frames[-1] + 1 :]])
+        if frames and frames[-1] < len(lines)
+        else latest
+    )
 
 
 # --- of an app on its log
@@ -546,7 +557,7 @@ def flow(asked: argparse.Namespace) -> int:
         print_json(sight.as_json(found, drawing, whole=asked.focus is None))
     else:
         for line in (sight.as_mermaid if asked.output == "mermaid" else sight.as_text)(found, drawing):
-            print(line)
+            print_line(line)
     return 1 if found.undeclared else 0
 
 
@@ -558,7 +569,7 @@ def trace(asked: argparse.Namespace) -> int:
         print_json(story)
     else:
         for line in sight.story_as_text(story):
-            print(line)
+            print_line(line)
     return 0
 
 
@@ -575,13 +586,12 @@ def why(asked: argparse.Namespace) -> int:
         )
         if position is None:
             raise NotThere(f"the view `{asked.name}` has no row for {' '.join(asked.key) or 'the log'}", view=asked.name, key=asked.key)
-        reads = {handler.name: [fold.name for fold in handler.states] for handler in app.handlers.values()}
-        causes = causes_of(running.log, position, reads)
+        causes = causes_of(running.log, position, app.reads(), fold_of(cls))
     if asked.json:
         print_json({"view": fold_of(cls).name, "key": key, "position": position, "causes": causes})
     else:
         for line in sight.causes_as_text(f"{fold_of(cls).name} {' '.join(asked.key)}".strip(), causes):
-            print(line)
+            print_line(line)
     return 0
 
 
@@ -592,12 +602,13 @@ def latency(asked: argparse.Namespace) -> int:
     with _running(app, asked, views=views) as running:
         shown = [{"view": one["view"], **one["shown"]} for one in running.statistics()["views"]]
         seen = observed_flow(running.log, app.topology()) if asked.name is None else None
-    deciders = [arrow for arrow in seen.arrows if arrow.target.startswith("decider:") and arrow.count] if seen is not None else []
+    arrows = seen.arrows if seen is not None else ()
+    deciders = [one for one in arrows if one.source.startswith("command:") and one.target.startswith("decider:") and one.count]
     if asked.json:
         print_json({"views": shown, "deciders": deciders})
         return 0
     for line in sight.latency_as_text(shown, deciders):
-        print(line)
+        print_line(line)
     return 0
 
 
@@ -733,4 +744,4 @@ def _print_records(records: Iterable[Record], *, as_json: bool) -> None:
         body = text_of(msgspec.to_builtins(record.body))
         if len(body) > BODY_CHARACTERS_MAX:
             body = body[: BODY_CHARACTERS_MAX - 1] + "…"
-        print(f"{record.position:>7}  {record.time:%Y-%m-%d %H:%M:%S.%f}  {record.kind:<8}  {record.name:<20}  {record.id}  {body}")
+        print_line(f"{record.position:>7}  {record.time:%Y-%m-%d %H:%M:%S.%f}  {record.kind:<8}  {record.name:<20}  {record.id}  {body}")

@@ -19,11 +19,14 @@ from happened.checking.visit import seldom_collected, snapshots_of, visit
 from happened.core.errors import NotThere
 from happened.edge.progress import bar
 from happened.edge.settings import declared_differences, log_url, named_app, the_app, views_url
+from happened.edge.words import print_line
 from happened.log.log import Log
 from happened.opening import beside, look_at_rows
 from happened.sourcing.snapshot import Snapshot
 
 VALUE_CHARACTERS_MAX = 200
+ERASED_SHOWN_MAX = 10
+"""How many positions of what is erased are told of one divergence."""
 
 
 def check(asked: argparse.Namespace) -> int:
@@ -114,18 +117,26 @@ def decided_as_text(checked: Checked, shown_max: int) -> Iterator[str]:
         yield f"{checked.declared:,} differ only where they may"
     for why, count in checked.unchecked.items():
         yield f"not decided again: {count:,}, {why}"
+    if checked.unproven:
+        yield f"{checked.unproven:,} come to something else, and had read what is erased since, or may have: why can't be told, and fails nothing"
+        yield from _first(checked.unproven_divergences, checked.unproven, shown_max)
     if not checked.diverged:
         return
     by_handler = ", ".join(f"{count:,} of {handler}" for handler, count in sorted(checked.by_handler.items()))
     yield f"{checked.diverged:,} come to something else: {by_handler}"
-    for number, divergence in enumerate(checked.divergences[:shown_max]):
+    yield from _first(checked.divergences, checked.diverged, shown_max)
+
+
+def _first(divergences: Sequence[Divergence], count: int, shown_max: int) -> Iterator[str]:
+    shown = divergences[:shown_max]
+    for number, divergence in enumerate(shown):
         yield ""
         if not number:
             yield "the first:"
         yield from diverged_as_text(divergence)
-    if checked.hidden:
+    if count > len(shown):
         yield ""
-        yield f"and {checked.hidden:,} more, not shown (--show COUNT)"
+        yield f"and {count - len(shown):,} more, not shown (--show COUNT)"
 
 
 def diverged_as_text(divergence: Divergence) -> Iterator[str]:
@@ -133,11 +144,16 @@ def diverged_as_text(divergence: Divergence) -> Iterator[str]:
     yield f"position {divergence.position:,}: {divergence.handler} on {divergence.heard} {divergence.id}"
     then, now = divergence.fingerprint_then, divergence.fingerprint_now
     yield f"  code  then {then or '?'}, now {now}" if then != now else f"  code  {now}, then as now: what it reads or hears is another"
+    for said, positions in (("which it had read", divergence.had_read), ("which it may have read", divergence.may_have_read)):
+        if positions:
+            yield f"  erased  position{'s' * (len(positions) > 1)} {_capped(positions, ERASED_SHOWN_MAX, '')}, {said}"
     yield from _differences(divergence.differences)
 
 
 def folded_as_text(views: Sequence[CheckedView], states: Sequence[CheckedView], shown_max: int) -> Iterator[str]:
     """Tell what came of folding again."""
+    if not views and not states:
+        yield "nothing to fold: the app has no views, and reads no states"
     for what, listed in (("view", views), ("state", states)):
         for one in listed:
             behind = f", {one.behind:,} records behind the log" if one.behind else ""
@@ -185,11 +201,13 @@ def _about(one: Verdict, shown_max: int) -> Iterator[str]:
         yield f"not recorded, and defaulted: {_capped(one.defaulted, shown_max)}"
     if one.altered:
         yield f"recorded, and not read in full: {_capped(one.altered, shown_max)}"
+    if one.zoneless:
+        yield f"recorded without a zone, and read as a time: {_capped(one.zoneless, shown_max)}"
     yield from one.notes
 
 
-def _capped(found: Sequence[object], most: int) -> str:
-    more = f" and {len(found) - most:,} more (--show COUNT)" if len(found) > most else ""
+def _capped(found: Sequence[object], most: int, hint: str = " (--show COUNT)") -> str:
+    more = f" and {len(found) - most:,} more{hint}" if len(found) > most else ""
     return f"{', '.join(map(str, found[:most]))}{more}"
 
 
@@ -236,7 +254,7 @@ def _print(told: Any, lines: Iterable[str], *, as_json: bool) -> None:
         print(msgspec.json.encode(told, enc_hook=str).decode())
     else:
         for line in lines:
-            print(line)
+            print_line(line)
 
 
 @contextmanager

@@ -35,7 +35,10 @@ SHAPES = {
 
 def as_text(flow: Flow, drawing: Drawing) -> Iterable[str]:
     """Yield the lines of a map: what leads to what, in the order of modules, and what does not fit."""
-    stretch = f"; positions {flow.after + 1:,} to {flow.until:,} of the log" if flow.after is not None and flow.until is not None else ""
+    stretch = ""
+    if flow.after is not None and flow.until is not None:
+        seen = f"positions {flow.after + 1:,} to {flow.until:,}" if flow.after < flow.until else "nothing"
+        stretch = f"; {seen} of the log"
     yield f"{flow.app or 'a log'}: {len(flow.nodes):,} messages and handlers, {len(flow.arrows):,} arrows{stretch}"
     yield from _hidden(drawing)
     yield ""
@@ -47,8 +50,9 @@ def as_text(flow: Flow, drawing: Drawing) -> Iterable[str]:
     if reading:
         yield ""
     for node in reading:
-        failed = f"; failed {node.failed:,} times" if node.failed else ""
-        yield f"{node.kind} {node.name} reads {', '.join(node.reads) or 'nothing'}{failed}"
+        reads = f"reads {', '.join(node.reads) or 'nothing'}" if node.id not in drawing.folded else ""
+        failed = f"failed {node.failed:,} times" if node.failed else ""
+        yield f"{_shown(node, drawing)} {'; '.join(filter(None, (reads, failed)))}"
     kinds = dict.fromkeys(finding.kind for finding in flow.findings)
     for kind in kinds:
         found = [finding.text for finding in flow.findings if finding.kind == kind]
@@ -273,8 +277,11 @@ def causes_as_text(row: str, causes: Sequence[Cause]) -> Iterable[str]:
         elif cause.sender:
             yield f"  sent by {cause.sender}{timed}"
         for read in cause.reads:
-            yield f"  which had read {read.state} {f'as of position {read.position:,}' if read.position else 'before anything had changed it'}"
-        yield f"  {json.dumps(msgspec.to_builtins(cause.body), ensure_ascii=False, default=str)}"
+            of = f" of {read.system}" if read.system else ""
+            when = f"as of position {read.position:,}{of}" if read.position else "before anything had changed it"
+            yield f"  which had read {f'{read.system}/' if read.system else ''}{read.state} {when}"
+        body = msgspec.to_builtins(cause.body)
+        yield f"  {json.dumps(body, ensure_ascii=False, default=str) if body is not None else 'its body was erased, or not kept'}"
     yield ""
     last = causes[-1]
     if not last.cause:

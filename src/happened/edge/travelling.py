@@ -17,7 +17,7 @@ from happened.core.errors import Invalid, NotThere
 from happened.core.state import State, fold_of
 from happened.edge.progress import bar
 from happened.edge.settings import log_url, the_app, without_deciders
-from happened.edge.words import key_in, named, print_json, print_row, print_rows, print_table, text_of
+from happened.edge.words import key_in, named, print_json, print_line, print_row, print_rows, print_table, text_of
 from happened.inquiry import Changed, Difference, Found, Step, bisect, blame, differences, fields_between, steps
 from happened.past import Past, position_of
 from happened.running import Running
@@ -93,7 +93,7 @@ def diff(asked: argparse.Namespace) -> int:
         print(f"{len(found)} differ between position {before.position} and {after.position}")
         for one in shown:
             for line in _difference_as_text(one):
-                print(line)
+                print_line(line)
         if hidden:
             print(f"and {hidden} more: --limit shows more of them")
     return 1 if found else 0
@@ -151,7 +151,7 @@ def bisect_for(asked: argparse.Namespace) -> int:
         print_json({**found._asdict(), "records": [{"position": one.position, "id": one.id, "name": one.name} for one in records]})
     else:
         for line in _found_as_text(found, asked, [f"{one.position}  {one.kind}  {one.name}  {one.id}" for one in records]):
-            print(line)
+            print_line(line)
     return 1 if found.position is not None else 0
 
 
@@ -215,11 +215,11 @@ def _difference_as_text(one: Difference) -> list[str]:
 def _print_step(one: Step, title: str, field: str | None = None) -> None:
     by = f" by {one.actor}" if one.actor else ""
     why = f", decided on {one.command} {one.cause}" if one.command else f", after {one.cause}" if one.cause else ""
-    print(f"{title}: position {one.position}, {one.time:%Y-%m-%d %H:%M:%S}, {one.name} {one.id}{by}{why}")
-    print(f"    {_cut(msgspec.to_builtins(one.body), 100)}")
+    print_line(f"{title}: position {one.position}, {one.time:%Y-%m-%d %H:%M:%S}, {one.name} {one.id}{by}{why}")
+    print_line(f"    {_cut(msgspec.to_builtins(one.body), 100)}")
     for changed in one.changes:
         for line in _change_as_text(changed, field):
-            print(f"    {line}")
+            print_line(f"    {line}")
 
 
 def _change_as_text(changed: Changed, field: str | None) -> list[str]:

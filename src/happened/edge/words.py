@@ -1,6 +1,7 @@
 """Words: what people type, read as names and keys, and what commands print, as lines or as JSON."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TextIO  # Any: keys and values of any type
 
@@ -8,6 +9,9 @@ import msgspec
 
 from happened.core.errors import Invalid
 from happened.core.state import State, fold_of
+
+CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+"""What can't be seen in a text and changes how the rest of it is shown."""
 
 
 def named(name: str, states: Iterable[type[State]], what: str) -> type[State]:
@@ -48,7 +52,17 @@ def print_row(row: State, *, as_json: bool) -> None:
     fields: dict[str, Any] = msgspec.to_builtins(row)
     width = max(map(len, fields), default=0)
     for field, value in fields.items():
-        print(f"{field:<{width}}  {text_of(value)}")
+        print_line(f"{field:<{width}}  {text_of(value)}")
+
+
+def print_line(text: str) -> None:
+    """Print a text as one line."""
+    print(one_line(text))
+
+
+def one_line(text: str) -> str:
+    """Return a text with what would end the line, or is a command to a terminal, as Python writes that."""
+    return CONTROLS.sub(lambda found: found.group().encode("unicode_escape").decode("ascii"), text)
 
 
 def print_rows(rows: Sequence[State], about: Mapping[str, Any], *, as_json: bool) -> None:
@@ -64,7 +78,7 @@ def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
     if not rows:
         print("no rows")
         return
-    cells = [list(rows[0]), *([text_of(value) for value in row.values()] for row in rows)]
+    cells = [list(rows[0]), *([one_line(text_of(value)) for value in row.values()] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     numbers = [isinstance(value, int | float) for value in rows[0].values()]
     for line in cells:

@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Self
 
 from happened.core.errors import Closed, Error, Invalid
-from happened.core.store import Engine, Packs, Parts, Row
+from happened.core.store import LOG_WORK, Engine, Packs, Parts, Row
 from happened.core.world import moment
 from happened.log.log import KIND_COLD, Log, Progress, place_of
 
@@ -142,7 +142,7 @@ class InBackground:
             except (_Ending, Closed):
                 return
             except Error as error:  # it is tried again, and is seen in `happened stats`
-                self._log.engine.sample("compact", "failed", 0, str(error))
+                self._log.engine.sample(f"{LOG_WORK}compact", "failed", 0, str(error))
             if self._ending.wait(LOOK_SECONDS):
                 return
 

@@ -15,7 +15,7 @@ from collections.abc import Collection, Generator, Mapping, Sequence
 import msgspec
 
 from happened.core.errors import Error
-from happened.core.store import Commit, Engine, Store, Unseen
+from happened.core.store import LOG_WORK, Commit, Engine, Store, Unseen
 from happened.core.world import Source
 from happened.log.row import encode
 from happened.log.slices import NOTE as PROGRESS_NOTE
@@ -173,7 +173,7 @@ class Leases:
                 self.trouble = f"{type(error).__name__}: {error}"
             except Exception as error:  # noqa: BLE001 - it is counted; whatever it is, when it is over what has run out is to be taken again
                 with contextlib.suppress(Error):
-                    self._store.sample("leases", "failed", 0, f"{type(error).__name__}: {error}")
+                    self._store.sample(f"{LOG_WORK}leases", "failed", 0, f"{type(error).__name__}: {error}")
 
     def _looks(self) -> object:
         """Return who is there and who holds what, without who renews it."""

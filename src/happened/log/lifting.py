@@ -112,7 +112,11 @@ class Lifts:
 
     def told(self) -> dict[str, Any]:
         """Return the table as plain data: what is recorded of it with the wiring."""
-        return {"steps": sorted(map(self.digest_of, self.steps.values())), "retired": sorted(self.retired)}
+        return {
+            "steps": sorted(map(self.digest_of, self.steps.values())),
+            "retired": sorted(self.retired),
+            "earlier": [told for (name, version), chain in sorted(self.chains.items()) for told in self._earlier(name, version, chain)],
+        }
 
     def splits_into(self, classes: Iterable[type]) -> bool:
         """Say whether one record may come to several events, any of these classes among them: whether there is one by now or not."""
@@ -270,6 +274,14 @@ class Lifts:
         names = last.into or (last.to,)
         return frozenset(found for (what, own, _), found in self._classes.items() if what == name.what and own in names)
 
+    def _earlier(self, name: str, version: int, chain: Sequence[Step]) -> Iterator[dict[str, Any]]:
+        """Yield what is to be told of a message that is read under other names than it was recorded by. `into` is empty where it may come to any event."""
+        last = chain[-1]
+        if last.splits:
+            yield {"name": name, "version": version, "into": list(last.into)}
+        elif last.to != name and last.to not in self._values:
+            yield {"name": name, "version": version, "to": last.to}
+
     def _parts(self, name: Name, chain: Sequence[Step], cls: type | None) -> Any:
         """Return what must be lifted inside a body: as its recorded schema says; one that was recorded without that is taken as today's class, in version 1."""
         if name.parts is None:
@@ -320,8 +332,10 @@ def read_as(cls: type[Any], data: Any) -> Any:
 
 def unlifted(text: str) -> Unlifted:
     """Tell the path of the field from what an error of reading says; all members of a collection have one."""
-    found = re.search(r" - at `\$\.?(.*)`$", text)
-    return Unlifted(text[: found.start()], re.sub(r"\[\d+\]", "[]", found.group(1))) if found is not None else Unlifted(text)
+    found = re.search(r" - at (`key` in )?`\$\.?(.*)`$", text)
+    if found is None:
+        return Unlifted(text)
+    return Unlifted(f"{'a key: ' if found.group(1) else ''}{text[: found.start()]}", re.sub(r"\[\d+\]", "[]", found.group(2)))
 
 
 def _stepped(step: Step, data: Any) -> Any:

@@ -198,6 +198,11 @@ def sealed_fact(before: bytes, position: int, at: int, head: bytes, number: int,
     return Row(position, 1, at, head.decode(), None, f"[[{number},{body.decode()}]]", salt, _sha256(link).digest())
 
 
+def is_unkept(row: Row) -> bool:
+    """Say whether the input of a row was never kept: the salt of what was erased is erased, too."""
+    return row.input is not None and any(row.salts[:SALT_BYTES]) and is_erased(next(taken_apart(row))[1])
+
+
 def digest_alone(number: int, digest: bytes) -> str:
     """Return a record whose body is not kept: as one that was erased, but that its salt stays, and what comes under its id again can be compared."""
     return f'[{number},null,{{"h":"{digest.hex()}"}}]'

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import msgspec
 
 from happened.core.errors import Closed, Diverged, Error, OutcomeUnknown, Overloaded, StoreFailed
-from happened.core.store import Commit, Engine
+from happened.core.store import LOG_WORK, Commit, Engine
 from happened.log.held import told
 from happened.log.lease import Leases
 from happened.log.log import EVERYTHING_SEEN, Log
@@ -130,6 +130,7 @@ class Worker:
         end: Callable[[], None] = lambda: None,
     ) -> None:
         self.name = name
+        self._counted_as = name if "/" in name else LOG_WORK + name
         self._trouble = Trouble(log, name)
         self._log = log
         self._leases = leases
@@ -198,7 +199,7 @@ class Worker:
                 if isinstance(error, Closed) and self._is_closed():
                     return
                 self._trouble.met(error)
-                self._log.engine.sample(self.name, outcome_of(error), 0, told(error))
+                self._log.engine.sample(self._counted_as, outcome_of(error), 0, told(error))
                 began = None
                 self._stop.wait(RETRY_SECONDS)
         if began is not None:

@@ -19,7 +19,7 @@ from typing import Any, Protocol  # Any: events and results are of the caller's 
 import msgspec
 
 from happened.core.errors import Closed, Diverged, Error, Forked, OutcomeUnknown, Overloaded
-from happened.core.store import Ahead, Commit, Engine, Head, Row, Terms, Unseen
+from happened.core.store import LOG_WORK, Ahead, Commit, Engine, Head, Row, Terms, Unseen
 from happened.core.tags import term
 from happened.core.waiting import within
 from happened.core.world import Source
@@ -765,7 +765,7 @@ class Writer:
         try:
             self.engine.index(self._reader.reading(), self._reader.row_terms, lambda _done, _all: None, guest=self._guest)
         except Exception as error:  # noqa: BLE001 - no caller may hear of it: theirs is recorded
-            self.engine.sample("index", "failed", 0, f"{type(error).__name__}: {error}")
+            self.engine.sample(f"{LOG_WORK}index", "failed", 0, f"{type(error).__name__}: {error}")
         else:
             self._indexed_names = changes
 

@@ -4,7 +4,7 @@ It is read from a topology, as `App.topology()` returns it and as the log record
 that one leads to the other. Arrows of causes make cycles; what a handler only reads stands at its node.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any  # Any: a topology is plain data
 
 OUTSIDE = "outside"
@@ -27,6 +27,9 @@ KINDS = (
     "projection",
 )
 """Kinds of nodes, in the order in which they are listed."""
+
+MESSAGES = ("event", "command", "timer")
+"""Kinds of nodes that upcasts rename."""
 
 HANDLERS = ("decider", "reaction", "publication", "share", "subscription")
 
@@ -57,7 +60,31 @@ class Declared:
         self.states: dict[str, Mapping[str, Any]] = {state["name"]: state for state in topology.get("states", ())}
         self.views: list[str] = list(topology.get("views", ()))
         self._replicas = {name for names in topology.get("replicas", {}).values() for name in names}
+        upcasts: Mapping[str, Any] = topology.get("upcasts", {})
+        earlier: Sequence[Mapping[str, Any]] = upcasts.get("earlier", ())
+        self._renamed: dict[tuple[str, int], str] = {(one["name"], one["version"]): one["to"] for one in earlier if "to" in one}
+        self._names: dict[str, list[str]] = {}
+        """Name -> today's names of what was called so, in any version."""
+        for (was, _), to in self._renamed.items():
+            self._names.setdefault(was, []).append(to)
+        self._split: dict[tuple[str, int], Sequence[str]] = {(one["name"], one["version"]): one["into"] for one in earlier if "into" in one}
+        self.unheard: frozenset[str] = frozenset((*upcasts.get("retired", ()), *topology.get("ignores", ())))
+        """Names that are known, and no longer read."""
         self._read(topology)
+
+    def today(self, name: str, version: int) -> str:
+        """Return what is called today what was recorded under a name, in a version."""
+        return self._renamed.get((name, version), name)
+
+    def came_to(self, name: str, version: int) -> Sequence[str]:
+        """Return the names of the events that what was recorded under a name may have come to; none where it is still one."""
+        into = self._split.get((name, version))
+        return sorted(event for kind, event in self.nodes.values() if kind == "event") if into is not None and not into else into or ()
+
+    def as_today(self, pair: Pair) -> Iterator[Pair]:
+        """Return what an arrow of an older wiring may be called today: its messages in whatever version."""
+        source, target = map(self._names_today, pair)
+        return ((one, other) for one in source for other in target)
 
     def sources(self, id: str) -> Sequence[str]:
         """Return the nodes with an arrow to this one."""
@@ -79,6 +106,10 @@ class Declared:
         return not id.startswith("subscription:") or any(
             source == id and not target.startswith("replica:") for source, target in self.arrows
         )
+
+    def _names_today(self, id: str) -> Sequence[str]:
+        kind, _, name = id.partition(":")
+        return [id, *(id_of(kind, to) for to in self._names.get(name, ()))] if kind in MESSAGES else [id]
 
     def _read(self, topology: Mapping[str, Any]) -> None:
         for event in topology.get("records", ()):

@@ -63,8 +63,8 @@ def _folded(flow: Flow, opened: set[str], nodes_max: int) -> Drawing:
         if at != node.id:
             folded[at] = folded.get(at, 0) + 1
             known = nodes.get(at)
-            seen = node.seen + (known.seen if known is not None else 0)
-            node = Node(at, MODULE, node.module, node.module, seen=seen)  # noqa: PLW2901 - from here on it is what is drawn
+            seen, failed = (node.seen, node.failed) if known is None else (node.seen + known.seen, node.failed + known.failed)
+            node = Node(at, MODULE, node.module, node.module, seen=seen, failed=failed)  # noqa: PLW2901 - from here on it is what is drawn
         nodes[at] = node
     bundles: dict[tuple[str, str], Arrow] = {}
     inside = 0

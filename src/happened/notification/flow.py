@@ -11,12 +11,13 @@ from typing import Any  # Any: a topology is plain data
 
 import msgspec
 
+from happened.core.store import LOG_WORK
 from happened.core.tally import quantile_us, ran_in, waited_in
 from happened.log.log import Log, place_of
 from happened.log.row import encode
-from happened.notification.declared import HANDLERS, KINDS, OUTSIDE, Declared, Pair, cycles, id_of
+from happened.notification.declared import HANDLERS, KINDS, MESSAGES, OUTSIDE, Declared, Pair, cycles, id_of
 from happened.notification.hearing import ON
-from happened.notification.observed import Observed, Seen, counted_in, topologies
+from happened.notification.observed import UNKNOWN, Observed, Seen, counted_in, topologies
 
 DECLARED, SEEN, UNSEEN, EARLIER, UNDECLARED = "declared", "seen", "unseen", "earlier", "undeclared"
 
@@ -58,7 +59,9 @@ class Arrow(msgspec.Struct, frozen=True):
     source: str
     target: str
     status: str = DECLARED
-    """`declared` (no log was looked at), `seen`, `unseen`, `undeclared`, or `earlier`: declared by a wiring that was in force then, and is not now."""
+    """`declared` (no log was looked at), `seen`, `unseen`, `undeclared`, or `earlier`: declared by a wiring that was in force then and is not now, or of a
+    message that became several or is no longer read, as `upcasts` and `ignores` say.
+    """
     count: int = 0
     refused: int = 0
     failed: int = 0
@@ -132,17 +135,22 @@ def observed_flow(
     before |= {
         pair for _, one in wirings for pair in one.arrows if pair[0].startswith("timer:")
     }  # it may ring long after what has set it is gone
-    observed = Observed(counted_in(log, first, last), log.names.by_number, [*(one for _, one in wirings), declared])
+    erased = {_erased(pair) for one in (declared, *in_force) for pair in one.arrows}
+    before = {renamed for pair in before for renamed in declared.as_today(pair)}
+    observed = Observed(counted_in(log, first, last), log.names.by_number, [one for _, one in wirings], declared)
     reached = _reached(declared, observed)
     failed, heard = _sampled(log)
+    heard = {renamed for pair in heard for renamed in declared.as_today(pair)}
+    split, stood_for = _split(declared, observed)
+    there = {*observed.records, *(one for node in observed.records for one in observed.came_to.get(node, ()))}
     arrows: list[Arrow] = []
     for pair in dict.fromkeys([*declared.arrows, *observed.arrows]):
         seen = observed.arrows.get(pair)
         count = seen.count if seen is not None else reached.get(pair, 0)
-        if pair in declared.arrows or pair[1].startswith(UNWIRED) or _is_said(pair):
-            status = SEEN if count or (pair in heard and pair[0] in observed.records) else UNSEEN
+        if pair in declared.arrows or pair[1].startswith(UNWIRED) or _is_said(pair) or pair in erased:
+            status = SEEN if count or pair in stood_for or (pair in heard and pair[0] in there) else UNSEEN
         else:
-            status = EARLIER if pair in before else UNDECLARED
+            status = EARLIER if pair in before or pair in split or _is_unheard(declared, pair) else UNDECLARED
         arrows.append(_arrow(pair, status, seen, count))
     found = [*findings, *_of_log(declared, arrows, observed, failed)]
     flow = _flow(declared, arrows, {**observed.records, **observed.runs}, modules or {}, found, failed)
@@ -163,9 +171,12 @@ def _sampled(log: Log) -> tuple[dict[str, int], set[Pair]]:
 
 
 def _counted_as(worker: str) -> str:
-    """Return the node of a handler from the name that its runs are counted under which committed nothing: a decider's own, or `KIND/NAME`."""
+    """Return the node of a handler from the name that its runs are counted under which committed nothing: a decider's own, or `KIND/NAME`.
+
+    What the log does by itself is no node: what is returned for that is none's.
+    """
     kind, _, name = worker.partition("/")
-    return id_of(kind, name) if kind in HANDLERS and name else id_of("decider", worker)
+    return id_of(kind, name) if (kind in KINDS or worker.startswith(LOG_WORK)) and name else id_of("decider", worker)
 
 
 def position_of(log: Log, moment: int | datetime) -> int:
@@ -179,12 +190,40 @@ def _is_said(pair: Pair) -> bool:
 
 
 def _reached(declared: Declared, observed: Observed) -> dict[Pair, int]:
-    """Return what no row tells: a view folds each of its events, a share each that its state is folded from."""
-    return {
-        (source, target): observed.records.get(source, 0)
-        for source, target in declared.arrows
-        if target.startswith("view:") or (target.startswith("share:") and source.startswith("event:"))
-    }
+    """Return what no row tells: a view folds each of its events, a share each that its state is folded from, and a projection hears each."""
+    return {(source, target): observed.records.get(source, 0) for source, target in declared.arrows if _is_folded(source, target)}
+
+
+def _is_folded(source: str, target: str) -> bool:
+    """Say whether an arrow leads to what folds each event, and leaves no row for it."""
+    return target.startswith(("view:", "projection:")) or (target.startswith("share:") and source.startswith("event:"))
+
+
+def _split(declared: Declared, observed: Observed) -> tuple[set[Pair], set[Pair]]:
+    """Return the arrows of events that became several, and the declared ones that they stand for: how often each of those was seen is not known."""
+    split, stood_for = set[Pair](), set[Pair]()
+    for source, target in observed.arrows:
+        sources, targets = (observed.came_to.get(end, [end]) for end in (source, target))
+        found = {(one, other) for one in sources for other in targets} & declared.arrows.keys()
+        if found and (source in observed.came_to or target in observed.came_to):
+            split.add((source, target))
+            stood_for |= found
+    come = {one for node in observed.records for one in observed.came_to.get(node, ())}
+    return split, stood_for | {(source, target) for source, target in declared.arrows if source in come and _is_folded(source, target)}
+
+
+def _erased(pair: Pair) -> Pair | None:
+    """Return what is left of an arrow where what was asked, read of a copy, or is to be sent later was erased: only the handler."""
+    source, target = pair
+    if source.startswith("replica:"):
+        return target, id_of("gateway", UNKNOWN)
+    kind = target.partition(":")[0]
+    return (source, id_of(kind, UNKNOWN)) if kind in ("gateway", "timer") else None
+
+
+def _is_unheard(declared: Declared, pair: Pair) -> bool:
+    """Say whether an arrow begins or ends at a message that is known, and no longer read."""
+    return any(kind in MESSAGES and name in declared.unheard for kind, _, name in (end.partition(":") for end in pair))
 
 
 def _arrow(pair: Pair, status: str, seen: Seen | None, count: int) -> Arrow:

@@ -1,11 +1,14 @@
 """The observed flow: what the log says has happened, from what its rows count: no row is read for it but at the two ends of a stretch.
 
+What was recorded under an earlier name is counted under today's. What became several events is counted under the name that it was recorded by: how many of
+each it comes to is not known before it is read.
+
 An arrow counts rows, but one to what is recorded counts records. Times stand where something waits and runs: from a command to its decider, from an
 event to what hears it, from a timer to its command, from a decider to the gateway that it asks.
 """
 
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from happened.core.store import Wanted
 from happened.core.tally import count_in
@@ -14,9 +17,13 @@ from happened.log.names import Name
 from happened.log.paths import ASKED, FAILED, LATER, REPEATED, SENT, Path, counts_of, path_in
 from happened.log.records import PUBLISHED
 from happened.log.row import BUILT_IN, TOPOLOGY, taken_apart
-from happened.notification.declared import OUTSIDE, Declared, Pair, id_of
+from happened.notification.declared import MESSAGES, OUTSIDE, Declared, Pair, id_of
 
 _, SHARE, BEACON = PUBLISHED
+
+
+UNKNOWN = "?"
+"""The name of a gateway or timer where that was erased."""
 
 
 class Seen:
@@ -31,17 +38,20 @@ class Seen:
 
 
 class Observed:
-    """What was counted, as arrows between nodes."""
+    """What was counted, as arrows between nodes: under the names that messages have in the wiring `today`."""
 
-    def __init__(self, counted: Mapping[str, int], names: Mapping[int, Name], wirings: list[Declared]) -> None:
+    def __init__(self, counted: Mapping[str, int], names: Mapping[int, Name], wirings: Sequence[Declared], today: Declared) -> None:
         self.arrows: dict[Pair, Seen] = {}
         self.records: dict[str, int] = {}
         """Id of a message -> how many of it were recorded."""
         self.runs: dict[str, int] = {}
         """Id of a handler -> how many rows it made."""
+        self.came_to: dict[str, Sequence[str]] = {}
+        """Id of an event that is several events today -> the ids of those that it may have come to."""
+        self._today = today
         self._names = names
-        self._commands = {decider: command for wiring in wirings for decider, command in wiring.commands.items()}
-        self._copies = {node for wiring in wirings for node in wiring.nodes if node.startswith("replica:")}
+        self._commands = {decider: command for wiring in (*wirings, today) for decider, command in wiring.commands.items()}
+        self._copies = {node for wiring in (*wirings, today) for node in wiring.nodes if node.startswith("replica:")}
         for text, number in sorted(counted.items()):
             if text[0] == SENT:
                 self._sent(text[1:], number)
@@ -84,12 +94,13 @@ class Observed:
         if kind == REPEATED:
             self._recorded(source, int(what), number)
         elif kind == LATER:
-            self._see(source, id_of("timer", self._node(int(what)).partition(":")[2]), number)
+            later = self._node(int(what)).partition(":")[2] if int(what) else UNKNOWN
+            self._see(source, id_of("timer", later), number)
         elif (copy := id_of("replica", what.partition("/")[2])) in self._copies:  # what was read of one is an answer, too
             self._see(copy, source, count_in(number))
         else:
             count = count_in(number)
-            self._see(source, id_of("gateway", what or "?"), count, failed=count if kind == FAILED else 0, times=number)
+            self._see(source, id_of("gateway", what or UNKNOWN), count, failed=count if kind == FAILED else 0, times=number)
 
     def _sent(self, text: str, number: int) -> None:
         """Take the times of a sender in whose row a decider's stand at the path: they belong to what it heard."""
@@ -128,7 +139,13 @@ class Observed:
         name = self._names.get(number)
         if name is None:
             return id_of("event", BUILT_IN.get(number, f"number {number}"))
-        return id_of(SHARE if name.what == BEACON else name.what, name.name)
+        if name.what not in MESSAGES:
+            return id_of(SHARE if name.what == BEACON else name.what, name.name)
+        node = id_of(name.what, self._today.today(name.name, name.version))
+        into = self._today.came_to(name.name, name.version)
+        if into:
+            self.came_to[node] = [id_of(name.what, one) for one in into]
+        return node
 
 
 def counted_in(log: Log, after: int, until: int | None) -> Mapping[str, int]:

@@ -18,7 +18,7 @@ from happened.log.held import all_held
 from happened.log.log import Log
 from happened.log.names import Name
 from happened.log.records import OUTPUT, SYSTEMIC, Record
-from happened.log.row import ANSWER, BUILT_IN, REFUSAL, SCHEDULE, Header, decode_header
+from happened.log.row import ANSWER, BUILT_IN, REFUSAL, SCHEDULE, Header, decode_header, is_unkept
 from happened.notification.timer import note_of
 
 POSITION_DIGITS_MAX = 18
@@ -56,7 +56,7 @@ class Line(msgspec.Struct, frozen=True):
     """How long the handler waited, at least and at most."""
     ran_us: tuple[int, int] | None = None
     says: str = ""
-    """What a refusal, an answer or a timer says, and what stands still; of the first where they are many."""
+    """What a refusal, an answer or a timer says, what stands still, and what was erased or is not kept; of the first where they are many."""
     body: Any = None
     """Where it is one record: its body."""
 
@@ -178,6 +178,8 @@ def correlation_of(log: Log, what: str | int) -> str:
             return found
     if isinstance(what, str) and next(log.conversation(what), None) is not None:
         return what
+    if any(row is not None for row in rows):
+        raise NotThere(f"position {text} is what the log says about itself: it belongs to no conversation", what=text)
     raise NotThere(f"the log has no message, position or conversation `{what}`", what=text)
 
 
@@ -190,7 +192,10 @@ def _tell(log: Log, item: _Item, header: Header, row: Row) -> None:
         item.sender = sender.name if sender is not None else ""
         if header.handler is None or header.handler == header.sent.handler:
             item.waited, item.ran = header.sent.waited, header.sent.ran
-    item.says = _says(record, names)
+    if record.body is None:
+        item.says = "not kept" if record.position == row.position and is_unkept(row) else "erased"
+    else:
+        item.says = _says(record, names)
 
 
 def _decided(header: Header, row: Row, names: Mapping[int, Name], items: Mapping[str, _Item], pending: dict[str, _Item]) -> None:

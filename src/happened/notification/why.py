@@ -10,6 +10,7 @@ from typing import Any  # Any: bodies are of any class
 import msgspec
 
 from happened.core.errors import NotThere
+from happened.core.state import Fold
 from happened.core.store import Row
 from happened.log.log import Log
 from happened.log.records import Record
@@ -20,7 +21,9 @@ class Read(msgspec.Struct, frozen=True):
     """A state that a decider read: the event that had changed it last stands at `position`, 0 where none had. Of many it is the latest."""
 
     state: str
-    position: int
+    position: int = 0
+    system: str = ""
+    """Of a copy of another system's state: which system's. The position is one of its log."""
 
 
 class Cause(msgspec.Struct, frozen=True):
@@ -46,16 +49,18 @@ class Cause(msgspec.Struct, frozen=True):
     """The id of what caused it; it is the next step, if it is in this log."""
 
 
-def causes_of(log: Log, position: int, reads: Mapping[str, Sequence[str]]) -> tuple[Cause, ...]:
-    """Return what stands at a position, what caused it, what caused that, and so on. `reads` says for each decider which states it reads.
+def causes_of(log: Log, position: int, reads: Mapping[str, Sequence[Read]], fold: Fold | None = None) -> tuple[Cause, ...]:
+    """Return what stands at a position, what caused it, what caused that, and so on. `reads` says for each decider what its parameters are filled with.
 
+    Where one record became several events, it begins with the last of them that the fold follows.
     `NotThere` for a position without a record.
     """
     row = log.row_at(position)
     records = [record for record in log.reader.records(row) if record.position == position] if row is not None else []
     if row is None or not records:
         raise NotThere(f"the log has no record at position {position}", position=position)
-    found = records[0], row
+    followed = [record for record in records if fold is not None and fold.follows(record.body.__class__)]
+    found = (followed or records[:1])[-1], row
     causes: list[Cause] = []
     passed: set[int] = set()
     while True:
@@ -68,7 +73,7 @@ def causes_of(log: Log, position: int, reads: Mapping[str, Sequence[str]]) -> tu
         found = above
 
 
-def _cause(log: Log, record: Record, row: Row, reads: Mapping[str, Sequence[str]]) -> Cause:
+def _cause(log: Log, record: Record, row: Row, reads: Mapping[str, Sequence[Read]]) -> Cause:
     header = decode_header(row.head)
     names = log.names.by_number
     sent = header.sent if record.position == row.position or row.input is None else None
@@ -93,7 +98,7 @@ def _cause(log: Log, record: Record, row: Row, reads: Mapping[str, Sequence[str]
     )
 
 
-def _reads(header: Header, states: Sequence[str]) -> tuple[Read, ...]:
+def _reads(header: Header, parameters: Sequence[Read]) -> tuple[Read, ...]:
     """Return what was read: by the order of the decider's parameters, then what it asked its `World` for, with its name and key."""
     found: list[Read] = []
     for place, version in enumerate(header.reads):
@@ -101,9 +106,8 @@ def _reads(header: Header, states: Sequence[str]) -> tuple[Read, ...]:
         if len(parts) == 3 and type(parts[0]) is str:  # noqa: PLR2004 - name, key, version
             found.append(Read(f"{parts[0]} {' '.join(map(str, parts[1]))}", parts[2]))
         else:
-            found.append(
-                Read(states[place] if place < len(states) else "?", max(parts, default=0) if type(version) is not int else version)
-            )
+            read = parameters[place] if place < len(parameters) else Read("?")
+            found.append(msgspec.structs.replace(read, position=max(parts, default=0) if type(version) is not int else version))
     return tuple(found)
 
 

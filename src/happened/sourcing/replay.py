@@ -17,7 +17,7 @@ from happened.core.messages import Command
 from happened.core.state import Fold, Key, State, fold_of
 from happened.core.store import Row
 from happened.log.records import Reader
-from happened.log.row import Header, decode_header, encode, taken_apart
+from happened.log.row import Header, decode_header, encode, is_unkept, taken_apart
 from happened.log.writer import deciding
 from happened.sourcing.gateway import Answer, Answers, Asking, Gateway, Wanted, answers_in
 from happened.sourcing.handling import DecidingWorld, Handler, Hearing, Refusal, said_in
@@ -193,7 +193,8 @@ def input_in(reader: Reader, row: Row, kept: Row | None = None, header: Header |
     _, asked = next(taken_apart(holder))
     command = reader.body(asked.number, asked.body, holder.position)
     if command is None:
-        raise NotThere(f"the input `{own}` at position {holder.position} was erased", id=own, position=holder.position)
+        why = 'is not kept (`store="decisions"`)' if is_unkept(holder) else "was erased"
+        raise NotThere(f"the input `{own}` at position {holder.position} {why}", id=own, position=holder.position)
     return Input(own, command, now_of(row, about, kept), list(answers_in(row).values()))
 
 
