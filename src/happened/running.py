@@ -267,12 +267,10 @@ class Running:
         deadline = time.monotonic() + within(wait_seconds_max)
         self._handling.wait_for_copies(decision.handler, wait_seconds_max)
         self._handling.preload(decision)
-        while True:
-            self._writer.submit(decision, deadline - time.monotonic())
-            if not decision.needs_outside:
-                return self._answer(decision, deadline)
-            self._next_round(decision)
-            self._handling.collect(decision, None, deadline)
+        self._writer.submit(decision, deadline - time.monotonic())
+        if decision.needs_outside:
+            self._decide_outside(decision, deadline)
+        return self._answer(decision, deadline)
 
     async def adispatch(
         self, command: Command, *, id: str | None = None, actor: str = "", correlation: str | None = None, wait_seconds_max: float = 10
@@ -283,21 +281,18 @@ class Running:
         if decision.handler.copied:
             await self._outside.in_thread(deadline, lambda: self._handling.wait_for_copies(decision.handler, _left(deadline)))
         self._handling.preload(decision)
-        while True:
-            await self._writer.asubmit(decision, deadline - time.monotonic())
-            result = decision.result
-            if result is None and decision.row is not None:
-                return self.log.receipt(decision.row, decision.id, decision.events)
-            loop = asyncio.get_running_loop()
-            if not decision.needs_outside:
-                if isinstance(result, Known) and decode_header(result.row.head).outcome == "pending":
-                    try:
-                        return await self._outside.in_thread(deadline, self._answer, decision, deadline)
-                    except Overloaded:  # no thread was free; but it is kept, and what is known of it is said at once now
-                        return await loop.run_in_executor(None, self._answer, decision, deadline)
-                return self._answer(decision, deadline)
-            self._next_round(decision)
-            await self._outside.in_thread(deadline, self._handling.collect, decision, loop, deadline)
+        await self._writer.asubmit(decision, deadline - time.monotonic())
+        if decision.needs_outside:
+            await self._adecide_outside(decision, asyncio.get_running_loop(), deadline)
+        result = decision.result
+        if result is None and decision.row is not None:
+            return self.log.receipt(decision.row, decision.id, decision.events)
+        if isinstance(result, Known) and decode_header(result.row.head).outcome == "pending":
+            try:
+                return await self._outside.in_thread(deadline, self._answer, decision, deadline)
+            except Overloaded:  # no thread was free; but it is kept, and what is known of it is said at once now
+                return await asyncio.get_running_loop().run_in_executor(None, self._answer, decision, deadline)
+        return self._answer(decision, deadline)
 
     def dispatch_all(self, messages: Iterable[Command | Event | Message]) -> Iterator[Receipt | Refused]:
         """Have commands decided, and facts recorded between them, in their order, group-committed; yield for each its receipt or its refusal.
@@ -826,13 +821,8 @@ class Running:
         self._submit_all(batch)
         for job in batch:
             deadline = time.monotonic() + 60
-            while isinstance(job, Decision) and job.needs_outside and job.error is None:
-                self._next_round(job)
-                self._handling.collect(job, None, deadline)
-                try:
-                    self._writer.submit(job, _left(deadline))
-                except Exception as error:  # noqa: BLE001 - it is raised below, at this one's turn
-                    job.error = error
+            if isinstance(job, Decision) and job.needs_outside and job.error is None:
+                self._decide_outside(job, deadline)
             if job.error is not None:
                 raise job.error
             try:
@@ -906,12 +896,29 @@ class Running:
         """Decide an input that was enqueued; what it raises says why it can't be."""
         deadline = time.monotonic() + 60
         self._handling.wait_for_copies(decision.handler, COPIES_SECONDS_MAX)
-        while True:
-            self._writer.submit(decision, _left(deadline))
-            if not decision.needs_outside:
-                return
-            self._next_round(decision)
-            self._handling.collect(decision, None, deadline)
+        self._writer.submit(decision, _left(deadline))
+        if decision.needs_outside:
+            self._decide_outside(decision, deadline)
+
+    def _decide_outside(self, decision: Decision, deadline: float) -> None:
+        """Let a decision ask the outside, and have it decided on the answers; once more where it asks something new then."""
+        try:
+            while decision.needs_outside:
+                self._next_round(decision)
+                self._handling.collect(decision, None, deadline)
+                self._writer.submit(decision, _left(deadline))
+        finally:
+            self._asked.ended(decision.answers)
+
+    async def _adecide_outside(self, decision: Decision, loop: asyncio.AbstractEventLoop, deadline: float) -> None:
+        """Do so, awaited: the decider asks in a thread."""
+        try:
+            while decision.needs_outside:
+                self._next_round(decision)
+                await self._outside.in_thread(deadline, self._handling.collect, decision, loop, deadline)
+                await self._writer.asubmit(decision, deadline - time.monotonic())
+        finally:
+            self._asked.ended(decision.answers)
 
     def _make_wishes(self, topology: Mapping[str, Any]) -> list[Wish]:
         """Say under which names and fingerprints all is recorded. Those in the topology are used: each takes a millisecond or more of an open."""

@@ -176,6 +176,9 @@ class Job:
         """Say what to record, on what the batch has come to; `None`: nothing, `result` says why. What it raises is the caller's answer."""
         raise NotImplementedError
 
+    def not_added(self, batch: "Batch", draft: Draft, error: Exception) -> None:
+        """Hear that what was drafted can't be recorded. What it raised is the caller's answer."""
+
     def may_be_ahead(self) -> bool:
         """Say whether `draft` may be asked again: it looks at states and ids, and leaves nothing behind but its answer."""
         return False
@@ -690,7 +693,11 @@ class Writer:
                     try:
                         draft = job.draft(batch)
                         if draft is not None:
-                            drafted.append((job, batch.add(draft)))
+                            try:
+                                drafted.append((job, batch.add(draft)))
+                            except Exception as error:
+                                job.not_added(batch, draft, error)
+                                raise
                     except (KeyboardInterrupt, SystemExit):
                         raise
                     except BaseException as error:  # noqa: BLE001 - it is the answer to this caller, and no other's trouble

@@ -104,6 +104,10 @@ class Answers:
 
     def __init__(self, known: Iterable[Answer] = ()) -> None:
         self.known: dict[Question, Answer] = {}
+        self.noted: frozenset[str] = frozenset()
+        """The notes that were made of calls for it."""
+        self.over = False
+        """Nobody waits for it any more."""
         for answer in known:
             self.put(answer)
 
@@ -335,7 +339,7 @@ class Asking:
         *,
         may_ask: bool,
         deadline: float = 0.0,
-        note: Callable[[str, Sequence[Question]], Mapping[Question, int]] | None = None,
+        note: Callable[[str, Answers, Sequence[Question]], Mapping[Question, int]] | None = None,
     ) -> None:
         self._note = note
         self._deadline = deadline
@@ -359,7 +363,7 @@ class Asking:
             if not self._may_ask:
                 raise NeedsOutside
             noted = [one.question for one in missing if one.gateway.noted]
-            lost: Mapping[Question, int] = self._note(self._command, noted) if noted and self._note is not None else {}
+            lost: Mapping[Question, int] = self._note(self._command, self._answers, noted) if noted and self._note is not None else {}
             for answer, one in zip(self._outside.answer(missing, self._command, self._loop, self._deadline), missing, strict=True):
                 self._answers.put(msgspec.structs.replace(answer, lost=lost[one.question]) if one.question in lost else answer)
         return [_heard(gateway, self._answers.known[one.question]) for one in wanted]
