@@ -237,9 +237,10 @@ class Batch:
 
     def heard(self, causation: str) -> Sent | None:
         """Return what a caller's cause says of the flow, where this log knows it by then: which message was heard. Cost: a look at the index."""
+        place, row = 0, self.row_with(causation)
         message, _, ordinal = causation.rpartition("#")
-        place = int(ordinal) if message and ordinal.isdecimal() else 0
-        row = self.row_with(message if place else causation)
+        if row is None and message and ordinal.isdecimal():
+            place, row = int(ordinal), self.row_with(message)
         numbers = [record.number for _, record in taken_apart(row)] if row is not None else []
         return Sent(0, numbers[place]) if place < len(numbers) else None
 
