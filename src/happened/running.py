@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar  # Any: command
 import msgspec
 
 from happened.core.annotations import label
-from happened.core.errors import Error, Invalid, Late, NotThere, OutcomeUnknown, Overloaded, Refused, Stuck, Unanswered
+from happened.core.errors import Error, Invalid, Late, NotThere, OutcomeUnknown, Overloaded, Refused, StoreFailed, Stuck, Unanswered
 from happened.core.messages import Command, Event, Message, Position, called, instead_of
 from happened.core.state import Fold, Key, Replica, State, fold_alone_of, fold_of
 from happened.core.store import Engine, Row
@@ -114,6 +114,9 @@ LOOK_AHEAD = 500
 
 COPIES_SECONDS_MAX = 10
 """How long commands in bulk, and those that were enqueued, wait for a copy of another system's state that can't say anything yet."""
+
+TAKE_IN_SECONDS_MAX = 1.0
+"""How long an answer that is newer than the states in memory waits until they hold it, too."""
 
 TOPOLOGY_NOTE = "topology"
 
@@ -487,9 +490,13 @@ class Running:
         return self._image.get(fold, whole).state  # type: ignore[return-value]  # entries of a fold are of its class
 
     def states(self, state: type[S]) -> dict[tuple[Any, ...], S]:
-        """Fold the whole log into all states of a class, by key, with what other processes have recorded. Reads the log once; memory holds the result."""
+        """Fold the whole log into all states of a class, by key, with what other processes have recorded. Reads the log once; memory holds the result.
+
+        `state` is as new from then on, unless somebody holds the log's lock meanwhile: nobody who reads waits for that.
+        """
         self._writer.check_process()
         head = self.log.head
+        self._take_in(head)
         self.log.names.learn(self._engine.notes)  # after the head: all that stands up to it is known then
         return self._image.states(fold_alone_of(state), until=head)  # type: ignore[return-value]  # states of a fold are of its class
 
@@ -505,7 +512,10 @@ class Running:
         `Stuck` where its function can't get past an event before that, `Late` if it is not there in time; each says what is in the way. `Diverged` where
         its tables were written from another history.
         """
-        return self._projection(function).wait(self.log.since(since) if since is not None else self.log.head, wait_seconds_max)
+        projecting = self._projection(function)
+        position = projecting.wait(self.log.since(since) if since is not None else self.log.head, wait_seconds_max)
+        self._take_in(position)
+        return position
 
     def reproject(self, function: Callable[..., None], empty: "Callable[[sqlalchemy.Connection], object]") -> None:
         """Have a projection write everything anew: `empty` deletes its rows, in the transaction in which its checkpoint is set back.
@@ -543,10 +553,18 @@ class Running:
     def catch_up(self, since: Receipt | str | int | None = None, *, wait_seconds_max: float = 10) -> Position:
         """Take what other processes recorded into the memory image, at least up to a receipt; return the position reached. `Late` if it is not there."""
         wanted = self.log.since(since)
+        deadline = time.monotonic() + within(wait_seconds_max)
         if wanted > self._image.position or since is None:
             if self.log.wait(wanted - 1, wait_seconds_max) < wanted and self.log.head < wanted:  # who waits hears of a moment ago
                 raise Late(f"position {wanted} was not recorded within {wait_seconds_max:g} s", position=wanted, head=self.log.head)
-            self._writer.catch_up(wanted if since is not None else None)
+            try:
+                self._writer.catch_up(wanted if since is not None else None, wait_seconds_max=_left(deadline))
+            except Overloaded as busy:
+                raise Late(
+                    f"what is recorded could not be taken in within {wait_seconds_max:g} s, since somebody holds the lock of the log",
+                    position=wanted,
+                    head=self.log.head,
+                ) from busy
         return Position(self._image.position)
 
     def statistics(self) -> dict[str, Any]:
@@ -870,6 +888,12 @@ class Running:
         """Have the states of this process hold what is told of as done: it is on disk before whoever decided it has merged it."""
         if position > self._image.position:
             self._writer.catch_up(position)
+
+    def _take_in(self, position: int) -> None:
+        """Have the states of this process hold what is answered, where the log is free soon: who only reads does not wait for a writer that is stopped."""
+        if position > self._image.position and not inside_decider():
+            with contextlib.suppress(Overloaded, StoreFailed):
+                self._writer.catch_up(position, wait_seconds_max=TAKE_IN_SECONDS_MAX)
 
     def _raise_refusal(self, row: Row) -> None:
         refusal = refusal_in(row)

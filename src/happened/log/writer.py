@@ -31,6 +31,8 @@ from happened.log.row import CONVERSATION, SAID_OF_ITSELF, SALT_BYTES, TOPOLOGY,
 SALTS_AHEAD = 256
 PATIENCE_SECONDS = 0.02
 """The writer gives up on the store's lock so much earlier than its callers on the writer: then they hear what is known, that nothing was decided."""
+LOCK_SECONDS_MAX = 10.0
+"""How long to wait for the store's lock, to take in what others have recorded, where nobody says how long."""
 WATCH_SECONDS = 0.25
 """How often an event loop looks for callers whose time is over; a wait that is shorter has a timer of its own."""
 QUEUE_MAX = 10_000
@@ -448,22 +450,36 @@ class Writer:
             start, self._salted = 0, SALT_BYTES * count
         return self._salts[start : self._salted]
 
-    def catch_up(self, until: int | None = None) -> None:
-        """Take in what other processes have recorded; nothing where all up to a position was taken in when the batch before this was merged."""
+    def catch_up(self, until: int | None = None, *, wait_seconds_max: float | None = None) -> None:
+        """Take in what other processes have recorded; nothing where all up to a position was taken in when the batch before this was merged.
+
+        `Overloaded` where the log is not free in time, in this process or in another one. By default what this process is deciding is waited for.
+        """
         self.check_process()
+        seconds = within(wait_seconds_max) if wait_seconds_max is not None else None
+        began = time.perf_counter()
 
         def take_in(unseen: Unseen) -> Commit:
             self._take_in(unseen)
             return Commit()
 
-        with self._memory.guard:
+        guard = self._memory.guard
+        try:
+            if not guard.acquire(timeout=-1 if seconds is None else seconds):
+                raise Overloaded("the log is busy in this process")
             if until is not None and until <= self._memory.position:
                 return
+            left = LOCK_SECONDS_MAX if seconds is None else max(began + seconds - time.perf_counter(), 0.0)
             try:
-                self.engine.append(take_in, self.seen)
+                self.engine.append(take_in, self.seen, wait_seconds_max=left)
             except BaseException as error:
                 self._forget_after(error)
                 raise
+        finally:  # see `_commit`
+            try:  # noqa: SIM105
+                guard.release()
+            except RuntimeError:
+                pass
 
     def rehearse(self, job: Job) -> None:
         """Let a job draft what it would record, under the lock, and record nothing. What it raises is raised."""
