@@ -1,5 +1,6 @@
 """A call to the outside whose decision was lost is known, where the gateway says that its calls are noted."""
 
+import asyncio
 import json
 import queue
 import subprocess
@@ -15,6 +16,7 @@ import happened as h
 from happened.core.store import Commit, Head, Unseen
 from happened.log.records import ANSWERED
 from happened.sourcing.asked import NOTE
+from tests.transfer.model import until
 
 ROOT = Path(__file__).parents[2]
 Account = Annotated[str, h.Tag("account")]
@@ -256,6 +258,67 @@ def test_a_call_is_not_lost_where_another_one_for_the_same_command_is(tmp_path: 
         assert isinstance(failed, h.StoreFailed)
         assert isinstance(recorded, h.Receipt)
         assert (told, lost_told(running), asked(running)) == ([], [], [])
+
+
+def charge_anyway(command: Charge, world: h.World) -> Iterator[Charged]:
+    """Ask it, and whatever comes of that decide."""
+    try:
+        yield Charged(command.account, world.ask(card, command.account))
+    except Exception:  # noqa: BLE001 - as users write it
+        yield Charged(command.account, -1)
+
+
+def no_note_is_written(running: h.Running) -> list[str]:
+    """Have the disk be full whenever a call is to be noted, until the list that is returned is longer than 20."""
+    engine = running.log.engine
+    append, refused = engine.append, list[str]()
+
+    def refusing(decide: Callable[[Unseen], Commit], seen: int, **how: float) -> Head:
+        def decided(unseen: Unseen) -> Commit:
+            commit = decide(unseen)
+            noted = [note for note, body in commit.notes.items() if note.startswith(NOTE) and body is not None]
+            if noted and len(refused) <= 20:
+                refused.extend(noted)
+                raise h.StoreFailed("the disk is full")
+            return commit
+
+        return append(decided, seen, **how)
+
+    engine.append = refusing  # type: ignore[method-assign]  # it is the instance's own
+    return refused
+
+
+def test_a_call_that_can_not_be_noted_is_not_made_and_said_to_be_trouble_of_the_store(tmp_path: Path) -> None:
+    """Nobody takes it for an answer of the outside, and nothing is recorded."""
+    calls: list[str] = []
+
+    def counts(account: str) -> int:
+        calls.append(account)
+        return 7
+
+    till = h.App("till", deciders=[charge_anyway], gateways=[h.Gateway(card, noted=True)])
+    with till.open(f"sqlite:///{tmp_path}/till.db", run=False, gateways={card: counts}) as running:
+        refused = no_note_is_written(running)
+        with pytest.raises(h.StoreFailed, match="full"):
+            running.dispatch(Charge("a"), id="c-1")
+        with pytest.raises(h.StoreFailed, match="full"):
+            asyncio.run(running.adispatch(Charge("a"), id="c-1"))
+
+        assert (calls, running.log.find("c-1"), len(refused)) == ([], [], 2)
+        refused += ["over"] * 20
+        assert running.dispatch(Charge("a"), id="c-1").events == (Charged("a", 7),)
+
+
+def test_a_pending_command_whose_call_can_not_be_noted_waits_and_is_not_stuck(tmp_path: Path) -> None:
+    """The disk is full for a while."""
+    with app().open(f"sqlite:///{tmp_path}/till.db") as running:
+        refused = no_note_is_written(running)
+        kept = running.enqueue(Charge("abc"), id="c-1")
+        until(lambda: len(refused) >= 7)  # one try makes five rounds at most
+        assert running.stuck() == []
+        refused += ["over"] * 20
+
+        assert running.outcome(kept, wait_seconds_max=30).events == (Charged("abc", 3),)
 
 
 class Weighed(h.Event):

@@ -44,7 +44,7 @@ from happened.log.row import (
 from happened.log.typed import Typed, encode_in_order
 from happened.log.writer import Batch, Draft, Job, deciding
 from happened.sourcing.asked import Asked
-from happened.sourcing.gateway import Answer, Answers, Asking, NeedsOutside, Outside, TimeOver, questions_in
+from happened.sourcing.gateway import Answer, Answers, Asking, NeedsOutside, NotNoted, Outside, TimeOver, questions_in
 from happened.sourcing.memory_image import Kept, MemoryImage
 
 ANSWERS_NOTE = "answers/"
@@ -728,7 +728,7 @@ class Handling:
     def collect(self, decision: Decision, loop: asyncio.AbstractEventLoop | None, deadline: float) -> None:
         """Run the decider on the durable image, outside the lock, and let it ask. What it decides is thrown away: only the answers are kept.
 
-        `Overloaded` if an answer has not come by the deadline, by the monotonic clock: nothing was recorded.
+        `Overloaded` if an answer has not come by the deadline, by the monotonic clock, and what a note of a call raises: nothing was recorded.
         """
         try:
             with deciding():
@@ -737,6 +737,8 @@ class Handling:
             raise Overloaded(
                 f"the outside did not answer `{decision.handler.name}` in the time allowed; nothing was recorded", id=decision.id
             ) from None
+        except NotNoted as trouble:
+            raise trouble.error from None
         except Unanswered:  # nothing outside is reached, and asking again would not change that
             raise
         except Error:
