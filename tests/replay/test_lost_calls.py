@@ -6,6 +6,7 @@ import queue
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
@@ -16,6 +17,7 @@ import happened as h
 from happened.core.store import Commit, Head, Unseen
 from happened.log.records import ANSWERED
 from happened.sourcing.asked import NOTE
+from tests.semantics.test_reading_on import held
 from tests.transfer.model import until
 
 ROOT = Path(__file__).parents[2]
@@ -307,6 +309,40 @@ def test_a_call_that_can_not_be_noted_is_not_made_and_said_to_be_trouble_of_the_
         assert (calls, running.log.find("c-1"), len(refused)) == ([], [], 2)
         refused += ["over"] * 20
         assert running.dispatch(Charge("a"), id="c-1").events == (Charged("a", 7),)
+
+
+def scale(account: str) -> int:
+    """Stand for an outside whose calls are not noted."""
+    return 0
+
+
+def charge_by_weight(command: Charge, world: h.World) -> Iterator[Charged]:
+    """Ask both."""
+    yield Charged(command.account, world.ask(scale, command.account) + world.ask(card, command.account))
+
+
+def test_a_note_waits_for_the_lock_as_long_as_the_caller_does(tmp_path: Path) -> None:
+    """Another process takes the lock while the outside is asked, and stops: nothing is recorded."""
+    url = f"sqlite:///{tmp_path}/till.db"
+    taken, go = threading.Event(), threading.Event()
+    holder = threading.Thread(target=held, args=(url, taken, go))
+
+    def weighs(account: str) -> int:
+        holder.start()
+        taken.wait(10)
+        return 1
+
+    till = h.App("till", deciders=[charge_by_weight], gateways=[h.Gateway(card, noted=True), scale])
+    with till.open(url, run=False, gateways={scale: weighs}) as running:
+        began = time.monotonic()
+        with pytest.raises(h.Overloaded):
+            running.dispatch(Charge("a"), id="c-1", wait_seconds_max=1)
+        seconds = time.monotonic() - began
+        go.set()
+        holder.join(10)
+
+        assert seconds < 5
+        assert running.log.find("c-1") == []
 
 
 def test_a_pending_command_whose_call_can_not_be_noted_waits_and_is_not_stuck(tmp_path: Path) -> None:

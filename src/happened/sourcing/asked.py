@@ -13,6 +13,7 @@ import msgspec
 from happened.core.store import Commit, Engine, Unseen
 from happened.core.world import Source
 from happened.log.log import EVERYTHING_SEEN
+from happened.log.writer import LOCK_SECONDS_MAX
 from happened.sourcing.gateway import Answers, Gateway, Question, call_id
 
 NOTE = "asked/"
@@ -45,8 +46,11 @@ class Asked:
         self._under_way: set[Answers] = set()
         """What this process is deciding, and has noted calls for: until its commit has taken place, or it is given up."""
 
-    def note(self, command: str, answers: Answers, questions: Sequence[Question]) -> Mapping[Question, int]:
-        """Note that these are asked for a command; return for each how many calls of it were lost before. Cost: one commit."""
+    def note(self, command: str, answers: Answers, questions: Sequence[Question], wait_seconds_max: float) -> Mapping[Question, int]:
+        """Note that these are asked for a command; return for each how many calls of it were lost before. Cost: one commit.
+
+        `Overloaded` where the lock of the log is not free in time.
+        """
         owner, now = self._source.owner(), self._source.now_us()
         lost: dict[Question, int] = {}
         with self._lock:
@@ -65,7 +69,7 @@ class Asked:
                 notes[key] = msgspec.json.encode(Made(command, question[0], now, owner, lost[question])).decode()
             return Commit(notes=notes)
 
-        self._engine.append(decide, EVERYTHING_SEEN)
+        self._engine.append(decide, EVERYTHING_SEEN, wait_seconds_max=min(wait_seconds_max, LOCK_SECONDS_MAX))
         return lost
 
     def over(self, command: str, answers: Answers) -> dict[str, str | None]:

@@ -347,7 +347,7 @@ class Asking:
         *,
         may_ask: bool,
         deadline: float = 0.0,
-        note: Callable[[str, Answers, Sequence[Question]], Mapping[Question, int]] | None = None,
+        note: Callable[[str, Answers, Sequence[Question], float], Mapping[Question, int]] | None = None,
     ) -> None:
         self._note = note
         self._deadline = deadline
@@ -374,7 +374,7 @@ class Asking:
             lost: Mapping[Question, int] = {}
             if noted and self._note is not None:
                 try:
-                    lost = self._note(self._command, self._answers, noted)
+                    lost = self._note(self._command, self._answers, noted, max(self._deadline - time.monotonic(), 0.0))
                 except Error as error:
                     raise NotNoted(error) from error
             for answer, one in zip(self._outside.answer(missing, self._command, self._loop, self._deadline), missing, strict=True):
