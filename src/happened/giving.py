@@ -307,6 +307,10 @@ class Giving:
         self._timers: dict[str, str] = {}
         """By the id of a command that is sent later: its note."""
         self._due: list[tuple[int, str]] = []
+        self._rung_until = 0
+        """When the latest of those was due that have rung."""
+        self._waits_for = ""
+        """The id of the one that rings where it did in the origin, and for which those wait that are due behind it."""
         self._back: dict[int, int] = {}
         """By positions of events of the branch: those of their counterparts."""
         before = Before(origin.log, origin.names, origin.notes, plan.after, origin.until, origin.noted)
@@ -742,11 +746,23 @@ class Giving:
         self._timers[id] = note
         heapq.heappush(self._due, (due_of(note), id))
 
-    def _ring_due(self, until: int) -> None:
-        """Ring what is due by the branch's clock, and was not sent in the origin, or not then."""
+    def _ring_due(self, until: int, *, to_the_end: bool = False) -> None:
+        """Ring what is due by the branch's clock, and was not sent in the origin, or not then.
+
+        Where the origin rang something only later, since nobody was there to ring, what is due behind that waits for it, as there. It does not wait for what
+        was held there, so that others rang before it; and nothing waits at the end.
+        """
         while self._due and self._due[0][0] <= until:
-            due, id = heapq.heappop(self._due)  # noqa: A001 - as everywhere
-            if not self._rings_as_then(id, due):
+            due, id = self._due[0]  # noqa: A001 - as everywhere
+            comes = not to_the_end and id in self._survey.rung and id in self._timers and due >= self._rung_until
+            if comes and id == self._waits_for:
+                return
+            as_then = self._rings_as_then(id, due)
+            if comes and as_then:
+                self._waits_for = id
+                return
+            heapq.heappop(self._due)
+            if not as_then:
                 self._works.clock.set(due)
                 row = self._ring(id, due)
                 self._works.clock.set(until)
@@ -770,6 +786,7 @@ class Giving:
         if note is None or position is None or due_of(note) > now or self._works.timers is None:
             return None
         del self._timers[id]
+        self._rung_until = max(self._rung_until, due_of(note))
         timers = self._works.timers
         try:
             prepared = self._edited(timers.read(int(position), timers.scheduled_with(int(position))))
@@ -785,7 +802,7 @@ class Giving:
         """Do what there is still to do: what is due, what is pending, and what follows from it."""
         while True:
             before = self.log.head
-            self._ring_due(self._works.clock.now_us())
+            self._ring_due(self._works.clock.now_us(), to_the_end=True)
             mark = self.log.head
             while self._works.pending is not None and not self._works.pending.decide_some():
                 pass

@@ -1,5 +1,6 @@
 """Past: an open app as it was at a position. States and views are folded from the log; nothing is emitted, asked or recorded."""
 
+import functools
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, TypeVar  # Any: keys of any type
@@ -62,13 +63,13 @@ class Past:
     def view(self, state: type[S]) -> View[S]:
         """Return a view as it was, to ask as one asks a view of today. `Invalid` if the state is not among the app's `views`.
 
-        Its rows are folded at the first call and held in memory: from the nearest snapshot on.
+        Its rows are folded at the first call and held in memory: from the nearest snapshot on. Where something is erased later they are folded anew.
         """
         if state not in self._views:
             raise no_view(state, self._views)
         found = self._asked.get(state)
         if found is None:
-            start = self._travel.start(fold_of(state), self.position)
+            start = functools.partial(self._travel.start, fold_of(state), self.position)
             found = self._asked[state] = view_as_of(self._log, state, self.position, start)
         return found
 

@@ -156,7 +156,12 @@ class Survey:
         """Names that were recorded."""
         self.topology = False
         """The wiring was recorded."""
+        self._own: dict[str, int] = {}
+        """Where records are that have an id of their own in a row of several: no index knows it."""
         self._origin = origin
+        if isinstance(origin.log.engine, Over):  # what it shares with what it is a branch of stands where it stood there
+            for row in origin.rows(min(origin.log.engine.pin.position, after), after):
+                self._note_own(row)
         for row in origin.rows(after, until):
             self._add(row)
 
@@ -169,6 +174,7 @@ class Survey:
                     found = decode_schema(raw.body)
                     self.wishes[found.number] = wish_again(found)
             return
+        self._note_own(row)
         own = header.id or header.decides or ""
         if header.outcome == "pending":
             self.pending.add(own)
@@ -185,23 +191,26 @@ class Survey:
         key, run = self.run_of(row, header, sender)
         self.runs.setdefault(key, Run(run, set())).rows.add(own)
 
+    def _note_own(self, row: Row) -> None:
+        if '"i":' in row.records:
+            for place, (_, raw) in enumerate(taken_apart(row)):
+                extra = decode_extra(raw.extra) if bytes(raw.extra) else None
+                if extra is not None and extra.id is not None:
+                    self._own.setdefault(extra.id, row.position + place)
+
     def run_of(self, row: Row, header: Header, sender: Name) -> tuple[tuple[int, str], str]:
         """Return which run a row is of: the event's position and the lease of who heard it; and the id of the run."""
         own, cause = header.id or "", header.causation or ""
         lease = lease_of(sender.what, sender.name)
         if sender.what == "publication":
             run = run_said_in(own)
-            position = run.removeprefix(f"{lease}/").rpartition(":")[2]
-            known = position.isdecimal() and self._origin.holds(
-                int(position), cause
-            )  # else it is a position of what the origin is a branch of
+            log, position = "", run.removeprefix(f"{lease}/").rpartition(":")[2]
         else:
             run = own if row.input is None else own.rpartition(":")[0]
             log, _, position = run.removesuffix(f":{sender.name}").rpartition(":")
-            known = position.isdecimal() and log == self._origin.log.identity.id
-        if known:
+        if position.isdecimal() and (log == self._origin.log.identity.id or self._origin.holds(int(position), cause)):
             return (int(position), lease), run
-        found = self._origin.position_of(cause)
+        found = self._own.get(cause) or self._origin.position_of(cause)  # it is a position of what the origin is a branch of
         return (found if found is not None else -1, lease), run
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar  # Any: command
 import msgspec
 
 from happened.core.annotations import label
-from happened.core.errors import Error, Invalid, Late, NotThere, OutcomeUnknown, Overloaded, Refused, Stuck, Unanswered
+from happened.core.errors import Error, Invalid, Late, NotThere, OutcomeUnknown, Overloaded, Refused, StoreFailed, Stuck, Unanswered
 from happened.core.messages import Command, Event, Message, Position, called, instead_of
 from happened.core.state import Fold, Key, Replica, State, fold_alone_of, fold_of
 from happened.core.store import Engine, Row
@@ -114,6 +114,9 @@ LOOK_AHEAD = 500
 
 COPIES_SECONDS_MAX = 10
 """How long commands in bulk, and those that were enqueued, wait for a copy of another system's state that can't say anything yet."""
+
+TAKE_IN_SECONDS_MAX = 1.0
+"""How long an answer that is newer than the states in memory waits until they hold it, too."""
 
 TOPOLOGY_NOTE = "topology"
 
@@ -267,12 +270,10 @@ class Running:
         deadline = time.monotonic() + within(wait_seconds_max)
         self._handling.wait_for_copies(decision.handler, wait_seconds_max)
         self._handling.preload(decision)
-        while True:
-            self._writer.submit(decision, deadline - time.monotonic())
-            if not decision.needs_outside:
-                return self._answer(decision, deadline)
-            self._next_round(decision)
-            self._handling.collect(decision, None, deadline)
+        self._writer.submit(decision, deadline - time.monotonic())
+        if decision.needs_outside:
+            self._decide_outside(decision, deadline)
+        return self._answer(decision, deadline)
 
     async def adispatch(
         self, command: Command, *, id: str | None = None, actor: str = "", correlation: str | None = None, wait_seconds_max: float = 10
@@ -283,21 +284,18 @@ class Running:
         if decision.handler.copied:
             await self._outside.in_thread(deadline, lambda: self._handling.wait_for_copies(decision.handler, _left(deadline)))
         self._handling.preload(decision)
-        while True:
-            await self._writer.asubmit(decision, deadline - time.monotonic())
-            result = decision.result
-            if result is None and decision.row is not None:
-                return self.log.receipt(decision.row, decision.id, decision.events)
-            loop = asyncio.get_running_loop()
-            if not decision.needs_outside:
-                if isinstance(result, Known) and decode_header(result.row.head).outcome == "pending":
-                    try:
-                        return await self._outside.in_thread(deadline, self._answer, decision, deadline)
-                    except Overloaded:  # no thread was free; but it is kept, and what is known of it is said at once now
-                        return await loop.run_in_executor(None, self._answer, decision, deadline)
-                return self._answer(decision, deadline)
-            self._next_round(decision)
-            await self._outside.in_thread(deadline, self._handling.collect, decision, loop, deadline)
+        await self._writer.asubmit(decision, deadline - time.monotonic())
+        if decision.needs_outside:
+            await self._adecide_outside(decision, asyncio.get_running_loop(), deadline)
+        result = decision.result
+        if result is None and decision.row is not None:
+            return self.log.receipt(decision.row, decision.id, decision.events)
+        if isinstance(result, Known) and decode_header(result.row.head).outcome == "pending":
+            try:
+                return await self._outside.in_thread(deadline, self._answer, decision, deadline)
+            except Overloaded:  # no thread was free; but it is kept, and what is known of it is said at once now
+                return await asyncio.get_running_loop().run_in_executor(None, self._answer, decision, deadline)
+        return self._answer(decision, deadline)
 
     def dispatch_all(self, messages: Iterable[Command | Event | Message]) -> Iterator[Receipt | Refused]:
         """Have commands decided, and facts recorded between them, in their order, group-committed; yield for each its receipt or its refusal.
@@ -492,9 +490,13 @@ class Running:
         return self._image.get(fold, whole).state  # type: ignore[return-value]  # entries of a fold are of its class
 
     def states(self, state: type[S]) -> dict[tuple[Any, ...], S]:
-        """Fold the whole log into all states of a class, by key, with what other processes have recorded. Reads the log once; memory holds the result."""
+        """Fold the whole log into all states of a class, by key, with what other processes have recorded. Reads the log once; memory holds the result.
+
+        `state` is as new from then on, unless somebody holds the log's lock meanwhile: nobody who reads waits for that.
+        """
         self._writer.check_process()
         head = self.log.head
+        self._take_in(head)
         self.log.names.learn(self._engine.notes)  # after the head: all that stands up to it is known then
         return self._image.states(fold_alone_of(state), until=head)  # type: ignore[return-value]  # states of a fold are of its class
 
@@ -510,7 +512,10 @@ class Running:
         `Stuck` where its function can't get past an event before that, `Late` if it is not there in time; each says what is in the way. `Diverged` where
         its tables were written from another history.
         """
-        return self._projection(function).wait(self.log.since(since) if since is not None else self.log.head, wait_seconds_max)
+        projecting = self._projection(function)
+        position = projecting.wait(self.log.since(since) if since is not None else self.log.head, wait_seconds_max)
+        self._take_in(position)
+        return position
 
     def reproject(self, function: Callable[..., None], empty: "Callable[[sqlalchemy.Connection], object]") -> None:
         """Have a projection write everything anew: `empty` deletes its rows, in the transaction in which its checkpoint is set back.
@@ -548,10 +553,18 @@ class Running:
     def catch_up(self, since: Receipt | str | int | None = None, *, wait_seconds_max: float = 10) -> Position:
         """Take what other processes recorded into the memory image, at least up to a receipt; return the position reached. `Late` if it is not there."""
         wanted = self.log.since(since)
+        deadline = time.monotonic() + within(wait_seconds_max)
         if wanted > self._image.position or since is None:
             if self.log.wait(wanted - 1, wait_seconds_max) < wanted and self.log.head < wanted:  # who waits hears of a moment ago
                 raise Late(f"position {wanted} was not recorded within {wait_seconds_max:g} s", position=wanted, head=self.log.head)
-            self._writer.catch_up(wanted if since is not None else None)
+            try:
+                self._writer.catch_up(wanted if since is not None else None, wait_seconds_max=_left(deadline))
+            except Overloaded as busy:
+                raise Late(
+                    f"what is recorded could not be taken in within {wait_seconds_max:g} s, since somebody holds the lock of the log",
+                    position=wanted,
+                    head=self.log.head,
+                ) from busy
         return Position(self._image.position)
 
     def statistics(self) -> dict[str, Any]:
@@ -825,13 +838,8 @@ class Running:
         self._submit_all(batch)
         for job in batch:
             deadline = time.monotonic() + 60
-            while isinstance(job, Decision) and job.needs_outside and job.error is None:
-                self._next_round(job)
-                self._handling.collect(job, None, deadline)
-                try:
-                    self._writer.submit(job, _left(deadline))
-                except Exception as error:  # noqa: BLE001 - it is raised below, at this one's turn
-                    job.error = error
+            if isinstance(job, Decision) and job.needs_outside and job.error is None:
+                self._decide_outside(job, deadline)
             if job.error is not None:
                 raise job.error
             try:
@@ -880,6 +888,12 @@ class Running:
         if position > self._image.position:
             self._writer.catch_up(position)
 
+    def _take_in(self, position: int) -> None:
+        """Have the states of this process hold what is answered, where the log is free soon: who only reads does not wait for a writer that is stopped."""
+        if position > self._image.position and not inside_decider():
+            with contextlib.suppress(Overloaded, StoreFailed):
+                self._writer.catch_up(position, wait_seconds_max=TAKE_IN_SECONDS_MAX)
+
     def _raise_refusal(self, row: Row) -> None:
         refusal = refusal_in(row)
         if refusal is not None:
@@ -905,12 +919,29 @@ class Running:
         """Decide an input that was enqueued; what it raises says why it can't be."""
         deadline = time.monotonic() + 60
         self._handling.wait_for_copies(decision.handler, COPIES_SECONDS_MAX)
-        while True:
-            self._writer.submit(decision, _left(deadline))
-            if not decision.needs_outside:
-                return
-            self._next_round(decision)
-            self._handling.collect(decision, None, deadline)
+        self._writer.submit(decision, _left(deadline))
+        if decision.needs_outside:
+            self._decide_outside(decision, deadline)
+
+    def _decide_outside(self, decision: Decision, deadline: float) -> None:
+        """Let a decision ask the outside, and have it decided on the answers; once more where it asks something new then."""
+        try:
+            while decision.needs_outside:
+                self._next_round(decision)
+                self._handling.collect(decision, None, deadline)
+                self._writer.submit(decision, _left(deadline))
+        finally:
+            self._asked.ended(decision.answers)
+
+    async def _adecide_outside(self, decision: Decision, loop: asyncio.AbstractEventLoop, deadline: float) -> None:
+        """Do so, awaited: the decider asks in a thread."""
+        try:
+            while decision.needs_outside:
+                self._next_round(decision)
+                await self._outside.in_thread(deadline, self._handling.collect, decision, loop, deadline)
+                await self._writer.asubmit(decision, deadline - time.monotonic())
+        finally:
+            self._asked.ended(decision.answers)
 
     def _make_wishes(self, topology: Mapping[str, Any]) -> list[Wish]:
         """Say under which names and fingerprints all is recorded. Those in the topology are used: each takes a millisecond or more of an open."""

@@ -471,6 +471,8 @@ WRONG_ENVELOPES: list[tuple[str, Any, str]] = [
     ("id", UUID(int=7), r"`id` is text, not UUID.*str\(id\)"),
     ("id", HALF, r"`id`.*half a character"),
     ("id", "x" * 1_001, r"`id`.*1,000.*1,001"),
+    ("id", "sale#1", r"`id` is 'sale#1'.*a record of the message 'sale'.*'sale-1'"),
+    ("id", "sale#1#20", r"`id`.*the message 'sale#1'"),
     ("actor", None, r"`actor` is text, not None.*leave it out"),
     ("actor", 5, r"`actor` is text, not 5.*str\(actor\)"),
     ("actor", HALF, r"`actor`.*half a character"),
@@ -507,6 +509,16 @@ def test_what_is_said_beside_a_body_is_text(running: h.Running, field: str, valu
 
     for attempt in attempts:
         nothing_recorded(running, attempt, h.Invalid, match)
+
+
+@pytest.mark.parametrize("id", ["#1", "sale#", "sale#one", "sale#1a", "#", "sale#1.5", "1"])
+def test_an_id_that_no_part_of_a_message_is_called_is_any_text(running: h.Running, id: str) -> None:
+    """It is found by that, and so are its own parts."""
+    receipt = running.dispatch(Sell("nut", 1), id=id)
+
+    assert [record.id for record in running.log.read(after=receipt.position - len(receipt.events) - 1)] == [id, f"{id}#1"]
+    assert [row.last for row in running.log.find(id)] == [receipt.position]
+    assert running.dispatch(Sell("nut", 1), id=id).repeated
 
 
 def test_letters_of_any_script_are_text(running: h.Running) -> None:

@@ -329,6 +329,33 @@ def test_views_are_folded_anew_whenever_between_two_looks_it_was_erased(url: str
         assert view.get("c-3", since=running.log.head).name == "Eva"
 
 
+@pytest.mark.parametrize("by", ["this process", "another one"])
+def test_a_view_of_the_past_says_nothing_of_what_is_erased_from_then_on(url: str, by: str) -> None:
+    """It was folded before that, and is asked in every way there is: the rest of it is as it was."""
+    with customers.open(url, run=False) as running:
+        filled(running)
+        past = running.at(running.log.head)
+        person, people = past.view(Person), past.view(People)
+        assert person.get("c-1").name
+        assert people.get().count == 2
+        narrowed = person.where(customer="c-1")
+        assert len(narrowed.rows()) == 1
+
+        if by == "this process":
+            running.erase(("customer", "c-1"), **BY)
+        else:
+            h.erase(url, ("customer", "c-1"), **BY)
+
+        assert (person.find("c-1"), person.position_of("c-1"), len(narrowed.rows())) == (None, None, 0)
+        assert person.sql("select count(*) from Person") == [(1,)]
+        assert person.get("c-2").calls == 1
+        assert past.view(Person).find("c-1") is None
+        assert people.get().count == 1
+        assert past.state(Person, "c-1") is None
+        with pytest.raises(h.Invalid, match="as of position"):
+            person.get("c-2", since=running.log.head)
+
+
 def test_views_that_were_emptied_are_not_answered_from_by_who_only_reads(url: str) -> None:
     """Nobody follows them: until somebody does, and they are whole again, an answer is late, and never that there is no row."""
     closed(url)

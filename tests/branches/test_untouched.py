@@ -80,8 +80,9 @@ def test_a_branch_of_a_branch(make: Make) -> None:
             assert not second.diff()
 
 
-def test_a_branch_of_a_branch_finds_what_a_reaction_heard_by_any_id() -> None:
-    """Also by one that looks like that of a part."""
+def test_a_branch_of_a_branch_finds_what_a_reaction_heard_by_any_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also by one that looks like that of a part, which is not taken any more."""
+    monkeypatch.setattr("happened.log.log._check_names_no_part", str)
 
     class Came(h.Event):
         name: str
@@ -105,6 +106,40 @@ def test_a_branch_of_a_branch_finds_what_a_reaction_heard_by_any_id() -> None:
         with running.branch(at=0) as first, first.branch(at=0) as second:
             assert [record.name for record in told(second) if record.kind == "internal"] == ["Greeted"]
             assert not second.diff()
+
+
+@pytest.mark.parametrize("edited", [False, True])
+@pytest.mark.parametrize("at", ["before", "between", "behind"])
+def test_a_branch_of_a_branch_finds_what_a_reaction_heard_of_a_row_of_several(at: str, edited: bool) -> None:
+    """Each fact has an id of its own, which no index knows; and in a branch that is edited it stands elsewhere than in the log."""
+
+    class Came(h.Event):
+        name: str
+
+    class Greet(h.Command):
+        name: str
+
+    class Greeted(h.Event):
+        name: str
+
+    def greet(command: Greet) -> Iterator[Greeted]:
+        yield Greeted(command.name)
+
+    def hear(event: Came) -> Iterator[Greet]:
+        yield Greet(event.name)
+
+    with h.App("door", records=[Came], deciders=[greet], reactions=[hear]).open() as running:
+        first_of_all = running.record(Came("eve"), id="eve").position
+        running.log.append([h.Message(Came("ann"), id="one"), h.Message(Came("bob"), id="two")], id="both")
+        running.settled()
+        drop = [h.Drop(first_of_all)] if edited else []
+
+        with running.branch(*drop, at=0) as first:
+            both = next(record.position for record in first.log.read() if record.id == "two")
+            with first.branch(at={"before": 0, "between": both, "behind": first.log.head}[at]) as second:
+                greeted = [record.body for record in told(second) if record.kind == "internal"]
+                assert greeted == [Greeted(name) for name in ("eve", "ann", "bob")[edited:]]
+                assert not second.diff(), str(second.diff())
 
 
 def test_what_is_in_flight_stays_so(make: Make) -> None:

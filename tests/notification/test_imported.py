@@ -217,3 +217,20 @@ def test_what_followed_from_a_refusal_says_so_in_the_flow(tmp_path: Path) -> Non
 
     assert [arrow.count for arrow in flow.arrows if (arrow.source, arrow.target) == ("event:refusal", "event:Paid")] == [1]
     assert flow.undeclared == ()
+
+
+def test_a_cause_is_the_message_that_has_this_id_before_it_is_a_part_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such ids are not taken any more; logs may hold them, and what is subscribed to keeps the id that it had."""
+    monkeypatch.setattr("happened.log.log._check_names_no_part", str)
+    app = h.App("shop", records=[Ordered, Paid], deciders=[send])
+    with app.open(f"sqlite:///{tmp_path}/log.db") as running:
+        running.dispatch(Send(), id="o")
+        running.record(Ordered(), id="o#1")
+        running.record_all([h.Message(Paid(), causation="o#1")])
+        running.record(Ordered(), id="alone#1")
+        running.record_all([h.Message(Paid(), causation="alone#1")])
+        flow = running.flow()
+
+    counts = {(arrow.source, arrow.target): arrow.count for arrow in flow.arrows}
+    assert counts["event:Ordered", "event:Paid"] == 2
+    assert ("event:Sent", "event:Paid") not in counts

@@ -1,5 +1,6 @@
 """Who decides before he has the lock: what he decided stands only where the log stands as it did, else it is decided once more under the lock."""
 
+import queue
 import threading
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any
@@ -12,6 +13,7 @@ from happened.core.store import Commit, Unseen
 from happened.log.log import EVERYTHING_SEEN
 from happened.stores import postgres_wire as wire
 from happened.stores.postgres import CROWDED_COMMITS, PostgresStore, Standing
+from happened.stores.postgres_tables import where_in
 from happened.testing.rows import Fact, Scribe, check_whole, flat, read_by, terms_of, without
 from tests.postgres_log.proxy import HOLD_COMMIT, LOSE_ANSWER, LOSE_COMMIT, Proxy
 from tests.semantics.model import Balance, Deposit, Transfer, bank
@@ -121,6 +123,35 @@ def test_the_lock_is_not_waited_for(url: str) -> None:
     scribe.append(Fact())
     assert len(flat(store.read())) == 2
     store.close()
+
+
+@pytest.mark.parametrize("mode", ["share", "access exclusive"])
+@pytest.mark.parametrize("table", ["log", "tag"])
+def test_a_table_that_somebody_holds_is_waited_for_no_longer_than_the_caller_waits(url: str, table: str, mode: str) -> None:
+    """As whoever makes an index does, or writes the table anew: nothing was recorded then, and what comes after finds no lock that was left."""
+    heard: queue.Queue[object] = queue.Queue()
+    with bank.open(url, run=False) as running:
+        running.dispatch(Deposit("a", 1))
+        running.dispatch(Deposit("a", 1))
+
+        def dispatches() -> None:
+            try:
+                heard.put(running.dispatch(Deposit("a", 1), wait_seconds_max=1))
+            except h.Overloaded as error:
+                heard.put(error.recorded)
+
+        with psycopg.connect(server().url) as holder:
+            holder.execute(where_in(url).sql(f"lock table @{table} in {mode} mode"))
+            caller = threading.Thread(target=dispatches)
+            caller.start()
+            caller.join(5)
+            waits = caller.is_alive()
+        caller.join(10)
+
+        assert not waits
+        assert heard.get_nowait() is False
+        running.dispatch(Deposit("a", 1))
+        assert running.state(Balance, "a") == Balance("a", 3, 3)
 
 
 def test_notes_are_for_the_lock(url: str) -> None:

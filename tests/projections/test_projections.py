@@ -61,6 +61,25 @@ def test_each_event_is_written_once_and_waited_for_by_its_receipt(log: str, into
         assert told == {"projection": "sales", "position": receipt.position, "lag": 0, "mine": True, "failure": None}
 
 
+def test_a_state_is_as_new_as_what_is_said_to_be_written(log: str, into: str) -> None:
+    """Another process has recorded and written it."""
+
+    class Greetings(h.State):
+        count: int = 0
+
+        def evolve(self, event: Greeted) -> "Greetings":
+            return self.but(count=self.count + 1)
+
+    with app(into).open(log, run=False) as running, app(into).open(log) as other:
+        assert running.state(Greetings) is None
+        other.record(Greeted("ann"))
+        other.record(Sold("o-1", "a", ONE))
+
+        running.projected(sales)
+
+        assert running.state(Greetings) == Greetings(1)
+
+
 def test_a_long_log_is_read_in_pages_and_by_the_index(log: str, into: str) -> None:
     """What is there before the projection is written, too; most of it is of no concern to it."""
     with app(into).open(log, run=False) as running:

@@ -148,6 +148,17 @@ def test_a_cause_that_is_named_stands_before_what_it_caused(url: str) -> None:
             running.log.verify()
 
 
+def test_a_cause_may_be_a_message_whose_id_is_called_as_a_part_of_another(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such ids are not taken any more; logs may hold them."""
+    monkeypatch.setattr("happened.log.log._check_names_no_part", str)
+    with bank.open(url, run=False) as running:
+        running.record(Deposited("a", 1), id="order#7")
+        running.dispatch(Deposit("a", 1), id="order")
+        running.record_all([h.Message(Deposited("a", 1), causation="order#7")])
+
+        running.log.verify()
+
+
 def test_a_name_that_can_not_be_read_is_said(url: str) -> None:
     """Whatever wrote it, the error is `Broken` and says where."""
     with bank.open(url, run=False) as running:

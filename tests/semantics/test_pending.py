@@ -17,14 +17,15 @@ import pytest
 import happened as h
 from happened.log.lease import Leases
 from happened.log.worker import Envelope
-from happened.log.writer import Batch, Job
+from happened.log.writer import Batch, Job, inside_decider
 from happened.sourcing.handling import Decision, Pending
 from happened.sourcing.memory_image import ImageOverlay
 from happened.sourcing.pending import PendingWorker
 from happened.sourcing.sending import Sending
 from happened.stores.machine import Machine
-from tests.semantics.faults import Faults, full
+from tests.semantics.faults import Faults, broken, full
 from tests.semantics.model import Account, Balance, Deposit, Deposited, Transfer, bank, deposit
+from tests.transfer.model import until
 
 
 class Jumping(Machine):
@@ -326,6 +327,36 @@ def test_a_full_disk_makes_a_pending_command_wait_not_stuck(url: str, faults: Fa
         kept = running.enqueue(Deposit("a", 1))
 
         assert running.outcome(kept, wait_seconds_max=5).events == (Deposited("a", 1),)
+
+
+def look(command: Deposit, world: h.World) -> Iterator[Deposited]:
+    """Ask for a state in the midst of the decision."""
+    balance = world.state(Balance, account=command.account)
+    yield Deposited(command.account, command.amount + balance.amount)
+
+
+def test_a_disk_that_fails_while_a_state_is_read_makes_a_pending_command_wait_not_stuck(url: str, faults: Faults) -> None:
+    """The decider asks for a state that is not in memory: what the store says to that is no failure of the command."""
+    looker = h.App("looker", deciders=[look], records=[Deposited])
+    with looker.open(url, run=False) as running:
+        running.record(Deposited("a", 5))
+        kept = running.enqueue(Deposit("a", 1))
+    failed: list[str] = []
+
+    def hook(_connection: sqlite3.Connection, sql: str, run: Callable[[], sqlite3.Cursor]) -> sqlite3.Cursor:
+        if inside_decider() and threading.current_thread().name == "happened-pending" and len(failed) < 40:
+            failed.append(sql)
+            raise broken()
+        return run()
+
+    faults.hook = hook
+    with looker.open(url) as running:
+        until(lambda: len(failed) > 0)
+        time.sleep(0.3)
+        assert running.stuck() == []
+        failed += ["over"] * 40
+
+        assert running.outcome(kept, wait_seconds_max=10).events == (Deposited("a", 6),)
 
 
 def test_a_pending_command_that_no_decider_takes_any_more_does_not_stop_the_others(url: str) -> None:

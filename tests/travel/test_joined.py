@@ -19,7 +19,7 @@ import happened as h
 from happened.core.state import fold_of
 from happened.cqrs import past as folding
 from happened.cqrs import view as viewing
-from happened.cqrs.past import FROM_ZERO, Joining, view_as_of
+from happened.cqrs.past import Joining, view_as_of
 from happened.shelf.snapshots import SnapshotsFile
 from happened.sourcing import snapshot as taking
 from happened.sourcing.snapshot import Snapshots, Taker
@@ -178,7 +178,7 @@ def table(view: h.View[Any]) -> list[tuple[Any, ...]]:
 
 def from_zero(running: h.Running, state: type[h.State], position: int) -> list[tuple[Any, ...]]:
     """Fold a view from the first record on."""
-    return table(view_as_of(running.log, state, position, FROM_ZERO))
+    return table(view_as_of(running.log, state, position))
 
 
 @settings(max_examples=15, deadline=None)
@@ -217,7 +217,7 @@ def test_one_row_folded_by_the_index_is_the_row_of_the_view(seed: int, length: i
         ends = [row.last for rows in running.log.engine.read() for row in rows]
         position = data.draw(st.sampled_from(ends))
         for state in PROVABLE:
-            view = view_as_of(running.log, state, position, FROM_ZERO)
+            view = view_as_of(running.log, state, position)
             for order in (f"o-{n}" for n in range(6)):
                 found = Joining(running.log).row(fold_of(state), (order,), position, running._image.wanted)
                 assert found is not None

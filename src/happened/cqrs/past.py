@@ -17,14 +17,15 @@ from happened.core.filling import Fill, Find
 from happened.core.messages import Recorded, events_of
 from happened.core.state import Fold, Key, State, declared, fold_of
 from happened.core.store import Row, Wanted
-from happened.cqrs.ask import View, ViewState
+from happened.cqrs.ask import Looked, Standing, View, ViewState
 from happened.cqrs.view import Page, Stopped, ViewBuild
-from happened.log.log import Log
+from happened.log.log import Log, latest_erasure
 from happened.log.records import bare_of
 from happened.shelf.connection import Connection
 from happened.shelf.rows import ViewsFile
 
 S = TypeVar("S", bound=State)
+A = TypeVar("A")
 
 PAST = "past"
 """Stands where the fingerprint of a view of today does."""
@@ -62,10 +63,29 @@ AT_ONCE = Pace()
 
 
 class PastViewState(ViewState[S]):
-    """A view that moves no more."""
+    """A view that moves no more. Where something was erased since it was folded, it is folded anew before it is asked."""
+
+    def __init__(self, log: Log, fold: Callable[[], tuple[ViewsFile, ViewBuild[S]]]) -> None:
+        self._fold = fold
+        self._folding = threading.Lock()
+        self._erasure = latest_erasure(log.engine)  # before the fold: what is erased from then on may be in it
+        file, build = fold()
+        weakref.finalize(self, file.close)
+        super().__init__(log, file, build, threading.Condition(), _Nobody(build))
+
+    def answer(self, ask: Callable[[Connection, ViewBuild[S], Standing], A]) -> A:
+        """Let a function read the table."""
+        self._fold_again()
+        return super().answer(ask)
+
+    def looked(self, key: Key, encoded: Sequence[Any]) -> Looked[S] | None:
+        """Look one key up."""
+        self._fold_again()
+        return super().looked(key, encoded)
 
     def wait(self, since: int, wait_seconds_max: float) -> None:
         """Raise `Invalid` where something newer is asked for than there was."""
+        self._fold_again()
         if since > self.build.position:
             raise Invalid(
                 f"the view `{self.build.name}` is as of position {self.build.position}: there is nothing as new as {since} in it",
@@ -73,6 +93,18 @@ class PastViewState(ViewState[S]):
                 position=self.build.position,
                 since=since,
             )
+
+    def _fold_again(self) -> None:
+        """Fold it without what was erased since. Who reads the former table meanwhile has asked before that."""
+        if latest_erasure(self.log.engine) == self._erasure:
+            return
+        with self._folding:
+            erasure = latest_erasure(self.log.engine)
+            if erasure != self._erasure:
+                file, build = self._fold()
+                weakref.finalize(self, file.close)
+                self.file, self.build, self.following = file, build, _Nobody(build)
+                self._erasure = erasure
 
 
 class _Nobody:
@@ -100,30 +132,32 @@ class _Nobody:
         raise Diverged(f"the view `{gone.name}` as of position {gone.position} is closed", view=gone.name)
 
 
-def view_as_of(log: Log, state: type[S], until: int, start: Start = FROM_ZERO) -> View[S]:
+def view_as_of(log: Log, state: type[S], until: int, start: Callable[[], Start] = lambda: FROM_ZERO) -> View[S]:
     """Fold a view up to a position that is the last of a row, and return it to be asked. Other views can't be asked for in its `sql`.
 
-    `start` is taken where the table holds what is in it; else all is folded. `Stuck` where the view stopped by then. Cost: what a rebuild takes for as many
-    events; memory holds the rows.
+    What `start` returns is taken where the table holds what is in it; else all is folded. `Stuck` where the view stopped by then. Cost: what a rebuild takes
+    for as many events, once more where something was erased since; memory holds the rows. To be asked it takes a look at the notes of the log.
     """
-    build: ViewBuild[S] = ViewBuild(state, PAST, 1)
-    file = ViewsFile("memory:", None)
-    try:
-        with file.transaction() as connection:
-            _fold_or_say(log, build, connection, start, until, AT_ONCE)
-            build.position, build.ready = until, True
-            connection.execute(
-                "insert into _view(name, fingerprint, generation, made, log, epoch, position, digest, owner, ready) values(?, ?, ?, 1, ?, ?, ?, ?, 0, 1)",
-                (*build.identity, log.identity.id, log.identity.epoch, until, build.digest),
-            )
-            for statement in build.own.table.view_ddl():
-                connection.execute(statement)
-    except BaseException:
-        file.close()
-        raise
-    found = PastViewState(log, file, build, threading.Condition(), _Nobody(build))
-    weakref.finalize(found, file.close)
-    return View(found)
+
+    def fold() -> tuple[ViewsFile, ViewBuild[S]]:
+        build: ViewBuild[S] = ViewBuild(state, PAST, 1)
+        file = ViewsFile("memory:", None)
+        try:
+            with file.transaction() as connection:
+                _fold_or_say(log, build, connection, start(), until, AT_ONCE)
+                build.position, build.ready = until, True
+                connection.execute(
+                    "insert into _view(name, fingerprint, generation, made, log, epoch, position, digest, owner, ready) values(?, ?, ?, 1, ?, ?, ?, ?, 0, 1)",
+                    (*build.identity, log.identity.id, log.identity.epoch, until, build.digest),
+                )
+                for statement in build.own.table.view_ddl():
+                    connection.execute(statement)
+        except BaseException:
+            file.close()
+            raise
+        return file, build
+
+    return View(PastViewState(log, fold))
 
 
 class Joining:

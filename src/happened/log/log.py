@@ -562,8 +562,9 @@ def identity_in(notes: Mapping[str, str]) -> Identity | None:
 
 def check_envelope(id: object, actor: object, correlation: object, causation: object) -> None:
     """Raise `Invalid` unless these can stand in a header: texts that are UTF-8 and not too long. Cost: 0.1 µs; no call is made where all is well."""
-    if id is not None and (type(id) is not str or not id or not id.isascii() or len(id) > TEXT_CHARACTERS_MAX):
+    if id is not None and (type(id) is not str or not id or not id.isascii() or len(id) > TEXT_CHARACTERS_MAX or "#" in id):
         _check_text("id", id)
+        _check_names_no_part(id)
     if type(actor) is not str or (actor and (not actor.isascii() or len(actor) > TEXT_CHARACTERS_MAX)):
         _check_text("actor", actor, or_empty=True)
     if correlation is not None and (type(correlation) is not str or not correlation.isascii() or len(correlation) > TEXT_CHARACTERS_MAX):
@@ -581,6 +582,17 @@ def _check_text(what: str, given: object, *, or_empty: bool = False) -> None:
         raise Invalid(f"`{what}` may have {TEXT_CHARACTERS_MAX:,} characters, this one has {len(given):,}", field=what)
     if not is_unicode(given):
         raise Invalid(f"`{what}` is {given!r}, which has half a character and is no valid text", field=what)
+
+
+def _check_names_no_part(id: Any) -> None:
+    """Raise `Invalid` for an id such as `sale#1`: the record after `sale` in the row of that message is called so, and causes name it."""
+    message, _, ordinal = id.rpartition("#")
+    if message and ordinal.isdecimal():
+        raise Invalid(
+            f"`id` is {id!r}, which is what a record of the message {message!r} is called: write it without `#` before the number, as in "
+            f"{f'{message}-{ordinal}'!r}",
+            field="id",
+        )
 
 
 def _listed(facts: Any) -> list[Any]:

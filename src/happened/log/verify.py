@@ -154,6 +154,8 @@ def _check_cause(row: Row, find: Callable[[str], Sequence[Row]]) -> None:
         return
     found = find(id)
     if found and (int(ordinal) >= sum(one.count for one in found) or found[0].position >= row.position):
+        if any(one.position < row.position for one in find(cause)):  # a message that was recorded under an id of this shape
+            return
         raise Broken(
             f"the row at position {row.position} was caused by `{cause}`, which does not stand before it", position=row.position, id=cause
         )

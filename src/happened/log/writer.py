@@ -31,6 +31,8 @@ from happened.log.row import CONVERSATION, SAID_OF_ITSELF, SALT_BYTES, TOPOLOGY,
 SALTS_AHEAD = 256
 PATIENCE_SECONDS = 0.02
 """The writer gives up on the store's lock so much earlier than its callers on the writer: then they hear what is known, that nothing was decided."""
+LOCK_SECONDS_MAX = 10.0
+"""How long to wait for the store's lock, to take in what others have recorded, where nobody says how long."""
 WATCH_SECONDS = 0.25
 """How often an event loop looks for callers whose time is over; a wait that is shorter has a timer of its own."""
 QUEUE_MAX = 10_000
@@ -195,6 +197,9 @@ class Job:
         """Say what to record, on what the batch has come to; `None`: nothing, `result` says why. What it raises is the caller's answer."""
         raise NotImplementedError
 
+    def not_added(self, batch: "Batch", draft: Draft, error: Exception) -> None:
+        """Hear that what was drafted can't be recorded. What it raised is the caller's answer."""
+
     def may_be_ahead(self) -> bool:
         """Say whether `draft` may be asked again: it looks at states and ids, and leaves nothing behind but its answer."""
         return False
@@ -253,9 +258,10 @@ class Batch:
 
     def heard(self, causation: str) -> Sent | None:
         """Return what a caller's cause says of the flow, where this log knows it by then: which message was heard. Cost: a look at the index."""
+        place, row = 0, self.row_with(causation)
         message, _, ordinal = causation.rpartition("#")
-        place = int(ordinal) if message and ordinal.isdecimal() else 0
-        row = self.row_with(message if place else causation)
+        if row is None and message and ordinal.isdecimal():
+            place, row = int(ordinal), self.row_with(message)
         numbers = [record.number for _, record in taken_apart(row)] if row is not None else []
         return Sent(0, numbers[place]) if place < len(numbers) else None
 
@@ -464,22 +470,36 @@ class Writer:
             start, self._salted = 0, SALT_BYTES * count
         return self._salts[start : self._salted]
 
-    def catch_up(self, until: int | None = None) -> None:
-        """Take in what other processes have recorded; nothing where all up to a position was taken in when the batch before this was merged."""
+    def catch_up(self, until: int | None = None, *, wait_seconds_max: float | None = None) -> None:
+        """Take in what other processes have recorded; nothing where all up to a position was taken in when the batch before this was merged.
+
+        `Overloaded` where the log is not free in time, in this process or in another one. By default what this process is deciding is waited for.
+        """
         self.check_process()
+        seconds = within(wait_seconds_max) if wait_seconds_max is not None else None
+        began = time.perf_counter()
 
         def take_in(unseen: Unseen) -> Commit:
             self._take_in(unseen)
             return Commit()
 
-        with self._memory.guard:
+        guard = self._memory.guard
+        try:
+            if not guard.acquire(timeout=-1 if seconds is None else seconds):
+                raise Overloaded("the log is busy in this process")
             if until is not None and until <= self._memory.position:
                 return
+            left = LOCK_SECONDS_MAX if seconds is None else max(began + seconds - time.perf_counter(), 0.0)
             try:
-                self.engine.append(take_in, self.seen)
+                self.engine.append(take_in, self.seen, wait_seconds_max=left)
             except BaseException as error:
                 self._forget_after(error)
                 raise
+        finally:  # see `_commit`
+            try:  # noqa: SIM105
+                guard.release()
+            except RuntimeError:
+                pass
 
     def rehearse(self, job: Job) -> None:
         """Let a job draft what it would record, under the lock, and record nothing. What it raises is raised."""
@@ -710,7 +730,11 @@ class Writer:
                     try:
                         draft = job.draft(batch)
                         if draft is not None:
-                            drafted.append((job, batch.add(draft)))
+                            try:
+                                drafted.append((job, batch.add(draft)))
+                            except Exception as error:
+                                job.not_added(batch, draft, error)
+                                raise
                     except (KeyboardInterrupt, SystemExit):
                         raise
                     except BaseException as error:  # noqa: BLE001 - it is the answer to this caller, and no other's trouble

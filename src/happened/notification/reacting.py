@@ -121,7 +121,7 @@ class Reacting(Hearing[Reaction, Ran]):
             steps.insert(0, step)
             if steps.count(step) > 1:
                 break
-            before = self._log.find(header.causation.rpartition("#")[0] or header.causation)
+            before = self._log.find(header.causation) or self._log.find(header.causation.rpartition("#")[0])
             if not before:
                 break
             row = before[0]

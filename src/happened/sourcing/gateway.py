@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, ParamSpec, Protocol, TypeVar  # Any: answers
 import msgspec
 
 from happened.core.annotations import label, named_of_type, parameters_of, returned_by
-from happened.core.errors import GatewayFailed, Invalid, Overloaded, Unanswered
+from happened.core.errors import Error, GatewayFailed, Invalid, Overloaded, Unanswered
 from happened.core.messages import CallId, name_of
 from happened.core.plain import strange_in
 from happened.core.store import Row
@@ -119,6 +119,10 @@ class Answers:
 
     def __init__(self, known: Iterable[Answer] = ()) -> None:
         self.known: dict[Question, Answer] = {}
+        self.noted: frozenset[str] = frozenset()
+        """The notes that were made of calls for it."""
+        self.over = False
+        """Nobody waits for it any more."""
         for answer in known:
             self.put(answer)
 
@@ -129,6 +133,14 @@ class Answers:
 
 class TimeOver(BaseException):
     """The caller's time is over, and an answer has not come. Not an `Exception`, so that a decider's own handlers let it pass."""
+
+
+class NotNoted(BaseException):
+    """A call could not be noted, and so is not made: trouble of the log, and no answer. Not an `Exception`, so that a decider's own handlers let it pass."""
+
+    def __init__(self, error: Error) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 class NeedsOutside(BaseException):
@@ -351,7 +363,7 @@ class Asking:
         *,
         may_ask: bool,
         deadline: float = 0.0,
-        note: Callable[[str, Sequence[Question]], Mapping[Question, int]] | None = None,
+        note: Callable[[str, Answers, Sequence[Question], float], Mapping[Question, int]] | None = None,
     ) -> None:
         self._note = note
         self._deadline = deadline
@@ -375,7 +387,12 @@ class Asking:
             if not self._may_ask:
                 raise NeedsOutside
             noted = [one.question for one in missing if one.gateway.noted]
-            lost: Mapping[Question, int] = self._note(self._command, noted) if noted and self._note is not None else {}
+            lost: Mapping[Question, int] = {}
+            if noted and self._note is not None:
+                try:
+                    lost = self._note(self._command, self._answers, noted, max(self._deadline - time.monotonic(), 0.0))
+                except Error as error:
+                    raise NotNoted(error) from error
             for answer, one in zip(self._outside.answer(missing, self._command, self._loop, self._deadline), missing, strict=True):
                 self._answers.put(msgspec.structs.replace(answer, lost=lost[one.question]) if one.question in lost else answer)
         return [_heard(gateway, self._answers.known[one.question]) for one in wanted]

@@ -44,7 +44,7 @@ from happened.log.row import (
 from happened.log.typed import Typed, encode_in_order
 from happened.log.writer import Batch, Draft, Job, deciding
 from happened.sourcing.asked import Asked
-from happened.sourcing.gateway import Answer, Answers, Asking, NeedsOutside, Outside, TimeOver, questions_in
+from happened.sourcing.gateway import Answer, Answers, Asking, NeedsOutside, NotNoted, Outside, TimeOver, questions_in
 from happened.sourcing.memory_image import Kept, MemoryImage
 
 ANSWERS_NOTE = "answers/"
@@ -451,25 +451,35 @@ class Decision(Job):
             self.needs_outside = True
             return None
         except Exception as error:
-            ran = handler.ran(time.perf_counter() - started)
-            batch.engine.sample(handler.name, "failed", ran, f"{self.id}: {''.join(traceback.format_exception(error))[-2000:]}")
-            heard = (
-                [answer for answer in self.answers.known.values() if not answer.error] if self.answers is not None and self.given else []
-            )
-            if self.answers is not None:
-                batch.kept.update(handling.asked.over(self.id, self.answers.known.values()))
-            if heard:  # for a retry of the same id; what failed is asked again then
-                batch.kept[ANSWERS_NOTE + self.id] = encode(heard).decode()
+            self._failed(batch, error, handler.ran(time.perf_counter() - started))
             raise
+
+    def not_added(self, batch: Batch, draft: Draft, error: Exception) -> None:
+        """Hear that no state can take what was decided: it has failed, as where the decider raises."""
+        self._failed(batch, error, draft.header.ran)
+
+    def _failed(self, batch: Batch, error: Exception, ran: int) -> None:
+        handling, answers = self.handling, self.answers
+        batch.engine.sample(self.handler.name, "failed", ran, f"{self.id}: {''.join(traceback.format_exception(error))[-2000:]}")
+        if answers is None:
+            return
+        batch.kept.update(handling.asked.over(self.id, answers))
+        heard = [answer for answer in answers.known.values() if not answer.error] if self.given else []
+        if heard:  # for a retry of the same id; what failed is asked again then
+            batch.kept[ANSWERS_NOTE + self.id] = encode(heard).decode()
 
     def _may_decide(self, batch: Batch) -> bool:
         """Say whether the id, which was given, is free; else `result` says who has used it, or the input is another owner's by now."""
         if self.decides is not None:
-            return self.decides not in batch.notes and self.decides in batch.notes_of(self.decides)
-        row = batch.row_with(self.id)
-        if row is not None:
-            self.result = Known(self._same(batch, row))
-        return row is None
+            free = self.decides not in batch.notes and self.decides in batch.notes_of(self.decides)
+        else:
+            row = batch.row_with(self.id)
+            if row is not None:
+                self.result = Known(self._same(batch, row))
+            free = row is None
+        if not free and self.answers is not None:  # somebody else has decided it while the outside was asked
+            batch.kept.update(self.handling.asked.over(self.id, self.answers))
+        return free
 
     def run(
         self,
@@ -542,8 +552,8 @@ class Decision(Job):
             self.result = said_in(said)
         if self.given and answers:
             notes[ANSWERS_NOTE + self.id] = None
-        if answers:
-            notes.update(self.handling.asked.over(self.id, answers))
+        if answers and self.answers is not None:
+            notes.update(self.handling.asked.over(self.id, self.answers))
         asked: Written | None = None
         if self.decides is None:
             asked = self._asked(batch)
@@ -718,7 +728,7 @@ class Handling:
     def collect(self, decision: Decision, loop: asyncio.AbstractEventLoop | None, deadline: float) -> None:
         """Run the decider on the durable image, outside the lock, and let it ask. What it decides is thrown away: only the answers are kept.
 
-        `Overloaded` if an answer has not come by the deadline, by the monotonic clock: nothing was recorded.
+        `Overloaded` if an answer has not come by the deadline, by the monotonic clock, and what a note of a call raises: nothing was recorded.
         """
         try:
             with deciding():
@@ -727,6 +737,8 @@ class Handling:
             raise Overloaded(
                 f"the outside did not answer `{decision.handler.name}` in the time allowed; nothing was recorded", id=decision.id
             ) from None
+        except NotNoted as trouble:
+            raise trouble.error from None
         except Unanswered:  # nothing outside is reached, and asking again would not change that
             raise
         except Error:

@@ -268,6 +268,8 @@ class Group(Job):
             draft = kept.decision.draft(batch)
             if draft is not None:
                 batch.add(draft)
+        except TROUBLE:
+            raise  # of the world: what was decided before it stands
         except Exception as error:  # noqa: BLE001 - whatever the decider raises stops its key, and is seen
             self.failed[kept.note] = error
             return False

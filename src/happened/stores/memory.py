@@ -48,9 +48,12 @@ class MemoryStore:
             if self._closed:
                 raise Closed("the log is closed")
             commit = decide(Unseen(self._rows[self._place(seen) :], self._head(), self._noted))
+            replaced = self._replaced(commit.instead) if commit.instead else self._rows
+            anew = self._indexed_anew(self._terms_of, replaced) if commit.instead and self._terms_of is not None else None
             with self._showing:
-                if commit.instead:
-                    self._replace(commit.instead)
+                self._rows = replaced
+                if anew is not None:
+                    self._tags, self._names, self._ids, self._counts = anew
                 for row, terms in zip(commit.rows, commit.terms, strict=True):
                     _file((self._tags, self._names, self._ids), row, terms)
                     self._counts.append(terms.counts)
@@ -62,6 +65,8 @@ class MemoryStore:
                     else:
                         self._notes[key] = body
             head = self._head()
+            if commit.instead:
+                self._samples.forget()
         finally:  # an interrupt may come as soon as it is acquired
             try:  # noqa: SIM105 - no function is called on this way
                 self._lock.release()
@@ -144,24 +149,29 @@ class MemoryStore:
         if dict(reading) == self._reading:
             return True
         with self._lock:
-            self._index_anew(terms_of, progress)
-            self._reading = dict(reading)
+            anew = self._indexed_anew(terms_of, self._rows, progress)
+            with self._showing:
+                self._tags, self._names, self._ids, self._counts = anew
+                self._reading = dict(reading)
         return True
 
     def found_by(self, reading: Mapping[int, str], _terms_of: Callable[[Row], Terms], /) -> bool:
         """Say whether rows are found by this reading, where a log lies over this one."""
         return self._reading is not None and all(self._reading.get(name, how) == how for name, how in reading.items())
 
-    def _index_anew(self, terms_of: Callable[[Row], Terms], progress: Callable[[int, int], None]) -> None:
-        fresh: tuple[dict[str, list[int]], dict[int, list[int]], dict[str, list[int]]] = ({}, {}, {})
+    @staticmethod
+    def _indexed_anew(
+        terms_of: Callable[[Row], Terms], rows: Sequence[Row], progress: Callable[[int, int], None] = lambda _done, _all: None
+    ) -> tuple[dict[str, list[int]], dict[int, list[int]], dict[str, list[int]], list[Sequence[tuple[str, int]]]]:
+        """Return the index of these rows, and what each of them counts. Nothing is shown of it meanwhile: how rows are read is told by others' code."""
+        found: tuple[dict[str, list[int]], dict[int, list[int]], dict[str, list[int]]] = ({}, {}, {})
         counts: list[Sequence[tuple[str, int]]] = []
-        for done, row in enumerate(self._rows):
+        for done, row in enumerate(rows):
             terms = terms_of(row)
-            _file(fresh, row, terms)
+            _file(found, row, terms)
             counts.append(terms.counts)
-            progress(done + 1, len(self._rows))
-        self._tags, self._names, self._ids = fresh
-        self._counts = counts
+            progress(done + 1, len(rows))
+        return *found, counts
 
     def find_id(self, id: str) -> Sequence[int]:
         """Return the position of the row that uses this id, if there is one."""
@@ -190,17 +200,15 @@ class MemoryStore:
         """Return what was counted."""
         return self._samples.all()
 
-    def _replace(self, rows: Sequence[Row]) -> None:
-        places = [self._at.get(row.position) for row in rows]
-        for place, row in zip(places, rows, strict=True):
-            if place is None or self._rows[place].digest != row.digest:
+    def _replaced(self, instead: Sequence[Row]) -> list[Row]:
+        """Return all rows, with these in the place of those at their positions."""
+        rows = list(self._rows)
+        for row in instead:
+            place = self._at.get(row.position)
+            if place is None or rows[place].digest != row.digest:
                 raise Diverged(f"there is no such row at position {row.position} any more", position=row.position)
-        for place, row in zip(places, rows, strict=True):
-            assert place is not None, "it was looked for"
-            self._rows[place] = row
-        if self._terms_of is not None:
-            self._index_anew(self._terms_of, lambda _done, _all: None)
-        self._samples.forget()
+            rows[place] = row
+        return rows
 
     def _head(self) -> Head:
         if not self._rows:

@@ -59,7 +59,12 @@ WRITE = f"select @write({', '.join(f'${n}' for n in range(1, 25))})"
 LOOK = "select * from @look($1, $2)"
 """Takes the lock and looks at the head, then at what is unseen: each statement of the function sees what the one before has waited for."""
 BEGIN = b"begin isolation level read committed, read write"
-WRITE_AHEAD = f"select @write_ahead({', '.join(f'${n}' for n in range(1, 28))})"
+AHEAD_MS_MAX = 100
+"""How long a commit that was decided ahead waits for a table that somebody holds as a whole; then it is decided again, and waits as long as its caller."""
+WRITE_AHEAD = (
+    f"select case when set_config('lock_timeout', '{AHEAD_MS_MAX}', true) is not null "
+    f"then @write_ahead({', '.join(f'${n}' for n in range(1, 28))}) end"
+)
 CROWDED_COMMITS = 50
 """After another process has committed, so many commits are not decided ahead: it is likely to come between again."""
 LOCK_MS_MAX = 2_000_000_000
@@ -1152,7 +1157,9 @@ def _has_dead_rows(said: errors.Diagnostic) -> bool:
     return said.severity_nonlocalized == "INFO" and number is not None and int(number[0]) > 0
 
 
-def _failed(error: psycopg.Error) -> StoreFailed | Broken | Diverged:
+def _failed(error: psycopg.Error) -> StoreFailed | Broken | Diverged | Overloaded:
+    if isinstance(error, errors.LockNotAvailable):
+        return Overloaded(f"somebody holds a table of the log; nothing was recorded: {one_line(error)}")
     if isinstance(error, errors.DivisionByZero):
         return Diverged(_NO_SUCH_ROW)
     if isinstance(error, DAMAGED):
