@@ -19,6 +19,7 @@ from tests.faults.model import app
 ROOT = Path(__file__).parents[2]
 KILLS = int(os.environ.get("HAPPENED_KILLS", "15"))
 """How many processes are killed on SQLite; on PostgreSQL a tenth of them."""
+WORK_SECONDS_MAX = 120.0
 SEED = int(os.environ.get("HAPPENED_SEED", "7"))
 
 
@@ -27,6 +28,7 @@ class Clients:
 
     def __init__(self, url: str, history: History, *, weakened: str = "whole", clock: str = "true") -> None:
         self._clock = clock
+        self._history = history
         self._count = 0
         self.running: list[int] = []
         self._forks = started("clients", url, history, weakened)
@@ -44,6 +46,15 @@ class Clients:
     def wait(self, seconds: float) -> None:
         """Let them work for a while: when somebody is killed is up to chance."""
         time.sleep(seconds)
+
+    def wait_for(self, accepted: int) -> None:
+        """Let them work until more than so many writes were accepted: on a busy machine most of them are killed before they have come so far."""
+        deadline = time.monotonic() + WORK_SECONDS_MAX
+        while time.monotonic() < deadline:
+            self.start(3)
+            time.sleep(0.2)
+            if sum((one.asked.does, one.outcome) == ("write", "accepted") for one in self._history.operations()) > accepted:
+                return
 
     def kill(self, victim: int) -> None:
         """Kill one of them, whatever it does."""

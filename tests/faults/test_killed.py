@@ -23,6 +23,7 @@ def test_clients_of_one_file_are_killed_at_any_moment(tmp_path: Path, history: H
             clients.start(3)
             clients.wait(chance.random() * 0.15)
             clients.kill(chance.choice(clients.running))
+        clients.wait_for(KILLS)
 
     counted = whole(history, url)
     assert counted["write", "accepted"] > KILLS
@@ -48,6 +49,7 @@ def test_clients_of_a_server_are_killed_and_stopped_and_so_is_the_server(history
                     server.start()
                 clients.pause(chance.choice(clients.running), chance.random() * 0.3)
                 clients.kill(chance.choice(clients.running))
+            clients.wait_for(50)
 
         counted = whole(history, url)
         assert counted["write", "accepted"] > 50
