@@ -379,12 +379,13 @@ class Running:
         What stands still is no reason to wait: it is in the answer's `stuck`, and `done` is false then. Commands that come `Later` are in `timers`, and not
         waited for. `Late` where it is not settled in time. Cost: it reads the conversation, by the index; without a receipt, the end of the log.
         """
+        deadline = time.monotonic() + within(wait_seconds_max)
         position = self.log.since(receipt) if receipt is not None else None
         found = settled(
             self.log, [*self.app.reactions, *self.app.publications], position, wait_seconds_max, functools.partial(standing, self.log)
         )
         with recorded():
-            self._see(found.position)
+            self._see(found.position, deadline)
         return found
 
     def stuck(self) -> list[Held]:
@@ -872,7 +873,7 @@ class Running:
             seen = self.log.head
             found = outcome_of(self.log.find(own))
             if found is not None:
-                self._see(found[0].last)
+                self._see(found[0].last, deadline)
                 self._raise_refusal(found[0])
                 return self.log.receipt_of(found[0], repeated=False)
             stuck = [held for held in all_held(self._engine, self._asked_name(row)) if held.id == own]
@@ -883,10 +884,17 @@ class Running:
                 raise Late(f"the command `{own}` is kept, and not decided within {wait_seconds_max:.3g} s", id=own, position=row.position)
             self.log.wait(seen, min(0.25, _left(deadline)))
 
-    def _see(self, position: int) -> None:
-        """Have the states of this process hold what is told of as done: it is on disk before whoever decided it has merged it."""
+    def _see(self, position: int, deadline: float) -> None:
+        """Have the states of this process hold what is told of as done: it is on disk before whoever decided it has merged it. `Late` where they can't."""
         if position > self._image.position:
-            self._writer.catch_up(position)
+            try:
+                self._writer.catch_up(position, wait_seconds_max=max(_left(deadline), TAKE_IN_SECONDS_MAX))
+            except Overloaded as busy:
+                raise Late(
+                    f"it is done at position {position}, and could not be taken in in time, since somebody holds the lock of the log",
+                    position=position,
+                    head=self.log.head,
+                ) from busy
 
     def _take_in(self, position: int) -> None:
         """Have the states of this process hold what is answered, where the log is free soon: who only reads does not wait for a writer that is stopped."""

@@ -85,6 +85,31 @@ def test_who_waits_for_nothing_but_the_lock_of_another_process_waits_as_long_as_
         assert running.state(Balance, "a", since=receipt) == Balance("a", 11, 2)
 
 
+def test_who_waits_for_an_outcome_does_not_wait_for_the_lock_of_another_process_beyond_that(any_url: str) -> None:
+    """It was decided by another process, and told when the states of this one can hold it."""
+    taken, go = threading.Event(), threading.Event()
+    with bank.open(any_url, run=False) as running:
+        running.dispatch(Deposit("a", 1))
+        receipt = running.enqueue(Deposit("a", 10))
+        with bank.open(any_url) as other:
+            other.outcome(receipt)
+        holder = threading.Thread(target=held, args=(any_url, taken, go))
+        holder.start()
+        assert taken.wait(10)
+        try:
+            began = time.monotonic()
+            for ask in (running.outcome, running.settled):
+                with pytest.raises(h.Late, match="lock"):
+                    ask(receipt, wait_seconds_max=0.3)
+            assert time.monotonic() - began < 6
+        finally:
+            go.set()
+            holder.join(10)
+
+        assert running.outcome(receipt).events == (Deposited("a", 10),)
+        assert running.state(Balance, "a") == Balance("a", 11, 2)
+
+
 Name = Annotated[str, h.Tag("name")]
 
 

@@ -495,8 +495,8 @@ class Writer:
             except BaseException as error:
                 self._forget_after(error)
                 raise
-        finally:  # see `_commit`
-            try:  # noqa: SIM105
+        finally:
+            try:  # noqa: SIM105 - see `_commit`
                 guard.release()
             except RuntimeError:
                 pass
