@@ -287,3 +287,52 @@ def test_the_exit_code_is_that_of_the_code(tmp_path: Path) -> None:
     decided = json.loads(told)["decide"]
     assert (decided["unproven"], decided["diverged"], decided["unproven_divergences"][0]["may_have_read"]) == (1, 0, [6])
     assert "erased  position 6, which it may have read" in differs
+
+
+class Begun(h.Event):
+    sku: Sku
+
+
+class Went(h.Event):
+    sku: Sku
+
+
+class Go(h.Command):
+    sku: Sku
+
+
+class Trip(h.State):
+    sku: Sku
+    begun: bool = False
+    steps: int = 0
+
+    def evolve(self, event: Begun | Went) -> "Trip":
+        if isinstance(event, Begun):
+            return self.but(begun=True)
+        if not self.begun:
+            raise ValueError("never begun")
+        return self.but(steps=self.steps + 1)
+
+
+def go(command: Go, trip: Trip) -> Iterator[Went]:
+    yield Went(command.sku)
+
+
+def test_a_state_that_stands_still_since_something_is_erased_is_named(tmp_path: Path) -> None:
+    """What its `evolve` can't take any more stops its key: whoever had read it can't be decided again, and nothing else stops."""
+    url = f"sqlite:///{tmp_path}/log.db"
+    trips = h.App("trips", records=[Begun], deciders=[go])
+    with trips.open(url) as running:
+        begun = running.record(Begun("nut"), id="begun")
+        for number in range(3):
+            running.dispatch(Go("nut"), id=f"g-{number}")
+        later = running.record(Begun("nut"), id="again")
+        running.dispatch(Go("nut"), id="g-3")
+        for one in ("begun", "again"):
+            running.erase(one, actor="ann", reason="asked for")
+
+    checked = again(url, trips)
+
+    assert (checked.inputs, checked.same, checked.unproven, checked.diverged) == (4, 1, 3, 0)
+    assert [one.had_read for one in checked.unproven_divergences] == [(begun.position,)] * 2 + [(begun.position, later.position)]
+    assert "never begun" in str(checked.unproven_divergences[0].differences[0].now)

@@ -20,7 +20,7 @@ from happened.checking.differences import (
     plain,
     same_messages,
 )
-from happened.checking.gone import ERASED_TEXT, Gone, Reads
+from happened.checking.gone import ERASED_TEXT, Gone
 from happened.checking.memory import Memory
 from happened.checking.reactions import Runs
 from happened.checking.visit import seldom_collected
@@ -235,6 +235,7 @@ class _Deciding:
             else:
                 now = handler.call(command, (), entry, [], HEARS_NOTHING)
                 if self._is_word_for_word(row, handler, now):
+                    self._gone.learn(_own(header, handler))
                     self.found.inputs += 1
                     self.found.same += 1
                     return
@@ -251,12 +252,12 @@ class _Deciding:
         if others and self._is_erased(row, refusal):
             self._unchecked[ERASED] += 1
             return
-        read = self._gone.read(version for place, version in enumerate(header.reads) if place not in handler.copied)
+        self._gone.learn(_own(header, handler))
         self.found.inputs += 1
         if failure is None and self._is_same(row, handler, then, now, refusal, others):
             self.found.same += 1
         else:
-            self._look_closely(row, header, handler, own, Decided(now, refusal, failure), read)
+            self._look_closely(row, header, handler, own, Decided(now, refusal, failure))
 
     def _is_word_for_word(self, row: Row, handler: Handler, now: Sequence[Any]) -> bool:
         """Say whether a row holds these events and nothing else, as they would be recorded today: most do, and nothing more need be looked at."""
@@ -291,7 +292,7 @@ class _Deciding:
         erased = {record.number for record in taken_apart_text(row.records, row.position) if bytes(record.body) == b"null"}
         return bool(erased - {REFUSAL}) or (bool(erased) and refusal is not None)
 
-    def _look_closely(self, row: Row, header: Header, handler: Handler, id: str, decided: Decided, read: Reads) -> None:
+    def _look_closely(self, row: Row, header: Header, handler: Handler, id: str, decided: Decided) -> None:
         """Compare field by field."""
         refused = refusal_in(row)
         now, failure = self._checked(handler, decided)
@@ -312,7 +313,7 @@ class _Deciding:
                 tuple(differences),
                 then.fingerprint if then is not None else "",
                 self._today[handler],
-                *read,
+                *self._gone.read(),
             )
         )
 
@@ -344,3 +345,8 @@ class _Deciding:
             found.by_handler[divergence.handler] = found.by_handler.get(divergence.handler, 0) + 1
         if len(shown) < self._shown_max:
             shown.append(msgspec.structs.replace(divergence, differences=tuple(left)))
+
+
+def _own(header: Header, handler: Handler) -> Iterator[Any]:
+    """Return what a header says of the reads of a decision, without those of copies: their positions are another log's."""
+    return (version for place, version in enumerate(header.reads) if place not in handler.copied)

@@ -7,6 +7,7 @@ had read. Every other state of a class that is folded from such events may have 
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple  # Any: what a header says of reads is JSON
 
+from happened.core.errors import Stuck
 from happened.core.state import Fold, Key
 from happened.core.store import Row
 from happened.log.records import Reader
@@ -64,18 +65,29 @@ class Gone:
             self._read[fold, key] = None
         return self._entry(fold, key)
 
-    def read(self, versions: Iterable[Any] = ()) -> Reads:
-        """Return what was read since `begin` that is erased. `versions`: where what it had read then was last changed, as a header says."""
+    def learn(self, versions: Iterable[Any]) -> None:
+        """Hear where what was read since `begin` was last changed then, as a header says: whoever reads it later had read that, too."""
         if not self._events:
-            return Reads()
+            return
         for version in _positions(versions):
             classes = self._events.get(version, ())
             for fold, key in self._read:
-                if any(map(fold.follows, classes)) and self._entry(fold, key).version < version:
+                if any(map(fold.follows, classes)) and self._version(fold, key) < version:
                     self._known.setdefault((fold, key), set()).add(version)
+
+    def read(self) -> Reads:
+        """Return what was read since `begin` that is erased."""
+        if not self._events:
+            return Reads()
         known = {position for one in self._read for position in self._known.get(one, ())}
         possible = {position for fold in {fold for fold, _ in self._read} for position in self._followed(fold)[-LISTED_MAX:]}
         return Reads(tuple(sorted(known)), tuple(sorted(possible - known)))
+
+    def _version(self, fold: Fold, key: Key) -> int:
+        try:
+            return self._entry(fold, key).version
+        except Stuck:  # it stands still since something that came before was erased, say
+            return 0
 
     def _followed(self, fold: Fold) -> list[int]:
         if fold not in self._of_fold:
