@@ -208,7 +208,11 @@ class Runs:
         now = run.now_us if run.now_us is not None else heard.row.at + run.waited_us
 
         def ask(call: Callable[[World], list[Any]]) -> tuple[list[Any], list[Written]]:
-            return call(self._replay.world(id, now, Answers(run.answers), self._gone.entry)), []
+            world = self._replay.world(id, now, Answers(run.answers), self._gone.entry)
+            try:
+                return call(world), []
+            finally:
+                world.check_all_read()
 
         self._gone.begin()
         try:

@@ -233,6 +233,7 @@ class Handler:
                 reads.append(found.version)
                 filled.append(found.state if found.state is not None or fill.optional else fill.fold.initial(key))
         arguments = filled
+        world: DecidingWorld | None = None
         if self.wants_world:
             world = hearing.world(entry, reads)
             arguments = [world if slot == "world" else filled[slot] for slot in self.slots]  # type: ignore[index]  # a slot is a place or `world`
@@ -240,8 +241,12 @@ class Handler:
             arguments = list(filled)
         for place, copy in copied.items():
             arguments[self.slots.index(place)] = copy
-        yielded = self.function(command, *arguments)
-        return list(yielded) if self.generates else self.listed(yielded)
+        try:
+            yielded = self.function(command, *arguments)
+            return list(yielded) if self.generates else self.listed(yielded)
+        finally:
+            if world is not None:
+                world.check_all_read()
 
     @staticmethod
     def _events(function: Callable[..., Any]) -> Iterable[type]:
@@ -295,6 +300,8 @@ class DecidingWorld:
         self._asking = asking
         self._entry = entry
         self._reads = reads
+        self.unread: Error | None = None
+        """Why a state could not be read."""
 
     def new_id(self) -> Any:
         """Return the next id of this command."""
@@ -308,7 +315,11 @@ class DecidingWorld:
         """Return a state by its key, at the position of the decision."""
         fold = fold_alone_of(state)
         found = key_from(fold, key, named)
-        entry = self._entry(fold, found)
+        try:
+            entry = self._entry(fold, found)
+        except Error as error:
+            self.unread = error
+            raise
         self._reads.append((fold.name, found, entry.version))
         return entry.state if entry.state is not None else fold.initial(found)
 
@@ -319,6 +330,11 @@ class DecidingWorld:
     def ask_all(self, gateway: Callable[..., Any], questions: Iterable[tuple[Any, ...]], /) -> list[Any]:
         """Ask the outside many questions at once."""
         return self._asking.ask_all(gateway, [(args, {}) for args in questions_in(gateway, questions)])
+
+    def check_all_read(self) -> None:
+        """Raise why a state could not be read: nothing is decided without it, whatever a function that caught the error has made of it."""
+        if self.unread is not None:
+            raise self.unread
 
 
 class Hearing(NamedTuple):
