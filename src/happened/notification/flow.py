@@ -59,7 +59,7 @@ class Arrow(msgspec.Struct, frozen=True):
     source: str
     target: str
     status: str = DECLARED
-    """`declared` (no log was looked at), `seen`, `unseen`, `undeclared`, or `earlier`: declared by a wiring that was in force then and is not now, or of a
+    """`declared` (no log was looked at, or none tells of it, as of what a copy takes in), `seen`, `unseen`, `undeclared`, or `earlier`: declared by a wiring that was in force then and is not now, or of a
     message that became several or is no longer read, as `upcasts` and `ignores` say.
     """
     count: int = 0
@@ -148,7 +148,8 @@ def observed_flow(
         seen = observed.arrows.get(pair)
         count = seen.count if seen is not None else reached.get(pair, 0)
         if pair in declared.arrows or pair[1].startswith(UNWIRED) or _is_said(pair) or pair in erased:
-            status = SEEN if count or pair in stood_for or (pair in heard and pair[0] in there) else UNSEEN
+            known = SEEN if count or pair in stood_for or (pair in heard and pair[0] in there) else UNSEEN
+            status = DECLARED if pair[1].startswith("replica:") else known
         else:
             status = EARLIER if pair in before or pair in split or _is_unheard(declared, pair) else UNDECLARED
         arrows.append(_arrow(pair, status, seen, count))
