@@ -217,3 +217,15 @@ def test_what_followed_from_a_refusal_says_so_in_the_flow(tmp_path: Path) -> Non
 
     assert [arrow.count for arrow in flow.arrows if (arrow.source, arrow.target) == ("event:refusal", "event:Paid")] == [1]
     assert flow.undeclared == ()
+
+
+def test_a_log_is_whole_whatever_ids_callers_gave(tmp_path: Path) -> None:
+    """With number signs in them, as those that the log gives itself have, and children before their parents, or without."""
+    with h.open_log(f"sqlite:///{tmp_path}/log.db", create=True) as log:
+        for id, cause in (("t", None), ("t#2", "t#1"), ("t#1", "t"), ("t#3", "t#2"), ("u", "t#9")):  # noqa: A001 - as everywhere
+            log.append(h.Message(h.Loose("Span", {}), id=id, correlation="t", causation=cause))
+        verified = log.verify()
+        lines = story_of(log, "t", fold=False).lines
+
+    assert verified.kinds["input"] == 5
+    assert [(line.id, line.depth) for line in lines] == [("t", 0), ("t#1", 1), ("t#2", 2), ("t#3", 3), ("u", 0)]

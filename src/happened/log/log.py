@@ -348,8 +348,8 @@ class Log:
     def verify(self, progress: Progress = lambda _done, _all: None, *, noted: Receipt | str | None = None) -> Verified:
         """Read the whole log: positions dense, times never falling, the chain unbroken, every record readable, every name recorded before its use.
 
-        The names that the log is opened with must be those that it recorded. A causation that names a record of this log (`ID#3`, where the id `ID` is
-        in it) must stand before what it caused; one that names an id alone, or another log's, is a text that somebody gave. The index of a file must be
+        The names that the log is opened with must be those that it recorded. What a handler of this log heard (the causation `ID#3`, where the id
+        `ID` is in it) must stand before what it sent; a causation that a caller gave is a text, and may come later or never. The index of a file must be
         what was written, too. Returns what was counted;
         `Broken` with the first bad position. Cost: about 10 µs a row, and 100 µs for one that names a record as its cause.
 
