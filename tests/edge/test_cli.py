@@ -244,10 +244,13 @@ def test_tail_asks_the_index_for_events(
         queries.append(query)
         return whole(log, query, **more)
 
+    def scanned(log: Log, _query: h.Query | None = None, **more: Any) -> Any:
+        return whole(log, **more)
+
     monkeypatch.setattr(Log, "read", noted)
     main(["tail", *asked, "-n", "1000", "--json", "--log", url])
     found = capsys.readouterr().out
-    monkeypatch.setattr(Log, "read", lambda log, _query=None, **more: whole(log, **more))
+    monkeypatch.setattr(Log, "read", scanned)
     main(["tail", *asked, "-n", "1000", "--json", "--log", url])
 
     assert found == capsys.readouterr().out != ""
