@@ -143,7 +143,7 @@ def _is_asked(asked: argparse.Namespace, record: Record) -> bool:
 
 def _of_events(asked: argparse.Namespace, log: Log) -> Query | None:
     """Return what `tail` asks the index for, which knows events: `None` where something else may be asked for, and all is looked at."""
-    names = frozenset(asked.name or ())
+    names: frozenset[str] = frozenset(asked.name or ())
     log.names.learn(log.engine.notes)
     kinds = {name.what for name in list(log.names.by_number.values()) if not names or name.name in names}
     if not (names or asked.tag) or not kinds <= {"event"} or not names.isdisjoint(BUILT_IN.values()):
