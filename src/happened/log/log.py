@@ -522,7 +522,10 @@ class Log:
         return query.matches(record.name, [term(*tag) for tag in record.tags])
 
     def _is_event(self, record: Record) -> bool:
-        if not isinstance(record.body, Event) and record.name in self.reader.lifts.retired:
+        lifts = self.reader.lifts
+        if not isinstance(record.body, Event) and record.name in lifts.retired:
+            return False
+        if is_data(record.body) and (record.name, record.version) in lifts.chains:  # it became no event at all
             return False
         return any(
             name.what == "event" and record.name in self.reader.names_today(name.number) for name in list(self.names.by_number.values())
