@@ -15,7 +15,10 @@ from typing import Any  # Any: what a command printed as JSON
 
 import pytest
 
+import happened as h
+from happened.edge.main import main
 from happened.edge.progress import lines
+from happened.log.log import Log
 from tests.commands import run
 from tests.servers import fresh
 
@@ -221,6 +224,37 @@ def test_tail_shows_what_was_asked_for(folder: Path) -> None:
     assert shown("-n", "1", "--name", "Received") == [("input", "Received")]
     assert shown("--tag", "sku=A") == [("input", "Received"), ("input", "Order"), ("internal", "Ordered")]
     assert shown("--name", "Nothing") == []
+
+
+@pytest.mark.parametrize(
+    "asked", [["--name", "A"], ["--tag", "t=x"], ["--tag", "t=x", "--tag", "u=5"], ["--name", "B", "--tag", "t=y"]], ids=" ".join
+)
+def test_tail_asks_the_index_for_events(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], asked: list[str]
+) -> None:
+    """Of a long log only what is asked for is read: what it shows is what a look at all of it shows, also of what was erased."""
+    url, queries = f"sqlite:///{tmp_path}/log.db", list[object]()
+    with h.open_log(url, create=True) as log:
+        for n in range(60):
+            log.append(h.Loose("ABC"[n % 3], {}, tags=(("t", "xy"[n % 2]), ("u", str(n % 7)))))
+    h.erase(url, ("u", "3"), actor="ann", reason="they asked", keep=["t"])
+    whole = Log.read
+
+    def noted(log: Log, query: h.Query | None = None, **more: Any) -> Any:
+        queries.append(query)
+        return whole(log, query, **more)
+
+    def scanned(log: Log, _query: h.Query | None = None, **more: Any) -> Any:
+        return whole(log, **more)
+
+    monkeypatch.setattr(Log, "read", noted)
+    main(["tail", *asked, "-n", "1000", "--json", "--log", url])
+    found = capsys.readouterr().out
+    monkeypatch.setattr(Log, "read", scanned)
+    main(["tail", *asked, "-n", "1000", "--json", "--log", url])
+
+    assert found == capsys.readouterr().out != ""
+    assert None not in queries
 
 
 def test_stats_count_what_is_in_the_log(folder: Path) -> None:

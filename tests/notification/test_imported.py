@@ -234,3 +234,16 @@ def test_a_cause_is_the_message_that_has_this_id_before_it_is_a_part_of_another(
     counts = {(arrow.source, arrow.target): arrow.count for arrow in flow.arrows}
     assert counts["event:Ordered", "event:Paid"] == 2
     assert ("event:Sent", "event:Paid") not in counts
+
+
+def test_a_log_is_whole_whatever_ids_callers_gave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With number signs in them, as those that the log gives itself have, and children before their parents, or without."""
+    monkeypatch.setattr("happened.log.log._check_names_no_part", str)
+    with h.open_log(f"sqlite:///{tmp_path}/log.db", create=True) as log:
+        for id, cause in (("t", None), ("t#2", "t#1"), ("t#1", "t"), ("t#3", "t#2"), ("u", "t#9")):  # noqa: A001 - as everywhere
+            log.append(h.Message(h.Loose("Span", {}), id=id, correlation="t", causation=cause))
+        verified = log.verify()
+        lines = story_of(log, "t", fold=False).lines
+
+    assert verified.kinds["input"] == 5
+    assert [(line.id, line.depth) for line in lines] == [("t", 0), ("t#1", 1), ("t#2", 2), ("t#3", 3), ("u", 0)]

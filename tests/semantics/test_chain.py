@@ -8,6 +8,7 @@ import pytest
 import happened as h
 from happened.log.row import Written
 from tests.log.test_incompatible import put
+from tests.notification.made import Step, record
 from tests.semantics.model import Deposit, Deposited, Transfer, bank
 
 CHANGES = (
@@ -133,16 +134,18 @@ def test_a_name_that_is_recorded_while_the_log_is_verified_is_no_fault(url: str)
         running.log.verify()
 
 
-def test_a_cause_that_is_named_stands_before_what_it_caused(url: str) -> None:
-    """A record of this log that is named as a cause must be there, and before; any other text is left alone."""
+def test_what_a_handler_heard_stands_before_what_it_sent(url: str) -> None:
+    """A record of this log that it names must be there, and before; what a caller gives as a cause is a text, whatever it looks like."""
     with bank.open(url, run=False) as running:
         running.dispatch(Deposit("a", 1), id="first")
         running.enqueue(Deposit("a", 1), id="kept")
-        for cause in ("first", "first#1", "another-log#7", "free text", "#", "kept", "kept#0"):
+        for cause in ("first", "first#1", "first#2", "later#1", "another-log#7", "free text", "#", "kept", "kept#0"):
             running.record_all([h.Message(Deposited("a", 1), causation=cause)])
+        running.record_all([h.Message(Deposited("a", 1), id="later")])
+        record(running.log, [Step("sent", "command:Do", sender="reaction:on", cause="event:Deposited", causation="first#1")])
         running.log.verify()
 
-        running.record_all([h.Message(Deposited("a", 1), causation="first#2")])
+        record(running.log, [Step("sent too", "command:Do", sender="reaction:on", cause="event:Deposited", causation="first#2")])
 
         with pytest.raises(h.Broken, match="`first#2`"):
             running.log.verify()

@@ -565,3 +565,15 @@ def test_a_branch_is_compared_where_one_became_several(url: str) -> None:
             found = other.diff()
     assert [(one.before.body, one.after.body) for one in found.changed] == [(Sold("b", 1), Sold("b", 3))]
     assert [record.body for record in found.missing] == [Sold("b", 2)]
+
+
+def test_one_that_became_none_is_seen_as_it_was_recorded(url: str) -> None:
+    """Nobody hears it, no query finds it, and the log is whole."""
+    write(url, Sold1("a", 2), Sold1("b", 0), Sold1("c", 1), name="stock")
+    with app_with(h.Upcast("Sold", 1, split)).open(url, run=False) as running:
+        found = [(record.name, record.body) for record in running.log.read() if record.kind == "input"]
+        asked = [record.body for record in running.log.read(h.query(names=["Sold"]))]
+        running.log.verify()
+
+    assert found[2] == ("Sold", {"item": "b", "pieces": 0})
+    assert asked == [body for _, body in found if isinstance(body, Sold)] == [Sold("a-0", 1), Sold("a-1", 1), Sold("c-0", 1)]

@@ -22,6 +22,7 @@ from typing import Any, Self, TypeVar  # Any: keys, rows and bodies are of any t
 import msgspec
 
 from happened.app import App
+from happened.core.boundary import Item, Query
 from happened.core.errors import Diverged, Invalid, Late, NotThere
 from happened.core.state import State, fold_of
 from happened.core.store import Packs
@@ -38,7 +39,7 @@ from happened.log.held import Act, Held, all_held
 from happened.log.lease import all_leases
 from happened.log.log import Log
 from happened.log.records import SYSTEMIC, Record
-from happened.log.row import Header, decode_header
+from happened.log.row import BUILT_IN, Header, decode_header
 from happened.log.slices import handler_of, progress_of
 from happened.log.worker import all_failing
 from happened.notification.drawing import drawn
@@ -77,7 +78,7 @@ def tail(asked: argparse.Namespace) -> int:
     followed = _file_at(path)
     with Interrupts() as interrupts, _log(asked) as log:
         last = log.head
-        latest = (record for record in log.read(until=last, backwards=True) if _is_asked(asked, record))
+        latest = (record for record in log.read(_of_events(asked, log), until=last, backwards=True) if _is_asked(asked, record))
         _print_records(reversed(list(itertools.islice(latest, asked.count))), as_json=asked.json)
         while asked.follow and interrupts.last():
             sys.stdout.flush()
@@ -138,6 +139,16 @@ def _is_asked(asked: argparse.Namespace, record: Record) -> bool:
         and (not asked.name or record.name in asked.name)
         and (not asked.tag or all(tag in record.tags for tag in asked.tag))
     )
+
+
+def _of_events(asked: argparse.Namespace, log: Log) -> Query | None:
+    """Return what `tail` asks the index for, which knows events: `None` where something else may be asked for, and all is looked at."""
+    names: frozenset[str] = frozenset(asked.name or ())
+    log.names.learn(log.engine.notes)
+    kinds = {name.what for name in list(log.names.by_number.values()) if not names or name.name in names}
+    if not (names or asked.tag) or not kinds <= {"event"} or not names.isdisjoint(BUILT_IN.values()):
+        return None
+    return Query((Item(names, frozenset(asked.tag or ())),))
 
 
 def show(asked: argparse.Namespace) -> int:

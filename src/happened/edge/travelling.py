@@ -142,7 +142,11 @@ def blame_of(asked: argparse.Namespace) -> int:
 def bisect_for(asked: argparse.Namespace) -> int:
     """Find the first position at which something no longer holds; the exit code is 1 where there is one."""
     with _opened(asked) as opened, bar("looking"):
-        cls = named(asked.name, [one for one in opened.states if not fold_of(one).joins], "state")
+        cls = named(asked.name, opened.states, "state")
+        if fold_of(cls).joins:
+            raise Invalid(
+                f"`{asked.name}` asks for other states in its fold: `bisect` looks at states that are folded by themselves", name=asked.name
+            )
         key = key_in(cls, asked.key) if asked.key or not fold_of(cls).key else None
         running = opened.running
         found = bisect(running.log, running.travel, cls, key, asked.expression, opened.until(asked.until), linear=asked.linear)

@@ -348,8 +348,8 @@ class Log:
     def verify(self, progress: Progress = lambda _done, _all: None, *, noted: Receipt | str | None = None) -> Verified:
         """Read the whole log: positions dense, times never falling, the chain unbroken, every record readable, every name recorded before its use.
 
-        The names that the log is opened with must be those that it recorded. A causation that names a record of this log (`ID#3`, where the id `ID` is
-        in it) must stand before what it caused; one that names an id alone, or another log's, is a text that somebody gave. The index of a file must be
+        The names that the log is opened with must be those that it recorded. What a handler of this log heard (the causation `ID#3`, where the id
+        `ID` is in it) must stand before what it sent; a causation that a caller gave is a text, and may come later or never. The index of a file must be
         what was written, too. Returns what was counted;
         `Broken` with the first bad position. Cost: about 10 µs a row, and 100 µs for one that names a record as its cause.
 
@@ -522,7 +522,10 @@ class Log:
         return query.matches(record.name, [term(*tag) for tag in record.tags])
 
     def _is_event(self, record: Record) -> bool:
-        if not isinstance(record.body, Event) and record.name in self.reader.lifts.retired:
+        lifts = self.reader.lifts
+        if not isinstance(record.body, Event) and record.name in lifts.retired:
+            return False
+        if is_data(record.body) and (record.name, record.version) in lifts.chains:  # it became no event at all
             return False
         return any(
             name.what == "event" and record.name in self.reader.names_today(name.number) for name in list(self.names.by_number.values())

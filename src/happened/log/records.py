@@ -239,6 +239,9 @@ class Reader:
             kind = kind_of(raw.number, name, asked=asked, fact=asks_nothing)
             own = header.id if header.id is not None else header.decides
             bodies = body.events if isinstance(body, Several) else (body,)
+            hidden = not bodies
+            if hidden:  # it became no event at all: nobody hears it, and people see it as it was recorded
+                bodies = (msgspec.json.decode(raw.body),)
             occurred = extra.occurred if extra.occurred is not None else header.occurred
             id = id_of(row, header, ordinal, extra)  # noqa: A001 - as everywhere
             for place, one in enumerate(bodies):
@@ -250,7 +253,7 @@ class Reader:
                     name=called,
                     version=version,
                     body=one,
-                    tags=self._pairs(raw.number, one, extra) if name is not None else (),
+                    tags=self._pairs(raw.number, None if hidden else one, extra) if name is not None else (),
                     time=at,
                     occurred=moment(occurred) if occurred is not None else at,
                     causation=header.causation if asks_nothing or kind == INPUT else own,

@@ -146,8 +146,9 @@ def verified(
 
 
 def _check_cause(row: Row, find: Callable[[str], Sequence[Row]]) -> None:
-    cause = decode_header(row.head).causation
-    if cause is None:
+    header = decode_header(row.head)
+    cause = header.causation
+    if cause is None or header.sent is None or not header.sent.handler:  # what a caller gives is a text, which may look like an id
         return
     id, _, ordinal = cause.rpartition("#")  # noqa: A001 - it is one
     if not id or not ordinal.isdecimal():
