@@ -577,3 +577,50 @@ def test_one_that_became_none_is_seen_as_it_was_recorded(url: str) -> None:
 
     assert found[2] == ("Sold", {"item": "b", "pieces": 0})
     assert asked == [body for _, body in found if isinstance(body, Sold)] == [Sold("a-0", 1), Sold("a-1", 1), Sold("c-0", 1)]
+
+
+class Bought(h.Event):
+    """As it was called before it was called a sale."""
+
+    sku: Sku
+    units: int
+
+
+def test_the_flow_names_events_as_they_are_read_today(url: str) -> None:
+    """One that was renamed is counted under its new name; what became several is seen, and how many those are is not counted."""
+    before = h.App("stock", records=[Bought], deciders=[buy])
+    with before.open(url, run=False) as running:
+        running.record_all([Bought("a", 1), Bought("b", 2)])
+        running.dispatch(Buy("c"))
+    now = h.App("stock", records=[Sold], views=[Stock], upcasts=[h.Upcast("Bought", 1, to="Sold")], ignores=["Buy"])
+    with now.open(url, run=False) as running:
+        flow = running.flow()
+        counts = {(arrow.source, arrow.target): (arrow.count, arrow.status) for arrow in flow.arrows if arrow.count}
+    several = h.App("stock", records=[Sold], views=[Stock], upcasts=[h.Upcast("Bought", 1, in_pieces)], ignores=["Buy"])
+    with several.open(url, run=False) as running:
+        seen = running.flow()
+
+    assert counts == {
+        ("outside", "event:Sold"): (2, "seen"),
+        ("outside", "command:Buy"): (1, "earlier"),
+        ("command:Buy", "decider:buy"): (1, "earlier"),
+        ("decider:buy", "event:Sold"): (1, "earlier"),
+        ("event:Sold", "view:Stock"): (3, "seen"),
+    }
+    assert [finding for finding in (*flow.findings, *seen.findings) if finding.kind in ("undeclared", "unseen")] == []
+
+
+class Buy(h.Command):
+    """What comes to the old event."""
+
+    sku: Sku
+
+
+def buy(command: Buy) -> Iterator[Bought]:
+    """Do it."""
+    yield Bought(command.sku, 1)
+
+
+def in_pieces(old: h.Data) -> Iterable[tuple[str, h.Data]]:
+    """Return one of each."""
+    return [("Sold", {"sku": old["sku"], "units": 1})] * old["units"]

@@ -38,7 +38,7 @@ from happened.log.compacting import InBackground
 from happened.log.held import Act, Held, all_held
 from happened.log.lease import all_leases
 from happened.log.log import Log
-from happened.log.records import SYSTEMIC, Record
+from happened.log.records import SYSTEMIC, Reader, Record
 from happened.log.row import BUILT_IN, Header, decode_header
 from happened.log.slices import handler_of, progress_of
 from happened.log.worker import all_failing
@@ -551,7 +551,8 @@ def flow(asked: argparse.Namespace) -> int:
             if app is not None and log.identity.app not in ("", app.name):
                 raise Diverged(f"this is a log of the app `{log.identity.app}`, not of `{app.name}`", log=log.identity.app, app=app.name)
             wiring = (app.topology(), app.modules()) if app is not None else (None, None)
-            found = observed_flow(log, *wiring, after=asked.after, until=asked.until)
+            reader = Reader(log.names, [*app.events, *app.handlers], app.called, app.lifts) if app is not None else None
+            found = observed_flow(log, *wiring, reader=reader, after=asked.after, until=asked.until)
     drawing = drawn(found, focus=asked.focus, hops=asked.hops)
     if asked.json or asked.output == "json":
         print_json(sight.as_json(found, drawing, whole=asked.focus is None))

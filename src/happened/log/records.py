@@ -129,6 +129,11 @@ class Reader:
             return frozenset([self.names.by_number[number].name])
         return frozenset(self._called[cls] for cls in way.classes)
 
+    def splits(self, number: int) -> bool:
+        """Say whether one event of a name may be several today, or none."""
+        name = self.names.by_number[number]
+        return any(step.splits for step in self.lifts.chains.get((name.name, name.version), ()))
+
     def unclaimed(self, ignores: Iterable[str]) -> list[Name]:
         """Return the recorded names of data that no class claims."""
         ignored = set(ignores)

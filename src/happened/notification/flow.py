@@ -13,10 +13,11 @@ import msgspec
 
 from happened.core.tally import quantile_us, ran_in, waited_in
 from happened.log.log import Log, place_of
+from happened.log.records import Reader
 from happened.log.row import encode
 from happened.notification.declared import HANDLERS, KINDS, OUTSIDE, Declared, Pair, cycles, id_of
 from happened.notification.hearing import ON
-from happened.notification.observed import Observed, Seen, counted_in, topologies
+from happened.notification.observed import Observed, Seen, counted_in, renamed_in, topologies
 
 DECLARED, SEEN, UNSEEN, EARLIER, UNDECLARED = "declared", "seen", "unseen", "earlier", "undeclared"
 
@@ -115,6 +116,7 @@ def observed_flow(
     topology: Mapping[str, Any] | None = None,
     modules: Mapping[str, str] | None = None,
     *,
+    reader: Reader | None = None,
     after: Moment = None,
     until: Moment = None,
 ) -> Flow:
@@ -132,7 +134,13 @@ def observed_flow(
     before |= {
         pair for _, one in wirings for pair in one.arrows if pair[0].startswith("timer:")
     }  # it may ring long after what has set it is gone
-    observed = Observed(counted_in(log, first, last), log.names.by_number, [*(one for _, one in wirings), declared])
+    names, reader = dict(log.names.by_number), reader or log.reader
+    renamed = renamed_in(reader)
+    today = {id_of("event", names[number].name): id_of("event", name) for number, name in renamed.items()}
+    before |= {(today.get(source, source), today.get(target, target)) for source, target in before}
+    names |= {number: msgspec.structs.replace(names[number], name=name) for number, name in renamed.items()}
+    observed = Observed(counted_in(log, first, last), names, [*(one for _, one in wirings), declared])
+    split = _split(reader, observed)
     reached = _reached(declared, observed)
     failed, heard = _sampled(log)
     arrows: list[Arrow] = []
@@ -140,13 +148,24 @@ def observed_flow(
         seen = observed.arrows.get(pair)
         count = seen.count if seen is not None else reached.get(pair, 0)
         if pair in declared.arrows or pair[1].startswith(UNWIRED) or _is_said(pair):
-            status = SEEN if count or (pair in heard and pair[0] in observed.records) else UNSEEN
+            was_seen = count or (pair in heard and pair[0] in observed.records) or not split.isdisjoint(pair)
+            status = SEEN if was_seen else UNSEEN
         else:
             status = EARLIER if pair in before else UNDECLARED
         arrows.append(_arrow(pair, status, seen, count))
     found = [*findings, *_of_log(declared, arrows, observed, failed)]
     flow = _flow(declared, arrows, {**observed.records, **observed.runs}, modules or {}, found, failed)
     return msgspec.structs.replace(flow, app=declared.app or log.identity.app, after=first, until=last)
+
+
+def _split(reader: Reader, observed: Observed) -> set[str]:
+    """Return the events that others which were seen have become: how many of them there are is not counted."""
+    return {
+        id_of("event", today)
+        for number, name in list(reader.names.by_number.items())
+        if name.what == "event" and id_of("event", name.name) in observed.records and reader.splits(number)
+        for today in reader.names_today(number)
+    }
 
 
 def _sampled(log: Log) -> tuple[dict[str, int], set[Pair]]:

@@ -12,11 +12,12 @@ from happened.core.tally import count_in
 from happened.log.log import Log
 from happened.log.names import Name
 from happened.log.paths import ASKED, FAILED, LATER, REPEATED, SENT, Path, counts_of, path_in
-from happened.log.records import PUBLISHED
+from happened.log.records import PUBLISHED, Reader
 from happened.log.row import BUILT_IN, TOPOLOGY, taken_apart
 from happened.notification.declared import OUTSIDE, Declared, Pair, id_of
 
 _, SHARE, BEACON = PUBLISHED
+EVENT = "event"
 
 
 class Seen:
@@ -134,6 +135,16 @@ class Observed:
 def counted_in(log: Log, after: int, until: int | None) -> Mapping[str, int]:
     """Return what was counted of a stretch of a log."""
     return log.engine.counted(after, until, counts_of)
+
+
+def renamed_in(reader: Reader) -> Mapping[int, str]:
+    """Return what recorded events are called today, by their numbers, where upcasts have renamed them: one that became several keeps its name."""
+    found: dict[int, str] = {}
+    for number, name in list(reader.names.by_number.items()):
+        today = reader.names_today(number) if name.what == EVENT and reader.lifts else ()
+        if len(today) == 1 and today != frozenset([name.name]) and not reader.splits(number):
+            found[number] = next(iter(today))
+    return found
 
 
 _known: "weakref.WeakKeyDictionary[Log, tuple[int, list[tuple[int, bytes]]]]" = weakref.WeakKeyDictionary()
