@@ -153,13 +153,13 @@ def blame(log: Log, travel: Travel, state: type[State], key: Key, field: str | N
             for row in rows:
                 if not view.fold(row):
                     continue
-                after = view.state(key)
-                if after == before:
+                last = view.changed_at(key)
+                if last is None:
                     continue
-                if field is None or field in fields_between(before, after):
-                    last = view.changed_at(key)
-                    record = next(record for record, _ in _events(log, row) if record.position == last)
-                    found.append(_step(log, row, record, [Changed(fold.name, key, before, after)]))
+                after = view.state(key)
+                for record, then, now in _within(log, row, fold, key, before, after, last):
+                    if field is None or field in fields_between(then, now):
+                        found.append(_step(log, row, record, [Changed(fold.name, key, then, now)]))
                 before = after
     if not found:
         shown = ", ".join(map(str, key))
@@ -168,6 +168,31 @@ def blame(log: Log, travel: Travel, state: type[State], key: Key, field: str | N
         )
     found.reverse()
     return found
+
+
+def _within(
+    log: Log, row: Row, fold: Fold, key: Key, before: State | None, after: State | None, last: int
+) -> Sequence[tuple[Record, State | None, State | None]]:
+    """Return which events of a row changed a state, each with the state before and after it.
+
+    Of a view that joins other states, and where folding them one by one does not come to what the view holds, all are told as the last one.
+    """
+    found: list[tuple[Record, State | None, State | None]] = []
+    state = before
+    for record, event in _events(log, row) if not fold.joins else ():
+        envelope, then = Recorded(record.id, record.time, record.occurred, record.actor), state
+        for touched, message in fold.touched(event, envelope):
+            if touched == key:
+                try:
+                    state = fold.step(state, key, message, (envelope,) if fold.wants_record else ())
+                except Exception:  # noqa: BLE001 - the view stands still there, and says so
+                    break
+        if state != then:
+            found.append((record, then, state))
+    if not fold.joins and state == after:
+        return found
+    record = next(record for record, _ in _events(log, row) if record.position == last)
+    return [(record, before, after)] if before != after else []
 
 
 def _events(log: Log, row: Row) -> Iterator[tuple[Record, Event]]:

@@ -152,3 +152,51 @@ def test_a_wrong_expression_is_said(expression: str, said: str) -> None:
         running.record(Received("a", 1, Decimal(1)))
         with pytest.raises(h.Invalid, match=said):
             bisect(running.log, running.travel, Stock, None, expression, running.log.head)
+
+
+class Named(h.Event):
+    sku: Sku
+    name: str
+
+
+class Priced(h.Event):
+    sku: Sku
+    cents: int
+
+
+class Offer(h.Command):
+    sku: Sku
+    name: str
+    cents: int
+
+
+class Article(h.State):
+    sku: Sku
+    name: str = ""
+    cents: int = 0
+
+    def evolve(self, event: Named | Priced) -> "Article":
+        match event:
+            case Named():
+                return self.but(name=event.name)
+            case Priced():
+                return self.but(cents=event.cents)
+
+
+def offer(command: Offer) -> list[Named | Priced]:
+    return [Named(command.sku, command.name), Priced(command.sku, command.cents), Priced(command.sku, command.cents - 1)]
+
+
+def test_of_several_events_of_a_command_each_is_told_by_what_it_set() -> None:
+    """No event is said to have set a field that it does not touch, and none that was set over is left out."""
+    with h.App("shop", deciders=[offer], views=[Article]).open("memory:", run=False) as running:
+        running.dispatch(Offer("a", "nut", 100), id="one")
+        running.dispatch(Offer("a", "bolt", 100), id="two")
+
+        def told(field: str | None) -> list[tuple[str, h.State | None]]:
+            found = blame(running.log, running.travel, Article, ("a",), field, running.log.head)
+            return [(one.id, one.changes[0].after) for one in found]
+
+        assert told("name") == [("two#1", Article("a", "bolt", 99)), ("one#1", Article("a", "nut"))]
+        assert [one for one, _ in told("cents")] == ["two#3", "two#2", "one#3", "one#2", "one#1"]
+        assert [one for one, _ in told(None)] == ["two#3", "two#2", "two#1", "one#3", "one#2", "one#1"]

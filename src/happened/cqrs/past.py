@@ -243,9 +243,9 @@ class ViewSteps(Generic[S]):
         found: S | None = self._build.own.states.get(key)
         return found
 
-    def changed_at(self, key: Key) -> int:
-        """Return the position at which the last row of the log changed it."""
-        return self._changed[key]
+    def changed_at(self, key: Key) -> int | None:
+        """Return the position at which the last row of the log changed it, `None` where that row did not."""
+        return self._changed.get(key)
 
 
 def joins(state: type[State]) -> bool:
