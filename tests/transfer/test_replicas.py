@@ -257,21 +257,20 @@ def test_an_origin_that_is_just_being_made_is_waited_for(tmp_path: Path, made: s
     """Another process makes the file and then its tables: who opens an app in between goes on, and hears it when it is there."""
     path = tmp_path / "crm.db"
     path.touch()
+    other = sqlite3.connect(path)
     if made != "touched":
-        other = sqlite3.connect(path)
         other.execute("pragma journal_mode=wal")
-        if made == "locked":
-            other.execute("pragma locking_mode=exclusive")
-            other.execute("begin immediate")
-            other.execute("pragma user_version=0")
-        else:
-            other.close()
+    if made == "locked":
+        other.execute("pragma locking_mode=exclusive")
+        other.execute("begin immediate")
+        other.execute("pragma user_version=0")
+    else:
+        other.close()
 
     with billing.open("memory:", channels={"crm": f"sqlite:///{path}"}) as running:
         with pytest.raises(h.Late, match="has no copy yet"):
             running.replica(Debtor, "c-1", wait_seconds_max=0.05)
-        if made == "locked":
-            other.close()
+        other.close()
         with crm.open(f"sqlite:///{path}") as upstream:
             receipt = upstream.record(Moved("c-1", "a", "France"))
             assert running.replica(Debtor, "c-1", since=receipt, wait_seconds_max=60).state == Debtor("c-1", "France")
