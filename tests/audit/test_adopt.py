@@ -113,6 +113,18 @@ def test_receipts_of_what_was_lost_are_diverged_and_those_before_stand(url: str)
         running.log.verify(noted=kept)
 
 
+def test_a_receipt_of_a_later_epoch_says_that_the_log_is_an_older_copy(url: str) -> None:
+    """It is of this log, which somebody has adopted elsewhere: another one is not looked for."""
+    with bank.open(url, run=False) as running:
+        running.dispatch(Deposit("a", 1))
+    copy = backed_up(url)
+    later = adopt(url)
+    restored(url, copy)
+
+    with bank.open(url, run=False) as running, pytest.raises(h.Diverged, match=r"of epoch 2, and this log is in epoch 1: it is a copy"):
+        running.catch_up(later)
+
+
 def test_a_second_adoption_of_the_same_copy_may_say_a_higher_epoch(url: str) -> None:
     """What was recorded in the second epoch is then told from what is recorded in the third."""
     with bank.open(url, run=False) as running:
