@@ -17,7 +17,7 @@ from happened.opening import is_postgres
 from happened.stores.postgres_tables import where_in
 from tests.semantics.model import Balance, Deposit, bank
 from tests.servers import fresh
-from tests.transfer.model import Debtor, DebtorMoved, Moved, Paid, crm, until
+from tests.transfer.model import AddressChanged, Debtor, DebtorMoved, Moved, Paid, crm, until
 
 WAIT = 20
 
@@ -111,6 +111,18 @@ def test_receipts_of_what_was_lost_are_diverged_and_those_before_stand(url: str)
             with pytest.raises(h.Diverged):
                 running.log.verify(noted=receipt)
         running.log.verify(noted=kept)
+
+
+def test_a_receipt_of_a_later_epoch_says_that_the_log_is_an_older_copy(url: str) -> None:
+    """It is of this log, which somebody has adopted elsewhere: another one is not looked for."""
+    with bank.open(url, run=False) as running:
+        running.dispatch(Deposit("a", 1))
+    copy = backed_up(url)
+    later = adopt(url)
+    restored(url, copy)
+
+    with bank.open(url, run=False) as running, pytest.raises(h.Diverged, match=r"of epoch 2, and this log is in epoch 1: it is a copy"):
+        running.catch_up(later)
 
 
 def test_a_second_adoption_of_the_same_copy_may_say_a_higher_epoch(url: str) -> None:
@@ -228,6 +240,14 @@ def test_what_can_not_be_adopted_is_invalid(url: str) -> None:
 billing = h.App("billing", subscriptions={"crm": [DebtorMoved]}, replicas={"crm": [Debtor]})
 
 
+def heard_of(running: h.Running, name: str) -> list[str]:
+    """Return of which customers it was said that they moved, in order."""
+    records = (record for record in running.log.read() if record.name == name)
+    return [
+        record.body.customer if isinstance(record.body, DebtorMoved | AddressChanged) else record.body["customer"] for record in records
+    ]
+
+
 @pytest.fixture
 def urls(tmp_path: Path) -> tuple[str, str]:
     """Return the URLs of two systems."""
@@ -266,6 +286,30 @@ def test_a_replica_goes_on_or_is_built_anew_and_a_subscription_that_heard_what_w
         one.record(Moved("c3", "High Street", "Italy"))
         until(lambda: len([1 for record in other.log.read() if record.name == "crm/AddressChanged"]) == 2)
         assert [record.body.country for record in other.log.read() if isinstance(record.body, DebtorMoved)] == ["France", "Italy"]
+
+
+def test_who_has_heard_what_was_lost_goes_on_under_another_name(urls: tuple[str, str]) -> None:
+    """All that the log says since it was adopted is heard, also where it stands at a place at which something else was lost."""
+    theirs, ours = urls
+    with crm.open(theirs) as one, billing.open(ours, channels={"crm": theirs}) as other:
+        one.settled(one.record(Moved("c1", "Main Street", "Norway")))
+        until(lambda: len(heard_of(other, "crm/AddressChanged")) == 1)
+    copy = backed_up(theirs)
+    with crm.open(theirs) as one, billing.open(ours, channels={"crm": theirs}) as other:
+        lost = {one.record(Moved(f"l{number}", "Side Street", "Spain")).position for number in range(20)}
+        until(lambda: len(heard_of(other, "crm/AddressChanged")) == 21)
+    restored(theirs, copy)
+    adopt(theirs)
+
+    again = h.App("billing", subscriptions={"crm-again": [DebtorMoved]}, ignores=["crm/AddressChanged"])
+    with crm.open(theirs) as one, again.open(ours, channels={"crm-again": theirs}) as other:
+        new = {one.record(Moved(f"n{number}", "High Street", "Italy")).position for number in range(20)}
+        assert lost & new
+        until(lambda: len(heard_of(one, "AddressChanged")) == 21)
+        until(lambda: other.statistics()["subscriptions"][0]["position"] == one.log.head)
+
+        assert heard_of(other, "crm-again/AddressChanged") == [f"n{number}" for number in range(20)]
+        assert heard_of(other, "crm/AddressChanged") == ["c1", *(f"l{number}" for number in range(20))]
 
 
 def test_a_note_of_another_epoch_than_the_log_has_recorded_is_found(url: str) -> None:

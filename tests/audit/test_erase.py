@@ -98,6 +98,23 @@ def test_what_has_a_tag_is_gone_from_all_files_and_the_rest_is_as_it_was(url: st
     assert files_with(url, SECRET) == []
 
 
+def test_a_key_that_a_decider_asked_its_world_for_is_in_no_header(url: str) -> None:
+    """A header is part of the chain and stays: what was read is told there by the name of the state and its version."""
+
+    def recommend(command: Order, world: h.World) -> Iterator[Called]:
+        yield Called(command.customer, world.state(Person, command.what).calls, "recommended")
+
+    app = h.App("customers", records=[Met], deciders=[recommend])
+    with app.open(url, run=False) as running:
+        running.record(Met(SECRET, "Rosalind"), id="met-1")
+        running.dispatch(Order("c-2", SECRET), id="order-1")
+
+        running.erase(("customer", SECRET), **BY)
+        running.erase("order-1", **BY)
+
+    assert files_with(url, SECRET) == []
+
+
 def test_what_is_packed_or_snapped_is_gone_too(url: str) -> None:
     """A segment of the cold part is packed anew, and snapshots, which may hold what was erased, are no longer used and no longer there."""
     closed(url)

@@ -63,6 +63,18 @@ with app.open(sys.argv[1]) as running:
     running.dispatch(Draw("ann", Decimal(130)), id="car")
 """
 
+ASKING = """
+from bank import *
+
+def fee(account: str) -> Decimal:
+    return Decimal(1)
+
+def draw(command: Draw, world: h.World) -> Iterator[Drawn]:
+    yield Drawn(command.account, command.amount + world.ask(fee, command.account))
+
+app = h.App("bank", records=[Paid], deciders=[draw], gateways=[fee], views=[Balance])
+"""
+
 FILE, DATABASE = "a file", "PostgreSQL"
 BOTH = pytest.mark.parametrize("folder", [FILE, DATABASE], indirect=True)
 
@@ -172,6 +184,20 @@ def test_a_branch_by_other_code(folder: Path) -> None:
     code, output, _ = run(folder, "branch", "diff", "same", *there)
     assert (code, output) == (0, "nothing differs\n")
     assert {path.name for path in (folder / "kept").iterdir()} == {"bank.branch-same.json", "bank.branch-same.db"}
+
+
+def test_a_new_question_is_said_to_be_answered_by_a_program(folder: Path) -> None:
+    """The command line takes no functions: what it says can be done is done in Python."""
+    (folder / "asking.py").write_text(ASKING)
+    run(folder, "branch", "new", "dear", "--at", "0", "--code", "asking:app")
+
+    code, _, errors = run(folder, "branch", "run", "dear")
+
+    assert code == 1
+    assert "`car` asks `fee('ann')`, and no answer to that was recorded" in errors
+    assert errors.endswith(
+        "`answers={fee: a function}` to `running.branch(...)`, in a program; what it keeps by `save` is opened by its URL\n"
+    )
 
 
 def test_inserts_and_clocks_and_clearing(folder: Path) -> None:

@@ -96,7 +96,7 @@ def test_a_row_leads_back_to_what_came_from_outside(running: h.Running) -> None:
     assert (asked.handler, sent.sender, ordered.handler, given.sender) == ("ask", "follow", "order", "")
     assert (given.id, given.actor, given.cause, given.body) == ("o-1", "ann", "", Order("nut"))
     assert ordered.reads == (Read("Stock", fact.position),)
-    assert asked.reads == (Read("Stock", ordered.position), Read("Reminders nut", 0))
+    assert asked.reads == (Read("Stock", ordered.position), Read("Reminders", 0))
     assert all(one.waited_us is not None and one.ran_us is not None for one in (asked, sent, ordered))
     assert [one.position for one in causes] == sorted((one.position for one in causes), reverse=True)
 

@@ -16,14 +16,14 @@ from typing import Any  # Any: bodies and answers are JSON
 import msgspec
 
 from happened.app import App
-from happened.core.errors import Diverged, Invalid, NotThere
+from happened.core.errors import Diverged, Invalid, NotThere, Unanswered
 from happened.core.messages import Command, Event, name_of
 from happened.edge.settings import SQLITE, log_folder, log_url, the_app
 from happened.edge.words import print_json
 from happened.log.log import Log
 from happened.log.row import taken_apart
 from happened.opening import is_postgres, schema_in
-from happened.running import Running, compared
+from happened.running import Branch, Running, compared
 from happened.sourcing.edits import Answer, Change, Clock, Drop, Edit, Insert
 from happened.wiring import strict
 
@@ -106,7 +106,7 @@ def _run(asked: argparse.Namespace) -> int:
         code = _code(asked, plan)
         edits = _checked(plan, origin, code)
         _discard(asked)
-        with origin.branch(*edits, at=plan.at, code=code) as made:
+        with _begun(origin, edits, plan.at, code) as made:
             made.save(_url(asked))
             failed = [f"position {one.position}, {one.id}: {one.error}" for one in made.failed]
             plan = msgspec.structs.replace(plan, ran=Ran(made.begins, made.until, failed))
@@ -115,6 +115,16 @@ def _run(asked: argparse.Namespace) -> int:
     return _told(
         asked, plan, f"branch `{asked.name}` shares {plan.ran.after if plan.ran else 0:,} records and has {head:,}: --log {_url(asked)}"
     )
+
+
+def _begun(origin: Running, edits: Iterable[Edit], at: int | None, code: App) -> Branch:
+    """Make a branch. `Unanswered` where it asks something new: only a program can answer that."""
+    try:
+        return origin.branch(*edits, at=at, code=code)
+    except Unanswered as error:
+        raise Unanswered(
+            f"{error} to `running.branch(...)`, in a program; what it keeps by `save` is opened by its URL", **error.facts
+        ) from error
 
 
 def _diff(asked: argparse.Namespace) -> int:

@@ -333,8 +333,15 @@ class Log:
     def _check_own(self, receipt: Receipt) -> None:
         """Raise `Diverged` for a receipt of another log, or of what was lost when this one was adopted."""
         identity = self.identity
-        if receipt.log != identity.id or receipt.epoch > identity.epoch:
+        if receipt.log != identity.id:
             raise Diverged("the receipt is of another log than this one", receipt=str(receipt), log=identity.id, epoch=identity.epoch)
+        if receipt.epoch > identity.epoch:
+            raise Diverged(
+                f"the receipt is of epoch {receipt.epoch}, and this log is in epoch {identity.epoch}: it is a copy from before it was adopted",
+                receipt=str(receipt),
+                log=identity.id,
+                epoch=identity.epoch,
+            )
         if not identity.has(receipt.epoch, place_of(receipt.position)):
             raise Diverged(
                 f"the receipt is of epoch {receipt.epoch}, and the log was adopted since, without what it speaks of: what was recorded there is lost",

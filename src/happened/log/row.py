@@ -92,7 +92,10 @@ class Header(msgspec.Struct, omit_defaults=True, frozen=True, gc=False):
     ran: int = msgspec.field(default=0, name="u")
     attempt: int = msgspec.field(default=1, name="y")
     reads: tuple[Any, ...] = msgspec.field(default=(), name="e")
-    """The version of each state that was read: the position of the event that last changed it, in the order of the handler's parameters."""
+    """The version of each state that was read: the position of the event that last changed it, in the order of the handler's parameters.
+
+    Of a state that was asked of the `World`: its name and its version.
+    """
     sent: Sent | None = msgspec.field(default=None, name="s")
     depth: int = msgspec.field(default=0, name="z")
     """How many handlers stand between this and what came from outside."""

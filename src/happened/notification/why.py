@@ -99,12 +99,12 @@ def _cause(log: Log, record: Record, row: Row, reads: Mapping[str, Sequence[Read
 
 
 def _reads(header: Header, parameters: Sequence[Read]) -> tuple[Read, ...]:
-    """Return what was read: by the order of the decider's parameters, then what it asked its `World` for, with its name and key."""
+    """Return what was read: by the order of the decider's parameters, then what it asked its `World` for, with its name."""
     found: list[Read] = []
     for place, version in enumerate(header.reads):
         parts: list[Any] = [] if type(version) is int else list(version)
-        if len(parts) == 3 and type(parts[0]) is str:  # noqa: PLR2004 - name, key, version
-            found.append(Read(f"{parts[0]} {' '.join(map(str, parts[1]))}", parts[2]))
+        if parts and type(parts[0]) is str:  # name and version; earlier releases wrote the key between them
+            found.append(Read(parts[0], parts[-1]))
         else:
             read = parameters[place] if place < len(parameters) else Read("?")
             found.append(msgspec.structs.replace(read, position=max(parts, default=0) if type(version) is not int else version))

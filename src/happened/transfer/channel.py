@@ -56,6 +56,10 @@ class Origin(NamedTuple):
         """Return up to which position what was read in an epoch is still true."""
         return last_known(self.epoch, self.ended, epoch)
 
+    def epoch_of(self, position: int) -> int:
+        """Return the epoch in which a position was recorded."""
+        return next((epoch for epoch, last in self.ended if position <= last), self.epoch)
+
 
 class Published(msgspec.Struct, frozen=True, gc=False):
     """One published record, as it came."""

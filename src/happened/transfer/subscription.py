@@ -1,6 +1,6 @@
 """Subscriptions: notifications of another system, recorded as facts of our own.
 
-What arrives becomes an input with an id made of the origin's log and the record's own, so it is recorded once, however often it comes. It is recorded in
+What arrives becomes an input with an id made of the origin's log, its epoch if it was ever adopted, and the record's own, so it is recorded once, however often it comes. It is recorded in
 one commit with how far the channel was read, and from then on it is an ordinary event, called after the system that it comes from: `crm/AddressChanged`.
 
 What was published in an older version, or under an older name, is lifted by the app's upcasts when it comes, and recorded as today's class has it: it is
@@ -31,6 +31,7 @@ UNREAD_NOTE = "unread/"
 """Before a system's name and an id: what came and can't be read."""
 ORIGIN_NOTE = "origin/"
 """Before a system's name: whose records have come from there."""
+FIRST_EPOCH = 1
 NOTE_RECORDS = 10_000
 """So many positions further, it is noted how far a channel was read, though nothing of it was for us."""
 
@@ -133,7 +134,7 @@ class Subscription:
         if wanted:
             last = wanted[-1]
             seen = Seen(origin.log, origin.epoch, last.position, last.digest)
-            course.record(page.position, lambda batch: self._taken(batch, wanted, seen))
+            course.record(page.position, lambda batch: self._taken(batch, wanted, seen, origin))
             self._seen = seen
         elif page.position == course.position:
             if course.position - course.progress.position >= NOTE_RECORDS:
@@ -141,12 +142,16 @@ class Subscription:
         else:
             course.position = page.position
 
-    def _taken(self, batch: Batch, wanted: Sequence[Published], seen: Seen) -> None:
-        """Put what is new into the batch."""
+    def _taken(self, batch: Batch, wanted: Sequence[Published], seen: Seen, origin: Origin) -> None:
+        """Put what is new into the batch.
+
+        In a log that was restored an id may come again that something had which was lost: so from the second epoch on the epoch is a part of it.
+        """
         self._declare(batch)
         handler = batch.number(self._wish)
         for item in wanted:
-            id = f"{seen.log}:{item.id}"  # noqa: A001 - it is one
+            epoch = origin.epoch_of(item.position)
+            id = f"{seen.log}:{item.id}" if epoch == FIRST_EPOCH else f"{seen.log}:{epoch}:{item.id}"  # noqa: A001 - it is one
             if batch.row_with(id) is None:
                 self._put(batch, item, id, handler, seen)
         batch.kept[ORIGIN_NOTE + self.system] = encode(seen).decode()
