@@ -510,13 +510,14 @@ def test_an_event_that_became_several_or_is_no_longer_read_is_no_discrepancy(
 
 
 def test_a_log_without_wiring_has_a_map_of_what_was_seen(log: Log) -> None:
-    """All of it is undeclared then: nobody has said what may happen."""
+    """None of it is undeclared then: nobody has said what may happen, so nothing can be otherwise."""
     log.append(h.Loose("Noted", {}))
 
     flow = observed_flow(log)
 
     assert pairs(flow) == {"outside -> event:Noted"}
-    assert [one.status for one in flow.arrows] == ["undeclared"]
+    assert [one.status for one in flow.arrows] == ["seen"]
+    assert [one.status for one in observed_flow(log, {}).arrows] == ["undeclared"]
 
 
 def test_no_log_is_read_for_a_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

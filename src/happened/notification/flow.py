@@ -123,6 +123,8 @@ def observed_flow(
 ) -> Flow:
     """Return the map of a wiring with what a log has seen of it, between two positions or times. Without a topology the log's own is taken.
 
+    Where it has none, as one that was only appended to, all that was seen is `seen`, and nothing undeclared.
+
     Cost: some ten milliseconds, however long the log is: sums of stretches are added up, and rows are read at both ends only.
     """
     first = position_of(log, after) if after is not None else 0
@@ -150,6 +152,8 @@ def observed_flow(
         if pair in declared.arrows or pair[1].startswith(UNWIRED) or _is_said(pair) or pair in erased:
             known = SEEN if count or pair in stood_for or (pair in heard and pair[0] in there) else UNSEEN
             status = DECLARED if pair[1].startswith("replica:") else known
+        elif topology is None and not recorded:  # nobody has ever said what may happen
+            status = SEEN
         else:
             status = EARLIER if pair in before or pair in split or _is_unheard(declared, pair) else UNDECLARED
         arrows.append(_arrow(pair, status, seen, count))
