@@ -5,6 +5,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any  # Any: a gateway of either colour
 
 import pytest
 
@@ -461,3 +462,32 @@ def test_a_branch_and_a_world_by_hand_call_a_function_without_a_key_as_it_is(url
 
     assert receipt.events == (Bought("a", 5, 0),)
     assert list(buy_paid(Buy("a"), World(answers={pay: five}))) == [Bought("a", 5, 0)]
+
+
+@pytest.mark.parametrize("kind", ["plain", "async"])
+def test_an_attempt_that_takes_too_long_is_said_with_its_limit(url: str, kind: str) -> None:
+    """What the gateway itself raises stays as it is, also where that is a `TimeoutError`."""
+
+    def pay(account: str) -> int:
+        if account == "own":
+            raise TimeoutError("the bank is closed")
+        time.sleep(1)
+        return 1
+
+    async def apay(account: str) -> int:
+        if account == "own":
+            raise TimeoutError("the bank is closed")
+        await asyncio.sleep(1)
+        return 1
+
+    asked: Callable[..., Any] = pay if kind == "plain" else apay
+
+    def buy_slowly(command: Buy, world: h.World) -> Iterator[Bought]:
+        yield Bought(command.account, world.ask(asked, command.account), 0)
+
+    app = h.App("slow", deciders=[buy_slowly], gateways=[h.Gateway(asked, wait_seconds_max=0.05)])
+    with app.open(url, run=False) as running:
+        with pytest.raises(h.GatewayFailed, match=r"failed: TimeoutError: no answer within 0\.05 s"):
+            running.dispatch(Buy("a"))
+        with pytest.raises(h.GatewayFailed, match="failed: TimeoutError: the bank is closed"):
+            running.dispatch(Buy("own"))

@@ -255,10 +255,12 @@ class Outside:
         started = time.perf_counter()
         for attempt in range(1, gateway.attempts_max + 1):
             started = time.perf_counter()
+            limit = asyncio.timeout(gateway.wait_seconds_max)
             try:
-                got = await asyncio.wait_for(call(*one.args, **kwargs), gateway.wait_seconds_max)
+                async with limit:
+                    got = await call(*one.args, **kwargs)
             except Exception as failed:  # noqa: BLE001 - whatever the outside raises is recorded as its answer
-                error = failed
+                error = _too_late(gateway) if limit.expired() else failed
             else:
                 return _answered(one, got, started, attempt)
         return _failed(one, error, started, gateway.attempts_max)
@@ -318,7 +320,7 @@ class _Attempts:
             try:
                 got = done.result(timeout=gateway.wait_seconds_max)
             except Exception as failed:  # noqa: BLE001 - whatever the outside raises is recorded as its answer
-                error = failed
+                error = failed if done.done() else _too_late(gateway)
             else:
                 self.future.set_result(_answered(one, got, started, attempt))
                 return
@@ -345,6 +347,10 @@ def _answered(one: Wanted, got: Any, started: float, attempt: int) -> Answer:
 def _failed(one: Wanted, error: BaseException, started: float, attempt: int) -> Answer:
     gateway, arguments, nth = one.question
     return Answer(gateway, msgspec.Raw(arguments), nth, error=f"{type(error).__name__}: {error}", us=_us(started), attempt=attempt)
+
+
+def _too_late(gateway: Gateway) -> TimeoutError:
+    return TimeoutError(f"no answer within {gateway.wait_seconds_max:g} s")
 
 
 def _us(started: float) -> int:
