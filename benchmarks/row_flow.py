@@ -5,7 +5,7 @@ conversation of 10,000 records, and an account at its very end that a view shows
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, closing
 from itertools import count, islice
 from pathlib import Path
@@ -16,6 +16,7 @@ from benchmarks import ledger, ours
 from benchmarks.measure import Run, Timer, Variant
 from benchmarks.plan import Context, Goal, Results, Row, every, p99_ms, ratio
 from happened.core.store import Row as LogRow
+from happened.core.store import Terms
 from happened.log import writer
 from happened.log.log import Log
 from happened.notification.drawing import drawn
@@ -194,8 +195,9 @@ def _switch(switched: ExitStack, *, counted: bool) -> None:
         return
     count_in, add = writer.counts_in, Counts.add
 
-    def passed_over(counts: Counts, _position: int, last: int, _counts: object) -> None:
-        counts.counted = last
+    def passed_over(counts: Counts, rows: Iterable[LogRow], _terms: Iterable[Terms]) -> None:
+        for row in rows:
+            counts.counted = row.last
 
     def put_back() -> None:
         writer.counts_in, Counts.add = count_in, add

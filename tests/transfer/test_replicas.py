@@ -253,8 +253,9 @@ def test_an_origin_that_is_not_there_yet_is_waited_for(tmp_path: Path, database:
 
 
 @pytest.mark.parametrize("made", ["touched", "without tables", "locked"])
-def test_an_origin_that_is_just_being_made_is_waited_for(tmp_path: Path, made: str) -> None:
+def test_an_origin_that_is_just_being_made_is_waited_for(tmp_path: Path, made: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another process makes the file and then its tables: who opens an app in between goes on, and hears it when it is there."""
+    monkeypatch.setattr("happened.stores.sqlite.OPEN_SECONDS_MAX", 0.3)
     path = tmp_path / "crm.db"
     path.touch()
     other = sqlite3.connect(path)

@@ -111,6 +111,8 @@ GROW_FROM_PAGES = 400
 SCRUB_SECONDS_MAX = 10.0
 """How long to wait for those who read, so that nothing that was erased stays in the WAL."""
 CLOSE_SECONDS_MAX = 10.0
+OPEN_SECONDS_MAX = 10.0
+"""How long who opens a file waits for whoever holds all of it, as who makes it does."""
 LOCK_SECONDS_MAX = 10.0
 """How long a step of packing waits for others."""
 MISSING_SECONDS = 1.0
@@ -544,7 +546,7 @@ class SqliteStore:
         return connection
 
     def _set_up(self, connection: sqlite3.Connection) -> None:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + OPEN_SECONDS_MAX
         self._until_free(lambda: self._check_own(connection), deadline)
         self._until_free(lambda: connection.execute("pragma journal_mode=wal").fetchall(), deadline)
         connection.execute("pragma synchronous=full")
