@@ -12,6 +12,29 @@ from tests.branches.conftest import Make, told
 from tests.branches.desk import Balance, Total, desk, draw, remind, tariff, warn, watch
 
 
+class Came(h.Event):
+    name: str
+
+
+class Greet(h.Command):
+    name: str
+
+
+class Greeted(h.Event):
+    name: str
+
+
+def greet(command: Greet) -> Iterator[Greeted]:
+    yield Greeted(command.name)
+
+
+def hear(event: Came) -> Iterator[Greet]:
+    yield Greet(event.name)
+
+
+door = h.App("door", records=[Came], deciders=[greet], reactions=[hear])
+
+
 def essence(record: h.Record) -> tuple[Any, ...]:
     """Return all of a record but its position: names are recorded where they are first used."""
     return (
@@ -83,23 +106,7 @@ def test_a_branch_of_a_branch(make: Make) -> None:
 def test_a_branch_of_a_branch_finds_what_a_reaction_heard_by_any_id(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also by one that looks like that of a part, which is not taken any more."""
     monkeypatch.setattr("happened.log.log._check_names_no_part", str)
-
-    class Came(h.Event):
-        name: str
-
-    class Greet(h.Command):
-        name: str
-
-    class Greeted(h.Event):
-        name: str
-
-    def greet(command: Greet) -> Iterator[Greeted]:
-        yield Greeted(command.name)
-
-    def hear(event: Came) -> Iterator[Greet]:
-        yield Greet(event.name)
-
-    with h.App("door", records=[Came], deciders=[greet], reactions=[hear]).open() as running:
+    with door.open() as running:
         running.record(Came("ann"), id="came#1")
         running.settled()
 
@@ -112,23 +119,7 @@ def test_a_branch_of_a_branch_finds_what_a_reaction_heard_by_any_id(monkeypatch:
 @pytest.mark.parametrize("at", ["before", "between", "behind"])
 def test_a_branch_of_a_branch_finds_what_a_reaction_heard_of_a_row_of_several(at: str, edited: bool) -> None:
     """Each fact has an id of its own, which no index knows; and in a branch that is edited it stands elsewhere than in the log."""
-
-    class Came(h.Event):
-        name: str
-
-    class Greet(h.Command):
-        name: str
-
-    class Greeted(h.Event):
-        name: str
-
-    def greet(command: Greet) -> Iterator[Greeted]:
-        yield Greeted(command.name)
-
-    def hear(event: Came) -> Iterator[Greet]:
-        yield Greet(event.name)
-
-    with h.App("door", records=[Came], deciders=[greet], reactions=[hear]).open() as running:
+    with door.open() as running:
         first_of_all = running.record(Came("eve"), id="eve").position
         running.log.append([h.Message(Came("ann"), id="one"), h.Message(Came("bob"), id="two")], id="both")
         running.settled()

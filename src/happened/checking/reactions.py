@@ -208,11 +208,7 @@ class Runs:
         now = run.now_us if run.now_us is not None else heard.row.at + run.waited_us
 
         def ask(call: Callable[[World], list[Any]]) -> tuple[list[Any], list[Written]]:
-            world = self._replay.world(id, now, Answers(run.answers), self._gone.entry)
-            try:
-                return call(world), []
-            finally:
-                world.check_all_read()
+            return self._replay.world(id, now, Answers(run.answers), self._gone.entry).through(call), []
 
         self._gone.begin()
         try:

@@ -13,7 +13,7 @@ from happened.log.log import PLAIN, Log, Recording, check_same
 from happened.log.paths import counts_in
 from happened.log.row import SALT_BYTES, Header, Written, encode, sealed_fact
 from happened.log.typed import Typed
-from happened.log.writer import Batch, Happened, Job, found_by
+from happened.log.writer import Batch, Job, found_by
 
 
 class Alone(msgspec.Struct, gc=False):
@@ -59,9 +59,7 @@ class Several(Job):
         said = {typed: ((number,), counts_in(plain, 0, [Written(number, b"")])) for typed, number in numbers.items()}
         position, digest, at = batch.head.position, batch.head.digest, batch.at
         salts = batch.salt(len(self.facts))
-        rows: list[Row] = []
         terms: list[Terms] = []
-        happened: list[Happened] = []
         recorded: list[tuple[Row, Alone]] = []
         for place, fact in enumerate(self.facts):
             fact.row = fact.known = fact.error = None
@@ -79,14 +77,12 @@ class Several(Job):
                 continue
             position, digest = row.position, row.digest
             fact.row = batch.ids[header.id or ""] = row
-            rows.append(row)
             recorded.append((row, fact))
             names, counts = said[typed]
             if header.sent is not None:
                 counts = counts_in(header, 0, [Written(number, b"")])
             terms.append(Terms(found_by(header, fact.terms), header.id, names, counts))
-            happened.append((row, header, ((0, fact.event, None),)))
-        batch.add_facts(rows, recorded, terms, happened)
+        batch.add_facts(recorded, terms)
 
     def _is_known(self, fact: Alone, batch: Batch) -> bool:
         id = fact.header.id or ""  # noqa: A001 - as everywhere

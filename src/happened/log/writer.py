@@ -309,18 +309,17 @@ class Batch:
             self.ids[used] = row
         return row
 
-    def add_facts(
-        self, rows: Sequence[Row], recorded: Sequence[tuple[Row, Drafted]], terms: Sequence[Terms], happened: Sequence[Happened]
-    ) -> None:
+    def add_facts(self, recorded: Sequence[tuple[Row, Drafted]], terms: Sequence[Terms]) -> None:
         """Put rows of one fact each at the end of the batch, which were sealed one after the other, and let their events have happened."""
-        if not rows:
+        if not recorded:
             return
+        rows = [row for row, _ in recorded]
         self.rows += rows
         self.added += recorded
         self.terms += terms
         self.head = Head(rows[-1].last, self.at, rows[-1].digest)
         self.beside += len(rows)
-        self.overlay.apply_facts(happened)
+        self.overlay.apply_facts([(row, fact.header, fact.events) for row, fact in recorded])
 
     def mark(self) -> tuple[Any, ...]:
         """Return where the batch stands, to come back to. Costs a copy of what the batch has changed."""

@@ -11,7 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from datetime import timedelta
-from typing import Any, NamedTuple, NoReturn, Protocol  # Any: commands and events of any class
+from typing import Any, NamedTuple, NoReturn, Protocol, TypeVar  # Any: commands and events of any class
 
 import msgspec
 
@@ -46,6 +46,8 @@ from happened.log.writer import Batch, Draft, Job, deciding
 from happened.sourcing.asked import Asked
 from happened.sourcing.gateway import Answer, Answers, Asking, NeedsOutside, NotNoted, Outside, TimeOver, questions_in
 from happened.sourcing.memory_image import Kept, MemoryImage
+
+R = TypeVar("R")
 
 ANSWERS_NOTE = "answers/"
 PENDING_NOTE = "pending/"
@@ -330,6 +332,13 @@ class DecidingWorld:
     def ask_all(self, gateway: Callable[..., Any], questions: Iterable[tuple[Any, ...]], /) -> list[Any]:
         """Ask the outside many questions at once."""
         return self._asking.ask_all(gateway, [(args, {}) for args in questions_in(gateway, questions)])
+
+    def through(self, run: Callable[["DecidingWorld"], R]) -> R:
+        """Run something with this `World`, and check that it could read all that it asked for."""
+        try:
+            return run(self)
+        finally:
+            self.check_all_read()
 
     def check_all_read(self) -> None:
         """Raise why a state could not be read: nothing is decided without it, whatever a function that caught the error has made of it."""

@@ -86,10 +86,7 @@ class Sending:
         asking = Asking(self._handling.outside, answers, id, None, may_ask=True, deadline=deadline)
         world = DecidingWorld(now, id, asking, states.entry, [])
         try:
-            try:
-                found = run(world)
-            finally:
-                world.check_all_read()
+            found = world.through(run)
         except TimeOver as error:
             raise GatewayFailed(f"the outside did not answer within {ASK_SECONDS_MAX:g} s", attempts=1) from error
         if not self._handling.keeps_asked:
