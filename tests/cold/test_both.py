@@ -105,6 +105,27 @@ def test_packed_rows_are_read_and_found_as_before(log: Named) -> None:
     store.close()
 
 
+@pytest.mark.parametrize("cold", [0, 7, 18])
+def test_rows_are_read_from_any_position_up_to_any_other(log: Named, cold: int) -> None:
+    """Also from within a row, in pages of any length, whichever part it begins in."""
+    with closing(log.opened()) as store:
+        scribe = Scribe(store)
+        for count in (1, 3, 2, 1, 4, 1, 2, 5, 1, 1):
+            scribe.append(Fact((), 16, count))
+        rows = flat(store.read())
+        if cold:
+            store.compact(cold, nothing)
+        for after in range(-1, rows[-1].last + 2):
+            for until in (None, *range(rows[-1].last + 2)):
+                expected = [row for row in rows if after < row.last and (until is None or row.last <= until)]
+                for rows_max in (2, 3, 100):
+                    pages = list(store.read(after, until, rows_max=rows_max))
+                    assert flat(pages) == expected
+                    assert all(0 < len(page) <= rows_max for page in pages)
+                    bare = [found for page in store.read_bare(after, until, rows_max=rows_max) for found in page]
+                    assert [found[1] for found in bare] == [row.last + 1 for row in expected]
+
+
 def test_a_page_that_is_read_while_rows_move_has_each_once(log: Named) -> None:
     """Between any two pages rows are packed or put back, and a reader misses none and meets none twice."""
     with closing(log.opened()) as store, closing(log.opened()) as reader:

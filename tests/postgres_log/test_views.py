@@ -562,13 +562,13 @@ def test_a_page_is_not_written_where_another_owner_came_between(change: str, mon
         running.view(Account).rows(since=running.record(Paid("a", Decimal(1))))
         running.view(Total).get(since=running.log.head)
         followers = running._followers
-        check, fail = followers._check_goes_on_there, followers._failed
+        commit, fail = followers._commit, followers._failed
 
-        def between(builds: Any) -> None:
-            check(builds)
-            monkeypatch.setattr(followers, "_check_goes_on_there", check)
+        def between(builds: Any, pages: Any, last: Any) -> Any:
+            monkeypatch.setattr(followers, "_commit", commit)
             with asked(url) as connection:
                 connection.execute(f"update _view set {change}".encode())
+            return commit(builds, pages, last)
 
         def hear(build: Any, error: Exception) -> None:
             with asked(url) as connection:
@@ -576,7 +576,7 @@ def test_a_page_is_not_written_where_another_owner_came_between(change: str, mon
             failed.append(str(error))
             fail(build, error)
 
-        monkeypatch.setattr(followers, "_check_goes_on_there", between)
+        monkeypatch.setattr(followers, "_commit", between)
         monkeypatch.setattr(followers, "_failed", hear)
         last = running.record(Paid("a", Decimal(1)))
         with contextlib.suppress(h.Stuck):  # of a checkpoint that is nowhere

@@ -107,6 +107,59 @@ def test_what_is_told_is_looked_at_once() -> None:
     assert log.looks == before + 1
 
 
+def test_what_a_commit_of_this_process_has_seen_is_not_looked_at() -> None:
+    """Who waits is woken, and who comes within the time between two looks has his answer."""
+    log = Log(3600)
+    threads, heard = waiting(log, 4)
+    before, log.position, log.told = log.looks, 3, 1
+    log.looking.found(3, 1)
+    for thread in threads:
+        thread.join(WAIT_SECONDS)
+
+    assert heard == [3] * 4
+    assert log.wait(2) == 3
+    assert log.wait(3, 0.01) == 3
+    assert log.looks == before
+
+
+def test_an_older_look_does_not_hide_what_was_committed_meanwhile() -> None:
+    """It was begun before the commit, and comes back after it."""
+    log = Log(3600)
+    began, goes_on = threading.Event(), threading.Event()
+
+    def slow() -> int:
+        began.set()
+        goes_on.wait(WAIT_SECONDS)
+        return 0
+
+    log.looking._look = slow
+    threads, heard = waiting(log, 0)
+    threads = [threading.Thread(target=lambda: heard.append(log.wait(0)), daemon=True)]
+    threads[0].start()
+    assert began.wait(WAIT_SECONDS)
+    log.looking._look = log._look
+    log.position = log.told = 5
+    log.looking.found(5, 5)
+    goes_on.set()
+    threads[0].join(WAIT_SECONDS)
+
+    assert heard == [5]
+    assert log.looks == 0
+    assert log.wait(0, 0.01) == 5
+
+
+def test_an_older_log_in_its_place_is_seen_at_the_next_look() -> None:
+    """What was found does not stand for ever."""
+    log = Log(0.02)
+    log.position = log.told = 5
+    log.wait(0)
+    log.looking.found(5, 5)
+    log.position = 2
+    time.sleep(0.03)
+
+    assert log.wait(2, 0.1) == 2
+
+
 def test_what_is_told_and_is_not_there_wakes_nobody_for_ever() -> None:
     """As where an older log was put in place: each telling is looked at once, and no more."""
     log = Log(3600)

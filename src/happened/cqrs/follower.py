@@ -27,6 +27,8 @@ from happened.shelf.rows import ViewsFile, tag_of
 S = TypeVar("S", bound=State)
 
 PAGE_ROWS = 1_000
+FAR = 5
+"""So many pages behind, a view is caught up with: many pages in one transaction, and nothing is read of rows that a fold does not need."""
 BUILD_ROWS = 50_000
 """Rows of the log in one transaction while a view is far behind; then it is as fast as it gets, and lets others have their turn some times a second."""
 IDLE_SECONDS = 0.05
@@ -130,9 +132,10 @@ class Followers:
                     self._stop.wait(IDLE_SECONDS)
                     continue
                 behind = min(build.position for build in mine)
-                if self._log.wait(behind, IDLE_SECONDS) > behind or not all(map(self._is_answered_from, mine)):
+                head = self._log.wait(behind, IDLE_SECONDS)
+                if head > behind or not all(map(self._is_answered_from, mine)):
                     for position in sorted({build.position for build in mine}):
-                        self._advance([build for build in mine if build.position == position])
+                        self._advance([build for build in mine if build.position == position], head)
                 else:
                     for build in mine:
                         build.failure = None
@@ -206,12 +209,54 @@ class Followers:
                 self._views[state].build = build
         return build
 
-    def _advance(self, builds: Sequence[ViewBuild[Any]]) -> None:
-        """Fold what lies after the position that these share: a page a transaction, or many while far behind, and then only as many."""
+    def _advance(self, builds: Sequence[ViewBuild[Any]], head: int) -> None:
+        """Fold what lies after the position that these share, where the log was seen to end at `head`."""
+        for build in builds:
+            if build.position == 0 and not build.own.states:
+                for folded in (build.own, *build.joined):
+                    folded.complete = True
+        if head - builds[0].position > FAR * PAGE_ROWS:
+            self._catch_up(builds)
+        else:
+            self._advance_by_page(builds, head)
+
+    def _advance_by_page(self, builds: Sequence[ViewBuild[Any]], head: int) -> None:
+        """Fold the next page: what this process has recorded itself it has at hand, and the rest is read."""
+        position = builds[0].position
+        latest = self._log.writer.latest.behind(position, PAGE_ROWS)
+        digest, rows = latest or self._read_page(position)
+        _check_follows(builds, digest)
+        # After the rows were read: an erasure is recorded, too, and one that comes later wakes who waits for more. None lies among the latest.
+        if latest is None and self._erased_since(builds):
+            return
+        if rows:
+            bare = [(row.position + (row.input is not None), row.last + 1, row.records, row.position, row.at, row.head) for row in rows]
+            try:
+                page = Page(bare, self._decoder(builds).flat(bare))
+            except Exception as error:  # noqa: BLE001 - it is of those that read this page, and is seen
+                self._undecodable(builds, head, error)
+                return
+            builds = self._commit(builds, [page], rows[-1])
+        for build in builds:
+            self._switch_if_whole(build, head)
+
+    def _read_page(self, position: int) -> tuple[bytes | None, list[Row]]:
+        """Read a page and the row before it in one statement, so that it is known of what log it is; return the digest of that one."""
+        rows: list[Row] = []
+        for page in self._log.engine.read(max(position - 1, 0), rows_max=PAGE_ROWS):
+            rows += page
+            if len(rows) > 1 or not position:  # the row before may lie in a page of its own
+                break
+        if not position:
+            return None, rows
+        return (rows[0].digest, rows[1:]) if rows and rows[0].last == position else (None, [])
+
+    def _catch_up(self, builds: Sequence[ViewBuild[Any]]) -> None:
+        """Fold many pages in one transaction, and of each row only what a fold needs, in constant memory; what comes after that is left to the next time."""
         decode = self._decoder(builds).flat
         target = next((rows[0] for rows in self._log.engine.read(backwards=True, rows_max=1)), None)
         head = target.last if target is not None else 0
-        if head < builds[0].position:
+        if target is None or head < builds[0].position:
             raise _other_history(builds[0])
         # After that last row was read: an erasure is recorded, too, and one that comes later wakes who waits for more.
         if self._erased_since(builds):
@@ -219,45 +264,38 @@ class Followers:
         heads = any(
             build.heads or (build.live_from is not None and build.live_from < head) for build in builds
         )  # to count how long they took
-        far = head - builds[0].position > 5 * PAGE_ROWS
         gathered: list[Page] = []
         count = 0
-        for build in builds:
-            if build.position == 0 and not build.own.states:
-                for folded in (build.own, *build.joined):
-                    folded.complete = True
         for rows in self._log.engine.read_bare(builds[0].position, head, rows_max=PAGE_ROWS, heads=heads):
             try:
                 gathered.append(Page(rows, decode(rows)))
             except Exception as error:  # noqa: BLE001 - it is of those that read this page, and is seen
-                self._undecodable(builds, gathered, target, error)
-                return
+                if not gathered:
+                    self._undecodable(builds, head, error)
+                    return
+                break  # it is met again, as the first
             count += len(rows)
-            if not far or count >= BUILD_ROWS:
-                builds = self._commit(builds, gathered, target)
-                gathered = []
-            if self._stop.is_set() or not builds or (far and count >= BUILD_ROWS):
+            if self._stop.is_set():
                 return
-        if gathered:
-            builds = self._commit(builds, gathered, target)
-        for build in builds:
+            if count >= BUILD_ROWS:
+                break
+        last = self._last_of(gathered, target)
+        before = self._log.row_at(builds[0].position) if builds[0].position else None
+        _check_follows(builds, before.digest if before is not None else None)
+        for build in self._commit(builds, gathered, last):
             self._switch_if_whole(build, head)
 
-    def _undecodable(self, builds: Sequence[ViewBuild[Any]], gathered: Sequence[Page], target: Row | None, error: Exception) -> None:
+    def _undecodable(self, builds: Sequence[ViewBuild[Any]], head: int, error: Exception) -> None:
         """Go on with those views that don't read what today's code can't."""
-        if gathered:
-            builds = self._commit(builds, gathered, target)
-        elif len(builds) == 1:
+        if len(builds) == 1:
             self._failed(builds[0], error)
         else:
             for build in builds:
-                self._advance([build])
+                self._advance([build], head)
 
-    def _commit(self, builds: Sequence[ViewBuild[Any]], pages: Sequence[Page], target: Row | None) -> list[ViewBuild[Any]]:
-        """Fold pages and write what comes of it; return the views that have got through."""
+    def _commit(self, builds: Sequence[ViewBuild[Any]], pages: Sequence[Page], last: Row) -> list[ViewBuild[Any]]:
+        """Fold pages that end with a row, and write what comes of it; return the views that have got through."""
         assert self._file is not None, "views have a file"
-        last = self._last_of(pages, target)
-        self._check_goes_on_there(builds)
         failed: list[tuple[ViewBuild[Any], Exception]] = []
         with self._file.transaction() as connection:
             for build in builds:
@@ -280,9 +318,8 @@ class Followers:
         self._announce()
         return through
 
-    def _last_of(self, pages: Sequence[Page], target: Row | None) -> Row:
+    def _last_of(self, pages: Sequence[Page], target: Row) -> Row:
         """Return the last row of what was read up to a row, which was there before that. `Diverged` where it is there no more: another history may be."""
-        assert target is not None, "what was read lies up to it"
         position = pages[-1].rows[-1][AFTER] - 1
         if position == target.last:
             return target
@@ -292,14 +329,6 @@ class Followers:
                 f"the log no longer has what it had at position {target.last}: an older copy is in its place", position=target.last
             )
         return last
-
-    def _check_goes_on_there(self, builds: Sequence[ViewBuild[Any]]) -> None:
-        """Raise `Diverged` where the log no longer has what these were folded from: a database may be replaced by an older copy while it is followed."""
-        position = builds[0].position
-        row = self._log.row_at(position) if position else None
-        for build in builds:
-            if position and (row is None or row.digest != build.digest):
-                raise _other_history(build)
 
     def _fold_and_write(self, connection: Connection, build: ViewBuild[Any], pages: Sequence[Page], last: Row) -> None:
         """Fold pages into one view. The checkpoint is a compare-and-set on position and owner's epoch."""
@@ -578,6 +607,13 @@ class Followers:
 
 def _lost(build: ViewBuild[Any]) -> StoreFailed:
     return StoreFailed(f"the view `{build.name}` is followed by another process now, or was set back", view=build.name)
+
+
+def _check_follows(builds: Sequence[ViewBuild[Any]], digest: bytes | None) -> None:
+    """Raise `Diverged` where these were not folded up to this row of the log: a database may be replaced by an older copy while it is followed."""
+    for build in builds:
+        if build.position and build.digest != digest:
+            raise _other_history(build)
 
 
 def _other_history(build: ViewBuild[Any]) -> Diverged:

@@ -23,6 +23,7 @@ from happened.core.store import LOG_WORK, Ahead, Commit, Engine, Head, Row, Term
 from happened.core.tags import term
 from happened.core.waiting import within
 from happened.core.world import Source
+from happened.log.latest import Latest
 from happened.log.names import Names, Wish
 from happened.log.paths import counts_in
 from happened.log.records import Reader
@@ -214,7 +215,7 @@ class Batch:
         self.source = writer.source
         self.engine = writer.engine
         self.notes_of = unseen.notes
-        self.head = unseen.head
+        self.before = self.head = unseen.head
         self.at = max(writer.source.now_us(), unseen.head.at)
         self.began = time.perf_counter()
         self.rows: list[Row] = []
@@ -374,6 +375,7 @@ class Writer:
         self._come_again = 1.0
         """Which part of the threads that were answered has come again in time, of late."""
         self._indexed_names = names.changes
+        self.latest = Latest()
         self.forgetting: list[Callable[[], None]] = []
         """What else is to be done where bodies were erased."""
         self.commits = 0
@@ -770,6 +772,8 @@ class Writer:
         self.seen = head.position
         if began[0].instead:
             self.let_go()
+        elif began[0].head.position == head.position:  # else nothing of it was recorded
+            self.latest.add(began[0].before, began[0].rows)
         self.commits += 1
         self.commands += len(drafted) + began[0].beside
         for job, row in drafted:
@@ -813,6 +817,7 @@ class Writer:
     def let_go(self) -> None:
         """Forget what was made of bodies that were erased since."""
         self._memory.forget()
+        self.latest.forget()
         for forget in self.forgetting:
             forget()
 

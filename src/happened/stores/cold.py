@@ -28,6 +28,12 @@ END = "coalesce((select coalesce(last, 1 << 62) from segment order by first desc
 
 What is no position, in a damaged file, lies behind all of them: then `until` is asked, and says so.
 """
+LAST_BEGUN = "from log where position <= ? order by position desc limit 1"
+BEHIND = (
+    f"where position >= coalesce((select position {LAST_BEGUN}), 0) and coalesce(position + count - 1 > ?, true) and ? >= {END} "
+    "order by position limit ?"
+)
+"""The first rows that reach behind a position; none where that lies in the cold part."""
 ALL = ", ".join(Row.__struct_fields__)
 BARE_SQL = "position + (input is not null), position + count, records"
 
@@ -138,6 +144,10 @@ class Cold(Unfolded[sqlite3.Connection]):
                 return hot + rows
             left = rows_max - len(rows) if rows_max >= 0 else -1
             return rows + self._found(connection, which, (until + 1, last, left), columns) if last > until and left else rows
+
+    def rows_behind(self, connection: sqlite3.Connection, columns: Columns, after: int, rows_max: int) -> list[Any]:
+        """Return these columns of the first rows that reach behind a position, as of one moment and in one statement; none where only a longer look tells."""
+        return self._found(connection, BEHIND, (after, after, after, rows_max), columns) if self._there else []
 
     def rows_at(self, connection: sqlite3.Connection, columns: Columns, positions: Sequence[int]) -> list[Any]:
         """Return these columns of the rows that begin at these positions, which are in order or backwards, and so are the rows."""

@@ -41,6 +41,8 @@ class Looking:
         """One of those who wait looks for all."""
         self.waiting = 0
         """How many wait."""
+        self.asked = False
+        """Somebody has waited, and may do so again."""
 
     def wait(self, after: int, seconds: float, is_closed: Callable[[], bool]) -> int:
         """Wait until something lies after a position; return the last position, as it was at most so many seconds ago as are between two looks.
@@ -48,6 +50,7 @@ class Looking:
         It is of before nothing that was heard when this was called, however short the wait.
         """
         deadline = time.monotonic() + within(seconds)
+        self.asked = True
         leads = False
         try:
             while True:
@@ -74,6 +77,13 @@ class Looking:
                 if not self._led:
                     self._grown.notify()  # another one looks from now on
 
+    def found(self, last: int, heard: int) -> None:
+        """Take what a commit of this process has seen, as the last that was heard, for a look, and wake who waits: others had recorded no more by then."""
+        with self._grown:
+            if last > self._last:
+                self._last, self._looked_for, self._looked_at = last, heard, time.monotonic()
+            self._grown.notify_all()
+
     def _looked(self, after: int, heard: int, deadline: float) -> int:
         """Look, unless somebody has of late, and nothing was heard since. Who looks at the moment is waited for: to the end, where something was heard."""
         if self._is_known(after, heard):
@@ -81,12 +91,14 @@ class Looking:
         left = max(0.0, deadline - time.monotonic()) if self._looked_for >= heard else -1
         try:
             if self._one.acquire(timeout=left) and not self._is_known(after, heard):
-                heard = self._heard()
-                before, self._last = self._last, self._look()
-                self._looked_for, self._looked_at = heard, time.monotonic()
-                if self._last > before:
-                    with self._grown:
-                        self._grown.notify_all()
+                known, heard = self._looked_for, self._heard()
+                last = self._look()
+                with self._grown:
+                    if self._looked_for == known:  # no commit has said more meanwhile
+                        before, self._last = self._last, last
+                        self._looked_for, self._looked_at = heard, time.monotonic()
+                        if last > before:
+                            self._grown.notify_all()
         finally:  # an interrupt may come as soon as it is acquired
             try:  # noqa: SIM105 - no function is called on this way
                 self._one.release()

@@ -12,7 +12,7 @@ from typing import Any  # Any: rows of the columns that were asked for
 from happened.core.errors import Broken, StoreFailed
 from happened.core.store import Row
 from happened.stores import runs
-from happened.stores.cold import END, WHOLE, Cold, Columns, last_position, one_moment
+from happened.stores.cold import END, LAST_BEGUN, WHOLE, Cold, Columns, last_position, one_moment
 
 Connect = Callable[[str], sqlite3.Connection]
 
@@ -20,7 +20,6 @@ READ_MS_MAX = 10_000
 """How long a reader waits inside SQLite. It needs to only while another process makes the file, or the last one that has it open closes it."""
 ROW_RECORDS = 1 << 15
 """More than a row has: a command has 10,000 at most."""
-LAST_BEGUN = "from log where position <= ? order by position desc limit 1"
 AROUND = (
     f"select (select position {LAST_BEGUN}), (select position + count - 1 {LAST_BEGUN}), "
     f"(select position + count - 1 from log order by position desc limit 1), {END}"
@@ -51,6 +50,13 @@ class Pages:
                     return begun + (ended <= after) if after and begun is not None else 0, last or 0
             with one_moment(reader):
                 return self.first_after(reader, after), last_position(reader)
+
+    def first_behind(self, after: int, columns: Columns, *, rows_max: int) -> list[Any]:
+        """Return the first rows that reach behind a position; none where they are to be found by ranges."""
+        if after > runs.POSITION:
+            return []
+        with self.reader() as reader:
+            return self._cold.rows_behind(reader, columns, after, rows_max)
 
     def row_holding(self, position: int) -> Row | None:
         """Return the row that holds a position, unless it is longer than rows are."""

@@ -772,16 +772,18 @@ class PostgresStore:
 
     def _tell(self, position: int, *, listened: bool) -> None:
         """Wake those who wait, here at once, elsewhere by a notice after the commit, if anybody listens."""
-        self._hear(position)
+        self._looking.found(position, self._hear(position))
         if listened:
             self._started("happened-notify", self._notify)
             self._notify_due.set()
 
-    def _hear(self, position: int) -> None:
+    def _hear(self, position: int) -> int:
+        """Wake those who wait here; return how often something was heard."""
         with self._grown:
             self._told += 1
             self._last_seen = max(self._last_seen, position)
             self._grown.notify_all()
+            return self._told
 
     def _listening(self) -> None:
         self._started("happened-listen", self._listen)

@@ -281,9 +281,8 @@ class SqliteStore:
                 self._lock.release()
             except RuntimeError:  # it was not acquired
                 pass
-        if commit.rows and self._looking.waiting:
-            with self._grown:
-                self._grown.notify_all()
+        if commit.rows and self._looking.asked:
+            self._looking.found(head.position, head.position)
         return head
 
     def read(
@@ -999,6 +998,14 @@ class SqliteStore:
     ) -> Iterator[list[Any]]:
         """Yield pages of rows, as these columns of them."""
         self._check_usable()
+        if wanted is None and not backwards:
+            rows = self._rows.first_behind(after, columns, rows_max=rows_max)
+            if rows:
+                end = self._last_of(columns, rows)
+                yield from self._between(columns, rows, after, end if until is None else until)
+                if len(rows) < rows_max or (until is not None and until <= end):
+                    return
+                after = end
         if wanted is None:
             positions, ranges = set[int](), [self._rows.all_after(after)]
             last = ranges[0][1]
@@ -1013,15 +1020,22 @@ class SqliteStore:
             places = sorted(positions)
             places = places[max(bisect_right(places, after) - 1, 0) :]  # of the rows before, only the last may end behind it
             pages = self._rows.read_at(places[::-1] if backwards else places, columns, rows_max=rows_max)
-        last_of = columns.last
         for page in pages:
-            try:
-                if min(last_of(page[0]), last_of(page[-1])) <= after or max(last_of(page[0]), last_of(page[-1])) > last:
-                    page[:] = [found for found in page if after < last_of(found) <= last]
-            except TypeError as error:
-                raise Broken(f"{self.path} is damaged: a row there says no number of records. Restore a copy", path=self.path) from error
-            if page:
-                yield page
+            yield from self._between(columns, page, after, last)
+
+    def _between(self, columns: Columns, page: list[Any], after: int, last: int) -> Iterator[list[Any]]:
+        """Yield what of a page ends behind one position and not behind another, if anything does."""
+        ends = self._last_of(columns, page[:1]), self._last_of(columns, page)
+        if min(ends) <= after or max(ends) > last:
+            page = [found for found in page if after < columns.last(found) <= last]
+        if page:
+            yield page
+
+    def _last_of(self, columns: Columns, page: list[Any]) -> int:
+        try:
+            return columns.last(page[-1])
+        except TypeError as error:
+            raise Broken(f"{self.path} is damaged: a row there says no number of records. Restore a copy", path=self.path) from error
 
     def _places(self, wanted: Sequence[Wanted], after: int, until: int | None) -> tuple[set[int], list[tuple[int, int]], int]:
         """Return where the index says that there is something wanted: positions of rows, and ranges of positions; and up to where it knows.
