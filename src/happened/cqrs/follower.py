@@ -7,6 +7,7 @@ the head it is not answered from, never with part of its rows.
 Each version of a view's code has its own lease: while two are at work, as in a rolling release, each is followed and answers.
 """
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -41,6 +42,10 @@ PASSING = (StoreFailed, Overloaded, *FAILED)
 """Trouble that may be over at the next try."""
 
 WHERE = "where name = ? and fingerprint = ? and generation = ?"
+
+
+class _TakenBack(Exception):
+    """Nothing of a transaction is to be kept."""
 
 
 class Followers:
@@ -279,10 +284,12 @@ class Followers:
                 return
             if count >= BUILD_ROWS:
                 break
-        last = self._last_of(gathered, target)
-        before = self._log.row_at(builds[0].position) if builds[0].position else None
-        _check_follows(builds, before.digest if before is not None else None)
-        for build in self._commit(builds, gathered, last):
+        if gathered:
+            last = self._last_of(gathered, target)
+            before = self._log.row_at(builds[0].position) if builds[0].position else None
+            _check_follows(builds, before.digest if before is not None else None)
+            builds = self._commit(builds, gathered, last)
+        for build in builds:
             self._switch_if_whole(build, head)
 
     def _undecodable(self, builds: Sequence[ViewBuild[Any]], head: int, error: Exception) -> None:
@@ -297,17 +304,21 @@ class Followers:
         """Fold pages that end with a row, and write what comes of it; return the views that have got through."""
         assert self._file is not None, "views have a file"
         failed: list[tuple[ViewBuild[Any], Exception]] = []
-        with self._file.transaction() as connection:
+        with contextlib.suppress(_TakenBack), self._file.transaction() as connection:
             for build in builds:
-                connection.execute("savepoint one")
+                if len(builds) > 1:
+                    connection.execute("savepoint one")
                 try:
                     self._fold_and_write(connection, build, pages, last)
                 except Exception as error:
                     if not connection.in_transaction:  # all of it was taken back
                         raise
-                    connection.execute("rollback to one")
                     failed.append((build, error))
-                connection.execute("release one")
+                    if len(builds) == 1:
+                        raise _TakenBack from error
+                    connection.execute("rollback to one")
+                if len(builds) > 1:
+                    connection.execute("release one")
         through = [build for build in builds if all(build is not one for one, _ in failed)]
         for build in through:
             build.written()
