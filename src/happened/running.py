@@ -480,7 +480,7 @@ class Running:
         self._writer.check_process()
         kept = self._image.by_state.get(state)
         if kept is not None and since is None:
-            entry = kept.known(key if not named else tuple(named.values()) if not key and tuple(named) == kept.fold.key else ())
+            entry = kept.known(key if not named else tuple(named.values()) if not key and (*named,) == kept.fold.key else ())
             if entry is not None:
                 self._image.hits += 1
                 return entry.state  # type: ignore[return-value]  # entries of a fold are of its class

@@ -71,13 +71,15 @@ class Coming(NamedTuple):
 class Kept:
     """The entries of one fold."""
 
-    __slots__ = ("complete", "entries", "fold", "loading", "simple", "stopped")
+    __slots__ = ("complete", "entries", "fold", "kinds", "loading", "simple", "stopped")
 
     def __init__(self, fold: Fold, *, complete: bool) -> None:
         self.fold = fold
         self.complete = complete
         self.simple = not fold.wants_record and fold.key_of is None
         """No envelope is needed to fold."""
+        self.kinds = frozenset(kinds[0] for kinds in fold.key_kinds if len(kinds) == 1)
+        """The classes that the value of a key of one may have."""
         self.entries: dict[Key, Entry] = {}
         self.loading: dict[Key, list[list[Coming]]] = {}
         self.stopped = ""
@@ -85,8 +87,10 @@ class Kept:
 
     def known(self, key: Key) -> Entry | None:
         """Return the entry of a key that a caller gave, where there is nothing to say but its state: it is in memory, sound, and asked for by the right types."""
-        kinds = (_kind_of(key[0]),) if len(key) == 1 else tuple(map(_kind_of, key))
-        if kinds not in self.fold.key_kinds or self.stopped:
+        if len(key) == 1:
+            if type(key[0]) not in self.kinds or self.stopped:
+                return None
+        elif tuple(map(_kind_of, key)) not in self.fold.key_kinds or self.stopped:
             return None
         entry = self.entries.get(key)
         return entry if entry is not None and not entry.stuck else None
