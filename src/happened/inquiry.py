@@ -13,7 +13,7 @@ from happened.core.errors import Invalid, NotThere
 from happened.core.messages import Event, Recorded
 from happened.core.state import Fold, Key, State, fold_of
 from happened.core.store import Row, Wanted
-from happened.core.tags import term, text_of
+from happened.core.tags import tag_text, term
 from happened.cqrs.past import ViewSteps, joins
 from happened.log.held import told
 from happened.log.log import Log
@@ -123,7 +123,7 @@ def steps(log: Log, folds: Iterable[Fold], tag: str, value: str, until: int) -> 
                 for fold in asked:
                     for key, message in fold.touched(event, envelope):
                         place = fold, key
-                        if place in stuck or text_of(key[fold.tags.index(tag)]) != value:
+                        if place in stuck or tag_text(key[fold.tags.index(tag)]) != value:
                             continue
                         before, error = states.get(place), ""
                         try:

@@ -47,7 +47,8 @@ class Value(msgspec.Struct, frozen=True, gc=False):
 class Tag(msgspec.Struct, frozen=True):
     """Says what a message is about: `Sku = Annotated[str, Tag("sku")]`. Values are compared as text, by code point; `None` is no tag.
 
-    One tag has one type throughout an app.
+    One tag has one type throughout an app. Values that are equal have one text: a `Decimal`, `float` or `datetime` with a tag is recorded without zeros at
+    its end, and in UTC.
     """
 
     name: str

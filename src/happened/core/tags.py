@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, TypeGuard  # Any: annotations and values of 
 
 import msgspec
 
+from happened.core.equal import MANY_WAYS, as_one, made_like
 from happened.core.errors import Invalid
 from happened.core.messages import Index, Places, Tag, Value, is_data, name_of
 
@@ -288,8 +289,13 @@ def _is_made_of_others(cls: Any) -> bool:
     )
 
 
+def tag_text(value: Any) -> str:
+    """Return a tag's value as the text that is compared and indexed: one text for all that are equal."""
+    return text_of(as_one(value) if isinstance(value, MANY_WAYS) else value)
+
+
 def text_of(value: Any) -> str:
-    """Return a tag's value as the text that is compared and indexed."""
+    """Return a value as text."""
     if isinstance(value, str) and not isinstance(value, enum.Enum):
         return value
     if isinstance(value, dt.datetime | dt.date) or not isinstance(value, int):
@@ -302,7 +308,7 @@ def text_given(what: str, value: Any) -> str:  # Any: a caller may give anything
     if isinstance(value, list | tuple | collections.abc.Set | collections.abc.Mapping):
         raise Invalid(f"`{what}` is {value!r}, and a tag has one value: write a pair, or an item of a query, for each", field=what)
     try:
-        text = text_of(value)
+        text = tag_text(value)
     except TypeError as error:
         raise Invalid(f"`{what}` is {value!r}, and no event has that", field=what) from error
     if value is None or not is_unicode(text):
@@ -334,14 +340,49 @@ def terms_of(scope: Scope) -> Terms:
             for field, prefix in fields:
                 value = getattr(message, field)
                 if value is not None:
-                    text = prefix + (value if type(value) is str else text_of(value))
+                    text = prefix + (value if type(value) is str else tag_text(value))
                     if text not in found:
                         found.append(text)
             return found
 
         texts = all(tagged.types == frozenset([str]) and not tagged.beside for tagged in scope.tags)
         return _text_terms(fields, flat_terms) if texts and len({prefix for _, prefix in fields}) == len(fields) else flat_terms
-    return lambda message: list(dict.fromkeys(term(tag, text_of(value)) for tag, value in _walk(scope, message)))
+    return lambda message: list(dict.fromkeys(term(tag, tag_text(value)) for tag, value in _walk(scope, message)))
+
+
+def in_one_writing(scope: Scope) -> Callable[[Any], Any] | None:
+    """Return the function that has each value of a tag in a message be written in the one way of all its equals; `None` where there is but one."""
+    tagged = [(one.field, _as_one_alone) for one in scope.tags if one.types & {*MANY_WAYS}]
+    parts = [
+        (below.field, _where_one(below.scope.cls, found)) for below in scope.parts if (found := in_one_writing(below.scope)) is not None
+    ]
+    fields = [*tagged, *parts]
+    if not fields:
+        return None
+
+    def rewritten(message: Any) -> Any:
+        return msgspec.structs.replace(message, **{field: _throughout(getattr(message, field), anew) for field, anew in fields})
+
+    return rewritten
+
+
+def _as_one_alone(value: Any) -> Any:
+    return as_one(value) if isinstance(value, MANY_WAYS) else value
+
+
+def _where_one(cls: type, anew: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda value: anew(value) if isinstance(value, cls) else value
+
+
+def _throughout(value: Any, anew: Callable[[Any], Any]) -> Any:
+    """Return a value, or a collection of such, whose members are made anew."""
+    if _is_mapped(value):
+        return {_throughout(key, anew): _throughout(one, anew) for key, one in value.items()}
+    if _is_listed(value):
+        members = [_throughout(one, anew) for one in value]
+        made: Any = type(value)
+        return made_like(value, members) if isinstance(value, tuple) else made(members)
+    return anew(value)
 
 
 def _text_terms(fields: Sequence[tuple[str, str]], where_one_is_missing: Terms) -> Terms:

@@ -8,17 +8,16 @@ many events are folded before it is written, and asking for it raises `Stuck`. T
 for it. If the key itself can't be found, or is none, the whole view stops there.
 """
 
-import contextlib
 import itertools
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from decimal import Decimal
 from functools import cached_property
 from typing import Any, Generic, TypeVar  # Any: keys, states and events of any class
 
 import msgspec
 
+from happened.core.equal import DIGITS_MAX, as_one
 from happened.core.errors import Diverged, Invalid
 from happened.core.filling import Fill, fill_for
 from happened.core.messages import Recorded, Several, events_of
@@ -26,7 +25,6 @@ from happened.core.state import Fold, Key, State, fold_of, state_in
 from happened.core.store import Bare
 from happened.core.tags import text_of
 from happened.core.tally import tally
-from happened.cqrs.where import EXACT
 from happened.log.fingerprint import fingerprint_of
 from happened.log.held import told
 from happened.log.lifting import Lifts
@@ -48,9 +46,6 @@ STATES_MAX = 300_000
 
 TALLY_BYTES = 512
 """As long as a tally may be."""
-
-DIGITS_MAX = 40
-"""A number of a key that is longer than that is written with an exponent."""
 
 Touch = tuple[Key, Any, tuple[Any, ...], int]
 """A key, what `evolve` is given of the event, what it is given beside, and the position."""
@@ -567,23 +562,12 @@ def view_fingerprint(fold: Fold, lifts: Lifts) -> str:
 
 def key_text(key: Key) -> str:
     """Return a key as text, for the table of what is stuck. Keys that are equal have one text: a row is of all of them."""
-    return msgspec.json.encode([text_of(_as_one(value)) for value in key]).decode()
+    return msgspec.json.encode([_text(as_one(value)) for value in key]).decode()
 
 
-def _as_one(value: Any) -> Any:
-    """Return a value of a key as it is written whichever of its equals it is: a number without zeros at its end, a moment in UTC."""
-    match value:
-        case float():
-            return value + 0.0  # -0.0 becomes 0.0
-        case Decimal() if value.is_finite():
-            number = value.normalize(EXACT) if value else Decimal(0)
-            return f"{number:f}" if abs(number.adjusted()) < DIGITS_MAX else number
-        case datetime() if value.tzinfo is not None:
-            with contextlib.suppress(OverflowError):  # in UTC it is outside the years 1 to 9999
-                return value.astimezone(UTC)
-            return value
-        case _:
-            return value
+def _text(value: Any) -> str:
+    written_out = isinstance(value, Decimal) and value.is_finite() and abs(value.adjusted()) < DIGITS_MAX
+    return f"{value:f}" if written_out else text_of(value)
 
 
 def check_history(

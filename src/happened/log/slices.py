@@ -14,7 +14,7 @@ import msgspec
 from happened.core.errors import Incompatible
 from happened.core.messages import events_of
 from happened.core.store import Engine
-from happened.core.tags import plain_fields, scope_of, term, text_of
+from happened.core.tags import plain_fields, scope_of, tag_text, term
 
 NOTE = "progress/"
 PART = "slices/"
@@ -136,6 +136,6 @@ def slicer(events: Collection[type], by: str) -> Callable[[Any], int]:
 
     def slice_in(event: Any) -> int:
         first = events_of(event)[0]
-        return slice_of(term(by, text_of(getattr(first, fields[type(first)]))))
+        return slice_of(term(by, tag_text(getattr(first, fields[type(first)]))))
 
     return slice_in

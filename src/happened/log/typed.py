@@ -8,7 +8,7 @@ import msgspec
 from happened.core.errors import Invalid
 from happened.core.messages import Command, Event
 from happened.core.plain import strange_in, zoneless_in
-from happened.core.tags import hints_of, is_a, scope_of, terms_of
+from happened.core.tags import hints_of, in_one_writing, is_a, scope_of, terms_of
 from happened.log.names import Names, Wish, wish_for
 from happened.log.row import ERASED, encode
 
@@ -37,7 +37,7 @@ def decode_of(cls: type) -> Callable[[bytes], Any]:
 class Typed:
     """One event or command class. Made once for each log that is opened. `what` and `name` say how the log calls it, where that is not the usual; `before`, what else it was called."""
 
-    __slots__ = ("_changes", "_decode", "_names", "_number", "_zoneless", "called", "cls", "terms", "what", "wish")
+    __slots__ = ("_changes", "_decode", "_names", "_number", "_one", "_zoneless", "called", "cls", "terms", "what", "wish")
 
     def __init__(self, cls: type, names: Names, *, what: str | None = None, name: str | None = None, before: Collection[str] = ()) -> None:
         if not (is_a(cls, Event) or is_a(cls, Command)):
@@ -50,12 +50,16 @@ class Typed:
         self.terms = terms_of(scope_of(cls))
         self._decode = decode_of(cls)
         self._zoneless = zoneless_in(cls)
+        self._one = in_one_writing(scope_of(cls))
         self._names = names
         self._number = 0
         self._changes = -1
 
     def checked(self, body: Any) -> tuple[bytes, Any]:
-        """Return the body's bytes, and the body as it will be read again. `Invalid` for a wrong type; nothing else checks what a constructor was given."""
+        """Return the body's bytes, and the body as it will be read again, the values of tags each written in one way.
+
+        `Invalid` for a wrong type; nothing else checks what a constructor was given.
+        """
         decode, zoneless = self._decode, self._zoneless
         try:
             encoded = encode(body)
@@ -66,6 +70,9 @@ class Typed:
             self._say_why(body, again)
         if zoneless is not None and (path := zoneless(again)):
             raise Invalid(f"`{self.cls.__name__}` is not valid: the time `{path}` has no zone", type=self.cls.__name__, field=path)
+        if self._one is not None:
+            again = self._one(again)
+            encoded = encode(again)
         return encoded, again
 
     def read(self, body: bytes) -> tuple[bytes, Any]:

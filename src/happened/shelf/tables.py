@@ -8,7 +8,7 @@ the connection is the caller's. A column holds its type in one form, so that row
 - `Decimal`: integer, the number times 10 to the power of its `Places` (6 if not given)
 - `float`: real; `bytes`: blob
 - `datetime`: text in UTC, `2026-01-01T00:00:00.000000Z`; `date` and `time`: ISO text; `timedelta`: integer of microseconds
-- all other types: JSON text, members of sets and keys of mappings in one order
+- all other types: JSON text, members of sets and keys of mappings in one order; in a key all values that are equal are one text
 
 What a column can't hold exactly is refused, never rounded or wrapped: SQLite itself would sum decimals as floats, and JSON has no `nan`.
 A `Decimal` is read back equal, without trailing zeros after the point and never with a positive exponent: 1.50 as 1.5, 1E+2 as 100.
@@ -27,6 +27,7 @@ from typing import Any, Generic, NamedTuple, TypeVar  # Any: annotations and val
 
 import msgspec
 
+from happened.core.equal import as_one
 from happened.core.errors import Invalid
 from happened.core.messages import Index, Places, name_of
 from happened.core.state import Key, State
@@ -105,7 +106,7 @@ class Table(Generic[S]):
         self.name = dialect.name(f"_{self.view_name}_{fingerprint[:8]}")
         hints = hints_of(state)
         fields = msgspec.structs.fields(state)
-        read = [_read(state, field.name, hints[field.name]) for field in fields]
+        read = [_read(state, field.name, hints[field.name], key=field.required) for field in fields]
         self.columns = tuple(column for column, _ in read)
         self.key = tuple(field.name for field in fields if field.required)
         self._check()
@@ -342,7 +343,7 @@ def _compiled(source: str, name: str, names: dict[str, Any]) -> Callable[..., An
 # --- types of columns -----------------------------------------------------------------------------------------------------
 
 
-def _read(state: type[State], field: str, annotation: Any) -> tuple[Column, _Codec]:
+def _read(state: type[State], field: str, annotation: Any, *, key: bool) -> tuple[Column, _Codec]:
     def refuse(value: object, why: str) -> Invalid:
         return Invalid(
             f"column `{field}` of `{state.__name__}` can't hold {show(value)}: {why}", state=state.__name__, column=field, value=show(value)
@@ -358,7 +359,7 @@ def _read(state: type[State], field: str, annotation: Any) -> tuple[Column, _Cod
         inner, more = bare(inner.__supertype__)
         extras += more
     try:
-        codec = _codec(inner, next((extra.count for extra in extras if isinstance(extra, Places)), PLACES), refuse)
+        codec = _codec(inner, next((extra.count for extra in extras if isinstance(extra, Places)), PLACES), refuse, key=key)
     except TypeError as error:  # msgspec says which types it can't read
         raise Invalid(f"`{state.__name__}.{field}` can't be a column: {error}", state=state.__name__, column=field) from error
     if codec.places is None and any(isinstance(extra, Places) for extra in extras):
@@ -379,7 +380,7 @@ def _or_none(encode: Callable[[Any], Stored]) -> Callable[[Any], Stored]:
 Refuse = Callable[[object, str], Invalid]
 
 
-def _codec(kind: Any, places: int, refuse: Refuse) -> _Codec:
+def _codec(kind: Any, places: int, refuse: Refuse, *, key: bool) -> _Codec:
     if kind is decimal.Decimal:
         return _decimal(places, refuse)
     simple = next((of for one, of in SIMPLE.items() if one is kind), None)
@@ -396,7 +397,7 @@ def _codec(kind: Any, places: int, refuse: Refuse) -> _Codec:
     elif choices and all(isinstance(choice, int) and LOW <= choice <= HIGH for choice in choices):
         of = _integer(refuse)
     else:
-        return _json(kind, refuse)
+        return _json(kind, refuse, key=key)
     return _enumeration(kind, of, refuse) if enumerated else of._replace(type=kind)
 
 
@@ -570,13 +571,14 @@ def _uuid(refuse: Refuse) -> _Codec:
     return _Codec("text", "uuid", uuid.UUID, encode, decode)
 
 
-def _json(kind: Any, refuse: Refuse) -> _Codec:
+def _json(kind: Any, refuse: Refuse, *, key: bool) -> _Codec:
+    """Return how a column holds JSON; in a key all values that are equal are one text."""
     read = msgspec.json.Decoder(_kept(kind)).decode
     write = msgspec.json.Encoder(order="deterministic").encode if _sorts(kind) else _encode_in_order
 
     def encode(value: Any) -> Stored:
         try:
-            text = write(value).decode()
+            text = write(as_one(value) if key else value).decode()
             same = read(text) == value
         except (msgspec.MsgspecError, TypeError, ValueError, OverflowError) as error:
             raise refuse(value, str(error)) from error

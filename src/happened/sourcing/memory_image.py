@@ -19,7 +19,7 @@ from happened.core.errors import Stuck
 from happened.core.messages import Recorded, events_of
 from happened.core.state import Fold, Key, State, declared
 from happened.core.store import Row, Store, Wanted
-from happened.core.tags import term, text_of
+from happened.core.tags import tag_text, term
 from happened.log.records import Reader, envelope_of, envelopes_of, positions_of
 from happened.log.row import Extra, Header, decode_header
 from happened.log.writer import Happened, deciding
@@ -342,7 +342,7 @@ class MemoryImage:
         if not any(fold.tags) or fold.key_of is not None:
             return [Wanted((), numbers)]
         return [
-            Wanted([term(tag, text_of(value)) for tag, value in zip(fold.tags, key, strict=True) if tag is not None], numbers)
+            Wanted([term(tag, tag_text(value)) for tag, value in zip(fold.tags, key, strict=True) if tag is not None], numbers)
             for key in keys
         ]
 

@@ -25,7 +25,7 @@ from happened.core.errors import Broken, Closed, Error, Invalid
 from happened.core.messages import Event, name_of
 from happened.core.state import Fold, Key, State, fold_of
 from happened.core.store import Wanted
-from happened.core.tags import text_of
+from happened.core.tags import tag_text
 from happened.log.fingerprint import fingerprint_of
 from happened.log.held import told
 from happened.log.log import Log, Progress, latest_erasure
@@ -702,4 +702,4 @@ def _exact(states: list[Any]) -> bytes:
 
 def _place_of(key: Key, chunks: int) -> int:
     """Return the chunk that a key lies in."""
-    return zlib.crc32("\x1f".join([text_of(value) for value in key]).encode()) % chunks if chunks else 0
+    return zlib.crc32("\x1f".join([tag_text(value) for value in key]).encode()) % chunks if chunks else 0
