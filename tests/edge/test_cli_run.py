@@ -175,6 +175,15 @@ def test_it_makes_the_log_where_there_is_none(folder: Path) -> None:
     assert process.returncode == 0
 
 
+def test_it_starts_while_another_process_makes_the_log(folder: Path) -> None:
+    """Between the making of the file and that of its tables it is a SQLite file without any: who starts then waits for them, and is no error."""
+    with closing(sqlite3.connect(folder / "shop.db")) as connection:
+        connection.execute("pragma journal_mode=wal")
+    with at_work(folder) as process:
+        pass
+    assert process.returncode == 0
+
+
 def test_two_at_once_do_each_thing_once(folder: Path) -> None:
     """Whoever holds the lease works; when it ends, the other goes on."""
     with at_work(folder):
