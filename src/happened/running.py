@@ -140,7 +140,9 @@ class Running:
         apart: "Apart | None" = None,
     ) -> None:
         channels = channels if outside else nothing_of(app, channels, gateways)
-        check_channels([*app.subscriptions, *app.replicas], channels)
+        systems = [*app.subscriptions, *app.replicas]
+        channels = channels if run else dict.fromkeys(systems) | dict(channels)
+        check_channels(systems, channels)
         self.app = app
         self.url = url
         self._source = source

@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
@@ -37,7 +37,7 @@ from happened.edge.words import key_in, named, print_json, print_line, print_row
 from happened.log.compacting import InBackground
 from happened.log.held import Act, Held, all_held
 from happened.log.lease import all_leases
-from happened.log.log import Log
+from happened.log.log import Identity, Log
 from happened.log.records import SYSTEMIC, Record
 from happened.log.row import BUILT_IN, Header, decode_header
 from happened.log.slices import handler_of, progress_of
@@ -226,13 +226,22 @@ def stats(asked: argparse.Namespace) -> int:
         print(f"{key:<10}{text_of(told[key])}")
     if told["parts"] is not None:
         print("\n".join(cold.lines(told["parts"])))
-    for key, value in told["log"].items():
-        print(f"{key if key != 'id' else 'log':<10}{value}")
+    for key, value in _identity(log.identity):
+        print(f"{key:<10}{value}")
     for title in ("names", "executions", "counts", "deciders"):
         if told.get(title):
             print(f"\n{title}:")
             print_table([{**row, "latest": _error_in(row["latest"])} if "latest" in row else row for row in told[title]])
     return 0
+
+
+def _identity(identity: Identity) -> Iterator[tuple[str, Any]]:
+    """Yield who a log is, as people read it."""
+    yield from (("log", identity.id), ("epoch", identity.epoch), ("format", identity.format), ("app", identity.app))
+    for epoch, last in identity.ended:
+        yield "ended", f"epoch {epoch} at position {last:,}"
+    if (origin := identity.origin) is not None:
+        yield "origin", f"the log {origin.log}, up to position {origin.position:,} in its epoch {origin.epoch}"
 
 
 def _error_in(latest: str) -> str:
@@ -402,6 +411,9 @@ def _rebuild_index(app: App, asked: argparse.Namespace) -> int:
 def run(asked: argparse.Namespace) -> int:
     """Run an app until a signal says to stop; then end what is going on, in bounded time, and lose nothing."""
     app = the_app(asked.named or asked.app)
+    missing = sorted({*app.subscriptions, *app.replicas} - set(dict(asked.channel)))
+    if missing and not asked.no_outside:
+        raise Invalid(f"the app listens to `{missing[0]}`: say where that is, --channel {missing[0]}=URL", systems=missing)
     stop = threading.Event()
 
     def told_to_stop(_number: int, _frame: FrameType | None) -> None:

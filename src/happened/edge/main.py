@@ -412,10 +412,9 @@ class Version(argparse.Action):
 
 def counted(text: str) -> int:
     """Read a number that is not negative."""
-    count = int(text)
-    if not 0 <= count <= COUNT_MAX:
-        raise argparse.ArgumentTypeError(f"a count lies between 0 and {COUNT_MAX}")
-    return count
+    if not text.isdecimal() or int(text[: len(str(COUNT_MAX)) + 1]) > COUNT_MAX:
+        raise argparse.ArgumentTypeError(f"`{text}` is no whole number: a count lies between 0 and {COUNT_MAX}")
+    return int(text)
 
 
 def moment(text: str) -> int | datetime:
@@ -433,7 +432,7 @@ def moment(text: str) -> int | datetime:
 
 def seconds(text: str) -> float:
     """Read a time to wait."""
-    wait = float(text)
+    wait = _number(text)
     if not 0 <= wait < math.inf:
         raise argparse.ArgumentTypeError(f"`{text}` is no time to wait: give seconds")
     return wait
@@ -441,10 +440,18 @@ def seconds(text: str) -> float:
 
 def days(text: str) -> float:
     """Read a number of days."""
-    count = float(text)
+    count = _number(text)
     if not 0 <= count <= DAYS_MAX:
         raise argparse.ArgumentTypeError(f"`{text}` is no number of days between 0 and {DAYS_MAX:,}")
     return count
+
+
+def _number(text: str) -> float:
+    """Read a number; what is none is no number, and lies nowhere."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def size(text: str) -> int:

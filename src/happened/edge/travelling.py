@@ -180,7 +180,19 @@ def snapshots(asked: argparse.Namespace) -> int:
     if asked.json:
         print_json(listed)
     else:
-        print_table([{**msgspec.to_builtins(one), "seconds": f"{one.seconds:.3f}", "wrong": one.wrong or "valid"} for one in listed])
+        print_table(
+            [
+                {
+                    "state": one.state,
+                    "position": one.position,
+                    "states": one.states,
+                    "bytes": one.bytes,
+                    "seconds": f"{one.seconds:.3f}",
+                    "used": f"no: {one.wrong}" if one.wrong else "yes",
+                }
+                for one in listed
+            ]
+        )
     return 1 if any(one.wrong for one in listed) else 0
 
 
