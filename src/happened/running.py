@@ -70,6 +70,7 @@ from happened.sourcing.edits import Edit
 from happened.sourcing.gateway import ROUNDS_MAX, Outside, Silent
 from happened.sourcing.handling import (
     PENDING_NOTE,
+    Copies,
     Decision,
     Handling,
     Heard,
@@ -138,6 +139,7 @@ class Running:
         outside: bool,
         progress: Progress,
         apart: "Apart | None" = None,
+        copies: Copies | None = None,
     ) -> None:
         channels = channels if outside else nothing_of(app, channels, gateways)
         systems = [*app.subscriptions, *app.replicas]
@@ -195,7 +197,7 @@ class Running:
                 self._image,
                 self._outside,
                 self._declare,
-                _Copies(self._replicating, silent=alone),
+                copies or _Copies(self._replicating, silent=alone),
                 self._asked,
                 keeps_asked=app.store == ALL,
             )
