@@ -616,8 +616,8 @@ class Running:
         """
         return observed_flow(self.log, self.app.topology(), self.app.modules(), after=after, until=until)
 
-    def trace(self, what: str | int, *, fold: bool = True) -> Story:
-        """Return the conversation that a position, an id or a correlation belongs to, as a tree of what caused what.
+    def trace(self, what: Receipt | str | int, *, fold: bool = True) -> Story:
+        """Return the conversation that a position, a receipt, an id or a correlation belongs to, as a tree of what caused what.
 
         What is alike is folded into one line with its count; each record is a line of its own without `fold`. `NotThere` where there is none.
         """

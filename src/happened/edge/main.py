@@ -202,7 +202,10 @@ def the_parser() -> argparse.ArgumentParser:
     trace = add("trace", "tell one conversation as a tree of what caused what")
     of_trace = trace.add_mutually_exclusive_group(required=True)
     of_trace.add_argument(
-        "what", metavar="ID|POSITION|CORRELATION", nargs="?", help="a message of it, a position in it, or what it is called"
+        "what",
+        metavar="ID|POSITION|CORRELATION",
+        nargs="?",
+        help="a message of it, a position in it, a receipt of it, or what it is called",
     )
     of_trace.add_argument("--id", metavar="ID", help="an id, also one that looks like a position")
     trace.add_argument("--all", action="store_true", help="each record on a line of its own: fold nothing")

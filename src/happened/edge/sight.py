@@ -7,6 +7,7 @@ from typing import Any  # Any: a JSON answer holds anything
 
 import msgspec
 
+from happened.log.receipt import is_receipt
 from happened.notification.drawing import Bundle, Drawing
 from happened.notification.flow import UNDECLARED, Arrow, Flow, Node
 from happened.notification.story import Line, Story
@@ -299,4 +300,5 @@ def causes_as_text(row: str, causes: Sequence[Cause]) -> Iterable[str]:
     elif any(cause.id == last.cause for cause in causes):
         yield f"caused by `{last.cause}`, which stands above: what callers gave as causes leads back to itself"
     else:
-        yield f"caused by `{last.cause}`, which is not in this log"
+        there = ": a receipt of another one, where `happened trace` takes it" if is_receipt(last.cause) else ""
+        yield f"caused by `{last.cause}`, which is not in this log{there}"
