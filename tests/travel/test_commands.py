@@ -112,6 +112,7 @@ def test_steps_are_listed_where_nobody_presses_keys(folder: Path) -> None:
     assert code == 0
     assert "1 of 2" in said
     assert "units: 5 -> -1" in said
+    assert said.splitlines()[-1].startswith("left out, since their keys are computed or they join others: ByCountry, Returned; ")
     assert run(folder, "step", "sku=never")[0] == 1
 
 

@@ -18,7 +18,7 @@ from happened.core.state import State, fold_of
 from happened.edge.progress import bar
 from happened.edge.settings import log_url, the_app, without_deciders
 from happened.edge.words import key_in, named, print_json, print_line, print_row, print_rows, print_table, text_of
-from happened.inquiry import Changed, Difference, Found, Step, bisect, blame, differences, fields_between, steps
+from happened.inquiry import Changed, Difference, Found, Step, bisect, blame, differences, fields_between, not_stepped, steps
 from happened.past import Past, position_of
 from happened.running import Running
 
@@ -112,6 +112,10 @@ def step(asked: argparse.Namespace) -> int:
     elif asked.all or not (sys.stdin.isatty() and sys.stdout.isatty()):
         for number, one in enumerate(found, 1):
             _print_step(one, f"{number} of {len(found)}")
+        if left := not_stepped(folds, tag):
+            print(
+                f"left out, since their keys are computed or they join others: {', '.join(fold.name for fold in left)}; see `happened blame`"
+            )
     else:
         _walk(found)
     return 0
