@@ -184,6 +184,15 @@ def test_it_starts_while_another_process_makes_the_log(folder: Path) -> None:
     assert process.returncode == 0
 
 
+def test_how_many_commands_wait_for_their_decision_is_told_while_nothing_runs(folder: Path) -> None:
+    """Whoever has to do with a stuck one wants to know what piles up behind it."""
+    with_three = (
+        "import model; r = model.app.open('sqlite:///shop.db', run=False); [r.enqueue(model.Order('a', n)) for n in range(3)]; r.close()"
+    )
+    subprocess.run([sys.executable, "-c", with_three], cwd=folder, check=True, timeout=60)
+    assert told(folder, "stats")[1]["pending"] == 3
+
+
 def test_two_at_once_do_each_thing_once(folder: Path) -> None:
     """Whoever holds the lease works; when it ends, the other goes on."""
     with at_work(folder):
@@ -204,6 +213,7 @@ def test_what_is_stuck_is_listed_and_retried(folder: Path) -> None:
         [held] = listed["stuck"]
         assert (code, held["handler"], held["event"], held["error"]) == (1, "restock", "Sold", "ValueError: thirteen")
         assert 'raise ValueError("thirteen")' in held["trace"]
+        assert told(folder, "stats")[1]["pending"] == 0
         code, recorded = told(folder, "retry", "restock", str(held["position"]), "--actor", "ann", "--reason", "mended")
         (folder / "mended").touch()
         assert code == 0

@@ -49,6 +49,7 @@ from happened.notification.why import causes_of
 from happened.opening import drop_index, open_log
 from happened.running import Running
 from happened.shelf.connection import as_shown
+from happened.sourcing.handling import PENDING_NOTE
 from happened.stores.sqlite import bytes_of
 from happened.transfer.subscription import all_unread, subscription_worker
 
@@ -199,7 +200,7 @@ def _execution(log: Log, record: Record) -> dict[str, Any]:
 
 
 def stats(asked: argparse.Namespace) -> int:
-    """Tell who the log is, how long, how large, and what it knows."""
+    """Tell who the log is, how long, how large, how many commands wait for their decision, and what it knows."""
     with _log(asked) as log:
         head = log.head
         parts = log.engine.parts() if isinstance(log.engine, Packs) else None
@@ -211,6 +212,7 @@ def stats(asked: argparse.Namespace) -> int:
             "parts": parts,
             "first": ends[0].time if ends else None,
             "last": ends[-1].time if ends else None,
+            "pending": len(log.engine.notes(PENDING_NOTE)),
             "names": [{"what": name.what, "name": name.name, "version": name.version} for name in list(log.names.by_number.values())],
             "executions": [
                 {"handler": handler, "outcome": outcome, "count": count, "ran_us": ran, "latest": latest}
@@ -222,7 +224,7 @@ def stats(asked: argparse.Namespace) -> int:
     if asked.json:
         print_json(told)
         return 0
-    for key in ("head", "bytes", "first", "last"):
+    for key in ("head", "bytes", "first", "last", "pending"):
         print(f"{key:<10}{text_of(told[key])}")
     if told["parts"] is not None:
         print("\n".join(cold.lines(told["parts"])))

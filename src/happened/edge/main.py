@@ -233,7 +233,7 @@ def the_parser() -> argparse.ArgumentParser:
     _add_replaying(add)
     add_audit(add)
     add("migrate", "make the tables of a log in PostgreSQL, or bring them up to date; who opens a log does so, too, where the role may")
-    stats = add("stats", "tell who the log is, how long, how large, and what it knows")
+    stats = add("stats", "tell who the log is, how long, how large, how many commands wait for their decision, and what it knows")
     stats.add_argument(
         "--count", action="store_true", help="also count records by kind and name, and how long deciders ran: reads the whole log"
     )
