@@ -56,6 +56,25 @@ def sell(*sold):
 """
 
 
+BLOCKED = """
+import happened as h
+from model import Sku, Sold, order, restock
+
+class Countries(h.State):
+    country: str
+    sold: int = 0
+
+    @staticmethod
+    def key_of(event: Sold) -> str:
+        raise ValueError("no country")
+
+    def evolve(self, event: Sold) -> "Countries":
+        return self.but(sold=self.sold + 1)
+
+app = h.App("store", records=[Sold], deciders=[order], reactions=[h.Reaction(restock, by="sku")], views=[Countries])
+"""
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Make a project: an app, and the settings that name it and its log, which is not there yet."""
@@ -182,6 +201,16 @@ def test_it_starts_while_another_process_makes_the_log(folder: Path) -> None:
     with at_work(folder) as process:
         pass
     assert process.returncode == 0
+
+
+def test_what_keeps_its_work_from_going_on_is_said_with_how_it_stands(folder: Path) -> None:
+    """Nothing is stuck, since no event is in the way, and yet it does not go on: the output of the process is where somebody looks first."""
+    (folder / "blocked.py").write_text(BLOCKED, encoding="utf-8")
+    sell(folder, ("a", 1))
+    with at_work(folder, "blocked:app", "--every", "0.1") as process:
+        assert process.stdout is not None
+        said = [process.stdout.readline() for _ in range(4)]
+    assert any(line.startswith("  1 can't go on: ") and "no country" in line for line in said), said
 
 
 def test_how_many_commands_wait_for_their_decision_is_told_while_nothing_runs(folder: Path) -> None:

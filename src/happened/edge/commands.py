@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
@@ -65,6 +66,9 @@ BODY_CHARACTERS_MAX = 100
 
 ACT_SECONDS_MAX = 10.0
 """How long a person waits for the log's lock."""
+
+WORKING = ("reactions", "publications", "views", "projections", "shares", "subscriptions", "replicas")
+"""What works in a process, as its statistics list it."""
 
 POSITION_DIGITS_MAX = 18
 """Longer numbers are no positions: SQLite counts with 64 bits."""
@@ -451,6 +455,9 @@ def _print_standing(running: Running, *, as_json: bool) -> None:
     else:
         lag = max([one["lag"] for one in (*told["reactions"], *told["views"])], default=0)
         print(f"position {told['head']:,}, lag {lag:,}, {told['pending']:,} pending, {len(told['stuck']):,} stuck")
+        kept = Counter(text for kind in WORKING for one in told[kind] for text in (one.get("failure"), one.get("broken")) if text)
+        for text, count in kept.items():
+            print(f"  {count:,} can't go on: {text}")
     sys.stdout.flush()
 
 
