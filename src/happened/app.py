@@ -43,7 +43,7 @@ class App(Wiring):
         """Open a log by its URL, `memory:`, `sqlite:///path` or `postgresql://user@host/database?schema=name`, and start the app on it.
 
         `run=False` only reads and dispatches: views, reactions and whatever else goes on by itself are left to other processes. `channels` says where each system is that the app
-        listens to: the running app itself, the URL of its log, which is only read, or `None` to leave it to other processes. `gateways` puts real functions in the place of
+        listens to: the running app itself, the URL of its log, which is only read, or `None` to leave it to other processes, which with `run=False` need not be said. `gateways` puts real functions in the place of
         the app's stubs. `views` is the URL of where the views lie, of the same kinds; by default beside the log. `source` is where the
         time and new ids come from: the machine, or in tests a `Clock`. `states_max` is how many states are kept in memory before those that were unchanged
         the longest make room. With `outside=False` nothing outside is reached: no gateway is asked (a question that has no recorded answer is

@@ -104,10 +104,15 @@ class Step(msgspec.Struct, frozen=True):
     changes: tuple[Changed, ...]
 
 
+def not_stepped(folds: Iterable[Fold], tag: str) -> list[Fold]:
+    """Return what the events of a tag alone do not tell: states with a computed key, and those with this tag in their key that join others."""
+    return [fold for fold in folds if fold.key_of is not None or (fold.joins and tag in fold.tags)]
+
+
 def steps(log: Log, folds: Iterable[Fold], tag: str, value: str, until: int) -> Iterator[Step]:
     """Yield every event with a tag up to a position, with before and after of each state that has this tag as a part of its key.
 
-    States with a computed key are left out: the tag does not say which events are theirs. Cost: the events of the tag, by the index.
+    Left out is what `not_stepped` returns. Cost: the events of the tag, by the index.
     """
     asked = [fold for fold in folds if tag in fold.tags and fold.key_of is None and not fold.joins and fold.evolve is not None]
     states: dict[tuple[Fold, Key], State | None] = {}

@@ -488,7 +488,7 @@ def look_at_rows(url: str) -> Generator[Look | None]:
         from happened.shelf.postgres_rows import SchemaLook  # lazy: its driver is an extra
 
         with contextlib.closing(SchemaLook(where)) as there:
-            yield there
+            yield None if there.is_empty else there
         return
     path = path_in(url)
     if path is None or not Path(path).is_file():

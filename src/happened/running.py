@@ -70,6 +70,7 @@ from happened.sourcing.edits import Edit
 from happened.sourcing.gateway import ROUNDS_MAX, Outside, Silent
 from happened.sourcing.handling import (
     PENDING_NOTE,
+    Copies,
     Decision,
     Handling,
     Heard,
@@ -138,9 +139,12 @@ class Running:
         outside: bool,
         progress: Progress,
         apart: "Apart | None" = None,
+        copies: Copies | None = None,
     ) -> None:
         channels = channels if outside else nothing_of(app, channels, gateways)
-        check_channels([*app.subscriptions, *app.replicas], channels)
+        systems = [*app.subscriptions, *app.replicas]
+        channels = channels if run else dict.fromkeys(systems) | dict(channels)
+        check_channels(systems, channels)
         self.app = app
         self.url = url
         self._source = source
@@ -193,7 +197,7 @@ class Running:
                 self._image,
                 self._outside,
                 self._declare,
-                _Copies(self._replicating, silent=alone),
+                copies or _Copies(self._replicating, silent=alone),
                 self._asked,
                 keeps_asked=app.store == ALL,
             )
@@ -612,8 +616,8 @@ class Running:
         """
         return observed_flow(self.log, self.app.topology(), self.app.modules(), after=after, until=until)
 
-    def trace(self, what: str | int, *, fold: bool = True) -> Story:
-        """Return the conversation that a position, an id or a correlation belongs to, as a tree of what caused what.
+    def trace(self, what: Receipt | str | int, *, fold: bool = True) -> Story:
+        """Return the conversation that a position, a receipt, an id or a correlation belongs to, as a tree of what caused what.
 
         What is alike is folded into one line with its count; each record is a line of its own without `fold`. `NotThere` where there is none.
         """

@@ -161,6 +161,7 @@ class Wiring:
 
     def topology(self) -> dict[str, Any]:
         """Return the wiring as plain data: what is recorded in the log whenever it changes."""
+        kept = [fold_of(state) for state in (*self.views, *self.shares)]
         return {
             "app": self.name,
             "store": self.store,
@@ -196,8 +197,9 @@ class Wiring:
                     "key": list(fold.key),
                     "from": sorted(map(self.name_in_log, fold.readings)),
                     **({"everything": True} if fold.everything else {}),
+                    **({"joins": [fold_of(join.state).name for join in fold.joins]} if fold.joins else {}),
                 }
-                for fold in dict.fromkeys([*self.folds, *map(fold_of, (*self.views, *self.shares))])
+                for fold in dict.fromkeys([*self.folds, *kept, *(fold_of(join.state) for fold in kept for join in fold.joins)])
             ],
             "views": [fold_of(view).name for view in self.views],
             **self._projections_told(),

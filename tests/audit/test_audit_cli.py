@@ -1,6 +1,7 @@
 """The commands of an audit, as they are run: what they print, and their exit codes."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -47,6 +48,7 @@ def test_adopt_a_restored_log(url: str, tmp_path: Path) -> None:
     assert "why?" in told(url, "adopt", code=2)
     assert "epoch 2 begins" in told(url, "adopt", "--reason", "restored", "--actor", "ann")
     assert json.loads(told(url, "stats", "--json"))["log"]["epoch"] == 2
+    assert re.search(r"^ended     epoch 1 at position \d+$", told(url, "stats"), re.MULTILINE)
     shutil.copy(tmp_path / "log.db", tmp_path / "again.db")
     with customers.open(url, run=False):
         assert "is open" in told(url, "adopt", "--reason", "again", code=2)

@@ -95,7 +95,9 @@ def test_compact_and_unpack(folder: Path, kind: str) -> None:
         (("compact", "--older", "nan"), 2, "no number of days"),
         (("compact", "--above", "1 GB"), 2, "such as 500MB"),
         (("compact", "--above", "-1"), 2, "such as 500MB"),
-        (("unpack", "--after", "x"), 2, "invalid"),
+        (("unpack", "--after", "x"), 2, "`x` is no whole number"),
+        (("unpack", "--after", "9" * 5000), 2, "a count lies between"),
+        (("compact", "--older", "x"), 2, "`x` is no number of days"),
         (("compact", "--log", "sqlite:///none.db"), 2, "there is no log"),
     ],
 )

@@ -56,6 +56,25 @@ def sell(*sold):
 """
 
 
+BLOCKED = """
+import happened as h
+from model import Sku, Sold, order, restock
+
+class Countries(h.State):
+    country: str
+    sold: int = 0
+
+    @staticmethod
+    def key_of(event: Sold) -> str:
+        raise ValueError("no country")
+
+    def evolve(self, event: Sold) -> "Countries":
+        return self.but(sold=self.sold + 1)
+
+app = h.App("store", records=[Sold], deciders=[order], reactions=[h.Reaction(restock, by="sku")], views=[Countries])
+"""
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Make a project: an app, and the settings that name it and its log, which is not there yet."""
@@ -175,6 +194,34 @@ def test_it_makes_the_log_where_there_is_none(folder: Path) -> None:
     assert process.returncode == 0
 
 
+def test_it_starts_while_another_process_makes_the_log(folder: Path) -> None:
+    """Between the making of the file and that of its tables it is a SQLite file without any: who starts then waits for them, and is no error."""
+    with closing(sqlite3.connect(folder / "shop.db")) as connection:
+        connection.execute("pragma journal_mode=wal")
+    with at_work(folder) as process:
+        pass
+    assert process.returncode == 0
+
+
+def test_what_keeps_its_work_from_going_on_is_said_with_how_it_stands(folder: Path) -> None:
+    """Nothing is stuck, since no event is in the way, and yet it does not go on: the output of the process is where somebody looks first."""
+    (folder / "blocked.py").write_text(BLOCKED, encoding="utf-8")
+    sell(folder, ("a", 1))
+    with at_work(folder, "blocked:app", "--every", "0.1") as process:
+        assert process.stdout is not None
+        said = [process.stdout.readline() for _ in range(4)]
+    assert any(line.startswith("  1 can't go on: ") and "no country" in line for line in said), said
+
+
+def test_how_many_commands_wait_for_their_decision_is_told_while_nothing_runs(folder: Path) -> None:
+    """Whoever has to do with a stuck one wants to know what piles up behind it."""
+    with_three = (
+        "import model; r = model.app.open('sqlite:///shop.db', run=False); [r.enqueue(model.Order('a', n)) for n in range(3)]; r.close()"
+    )
+    subprocess.run([sys.executable, "-c", with_three], cwd=folder, check=True, timeout=60)
+    assert told(folder, "stats")[1]["pending"] == 3
+
+
 def test_two_at_once_do_each_thing_once(folder: Path) -> None:
     """Whoever holds the lease works; when it ends, the other goes on."""
     with at_work(folder):
@@ -195,6 +242,7 @@ def test_what_is_stuck_is_listed_and_retried(folder: Path) -> None:
         [held] = listed["stuck"]
         assert (code, held["handler"], held["event"], held["error"]) == (1, "restock", "Sold", "ValueError: thirteen")
         assert 'raise ValueError("thirteen")' in held["trace"]
+        assert told(folder, "stats")[1]["pending"] == 0
         code, recorded = told(folder, "retry", "restock", str(held["position"]), "--actor", "ann", "--reason", "mended")
         (folder / "mended").touch()
         assert code == 0

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from happened.edge.sight import as_mermaid
+from happened.edge.sight import as_mermaid, causes_as_text
 from happened.notification.drawing import drawn
 from happened.notification.flow import Flow, Node
+from happened.notification.why import Cause
+from happened.testing.world import START
 from tests.commands import run
 
 MODEL = """
@@ -251,3 +253,11 @@ def test_latency_is_told_by_view_and_decider(folder: Path) -> None:
     assert [view["view"] for view in json.loads(told)["views"]] == ["Stock"]
     assert [(arrow["target"], arrow["count"]) for arrow in json.loads(both)["deciders"]] == [("decider:order", 2)]
     assert run(folder, "latency", "Nothing", "--app", "model:app", *LOG)[0] == 2
+
+
+def test_a_reason_that_lies_in_another_system_says_how_to_go_on_there() -> None:
+    """Its receipt is what `trace` takes in the other log; of what a caller gave as a cause nothing is known."""
+    of_another = f"crm:1:7:{'0' * 32}"
+    for cause, said in ((of_another, ": a receipt of another one, where `happened trace` takes it"), ("span-1", "")):
+        found = Cause(3, "m-1", "input", "crm/Moved", START, "", {}, cause=cause)
+        assert list(causes_as_text("Debtor c-1", [found]))[-1] == f"caused by `{cause}`, which is not in this log{said}"

@@ -9,9 +9,9 @@ import msgspec
 import pytest
 
 import happened as h
-from happened.edge.sight import as_text
+from happened.edge.sight import as_mermaid, as_text
 from happened.notification.drawing import ARROWS_MAX, NODES_MAX, Drawing, drawn
-from happened.notification.flow import Arrow, Flow, Node, declared_flow
+from happened.notification.flow import Arrow, Finding, Flow, Node, declared_flow
 from tests.notification.made import COMMANDS, EVENTS, MODULES, REACTIONS, VIEWS, many
 
 NODES = COMMANDS + EVENTS + COMMANDS + REACTIONS + VIEWS + 1
@@ -82,6 +82,7 @@ def check_counted(flow: Flow, drawing: Drawing) -> None:
     assert len(drawing.nodes) <= NODES_MAX
     assert len(drawing.nodes) - len(drawing.folded) + sum(drawing.folded.values()) + drawing.hidden_nodes == len(flow.nodes)
     assert all(arrow.source in shown and arrow.target in shown for arrow in drawing.arrows)
+    assert len(drawing.findings) + sum(drawing.hidden_findings.values()) == len(flow.findings)
 
 
 def test_a_large_system_is_drawn_by_modules(flow: Flow) -> None:
@@ -108,6 +109,43 @@ def test_a_module_tells_how_often_its_handlers_failed(flow: Flow) -> None:
     assert {node.name: node.failed for node in drawing.nodes if node.failed} == {"many.module03": 2 * len(failing)}
     module = next(node for node in drawing.nodes if node.failed)
     assert f"module many.module03 ({drawing.folded[module.id]}) failed {2 * len(failing)} times" in list(as_text(whole, drawing))
+
+
+def test_a_bundle_says_how_many_of_its_arrows_are_marked() -> None:
+    """Some of them were seen: "never seen" alone would be a lie, and so would "not declared"."""
+    nodes = (Node("outside", "outside", "outside"), *(Node(f"command:{n}", "command", str(n), module) for module in "ab" for n in range(3)))
+    for status, said in (("unseen", "1 of 3 never seen"), ("undeclared", "1 of 3 NOT DECLARED"), ("seen", None)):
+        arrows = tuple(Arrow("outside", f"command:{n}", status if n == 1 else "seen", 7) for n in range(3))
+        flow = Flow("app", nodes, arrows, ())
+
+        drawing = drawn(flow, nodes_max=3)
+
+        [line] = [line for line in as_text(flow, drawing) if line.startswith("outside ")]
+        [drawn_as] = [line for line in as_mermaid(flow, drawing) if "|" in line]
+        assert line.endswith(f"  21  {said}" if said else "  21")
+        assert (f'|"21, {said}"|' if said else '|"21"|') in drawn_as
+
+
+def test_around_a_focus_what_is_found_there_is_told_and_the_rest_is_counted() -> None:
+    """But a cycle, which names more than its subject, and what is not declared: those are told wherever one looks."""
+    found = [Finding(kind, "command:a", kind) for kind in ("cycle", "undeclared", "outside")]
+    found += [Finding("unconsumed", "event:b", "b"), Finding("unrecorded", "Stock", "s"), Finding("outside", "command:c", "c")]
+    nodes = (
+        Node("command:a", "command", "a"),
+        Node("event:b", "event", "b"),
+        Node("view:Stock", "view", "Stock"),
+        Node("decider:d", "decider", "d", reads=("Stock",)),
+    )
+    flow = Flow("app", nodes, (Arrow("event:b", "view:Stock"),), tuple(found))
+
+    by_name = {focus: drawn(flow, focus=focus) for focus in ("b", "d", "a")}
+
+    assert [one.kind for one in by_name["b"].findings] == ["cycle", "undeclared", "unconsumed", "unrecorded"]
+    assert [one.kind for one in by_name["d"].findings] == ["cycle", "undeclared", "unrecorded"]
+    assert [one.kind for one in by_name["a"].findings] == ["cycle", "undeclared", "outside"]
+    assert "elsewhere: 2 outside, 1 unconsumed; without --focus they are listed" in list(as_text(flow, by_name["d"]))
+    for drawing in (*by_name.values(), drawn(flow)):
+        check_counted(flow, drawing)
 
 
 def test_one_module_is_opened(flow: Flow) -> None:
@@ -195,8 +233,12 @@ def test_each_part_of_an_app_is_in_its_module() -> None:
 
 def test_what_is_not_there_is_said(flow: Flow) -> None:
     """A focus is a message, a handler or a module."""
-    with pytest.raises(h.NotThere, match="Nothing"):
+    with pytest.raises(h.NotThere, match=r"called `Nothing`$"):
         drawn(flow, focus="Nothing")
+    with pytest.raises(h.NotThere, match=r"called `module03`: it has `many.module03`$"):
+        drawn(flow, focus="module03")
+    with pytest.raises(h.NotThere, match=r"called `Hapened010`: it has `Happened010`, "):
+        drawn(flow, focus="Hapened010")
 
 
 def test_types_that_come_later_change_nothing_near_others(flow: Flow) -> None:

@@ -230,6 +230,48 @@ def test_cycles_are_named_by_a_shortest_way() -> None:
     assert len(cycles([*chain, ("20000", "00000")])[0]) == 20_001
 
 
+class Customer(h.State):
+    sku: Sku
+    country: str = ""
+
+    def evolve(self, event: Received) -> "Customer":
+        return self.but(country=event.sku)
+
+
+class Lands(h.State):
+    country: str
+    orders: int = 0
+
+    @staticmethod
+    def key_of(event: Ordered, customer: Customer) -> str:
+        return customer.country
+
+    def evolve(self, event: Ordered) -> "Lands":
+        return self.but(orders=self.orders + 1)
+
+
+def test_what_a_view_joins_is_read_by_it() -> None:
+    """So the events that only the joined state is folded from are consumed, and it is told where nobody records them."""
+    joining = h.App("joining", records=[Received, Ordered], views=[Lands]).flow()
+    lacking = h.App("lacking", records=[Ordered], views=[Lands]).flow()
+
+    assert {node.id: node.reads for node in joining.nodes if node.reads} == {"view:Lands": ("Customer",)}
+    assert joining.findings == ()
+    assert [one.text for one in lacking.findings] == ["`Customer` is read, and nobody records `Received`, which it is folded from"]
+
+
+def test_what_follows_from_what_never_came_is_not_told_again(log: Log) -> None:
+    """An event that was never recorded is told where it should have come from, not at each view that shows it; one that nobody records, where it is heard."""
+    app = h.App("quiet", records=[Received, Ordered], views=[Stock, Lands])
+    topology = app.topology()
+    record(log, [Step("1", None, None, ("event:Received",))], topology)
+
+    flow = observed_flow(log, topology)
+
+    assert {(one.source, one.target) for one in flow.arrows if one.status == "unseen"} >= {("event:Ordered", "view:Lands")}
+    assert [one.text for one in flow.findings if one.kind == "unseen"] == ["outside -> event `Ordered` is declared, and was never seen"]
+
+
 def test_the_same_wiring_gives_the_same_map() -> None:
     """In whatever order it is listed."""
     print("seed 7")
@@ -264,7 +306,8 @@ def test_every_kind_of_arrow_is_seen_and_counted(log: Log) -> None:
     assert arrow(flow, "command:Restock", "decider:restock").count == 1
     assert arrow(flow, "event:Short", "reaction:refill").waited == Times(1024, 1024)
     assert arrow(flow, "timer:Cancel", "command:Cancel").count == 1
-    assert arrow(flow, "decider:order", "gateway:freight").ran == Times(1024, 1024)
+    asked = arrow(flow, "decider:order", "gateway:freight")
+    assert (asked.waited, asked.ran) == (None, Times(1024, 1024)), "who is asked is asked at once"
     assert arrow(flow, "event:Received", "share:StockCard").count == 1
     assert next(node.seen for node in flow.nodes if node.id == "reaction:refill") == 3
 

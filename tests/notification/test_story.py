@@ -6,6 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import pytest
 
 import happened as h
@@ -119,8 +120,11 @@ def test_a_conversation_is_a_tree_of_what_caused_what() -> None:
         assert line(story, "answer").says == "freight: 5"
         assert line(story, "schedule").says.startswith("Remind at ")
         assert line(story, "schedule").says.endswith(": waits")
-        for what in (receipt.position, "o-1#2", sent.id, story.lines[-1].position):
+        for what in (receipt.position, receipt, str(receipt), "o-1#2", sent.id, story.lines[-1].position):
             assert running.trace(what) == story
+        for elsewhere in (f"x{receipt}", msgspec.structs.replace(receipt, log="another")):
+            with pytest.raises(h.Diverged, match="of another log"):
+                running.trace(elsewhere)
         assert len(running.trace("o-1", fold=False).lines) == 14
         check_counted(running.trace("o-1", fold=False))
         assert drawn(running.trace("before")) == ["Received"]

@@ -300,6 +300,8 @@ def test_the_command_line_makes_the_tables_and_looks_at_the_log(capsys: pytest.C
     assert capsys.readouterr().out == "steps taken: 1, 2, 3, 4\n"
     assert main(["migrate", "--log", url]) == 0
     assert capsys.readouterr().out.startswith("nothing to do")
+    assert main(["migrate", "--json", "--log", url]) == 0
+    assert capsys.readouterr().out == '{"taken":[]}\n'
     with bank.open(url) as running:
         running.record(Deposited("a", Decimal(1)))
         assert main(["tail", "--log", url]) == 0

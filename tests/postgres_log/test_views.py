@@ -636,6 +636,21 @@ def test_a_check_folds_views_in_postgresql_again(tmp_path: Path, capsys: pytest.
     assert "7000000" in capsys.readouterr().out.replace(",", "")
 
 
+def test_a_check_of_a_log_whose_views_were_never_built_says_so_and_checks_the_rest(capsys: pytest.CaptureFixture[str]) -> None:
+    """As of a log in a file: what was copied or imported has no views yet, and its decisions can be decided again."""
+    url = fresh()
+    with bank.open(url, run=False) as running:
+        running.record(Paid("a", Decimal(1)))
+    copied = fresh()
+    h.copy_log(url, copied)
+    capsys.readouterr()
+
+    assert main(["check", f"{__name__}:bank", "--decide", "--fold", "--log", copied]) == 0
+    said = capsys.readouterr().out
+    assert "decided again up to position" in said
+    assert "view Account: not compared: there are none yet: they are built when the app runs" in said
+
+
 @pytest.mark.parametrize("what", HOSTILE)
 def test_a_check_does_not_call_what_postgresql_can_not_hold_a_difference(what: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Folded anew it is held, since that is done in memory: it is counted, and the same key by another reason is still a difference."""

@@ -112,6 +112,13 @@ def test_what_can_not_be_debugged_says_why(url: str, arguments: list[str], said:
     assert len(errors.splitlines()) == 1
 
 
+def test_a_session_has_no_json(url: str) -> None:
+    """A program that asks for it hears so, and not the prompt."""
+    code, said, _ = run("", "debug", "--json", "--at", "1", "--log", url, "tests.replay.bank:app")
+
+    assert (code, json.loads(said)["error"]) == (2, "Invalid")
+
+
 def test_lint_names_file_and_line(tmp_path: Path) -> None:
     """The exit code is 1 where anything is found."""
     text = Path(bank.__file__).read_text(encoding="utf-8")

@@ -303,3 +303,46 @@ def test_then_comes_after_when() -> None:
             getattr(begun, name)
     with pytest.raises(AttributeError, match="has no `than`"):
         _ = begun.than
+
+
+class Debtor(h.State):
+    sku: Sku
+    country: str = ""
+
+
+class Bill(h.Command):
+    sku: Sku
+
+
+class Billed(h.Event):
+    sku: Sku
+    country: str
+
+
+def bill(command: Bill, debtor: h.Replica[Debtor]) -> Iterator[Billed]:
+    if debtor.state is None:
+        raise h.Refused("unknown", position=debtor.position)
+    if debtor.age > timedelta(hours=1):
+        raise h.Refused("too old", position=debtor.position)
+    yield Billed(command.sku, debtor.state.country)
+
+
+def bill_what_came(event: StockReceived) -> Iterator[Bill]:
+    yield Bill(event.sku)
+
+
+def test_a_copy_of_another_systems_state_says_what_was_told() -> None:
+    """At once, with the position and age that are told, else now; of a key that nobody has told of the origin has nothing. Also to what a reaction sends."""
+    billing = h.App("billing", records=[StockReceived], deciders=[bill], reactions=[bill_what_came], replicas={"crm": [Debtor]})
+    nut = Debtor("nut", "France")
+    untyped: Any = spec
+
+    spec(billing, copies=[nut]).when(Bill("nut")).then(Billed("nut", "France"))
+    spec(billing, copies=[nut]).when(StockReceived("nut", 5)).then(Billed("nut", "France"))
+    spec(billing, copies=[h.Replica(nut, 7, timedelta(hours=2))]).given().when(Bill("nut")).then_refused("too old", position=7)
+    spec(billing, copies=[nut]).when(Bill("bolt")).then_refused("unknown", position=0)
+    spec(billing).when(Bill("nut")).then_refused("unknown")
+    mistakes: list[Any] = [Stock("nut"), h.Replica(None, 7, timedelta(0)), Debtor]
+    for wrong in mistakes:
+        with pytest.raises(h.Invalid, match="`copies` takes states of the app's replicas"):
+            untyped(billing, copies=[wrong])

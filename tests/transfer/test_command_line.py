@@ -77,6 +77,12 @@ def test_replica_shows_rows(logs: tuple[str, str], capsys: pytest.CaptureFixture
     assert "has nothing under this key" in said
 
 
+def test_a_run_that_is_not_told_where_a_system_is_says_by_which_option(logs: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    """A command line has no `open(channels=...)`."""
+    assert main(["run", "--log", logs[1], *APP]) == 2
+    assert "--channel crm=URL" in capsys.readouterr().err
+
+
 def test_a_channel_that_is_none_is_said(logs: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     """A text that names no system, or no log, is bad input."""
     _, own = logs

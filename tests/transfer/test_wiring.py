@@ -114,6 +114,15 @@ def test_a_channel_that_is_missing_or_none_is_said_at_open(channels: Mapping[str
         billing.open("memory:", channels=channels)
 
 
+def test_who_only_reads_and_dispatches_need_not_say_where_a_system_is(tmp_path: Path) -> None:
+    """It is left to the processes that run the app; what is no system of the app is said all the same."""
+    url = f"sqlite:///{tmp_path}/billing.db"
+    with billing.open(url, run=False) as running:
+        assert running.statistics()["subscriptions"] is not None
+    with pytest.raises(h.Invalid, match="no subscription or replica of `erp`"):
+        billing.open(url, run=False, channels={"erp": None})
+
+
 def test_an_app_that_is_not_opened_for_its_channels_leaves_no_file_open(tmp_path: Path) -> None:
     """Neither the log's nor the views': they could not be deleted, or moved, until the process ends."""
     url = f"sqlite:///{tmp_path}/billing.db"

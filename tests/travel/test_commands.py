@@ -99,7 +99,9 @@ def test_snapshots_are_taken_listed_and_dropped(folder: Path) -> None:
     code, told = answer(folder, "snapshots", "--take", "--depths", "4", "Stock", "Returned")
     assert (code, {(one["state"], one["wrong"]) for one in told}) == (0, {("Stock", ""), ("Returned", "")})
     assert len(told) > 2
-    assert "valid" in run(folder, "snapshots")[1]
+    shown = run(folder, "snapshots")[1].splitlines()
+    assert shown[0].split() == ["state", "position", "states", "bytes", "seconds", "used"]
+    assert all(line.endswith("  yes") for line in shown[1:])
     assert answer(folder, "at", str(positions(folder)["three"]), "state", "Stock", "a")[1]["units"] == -1
     assert {one["state"] for one in answer(folder, "snapshots", "--drop", "Returned")[1]} == {"Stock"}
     assert answer(folder, "snapshots", "--drop") == (0, [])
@@ -110,6 +112,7 @@ def test_steps_are_listed_where_nobody_presses_keys(folder: Path) -> None:
     assert code == 0
     assert "1 of 2" in said
     assert "units: 5 -> -1" in said
+    assert said.splitlines()[-1].startswith("left out, since their keys are computed or they join others: ByCountry, Returned; ")
     assert run(folder, "step", "sku=never")[0] == 1
 
 

@@ -81,7 +81,7 @@ def fold_views_again(
     """
     reader = Reader(log.names, app.events, app.called, app.lifts)
     if there is None:
-        return [CheckedView(fold_of(view).name, why="there is no file of views: they are built when the app runs") for view in app.views]
+        return [CheckedView(fold_of(view).name, why="there are none yet: they are built when the app runs") for view in app.views]
     return [_checked(view, log, reader, there, shown_max, progress) for view in app.views]
 
 

@@ -12,7 +12,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
@@ -37,7 +38,7 @@ from happened.edge.words import key_in, named, print_json, print_line, print_row
 from happened.log.compacting import InBackground
 from happened.log.held import Act, Held, all_held
 from happened.log.lease import all_leases
-from happened.log.log import Log
+from happened.log.log import Identity, Log
 from happened.log.records import SYSTEMIC, Record
 from happened.log.row import BUILT_IN, Header, decode_header
 from happened.log.slices import handler_of, progress_of
@@ -49,6 +50,7 @@ from happened.notification.why import causes_of
 from happened.opening import drop_index, open_log
 from happened.running import Running
 from happened.shelf.connection import as_shown
+from happened.sourcing.handling import PENDING_NOTE
 from happened.stores.sqlite import bytes_of
 from happened.transfer.subscription import all_unread, subscription_worker
 
@@ -64,6 +66,9 @@ BODY_CHARACTERS_MAX = 100
 
 ACT_SECONDS_MAX = 10.0
 """How long a person waits for the log's lock."""
+
+WORKING = ("reactions", "publications", "views", "projections", "shares", "subscriptions", "replicas")
+"""What works in a process, as its statistics list it."""
 
 POSITION_DIGITS_MAX = 18
 """Longer numbers are no positions: SQLite counts with 64 bits."""
@@ -199,7 +204,7 @@ def _execution(log: Log, record: Record) -> dict[str, Any]:
 
 
 def stats(asked: argparse.Namespace) -> int:
-    """Tell who the log is, how long, how large, and what it knows."""
+    """Tell who the log is, how long, how large, how many commands wait for their decision, and what it knows."""
     with _log(asked) as log:
         head = log.head
         parts = log.engine.parts() if isinstance(log.engine, Packs) else None
@@ -211,6 +216,7 @@ def stats(asked: argparse.Namespace) -> int:
             "parts": parts,
             "first": ends[0].time if ends else None,
             "last": ends[-1].time if ends else None,
+            "pending": len(log.engine.notes(PENDING_NOTE)),
             "names": [{"what": name.what, "name": name.name, "version": name.version} for name in list(log.names.by_number.values())],
             "executions": [
                 {"handler": handler, "outcome": outcome, "count": count, "ran_us": ran, "latest": latest}
@@ -222,17 +228,26 @@ def stats(asked: argparse.Namespace) -> int:
     if asked.json:
         print_json(told)
         return 0
-    for key in ("head", "bytes", "first", "last"):
+    for key in ("head", "bytes", "first", "last", "pending"):
         print(f"{key:<10}{text_of(told[key])}")
     if told["parts"] is not None:
         print("\n".join(cold.lines(told["parts"])))
-    for key, value in told["log"].items():
-        print(f"{key if key != 'id' else 'log':<10}{value}")
+    for key, value in _identity(log.identity):
+        print(f"{key:<10}{value}")
     for title in ("names", "executions", "counts", "deciders"):
         if told.get(title):
             print(f"\n{title}:")
             print_table([{**row, "latest": _error_in(row["latest"])} if "latest" in row else row for row in told[title]])
     return 0
+
+
+def _identity(identity: Identity) -> Iterator[tuple[str, Any]]:
+    """Yield who a log is, as people read it."""
+    yield from (("log", identity.id), ("epoch", identity.epoch), ("format", identity.format), ("app", identity.app))
+    for epoch, last in identity.ended:
+        yield "ended", f"epoch {epoch} at position {last:,}"
+    if (origin := identity.origin) is not None:
+        yield "origin", f"the log {origin.log}, up to position {origin.position:,} in its epoch {origin.epoch}"
 
 
 def _error_in(latest: str) -> str:
@@ -402,6 +417,9 @@ def _rebuild_index(app: App, asked: argparse.Namespace) -> int:
 def run(asked: argparse.Namespace) -> int:
     """Run an app until a signal says to stop; then end what is going on, in bounded time, and lose nothing."""
     app = the_app(asked.named or asked.app)
+    missing = sorted({*app.subscriptions, *app.replicas} - set(dict(asked.channel)))
+    if missing and not asked.no_outside:
+        raise Invalid(f"the app listens to `{missing[0]}`: say where that is, --channel {missing[0]}=URL", systems=missing)
     stop = threading.Event()
 
     def told_to_stop(_number: int, _frame: FrameType | None) -> None:
@@ -437,6 +455,9 @@ def _print_standing(running: Running, *, as_json: bool) -> None:
     else:
         lag = max([one["lag"] for one in (*told["reactions"], *told["views"])], default=0)
         print(f"position {told['head']:,}, lag {lag:,}, {told['pending']:,} pending, {len(told['stuck']):,} stuck")
+        kept = Counter(text for kind in WORKING for one in told[kind] for text in (one.get("failure"), one.get("broken")) if text)
+        for text, count in kept.items():
+            print(f"  {count:,} can't go on: {text}")
     sys.stdout.flush()
 
 

@@ -202,7 +202,10 @@ def the_parser() -> argparse.ArgumentParser:
     trace = add("trace", "tell one conversation as a tree of what caused what")
     of_trace = trace.add_mutually_exclusive_group(required=True)
     of_trace.add_argument(
-        "what", metavar="ID|POSITION|CORRELATION", nargs="?", help="a message of it, a position in it, or what it is called"
+        "what",
+        metavar="ID|POSITION|CORRELATION",
+        nargs="?",
+        help="a message of it, a position in it, a receipt of it, or what it is called",
     )
     of_trace.add_argument("--id", metavar="ID", help="an id, also one that looks like a position")
     trace.add_argument("--all", action="store_true", help="each record on a line of its own: fold nothing")
@@ -230,7 +233,7 @@ def the_parser() -> argparse.ArgumentParser:
     _add_replaying(add)
     add_audit(add)
     add("migrate", "make the tables of a log in PostgreSQL, or bring them up to date; who opens a log does so, too, where the role may")
-    stats = add("stats", "tell who the log is, how long, how large, and what it knows")
+    stats = add("stats", "tell who the log is, how long, how large, how many commands wait for their decision, and what it knows")
     stats.add_argument(
         "--count", action="store_true", help="also count records by kind and name, and how long deciders ran: reads the whole log"
     )
@@ -412,10 +415,9 @@ class Version(argparse.Action):
 
 def counted(text: str) -> int:
     """Read a number that is not negative."""
-    count = int(text)
-    if not 0 <= count <= COUNT_MAX:
-        raise argparse.ArgumentTypeError(f"a count lies between 0 and {COUNT_MAX}")
-    return count
+    if not text.isdecimal() or int(text[: len(str(COUNT_MAX)) + 1]) > COUNT_MAX:
+        raise argparse.ArgumentTypeError(f"`{text}` is no whole number: a count lies between 0 and {COUNT_MAX}")
+    return int(text)
 
 
 def moment(text: str) -> int | datetime:
@@ -433,7 +435,7 @@ def moment(text: str) -> int | datetime:
 
 def seconds(text: str) -> float:
     """Read a time to wait."""
-    wait = float(text)
+    wait = _number(text)
     if not 0 <= wait < math.inf:
         raise argparse.ArgumentTypeError(f"`{text}` is no time to wait: give seconds")
     return wait
@@ -441,10 +443,18 @@ def seconds(text: str) -> float:
 
 def days(text: str) -> float:
     """Read a number of days."""
-    count = float(text)
+    count = _number(text)
     if not 0 <= count <= DAYS_MAX:
         raise argparse.ArgumentTypeError(f"`{text}` is no number of days between 0 and {DAYS_MAX:,}")
     return count
+
+
+def _number(text: str) -> float:
+    """Read a number; what is none is no number, and lies nowhere."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def size(text: str) -> int:

@@ -16,7 +16,7 @@ from happened.checking.ranges import readings_of
 from happened.checking.reading import RISKY, Readings, Verdict
 from happened.checking.views import CheckedView, fold_views_again, load_states_again
 from happened.checking.visit import seldom_collected, snapshots_of, visit
-from happened.core.errors import NotThere
+from happened.core.errors import Invalid, NotThere
 from happened.edge.progress import bar
 from happened.edge.settings import declared_differences, log_url, named_app, the_app, views_url
 from happened.edge.words import print_line
@@ -71,6 +71,8 @@ def debug(asked: argparse.Namespace) -> int:
     """Run the decider or the `evolve` of a position once more, under `pdb`."""
     from happened.edge.debugging import decider_again, evolve_again  # lazy: a debugger takes longer to import than most commands to run
 
+    if asked.json:
+        raise Invalid("`debug` is a session at a prompt, and prints no JSON: leave --json out; `happened show --json` has the record")
     app = the_app(asked.named or asked.app)
     with _log(app, asked) as log:
         reader = log.reader

@@ -47,10 +47,10 @@ def log_url(given: str | None, *, there: bool = True) -> str:
         return url
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
-            found = connection.execute("select 1 from sqlite_master where type = 'table' and name = 'log'").fetchone()
+            tables = {name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")}
     except sqlite3.Error as error:
         raise Invalid(f"the file {path} can't be read as a log: {error}", url=url) from error
-    if found is None:
+    if "log" not in tables and (there or tables):  # one without any is being made by another process
         raise Invalid(f"the file {path} is no log", url=url)
     return url
 

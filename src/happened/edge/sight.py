@@ -7,8 +7,9 @@ from typing import Any  # Any: a JSON answer holds anything
 
 import msgspec
 
-from happened.notification.drawing import Drawing
-from happened.notification.flow import SEEN, UNDECLARED, Arrow, Flow, Node
+from happened.log.receipt import is_receipt
+from happened.notification.drawing import Bundle, Drawing
+from happened.notification.flow import UNDECLARED, Arrow, Flow, Node
 from happened.notification.story import Line, Story
 from happened.notification.why import Cause
 
@@ -53,14 +54,17 @@ def as_text(flow: Flow, drawing: Drawing) -> Iterable[str]:
         reads = f"reads {', '.join(node.reads) or 'nothing'}" if node.id not in drawing.folded else ""
         failed = f"failed {node.failed:,} times" if node.failed else ""
         yield f"{_shown(node, drawing)} {'; '.join(filter(None, (reads, failed)))}"
-    kinds = dict.fromkeys(finding.kind for finding in flow.findings)
+    kinds = dict.fromkeys(finding.kind for finding in drawing.findings)
     for kind in kinds:
-        found = [finding.text for finding in flow.findings if finding.kind == kind]
+        found = [finding.text for finding in drawing.findings if finding.kind == kind]
         yield ""
         yield f"{kind} ({len(found):,}):"
         yield from (f"  {text}" for text in found[:FINDINGS_MAX])
         if len(found) > FINDINGS_MAX:
             yield f"  and {len(found) - FINDINGS_MAX:,} more: --json has all"
+    if drawing.hidden_findings:
+        yield ""
+        yield f"elsewhere: {', '.join(f'{count:,} {kind}' for kind, count in drawing.hidden_findings.items())}; without --focus they are listed"
 
 
 COLUMNS = ("from", "to", "count", "refused", "errors", "waited p50", "waited p99", "ran p50", "ran p99", "mark")
@@ -86,8 +90,15 @@ def _cells(arrow: Arrow, nodes: Mapping[str, Node], drawing: Drawing) -> dict[st
         "waited p99": duration(waited.p99) if waited is not None else "",
         "ran p50": duration(ran.p50) if ran is not None else "",
         "ran p99": duration(ran.p99) if ran is not None else "",
-        "mark": MARKS.get(arrow.status, ""),
+        "mark": _mark(arrow),
     }
+
+
+def _mark(arrow: Arrow) -> str:
+    mark = MARKS.get(arrow.status, "")
+    if mark and isinstance(arrow, Bundle) and arrow.marked < arrow.arrows:
+        return f"{arrow.marked:,} of {arrow.arrows:,} {mark}"
+    return mark
 
 
 def _shown(node: Node, drawing: Drawing) -> str:
@@ -136,8 +147,8 @@ def _said(arrow: Arrow) -> str:
     parts = [f"{arrow.count:,}"] if arrow.count else []
     if arrow.ran is not None:
         parts.append(f"p99 {duration(arrow.ran.p99)}")
-    if arrow.status in MARKS and arrow.status != SEEN:
-        parts.append(MARKS[arrow.status])
+    if mark := _mark(arrow):
+        parts.append(mark)
     return ", ".join(parts)
 
 
@@ -289,4 +300,5 @@ def causes_as_text(row: str, causes: Sequence[Cause]) -> Iterable[str]:
     elif any(cause.id == last.cause for cause in causes):
         yield f"caused by `{last.cause}`, which stands above: what callers gave as causes leads back to itself"
     else:
-        yield f"caused by `{last.cause}`, which is not in this log"
+        there = ": a receipt of another one, where `happened trace` takes it" if is_receipt(last.cause) else ""
+        yield f"caused by `{last.cause}`, which is not in this log{there}"

@@ -18,7 +18,7 @@ from happened.core.state import State, fold_of
 from happened.edge.progress import bar
 from happened.edge.settings import log_url, the_app, without_deciders
 from happened.edge.words import key_in, named, print_json, print_line, print_row, print_rows, print_table, text_of
-from happened.inquiry import Changed, Difference, Found, Step, bisect, blame, differences, fields_between, steps
+from happened.inquiry import Changed, Difference, Found, Step, bisect, blame, differences, fields_between, not_stepped, steps
 from happened.past import Past, position_of
 from happened.running import Running
 
@@ -112,6 +112,10 @@ def step(asked: argparse.Namespace) -> int:
     elif asked.all or not (sys.stdin.isatty() and sys.stdout.isatty()):
         for number, one in enumerate(found, 1):
             _print_step(one, f"{number} of {len(found)}")
+        if left := not_stepped(folds, tag):
+            print(
+                f"left out, since their keys are computed or they join others: {', '.join(fold.name for fold in left)}; see `happened blame`"
+            )
     else:
         _walk(found)
     return 0
@@ -180,7 +184,19 @@ def snapshots(asked: argparse.Namespace) -> int:
     if asked.json:
         print_json(listed)
     else:
-        print_table([{**msgspec.to_builtins(one), "seconds": f"{one.seconds:.3f}", "wrong": one.wrong or "valid"} for one in listed])
+        print_table(
+            [
+                {
+                    "state": one.state,
+                    "position": one.position,
+                    "states": one.states,
+                    "bytes": one.bytes,
+                    "seconds": f"{one.seconds:.3f}",
+                    "used": f"no: {one.wrong}" if one.wrong else "yes",
+                }
+                for one in listed
+            ]
+        )
     return 1 if any(one.wrong for one in listed) else 0
 
 

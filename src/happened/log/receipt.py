@@ -47,6 +47,15 @@ class Receipt(msgspec.Struct, frozen=True, gc=False):
         return cls(parts[0], int(parts[1]), int(parts[2]), parts[3])
 
 
+def is_receipt(text: str) -> bool:
+    """Say whether a text stands for a receipt, of whichever log."""
+    try:
+        Receipt.parse(text)
+    except Invalid:
+        return False
+    return True
+
+
 @contextlib.contextmanager
 def recorded() -> Generator[None]:
     """Have whatever goes wrong say that it is recorded: it was found in the log, and only what is to be told of it can't be had."""

@@ -50,7 +50,7 @@ class Declared:
         self.nodes: dict[str, tuple[str, str]] = {}
         """Id -> kind and name."""
         self.reads: dict[str, list[str]] = {}
-        """Id of a handler -> the states that it reads."""
+        """Id of a handler, or of a view that joins -> the states that it reads."""
         self.arrows: dict[Pair, None] = {}
         self._sources: dict[str, list[str]] = {}
         self.may: set[Pair] = set()
@@ -136,6 +136,8 @@ class Declared:
             self._heard(shared, "share", self.events_of(shared.get("state", shared["name"])))
         for view in self.views:
             self._node("view", view)
+            if joins := self.states.get(view, {}).get("joins"):
+                self._reads(("view", view), {"reads": joins})
             for event in self.events_of(view):
                 self._arrow(("event", event), ("view", view))
         for projection in topology.get("projections", ()):

@@ -5,18 +5,21 @@ where all are of one module, or none is known, the busiest nodes, or before anyt
 being counted.
 """
 
+import difflib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import msgspec
 
 from happened.core.errors import NotThere
 from happened.notification.declared import OUTSIDE
-from happened.notification.flow import EARLIER, SEEN, UNDECLARED, UNSEEN, Arrow, Flow, Node
+from happened.notification.flow import EARLIER, SEEN, UNDECLARED, UNSEEN, Arrow, Finding, Flow, Node
 
 NODES_MAX = 150
 ARROWS_MAX = 500
 """Mermaid draws no more, unless a page tells it to."""
+NEAR_MAX = 3
+"""How many names are told to who asks for one that is not there."""
 MODULE = "module"
 """The kind of a node that stands for all nodes of a module."""
 
@@ -24,11 +27,27 @@ _WORST = (UNDECLARED, EARLIER, UNSEEN, SEEN)
 """What a bundle of arrows is said to be, the first that one of them is."""
 
 
+ALWAYS = (UNDECLARED, "cycle")
+"""Kinds of findings that are told wherever one looks: a cycle names more than its subject, and what is not declared is why a map is wrong."""
+
+
+class Bundle(Arrow, frozen=True):
+    """Several arrows, drawn as one. Its status is the worst that one of them has."""
+
+    arrows: int = 1
+    marked: int = 1
+    """How many of them have that status."""
+
+
 class Drawing(msgspec.Struct, frozen=True):
     """What is drawn of a flow map, and how much is not."""
 
     nodes: tuple[Node, ...]
     arrows: tuple[Arrow, ...]
+    findings: tuple[Finding, ...]
+    """Around a focus those about what is drawn."""
+    hidden_findings: Mapping[str, int]
+    """The other ones: how many of each kind."""
     folded: Mapping[str, int]
     """For each node that stands for a module, how many nodes it stands for."""
     hidden_nodes: int
@@ -39,12 +58,26 @@ class Drawing(msgspec.Struct, frozen=True):
 def drawn(flow: Flow, *, focus: str | None = None, hops: int = 2, nodes_max: int = NODES_MAX) -> Drawing:
     """Choose what to draw. `focus` is the name or id of a node, or a module; `NotThere` where it is none."""
     modules = {node.module for node in flow.nodes if node.module}
+    drawing = _chosen(flow, modules, focus, hops, nodes_max)
+    if focus is None:
+        return drawing
+    about = {text for node in drawing.nodes for text in (node.id, node.name, *node.reads)}
+    near = tuple(finding for finding in flow.findings if finding.kind in ALWAYS or finding.subject in about)
+    return msgspec.structs.replace(
+        drawing, findings=near, hidden_findings=Counter(finding.kind for finding in flow.findings if finding not in near)
+    )
+
+
+def _chosen(flow: Flow, modules: Collection[str], focus: str | None, hops: int, nodes_max: int) -> Drawing:
     if focus is not None:
         found = [node.id for node in flow.nodes if focus in (node.id, node.name)]
         if found:
             return _capped(flow, _distances(flow.arrows, found, hops), nodes_max, {})
         if focus not in modules:
-            raise NotThere(f"the flow has no message, handler or module called `{focus}`", focus=focus)
+            names = sorted({*modules, *(node.name for node in flow.nodes)})
+            near = [name for name in names if focus.lower() in name.lower()][:NEAR_MAX] or difflib.get_close_matches(focus, names, NEAR_MAX)
+            like = f": it has {', '.join(f'`{name}`' for name in near)}" if near else ""
+            raise NotThere(f"the flow has no message, handler or module called `{focus}`{like}", focus=focus, near=near)
         return _folded(flow, {focus}, nodes_max)
     if len(flow.nodes) <= nodes_max:
         return _capped(flow, dict.fromkeys((node.id for node in flow.nodes), 0), nodes_max, {})
@@ -94,7 +127,10 @@ def _bundled(before: Arrow | None, arrow: Arrow, pair: tuple[str, str]) -> Arrow
     if before is None:
         return msgspec.structs.replace(arrow, source=pair[0], target=pair[1])
     status = next((one for one in _WORST if one in (before.status, arrow.status)), arrow.status)
-    return Arrow(*pair, status, before.count + arrow.count, before.refused + arrow.refused, before.failed + arrow.failed)
+    arrows, marked = (before.arrows, before.marked) if isinstance(before, Bundle) else (1, 1)
+    marked = (marked if before.status == status else 0) + (arrow.status == status)
+    count, refused, failed = before.count + arrow.count, before.refused + arrow.refused, before.failed + arrow.failed
+    return Bundle(*pair, status, count, refused, failed, arrows=arrows + 1, marked=marked)
 
 
 def _distances(arrows: Iterable[Arrow], start: Sequence[str], hops: int) -> dict[str, int]:
@@ -125,4 +161,4 @@ def _capped(flow: Flow, distances: Mapping[str, int], nodes_max: int, folded: Ma
     chosen = set(sorted(range(len(between)), key=lambda at: (between[at].status != UNDECLARED, -between[at].count))[:ARROWS_MAX])
     arrows = tuple(arrow for at, arrow in enumerate(between) if at in chosen)
     nodes = tuple(node for node in flow.nodes if node.id in shown)
-    return Drawing(nodes, arrows, folded, len(flow.nodes) - len(nodes), len(flow.arrows) - len(arrows))
+    return Drawing(nodes, arrows, flow.findings, {}, folded, len(flow.nodes) - len(nodes), len(flow.arrows) - len(arrows))

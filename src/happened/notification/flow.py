@@ -46,7 +46,7 @@ class Node(msgspec.Struct, frozen=True):
     name: str
     module: str = ""
     reads: tuple[str, ...] = ()
-    """States that a handler reads."""
+    """States that a handler reads, or a view joins."""
     seen: int = 0
     """How many were recorded, or how many rows a handler made."""
     failed: int = 0
@@ -234,7 +234,8 @@ def _is_unheard(declared: Declared, pair: Pair) -> bool:
 def _arrow(pair: Pair, status: str, seen: Seen | None, count: int) -> Arrow:
     if seen is None:
         return Arrow(*pair, status, count)
-    return Arrow(*pair, status, seen.count, seen.refused, seen.failed, _times(waited_in(seen.times)), _times(ran_in(seen.times)))
+    waited = _times(waited_in(seen.times)) if not pair[1].startswith("gateway:") else None  # one that is asked is asked at once
+    return Arrow(*pair, status, seen.count, seen.refused, seen.failed, waited, _times(ran_in(seen.times)))
 
 
 def _times(bins: Sequence[int]) -> Times | None:
@@ -347,6 +348,8 @@ def _of_log(declared: Declared, arrows: Iterable[Arrow], observed: Observed, sam
         and declared.leaves_rows(node)
     ]
     found += [Finding("idle", node, f"{_named(node)} was never seen to run") for node in idle]
+    came = {*observed.records, *(one for into in observed.came_to.values() for one in into)}
+    never = {node for node in declared.nodes if node.startswith("event:") and node not in came and declared.sources(node)}
     return found + [
         Finding(UNSEEN, arrow.target, f"{_named(arrow.source)} -> {_named(arrow.target)} is declared, and was never seen")
         for arrow in ordered
@@ -354,6 +357,7 @@ def _of_log(declared: Declared, arrows: Iterable[Arrow], observed: Observed, sam
         and (arrow.source, arrow.target) not in declared.may
         and arrow.source not in idle
         and arrow.target not in idle
+        and arrow.source not in never  # what leads to it tells that already
     ]
 
 

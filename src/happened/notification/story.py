@@ -17,6 +17,7 @@ from happened.core.world import moment
 from happened.log.held import all_held
 from happened.log.log import Log
 from happened.log.names import Name
+from happened.log.receipt import Receipt, is_receipt
 from happened.log.records import OUTPUT, SYSTEMIC, Record
 from happened.log.row import ANSWER, BUILT_IN, REFUSAL, SCHEDULE, Header, decode_header, is_unkept
 from happened.notification.timer import note_of
@@ -92,8 +93,8 @@ class _Item:
         self.shape = 0
 
 
-def story_of(log: Log, what: str | int, *, fold: bool = True) -> Story:
-    """Return the conversation that a position, an id or a correlation belongs to; each record for itself without `fold`. `NotThere` for none.
+def story_of(log: Log, what: Receipt | str | int, *, fold: bool = True) -> Story:
+    """Return the conversation that a position, a receipt, an id or a correlation belongs to; each record for itself without `fold`. `NotThere` for none.
 
     Cost: some 50 µs a record, whatever the length of the log.
     """
@@ -162,8 +163,10 @@ def _from_the_leaves(roots: Sequence[_Item]) -> list[_Item]:
     return ordered[::-1]
 
 
-def correlation_of(log: Log, what: str | int) -> str:
-    """Return what the conversation is called that a position, an id or a correlation belongs to. `NotThere` for none."""
+def correlation_of(log: Log, what: Receipt | str | int) -> str:
+    """Return what the conversation is called that a position, a receipt, an id or a correlation belongs to. `NotThere` for none, `Diverged` for a receipt of another log."""
+    if isinstance(what, Receipt):
+        what = log.since(what)
     text = str(what)
     rows: Iterable[Row | None] = []
     if text.isdecimal() and len(text) <= POSITION_DIGITS_MAX:
@@ -178,6 +181,8 @@ def correlation_of(log: Log, what: str | int) -> str:
             return found
     if isinstance(what, str) and next(log.conversation(what), None) is not None:
         return what
+    if isinstance(what, str) and is_receipt(what):
+        return correlation_of(log, log.since(what))
     if any(row is not None for row in rows):
         raise NotThere(f"position {text} is what the log says about itself: it belongs to no conversation", what=text)
     raise NotThere(f"the log has no message, position or conversation `{what}`", what=text)

@@ -636,7 +636,7 @@ class Guarded:
 
 
 class SchemaLook:
-    """A schema with views that is only looked at. `Invalid` where it holds none of this release. Close it when done."""
+    """A schema that is only looked at for its views. `Invalid` where it holds some that are none of this release. Close it when done."""
 
     dialect: PostgresDialect = POSTGRES
 
@@ -650,7 +650,9 @@ class SchemaLook:
         except BaseException:
             self.close()
             raise
-        if there != COLUMNS:
+        self.is_empty = not there
+        """Nobody has kept a view in it yet."""
+        if there and there != COLUMNS:
             self.close()
             raise Invalid(f"{where.said} holds no views of this release", url=where.said)
 

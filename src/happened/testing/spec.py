@@ -6,7 +6,7 @@ It runs on a real log in memory, with the real engine and a clock that is set; `
 of it. Every call of `given` and `when` begins from what was said so far and changes none of it, so a common beginning can be kept in a variable.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple  # Any: answers, keys and fields of any class
 
@@ -15,12 +15,14 @@ import msgspec
 from happened.app import App
 from happened.core.errors import Error, Invalid, Refused, Stuck, Unanswered
 from happened.core.messages import Command, Event, Message, Recorded, called
-from happened.core.state import Fold, Key, State, fold_of
+from happened.core.state import Fold, Key, Replica, State, fold_of
 from happened.core.world import moment
 from happened.log.records import INTERNAL, Record
 from happened.log.row import encode
 from happened.notification.timer import next_due
 from happened.running import Running
+from happened.sourcing.handling import Heard
+from happened.sourcing.memory_image import STATES_MAX
 from happened.testing.world import START, Answers, Clock, answering
 
 WAIT_SECONDS_MAX = 10.0
@@ -28,24 +30,53 @@ WAIT_SECONDS_MAX = 10.0
 ROWS_MAX = 1_000_000
 
 
-def spec(app: App, *, now: datetime = START, answers: Answers | None = None) -> "Spec":
+def spec(app: App, *, now: datetime = START, answers: Answers | None = None, copies: "Iterable[State | Replica[Any]]" = ()) -> "Spec":
     """Begin to tell what an app does, with the clock at `now`.
 
     `answers` says for each gateway what it answers: a function that is called in its place, an exception that it raises, or the answer itself. A gateway
-    that is asked without one raises `Unanswered`: nothing is asked outside.
+    that is asked without one raises `Unanswered`: nothing is asked outside. `copies` says what the copies of other systems' states hold: states, or
+    `Replica(state, position, age)` where a decider looks at those. Of other keys the origin has nothing.
     """
     if not _is_app(app):
         raise Invalid(f"`spec` takes an app, as in `spec(App(...))`, not {called(app)}; a state is looked at with `then_state`")
-    return Spec(app, now, answers or {}, ())
+    return Spec(app, now, answers or {}, Told(app, copies), ())
+
+
+class Told:
+    """What is told of the copies of other systems' states."""
+
+    def __init__(self, app: App, copies: "Iterable[State | Replica[Any]]") -> None:
+        self._app = app
+        self._heard: dict[tuple[type[State], Key], Heard] = {}
+        for one in copies:
+            told = one if isinstance(one, Replica) else Replica(one, 0, timedelta(0))
+            state = told.state
+            if not isinstance(state, State) or type(state) not in app.systems:
+                raise Invalid(f"`copies` takes states of the app's replicas, or `Replica(state, position, age)` of one, not {called(one)}")
+            key = _key(fold_of(type(state)), state)
+            age_us = told.age // timedelta(microseconds=1)
+            self._heard[type(state), key] = Heard(told.position, told.position, age_us, msgspec.Raw(encode(state)))
+
+    def name(self, state: type[State]) -> str:
+        """Return what a copy is called."""
+        return f"{self._app.systems[state]}/{fold_of(state).name}"
+
+    def wait(self, state: type[State], wait_seconds_max: float) -> None:
+        """Wait for nothing: all is told."""
+
+    def get(self, state: type[State], key: Key) -> Heard:
+        """Return what was told of a key, else that there is nothing."""
+        return self._heard.get((state, key), Heard(0, 0, 0))
 
 
 class Spec:
     """What was given so far."""
 
-    def __init__(self, app: App, now: datetime, answers: Answers, given: "Sequence[Event | Message | timedelta]") -> None:
+    def __init__(self, app: App, now: datetime, answers: Answers, copies: Told, given: "Sequence[Event | Message | timedelta]") -> None:
         self._app = app
         self._now = now
         self._answers = answers
+        self._copies = copies
         self._given = tuple(given)
 
     def given(self, *history: "Event | Message | timedelta") -> "Spec":
@@ -58,7 +89,7 @@ class Spec:
             body = one.body if isinstance(one, Message) else one
             if isinstance(body, Command):
                 raise Invalid(f"`{type(body).__name__}` is a command: `given` takes events, a command is what `when` does")
-        return Spec(self._app, self._now, self._answers, (*self._given, *history))
+        return Spec(self._app, self._now, self._answers, self._copies, (*self._given, *history))
 
     def when(self, act: "Command | Event | Message | timedelta") -> "Outcome":
         """Do one thing: dispatch a command, record an event, or let time pass; a `Message` gives an id or an actor.
@@ -91,7 +122,19 @@ class Spec:
         gateways |= {gateway: answering(given) for gateway, given in self._answers.items()}
         systems = dict.fromkeys([*self._app.subscriptions, *self._app.replicas])  # what comes from there is said with `given`
         runs = bool(self._app.views or self._app.reactions)
-        with self._app.open("memory:", run=runs, channels=systems, gateways=gateways, source=clock) as running:
+        with Running(
+            self._app,
+            "memory:",
+            run=runs,
+            channels=systems,
+            gateways=gateways,
+            views=None,
+            source=clock,
+            states_max=STATES_MAX,
+            outside=True,
+            progress=lambda _done, _all: None,
+            copies=self._copies,
+        ) as running:
             for given in self._given:
                 _do(running, clock, given)
             before, refused = running.log.head, None
