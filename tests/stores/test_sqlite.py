@@ -6,7 +6,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -99,6 +99,27 @@ def store(path: Path) -> Iterator[SqliteStore]:
 def indexed(store: SqliteStore) -> SqliteStore:
     store.index(read_by("today"), terms_of, lambda _done, _all: None)
     return store
+
+
+def test_a_sqlite_that_is_too_old_is_said_to_be(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the program that is wrong, not the file: nothing is made, and a log that is there is not called damaged."""
+    there, new = f"sqlite:///{path}", f"sqlite:///{path}.new"
+    SqliteStore(str(path)).close()
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 37, 2))
+    monkeypatch.setattr(sqlite3, "sqlite_version", "3.37.2")
+
+    attempts: list[Callable[[], object]] = [
+        lambda: h.open_log(there),
+        lambda: h.open_log(new, create=True),
+        lambda: h.adopt(there, actor="ann", reason="restored"),
+        lambda: SqliteStore(str(path), connect=connect_to_read),
+        lambda: h.App("shop").open("memory:"),
+    ]
+    for attempt in attempts:
+        with pytest.raises(h.Invalid, match=r"is 3\.37\.2, and 3\.38 or newer is needed"):
+            attempt()
+
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
 def test_every_commit_is_synced(path: Path) -> None:

@@ -90,6 +90,9 @@ DDL = (
 
 TABLES = ("log", "note", "sample", *runs.TABLES)
 
+VERSION_MIN = (3, 38)
+"""The first that knows `->>`, which the view `record` is written with: an older one takes the file for a damaged one."""
+
 NOT_WRITABLE = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM)
 """Numbers of errors that an administrator mends, not a larger disk."""
 MANGLED = (AttributeError, TypeError, ValueError, LookupError, ArithmeticError, MemoryError, zlib.error)
@@ -121,13 +124,27 @@ SETTLE_SECONDS = 5.0
 """How long to try to learn the outcome of a commit that failed."""
 
 
+def check_version() -> None:
+    """Raise `Invalid` where the SQLite of this Python is older than what is kept in files needs."""
+    if sqlite3.sqlite_version_info < VERSION_MIN:
+        least = ".".join(map(str, VERSION_MIN))
+        raise Invalid(
+            f"the SQLite of this Python is {sqlite3.sqlite_version}, and {least} or newer is needed: take a Python that is built with a newer one, "
+            "or keep the log and the views in PostgreSQL",
+            found=sqlite3.sqlite_version,
+            needed=least,
+        )
+
+
 def connect(path: str) -> sqlite3.Connection:
     """Open a file as the store wants it: no implicit transactions, no waiting inside SQLite."""
+    check_version()
     return sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=64)
 
 
 def connect_to_read(path: str) -> sqlite3.Connection:
     """Open a file that is another's, to read only: a store on it can do nothing else."""
+    check_version()
     uri = f"{Path(path).absolute().as_uri()}?mode=ro"
     return sqlite3.connect(uri, uri=True, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=64)
 
