@@ -20,7 +20,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar  # Any: rows of the columns that were asked for
 
-from happened.core.errors import Broken, Closed, Diverged, Forked, Incompatible, Invalid, OutcomeUnknown, Overloaded, StoreFailed
+from happened.core.errors import Broken, Closed, Diverged, Error, Forked, Incompatible, Invalid, OutcomeUnknown, Overloaded, StoreFailed
 from happened.core.store import START, Bare, Commit, Head, Parts, Row, Terms, Unseen, Wanted
 from happened.stores import cold, runs
 from happened.stores.cold import ASKED, BARE, COUNTED, HEADED, WHOLE, Cold, Columns, last_position, one_moment
@@ -542,7 +542,9 @@ class SqliteStore:
         except sqlite3.Error as error:
             raise _failed(error) from error
         try:
-            yield Packing(connection, self._cold, lambda attempt: self._until_free(attempt, _soon()))
+            yield Packing(
+                connection, self._cold, lambda attempt: self._until_free(attempt, _soon()), lambda: self._checkpointed(connection)
+            )
         except sqlite3.Error as error:
             raise _failed(error) from error
         finally:
@@ -838,7 +840,7 @@ class SqliteStore:
     def _maybe_checkpoint(self) -> None:
         if self._rest_due:
             self._rest_due = False
-            [(busy, pages, done)] = self._writer.execute("pragma wal_checkpoint(passive)")
+            busy, pages, done = self._checkpointed(self._writer)
             self._pages = 0 if not busy and pages == done else pages
         elif self._pages > CHECKPOINT_PAGES and not self._checkpoint_due.is_set():
             self._checkpoint_due.set()
@@ -864,8 +866,8 @@ class SqliteStore:
                 if self._ending():
                     return
                 try:
-                    connection.execute("pragma wal_checkpoint(passive)").fetchall()
-                except sqlite3.Error as error:
+                    self._checkpointed(connection)
+                except Error as error:
                     self._samples.add("checkpoint", "failed", 0, str(error))
                 self._pages = min(self._pages, CHECKPOINT_PAGES // 2)
                 self._rest_due = True
@@ -874,6 +876,20 @@ class SqliteStore:
                     return
         finally:
             connection.close()
+
+    def _checkpointed(self, connection: sqlite3.Connection) -> tuple[int, int, int]:
+        """Take the WAL into the file as far as nobody reads; return what SQLite says of it.
+
+        A reader keeps its place meanwhile, so that nobody begins the WAL anew while the checkpoint begins: before 3.51.3 SQLite may then take what is
+        written next for taken into the file already, and the file is damaged (https://sqlite.org/wal.html#walresetbug).
+        """
+        with self._rows.reader() as reader, one_moment(reader):
+            last_position(reader)  # it has its place from its first read on
+            try:
+                found: tuple[int, int, int] = connection.execute("pragma wal_checkpoint(passive)").fetchone()
+            except sqlite3.Error as error:
+                raise _failed(error) from error
+            return found
 
     # --- the index
 
