@@ -83,7 +83,8 @@ def test_a_server_that_is_away_or_full_may_be_back_and_one_that_refuses_stays_so
     """By the SQLSTATE, not by the text, which is in the server's language: opening, looking and migrating, the log and views."""
     own = Server("max_connections=5", "superuser_reserved_connections=1")
     others: list[psycopg.Connection] = []
-    full = h.StoreFailed if psycopg.pq.version() >= 180000 else h.Invalid  # an older library does not tell why it was refused: see `may_pass`
+    # An older library does not tell why it was refused: see `may_pass`.
+    full = h.StoreFailed if psycopg.pq.version() >= 180000 else h.Invalid
 
     def check(error: type[h.Error], url: str, text: str) -> None:
         asks: list[Callable[[str], object]] = [PostgresStore, check_there, migrated, views_at]
