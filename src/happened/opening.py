@@ -28,7 +28,7 @@ from happened.sourcing.memory_image import MemoryImage
 from happened.stores.machine import Machine
 from happened.stores.memory import MemoryStore
 from happened.stores.over import PIN_NOTE, Over, Pin, Prefix
-from happened.stores.sqlite import SqliteStore, connect_to_read, drop_index_of, is_open_elsewhere, note_in
+from happened.stores.sqlite import SqliteStore, check_version, connect_to_read, drop_index_of, is_open_elsewhere, note_in
 from happened.transfer.channel import Channel, LogChannel, Readable
 from happened.transfer.systems import is_channel, nowhere
 
@@ -472,6 +472,7 @@ def _checked_path(path: str) -> str:
 def open_rows(url: str, log: str, *, ddl: Sequence[str] = ()) -> Place:
     """Open the place of views, or of replicas, that a URL names; `log` is the URL of the log. `Invalid` for a URL that names none."""
     if not is_postgres(url):
+        check_version()
         path_in(url)  # a file can have it
         return ViewsFile(url, path_in(log), ddl=ddl)
     where = _where_in(url)
@@ -501,6 +502,7 @@ def look_at_rows(url: str) -> Generator[Look | None]:
 def open_snapshots(url: str) -> SnapshotsFile:
     """Return the snapshots beside a log, those of one in memory in memory."""
     if not is_postgres(url):
+        check_version()
         return SnapshotsFile(snapshots_beside(url))
     where = _where_in(url)
     from happened.shelf.postgres_snapshots import SnapshotsSchema  # lazy: its driver is an extra

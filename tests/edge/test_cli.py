@@ -346,6 +346,16 @@ def test_a_damaged_file_is_called_damaged(folder: Path, tmp_path: Path) -> None:
     assert "damaged" in output["text"]
 
 
+def test_a_sqlite_that_is_too_old_is_no_damage_of_the_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is to be changed is said: the program."""
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 37, 2))
+
+    code, output = answer(folder, "tail", "--log", "sqlite:///shop.db")
+
+    assert (code, output["error"]) == (2, "Invalid")
+    assert output["facts"]["needed"] == "3.38"
+
+
 @contextmanager
 def following(folder: Path, log: str) -> Generator["subprocess.Popen[str]"]:
     """Run `tail -f`, and stop it in the end."""

@@ -96,6 +96,20 @@ def sell(folder: Path, *sold: tuple[str, int]) -> None:
     subprocess.run([sys.executable, "-c", f"import model; model.sell(*{sold!r})"], cwd=folder, check=True, timeout=60)
 
 
+def test_whatever_is_said_leaves_in_any_encoding(folder: Path) -> None:
+    """A terminal or a pipe may not have all characters: what it lacks is escaped. JSON is UTF-8 all the same."""
+    sell(folder, ("w\u00efdget\u2603", 1))
+
+    def said(*arguments: str) -> bytes:
+        environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+        return subprocess.run(
+            [sys.executable, "-m", "happened", *arguments], cwd=folder, check=True, capture_output=True, timeout=60, env=environment
+        ).stdout
+
+    assert b"w\\xefdget\\u2603" in said("tail")
+    assert json.loads(said("tail", "-n", "1", "--json").decode("utf-8"))["body"]["sku"] == "w\u00efdget\u2603"
+
+
 def test_it_shows_how_far_it_has_come_while_it_opens(folder: Path) -> None:
     """Where the index must be made anew that may take long: a bar on the terminal says so, if it takes longer than a second (here: at all)."""
     sell(folder, *((f"sku-{n}", n) for n in range(20)))

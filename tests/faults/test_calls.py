@@ -157,7 +157,8 @@ def test_a_file_that_can_not_be_opened_once_more_is_said_so(tmp_path: Path, monk
         disk.fails = lambda call, _file: sqlite3.SQLITE_CANTOPEN if call == "open" else 0
         with contextlib.ExitStack() as readers, pytest.raises(h.StoreFailed, match="unable to open"):
             readers.enter_context(many(engine))
-        with pytest.raises(h.StoreFailed, match="can't be written"):
+        # A checkpoint may have the only reader that is there.
+        with pytest.raises(h.StoreFailed, match=r"can't be written|could not be read"):
             compact(running.log, keep=1)
         disk.fails = lambda _call, _file: 0
         assert sum(row.count for page in pages for row in page) == running.log.head

@@ -82,6 +82,9 @@ revoke connect on database kept from public;
 def test_a_server_that_is_away_or_full_may_be_back_and_one_that_refuses_stays_so() -> None:
     """By the SQLSTATE, not by the text, which is in the server's language: opening, looking and migrating, the log and views."""
     own = Server("max_connections=5", "superuser_reserved_connections=1")
+    others: list[psycopg.Connection] = []
+    # An older library does not tell why it was refused: see `may_pass`.
+    full = h.StoreFailed if psycopg.pq.version() >= 180000 else h.Invalid
 
     def check(error: type[h.Error], url: str, text: str) -> None:
         asks: list[Callable[[str], object]] = [PostgresStore, check_there, migrated, views_at]
@@ -113,9 +116,9 @@ def test_a_server_that_is_away_or_full_may_be_back_and_one_that_refuses_stays_so
         check(h.Invalid, of("known:right", "kept"), "permission denied for database")
         check(h.Invalid, own.url + "&options=-c%20nonsense%3D1", "unrecognized configuration parameter")
 
-        others = [psycopg.connect(own.url) for _ in range(5)]
-        check(h.StoreFailed, of("known:right"), "connection slots|too many clients")
-        check(h.StoreFailed, own.url, "too many clients")
+        others += [psycopg.connect(own.url) for _ in range(5)]
+        check(full, of("known:right"), "connection slots|too many clients")
+        check(full, own.url, "too many clients")
         own.process.send_signal(signal.SIGTERM)  # it ends when all have gone
         while PGconn.ping(own.url.encode()) != Ping.REJECT:
             time.sleep(0.01)
@@ -125,6 +128,8 @@ def test_a_server_that_is_away_or_full_may_be_back_and_one_that_refuses_stays_so
         own.process.wait(30)
         check(h.StoreFailed, own.url, "No such file")
     finally:
+        for other in others:
+            other.close()
         own.remove()
 
 

@@ -6,18 +6,18 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any  # Any: parameters of a statement
 
 import pytest
 
 import happened as h
 from happened.core.store import Commit, Engine, Row, Terms, Unseen, Wanted
 from happened.log.log import EVERYTHING_SEEN
-from happened.stores import runs
+from happened.stores import runs, sqlite
 from happened.stores.sqlite import SqliteStore, connect, connect_to_read, drop_index_of
 from happened.testing import Clock
 from happened.testing.rows import Fact, Scribe, added_up, check_whole, counts_of, flat, matches, read_by, terms_of, without
@@ -101,6 +101,27 @@ def indexed(store: SqliteStore) -> SqliteStore:
     return store
 
 
+def test_a_sqlite_that_is_too_old_is_said_to_be(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the program that is wrong, not the file: nothing is made, and a log that is there is not called damaged."""
+    there, new = f"sqlite:///{path}", f"sqlite:///{path}.new"
+    SqliteStore(str(path)).close()
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 37, 2))
+    monkeypatch.setattr(sqlite3, "sqlite_version", "3.37.2")
+
+    attempts: list[Callable[[], object]] = [
+        lambda: h.open_log(there),
+        lambda: h.open_log(new, create=True),
+        lambda: h.adopt(there, actor="ann", reason="restored"),
+        lambda: SqliteStore(str(path), connect=connect_to_read),
+        lambda: h.App("shop").open("memory:"),
+    ]
+    for attempt in attempts:
+        with pytest.raises(h.Invalid, match=r"is 3\.37\.2, and 3\.38 or newer is needed"):
+            attempt()
+
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
 def test_every_commit_is_synced(path: Path) -> None:
     """The log is written ahead, and each connection that writes it syncs fully: what was acknowledged is there after the power failed."""
     opened: list[sqlite3.Connection] = []
@@ -114,6 +135,43 @@ def test_every_commit_is_synced(path: Path) -> None:
     [(journal,)], [(synchronous,)] = opened[0].execute("pragma journal_mode").fetchall(), opened[0].execute("pragma synchronous").fetchall()
     store.close()
     assert (journal, synchronous) == ("wal", 2)
+
+
+def test_nobody_begins_the_wal_anew_while_a_checkpoint_begins(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite before 3.51.3 may then take for written into the file what is not. Here another one does so at the last moment before SQLite is called."""
+    monkeypatch.setattr(sqlite, "CHECKPOINT_PAGES", 1)
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    lock = threading.Lock()
+    checkpoints: list[tuple[bool, int]] = []
+
+    def salt() -> bytes:
+        return Path(f"{path}-wal").read_bytes()[16:24]
+
+    class Beside(sqlite3.Connection):
+        def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:  # Any: as the method that it stands for
+            if sql != "pragma wal_checkpoint(passive)":
+                return super().execute(sql, *parameters)
+            with lock:
+                before = salt()
+                other.execute(sql).fetchall()  # all of it is taken in, so a commit may begin it anew
+                other.execute("insert or replace into note values('other', '{}')")
+                after = salt()
+                busy, pages, done = super().execute(sql).fetchone()
+                checkpoints.append((before != after, done))
+                return super().execute("select ?, ?, ?", (busy, pages, done))
+
+    def opened(file: str) -> sqlite3.Connection:
+        return sqlite3.connect(file, timeout=0, isolation_level=None, check_same_thread=False, factory=Beside)
+
+    with closing(other), closing(indexed(SqliteStore(str(path), connect=opened))) as store:
+        scribe = Scribe(store)
+        for _ in range(30):
+            scribe.append(Fact(), Fact())
+        store.compact(40, lambda _done, _all: None)
+        scribe.append(Fact())
+
+    assert len(checkpoints) >= 2, "one beside the writer, one at the end of packing"
+    assert [done for anew, done in checkpoints if anew and done] == []
 
 
 def test_readers_can_not_write(path: Path) -> None:

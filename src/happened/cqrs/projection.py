@@ -89,7 +89,7 @@ def _place(function: Callable[..., None], into: object) -> "str | Engine":
         url, place = into.url, into
     else:
         try:
-            url = sqlalchemy.make_url(into)  # type: ignore[arg-type]  # what is no URL is said below
+            url = sqlalchemy.make_url(into if isinstance(into, str | sqlalchemy.URL) else "")  # SQLAlchemy 2.0.0 gives anything else back
         except ArgumentError as error:
             raise Invalid(f"`into` of `{label(function)}` is a URL or a `sqlalchemy.Engine`: postgresql://..., sqlite:///path") from error
         if url.drivername == "postgresql":

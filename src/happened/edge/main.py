@@ -58,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the arguments say; return the exit code: 0 done, 1 found something wrong, 2 bad arguments or input, 130 interrupted."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     as_json = "--json" in given
+    _let_any_text_leave(as_json=as_json)
     try:
         _check_text(given)
         asked = the_parser().parse_args(given, argparse.Namespace(json=False, log=None, app=None, views=None))
@@ -73,6 +74,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     return code
+
+
+def _let_any_text_leave(*, as_json: bool) -> None:
+    """Print in any encoding of the output: JSON is UTF-8, and of other text what the encoding does not have is escaped, as on stderr."""
+    reconfigure = getattr(sys.stdout, "reconfigure", None)  # what stands in its place may have none
+    if reconfigure is not None:
+        reconfigure(**{"encoding": "utf-8"} if as_json else {"errors": "backslashreplace"})
 
 
 def _check_text(arguments: Sequence[str]) -> None:

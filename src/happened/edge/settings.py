@@ -17,6 +17,7 @@ from happened.core.messages import name_of
 from happened.core.state import State
 from happened.opening import check_postgres, is_postgres, path_in
 from happened.shelf.connection import as_shown
+from happened.stores.sqlite import check_version
 
 SQLITE = "sqlite:///"
 LISTED = "may-differ"
@@ -45,6 +46,7 @@ def log_url(given: str | None, *, there: bool = True) -> str:
         if there:
             raise Invalid(f"there is no log at {path}", url=url)
         return url
+    check_version()
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
             tables = {name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")}

@@ -22,12 +22,22 @@ Statement = tuple[str, tuple[str, ...]]
 
 
 class Packing:
-    """Packs rows, or puts them back, in one file. `until_free` tries what it is given until no other connection holds the file's lock."""
+    """Packs rows, or puts them back, in one file. `until_free` tries what it is given until no other connection holds the file's lock.
 
-    def __init__(self, connection: sqlite3.Connection, cold: Cold, until_free: Callable[[Callable[[], object]], object]) -> None:
+    `checkpoint` takes the WAL into the file.
+    """
+
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        cold: Cold,
+        until_free: Callable[[Callable[[], object]], object],
+        checkpoint: Callable[[], object],
+    ) -> None:
         self._connection = connection
         self._cold = cold
         self._until_free = until_free
+        self._checkpoint = checkpoint
         self._steps = 0
         connection.execute("pragma wal_autocheckpoint=0")
         connection.execute("pragma synchronous=normal")  # nothing new is written: where the power fails, rows lie where they lay
@@ -124,6 +134,3 @@ class Packing:
         self._steps += 1
         if not self._steps % steps:
             self._checkpoint()
-
-    def _checkpoint(self) -> None:
-        self._connection.execute("pragma wal_checkpoint(passive)").fetchall()

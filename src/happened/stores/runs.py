@@ -422,11 +422,10 @@ class Runs:
 
     def _load_part(self, connection: sqlite3.Connection, part: int) -> tuple[list[Run], list[Run]]:
         runs: tuple[list[Run], list[Run]] = ([], [])
-        check = "(select sum from checked where part = ?1)" if self._checks else "null"
+        check = "(select sum from checked where part = one.part)" if self._checks else "null"
         found = connection.execute(  # one statement, so all of it is as of one moment
-            "select one.covered, one.sum, run.kind, run.last, run.level "
-            f"from (select (select last from covered where part = ?1) as covered, {check} as sum) as one "
-            "left join run on run.part = ?1 order by run.last",
+            f"select (select last from covered where part = one.part), {check}, run.kind, run.last, run.level "
+            "from (select ? as part) as one left join run on run.part = one.part order by run.last",
             (part,),
         ).fetchall()
         for _, _, kind, last, level in found:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar  # Any: rows of the columns that were asked for
 
-from happened.core.errors import Broken, Closed, Diverged, Forked, Incompatible, Invalid, OutcomeUnknown, Overloaded, StoreFailed
+from happened.core.errors import Broken, Closed, Diverged, Error, Forked, Incompatible, Invalid, OutcomeUnknown, Overloaded, StoreFailed
 from happened.core.store import START, Bare, Commit, Head, Parts, Row, Terms, Unseen, Wanted
 from happened.stores import cold, runs
 from happened.stores.cold import ASKED, BARE, COUNTED, HEADED, WHOLE, Cold, Columns, last_position, one_moment
@@ -90,6 +90,9 @@ DDL = (
 
 TABLES = ("log", "note", "sample", *runs.TABLES)
 
+VERSION_MIN = (3, 38)
+"""The first that knows `->>`, which the view `record` is written with: an older one takes the file for a damaged one."""
+
 NOT_WRITABLE = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM)
 """Numbers of errors that an administrator mends, not a larger disk."""
 MANGLED = (AttributeError, TypeError, ValueError, LookupError, ArithmeticError, MemoryError, zlib.error)
@@ -121,13 +124,27 @@ SETTLE_SECONDS = 5.0
 """How long to try to learn the outcome of a commit that failed."""
 
 
+def check_version() -> None:
+    """Raise `Invalid` where the SQLite of this Python is older than what is kept in files needs."""
+    if sqlite3.sqlite_version_info < VERSION_MIN:
+        least = ".".join(map(str, VERSION_MIN))
+        raise Invalid(
+            f"the SQLite of this Python is {sqlite3.sqlite_version}, and {least} or newer is needed: take a Python that is built with a newer one, "
+            "or keep the log and the views in PostgreSQL",
+            found=sqlite3.sqlite_version,
+            needed=least,
+        )
+
+
 def connect(path: str) -> sqlite3.Connection:
     """Open a file as the store wants it: no implicit transactions, no waiting inside SQLite."""
+    check_version()
     return sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=64)
 
 
 def connect_to_read(path: str) -> sqlite3.Connection:
     """Open a file that is another's, to read only: a store on it can do nothing else."""
+    check_version()
     uri = f"{Path(path).absolute().as_uri()}?mode=ro"
     return sqlite3.connect(uri, uri=True, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=64)
 
@@ -524,7 +541,9 @@ class SqliteStore:
         except sqlite3.Error as error:
             raise _failed(error) from error
         try:
-            yield Packing(connection, self._cold, lambda attempt: self._until_free(attempt, _soon()))
+            yield Packing(
+                connection, self._cold, lambda attempt: self._until_free(attempt, _soon()), lambda: self._checkpointed(connection)
+            )
         except sqlite3.Error as error:
             raise _failed(error) from error
         finally:
@@ -820,7 +839,7 @@ class SqliteStore:
     def _maybe_checkpoint(self) -> None:
         if self._rest_due:
             self._rest_due = False
-            [(busy, pages, done)] = self._writer.execute("pragma wal_checkpoint(passive)")
+            busy, pages, done = self._checkpointed(self._writer)
             self._pages = 0 if not busy and pages == done else pages
         elif self._pages > CHECKPOINT_PAGES and not self._checkpoint_due.is_set():
             self._checkpoint_due.set()
@@ -846,8 +865,8 @@ class SqliteStore:
                 if self._ending():
                     return
                 try:
-                    connection.execute("pragma wal_checkpoint(passive)").fetchall()
-                except sqlite3.Error as error:
+                    self._checkpointed(connection)
+                except Error as error:
                     self._samples.add("checkpoint", "failed", 0, str(error))
                 self._pages = min(self._pages, CHECKPOINT_PAGES // 2)
                 self._rest_due = True
@@ -856,6 +875,20 @@ class SqliteStore:
                     return
         finally:
             connection.close()
+
+    def _checkpointed(self, connection: sqlite3.Connection) -> tuple[int, int, int]:
+        """Take the WAL into the file as far as nobody reads; return what SQLite says of it.
+
+        A reader keeps its place meanwhile, so that nobody begins the WAL anew while the checkpoint begins: before 3.51.3 SQLite may then take what is
+        written next for taken into the file already, and the file is damaged (https://sqlite.org/wal.html#walresetbug).
+        """
+        with self._rows.reader() as reader, one_moment(reader):
+            last_position(reader)  # it has its place from its first read on
+            try:
+                found: tuple[int, int, int] = connection.execute("pragma wal_checkpoint(passive)").fetchone()
+            except sqlite3.Error as error:
+                raise _failed(error) from error
+            return found
 
     # --- the index
 
