@@ -93,6 +93,60 @@ def test_a_gateway_is_asked_outside_the_lock_and_a_moved_state_is_asked_anew(url
         assert len([record for record in running.log.read() if record.kind == "answer"]) == 2
 
 
+class Ask(h.Command):
+    account: Account
+
+
+class Told(h.Event):
+    account: Account
+    text: str
+
+
+def words(account: str) -> str:
+    """Stand for an outside that answers with a text."""
+    raise NotImplementedError
+
+
+def leaving(_account: str) -> str:
+    raise SystemExit(3)
+
+
+def cancelled(_account: str) -> str:
+    raise asyncio.CancelledError
+
+
+def half(_account: str) -> str:
+    return "half a character: \ud800"
+
+
+@pytest.mark.parametrize("colour", ["sync", "async"])
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [(leaving, "SystemExit: 3"), (cancelled, "CancelledError"), (half, "surrogates not allowed")],
+)
+def test_whatever_the_outside_raises_or_answers_is_recorded_as_its_answer(
+    url: str, answer: Callable[[str], str], said: str, colour: str
+) -> None:
+    """It wants to end the program, has cancelled what it waited for itself, or answers with what is no data: the decider hears that, at once and in replay."""
+
+    async def awaited(account: str) -> str:
+        return answer(account)
+
+    def ask(command: Ask, world: h.World) -> Iterator[Told]:
+        try:
+            yield Told(command.account, world.ask(words, command.account))
+        except h.GatewayFailed as error:
+            yield Told(command.account, str(error))
+
+    app = h.App("asking", deciders=[ask], gateways=[words])
+    with app.open(url, gateways={words: awaited if colour == "async" else answer}) as running:
+        receipts = [running.dispatch(Ask("a"), wait_seconds_max=5), running.outcome(running.enqueue(Ask("b")), wait_seconds_max=5)]
+        receipts.append(asyncio.run(running.adispatch(Ask("c"), wait_seconds_max=5)))
+
+        assert all(said in receipt.events[0].text for receipt in receipts)
+        assert len([record for record in running.log.read() if record.kind == "answer"]) == 3
+
+
 def test_a_retry_of_an_id_hears_the_answer_that_was_kept(url: str) -> None:
     """The decider fails after it has asked: nothing is recorded, the answer is kept across a reopen, and the retry does not ask again."""
     fragile, asked = Fragile(), list[int]()

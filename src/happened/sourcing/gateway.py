@@ -251,7 +251,7 @@ class Outside:
 
     async def _ask_async(self, one: Wanted, call: Callable[..., Awaitable[Any]], kwargs: Mapping[str, Any]) -> Answer:
         gateway = one.gateway
-        error: Exception = TimeoutError()
+        error: BaseException = TimeoutError()
         started = time.perf_counter()
         for attempt in range(1, gateway.attempts_max + 1):
             started = time.perf_counter()
@@ -259,7 +259,10 @@ class Outside:
             try:
                 async with limit:
                     got = await call(*one.args, **kwargs)
-            except Exception as failed:  # noqa: BLE001 - whatever the outside raises is recorded as its answer
+            except (Exception, asyncio.CancelledError, SystemExit) as failed:  # whatever the outside raises is recorded as its answer
+                own = asyncio.current_task()
+                if isinstance(failed, asyncio.CancelledError) and own is not None and own.cancelling():
+                    raise  # it is this question that is cancelled, and not what the outside has waited for
                 error = _too_late(gateway) if limit.expired() else failed
             else:
                 return _answered(one, got, started, attempt)
@@ -319,7 +322,7 @@ class _Attempts:
             threading.Thread(target=_call, args=(done, call, one.args, kwargs), name="happened-gateway", daemon=True).start()
             try:
                 got = done.result(timeout=gateway.wait_seconds_max)
-            except Exception as failed:  # noqa: BLE001 - whatever the outside raises is recorded as its answer
+            except BaseException as failed:  # noqa: BLE001 - whatever the outside raises is recorded as its answer
                 error = failed if done.done() else _too_late(gateway)
             else:
                 self.future.set_result(_answered(one, got, started, attempt))
@@ -339,7 +342,7 @@ def _answered(one: Wanted, got: Any, started: float, attempt: int) -> Answer:
     try:
         body = encode(got)
         one.gateway.decode(body)
-    except (msgspec.MsgspecError, TypeError) as error:
+    except Exception as error:  # noqa: BLE001 - half a character, or what holds itself: it comes from outside
         return _failed(one, TypeError(f"the answer {got!r} is not what the gateway says it returns: {error}"), started, attempt)
     return Answer(gateway, msgspec.Raw(arguments), nth, msgspec.Raw(body), us=_us(started), attempt=attempt)
 
