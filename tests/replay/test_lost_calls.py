@@ -217,6 +217,49 @@ def test_a_call_that_outlasts_its_caller_is_lost_and_told_by_the_next_one(tmp_pa
         assert (told, lost_in(running), lost_told(running), asked(running)) == (["c-1"], [1], [], [])
 
 
+def scale(account: str) -> int:
+    """Stand for an outside whose calls are not noted."""
+    return 0
+
+
+def charge_by_weight(command: Charge, world: h.World) -> Iterator[Charged]:
+    """Ask both."""
+    yield Charged(command.account, world.ask(scale, command.account) + world.ask(card, command.account))
+
+
+def test_a_call_that_begins_when_its_caller_has_gone_is_lost(tmp_path: Path) -> None:
+    """He is cancelled while one outside answers; his decider's thread goes on, and asks the next one."""
+    entered, go = threading.Event(), threading.Event()
+    calls: list[str] = []
+
+    def weighs(account: str) -> int:
+        entered.set()
+        go.wait(10)
+        return 1
+
+    def counts(account: str) -> int:
+        calls.append(account)
+        return 1
+
+    till = h.App("till", deciders=[charge_by_weight], gateways=[h.Gateway(card, noted=True), scale])
+    with till.open(f"sqlite:///{tmp_path}/till.db", run=False, gateways={scale: weighs, card: counts}) as running:
+
+        async def cancelled() -> None:
+            asking = asyncio.create_task(running.adispatch(Charge("a"), id="c-1"))
+            await asyncio.to_thread(entered.wait, 10)
+            asking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asking
+            go.set()
+
+        asyncio.run(cancelled())
+        until(lambda: bool(calls))
+        told = lost_told(running)
+        running.dispatch(Charge("a"), id="c-1")
+
+        assert (told, lost_in(running)[-1], lost_told(running), asked(running)) == (["c-1"], 1, [], [])
+
+
 def charge_twice(command: Charge, world: h.World) -> Iterator[Charged]:
     """Ask it two questions."""
     yield Charged(command.account, world.ask(card, command.account) + world.ask(card, command.account))
@@ -326,16 +369,6 @@ def test_a_call_that_can_not_be_noted_is_not_made_and_said_to_be_trouble_of_the_
         assert (calls, running.log.find("c-1"), len(refused)) == ([], [], 2)
         refused += ["over"] * 20
         assert running.dispatch(Charge("a"), id="c-1").events == (Charged("a", 7),)
-
-
-def scale(account: str) -> int:
-    """Stand for an outside whose calls are not noted."""
-    return 0
-
-
-def charge_by_weight(command: Charge, world: h.World) -> Iterator[Charged]:
-    """Ask both."""
-    yield Charged(command.account, world.ask(scale, command.account) + world.ask(card, command.account))
 
 
 def test_a_note_waits_for_the_lock_as_long_as_the_caller_does(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 import happened as h
+from happened.log.held import failed_with
 from happened.log.lease import Leases
 from happened.log.worker import Envelope
 from happened.log.writer import Batch, Job, inside_decider
@@ -253,6 +254,41 @@ def test_what_waits_for_one_that_can_not_be_decided_now_is_waited_for_too(tmp_pa
             worker._begin(0)
         assert moved(running, worker) == [4, 1, 2, 3]
         running.log.verify()
+
+
+@pytest.mark.parametrize("meanwhile", ["skipped", "decided"])
+def test_what_was_done_about_a_command_while_it_failed_stands(any_url: str, meanwhile: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between its failure and the note of that somebody skips it, or another process, which has the code for it, decides it."""
+    failing.clear()
+    asking.clear()
+    failing.add(1)
+    with h.App("moves", deciders=[move], gateways=[outside]).open(any_url, run=False) as running:
+        kept = running.enqueue(Move(1, ("a",)))
+        worker = by_hand(running)
+        told = failed_with
+
+        def late(error: BaseException) -> tuple[str, str]:
+            monkeypatch.setattr("happened.sourcing.pending.failed_with", told)
+            if meanwhile == "skipped":
+                running.decide_about("skip", "Move", kept.position, actor="ann")
+            else:
+                failing.clear()
+                with h.App("moves", deciders=[move], gateways=[outside]).open(any_url, run=False) as other:
+                    assert moved(other, by_hand(other)) == [1]
+            return told(error)
+
+        if meanwhile == "skipped":  # what is stuck for the first time nobody knows of yet
+            assert moved(running, worker) == []
+            running.decide_about("retry", "Move", kept.position, actor="ann")
+        monkeypatch.setattr("happened.sourcing.pending.failed_with", late)
+        moved(running, worker)
+
+        assert running.stuck() == []
+        if meanwhile == "skipped":
+            with pytest.raises(h.Refused, match="skipped"):
+                running.outcome(kept, wait_seconds_max=1)
+        else:
+            assert running.outcome(kept, wait_seconds_max=1).events == (Moved(1),)
 
 
 @pytest.mark.parametrize("kind", ["memory", "sqlite"])
