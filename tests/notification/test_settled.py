@@ -167,6 +167,23 @@ def test_a_command_that_waits_for_a_stuck_one_is_not_late(url: str) -> None:
         assert done(running) == [4, 1, 2, 3, 5]
 
 
+def test_a_command_behind_one_that_is_parked_does_not_stand_still(url: str) -> None:
+    """It is in nobody's way: what comes behind it is going to be decided, and waited for until it is."""
+    ways.undecided = {1}
+    with app.open(url) as running:
+        parked = running.record(Noted(1, ("a",)))
+        until(running.stuck)
+        running.decide_about("park", "Do", running.stuck()[0].position)
+        until(lambda: running.stuck()[0].parked)
+        assert not running.settled(parked).done
+    with app.open(url, run=False) as running:
+        behind = running.enqueue(Do(2, ("a",)))
+
+        with pytest.raises(h.Late):
+            running.settled(behind, wait_seconds_max=0.2)
+    ways.clear()
+
+
 def test_a_timer_that_can_not_ring_is_stuck(url: str) -> None:
     """Nobody takes its command any more: it is not done, and not just a timer that is to come."""
     clock = Clock()
