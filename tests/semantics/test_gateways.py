@@ -13,6 +13,8 @@ import happened as h
 from happened.sourcing import gateway
 from happened.testing import World
 from tests.semantics.model import Account, Balance, Deposit, Deposited, deposit
+from tests.semantics.test_waiting import in_thread
+from tests.transfer.model import until
 
 
 class Buy(h.Command):
@@ -545,3 +547,49 @@ def test_an_attempt_that_takes_too_long_is_said_with_its_limit(url: str, kind: s
             running.dispatch(Buy("a"))
         with pytest.raises(h.GatewayFailed, match="failed: TimeoutError: the bank is closed"):
             running.dispatch(Buy("own"))
+
+
+def test_close_answers_the_tasks_that_ask_the_outside(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One asks, one waits for its thread, and one comes later: all hear `Closed`, and none that somebody has cancelled it."""
+    monkeypatch.setattr("happened.sourcing.gateway.THREADS_MAX", 1)
+    entered, go = threading.Event(), threading.Event()
+
+    def slow(account: str, balance: int) -> int:
+        entered.set()
+        go.wait(10)
+        return 1
+
+    async def main() -> list[type]:
+        running = shop().open(url, run=False, gateways={price: slow})
+        asking = [asyncio.create_task(running.adispatch(Buy(account), id=account)) for account in "ab"]
+        await asyncio.to_thread(entered.wait, 10)
+        closing = asyncio.create_task(asyncio.to_thread(running.close))
+        await asyncio.to_thread(until, lambda: running._outside._closed)
+        go.set()
+        with pytest.raises(h.Closed):  # as one whose first draft was before
+            await running._outside.in_thread(time.monotonic() + 5, lambda: None)
+        await closing
+        return [type(task.exception()) for task in (await asyncio.wait(asking))[0]]
+
+    assert asyncio.run(main()) == [h.Closed] * 2
+    with shop().open(url, run=False) as running:
+        assert [running.log.find(account) for account in "ab"] == [[], []]
+
+
+def test_close_answers_who_waits_for_an_awaited_gateway(url: str) -> None:
+    """It would not answer for a minute."""
+
+    async def never(account: str, balance: int) -> int:
+        entered.set()
+        await asyncio.sleep(60)
+        return 1
+
+    entered = threading.Event()
+    app = h.App("shop", deciders=[shop().handlers[Buy].function], gateways=[h.Gateway(price, wait_seconds_max=60)])
+    running = app.open(url, run=False, gateways={price: never})
+    thread, heard = in_thread(lambda: running.dispatch(Buy("a"), id="a", wait_seconds_max=60))
+    assert entered.wait(10)
+    running.close()
+    thread.join(5)
+
+    assert [type(answer) for answer in heard] == [h.Closed]
