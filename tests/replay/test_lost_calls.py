@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +15,7 @@ import pytest
 
 import happened as h
 from happened.core.store import Commit, Head, Unseen
+from happened.log.log import EVERYTHING_SEEN
 from happened.log.records import ANSWERED
 from happened.sourcing.asked import NOTE
 from tests.semantics.test_reading_on import held
@@ -320,6 +321,74 @@ def test_a_call_is_not_lost_where_another_one_for_the_same_command_is(tmp_path: 
         assert isinstance(failed, h.StoreFailed)
         assert isinstance(recorded, h.Receipt)
         assert (told, lost_told(running), asked(running)) == ([], [], [])
+
+
+def test_a_call_that_another_thread_notes_meanwhile_is_not_lost(tmp_path: Path) -> None:
+    """Two of one process ask the same; one comes to note its call when the other one has just noted its own."""
+    noted, go = threading.Event(), threading.Event()
+    answers: queue.Queue[h.Receipt] = queue.Queue()
+
+    def slow(account: str) -> int:
+        noted.set()
+        go.wait(10)
+        return 1
+
+    with app().open(f"sqlite:///{tmp_path}/till.db", run=False, gateways={card: slow}) as running:
+        engine = running.log.engine
+        append = engine.append
+
+        def after_the_other(decide: Callable[[Unseen], Commit], seen: int, **how: float) -> Head:
+            if seen == EVERYTHING_SEEN:
+                engine.append = append  # type: ignore[method-assign]  # it is the instance's own
+                threading.Thread(target=lambda: answers.put(running.dispatch(Charge("a"), id="c-1"))).start()
+                assert noted.wait(10)
+                go.set()
+            return append(decide, seen, **how)
+
+        engine.append = after_the_other  # type: ignore[method-assign]  # it is the instance's own
+        running.dispatch(Charge("a"), id="c-1")
+        answers.get(timeout=10)
+
+        assert (lost_in(running), asked(running)) == ([0], [])
+
+
+@pytest.mark.parametrize("how", ["begins", "ends"])
+def test_a_call_that_begins_or_ends_while_it_is_looked_for_lost_ones_is_none(tmp_path: Path, how: str) -> None:
+    """Its note, and what this process is deciding, are looked at one after the other."""
+    entered, go = threading.Event(), threading.Event()
+
+    def slow(account: str) -> int:
+        entered.set()
+        go.wait(10)
+        return 1
+
+    with app().open(f"sqlite:///{tmp_path}/till.db", run=False, gateways={card: slow}) as running:
+        engine = running.log.engine
+        notes = engine.notes
+        dispatching = threading.Thread(target=lambda: running.dispatch(Charge("a"), id="c-1"))
+
+        def looked(start: str) -> Mapping[str, str]:
+            if start != NOTE:
+                return notes(start)
+            engine.notes = notes  # type: ignore[method-assign]  # it is the instance's own
+            if how == "begins":
+                dispatching.start()
+                assert entered.wait(10)
+                return notes(start)
+            found = notes(start)
+            go.set()
+            dispatching.join(10)
+            return found
+
+        if how == "ends":
+            dispatching.start()
+            assert entered.wait(10)
+        engine.notes = looked  # type: ignore[assignment, method-assign]  # it is the instance's own
+        told = lost_told(running)
+        go.set()
+        dispatching.join(10)
+
+        assert told == []
 
 
 def charge_anyway(command: Charge, world: h.World) -> Iterator[Charged]:
