@@ -605,11 +605,13 @@ def test_close_answers_who_waits_for_a_lock_that_is_not_free(url: str, monkeypat
     running.dispatch(Deposit("a", 1))
     stopped = sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)
     stopped.execute("begin immediate")
-    impatient = in_thread(lambda: running.dispatch(Deposit("a", 1), wait_seconds_max=0.5))
+    impatient = in_thread(lambda: running.dispatch(Deposit("a", 1), wait_seconds_max=2))
     while not running._writer._leading:
         pass
     patient = in_thread(lambda: running.dispatch(Deposit("a", 1), id="x", wait_seconds_max=60))
-    impatient[0].join(5)
+    while not running._writer._queue:  # behind the one who leads
+        pass
+    impatient[0].join(10)
     while running._writer._queue:  # the writer's thread has taken it, and waits for the lock
         pass
 
