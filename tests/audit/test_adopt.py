@@ -312,6 +312,26 @@ def test_who_has_heard_what_was_lost_goes_on_under_another_name(urls: tuple[str,
         assert heard_of(other, "crm/AddressChanged") == ["c1", *(f"l{number}" for number in range(20))]
 
 
+def test_who_listens_to_a_log_that_was_restored_and_not_adopted_stands_still(urls: tuple[str, str]) -> None:
+    """It has gone on beyond the place where something else was heard."""
+    theirs, ours = urls
+    with crm.open(theirs) as one:
+        one.settled(one.record(Moved("c1", "Main Street", "France")))
+    copy = backed_up(theirs)
+    with crm.open(theirs) as one, billing.open(ours, channels={"crm": theirs}) as other:
+        one.record(Moved("c2", "Side Street", "Spain"))
+        until(lambda: heard_of(other, "crm/AddressChanged") == ["c1", "c2"])
+    restored(theirs, copy)
+
+    with crm.open(theirs) as one:
+        for number in range(10):
+            one.settled(one.record(Moved(f"n{number}", "High Street", "Italy")))
+        with billing.open(ours, channels={"crm": theirs}) as other:
+            until(lambda: "another history" in str(other.statistics()["subscriptions"][0]["failure"]))
+
+            assert heard_of(other, "crm/AddressChanged") == ["c1", "c2"]
+
+
 def test_who_has_heard_nothing_yet_hears_all_that_a_restored_log_says(urls: tuple[str, str]) -> None:
     """What was passed over, since nothing of it was for us, is of the history that is no more: the places hold something else now."""
     theirs, ours = urls
