@@ -312,6 +312,65 @@ def test_who_has_heard_what_was_lost_goes_on_under_another_name(urls: tuple[str,
         assert heard_of(other, "crm/AddressChanged") == ["c1", *(f"l{number}" for number in range(20))]
 
 
+def test_who_listens_to_a_log_that_was_restored_and_not_adopted_stands_still(urls: tuple[str, str]) -> None:
+    """It has gone on beyond the place where something else was heard."""
+    theirs, ours = urls
+    with crm.open(theirs) as one:
+        one.settled(one.record(Moved("c1", "Main Street", "France")))
+    copy = backed_up(theirs)
+    with crm.open(theirs) as one, billing.open(ours, channels={"crm": theirs}) as other:
+        one.record(Moved("c2", "Side Street", "Spain"))
+        until(lambda: heard_of(other, "crm/AddressChanged") == ["c1", "c2"])
+    restored(theirs, copy)
+
+    with crm.open(theirs) as one:
+        for number in range(10):
+            one.settled(one.record(Moved(f"n{number}", "High Street", "Italy")))
+        with billing.open(ours, channels={"crm": theirs}) as other:
+            until(lambda: "another history" in str(other.statistics()["subscriptions"][0]["failure"]))
+
+            assert heard_of(other, "crm/AddressChanged") == ["c1", "c2"]
+
+
+def test_who_has_heard_nothing_yet_hears_all_that_a_restored_log_says(urls: tuple[str, str]) -> None:
+    """What was passed over, since nothing of it was for us, is of the history that is no more: the places hold something else now."""
+    theirs, ours = urls
+    with crm.open(theirs) as one:
+        one.settled(one.record(Paid("c0", Decimal(1))))
+    copy = backed_up(theirs)
+    with crm.open(theirs) as one, billing.open(ours, channels={"crm": theirs}) as other:
+        for _ in range(20):
+            one.record(Paid("c0", Decimal(1)))
+        until(lambda: other.statistics()["subscriptions"][0]["position"] == one.log.head)
+    restored(theirs, copy)
+    adopt(theirs)
+
+    with crm.open(theirs) as one:
+        for number in range(40):
+            one.settled(one.record(Moved(f"n{number}", "High Street", "Italy")))
+        with billing.open(ours, channels={"crm": theirs}) as other:
+            until(lambda: other.statistics()["subscriptions"][0]["position"] == one.log.head)
+
+            assert heard_of(other, "crm/AddressChanged") == [f"n{number}" for number in range(40)]
+
+
+def test_who_has_heard_nothing_yet_may_be_led_to_another_log(urls: tuple[str, str], tmp_path: Path) -> None:
+    """How far the first one was read says nothing of the other one: that is heard from its beginning."""
+    theirs, ours = urls
+    with crm.open(theirs) as one, billing.open(ours, channels={"crm": theirs}) as other:
+        for _ in range(20):
+            one.record(Paid("c0", Decimal(1)))
+        until(lambda: other.statistics()["subscriptions"][0]["position"] == one.log.head)
+
+    with crm.open(f"sqlite:///{tmp_path}/another.db") as one:
+        for number in range(20):
+            one.settled(one.record(Moved(f"n{number}", "High Street", "Italy")))
+        with h.App("billing", subscriptions={"crm": [DebtorMoved]}).open(ours, channels={"crm": one}) as other:
+            until(lambda: other.statistics()["subscriptions"][0]["position"] == one.log.head)
+
+            assert heard_of(other, "crm/AddressChanged") == [f"n{number}" for number in range(20)]
+
+
 def test_a_note_of_another_epoch_than_the_log_has_recorded_is_found(url: str) -> None:
     """Who changes the note would make receipts of what was lost valid again."""
     with bank.open(url, run=False) as running:

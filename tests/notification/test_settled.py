@@ -1,14 +1,17 @@
 """`settled`: when all that a message has caused is done, or what of it stands still."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
+from typing import Annotated, Any  # Any: what an engine is asked
 
 import pytest
 
 import happened as h
+from happened.core.store import Engine, Row
+from happened.log.slices import Part, parts_in
 from happened.testing import Clock
 from tests.notification.model import Do, Noted, app, done, until, ways
+from tests.servers import fresh
 
 Key = Annotated[str, h.Tag("key")]
 
@@ -115,6 +118,64 @@ def test_where_nobody_works_it_is_late_and_says_what_is_missing(url: str) -> Non
             running.settled(1000)
 
 
+def test_what_goes_on_while_it_is_looked_at_is_looked_at_again(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the conversation is read nothing has come of it; when it is asked how far the handlers are all has."""
+
+    def goes_on(engine: Engine, handler: str) -> list[Part]:
+        monkeypatch.setattr("happened.notification.settling.parts_in", parts_in)
+        with chain.open(url) as other:
+            other.settled(receipt)
+        return parts_in(engine, handler)
+
+    with chain.open(url, run=False) as running:
+        receipt = running.record(First("a"))
+        monkeypatch.setattr("happened.notification.settling.parts_in", goes_on)
+        found = running.settled(receipt)
+
+        assert [record.name for record in running.log.read() if record.position == found.position] == ["Third"]
+        assert len(found.timers) == 1
+
+
+@pytest.mark.parametrize("what", ["its conversation", "the log"])
+@pytest.mark.parametrize("store", ["file", "PostgreSQL"])
+def test_what_others_have_named_since_is_waited_for(url: str, store: str, what: str) -> None:
+    """Who asks was opened before anything was recorded: no name had a number then."""
+    url = fresh() if store == "PostgreSQL" else url
+    with chain.open(url, run=False) as asking, chain.open(url, run=False) as other:
+        receipt = other.record(First("a"))
+
+        with pytest.raises(h.Late, match="`on_first` has not heard position"):
+            asking.settled(receipt if what == "its conversation" else None, wait_seconds_max=0.1)
+
+
+def test_a_handler_that_no_process_has_begun_with_is_waited_for(url: str) -> None:
+    """It is to hear what was recorded before it was there."""
+    with h.App("chain", records=[First]).open(url) as running:
+        receipt = running.record(First("a"))
+    late = h.App("chain", records=[First], deciders=[make_second], reactions=[h.Reaction(on_first, since=0)])
+
+    with late.open(url, run=False) as running, pytest.raises(h.Late, match="`on_first` has not heard position"):
+        running.settled(receipt, wait_seconds_max=0.1)
+
+
+def test_what_is_recorded_while_the_log_is_looked_through_is_looked_for_again(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An event comes after the end of the log was read, and before the index is."""
+    with chain.open(url, run=False) as running, chain.open(url, run=False) as other:
+        read = running.log.engine.read
+
+        def behind(*given: Any, **how: Any) -> Iterator[Sequence[Row]]:
+            if how.get("backwards"):
+                monkeypatch.setattr(running.log.engine, "read", read)
+                other.record(First("a"))
+            return read(*given, **how)
+
+        other.enqueue(MakeSecond("b"))
+        monkeypatch.setattr(running.log.engine, "read", behind)
+
+        with pytest.raises(h.Late, match="`on_first` has not heard position"):
+            running.settled(wait_seconds_max=0.2)
+
+
 def test_what_waits_for_a_held_event_is_not_late(url: str) -> None:
     """An event that comes after one of its key failed will not be run: that is said at once, with what stands in its way; others are done."""
     ways.failing = {1}
@@ -165,6 +226,23 @@ def test_a_command_that_waits_for_a_stuck_one_is_not_late(url: str) -> None:
         ways.undecided.clear()
         until(lambda: all(running.settled(receipt).done for receipt in (first, behind, far_behind, everything)))
         assert done(running) == [4, 1, 2, 3, 5]
+
+
+def test_a_command_behind_one_that_is_parked_does_not_stand_still(url: str) -> None:
+    """It is in nobody's way: what comes behind it is going to be decided, and waited for until it is."""
+    ways.undecided = {1}
+    with app.open(url) as running:
+        parked = running.record(Noted(1, ("a",)))
+        until(running.stuck)
+        running.decide_about("park", "Do", running.stuck()[0].position)
+        until(lambda: running.stuck()[0].parked)
+        assert not running.settled(parked).done
+    with app.open(url, run=False) as running:
+        behind = running.enqueue(Do(2, ("a",)))
+
+        with pytest.raises(h.Late):
+            running.settled(behind, wait_seconds_max=0.2)
+    ways.clear()
 
 
 def test_a_timer_that_can_not_ring_is_stuck(url: str) -> None:

@@ -9,9 +9,14 @@ from typing import Annotated
 import pytest
 
 import happened as h
+from happened.core.store import Commit
 from happened.log.held import all_held
+from happened.log.log import EVERYTHING_SEEN
+from happened.log.writer import Batch, Job
 from happened.notification.timer import Ring as RingJob
 from happened.notification.timer import Timers, due_before, next_due, note_of
+from happened.sourcing.handling import Decision
+from happened.sourcing.sending import Sending
 from happened.testing import Clock
 from tests.log.erase import erase
 from tests.notification.model import until, whole
@@ -251,3 +256,50 @@ def test_a_timer_that_was_sent_meanwhile_is_not_held(url: str) -> None:
         timers._hold(note_of(1, "sent"), 1, ValueError("it can't be read here"))
 
         assert all_held(running.log.engine) == []
+
+
+def test_a_timer_that_another_owner_has_put_back_and_rung_is_not_put_back_again(url: str) -> None:
+    """A former owner has read that it is held, and was paused: in the log it is held no more."""
+    with h.App("none", records=[]).open(url, run=False) as running:
+        timers = Timers(running.log, running._leases, running._sending)
+        before = {note_of(1, "it"): "1"}
+        running.log.engine.append(lambda _: Commit(notes=dict(before)), EVERYTHING_SEEN)
+        timers._hold(note_of(1, "it"), 1, ValueError("it can't be read here"))
+        [held] = all_held(running.log.engine)
+
+        timers._put_back(held)
+        assert dict(running.log.engine.notes("timer/")) == before
+        running.log.engine.append(lambda _: Commit(notes=dict.fromkeys(before)), EVERYTHING_SEEN)  # it rings
+        timers._put_back(held)
+
+        assert next_due(running.log.engine) is None
+
+
+def test_where_not_all_that_is_due_can_be_sent_none_is_and_then_each_once(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk fails as the second is being recorded, and the commit goes on with what others have put into it."""
+    clock = Clock(NOON)
+    with app.open(url, source=clock) as running:
+        running.settled(running.record(Planned("a", (1, 2))))
+        decided, fails = Sending.decided, iter([False, True])
+
+        def failing(batch: Batch, decision: Decision) -> bool:
+            if next(fails, False):
+                raise h.StoreFailed("the device is gone for a moment")
+            return decided(batch, decision)
+
+        submit = running.log.writer.submit
+
+        def with_another(job: Job, wait_seconds_max: float) -> None:
+            if isinstance(job, RingJob):
+                running.log.writer.submit_all([job, running._fact(h.Message(Planned("b", ())))], wait_seconds_max)
+            else:
+                submit(job, wait_seconds_max)
+
+        monkeypatch.setattr(Sending, "decided", staticmethod(failing))
+        monkeypatch.setattr(running.log.writer, "submit", with_another)
+        clock.move(timedelta(seconds=5))
+        until(lambda: next_due(running.log.engine) is None)
+
+        assert rung(running) == [("a", 1), ("a", 2)]
+        assert next(fails, None) is None
+        whole(running)

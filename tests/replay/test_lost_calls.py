@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +15,7 @@ import pytest
 
 import happened as h
 from happened.core.store import Commit, Head, Unseen
+from happened.log.log import EVERYTHING_SEEN
 from happened.log.records import ANSWERED
 from happened.sourcing.asked import NOTE
 from tests.semantics.test_reading_on import held
@@ -217,6 +218,49 @@ def test_a_call_that_outlasts_its_caller_is_lost_and_told_by_the_next_one(tmp_pa
         assert (told, lost_in(running), lost_told(running), asked(running)) == (["c-1"], [1], [], [])
 
 
+def scale(account: str) -> int:
+    """Stand for an outside whose calls are not noted."""
+    return 0
+
+
+def charge_by_weight(command: Charge, world: h.World) -> Iterator[Charged]:
+    """Ask both."""
+    yield Charged(command.account, world.ask(scale, command.account) + world.ask(card, command.account))
+
+
+def test_a_call_that_begins_when_its_caller_has_gone_is_lost(tmp_path: Path) -> None:
+    """He is cancelled while one outside answers; his decider's thread goes on, and asks the next one."""
+    entered, go = threading.Event(), threading.Event()
+    calls: list[str] = []
+
+    def weighs(account: str) -> int:
+        entered.set()
+        go.wait(10)
+        return 1
+
+    def counts(account: str) -> int:
+        calls.append(account)
+        return 1
+
+    till = h.App("till", deciders=[charge_by_weight], gateways=[h.Gateway(card, noted=True), scale])
+    with till.open(f"sqlite:///{tmp_path}/till.db", run=False, gateways={scale: weighs, card: counts}) as running:
+
+        async def cancelled() -> None:
+            asking = asyncio.create_task(running.adispatch(Charge("a"), id="c-1"))
+            await asyncio.to_thread(entered.wait, 10)
+            asking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asking
+            go.set()
+
+        asyncio.run(cancelled())
+        until(lambda: bool(calls))
+        told = lost_told(running)
+        running.dispatch(Charge("a"), id="c-1")
+
+        assert (told, lost_in(running)[-1], lost_told(running), asked(running)) == (["c-1"], 1, [], [])
+
+
 def charge_twice(command: Charge, world: h.World) -> Iterator[Charged]:
     """Ask it two questions."""
     yield Charged(command.account, world.ask(card, command.account) + world.ask(card, command.account))
@@ -279,6 +323,74 @@ def test_a_call_is_not_lost_where_another_one_for_the_same_command_is(tmp_path: 
         assert (told, lost_told(running), asked(running)) == ([], [], [])
 
 
+def test_a_call_that_another_thread_notes_meanwhile_is_not_lost(tmp_path: Path) -> None:
+    """Two of one process ask the same; one comes to note its call when the other one has just noted its own."""
+    noted, go = threading.Event(), threading.Event()
+    answers: queue.Queue[h.Receipt] = queue.Queue()
+
+    def slow(account: str) -> int:
+        noted.set()
+        go.wait(10)
+        return 1
+
+    with app().open(f"sqlite:///{tmp_path}/till.db", run=False, gateways={card: slow}) as running:
+        engine = running.log.engine
+        append = engine.append
+
+        def after_the_other(decide: Callable[[Unseen], Commit], seen: int, **how: float) -> Head:
+            if seen == EVERYTHING_SEEN:
+                engine.append = append  # type: ignore[method-assign]  # it is the instance's own
+                threading.Thread(target=lambda: answers.put(running.dispatch(Charge("a"), id="c-1"))).start()
+                assert noted.wait(10)
+                go.set()
+            return append(decide, seen, **how)
+
+        engine.append = after_the_other  # type: ignore[method-assign]  # it is the instance's own
+        running.dispatch(Charge("a"), id="c-1")
+        answers.get(timeout=10)
+
+        assert (lost_in(running), asked(running)) == ([0], [])
+
+
+@pytest.mark.parametrize("how", ["begins", "ends"])
+def test_a_call_that_begins_or_ends_while_it_is_looked_for_lost_ones_is_none(tmp_path: Path, how: str) -> None:
+    """Its note, and what this process is deciding, are looked at one after the other."""
+    entered, go = threading.Event(), threading.Event()
+
+    def slow(account: str) -> int:
+        entered.set()
+        go.wait(10)
+        return 1
+
+    with app().open(f"sqlite:///{tmp_path}/till.db", run=False, gateways={card: slow}) as running:
+        engine = running.log.engine
+        notes = engine.notes
+        dispatching = threading.Thread(target=lambda: running.dispatch(Charge("a"), id="c-1"))
+
+        def looked(start: str) -> Mapping[str, str]:
+            if start != NOTE:
+                return notes(start)
+            engine.notes = notes  # type: ignore[method-assign]  # it is the instance's own
+            if how == "begins":
+                dispatching.start()
+                assert entered.wait(10)
+                return notes(start)
+            found = notes(start)
+            go.set()
+            dispatching.join(10)
+            return found
+
+        if how == "ends":
+            dispatching.start()
+            assert entered.wait(10)
+        engine.notes = looked  # type: ignore[assignment, method-assign]  # it is the instance's own
+        told = lost_told(running)
+        go.set()
+        dispatching.join(10)
+
+        assert told == []
+
+
 def charge_anyway(command: Charge, world: h.World) -> Iterator[Charged]:
     """Ask it, and whatever comes of that decide."""
     try:
@@ -326,16 +438,6 @@ def test_a_call_that_can_not_be_noted_is_not_made_and_said_to_be_trouble_of_the_
         assert (calls, running.log.find("c-1"), len(refused)) == ([], [], 2)
         refused += ["over"] * 20
         assert running.dispatch(Charge("a"), id="c-1").events == (Charged("a", 7),)
-
-
-def scale(account: str) -> int:
-    """Stand for an outside whose calls are not noted."""
-    return 0
-
-
-def charge_by_weight(command: Charge, world: h.World) -> Iterator[Charged]:
-    """Ask both."""
-    yield Charged(command.account, world.ask(scale, command.account) + world.ask(card, command.account))
 
 
 def test_a_note_waits_for_the_lock_as_long_as_the_caller_does(tmp_path: Path) -> None:

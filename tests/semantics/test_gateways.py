@@ -13,6 +13,8 @@ import happened as h
 from happened.sourcing import gateway
 from happened.testing import World
 from tests.semantics.model import Account, Balance, Deposit, Deposited, deposit
+from tests.semantics.test_waiting import in_thread
+from tests.transfer.model import until
 
 
 class Buy(h.Command):
@@ -91,6 +93,60 @@ def test_a_gateway_is_asked_outside_the_lock_and_a_moved_state_is_asked_anew(url
         assert questions == [0, 5]
         assert receipt.events == (Bought("a", 10, 5),)
         assert len([record for record in running.log.read() if record.kind == "answer"]) == 2
+
+
+class Ask(h.Command):
+    account: Account
+
+
+class Told(h.Event):
+    account: Account
+    text: str
+
+
+def words(account: str) -> str:
+    """Stand for an outside that answers with a text."""
+    raise NotImplementedError
+
+
+def leaving(_account: str) -> str:
+    raise SystemExit(3)
+
+
+def cancelled(_account: str) -> str:
+    raise asyncio.CancelledError
+
+
+def half(_account: str) -> str:
+    return "half a character: \ud800"
+
+
+@pytest.mark.parametrize("colour", ["sync", "async"])
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [(leaving, "SystemExit: 3"), (cancelled, "CancelledError"), (half, "surrogates not allowed")],
+)
+def test_whatever_the_outside_raises_or_answers_is_recorded_as_its_answer(
+    url: str, answer: Callable[[str], str], said: str, colour: str
+) -> None:
+    """It wants to end the program, has cancelled what it waited for itself, or answers with what is no data: the decider hears that, at once and in replay."""
+
+    async def awaited(account: str) -> str:
+        return answer(account)
+
+    def ask(command: Ask, world: h.World) -> Iterator[Told]:
+        try:
+            yield Told(command.account, world.ask(words, command.account))
+        except h.GatewayFailed as error:
+            yield Told(command.account, str(error))
+
+    app = h.App("asking", deciders=[ask], gateways=[words])
+    with app.open(url, gateways={words: awaited if colour == "async" else answer}) as running:
+        receipts = [running.dispatch(Ask("a"), wait_seconds_max=5), running.outcome(running.enqueue(Ask("b")), wait_seconds_max=5)]
+        receipts.append(asyncio.run(running.adispatch(Ask("c"), wait_seconds_max=5)))
+
+        assert all(said in receipt.events[0].text for receipt in receipts)
+        assert len([record for record in running.log.read() if record.kind == "answer"]) == 3
 
 
 def test_a_retry_of_an_id_hears_the_answer_that_was_kept(url: str) -> None:
@@ -491,3 +547,49 @@ def test_an_attempt_that_takes_too_long_is_said_with_its_limit(url: str, kind: s
             running.dispatch(Buy("a"))
         with pytest.raises(h.GatewayFailed, match="failed: TimeoutError: the bank is closed"):
             running.dispatch(Buy("own"))
+
+
+def test_close_answers_the_tasks_that_ask_the_outside(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One asks, one waits for its thread, and one comes later: all hear `Closed`, and none that somebody has cancelled it."""
+    monkeypatch.setattr("happened.sourcing.gateway.THREADS_MAX", 1)
+    entered, go = threading.Event(), threading.Event()
+
+    def slow(account: str, balance: int) -> int:
+        entered.set()
+        go.wait(10)
+        return 1
+
+    async def main() -> list[type]:
+        running = shop().open(url, run=False, gateways={price: slow})
+        asking = [asyncio.create_task(running.adispatch(Buy(account), id=account)) for account in "ab"]
+        await asyncio.to_thread(entered.wait, 10)
+        closing = asyncio.create_task(asyncio.to_thread(running.close))
+        await asyncio.to_thread(until, lambda: running._outside._closed)
+        go.set()
+        with pytest.raises(h.Closed):  # as one whose first draft was before
+            await running._outside.in_thread(time.monotonic() + 5, lambda: None)
+        await closing
+        return [type(task.exception()) for task in (await asyncio.wait(asking))[0]]
+
+    assert asyncio.run(main()) == [h.Closed] * 2
+    with shop().open(url, run=False) as running:
+        assert [running.log.find(account) for account in "ab"] == [[], []]
+
+
+def test_close_answers_who_waits_for_an_awaited_gateway(url: str) -> None:
+    """It would not answer for a minute."""
+
+    async def never(account: str, balance: int) -> int:
+        entered.set()
+        await asyncio.sleep(60)
+        return 1
+
+    entered = threading.Event()
+    app = h.App("shop", deciders=[shop().handlers[Buy].function], gateways=[h.Gateway(price, wait_seconds_max=60)])
+    running = app.open(url, run=False, gateways={price: never})
+    thread, heard = in_thread(lambda: running.dispatch(Buy("a"), id="a", wait_seconds_max=60))
+    assert entered.wait(10)
+    running.close()
+    thread.join(5)
+
+    assert [type(answer) for answer in heard] == [h.Closed]

@@ -11,7 +11,7 @@ import pytest
 import happened as h
 from happened.sourcing.memory_image import ImageOverlay, MemoryImage
 from tests.semantics.faults import Faults
-from tests.semantics.model import Balance, Deposit, Take, Transfer, bank
+from tests.semantics.model import Balance, Deposit, Deposited, Take, Transfer, bank
 from tests.semantics.test_waiting import in_thread
 
 SOURCES = str(Path(h.__file__).parent)
@@ -102,6 +102,26 @@ def test_an_interrupt_anywhere_in_a_commit_on_disk_leaves_a_log_that_works(tmp_p
         return f"sqlite:///{tmp_path}/{nth}.db"
 
     assert list(places(url, step=step, others=others)) == []
+
+
+def test_what_an_interrupted_commit_has_declared_is_declared_by_the_next_one(any_url: str) -> None:
+    """Ctrl-C comes in the first decision on a log: no name has a number then that the log does not know."""
+    pressed: list[str] = []
+
+    def once(command: Deposit) -> Iterator[Deposited]:
+        if not pressed:
+            pressed.append("Ctrl-C")
+            raise KeyboardInterrupt
+        yield Deposited(command.account, command.amount)
+
+    with h.App("bank", deciders=[once]).open(any_url, run=False) as running:
+        with pytest.raises(KeyboardInterrupt):
+            running.dispatch(Deposit("a", 1))
+        running.dispatch(Deposit("a", 1))
+
+        running.log.verify()
+    with h.App("bank", deciders=[once]).open(any_url, run=False) as running:
+        assert [record.body for record in running.log.read() if record.name == "Deposited"] == [Deposited("a", 1)]
 
 
 @pytest.mark.parametrize("after", [True, False])

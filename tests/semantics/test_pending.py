@@ -15,12 +15,13 @@ import msgspec
 import pytest
 
 import happened as h
+from happened.log.held import failed_with
 from happened.log.lease import Leases
 from happened.log.worker import Envelope
 from happened.log.writer import Batch, Job, inside_decider
 from happened.sourcing.handling import Decision, Pending
 from happened.sourcing.memory_image import ImageOverlay
-from happened.sourcing.pending import PendingWorker
+from happened.sourcing.pending import PendingWorker, Skipped
 from happened.sourcing.sending import Sending
 from happened.stores.machine import Machine
 from tests.semantics.faults import Faults, broken, full
@@ -253,6 +254,61 @@ def test_what_waits_for_one_that_can_not_be_decided_now_is_waited_for_too(tmp_pa
             worker._begin(0)
         assert moved(running, worker) == [4, 1, 2, 3]
         running.log.verify()
+
+
+@pytest.mark.parametrize("meanwhile", ["skipped", "decided"])
+def test_what_was_done_about_a_command_while_it_failed_stands(any_url: str, meanwhile: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between its failure and the note of that somebody skips it, or another process, which has the code for it, decides it."""
+    failing.clear()
+    asking.clear()
+    failing.add(1)
+    with h.App("moves", deciders=[move], gateways=[outside]).open(any_url, run=False) as running:
+        kept = running.enqueue(Move(1, ("a",)))
+        worker = by_hand(running)
+        told = failed_with
+
+        def late(error: BaseException) -> tuple[str, str]:
+            monkeypatch.setattr("happened.sourcing.pending.failed_with", told)
+            if meanwhile == "skipped":
+                running.decide_about("skip", "Move", kept.position, actor="ann")
+            else:
+                failing.clear()
+                with h.App("moves", deciders=[move], gateways=[outside]).open(any_url, run=False) as other:
+                    assert moved(other, by_hand(other)) == [1]
+            return told(error)
+
+        if meanwhile == "skipped":  # what is stuck for the first time nobody knows of yet
+            assert moved(running, worker) == []
+            running.decide_about("retry", "Move", kept.position, actor="ann")
+        monkeypatch.setattr("happened.sourcing.pending.failed_with", late)
+        moved(running, worker)
+
+        assert running.stuck() == []
+        if meanwhile == "skipped":
+            with pytest.raises(h.Refused, match="skipped"):
+                running.outcome(kept, wait_seconds_max=1)
+        else:
+            assert running.outcome(kept, wait_seconds_max=1).events == (Moved(1),)
+
+
+def test_of_two_who_are_to_skip_a_command_one_does(any_url: str) -> None:
+    """The first owner is paused before it commits, and goes on when another one has done what was said: the command has one outcome."""
+    failing.clear()
+    asking.clear()
+    failing.add(1)
+    with h.App("moves", deciders=[move], gateways=[outside]).open(any_url, run=False) as running:
+        kept = running.enqueue(Move(1, ("a",)), id="it")
+        worker = by_hand(running)
+        assert moved(running, worker) == []
+        running.decide_about("skip", "Move", kept.position, actor="ann")
+        [held] = running.stuck()
+        paused = Skipped(worker.kept(f"pending/{kept.position:020d}", "it"), held)
+        with h.App("moves", deciders=[move], gateways=[outside]).open(any_url, run=False) as other:
+            assert moved(other, by_hand(other)) == []
+        running._writer.submit(paused, 5)
+
+        assert [row.position for row in running.log.find("it")] == [kept.position, running.log.head]
+        assert running.stuck() == []
 
 
 @pytest.mark.parametrize("kind", ["memory", "sqlite"])

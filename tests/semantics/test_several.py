@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 import happened as h
+from happened.log.row import SALT_BYTES
 
 Sku = Annotated[str, h.Tag("sku")]
 
@@ -126,3 +127,16 @@ def test_the_rows_are_those_that_facts_have_alone(url: str) -> None:
         heads = [msgspec.json.decode(row.head, type=dict[str, str]) for row in (one, same)]
         assert [{key: value for key, value in head.items() if key != "i"} for head in heads] == [{"a": "ann", "g": "tour"}] * 2
         assert len({head["i"] for head in heads}) == 2
+
+
+def test_no_two_records_have_one_salt(url: str) -> None:
+    """It goes with what is erased: where another record had it, whoever guesses the body could prove it."""
+    with shop.open(url, run=False) as running:
+        running.record_all([Arrived("nut", number) for number in range(300)])
+        list(running.dispatch_all([Arrived("bolt", 1), Take("bolt"), Take("bolt")]))
+        running.record(Arrived("nut", 1))
+        salts = [row.salts for page in running.log.engine.read() for row in page]
+
+    apart = [salt[start : start + SALT_BYTES] for salt in salts for start in range(0, len(salt), SALT_BYTES)]
+    assert len(apart) > 300
+    assert len(set(apart)) == len(apart)

@@ -578,6 +578,7 @@ def test_close_ends_though_a_decider_does_not(url: str, monkeypatch: pytest.Monk
     seconds = time.monotonic() - began
     for thread, _ in (leader, sleeping, behind):
         thread.join(2)
+    answered = [not thread.is_alive() for thread, _ in (leader, sleeping, behind)]
     writer = running._writer._thread
     gate.go.set()
     assert writer is not None
@@ -585,6 +586,7 @@ def test_close_ends_though_a_decider_does_not(url: str, monkeypatch: pytest.Monk
     running.log.engine.close()  # it could not be, while that decided
 
     assert seconds < 2
+    assert answered == [True] * 3
     assert not writer.is_alive()
     assert isinstance(leader[1][0], h.Receipt)
     assert isinstance(sleeping[1][0], h.OutcomeUnknown)
@@ -593,3 +595,37 @@ def test_close_ends_though_a_decider_does_not(url: str, monkeypatch: pytest.Monk
     with paused(Gate()).open(url, run=False) as again:
         assert again.log.find("y") == []
         again.log.verify()
+
+
+def test_close_answers_who_waits_for_a_lock_that_is_not_free(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process has stopped with the lock: who would wait for a minute hears `Closed` all the same."""
+    monkeypatch.setattr("happened.log.writer.CLOSE_SECONDS_MAX", 0.2)
+    monkeypatch.setattr("happened.stores.sqlite.CLOSE_SECONDS_MAX", 0.2)
+    running = bank.open(url, run=False)
+    running.dispatch(Deposit("a", 1))
+    stopped = sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)
+    stopped.execute("begin immediate")
+    impatient = in_thread(lambda: running.dispatch(Deposit("a", 1), wait_seconds_max=2))
+    while not running._writer._leading:
+        pass
+    patient = in_thread(lambda: running.dispatch(Deposit("a", 1), id="x", wait_seconds_max=60))
+    while not running._writer._queue:  # behind the one who leads
+        pass
+    impatient[0].join(10)
+    while running._writer._queue:  # the writer's thread has taken it, and waits for the lock
+        pass
+
+    running.close()
+    patient[0].join(3)
+    answered = not patient[0].is_alive()
+    stopped.close()
+    writer = running._writer._thread
+    assert writer is not None
+    writer.join(5)
+    running.log.engine.close()  # it could not be, while that waited
+
+    assert answered
+    assert isinstance(impatient[1][0], h.Overloaded)
+    assert isinstance(patient[1][0], h.Closed)
+    with bank.open(url, run=False) as again:
+        assert again.log.find("x") == []

@@ -62,7 +62,6 @@ class Several(Job):
         terms: list[Terms] = []
         recorded: list[tuple[Row, Alone]] = []
         for place, fact in enumerate(self.facts):
-            fact.row = fact.known = fact.error = None
             header, typed = fact.header, fact.typed
             try:
                 if fact.given and (header.id in used or header.id in batch.ids) and self._is_known(fact, batch):

@@ -711,10 +711,9 @@ class Writer:
                     job.state, job.result, job.error = WAITING, None, None
 
     def _forget_after(self, error: BaseException) -> None:
-        """After an interrupt let go of all states, and take in anew from where the image stands: it may have come in the middle of a merge."""
+        """After an interrupt let go of all states: it may have come in the middle of a merge. What is handed over again is not taken in twice."""
         if not isinstance(error, Overloaded):
             self._memory.forget()
-            self.seen = self._memory.position
 
     def _commit_guarded(self, jobs: Sequence[Job], wait_seconds_max: float) -> None:
         began: list[Batch] = []

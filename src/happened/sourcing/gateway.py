@@ -6,19 +6,20 @@ An answer is keyed by gateway, arguments and how often the same was asked before
 """
 
 import asyncio
+import contextlib
 import hashlib
 import inspect
 import threading
 import time
 import typing
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, ParamSpec, Protocol, TypeVar  # Any: answers are of any type
 
 import msgspec
 
 from happened.core.annotations import label, named_of_type, parameters_of, returned_by
-from happened.core.errors import Error, GatewayFailed, Invalid, Overloaded, Unanswered
+from happened.core.errors import Closed, Error, GatewayFailed, Invalid, Overloaded, Unanswered
 from happened.core.messages import CallId, name_of
 from happened.core.plain import strange_in
 from happened.core.store import Row
@@ -27,6 +28,8 @@ from happened.log.row import ANSWER, ERASED, encode, taken_apart
 
 THREADS_MAX = 32
 """So many awaited decisions ask the outside at once: each holds a thread until it is answered."""
+CLOSE_SECONDS_MAX = 1.0
+"""How long `close` waits for awaited gateways, which are cancelled; who holds up their loop is left behind."""
 ROUNDS_MAX = 5
 
 A = TypeVar("A")
@@ -188,6 +191,7 @@ class Outside:
         """The threads in which awaited decisions ask the outside, and wait for what is kept or copied."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+        self._closed = False
 
     def gateway(self, call: Callable[..., Any]) -> Gateway:
         """Return the entry of a gateway; `Invalid` if it is not in the app's table."""
@@ -199,12 +203,17 @@ class Outside:
         return found
 
     def answer(self, wanted: Sequence[Wanted], command: str, loop: asyncio.AbstractEventLoop | None, deadline: float) -> list[Answer]:
-        """Ask these questions at once, and return the answers in their order. Errors are answers too. `TimeOver` where they have not come in time."""
+        """Ask these questions at once, and return the answers in their order. Errors are answers too. `TimeOver` where they have not come in time.
+
+        `Closed` where this, or the loop that they are awaited on, was closed meanwhile.
+        """
         waiting = [self._start(one, command, loop) for one in wanted]
         try:
             return [future.result(max(deadline - time.monotonic(), 0.0)) for future in waiting]
         except TimeoutError as error:
             raise TimeOver from error
+        except CancelledError as error:
+            raise Closed("it was closed before the outside had answered") from error
 
     @staticmethod
     def deadline(seconds: float) -> float:
@@ -212,21 +221,27 @@ class Outside:
         return time.monotonic() + seconds
 
     def close(self) -> None:
-        """Let the threads go."""
+        """Let the threads go. Who waits for one, or for an awaited gateway on a loop of our own, hears `Closed`."""
+        with self._lock:
+            self._closed = True
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
         if self._loop is not None and self._thread is not None:
+            with contextlib.suppress(TimeoutError):
+                asyncio.run_coroutine_threadsafe(_all_cancelled(), self._loop).result(CLOSE_SECONDS_MAX)
             self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-            self._loop.close()
+            self._thread.join(CLOSE_SECONDS_MAX)
+            if not self._thread.is_alive():
+                self._loop.close()
             self._loop = None
 
     async def in_thread(self, deadline: float, function: Callable[P, A], *args: P.args, **kwargs: P.kwargs) -> A:
-        """Call a function in a thread. `Overloaded` where none was free by a deadline, by the monotonic clock."""
+        """Call a function in a thread. `Overloaded` where none was free by a deadline, by the monotonic clock, `Closed` where this was closed before."""
         with self._lock:
+            self._check_open()
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="happened-outside")
-        queued = self._pool.submit(function, *args, **kwargs)
+            queued = self._pool.submit(function, *args, **kwargs)
         called = asyncio.wrap_future(queued)
         try:
             await asyncio.wait([called], timeout=max(deadline - time.monotonic(), 0.0))
@@ -237,7 +252,13 @@ class Outside:
             raise Overloaded(
                 f"{THREADS_MAX} decisions wait for the outside, and no thread was free in the time allowed; nothing was recorded"
             )
+        if called.cancelled():  # not by this task, which would hear of it as it waits
+            self._check_open()
         return await called
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise Closed("the log is closed")
 
     def _start(self, one: Wanted, command: str, loop: asyncio.AbstractEventLoop | None) -> "Future[Answer]":
         call = self.instead.get(one.gateway.call, one.gateway.call)
@@ -251,7 +272,7 @@ class Outside:
 
     async def _ask_async(self, one: Wanted, call: Callable[..., Awaitable[Any]], kwargs: Mapping[str, Any]) -> Answer:
         gateway = one.gateway
-        error: Exception = TimeoutError()
+        error: BaseException = TimeoutError()
         started = time.perf_counter()
         for attempt in range(1, gateway.attempts_max + 1):
             started = time.perf_counter()
@@ -259,7 +280,10 @@ class Outside:
             try:
                 async with limit:
                     got = await call(*one.args, **kwargs)
-            except Exception as failed:  # noqa: BLE001 - whatever the outside raises is recorded as its answer
+            except (Exception, asyncio.CancelledError, SystemExit) as failed:  # whatever the outside raises is recorded as its answer
+                own = asyncio.current_task()
+                if isinstance(failed, asyncio.CancelledError) and own is not None and own.cancelling():
+                    raise  # it is this question that is cancelled, and not what the outside has waited for
                 error = _too_late(gateway) if limit.expired() else failed
             else:
                 return _answered(one, got, started, attempt)
@@ -267,11 +291,21 @@ class Outside:
 
     def _own_loop(self) -> asyncio.AbstractEventLoop:
         with self._lock:
+            self._check_open()
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
                 self._thread = threading.Thread(target=self._loop.run_forever, name="happened-gateways", daemon=True)
                 self._thread.start()
             return self._loop
+
+
+async def _all_cancelled() -> None:
+    """Cancel all other tasks of this loop, and let them come to their end."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks, timeout=CLOSE_SECONDS_MAX)
 
 
 class Silent(Outside):
@@ -319,7 +353,7 @@ class _Attempts:
             threading.Thread(target=_call, args=(done, call, one.args, kwargs), name="happened-gateway", daemon=True).start()
             try:
                 got = done.result(timeout=gateway.wait_seconds_max)
-            except Exception as failed:  # noqa: BLE001 - whatever the outside raises is recorded as its answer
+            except BaseException as failed:  # noqa: BLE001 - whatever the outside raises is recorded as its answer
                 error = failed if done.done() else _too_late(gateway)
             else:
                 self.future.set_result(_answered(one, got, started, attempt))
@@ -339,7 +373,7 @@ def _answered(one: Wanted, got: Any, started: float, attempt: int) -> Answer:
     try:
         body = encode(got)
         one.gateway.decode(body)
-    except (msgspec.MsgspecError, TypeError) as error:
+    except Exception as error:  # noqa: BLE001 - half a character, or what holds itself: it comes from outside
         return _failed(one, TypeError(f"the answer {got!r} is not what the gateway says it returns: {error}"), started, attempt)
     return Answer(gateway, msgspec.Raw(arguments), nth, msgspec.Raw(body), us=_us(started), attempt=attempt)
 

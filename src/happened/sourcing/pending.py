@@ -236,7 +236,7 @@ KEY = ("pending",)
 
 
 class Group(Job):
-    """Pending commands that are decided in one commit, each by itself."""
+    """Pending commands that are decided in one commit, each by itself. One without tags is the last of them."""
 
     def __init__(self, kept: Sequence[Kept]) -> None:
         super().__init__(kept[0].id)
@@ -248,15 +248,11 @@ class Group(Job):
 
     def draft(self, batch: Batch) -> None:
         """Decide them in order. One that can't be decided now is left for the next time, with those behind it: by its tags, or by those of one that waits."""
-        self.asks.clear()  # of a draft that was thrown away
-        self.failed.clear()
         blocked: set[str] = set()
         for kept in self._kept:
             waits = kept.tags & blocked if kept.tags else blocked
             if not waits and self._is_done(batch, kept):
                 continue
-            if not kept.tags:
-                return
             blocked |= kept.tags
 
     def _is_done(self, batch: Batch, kept: Kept) -> bool:

@@ -42,6 +42,7 @@ class Seen(msgspec.Struct, frozen=True):
     log: str
     epoch: int
     position: int = 0
+    """Of the last that was kept; 0: none was."""
     digest: str = ""
 
 
@@ -102,19 +103,24 @@ class Subscription:
         self._seen = msgspec.json.decode(body, type=Seen) if body is not None else None
         self._inflow = Inflow(self._channel)
         self._read_again()
+        if self._seen is not None and not self._seen.position and self._seen.log != self._channel.origin().log:
+            self._seen = None  # nothing has come from that one
         self._go_back(check_origin(self._channel, self.system, self._seen))
 
     def _go_back(self, origin: Origin) -> None:
-        """Go on from where the log of the other system was restored, if it was adopted since: what it says from there on is new."""
+        """Go on from where the log of the other system was restored, if it was adopted since: what it says from there on is new.
+
+        Whose log it is is noted before anything of it has come: that much of it was passed over is of that log and epoch, too.
+        """
         seen, course = self._seen, self._course
-        if seen is None or seen.epoch == origin.epoch:
+        if seen is not None and seen.epoch == origin.epoch:
             return
-        after = Seen(origin.log, origin.epoch, seen.position, seen.digest)
+        after = Seen(origin.log, origin.epoch, seen.position, seen.digest) if seen is not None else Seen(origin.log, origin.epoch)
 
         def add(batch: Batch) -> None:
             batch.kept[ORIGIN_NOTE + self.system] = encode(after).decode()
 
-        course.record(min(course.position, origin.last_known(seen.epoch)), add)
+        course.record(min(course.position, origin.last_known(seen.epoch)) if seen is not None else 0, add)
         self._seen = after
 
     def _end(self) -> None:
