@@ -53,8 +53,9 @@ def test_names_given_in_what_is_taken_back_are_recorded_by_who_uses_them_next(ur
 
 
 def added(batch: Batch) -> None:
-    """Put a row into a commit, and a note."""
+    """Put a row into a commit, and a note, and one that is kept whether anything is recorded or not."""
     number = batch.number(Wish("act", "did", 1, ""))
+    batch.kept["noted anyway"] = "1"
     batch.add(Draft(Header(id="added"), None, [Written(number, b"{}")], (), (), (), {"noted": "1"}))
 
 

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 import happened as h
-from happened.core.store import Commit, Unseen
+from happened.core.store import Commit, Unseen, Wanted
 from happened.log.log import EVERYTHING_SEEN
 from happened.stores import postgres_wire as wire
 from happened.stores.postgres import CROWDED_COMMITS, PostgresStore, Standing
@@ -123,6 +123,28 @@ def test_the_lock_is_not_waited_for(url: str) -> None:
     scribe.append(Fact())
     assert len(flat(store.read())) == 2
     store.close()
+
+
+@pytest.mark.parametrize("why", ["the lock is taken", "another one came between"])
+def test_of_a_commit_that_came_to_nothing_the_index_is_not_thought_to_know_anything(url: str, why: str) -> None:
+    """It was the first with a name: the next one is, and is found by it."""
+    store, other = opened(url), opened(url)
+    scribe = Scribe(store)
+    scribe.append(Fact())
+    first = facts(scribe, Fact((), 17))
+    if why == "the lock is taken":
+        with psycopg.connect(server().url) as holder:
+            holder.execute(store.where.sql("select 1 from @head for update"))
+            assert store.append_ahead(first, scribe.seen) is None
+    else:
+        Scribe(other).append(Fact())
+        assert store.append_ahead(first, scribe.seen) is None
+
+    [row] = scribe.append(Fact((), 17))
+
+    assert row in flat(other.read(wanted=[Wanted((), [17])]))  # blocks of them
+    store.close()
+    other.close()
 
 
 @pytest.mark.parametrize("mode", ["share", "access exclusive"])

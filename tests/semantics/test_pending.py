@@ -15,7 +15,8 @@ import msgspec
 import pytest
 
 import happened as h
-from happened.log.held import failed_with
+from happened.core.store import Engine
+from happened.log.held import Held, all_held, failed_with
 from happened.log.lease import Leases
 from happened.log.worker import Envelope
 from happened.log.writer import Batch, Job, inside_decider
@@ -289,6 +290,28 @@ def test_what_was_done_about_a_command_while_it_failed_stands(any_url: str, mean
                 running.outcome(kept, wait_seconds_max=1)
         else:
             assert running.outcome(kept, wait_seconds_max=1).events == (Moved(1),)
+
+
+def test_what_somebody_says_of_a_command_while_a_new_owner_takes_it_over_stands(any_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The new owner takes back what the one before has said is stuck: what a person has said of it meanwhile he does not."""
+    failing.clear()
+    asking.clear()
+    failing.add(1)
+    with h.App("moves", deciders=[move], gateways=[outside]).open(any_url, run=False) as running:
+        kept = running.enqueue(Move(1, ("a",)))
+        worker = by_hand(running)
+        assert moved(running, worker) == []
+
+        def looked(engine: Engine) -> list[Held]:
+            found = all_held(engine)
+            running.decide_about("skip", "Move", kept.position, actor="ann")
+            return found
+
+        with monkeypatch.context() as meanwhile:
+            meanwhile.setattr("happened.sourcing.pending.all_held", looked)
+            worker.forget_held()
+
+        assert [held.act for held in running.stuck()] == ["skip"]
 
 
 def test_of_two_who_are_to_skip_a_command_one_does(any_url: str) -> None:

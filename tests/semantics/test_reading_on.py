@@ -34,6 +34,22 @@ def test_a_state_is_as_new_as_all_states_that_were_read_before(any_url: str) -> 
         assert amounts(running) == (11, 11)
 
 
+def test_who_takes_in_what_others_have_recorded_does_not_go_past_who_merges(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread is stopped between the sync and the merge: what comes behind that is not in the image before it."""
+    with bank.open(url, run=False) as running, ThreadPoolExecutor() as pool:
+        synced, merge = stalled_behind(running.dispatch(Deposit("a", 1)), monkeypatch)
+        recorded = pool.submit(running.dispatch, Deposit("a", 10))
+        assert synced.wait(10)
+
+        with pytest.raises(h.Late, match="somebody holds the lock"):
+            running.catch_up(wait_seconds_max=0.2)
+        merge.set()
+        recorded.result(10)
+        running.catch_up()
+
+        assert amounts(running) == (11, 11)
+
+
 @pytest.mark.parametrize("log", ["memory", "file"])
 def test_a_state_is_as_new_as_all_states_that_were_read_behind_a_commit(url: str, log: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another thread has recorded something, and is stopped between the sync and the merge."""

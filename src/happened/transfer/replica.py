@@ -397,12 +397,8 @@ class Replicating(Generic[S]):
         check_end(self.channel, self.system, page, standing.position)
         ours = [item for item in page.items if item.name == self.fold.name and item.what in (SHARE, BEACON)]
         if ours:
-            try:
-                with self.file.reader() as reader:
-                    copy = self._taken(reader, copy, ours)
-            except BaseException:
-                self._copy = None  # what was taken in and not written is forgotten
-                raise
+            with self.file.reader() as reader:
+                copy = self._taken(reader, copy, ours)  # what fails is begun anew, from what is written
             if copy is not self._copy:  # one is built anew, from further back
                 self._copy = copy
                 return
