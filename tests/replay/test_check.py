@@ -260,7 +260,7 @@ def test_a_view_that_is_behind_or_was_never_built_is_said_so(tmp_path: Path) -> 
     (tmp_path / "bank.views.db").unlink()
 
     assert (found["Spent"].wrong, found["Spent"].behind) == (0, 1)
-    assert all("no file of views" in one.why for name, one in folded(history, model).items() if not name.startswith("state"))
+    assert all("there are none yet" in one.why for name, one in folded(history, model).items() if not name.startswith("state"))
 
 
 # --- the command

@@ -22,7 +22,7 @@ from tests.versions import deep_once
         (("views",), 0, "Balance"),
         (("rebuild", "Balance"), 0, "rebuilt Balance"),
         (("why", "Balance", "a"), 0, "because of the input Draw"),
-        (("snapshots", "Balance", "--take"), 0, "valid"),
+        (("snapshots", "Balance", "--take"), 0, "yes"),
     ],
     ids=["step", "blame", "bisect", "diff", "at", "view", "views", "rebuild", "why", "snapshots"],
 )
