@@ -347,6 +347,25 @@ def test_views_are_folded_anew_whenever_between_two_looks_it_was_erased(url: str
         assert view.get("c-3", since=running.log.head).name == "Eva"
 
 
+def test_what_a_process_has_at_hand_and_another_has_erased_since_is_not_folded(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A view that is begun after the erasure comes by small pages to what its own process has recorded, and keeps, and does not know yet to be erased."""
+    monkeypatch.setattr(follower, "PAGE_ROWS", 2)
+    monkeypatch.setattr(follower, "FAR", 1_000)  # it comes by page
+    with customers.open(url) as running:
+        view = running.view(Person)
+        running.log.writer.latest.behind(0, 1)
+        filled(running)
+        view.get("c-1", since=running.log.head, wait_seconds_max=WAIT)
+
+        for _ in range(3):
+            found = h.erase(url, ("customer", "c-1"), **BY)
+            running.rebuild(Person)
+
+            assert view.find("c-1", since=found.position, wait_seconds_max=WAIT) is None
+            running.record(Met("c-1", "Rosa"))
+            assert view.get("c-1", since=running.log.head, wait_seconds_max=WAIT).name == "Rosa"
+
+
 def test_a_view_is_folded_anew_where_it_was_erased_while_what_its_process_has_recorded_is_folded(url: str) -> None:
     """It has that at hand, and looks for no erasure; who erases here does not empty the view."""
     with customers.open(url) as running:

@@ -226,12 +226,17 @@ class Followers:
             self._advance_by_page(builds, head)
 
     def _advance_by_page(self, builds: Sequence[ViewBuild[Any]], head: int) -> None:
-        """Fold the next page: what this process has recorded itself it has at hand, and the rest is read."""
+        """Fold the next page: what this process has recorded itself it has at hand, and the rest is read.
+
+        What another process has erased may still be at hand. So it is taken only behind all erasures that these were begun after: a later one is read, since it
+        is never at hand, and then they are begun anew.
+        """
         position = builds[0].position
-        latest = self._log.writer.latest.behind(position, PAGE_ROWS)
+        known = max(build.erased for build in builds)
+        latest = self._log.writer.latest.behind(position, PAGE_ROWS) if position >= known else None
         digest, rows = latest or self._read_page(position)
         _check_follows(builds, digest)
-        # After the rows were read: an erasure is recorded, too, and one that comes later wakes who waits for more. None lies among the latest.
+        # After the rows were read: an erasure is recorded, too, and one that comes later wakes who waits for more.
         if latest is None and self._erased_since(builds):
             return
         if rows:
