@@ -8,23 +8,7 @@ import pytest
 
 import happened as h
 from happened.testing import Clock
-
-
-class Came(h.Event):
-    name: str
-
-
-class Greet(h.Command):
-    name: str
-
-
-class Greeted(h.Event):
-    name: str
-
-
-def greet(command: Greet) -> Iterator[Greeted]:
-    """Greet them."""
-    yield Greeted(command.name)
+from tests.branches.door import Came, Greet, Greeted, greet
 
 
 def hear(event: Came) -> Iterator[h.Later[Greet]]:

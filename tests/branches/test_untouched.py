@@ -10,22 +10,7 @@ import pytest
 import happened as h
 from tests.branches.conftest import Make, told
 from tests.branches.desk import Balance, Total, desk, draw, remind, tariff, warn, watch
-
-
-class Came(h.Event):
-    name: str
-
-
-class Greet(h.Command):
-    name: str
-
-
-class Greeted(h.Event):
-    name: str
-
-
-def greet(command: Greet) -> Iterator[Greeted]:
-    yield Greeted(command.name)
+from tests.branches.door import Came, Greet, Greeted, greet
 
 
 def hear(event: Came) -> Iterator[Greet]:

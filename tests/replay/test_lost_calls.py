@@ -323,15 +323,22 @@ def test_a_call_is_not_lost_where_another_one_for_the_same_command_is(tmp_path: 
         assert (told, lost_told(running), asked(running)) == ([], [], [])
 
 
-def test_a_call_that_another_thread_notes_meanwhile_is_not_lost(tmp_path: Path) -> None:
-    """Two of one process ask the same; one comes to note its call when the other one has just noted its own."""
-    noted, go = threading.Event(), threading.Event()
-    answers: queue.Queue[h.Receipt] = queue.Queue()
+def halting() -> tuple[Callable[[str], int], threading.Event, threading.Event]:
+    """Return a gateway, and what it sets when it is asked, and what it waits for until it answers."""
+    asked, go = threading.Event(), threading.Event()
 
     def slow(account: str) -> int:
-        noted.set()
+        asked.set()
         go.wait(10)
         return 1
+
+    return slow, asked, go
+
+
+def test_a_call_that_another_thread_notes_meanwhile_is_not_lost(tmp_path: Path) -> None:
+    """Two of one process ask the same; one comes to note its call when the other one has just noted its own."""
+    slow, noted, go = halting()
+    answers: queue.Queue[h.Receipt] = queue.Queue()
 
     with app().open(f"sqlite:///{tmp_path}/till.db", run=False, gateways={card: slow}) as running:
         engine = running.log.engine
@@ -355,12 +362,7 @@ def test_a_call_that_another_thread_notes_meanwhile_is_not_lost(tmp_path: Path) 
 @pytest.mark.parametrize("how", ["begins", "ends"])
 def test_a_call_that_begins_or_ends_while_it_is_looked_for_lost_ones_is_none(tmp_path: Path, how: str) -> None:
     """Its note, and what this process is deciding, are looked at one after the other."""
-    entered, go = threading.Event(), threading.Event()
-
-    def slow(account: str) -> int:
-        entered.set()
-        go.wait(10)
-        return 1
+    slow, entered, go = halting()
 
     with app().open(f"sqlite:///{tmp_path}/till.db", run=False, gateways={card: slow}) as running:
         engine = running.log.engine

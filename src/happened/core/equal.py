@@ -14,7 +14,8 @@ DIGITS_MAX = 40
 MANY_WAYS = (float, decimal.Decimal, datetime)
 """Classes of which equal values are written in different ways."""
 
-_EXACT = decimal.Context(prec=decimal.MAX_PREC, Emax=decimal.MAX_EMAX, Emin=decimal.MIN_EMIN, traps=[])
+EXACT = decimal.Context(prec=decimal.MAX_PREC, Emax=decimal.MAX_EMAX, Emin=decimal.MIN_EMIN, traps=[])
+"""Moves a decimal point without rounding; what goes beyond is infinite, and compares as such."""
 
 
 def as_one(value: Any) -> Any:
@@ -26,7 +27,7 @@ def as_one(value: Any) -> Any:
     if issubclass(kind, float):
         return value + 0.0  # -0.0 becomes 0.0
     if issubclass(kind, decimal.Decimal) and value.is_finite():
-        number = value.normalize(_EXACT) if value else decimal.Decimal(0)
+        number = value.normalize(EXACT) if value else decimal.Decimal(0)
         return decimal.Decimal(f"{number:f}") if abs(number.adjusted()) < DIGITS_MAX else number
     if issubclass(kind, datetime) and value.tzinfo is not None:
         with contextlib.suppress(OverflowError):  # in UTC it is outside the years 1 to 9999

@@ -291,7 +291,7 @@ def _is_made_of_others(cls: Any) -> bool:
 
 def tag_text(value: Any) -> str:
     """Return a tag's value as the text that is compared and indexed: one text for all that are equal."""
-    return text_of(as_one(value) if isinstance(value, MANY_WAYS) else value)
+    return text_of(_as_one_alone(value))
 
 
 def text_of(value: Any) -> str:

@@ -21,7 +21,7 @@ from happened.cqrs.view import AFTER, Page, Stopped, ViewBuild, check_history, v
 from happened.log.held import told
 from happened.log.lease import Leases
 from happened.log.log import Log, Progress, latest_erasure
-from happened.log.records import Pages
+from happened.log.records import Pages, bare_of
 from happened.shelf.connection import FAILED, Connection, Place
 from happened.shelf.rows import ViewsFile, tag_of
 
@@ -240,7 +240,7 @@ class Followers:
         if latest is None and self._erased_since(builds):
             return
         if rows:
-            bare = [(row.position + (row.input is not None), row.last + 1, row.records, row.position, row.at, row.head) for row in rows]
+            bare = list(map(bare_of, rows))
             try:
                 page = Page(bare, self._decoder(builds).flat(bare))
             except Exception as error:  # noqa: BLE001 - it is of those that read this page, and is seen

@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple  # Any: tables of any state, values 
 
 import msgspec
 
+from happened.core.equal import EXACT
 from happened.core.errors import Invalid
 from happened.shelf.dialect import VARIABLES_MAX, quoted
 from happened.shelf.tables import HIGH, LOW, ONE, Column, Row, Stored, Table, is_enum, show
@@ -116,10 +117,6 @@ def _against(column: Column, operator: str, value: object) -> _Part:
     if column.type is int:
         return _exactly(column, operator, _number(column, value), 0)
     return _test(f"{quoted(column.name)} {operator} ?", (_stored(column, value),))
-
-
-EXACT = decimal.Context(prec=decimal.MAX_PREC, Emax=decimal.MAX_EMAX, Emin=decimal.MIN_EMIN, traps=[])
-"""Moves a decimal point without rounding; what goes beyond is infinite, and compares as such."""
 
 
 def _exactly(column: Column, operator: str, number: decimal.Decimal, places: int) -> _Part:

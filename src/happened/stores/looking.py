@@ -82,7 +82,8 @@ class Looking:
         with self._grown:
             if last > self._last:
                 self._last, self._looked_for, self._looked_at = last, heard, time.monotonic()
-            self._grown.notify_all()
+            if self.waiting:
+                self._grown.notify_all()
 
     def _looked(self, after: int, heard: int, deadline: float) -> int:
         """Look, unless somebody has of late, and nothing was heard since. Who looks at the moment is waited for: to the end, where something was heard."""

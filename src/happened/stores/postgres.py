@@ -772,7 +772,8 @@ class PostgresStore:
 
     def _tell(self, position: int, *, listened: bool) -> None:
         """Wake those who wait, here at once, elsewhere by a notice after the commit, if anybody listens."""
-        self._looking.found(position, self._hear(position))
+        with self._grown:  # who is woken by what is heard need not look
+            self._looking.found(position, self._hear(position))
         if listened:
             self._started("happened-notify", self._notify)
             self._notify_due.set()
