@@ -243,6 +243,12 @@ def fill(place: Path | str, entries: Iterable[Entry]) -> None:
         dispatch_entries(running, entries)
 
 
+def fill_facts(place: Path | str, entries: Iterable[Entry]) -> None:
+    """Write the events of a ledger alone."""
+    with open_bank(place, run=False) as running:
+        record_facts(running, map(event, entries))
+
+
 def warm(running: h.Running, accounts: int) -> None:
     """Bring all states that the commands decide on into the image."""
     for number in range(accounts):

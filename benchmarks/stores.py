@@ -43,3 +43,8 @@ def peers(context: Context) -> Path:
 def ours(context: Context) -> Path:
     """Return the ledger of `happened`: commands and what came of them."""
     return context.shared.path("ours.db", lambda path: our_side.fill(path, ledger.entries(*size(context))))
+
+
+def facts(context: Context) -> Path:
+    """Return the events of that ledger as facts: nobody asked for them, and the log holds what the peer's does."""
+    return context.shared.path("facts.db", lambda path: our_side.fill_facts(path, ledger.entries(*size(context))))

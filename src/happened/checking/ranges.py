@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
@@ -32,7 +33,7 @@ POSITIONS_EACH = 100_000
 RANGES_EACH = 4
 """Ranges for each process. More of them make that all end at the same time."""
 JOIN_SECONDS = 0.1
-"""How often it is said how far others are, when there is nothing left to read here."""
+"""How often another process says how far it is, and how often that is told when there is nothing left to read here."""
 
 Range = tuple[int, int]
 """Rows that end after the first of these positions and up to the second."""
@@ -226,7 +227,21 @@ def main() -> None:
         with _opened(job.url, app) as (engine, reader), seldom_collected():
             for line in sys.stdin.buffer:
                 after, until = msgspec.json.decode(line, type=Range)
-                _say(answers, read_part(app, reader, engine, after, until, lambda position: _say(answers, position)))
+                _say(answers, read_part(app, reader, engine, after, until, _now_and_then(lambda position: _say(answers, position))))
+
+
+def _now_and_then(say: Callable[[int], None]) -> Callable[[int], None]:
+    """Return a function that says how far it has come, and not for every page: who hears it reads, too, and would stop for each word."""
+    due = time.monotonic() + JOIN_SECONDS
+
+    def told(position: int) -> None:
+        nonlocal due
+        now = time.monotonic()
+        if now >= due:
+            due = now + JOIN_SECONDS
+            say(position)
+
+    return told
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ types from others.
 
 import functools
 import itertools
+import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any  # Any: schemas and bodies are JSON
@@ -15,7 +16,6 @@ from typing import Any  # Any: schemas and bodies are JSON
 import msgspec
 
 from happened.checking.shapes import (
-    FINER,
     Compare,
     comparing,
     left_out,
@@ -241,6 +241,10 @@ class _Seen:
             self.notes[f"{changed}: its tags lie elsewhere"] = None
 
 
+_maybe_finer = re.compile(r"\.[0-9]{7}").search
+"""Finds what may be finer than microseconds: a search in one step for each point, where the exact one takes three."""
+
+
 def _no_moment(_message: Any) -> str:
     """Find nothing: what holds times of a day only has none that needs a zone."""
     return ""
@@ -312,24 +316,24 @@ class _Reading:
             for record, position in zip(_in_order(rows, asked, found), positions_of(rows), strict=True):
                 if type(record) in self._slow:
                     self._met(self._shapes[type(record)], record, position)
-        if not kinds.keys().isdisjoint(self._timed) and (FINER.search(inputs) or FINER.search(others) or self._is_zoneless(asked, found)):
-            self._look_at_times(rows, set(kinds))
+        timed = self._timed.keys() & kinds.keys()
+        if timed and (_maybe_finer(inputs) or _maybe_finer(others) or self._is_zoneless(timed, itertools.chain(asked, *found))):
+            self._look_at_times(rows, timed)
 
     def part(self, position: int) -> Part:
         """Return what came of all pages."""
         return Part(position, {number: seen.met_all() for number, seen in self._seen.items() if seen.count}, self._schemas)
 
-    def _is_zoneless(self, asked: Iterable[Any], found: Iterable[Iterable[Any]]) -> bool:
-        timed = self._timed
+    def _is_zoneless(self, timed: Collection[Any], records: Iterable[Any]) -> bool:
+        known = list(records)
         return any(
-            record.body is not None and timed[type(record)](record.body)
-            for record in itertools.chain(asked, *found)
-            if type(record) in timed
+            any(map(self._timed[shape], [record.body for record in known if type(record) is shape and record.body is not None]))
+            for shape in timed
         )
 
-    def _look_at_times(self, rows: Sequence[Bare], kinds: Collection[Any]) -> None:
+    def _look_at_times(self, rows: Sequence[Bare], timed: Collection[Any]) -> None:
         """Look at the records with times one by one."""
-        numbers = {self._shapes[shape] for shape in self._timed if shape in kinds}
+        numbers = {self._shapes[shape] for shape in timed}
         for row in rows:
             for position, record in enumerate(taken_apart_text(_whole(row), row[0]), row[0]):
                 if record.number in numbers:
