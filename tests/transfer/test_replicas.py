@@ -8,7 +8,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -237,6 +237,42 @@ def test_an_origin_that_is_closed_does_not_keep_the_copy_from_answering(tmp_path
     assert first.state == second.state == Debtor("c-1", "France")
     assert timedelta(minutes=5) <= first.age < second.age
     assert back.state == Debtor("c-1", "Spain")
+
+
+class Lost(Rough):
+    """A channel that hands out what lies up to a position, and is down from then on."""
+
+    def __init__(self, channel: Channel, until: int) -> None:
+        super().__init__(channel, random.Random(1), honest=True)
+        self._whole = channel
+        self._until = until
+
+    def read(self, after: int, wait_seconds_max: float) -> Page:
+        """Return what is left of it."""
+        self.down = self.down or after >= self._until
+        self._check()
+        page = self._whole.read(after, wait_seconds_max)
+        return Page([one for one in page.items if one.position <= self._until], min(page.position, self._until), page.head)
+
+
+def test_a_copy_that_never_had_all_of_a_lost_origin_is_as_old_as_what_it_lacks(tmp_path: Path) -> None:
+    """There was always more to come, and now nothing comes: the copy is behind since the first that it has not."""
+    with crm.open(f"sqlite:///{tmp_path}/crm.db") as upstream:
+        upstream.record(Moved("c-1", "", "Spain"))
+        until(lambda: all(one["lag"] == 0 for one in upstream.statistics()["shares"]))
+        known = upstream.log.head
+        upstream.record(Moved("c-1", "", "France"))
+        until(lambda: all(one["lag"] == 0 for one in upstream.statistics()["shares"]))
+        channel = Lost(LogChannel(lambda: upstream.log.engine, lambda _store: True, own=False), known)
+        clock = Clock(datetime.now(UTC) + timedelta(minutes=5))
+
+        with billing.open(f"sqlite:///{tmp_path}/b.db", channels={"crm": channel}, source=clock) as running:
+            until(lambda: channel.down)
+            rows = running.replica_rows(Debtor, wait_seconds_max=60)
+            lacked = next(iter(upstream.log.read(after=rows.position)))
+
+    assert [row.country for row in rows] == ["Spain"]
+    assert rows.age == clock.now - lacked.time
 
 
 @pytest.mark.parametrize("database", ["sqlite", "postgres"])

@@ -411,7 +411,10 @@ class Replicating(Generic[S]):
         as_of = standing.as_of
         if known is not None and known.generation == standing.generation:
             as_of = max(as_of, known.position)
-        current_at = now if as_of >= page.head else standing.current_at
+        current_at = now
+        if as_of < page.head:  # it was of all that there was until the next was recorded
+            following = self.channel.recorded_at(as_of + 1)
+            current_at = max(standing.current_at, following[0] if following is not None else 0)
         copy.standing = msgspec.structs.replace(standing, position=page.position, as_of=as_of, current_at=current_at)
         if standing.equal_as_of != NEVER and standing.taken > standing.proven:
             return  # the page ends before the beacon of its last changes: who asks would see rows that are newer than the position they are said to be of
