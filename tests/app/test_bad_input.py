@@ -834,15 +834,24 @@ def test_a_refusal_after_a_yield_withdraws_what_was_yielded(running: h.Running, 
     assert running.state(Stock, "nut") == stock
 
 
-def test_facts_that_are_no_data_are_the_deciders_failure(running: h.Running, faults: Faults) -> None:
-    """A refusal is recorded with its facts, so they must be data; the id stays free."""
+CIRCLE: list[object] = []
+CIRCLE.append(CIRCLE)
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [h.Refused("no", lock=threading.Lock()), h.Refused("no", sku=HALF), h.Refused(HALF), h.Refused("no", way=CIRCLE)],
+    ids=["no data", "half a character", "half a character in its text", "holds itself"],
+)
+def test_what_no_log_can_hold_of_a_refusal_is_the_deciders_failure(running: h.Running, faults: Faults, refusal: h.Refused) -> None:
+    """A refusal is recorded with its text and facts, so they must be data; the id stays free."""
 
     def refuse(_: Break) -> None:
-        raise h.Refused("no", lock=threading.Lock())
+        raise refusal
 
     faults.fault = refuse
 
-    nothing_recorded(running, lambda: running.dispatch(Break("nut"), id="b-1"), h.Invalid, "lock|facts")
+    nothing_recorded(running, lambda: running.dispatch(Break("nut"), id="b-1"), h.Invalid, "refused with a text or facts that can't be")
     faults.fault = lambda _: None
     assert not running.dispatch(Break("nut"), id="b-1").repeated
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any  # Any: a gateway of either colour
 
+import msgspec
 import pytest
 
 import happened as h
@@ -121,10 +122,14 @@ def half(_account: str) -> str:
     return "half a character: \ud800"
 
 
+def half_an_error(_account: str) -> str:
+    raise ConnectionError("half an error: \ud800")
+
+
 @pytest.mark.parametrize("colour", ["sync", "async"])
 @pytest.mark.parametrize(
     ("answer", "said"),
-    [(leaving, "SystemExit: 3"), (cancelled, "CancelledError"), (half, "surrogates not allowed")],
+    [(leaving, "SystemExit: 3"), (cancelled, "CancelledError"), (half, "surrogates not allowed"), (half_an_error, "half an error")],
 )
 def test_whatever_the_outside_raises_or_answers_is_recorded_as_its_answer(
     url: str, answer: Callable[[str], str], said: str, colour: str
@@ -147,6 +152,29 @@ def test_whatever_the_outside_raises_or_answers_is_recorded_as_its_answer(
 
         assert all(said in receipt.events[0].text for receipt in receipts)
         assert len([record for record in running.log.read() if record.kind == "answer"]) == 3
+
+
+class Circle(msgspec.Struct):
+    """Data that may hold itself."""
+
+    inner: "Circle | None" = None
+
+
+def test_what_a_gateway_can_not_be_asked_is_said_and_nothing_is_recorded(url: str) -> None:
+    """Arguments are recorded with the answer: half a character, what holds itself, and what is no data are `Invalid`, and the outside is not asked."""
+    circle = Circle()
+    circle.inner = circle
+    arguments: list[Any] = ["half a character: \ud800", circle, object()]
+
+    def ask(command: Ask, world: h.World) -> Iterator[Told]:
+        yield Told(command.account, world.ask(words, arguments[int(command.account)]))
+
+    with h.App("asking", deciders=[ask], gateways=[words]).open(url) as running:
+        for number in range(len(arguments)):
+            with pytest.raises(h.Invalid, match=r"arguments of gateway `\S*words` can't be recorded"):
+                running.dispatch(Ask(str(number)), wait_seconds_max=5)
+
+        assert [record for record in running.log.read() if record.kind != "system"] == []
 
 
 def test_a_retry_of_an_id_hears_the_answer_that_was_kept(url: str) -> None:

@@ -12,6 +12,9 @@ from typing import Any, TypeGuard  # Any: values and annotations of any type pas
 import msgspec
 from msgspec import inspect
 
+NO_DATA = (msgspec.MsgspecError, TypeError, OverflowError, UnicodeEncodeError, RecursionError)
+"""What encoding raises: for a class that is no data, a number out of range, half a character, what holds itself."""
+
 Zoneless = Callable[[Any], str]
 """Returns the path of the first time without a zone in a message, or nothing."""
 

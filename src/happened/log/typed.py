@@ -7,7 +7,7 @@ import msgspec
 
 from happened.core.errors import Invalid
 from happened.core.messages import Command, Event
-from happened.core.plain import strange_in, zoneless_in
+from happened.core.plain import NO_DATA, strange_in, zoneless_in
 from happened.core.tags import hints_of, in_one_writing, is_a, scope_of, terms_of
 from happened.log.names import Names, Wish, wish_for
 from happened.log.row import ERASED, encode
@@ -64,7 +64,7 @@ class Typed:
         try:
             encoded = encode(body)
             again = decode(encoded)
-        except (msgspec.MsgspecError, TypeError, OverflowError, UnicodeEncodeError, RecursionError) as error:
+        except NO_DATA as error:
             raise Invalid(f"`{self.cls.__name__}` is not valid: {error}", type=self.cls.__name__) from error
         if again != body:
             self._say_why(body, again)

@@ -21,9 +21,10 @@ import msgspec
 from happened.core.annotations import label, named_of_type, parameters_of, returned_by
 from happened.core.errors import Closed, Error, GatewayFailed, Invalid, Overloaded, Unanswered
 from happened.core.messages import CallId, name_of
-from happened.core.plain import strange_in
+from happened.core.plain import NO_DATA, strange_in
 from happened.core.store import Row
 from happened.core.tags import bare
+from happened.log.held import told
 from happened.log.row import ANSWER, ERASED, encode, taken_apart
 
 THREADS_MAX = 32
@@ -380,7 +381,7 @@ def _answered(one: Wanted, got: Any, started: float, attempt: int) -> Answer:
 
 def _failed(one: Wanted, error: BaseException, started: float, attempt: int) -> Answer:
     gateway, arguments, nth = one.question
-    return Answer(gateway, msgspec.Raw(arguments), nth, error=f"{type(error).__name__}: {error}", us=_us(started), attempt=attempt)
+    return Answer(gateway, msgspec.Raw(arguments), nth, error=told(error), us=_us(started), attempt=attempt)
 
 
 def _too_late(gateway: Gateway) -> TimeoutError:
@@ -440,7 +441,7 @@ class Asking:
     def _question(self, gateway: Gateway, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Question:
         try:
             arguments = encode([*args, *([dict(kwargs)] if kwargs else ())])
-        except TypeError as error:
+        except NO_DATA as error:
             raise Invalid(f"the arguments of gateway `{gateway.name}` can't be recorded: {error}", gateway=gateway.name) from error
         nth = self._asked.get((gateway.name, arguments), 0)
         self._asked[gateway.name, arguments] = nth + 1
