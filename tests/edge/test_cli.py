@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing, contextmanager
@@ -18,6 +19,7 @@ import pytest
 import happened as h
 from happened.edge.main import main
 from happened.edge.progress import lines
+from happened.edge.settings import log_url
 from happened.log.log import Log
 from tests.commands import run
 from tests.servers import fresh
@@ -434,6 +436,24 @@ def test_a_log_that_is_not_there_is_not_made(folder: Path) -> None:
     assert (code, output) == (2, "")
     assert "there is no log at missing.db" in errors
     assert not (folder / "missing.db").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="who may write where is told in another way there")
+def test_a_log_whose_folder_the_user_can_not_write_is_an_error_that_says_so() -> None:
+    """SQLite needs files beside a log also to read it; its own words for that speak of writing."""
+    with tempfile.TemporaryDirectory() as name:
+        folder, me = Path(name), os.geteuid()
+        with h.App("empty").open(f"sqlite:///{folder}/log.db"):
+            pass
+        folder.chmod(0o555)
+        try:
+            if me == 0:  # who may do everything is somebody else for once
+                os.seteuid(65534)
+            with pytest.raises(h.Invalid, match="SQLite writes beside it: this user must be allowed to"):
+                log_url(f"sqlite:///{folder}/log.db")
+        finally:
+            os.seteuid(me)
+            folder.chmod(0o755)
 
 
 def test_help_names_the_commands_and_the_exit_codes(folder: Path) -> None:

@@ -51,7 +51,8 @@ def log_url(given: str | None, *, there: bool = True) -> str:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
             tables = {name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")}
     except sqlite3.Error as error:
-        raise Invalid(f"the file {path} can't be read as a log: {error}", url=url) from error
+        why = f"{error}. Also to read a log, SQLite writes beside it: this user must be allowed to" if "readonly" in str(error) else error
+        raise Invalid(f"the file {path} can't be read as a log: {why}", url=url) from error
     if "log" not in tables and (there or tables):  # one without any is being made by another process
         raise Invalid(f"the file {path} is no log", url=url)
     return url
