@@ -135,3 +135,19 @@ def test_it_is_so_within_parts_and_collections() -> None:
             found = running.state(ByRate, Decimal(rate).quantize(Decimal("0.000")))
             assert found is not None, rate
             assert found.count == 1
+
+
+def test_what_was_indexed_in_several_writings_is_found_in_one(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log of before this rule: its rows stay as they are, and its index is made anew."""
+    with monkeypatch.context() as before:
+        before.setattr("happened.core.tags._as_one_alone", lambda value: value)
+        for module in ("typed", "records"):
+            before.setattr(f"happened.log.{module}.in_one_writing", lambda _scope: None)
+        with lab.open(url, run=False) as running:
+            for rate, moment, degrees in WAYS[:2]:
+                running.record(Measured(rate, moment, degrees))
+            assert len(list(running.log.read(h.query(rate=Decimal("1.5"))))) == 1
+
+    with lab.open(url) as running:
+        check(running)
+        assert running.log.verify().position == running.log.head

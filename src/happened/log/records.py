@@ -16,7 +16,7 @@ from happened.core.errors import Broken, Error, Incompatible
 from happened.core.messages import Event, Recorded, Several, events_of, name_of
 from happened.core.state import Fold
 from happened.core.store import Bare, Row, Terms
-from happened.core.tags import SEPARATOR, scope_of, term, terms_by_outline, terms_of
+from happened.core.tags import SEPARATOR, Scope, in_one_writing, scope_of, term, terms_by_outline, terms_of
 from happened.core.tags import Terms as TermsOf
 from happened.core.world import moment
 from happened.log.lifting import Lifts, Way
@@ -192,10 +192,10 @@ class Reader:
         for number, name in list(self.names.by_number.items()):
             if name.what == "event":
                 cls, way = self.class_of(number), self.way(number)
-                how = _plain(scope_of(cls)) if cls is not None else _outlined(name.tags or [[], []])
+                how = _read(scope_of(cls)) if cls is not None else _outlined(name.tags or [[], []])
                 if way is not None:
                     scopes = [scope_of(one) for one in sorted(way.classes, key=name_of)]
-                    how = [way.digest, *map(_plain, scopes)]
+                    how = [way.digest, *map(_read, scopes)]
                 read[number] = f"{INDEXED} {how!r}"
         return read
 
@@ -518,6 +518,11 @@ def envelope_of(row: Row, header: Header, ordinal: int, extra: Extra | None) -> 
 def _envelope(position: int, at: datetime, header: Header, ordinal: int, extra: Extra | None) -> Recorded:
     us = extra.occurred if extra is not None and extra.occurred is not None else header.occurred
     return Recorded(_id_at(position, header, ordinal, extra), at, moment(us) if us is not None else at, header.actor)
+
+
+def _read(scope: Scope) -> Any:
+    """Return how the tags of a class are read. Before equal values had one writing, the index of some was made of several."""
+    return ["in one writing", _plain(scope)] if in_one_writing(scope) is not None else _plain(scope)
 
 
 def _plain(scope: Any) -> Any:
