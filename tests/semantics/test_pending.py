@@ -257,6 +257,42 @@ def test_what_waits_for_one_that_can_not_be_decided_now_is_waited_for_too(tmp_pa
         running.log.verify()
 
 
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+def test_what_waits_behind_one_that_fails_is_read_once(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There may be many: who has nothing to do with them is decided without a look at them, and in the end they are, in their order."""
+    failing.clear()
+    failing.add(1)
+    asking.clear()
+    looked: list[int] = []
+    kept = PendingWorker.kept
+
+    def counted(worker: PendingWorker, note: str, known: str) -> Any:
+        found = kept(worker, note, known)
+        assert found.decision is not None
+        looked.append(found.decision.command.number)
+        return found
+
+    monkeypatch.setattr(PendingWorker, "kept", counted)
+    url = "memory:" if kind == "memory" else f"sqlite:///{tmp_path}/log.db"
+    with h.App("moves", deciders=[move]).open(url, run=False) as running:
+        waiting = list(range(1, 50))
+        for number in waiting:
+            running.enqueue(Move(number, ("a",)))
+        worker = by_hand(running)
+        assert moved(running, worker) == []
+        worker._due = dict.fromkeys(worker._due, math.inf)  # it is not tried again meanwhile, however long this takes
+        looked.clear()
+        for number in range(100, 105):
+            running.enqueue(Move(number, (f"b{number}",)))
+            assert moved(running, worker)[-1] == number
+        others = list(range(100, 105))
+        assert set(looked) == {1, *others}
+
+        failing.clear()
+        worker._begin(0)
+        assert moved(running, worker) == [*others, *waiting]
+
+
 @pytest.mark.parametrize("meanwhile", ["skipped", "decided"])
 def test_what_was_done_about_a_command_while_it_failed_stands(any_url: str, meanwhile: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between its failure and the note of that somebody skips it, or another process, which has the code for it, decides it."""

@@ -57,6 +57,8 @@ class PendingWorker:
         """By the note of what is held: when it is tried again, by the monotonic clock."""
         self._look_at = math.inf
         """When one of those may be tried again, though nothing was recorded since."""
+        self._waiting: dict[str, frozenset[str]] = {}
+        """The tags of those that wait behind another one, by their notes: there may be many, and each look passes them."""
         self.worker = Worker(log, leases, LEASE, begin=self._begin, step=self._step)
 
     def forget_held(self) -> None:
@@ -85,16 +87,23 @@ class PendingWorker:
 
     def decide_some(self) -> bool:
         """Decide the first of those that are pending and may be decided now; return whether that is all."""
-        noted = sorted(self._log.engine.notes(PENDING_NOTE).items())
+        there = self._log.engine.notes(PENDING_NOTE)
+        noted = sorted(there.items())
         held = {one.note: one for one in all_held(self._log.engine) if one.key == KEY} if noted else {}
         self._due = {own: due for own, due in self._due.items() if own in held}
         self._look_at = math.inf
         now = time.monotonic()
         blocked: set[str] = set()
         taken: list[Kept] = []
+        self._waiting = {note: tags for note, tags in self._waiting.items() if note in there}
+        spoken_of = {one.position for one in held.values()}
         for note, known in noted:
             if self.worker.stopping or len(taken) >= DECIDED_MAX:
                 break
+            tags = self._waiting.get(note)
+            if tags is not None and tags & blocked and _position(note) not in spoken_of:
+                blocked |= tags
+                continue
             kept = self.kept(note, known)
             own = note_of(kept.name, kept.row.position)
             standing = held.get(own)
@@ -109,6 +118,7 @@ class PendingWorker:
                 self._look_at = min(self._look_at, self._due[own])
             if not kept.tags:
                 break
+            self._waiting[note] = kept.tags
             blocked |= kept.tags
         if not taken:
             return True
@@ -167,7 +177,7 @@ class PendingWorker:
 
     def kept(self, note: str, known: str) -> Kept:
         """Read a command that is pending, by its note and its id."""
-        row = self._log.row_at(int(note.removeprefix(PENDING_NOTE)))
+        row = self._log.row_at(_position(note))
         assert row is not None, "a pending note points to its input"
         [(_, raw)] = list(taken_apart(row))
         recorded = self._log.names.by_number.get(raw.number)
@@ -204,7 +214,7 @@ def standing(log: Log, positions: Collection[int]) -> dict[int, Held]:
     behind: dict[str, Held] = {}
     everything: Held | None = None
     for note in sorted(log.engine.notes(PENDING_NOTE)):
-        position = int(note.removeprefix(PENDING_NOTE))
+        position = _position(note)
         row = log.row_at(position)
         assert row is not None, "a pending note points to its input"
         tags = _tags_of(log, row)
@@ -220,6 +230,10 @@ def standing(log: Log, positions: Collection[int]) -> dict[int, Held]:
             everything = everything or keeps
         behind.update({tag: behind.get(tag, keeps) for tag in tags})
     return {position: keeps for position, keeps in found.items() if position in positions}
+
+
+def _position(note: str) -> int:
+    return int(note.removeprefix(PENDING_NOTE))
 
 
 def _tags_of(log: Log, row: Row) -> frozenset[str]:
