@@ -273,6 +273,7 @@ def test_what_waits_behind_one_that_fails_is_read_once(tmp_path: Path, kind: str
         return found
 
     monkeypatch.setattr(PendingWorker, "kept", counted)
+    monkeypatch.setattr("happened.sourcing.pending.STRETCH", 2)  # so few are looked through at once, and what waits fills more than that
     url = "memory:" if kind == "memory" else f"sqlite:///{tmp_path}/log.db"
     with h.App("moves", deciders=[move]).open(url, run=False) as running:
         waiting = list(range(1, 50))

@@ -6,9 +6,10 @@ what it shares with them is not known. It is seen, `outcome` raises `Stuck`, and
 somebody decides about it.
 """
 
+import itertools
 import math
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NamedTuple  # Any: commands of any class
 
 import msgspec
@@ -26,6 +27,8 @@ from happened.sourcing.handling import PENDING_NOTE, Decision, Handling
 LEASE = "pending"
 DECIDED_MAX = 200
 """Commands decided in one commit."""
+STRETCH = 2_000
+"""Positions of the log that are looked through at once for what is pending; more where those are not enough."""
 LOOK_SECONDS = 0.05
 """How often to look for what other processes have kept; what this one keeps is decided at once."""
 
@@ -57,6 +60,8 @@ class PendingWorker:
         """By the note of what is held: when it is tried again, by the monotonic clock."""
         self._look_at = math.inf
         """When one of those may be tried again, though nothing was recorded since."""
+        self._first = 0
+        """Where the first was found that is pending: nothing before it is kept any more."""
         self._waiting: dict[str, frozenset[str]] = {}
         """The tags of those that wait behind another one, by their notes: there may be many, and each look passes them."""
         self.worker = Worker(log, leases, LEASE, begin=self._begin, step=self._step)
@@ -72,7 +77,9 @@ class PendingWorker:
 
     def _begin(self, _epoch: int) -> None:
         self._position = -1
+        self._first = 0
         self._due.clear()
+        self._waiting.clear()
         self.forget_held()
 
     def _step(self) -> None:
@@ -87,21 +94,21 @@ class PendingWorker:
 
     def decide_some(self) -> bool:
         """Decide the first of those that are pending and may be decided now; return whether that is all."""
-        there = self._log.engine.notes(PENDING_NOTE)
-        noted = sorted(there.items())
-        held = {one.note: one for one in all_held(self._log.engine) if one.key == KEY} if noted else {}
+        noted = self._noted()
+        first = next(noted, None)
+        held = {one.note: one for one in all_held(self._log.engine) if one.key == KEY} if first is not None else {}
         self._due = {own: due for own, due in self._due.items() if own in held}
         self._look_at = math.inf
         now = time.monotonic()
         blocked: set[str] = set()
         taken: list[Kept] = []
-        self._waiting = {note: tags for note, tags in self._waiting.items() if note in there}
         spoken_of = {one.position for one in held.values()}
-        for note, known in noted:
+        for note, known in itertools.chain([first] if first is not None else [], noted):
             if self.worker.stopping or len(taken) >= DECIDED_MAX:
                 break
-            tags = self._waiting.get(note)
+            tags = self._waiting.pop(note, None)
             if tags is not None and tags & blocked and _position(note) not in spoken_of:
+                self._waiting[note] = tags
                 blocked |= tags
                 continue
             kept = self.kept(note, known)
@@ -132,6 +139,21 @@ class PendingWorker:
             elif kept.note in group.failed:
                 self._hold(kept, group.failed[kept.note], last)
         return False
+
+    def _noted(self) -> Iterator[tuple[str, str]]:
+        """Yield what is pending, in order, as much of it as is asked for: there may be a million, and a commit takes a few."""
+        head, stretch, last = self._log.head, STRETCH, ""
+        while True:
+            until = self._first + stretch
+            notes = self._log.engine.notes(PENDING_NOTE, f"{PENDING_NOTE}{until:020d}" if until <= head else None)
+            for note in sorted(notes):
+                if note > last:
+                    self._first = _position(note) if not last else self._first
+                    last = note
+                    yield note, notes[note]
+            if until > head:
+                return
+            stretch *= 4
 
     def _alone(self, kept: Kept, decision: Decision, last: Held | None) -> None:
         """Decide one that asks the outside."""
