@@ -240,19 +240,21 @@ def test_an_origin_that_is_closed_does_not_keep_the_copy_from_answering(tmp_path
 
 
 class Lost(Rough):
-    """A channel that hands out what lies up to a position, and is down from then on."""
+    """A channel that hands out what lies up to a position, and nothing more; or it is down from then on."""
 
-    def __init__(self, channel: Channel, until: int) -> None:
+    def __init__(self, channel: Channel, until: int, *, goes_down: bool) -> None:
         super().__init__(channel, random.Random(1), honest=True)
         self._whole = channel
         self._until = until
+        self._goes_down = goes_down
 
     def read(self, after: int, wait_seconds_max: float) -> Page:
         """Return what is left of it."""
-        self.down = self.down or after >= self._until
+        self.down = self.down or (self._goes_down and after >= self._until)
         self._check()
         page = self._whole.read(after, wait_seconds_max)
-        return Page([one for one in page.items if one.position <= self._until], min(page.position, self._until), page.head)
+        until = max(after, self._until)
+        return Page([one for one in page.items if one.position <= until], min(page.position, until), page.head)
 
 
 def test_a_copy_that_never_had_all_of_a_lost_origin_is_as_old_as_what_it_lacks(tmp_path: Path) -> None:
@@ -263,7 +265,7 @@ def test_a_copy_that_never_had_all_of_a_lost_origin_is_as_old_as_what_it_lacks(t
         known = upstream.log.head
         upstream.record(Moved("c-1", "", "France"))
         until(lambda: all(one["lag"] == 0 for one in upstream.statistics()["shares"]))
-        channel = Lost(LogChannel(lambda: upstream.log.engine, lambda _store: True, own=False), known)
+        channel = Lost(LogChannel(lambda: upstream.log.engine, lambda _store: True, own=False), known, goes_down=True)
         clock = Clock(datetime.now(UTC) + timedelta(minutes=5))
 
         with billing.open(f"sqlite:///{tmp_path}/b.db", channels={"crm": channel}, source=clock) as running:
@@ -440,6 +442,39 @@ def test_a_copy_is_of_the_position_that_it_says_wherever_a_page_ends(tmp_path: P
             channel.cut_after = None
             until(lambda: equal(running))
             assert copied(running) == expected(upstream)
+
+
+def test_a_copy_that_is_made_anew_answers_nothing_older_than_the_one_before(tmp_path: Path) -> None:
+    """It is proven as of the first position that is proved, and the one before was further: who has read that goes on reading it until the new one is there."""
+    own = f"sqlite:///{tmp_path}/b.db"
+    with crm.open(f"sqlite:///{tmp_path}/crm.db") as upstream:
+        upstream.record(Moved("c-1", "", "Spain"))
+        until(lambda: all(one["lag"] == 0 for one in upstream.statistics()["shares"]))
+        proven = upstream.log.head
+        with billing.open(own, channels={"crm": upstream}) as running:
+            running.replica(Debtor, "c-1", since=upstream.record(Moved("c-1", "", "France")), wait_seconds_max=60)
+            until(lambda: equal(running))
+            before = running.replica_rows(Debtor).position
+        with closing(sqlite3.connect(tmp_path / "b.views.db")) as file, file:
+            file.execute("update _replica set sums = '[]', count = 7")  # it can't be told any more that it is equal
+        file.close()
+
+        def proven_now() -> bool:
+            with closing(sqlite3.connect(tmp_path / "b.views.db")) as file:
+                return bool(file.execute("select equal_as_of >= 0 from _replica order by made desc limit 1").fetchone()[0])
+
+        channel = Lost(LogChannel(lambda: upstream.log.engine, lambda _store: True, own=False), proven, goes_down=False)
+        with billing.open(own, channels={"crm": channel}) as running:
+            until(lambda: replica(running)["rebuilt"] == 1 and proven_now())
+            found = running.replica_rows(Debtor)
+            assert (found.position, [row.country for row in found]) == (before, ["France"])
+            with pytest.raises(h.Late):
+                running.replica_rows(Debtor, since=before + 1, wait_seconds_max=0)
+
+        with billing.open(own, channels={"crm": upstream}) as running:
+            found = running.replica_rows(Debtor, since=upstream.record(Moved("c-1", "", "Italy")), wait_seconds_max=60)
+            assert found.position > before
+            assert [row.country for row in found] == ["Italy"]
 
 
 def test_a_row_that_somebody_changed_is_found_and_the_copy_made_anew(tmp_path: Path) -> None:

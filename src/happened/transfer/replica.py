@@ -501,7 +501,7 @@ class Replicating(Generic[S]):
         return made
 
     def _built_anew(self, copy: Copy[S], why: str, origin: Origin | None = None) -> Copy[S]:
-        """Note that a copy has diverged, and return a new one of the same generation, from its beginning. The old one answers until that is proven."""
+        """Note that a copy has diverged, and return a new one of the same generation, from its beginning. The old one answers until that is proven, and as new."""
         standing = copy.standing
         if not standing.ready:
             self.worker.rest(ANEW_SECONDS)  # neither could this one be proven: not in a hurry
@@ -557,11 +557,14 @@ class Replicating(Generic[S]):
         return copy
 
     def _write(self, copy: Copy[S]) -> None:
-        """Write rows, digest and position in one transaction, if this process still owns the copy; answer from it from the first proof on."""
+        """Write rows, digest and position in one transaction, if this process still owns the copy.
+
+        It is answered from since it is proven, and as new as the one that is answered from until then: who has read that reads nothing older.
+        """
         noted = self._noted
         assert noted is not None, "a copy is noted when it is made"
         assert noted.made == copy.standing.made, "what is noted is of this copy"
-        whole = copy.standing.equal_as_of != NEVER
+        whole = noted.ready or (copy.standing.equal_as_of != NEVER and self._is_as_new(copy.standing))
         standing = msgspec.structs.replace(copy.standing, count=copy.digest.count, sums=copy.digest.kept(), ready=whole)
         with self.file.transaction() as connection:
             copy.write(connection)
@@ -581,6 +584,15 @@ class Replicating(Generic[S]):
         copy.standing = self._noted = standing
         with self.moved:
             self.moved.notify_all()
+
+    def _is_as_new(self, standing: Standing) -> bool:
+        """Say whether a copy has come as far as the one that is answered from, or as far as that shares a history with it."""
+        with self.file.reader() as reader:
+            answering = self.standing(reader, ready=True)
+        if answering is None or answering.log != standing.log:
+            return True
+        shared = answering.as_of if answering.epoch == standing.epoch else self.channel.origin().last_known(answering.epoch)
+        return standing.as_of >= min(answering.as_of, shared)
 
     def _sweep(self, connection: Connection, standing: Standing) -> None:
         """Drop the copies that nobody needs beside this one: it, and until it can be answered from the newest that can. Other code's, when nobody runs it."""
