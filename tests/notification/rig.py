@@ -69,8 +69,13 @@ class Rig:
 
     def look_after(self) -> None:
         """Let it try again all that is held, whenever that is due, and do what was decided."""
-        self.reacting._due = dict.fromkeys(self.reacting._due, 0.0)
-        self.reacting.look_after()
+        one = self.reacting
+        one._acts_at = 0.0
+        one._due = dict.fromkeys(one._due, 0.0)
+        for _ in range(len(one._held)):
+            one.look_after()
+            if not any(one._due.get(held.position, 0.0) == 0.0 for held in one._held if not held.parked):
+                break  # however slow the machine: none is left to another turn
 
     def held(self) -> list[Held]:
         """Return what is held."""

@@ -1,10 +1,13 @@
 """What a reaction can't get past stops its key and no other; what waited comes in order, once, whatever happens in between."""
 
 import random
+from collections.abc import Sequence
 
 import pytest
 
+from happened.log.held import Held
 from happened.notification import hearing
+from happened.notification.reacting import Reacting
 from tests.notification.model import Noted, app, done, ordered, ways, whole
 from tests.notification.rig import Rig
 
@@ -28,12 +31,63 @@ def test_what_has_waited_is_not_run_again_by_the_next_owner() -> None:
     whole(rig.running)
 
 
+def test_what_is_held_is_tried_again_a_part_at_a_time_the_longest_due_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There may be thousands: others have their turn between, and each of the thousands comes to its own."""
+    monkeypatch.setattr(hearing, "RETRIES_SECONDS", 0.0)
+    rig = Rig(app)
+    ways.failing = set(range(5))
+    rig.running.record_all([Noted(number, (f"key {number}",)) for number in range(5)])
+    rig.take(100)
+    held = [one.position for one in rig.held()]
+    tried: list[int] = []
+    again = Reacting._try
+
+    def counted(self: Reacting, noted: Held, held: Held) -> None:
+        tried.append(noted.position)
+        again(self, noted, held)
+
+    monkeypatch.setattr(Reacting, "_try", counted)
+    rig.reacting._due = {position: -float(position) for position in held}
+    for count in range(1, 6):
+        rig.reacting.look_after()
+        assert tried == held[::-1][:count]
+    assert {one.attempts for one in rig.held()} == {2}
+
+
+def test_who_shares_nothing_with_what_is_held_is_not_held_against_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many that are held cost those nothing that go on; who shares a key with one, also by one that waits for it, waits."""
+    rig = Rig(app)
+    ways.failing = set(range(50))
+    rig.running.record_all([Noted(number, (f"key {number}",)) for number in range(50)])
+    rig.take(100)
+    compared: list[int] = []
+    makes_wait = Held.makes_wait
+
+    def counted(self: Held, position: int, key: Sequence[str]) -> bool:
+        compared.append(self.position)
+        return makes_wait(self, position, key)
+
+    monkeypatch.setattr(Held, "makes_wait", counted)
+    rig.running.record_all(
+        [Noted(50, ("another",)), Noted(51, ("key 7", "more")), Noted(52, ("more", "most")), Noted(53, ("most",)), Noted(54, ())]
+    )
+    rig.take(100)
+
+    assert done(rig.running) == [50]
+    assert compared[:3] == [rig.held()[7].position] * 3
+    ways.failing.clear()
+    rig.look_after()
+    assert [number for number in done(rig.running) if number > 50] == [51, 52, 53, 54]
+    whole(rig.running)
+
+
 @pytest.mark.parametrize("seed", range(60))
 def test_each_event_runs_once_and_in_order_of_its_keys_whatever_fails(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Random events, keys, failures, kills at commits, and acts of people, against a model: what it says is done, and nothing else, in order."""
     print("seed", seed)
     chance = random.Random(seed)
     monkeypatch.setattr(hearing, "RUNS_MAX", chance.choice([1, 2, 3, 200]))
+    monkeypatch.setattr(hearing, "RETRIES_SECONDS", chance.choice([0.0, 0.1]))
     rig = Rig(app)
     keys: dict[int, tuple[str, ...]] = {}
     aside: set[int] = set()

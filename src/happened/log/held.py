@@ -93,6 +93,12 @@ def all_held(engine: Engine, handler: str | None = None) -> list[Held]:
     ]  # a name may begin with another one and a `/`
 
 
+def held_at(engine: Engine, held: Held) -> Held | None:
+    """Return what is noted of a held event by now, `None` where it is not held any more."""
+    text = engine.notes(held.note).get(held.note)
+    return msgspec.json.decode(text, type=Held) if text is not None else None
+
+
 class Decided(msgspec.Struct, frozen=True):
     """What an act is about, as it is recorded."""
 

@@ -19,7 +19,7 @@ from happened.core.state import Fold, Key
 from happened.core.store import Row, Wanted
 from happened.core.tags import SEPARATOR
 from happened.core.world import World
-from happened.log.held import EVERYTHING, Held, all_held, back_off_seconds, failed_with
+from happened.log.held import EVERYTHING, Held, all_held, back_off_seconds, failed_with, held_at
 from happened.log.log import Log
 from happened.log.records import envelope_of, id_of
 from happened.log.row import Header, Sent, Written, decode_header
@@ -31,6 +31,10 @@ from happened.notification.listener import RECORDED, WORLD, Listener
 
 RUNS_MAX = 200
 """Runs of held events in one commit."""
+RETRIES_SECONDS = 0.1
+"""How long held events are tried again before others have their turn, if there are any."""
+LOOKS_SHARE = 10
+"""A look at what people have decided is followed by so many times as long without one: all that is held is read for it."""
 UNSAVED_MAX = 20_000
 """Positions that a listener passes without a run before that is noted: they are read again after a crash."""
 FOR_EVER = 1e6
@@ -82,8 +86,12 @@ class Hearing(ABC, Generic[L_co, R]):
         self._slice_of: Callable[[Any], int] | None = None
         """Into which slice an event falls, where this is not of all of them."""
         self._held: list[Held] = []
+        self._keeping: dict[str, list[Held]] | None = None
+        """Those by the terms for which others wait for them; `None`: to be made anew."""
         self._due: dict[int, float] = {}
         """When a held event is tried again, by the monotonic clock."""
+        self._acts_at = 0.0
+        """When it is looked next whether people have decided about one, by the monotonic clock."""
 
     # --- owning
 
@@ -95,7 +103,7 @@ class Hearing(ABC, Generic[L_co, R]):
             self.trouble.left()  # it was another's meanwhile
         self._slice_of = slicer(self.listener.events, self.progress.by) if self.progress.by else None
         self.position = self.progress.position
-        self._held = [one for one in all_held(self._log.engine, self.listener.name) if self._is_held_here(one)]
+        self._set_held([one for one in all_held(self._log.engine, self.listener.name) if self._is_held_here(one)])
         self._due = dict.fromkeys((one.position for one in self._held), 0.0)
         first = min((one.position for one in self._held if not one.parked), default=None)
         for heard in self._passed(first + 1) if first is not None else ():
@@ -180,7 +188,7 @@ class Hearing(ABC, Generic[L_co, R]):
 
     def recall(self) -> None:
         """Take in what is held, without owning the work."""
-        self._held = all_held(self._log.engine, self.listener.name)
+        self._set_held(all_held(self._log.engine, self.listener.name))
 
     def run_once(self, run: str, heard: Heard, now: int) -> R | Held | None:
         """Run it on one event, under the id of a run and at a time, and record nothing; `None` where that waits for one that is held."""
@@ -200,11 +208,26 @@ class Hearing(ABC, Generic[L_co, R]):
         return max(0.0, min(waiting) - time.monotonic()) if waiting else FOR_EVER
 
     def look_after(self) -> None:
-        """Do what people have decided about held events, and try those again whose time has come."""
+        """Do what people have decided about held events, and try those again whose time has come: the longest due first, and for so long only.
+
+        There may be thousands, and what they keep from nothing is not to wait for all of them.
+        """
         if not self._held:
             return
-        now = time.monotonic()
+        started = time.monotonic()
+        if started >= self._acts_at:
+            self._do_acts({one.position: one for one in self._held})
+            self._acts_at = time.monotonic() + LOOKS_SHARE * (time.monotonic() - started)
         mine = {one.position: one for one in self._held}
+        due = ((self._due.get(one.position, 0.0), one.position) for one in self._held if not one.parked)
+        for _, position in sorted(one for one in due if one[0] <= started):
+            noted = held_at(self._log.engine, mine[position])
+            if noted is not None and not noted.parked and not noted.act:
+                self._try(noted, msgspec.structs.replace(noted, since=mine[position].since))
+            if time.monotonic() - started > RETRIES_SECONDS:
+                return
+
+    def _do_acts(self, mine: Mapping[int, Held]) -> None:
         for noted in all_held(self._log.engine, self.listener.name):
             if noted.position not in mine:
                 continue  # another owner has come further: the next commit says so
@@ -213,7 +236,7 @@ class Hearing(ABC, Generic[L_co, R]):
                 self._go_on(noted, held, None, [])
             elif noted.act == "park":
                 self._go_on(noted, held, msgspec.structs.replace(held, parked=True, act="", since={}), [])
-            elif noted.act == "retry" or (not noted.parked and now >= self._due.get(noted.position, 0.0)):
+            elif noted.act == "retry":
                 self._try(noted, held)
 
     def _try(self, noted: Held, held: Held) -> None:
@@ -231,7 +254,7 @@ class Hearing(ABC, Generic[L_co, R]):
 
     def _go_on(self, noted: Held, held: Held, after: Held | None, ran: list[R]) -> None:
         """Let those come that have waited for a held event; who fails of them is held in its turn. `after` is what stays of it; `ran` is its own run."""
-        self._held = [one for one in self._held if one.position != held.position]
+        self._set_held([one for one in self._held if one.position != held.position])
         if after is not None:
             self._hold(after)
         notes: dict[str, str | None] = {held.note: after.text() if after is not None else None}
@@ -257,13 +280,27 @@ class Hearing(ABC, Generic[L_co, R]):
                 yield heard
 
     def _hold(self, held: Held) -> None:
-        self._held = [one for one in self._held if one.position != held.position] + [held]
+        self._set_held([one for one in self._held if one.position != held.position] + [held])
         self._due[held.position] = time.monotonic() + back_off_seconds(held.attempts)
+
+    def _set_held(self, held: list[Held]) -> None:
+        self._held, self._keeping = held, None
 
     def _let_wait(self, heard: Heard) -> bool:
         """Say whether an event must wait for one that is held."""
-        waits = [one.makes_wait(heard.position, heard.key) for one in self._held]
-        return any(waits)
+        if self._keeping is None:
+            self._keeping = {}
+            for one in self._held:
+                for term in one.since:
+                    self._keeping.setdefault(term, []).append(one)
+        waits = False
+        for one in [one for term in (EVERYTHING, *heard.key) for one in self._keeping.get(term, ())] if heard.key else self._held:
+            gains = [term for term in heard.key or (EVERYTHING,) if term not in one.since]
+            if one.makes_wait(heard.position, heard.key):
+                waits = True
+                for term in gains:
+                    self._keeping.setdefault(term, []).append(one)
+        return waits
 
     def _passed(self, start: int) -> Iterator[Heard]:
         """Read the events from a position on that were run or held."""
