@@ -9,10 +9,11 @@ from typing import Annotated
 import pytest
 
 import happened as h
-from happened.core.store import Commit
+from happened.core.store import Commit, Engine
 from happened.log.held import all_held
 from happened.log.log import EVERYTHING_SEEN
 from happened.log.writer import Batch, Job
+from happened.notification import timer
 from happened.notification.timer import Ring as RingJob
 from happened.notification.timer import Timers, due_before, next_due, note_of
 from happened.sourcing.handling import Decision
@@ -192,6 +193,32 @@ def test_ten_thousand_timers(url: str) -> None:
         clock.move(timedelta(seconds=50_000))
         until(lambda: next_due(running.log.engine) is None, 120)
         assert [second for _, second in rung(running)] == sorted(seconds)
+
+
+def test_many_that_are_due_are_looked_for_once_and_ring_in_order(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three at a time, and a few hundred thousand after a night in which nothing ran: not all of them are read for each three."""
+    looks: list[int] = []
+
+    def looked(engine: Engine, now: int) -> list[tuple[str, int]]:
+        looks.append(now)
+        return due_before(engine, now)
+
+    clock = Clock(NOON)
+    with app.open(url, source=clock) as running:
+        running.settled(running.record(Planned("a", tuple(range(100, 130)))))
+    monkeypatch.setattr(timer, "RINGS_MAX", 3)
+    monkeypatch.setattr(timer, "LOOKED_MAX", 20)
+    monkeypatch.setattr(timer, "due_before", looked)
+    clock.move(timedelta(hours=1))
+    with app.open(url, source=clock, run=False) as running:
+        timers = Timers(running.log, running._leases, running._sending)
+        for _ in range(11):
+            timers._step()
+        assert len(looks) == 2
+        assert rung(running) == [("a", second) for second in range(100, 130)]
+        timers._step()
+        assert next_due(running.log.engine) is None
+        whole(running)
 
 
 def test_trouble_of_the_disk_while_a_timer_is_read_holds_nothing(url: str, monkeypatch: pytest.MonkeyPatch) -> None:

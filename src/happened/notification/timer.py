@@ -4,7 +4,9 @@ Whoever holds the lease sends what is due, in the order in which it is due, also
 the command, so nothing is sent twice. A command that rings says as `world.now` when it was due.
 """
 
+import itertools
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -25,6 +27,8 @@ NOTE = "timer/"
 LEASE = "timers"
 RINGS_MAX = 200
 """Commands sent in one commit."""
+LOOKED_MAX = 5_000
+"""Of those that are due so many are remembered from one look at all of them, after hours in which nothing ran: what is scheduled meanwhile comes after them."""
 PAUSE_US = 1_000_000
 """What comes so much later or more is no step of a circle, but repeats at its time: what runs every night may do so for ever."""
 LOOK_SECONDS = 0.05
@@ -93,6 +97,8 @@ class Timers:
         """Where the log ended when nothing was due."""
         self._due_us = 0
         """When something is, or it is to be looked again, by the log's clock."""
+        self._ahead: deque[tuple[str, int]] = deque()
+        """What was due when it was looked last, and is not sent."""
         self._look_at = 0.0
         """When it is looked again whatever that clock says, by the monotonic one."""
         self.worker = Worker(log, leases, LEASE, begin=self._begin, step=self._step)
@@ -100,13 +106,14 @@ class Timers:
     def _begin(self, _epoch: int) -> None:
         """Try again what could not be sent before: this process may have the code for it."""
         self._head = -1
+        self._ahead.clear()
         for held in all_held(self._log.engine, LEASE):
             if not held.parked:
                 self._put_back(held)
 
     def _step(self) -> None:
         head, now = glance(self._log), self._log.source.now_us()
-        if head == self._head and now < self._due_us and time.monotonic() < self._look_at:
+        if not self._ahead and head == self._head and now < self._due_us and time.monotonic() < self._look_at:
             self.worker.rest(LOOK_SECONDS)
             return
         for held in all_held(self._log.engine, LEASE):
@@ -116,16 +123,18 @@ class Timers:
                 self._change(held, {held.note: None})
             elif held.act == "park":
                 self._change(held, {held.note: msgspec.structs.replace(held, act="", parked=True).text()})
-        soon = due_before(self._log.engine, now + AHEAD_US)
-        due = [one for one in soon if due_of(one[0]) <= now]
-        if not due:
-            self._head, self._look_at = head, time.monotonic() + AHEAD_US / 1e6
-            self._due_us = due_of(soon[0][0]) if soon else now + AHEAD_US
-            self.worker.rest(LOOK_SECONDS)
-            return
+        if not self._ahead:
+            soon = due_before(self._log.engine, now + AHEAD_US)
+            self._ahead.extend([one for one in soon if due_of(one[0]) <= now][:LOOKED_MAX])
+            if not self._ahead:
+                self._head, self._look_at = head, time.monotonic() + AHEAD_US / 1e6
+                self._due_us = due_of(soon[0][0]) if soon else now + AHEAD_US
+                self.worker.rest(LOOK_SECONDS)
+                return
+        due = list(itertools.islice(self._ahead, RINGS_MAX))
         ready: list[Due] = []
         scheduled: dict[int, Scheduled] = {}
-        for note, position in due[:RINGS_MAX]:
+        for note, position in due:
             try:
                 if position not in scheduled:
                     scheduled |= self.scheduled_with(position)
@@ -137,6 +146,8 @@ class Timers:
         if ready:
             self._desk.load([one.prepared for one in ready])
             self._log.writer.submit(Ring(self._desk, ready), 60)
+        for _ in due:
+            self._ahead.popleft()
 
     def scheduled_with(self, position: int) -> dict[int, Scheduled]:
         """Return what the row at a position schedules, by position: one row may have thousands, and many of them may be due."""
