@@ -1,12 +1,15 @@
 """What a reaction can't get past stops its key and no other; what waited comes in order, once, whatever happens in between."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pytest
 
 from happened.log.held import Held
+from happened.log.log import Log
 from happened.notification import hearing
+from happened.notification.hearing import Heard
+from happened.notification.listener import Listener
 from happened.notification.reacting import Reacting
 from tests.notification.model import Noted, app, done, ordered, ways, whole
 from tests.notification.rig import Rig
@@ -78,6 +81,36 @@ def test_who_shares_nothing_with_what_is_held_is_not_held_against_it(monkeypatch
     ways.failing.clear()
     rig.look_after()
     assert [number for number in done(rig.running) if number > 50] == [51, 52, 53, 54]
+    whole(rig.running)
+
+
+@pytest.mark.parametrize("taken_over", [False, True])
+def test_when_one_that_was_held_is_done_what_waited_for_it_is_read_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, *, taken_over: bool
+) -> None:
+    """A million others may lie behind it, and a thousand be held while the outside is away."""
+    rig = Rig(app)
+    ways.failing = {0, 1, 2}
+    rig.running.record_all([Noted(number, (f"key {number}",)) for number in range(50)])
+    rig.running.record_all([Noted(50, ("key 1",)), Noted(51, ("else",)), Noted(52, ("key 1", "key 2"))])
+    while rig.take(10):
+        pass
+    if taken_over:
+        rig.reacting = rig.owned()
+    places = {record.body.number: record.position for record in rig.running.log.read() if isinstance(record.body, Noted)}
+    read: list[tuple[int, int]] = []
+    between = hearing.heard_between
+
+    def counted(log: Log, listener: Listener, start: int, until: int) -> Iterator[Heard]:
+        read.append((start, until))
+        return between(log, listener, start, until)
+
+    monkeypatch.setattr(hearing, "heard_between", counted)
+    ways.failing.clear()
+    rig.look_after()
+
+    assert read == [(places[50], places[52]), (places[52], places[52])]
+    assert done(rig.running)[-5:] == [0, 1, 50, 2, 52]
     whole(rig.running)
 
 

@@ -88,6 +88,8 @@ class Hearing(ABC, Generic[L_co, R]):
         self._held: list[Held] = []
         self._keeping: dict[str, list[Held]] | None = None
         """Those by the terms for which others wait for them; `None`: to be made anew."""
+        self._awaited: dict[int, tuple[int, int]] | None = {}
+        """By the position of a held event: the first and the last event that was found to wait for it. `None`: it is not known who waits."""
         self._due: dict[int, float] = {}
         """When a held event is tried again, by the monotonic clock."""
         self._acts_at = 0.0
@@ -104,9 +106,10 @@ class Hearing(ABC, Generic[L_co, R]):
         self._slice_of = slicer(self.listener.events, self.progress.by) if self.progress.by else None
         self.position = self.progress.position
         self._set_held([one for one in all_held(self._log.engine, self.listener.name) if self._is_held_here(one)])
+        self._awaited = {}
         self._due = dict.fromkeys((one.position for one in self._held), 0.0)
         first = min((one.position for one in self._held if not one.parked), default=None)
-        for heard in self._passed(first + 1) if first is not None else ():
+        for heard in self._passed(first + 1, self.position) if first is not None else ():
             self._let_wait(heard)
         self.epoch = epoch
 
@@ -189,6 +192,7 @@ class Hearing(ABC, Generic[L_co, R]):
     def recall(self) -> None:
         """Take in what is held, without owning the work."""
         self._set_held(all_held(self._log.engine, self.listener.name))
+        self._awaited = None
 
     def run_once(self, run: str, heard: Heard, now: int) -> R | Held | None:
         """Run it on one event, under the id of a run and at a time, and record nothing; `None` where that waits for one that is held."""
@@ -274,8 +278,9 @@ class Hearing(ABC, Generic[L_co, R]):
         self._commit(ran, self.position, notes, expected=expected)
 
     def _queue(self, held: Held) -> Iterator[Heard]:
-        """Read what has waited for a held event and for no other."""
-        for heard in self._passed(held.position + 1):
+        """Read what has waited for a held event and for no other, from the first to the last that was found to: there may be a million others behind it."""
+        reach = self._awaited.pop(held.position, None) if self._awaited is not None else (held.position + 1, self.position)
+        for heard in self._passed(*reach) if reach is not None else ():
             if held.makes_wait(heard.position, heard.key) and not self._let_wait(heard):
                 yield heard
 
@@ -298,13 +303,16 @@ class Hearing(ABC, Generic[L_co, R]):
             gains = [term for term in heard.key or (EVERYTHING,) if term not in one.since]
             if one.makes_wait(heard.position, heard.key):
                 waits = True
+                if self._awaited is not None:
+                    first, last = self._awaited.get(one.position, (heard.position, heard.position))
+                    self._awaited[one.position] = min(first, heard.position), max(last, heard.position)
                 for term in gains:
                     self._keeping.setdefault(term, []).append(one)
         return waits
 
-    def _passed(self, start: int) -> Iterator[Heard]:
-        """Read the events from a position on that were run or held."""
-        return filter(self._is_here, heard_between(self._log, self.listener, start, self.position))
+    def _passed(self, start: int, until: int) -> Iterator[Heard]:
+        """Read the events from one position up to another that were run or held."""
+        return filter(self._is_here, heard_between(self._log, self.listener, start, until))
 
     def _is_here(self, heard: Heard) -> bool:
         """Say whether an event falls into one of the slices that this is of."""
