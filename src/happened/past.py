@@ -104,8 +104,7 @@ def position_of(log: Log, when: "Receipt | str | int | datetime") -> int:
     """Return the end of the last whole command at a position, a receipt's, or at or before a time. `Invalid` for a position that is not there yet."""
     if isinstance(when, datetime):
         return log.position_at(when)
-    given: object = when  # a checker has not seen every caller
-    if given is None:  # which to `since=` is the beginning
+    if when is None:  # pyright: ignore[reportUnnecessaryComparison]  # a checker has not seen every caller; to `since=` it is the beginning
         raise Invalid("None is no position: say which, a receipt, or a time with a zone")
     position = log.since(when)
     row = log.row_at(position) if position else None
