@@ -836,7 +836,7 @@ def edited_answers(row: Row, edits: RowEdits) -> list[Answer]:
             if isinstance(value, Exception):  # made anew: only the default itself is left out where it is recorded
                 answer = Answer(answer.gateway, answer.arguments, answer.nth, error=f"{type(value).__name__}: {value}", us=answer.us)
             else:
-                answer = msgspec.structs.replace(answer, answer=msgspec.Raw(encode(value)), error="")
+                answer = msgspec.structs.replace(answer, answer=msgspec.Raw(encode(value)), error="", values=None)
         found.append(answer)
     return found
 

@@ -7,6 +7,7 @@ from typing import Any, TypeVar  # Any: keys of any type
 
 import msgspec
 
+from happened.core.errors import Invalid
 from happened.core.messages import Position
 from happened.core.state import State, fold_alone_of, fold_of
 from happened.core.world import moment
@@ -103,6 +104,8 @@ def position_of(log: Log, when: "Receipt | str | int | datetime") -> int:
     """Return the end of the last whole command at a position, a receipt's, or at or before a time. `Invalid` for a position that is not there yet."""
     if isinstance(when, datetime):
         return log.position_at(when)
+    if when is None:  # pyright: ignore[reportUnnecessaryComparison]  # a checker has not seen every caller; to `since=` it is the beginning
+        raise Invalid("None is no position: say which, a receipt, or a time with a zone")
     position = log.since(when)
     row = log.row_at(position) if position else None
     if row is None:

@@ -287,7 +287,7 @@ class Plan(NamedTuple):
 def begins(origin: Origin, app: Wiring, edits: Iterable[Edit], at: int | datetime | None) -> tuple[Edits, int]:
     """Check the edits of a branch; return them with the position after which it begins. `Invalid` for edits that don't fit, and for what is not there yet."""
     log = origin.log
-    checked = Edits(edits, log, origin.names.by_number, origin.until, {*app.events, *app.handlers})
+    checked = Edits(edits, log, origin.names.by_number, origin.until, {*app.events, *app.handlers}, app.gateways)
     after = origin.until if checked.begins is None else checked.begins
     if at is not None:
         position = min(log.position_at(at), origin.until) if isinstance(at, datetime) else place_of(at)

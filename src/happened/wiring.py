@@ -24,7 +24,7 @@ from happened.notification.publication import Publication
 from happened.notification.reaction import Reaction, Sends
 from happened.notification.timer import LEASE as TIMERS
 from happened.notification.why import Read
-from happened.sourcing.gateway import Gateway
+from happened.sourcing.gateway import ANSWERED, Gateway, lifting
 from happened.sourcing.handling import (
     Handler,
 )
@@ -94,7 +94,9 @@ class Wiring:
                     command=handler.command.__name__,
                 )
             self.handlers[handler.command] = handler
-        self.gateways = [entry if isinstance(entry, Gateway) else Gateway(entry) for entry in listed("gateways=[{}]", gateways)]
+        self.gateways: list[Gateway] = [
+            entry if isinstance(entry, Gateway) else Gateway(entry) for entry in listed("gateways=[{}]", gateways)
+        ]
         self.reactions = [entry if isinstance(entry, Reaction) else Reaction(entry) for entry in listed("reactions=[{}]", reactions)]
         self.views = tuple(listed("views=[{}]", views))
         self.projections: tuple[Projection, ...] = tuple(listed("projections=[{}]", projections))
@@ -119,6 +121,7 @@ class Wiring:
         self._check_names()
         self._check_data()
         self.lifts = self._lifts()
+        self.gateways = [lifting(gateway, self.lifts) for gateway in self.gateways]
 
     def __repr__(self) -> str:
         """Tell apps apart in messages and at the prompt."""
@@ -157,6 +160,7 @@ class Wiring:
             ("event" if is_a(cls, Event) else "command", self.name_in_log(cls), name_of(cls)[1]): cls
             for cls in (*self.events, *self.handlers)
         }
+        classes |= {(ANSWERED, one.reading.told, 1): one.reading.answered for one in self.gateways if one.reading.values}
         return Lifts(self.upcasts, classes, self.called)
 
     def topology(self) -> dict[str, Any]:

@@ -198,6 +198,7 @@ def test_what_is_there_is_not_overwritten_and_what_fails_leaves_nothing(url: str
         "nothing": [],
         "something else": [b'{"a":1}\n'],
         "newer": [lines[0].replace(b'"format":1', b'"format":99'), *lines[1:]],
+        "two": [*lines, *lines],
         "longer": [lines[0].replace(b'"until":', b'"until":1'), *lines[1:]],
     }
     for name, changed in bad.items():
@@ -238,9 +239,21 @@ def test_a_slice_has_what_its_rows_need_and_plain_lines_are_records(url: str, tm
     h.export_log(url, tmp_path / "plain.jsonl", plain=True)
     plain = [json.loads(line) for line in (tmp_path / "plain.jsonl").read_text().splitlines()]
     assert [(one["position"], one["kind"], one["name"]) for one in plain] == [(one.position, one.kind, one.name) for one in records]
-    h.export_log(url, tmp_path / "tagged.jsonl", plain=True, tag=("customer", "c-2"))
-    tagged = [json.loads(line) for line in (tmp_path / "tagged.jsonl").read_text().splitlines()]
-    assert [one["position"] for one in tagged] == [one.position for one in records if ("customer", "c-2") in one.tags]
+
+
+@pytest.mark.parametrize("customer", ["c-1", "c-2"])
+def test_an_export_of_a_tag_has_all_that_carries_it(url: str, tmp_path: Path, customer: str) -> None:
+    """Events, commands, and commands that were refused, of which there is no event."""
+    with customers.open(url, run=False) as running:
+        filled(running)
+        found = [record for record in running.log.read() if ("customer", customer) in record.tags]
+    h.export_log(url, tmp_path / "plain.jsonl", plain=True, tag=("customer", customer))
+    h.export_log(url, tmp_path / "rows.jsonl", tag=("customer", customer))
+
+    plain = [json.loads(line) for line in (tmp_path / "plain.jsonl").read_text().splitlines()]
+    _, *rows, _ = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert [one["position"] for one in plain] == [one.position for one in found]
+    assert [row["position"] for row in rows] == list(dict.fromkeys(one.row for one in found))
 
 
 class Started(h.Event):

@@ -594,3 +594,16 @@ def test_an_event_that_others_wait_for_is_not_erased(tmp_path: Path) -> None:
         running.record(Noted(3, ("a",)))
         until(lambda: done(running) == [2, 3])
         running.log.verify()
+
+
+def test_up_to_what_was_noted_it_is_known_who_erased(url: str) -> None:
+    """That is said behind what is gone, so behind what was noted before, too."""
+    closed(url)
+    with h.open_log(url) as log:
+        noted = log.verify()
+    found = h.erase(url, ("customer", "c-1"), **BY)
+
+    with h.open_log(url) as log:
+        again = log.verify(noted=noted.digest)
+
+    assert (again.position, again.erased, again.unexplained) == (noted.position, found.records, 0)

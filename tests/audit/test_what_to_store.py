@@ -135,6 +135,31 @@ def test_an_erasure_takes_the_salt_so_that_what_was_asked_can_not_be_guessed(url
         assert running.log.verify().unexplained == 0
 
 
+def test_a_branch_says_what_it_can_not_decide_again(url: str) -> None:
+    """Nothing differs, by whatever code, where nobody knows what was asked; so that is told."""
+
+    def refusing(command: Open) -> Iterator[Opened]:
+        if command.amount:
+            raise h.Refused("never")
+        yield Opened(command.no, command.amount)
+
+    stricter = h.App("accounts", records=[Opened], deciders=[refusing], views=[Account], store="decisions")
+    with app("decisions").open(url) as running:
+        running.record(Opened("0", Decimal(0)), id="fact")
+        running.dispatch(Open("1", Decimal(1)), id="one")
+        running.dispatch(Open("2", Decimal(1)), id="two")
+        head = running.log.head
+
+        with running.branch(at=0, code=stricter) as branch:
+            difference = branch.diff()
+        with running.branch(at=head, code=stricter) as later:
+            assert later.diff().not_compared == ()
+
+    assert not difference
+    assert difference.not_compared == ("what 2 commands would have come to: erased, or not kept",)
+    assert str(difference).splitlines() == ["nothing differs", "not compared: what 2 commands would have come to: erased, or not kept"]
+
+
 def test_another_word_is_wrong_wiring() -> None:
     """It says which there are."""
     with pytest.raises(h.Invalid, match="'all' or 'decisions'"):

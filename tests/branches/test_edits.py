@@ -193,6 +193,18 @@ def test_answers_and_the_clock_of_a_command(running: h.Running) -> None:
             assert of(branch.diff().missing)[0] == ("PlaceOrder", "order")
 
 
+@pytest.mark.parametrize("value", ["cheap", None, {"price": "1"}, object()])
+def test_an_answer_that_the_gateway_can_not_have_given_is_refused(value: object) -> None:
+    """Before anything is done: the decider would fail on it, and every later command would be decided on what did not happen."""
+    with shop.open("memory:", gateways={price: by_units}, source=Clock()) as order:
+        order.record(StockReceived("widget", 50), id="stock")
+        order.dispatch(PlaceOrder("o", "c", (Wish("widget", 2),)), id="order")
+        answered = next(record.position for record in order.log.read() if record.kind == "answer")
+
+        with pytest.raises(h.Invalid, match=f"position {answered} is an answer of the gateway `price`, which does not return"):
+            order.branch(h.Answer(answered, value))
+
+
 def test_an_answer_that_fails_in_a_branch_may_be_caught() -> None:
     """It is recorded as a failure, heard again by a branch of that branch, and one that failed may be an answer."""
 

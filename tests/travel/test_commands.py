@@ -91,6 +91,8 @@ def test_since_when(folder: Path) -> None:
     assert run(folder, "bisect", "units >= -1", "Stock")[0] == 0
     assert run(folder, "bisect", "colour", "Stock")[0] == 2
     assert f"from position {three} on" in run(folder, "bisect", "units >= 0", "Stock", "a")[1]
+    assert "(found by bisection, 1 look)" in run(folder, "bisect", "units >= -1", "Stock")[1]
+    assert "(searched in order, " in run(folder, "bisect", "units >= -1", "Stock", "--linear")[1]
     code, _, wrong = run(folder, "bisect", "cancelled < 9", "Returned")
     assert (code, "folded by themselves" in wrong) == (2, True)
 

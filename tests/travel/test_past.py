@@ -113,8 +113,10 @@ def test_what_is_not_there_yet_is_said() -> None:
         history(running, 1, 5)
         with pytest.raises(h.Invalid, match="the log ends at position"):
             running.at(running.log.head + 1)
-        with pytest.raises(h.Invalid, match="is no position"):
-            running.at(-1)
+        nothing: Any = None
+        for wrong in (-1, nothing):
+            with pytest.raises(h.Invalid, match="is no position"):
+                running.at(wrong)
         missing = r"`Missing` is not among the app's views, which are: .*views=\["
         for views in (running.view, running.at(0).view):
             with pytest.raises(h.Invalid, match=missing):

@@ -504,6 +504,37 @@ def test_without_its_upcast_a_log_is_not_opened(url: str) -> None:
         h.App("stock", records=[Sold]).open(url)
 
 
+def test_what_nobody_claims_is_said_once_and_with_what_helps(url: str) -> None:
+    """A name is recorded anew with each shape that its class had; what is to be done depends on whether there is a class of that name."""
+
+    class Seen(h.Event):
+        sku: str
+
+    @h.named("Seen")
+    class Noted(h.Event):
+        sku: str
+        note: str
+
+    write(url, Sold1("a", 2), Seen("a"), name="stock")
+    with h.App("stock", records=[Sold1, Noted]).open(url) as running:
+        running.record(Noted("a", "b"))
+
+    with pytest.raises(h.Incompatible) as failed:
+        h.App("stock", records=[Sold]).open(url)
+
+    text = str(failed.value)
+    assert text.count("event `Seen` version 1") == 1
+    assert 'or say `ignores=["Seen"]`' in text
+    assert '`Sold` has version 2 now, so add `Upcast("Sold", 1, ...)`' in text
+    assert failed.value.facts["names"] == ["Sold", "Seen"]
+
+
+def test_a_version_of_a_newer_release_is_called_so(url: str) -> None:
+    write(url, Sold("a", 2), name="stock")
+    with pytest.raises(h.Incompatible, match="`Sold` has version 1 here, so open the log with the release that has recorded version 2"):
+        h.App("stock", records=[Sold1]).open(url)
+
+
 @pytest.mark.parametrize(("version", "says"), [(1, '`@named("Sold")`'), (2, '`@named("Sold", version=2)`')])
 def test_a_class_that_was_renamed_is_told_how_it_keeps_its_name(url: str, version: int, says: str) -> None:
     """In the log it is what it was called."""

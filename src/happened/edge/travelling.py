@@ -256,7 +256,7 @@ def _change_as_text(changed: Changed, field: str | None) -> list[str]:
 
 
 def _found_as_text(found: Found, asked: argparse.Namespace, records: Sequence[str]) -> list[str]:
-    how = f"found by {found.how}, {found.looks:,} looks"
+    how = f"{'searched in order' if found.how == 'linear' else 'found by bisection'}, {found.looks:,} look{'s' if found.looks != 1 else ''}"
     if found.position is None:
         between = "" if found.how == "linear" else "; what was in between was not looked at: --linear looks after every command"
         return [f"`{asked.expression}` holds at position {found.holds_at} ({how}){between}"]

@@ -461,16 +461,30 @@ class Log:
                 )
 
     def _check_claimed(self, ignores: Iterable[str]) -> None:
-        unclaimed = self.reader.unclaimed(ignores)
+        unclaimed = dict.fromkeys((name.what, name.name, name.version) for name in self.reader.unclaimed(ignores))
         if unclaimed:
-            names = list(dict.fromkeys(name.name for name in unclaimed))
-            renamed = f'"{unclaimed[0].name}"' + (f", version={unclaimed[0].version}" if unclaimed[0].version > 1 else "")
-            listed = ", ".join(f"{name.what} `{name.name}` version {name.version}" for name in unclaimed)
+            listed = ", ".join(f"{what} `{name}` version {version}" for what, name, version in unclaimed)
             raise Incompatible(
-                f"the log has records of {listed}, which no class of this app claims: list the class, with `@named({renamed})` where it was renamed, or say "
-                f"`ignores=[{', '.join(encode(name).decode() for name in names)}]`",
-                names=names,
+                f"the log has records of {listed}, which no class of this app claims: {'; '.join(self._ways_to_claim(unclaimed))}",
+                names=list(dict.fromkeys(name for _, name, _ in unclaimed)),
             )
+
+    def _ways_to_claim(self, unclaimed: Iterable[tuple[str, str, int]]) -> Iterator[str]:
+        """Yield what is to be done about names that no class has, and about each version of those that one has."""
+        newest = {(what, name): version for what, name, version in sorted(self.reader.classes)}
+        gone = [one for one in unclaimed if one[:2] not in newest]
+        if gone:
+            ignored = ", ".join(dict.fromkeys(_quoted(name) for _, name, _ in gone))
+            yield f"list the class, with {_kept(*gone[0][1:])} where it was renamed, or say `ignores=[{ignored}]`"
+        for what, name, version in unclaimed:
+            today = newest.get((what, name), 0)
+            if today > version:
+                yield (
+                    f"`{name}` has version {today} now, so add `Upcast({_quoted(name)}, {version}, ...)`, or list its old class, too, "
+                    f"with {_kept(name, version)}"
+                )
+            elif today:
+                yield f"`{name}` has version {today} here, so open the log with the release that has recorded version {version}"
 
     def _job(self, facts: Sequence[Fact] | Fact, unless: Boundary | None, id: str | None, actor: str, correlation: str | None) -> "Facts":
         if inside_decider():
@@ -603,6 +617,15 @@ def _check_names_no_part(id: Any) -> None:
             f"{f'{message}-{ordinal}'!r}",
             field="id",
         )
+
+
+def _quoted(name: str) -> str:
+    return encode(name).decode()
+
+
+def _kept(name: str, version: int) -> str:
+    """Return how a class keeps the name that it has in the log."""
+    return f"`@named({_quoted(name)}{f', version={version}' if version > 1 else ''})`"
 
 
 def _listed(facts: Any) -> list[Any]:

@@ -14,7 +14,6 @@ import msgspec
 
 from happened.core.errors import Broken, Incompatible, Invalid
 from happened.core.store import START, Row, Wanted
-from happened.core.tags import term
 from happened.core.world import Source
 from happened.log.copying import Fillable, Filling, end_of, snapshot
 from happened.log.log import CameFrom, Identity, Log
@@ -99,22 +98,24 @@ def exported(
     plain: bool = False,
     told: Told = lambda _done, _all: None,
 ) -> Exported:
-    """Write a log or a slice of it, in order, with the memory of one page."""
+    """Write a log or a slice of it, in order, with the memory of one page.
+
+    Of a tag it has what carries it, also commands that were refused, which the index does not lead to: so it reads all that lies in between.
+    """
     head, noted = snapshot(log)
     last = end_of(log, until, head)
     first = end_of(log, min(after, last), head)
-    wanted = [Wanted([term(*tag)])] if tag is not None else None
     if not plain:
         file.write(_encode(_first_line(log, first, last, head, noted, tag)) + b"\n")
     count = 0
-    for rows in log.engine.read(first, last, wanted=wanted, rows_max=ROWS_MAX):
+    for rows in log.engine.read(first, last, rows_max=ROWS_MAX):
         log.reader.learn(rows)
         for row in rows:
+            records = [one for one in log.reader.records(row) if tag is None or tag in one.tags] if plain or tag is not None else ()
             if plain:
-                records = [record for record in log.reader.records(row) if tag is None or tag in record.tags]
                 file.writelines(_encode(record) + b"\n" for record in records)
                 count += len(records)
-            elif tag is None or term(*tag) in log.reader.row_terms(row).tags:
+            elif tag is None or records:
                 file.write(_encode(_line_of(row)) + b"\n")
                 count += 1
         told(rows[-1].last, last)
@@ -219,6 +220,8 @@ def _rows_in(lines: Iterator[bytes], first: First) -> Iterator[Row]:
                     raise Broken(
                         f"the export says {last.rows:,} rows up to {last.end}, and has {count:,} of them up to {first.until}", line=number
                     )
+                if next(lines, b"").strip():
+                    raise Broken(f"the export goes on after its last line, {number}: is it several in one file?", line=number + 1)
                 return
             one = msgspec.json.decode(line, type=Line)
             row = Row(

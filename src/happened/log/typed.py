@@ -103,8 +103,11 @@ class Typed:
         for field in msgspec.structs.fields(self.cls):
             before, after = getattr(body, field.name), getattr(again, field.name)
             if before != after:
+                called = f"`{self.cls.__name__}.{field.name}`"
                 raise Invalid(
-                    f"`{self.cls.__name__}.{field.name}` would be read back as {after!r}, not {before!r}",
+                    f"{called} would be read back as {after!r}, not {before!r}"
+                    if repr(before) != repr(after)
+                    else f"{called} is {before!r}, which does not equal what it would be read back as, since it is no number or holds such: say `None`",
                     type=self.cls.__name__,
                     field=field.name,
                 )

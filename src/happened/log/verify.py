@@ -6,6 +6,8 @@ that was written anew from its first change on, with new digests: a digest that 
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from itertools import chain
 
 import msgspec
 
@@ -40,7 +42,7 @@ class Verified(msgspec.Struct, frozen=True):
     erased: int = 0
     """Records whose bodies were erased."""
     unexplained: int = 0
-    """Those of them that no record of an erasure speaks of: nobody said who erased them, and why."""
+    """Those of them that no record of an erasure speaks of, wherever in the log that lies: nobody said who erased them, and why."""
 
 
 class Noted(msgspec.Struct, frozen=True):
@@ -134,6 +136,7 @@ def verified(
             before, position, at = row.digest, row.last, row.at
             rows_seen += 1
             if noted is not None and noted.check(row):
+                acts.explain(store.read(position, head))
                 return Verified(position, rows_seen, kinds, before.hex(), *acts.counted())
         progress(position, head)
     if noted is not None:
@@ -182,17 +185,17 @@ class _Acts:
 
     def take(self, row: Row) -> None:
         """Take in a row."""
-        if row.records.startswith(SAID_OF_ITSELF):
-            for _, raw in taken_apart(row):
-                if raw.number == EPOCH_CHANGE:
-                    change = msgspec.json.decode(raw.body, type=EpochChange)
-                    self._adopted.append((change.epoch, change.position))
-                elif raw.number == ERASURE:
-                    self._explained += msgspec.json.decode(raw.body, type=Erased).positions
+        self._hear_of_itself(row)
         if '"h":' in row.records or (row.input is not None and '"h":' in row.input):
             for place, (_, raw) in enumerate(taken_apart(row)):
                 if is_erased(raw) and not any(row.salts[SALT_BYTES * place : SALT_BYTES * (place + 1)]):
                     self._erased.append(row.position + place)
+
+    def explain(self, later: Iterable[Sequence[Row]]) -> None:
+        """Look behind what was noted for who erased and why, since that is said later. Those rows are not verified: one that can't be read explains nothing."""
+        with suppress(msgspec.MsgspecError, Broken):
+            for row in chain.from_iterable(later if self.counted()[1] else ()):
+                self._hear_of_itself(row)
 
     def counted(self) -> tuple[int, int]:
         """Return how many were erased, and how many of those no erasure speaks of."""
@@ -203,6 +206,15 @@ class _Acts:
             place = bisect_right(firsts, position) - 1
             unexplained += place < 0 or spans[place][1] < position
         return len(self._erased), unexplained
+
+    def _hear_of_itself(self, row: Row) -> None:
+        if row.records.startswith(SAID_OF_ITSELF):
+            for _, raw in taken_apart(row):
+                if raw.number == EPOCH_CHANGE:
+                    change = msgspec.json.decode(raw.body, type=EpochChange)
+                    self._adopted.append((change.epoch, change.position))
+                elif raw.number == ERASURE:
+                    self._explained += msgspec.json.decode(raw.body, type=Erased).positions
 
     def end(self, epochs: Sequence[int]) -> None:
         """Raise `Broken` where the note of who the log is does not say the epochs that the log has recorded: the one of today, and where those before ended."""

@@ -239,7 +239,11 @@ def difference(origin: Side, branch: Side, *, failed: Sequence[str], not_compare
         tuple(node.record for node in sorted(added, key=_position)),
         tuple(_changed(*pair) for pair in sorted(changed, key=lambda pair: _position(pair[0]))),
         tuple(_states(origin, branch, [node.record for node in found])),
-        (*not_compared, *(f"what the share `{share}` said that is erased" for share in sorted(unknown))),
+        (
+            *not_compared,
+            *(f"what the share `{share}` said that is erased" for share in sorted(unknown)),
+            *_not_decided_again(origin, old, new),
+        ),
         tuple(failed),
     )
 
@@ -276,6 +280,15 @@ def _nodes(side: Side, rows: Iterable[Row], erased: list[_Erased]) -> Iterator[_
                 label = ("later", name_of(type(command))[0] if isinstance(command, Command) else side.names.by_number[body["number"]].name)
                 body = {"due": body["due"], "command": msgspec.to_builtins(command)}
             yield _Node(record, label, _sorted(body))
+
+
+def _not_decided_again(origin: Side, old: _Tree, new: _Tree) -> Iterator[str]:
+    """Say how many commands from outside stand in the branch as they were decided, since nobody knows any more what was asked."""
+    commands = {name.name for name in origin.names.by_number.values() if name.what == "command"}
+    unknown = {node.record.id for node in new.roots if node.record.body is None}
+    count = sum(node.record.body is None and node.record.name in commands and node.record.id in unknown for node in old.roots)
+    if count:
+        yield f"what {count:,} {'commands' if count > 1 else 'command'} would have come to: erased, or not kept"
 
 
 def _lay_over_what_was_said_before(origin: Side, groups: Mapping[str, tuple[list[_Node], list[_Node]]]) -> list[_Erased]:

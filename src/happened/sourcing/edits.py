@@ -16,7 +16,9 @@ from happened.core.store import Row
 from happened.core.world import microseconds
 from happened.log.log import Log, place_of, with_zone
 from happened.log.names import Name
-from happened.log.row import ANSWER, BUILT_IN, decode_header, taken_apart
+from happened.log.row import ANSWER, BUILT_IN, decode_header, encode, taken_apart
+from happened.sourcing.gateway import Answer as Recorded
+from happened.sourcing.gateway import Gateway, answers_in
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -71,12 +73,21 @@ class RowEdits:
 class Edits:
     """The edits of a branch, checked against its origin."""
 
-    def __init__(self, edits: Iterable[Edit], log: Log, names: Mapping[int, Name], until: int, known: Collection[type]) -> None:
+    def __init__(
+        self,
+        edits: Iterable[Edit],
+        log: Log,
+        names: Mapping[int, Name],
+        until: int,
+        known: Collection[type],
+        gateways: Iterable[Gateway] = (),
+    ) -> None:
         self._log = log
         self._names = names
         self._until = until
         self._known = known
         """Classes of events and commands of the code that the branch runs with."""
+        self._gateways = {gateway.name: gateway for gateway in gateways}
         self.rows: dict[int, RowEdits] = {}
         """By the position of the row, 0 for what comes first."""
         self.sent: dict[str, Command | None] = {}
@@ -113,6 +124,7 @@ class Edits:
         if isinstance(edit, Answer):
             if raw.number != ANSWER:
                 raise Invalid(f"{shown}, and no answer of the outside", position=edit.position)
+            self._check_answer(edit, answers_in(row).get(ordinal))
             of.answers[ordinal] = edit.value
         elif isinstance(edit, Clock):
             now = microseconds(with_zone(edit.now))
@@ -126,6 +138,20 @@ class Edits:
                 f"the command of the row at {row.position} is not decided again where one of its events is edited: then no answer or clock matters",
                 position=edit.position,
             )
+
+    def _check_answer(self, edit: Answer, recorded: Recorded | None) -> None:
+        """Raise `Invalid` for an answer that the gateway can't have given."""
+        gateway = self._gateways.get(recorded.gateway) if recorded is not None else None
+        if gateway is None or isinstance(edit.value, Exception):
+            return
+        try:
+            gateway.decode(encode(edit.value))
+        except (TypeError, ValueError) as error:  # that of msgspec is a `ValueError`
+            raise Invalid(
+                f"position {edit.position} is an answer of the gateway `{gateway.name}`, which does not return {edit.value!r}: {error}",
+                position=edit.position,
+                gateway=gateway.name,
+            ) from error
 
     def _change(self, edit: Change | Drop, of: RowEdits, ordinal: int, shown: str, what: str) -> None:
         to = edit.to if isinstance(edit, Change) else None

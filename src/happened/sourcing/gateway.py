@@ -7,6 +7,7 @@ An answer is keyed by gateway, arguments and how often the same was asked before
 
 import asyncio
 import contextlib
+import copy
 import hashlib
 import inspect
 import threading
@@ -19,12 +20,14 @@ from typing import Any, NamedTuple, ParamSpec, Protocol, TypeVar  # Any: answers
 import msgspec
 
 from happened.core.annotations import label, named_of_type, parameters_of, returned_by
-from happened.core.errors import Closed, Error, GatewayFailed, Invalid, Overloaded, Unanswered
+from happened.core.errors import Closed, Error, GatewayFailed, Incompatible, Invalid, Overloaded, Unanswered
 from happened.core.messages import CallId, name_of
 from happened.core.plain import NO_DATA, strange_in
 from happened.core.store import Row
-from happened.core.tags import bare
+from happened.core.tags import bare, nesting, scope_of
 from happened.log.held import told
+from happened.log.lifting import Lifts, Unlifted, Way, read_as
+from happened.log.names import Name
 from happened.log.row import ANSWER, ERASED, encode, taken_apart
 
 THREADS_MAX = 32
@@ -32,6 +35,8 @@ THREADS_MAX = 32
 CLOSE_SECONDS_MAX = 1.0
 """How long `close` waits for awaited gateways, which are cancelled; who holds up their loop is left behind."""
 ROUNDS_MAX = 5
+ANSWERED = "answer"
+"""What the answers of a gateway are among the classes that upcasts lead to."""
 
 A = TypeVar("A")
 P = ParamSpec("P")
@@ -68,10 +73,86 @@ class Gateway:
                 gateway=self.name,
             ) from error
         self.key_parameter = next((parameter.name for parameter in parameters_of(call) if parameter.annotation is CallId), None)
+        self.reading = Reading(self.name, bare(annotation)[0])
 
     def __repr__(self) -> str:
         """Tell which function it is, and how it is asked."""
         return f"<Gateway {self.name}: {self.attempts_max} x {self.wait_seconds_max:g} s>"
+
+
+class Reading:
+    """How recorded answers of one gateway are read: what lies in them by the upcasts of an app, from the versions in which it was recorded."""
+
+    def __init__(self, gateway: str, returns: Any, lifts: Lifts | None = None) -> None:
+        self.told = f"the answer of {gateway}"
+        """What the answers are called where upcasts are looked for."""
+        self.answered: type[msgspec.Struct] = msgspec.defstruct("Answered", [("answer", returns)], frozen=True)
+        self.values: dict[str, int] | None = _versions(_nested_in(self.answered)) or None
+        """In which versions values lie in an answer that comes today, by their names."""
+        self._gateway = gateway
+        self._returns = returns
+        self._decode = msgspec.json.Decoder(returns).decode
+        self._lifts = lifts
+        self._ways: dict[frozenset[tuple[str, int]], tuple[Name, Way | None]] = {}
+        """By the versions in which values lie in an answer."""
+
+    def by(self, lifts: Lifts) -> "Reading":
+        """Return how they are read by these upcasts."""
+        return Reading(self._gateway, self._returns, lifts)
+
+    def read(self, answer: "Answer") -> Any:
+        """Return a recorded answer as it is read today. `Incompatible` where it can't be."""
+        try:
+            if answer.values and answer.values != self.values and self._lifts is not None:
+                return self._lifted(self._lifts, answer.values, answer.answer)
+            return self._decode(answer.answer)
+        except (msgspec.MsgspecError, Unlifted) as error:
+            raise Incompatible(
+                f"an answer of the gateway `{self._gateway}` was recorded that can't be read as what it returns today: {error}. Where a value in it "
+                "has changed, give that the next version, and an upcast from the one before",
+                gateway=self._gateway,
+            ) from error
+
+    def _lifted(self, lifts: Lifts, versions: Mapping[str, int], body: msgspec.Raw) -> Any:
+        found = frozenset(versions.items())
+        if found not in self._ways:
+            name = Name(0, ANSWERED, self.told, 1, "", parts=_in_versions(_nested_in(self.answered), versions))
+            self._ways[found] = name, lifts.way(name)
+        name, way = self._ways[found]
+        if way is None:
+            return self._decode(body)
+        [(cls, data)] = lifts.bodies(way, name, {"answer": msgspec.json.decode(body)})
+        return read_as(cls, data).answer
+
+
+def lifting(gateway: Gateway, lifts: Lifts) -> Gateway:
+    """Return a gateway as an app has it, whose upcasts these are: the same entry may stand in the tables of several."""
+    own = copy.copy(gateway)
+    own.reading = gateway.reading.by(lifts)
+    return own
+
+
+def _nested_in(answered: type[msgspec.Struct]) -> list[Any]:
+    """Return which values lie in an answer, and where; none in what could be changed after the fact."""
+    try:
+        return nesting(scope_of(answered))
+    except Invalid:
+        return []
+
+
+def _versions(parts: Iterable[Any]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for _, _, name, version, below, _ in parts:
+        found |= {name: version, **_versions(below)}
+    return found
+
+
+def _in_versions(parts: Iterable[Any], versions: Mapping[str, int]) -> list[Any]:
+    """Return where values lie, each in the version in which it was recorded."""
+    return [
+        [field, holds, name, versions.get(name, version), _in_versions(below, versions), tag]
+        for field, holds, name, version, below, tag in parts
+    ]
 
 
 def key_parameter_of(call: Callable[..., Any], gateway: Gateway) -> str | None:
@@ -101,6 +182,8 @@ class Answer(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     attempt: int = 1
     lost: int = 0
     """How many calls were made for it before whose decisions were lost, where such calls are noted."""
+    values: dict[str, int] | None = None
+    """In which versions values lie in the answer, by their names. Not said of one that an older release of this framework has recorded."""
 
 
 Question = tuple[str, bytes, int]
@@ -376,7 +459,9 @@ def _answered(one: Wanted, got: Any, started: float, attempt: int) -> Answer:
         one.gateway.decode(body)
     except Exception as error:  # noqa: BLE001 - half a character, or what holds itself: it comes from outside
         return _failed(one, TypeError(f"the answer {got!r} is not what the gateway says it returns: {error}"), started, attempt)
-    return Answer(gateway, msgspec.Raw(arguments), nth, msgspec.Raw(body), us=_us(started), attempt=attempt)
+    return Answer(
+        gateway, msgspec.Raw(arguments), nth, msgspec.Raw(body), us=_us(started), attempt=attempt, values=one.gateway.reading.values
+    )
 
 
 def _failed(one: Wanted, error: BaseException, started: float, attempt: int) -> Answer:
@@ -466,4 +551,4 @@ def _heard(gateway: Gateway, answer: Answer) -> Any:
         raise GatewayFailed(
             f"gateway `{gateway.name}` failed: {answer.error}", gateway=gateway.name, error=answer.error, attempts=answer.attempt
         )
-    return gateway.decode(answer.answer)
+    return gateway.reading.read(answer)
