@@ -169,6 +169,21 @@ def test_what_is_gone_there_is_gone_here(pair: Pair) -> None:
     assert again.state == Debtor("c-1", "Spain")
 
 
+def test_what_came_again_after_it_was_gone_goes_on_after_a_restart(tmp_path: Path) -> None:
+    """It is read again as it is, and not as deleted: its next change follows on what is there, and nothing is built anew."""
+    own = f"sqlite:///{tmp_path}/billing.db"
+    with crm.open("memory:") as upstream:
+        with billing.open(own, channels={"crm": upstream}) as running:
+            for event in (Moved("c-1", "a", "France"), Left("c-1"), Moved("c-1", "b", "Spain")):
+                running.replica(Debtor, "c-1", since=upstream.record(event))
+
+        with billing.open(own, channels={"crm": upstream}) as running:
+            found = running.replica(Debtor, "c-1", since=upstream.record(Moved("c-1", "c", "Italy")))
+
+            assert found.state == Debtor("c-1", "Italy")
+            assert {name: replica(running)[name] for name in ("suspect", "healed", "rebuilt")} == {"suspect": 0, "healed": 0, "rebuilt": 0}
+
+
 def test_an_idle_copy_has_no_age(pair: Pair) -> None:
     """Where the origin has nothing newer, the copy is as new as it, however long ago that was."""
     upstream, running = pair
