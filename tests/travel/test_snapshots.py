@@ -5,10 +5,11 @@ import shutil
 import sqlite3
 import tempfile
 import zlib
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 import msgspec
 import pytest
@@ -23,7 +24,7 @@ from happened.sourcing import snapshot as taking
 from happened.sourcing.memory_image import Entry
 from happened.sourcing.snapshot import Snapshots, Taker
 from tests.servers import fresh
-from tests.travel.made import ALONE, Home, Order, Received, Stock, Total, history, shop
+from tests.travel.made import ALONE, ByCountry, Home, Order, Ordered, Received, Stock, Total, history, shop
 
 
 class Filled(h.Event):
@@ -184,6 +185,68 @@ def test_a_snapshot_that_was_looked_up_before_all_was_let_go_is_not_used(tmp_pat
             assert of.latest(fold, [("a",)], running.log.head) == (0, {})
         position, found = of.latest(fold, [("a",)], running.log.head)
         assert (position, found["a",].state) == (running.log.head, Stock("a", 5, Decimal("1.5")))
+
+
+@pytest.mark.parametrize("moment", ["folded", "written in part", "written"])
+@pytest.mark.parametrize("where", ["sqlite", "postgres"])
+def test_what_is_erased_while_a_snapshot_is_taken_is_in_none(
+    where: str, moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is folded anew: what was folded before may hold what was in the bodies, and nothing of that is kept."""
+    url = fresh() if where == "postgres" else f"sqlite:///{tmp_path}/shop.db"
+    with shop.open(url, run=False) as running, shop.open(url, run=False) as other:
+        running.record_all([Ordered("o-1", "FR", ()), Ordered("o-2", "FR", ()), Ordered("o-3", "ES", ())])
+        fold, until, put, chunked = fold_of(ByCountry), running.log.head, SnapshotsFile.put, Snapshots._chunks
+        written: list[int] = []
+
+        def erased_meanwhile(self: SnapshotsFile, about: Kept, chunks: Iterable[bytes]) -> int:
+            def others() -> Iterator[bytes]:
+                for chunk in chunks:
+                    yield chunk
+                    erase("written in part")
+
+            made = put(self, about, others())
+            erase("written")
+            written.append(made)
+            return made
+
+        def erase(now: str) -> None:
+            if now == moment and not written:
+                other.erase(("order", "o-1"), actor="ann", reason="they asked")
+
+        def erased_before(self: Snapshots, *args: Any) -> Any:
+            erase("folded")
+            return chunked(self, *args)
+
+        monkeypatch.setattr(Snapshots, "_chunks", erased_before)
+        monkeypatch.setattr(SnapshotsFile, "put", erased_meanwhile)
+        taken = running.snapshots.take(fold, until)
+
+        assert len(written) == 2
+        assert (taken.position, running.snapshots.position(fold, until)) == (until, until)
+        assert running.at(until).states(ByCountry) == {("fr",): ByCountry("fr", 1), ("es",): ByCountry("es", 1)}
+        assert [kept.id for kept in running.snapshots.file.listed()] == written[1:]
+        assert running.snapshots.file.chunk(written[0], 0) is None
+
+
+def test_what_is_erased_before_a_snapshot_is_proven_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was folded is not what the log says then, and that is as it should be."""
+    with shop.open(f"sqlite:///{tmp_path}/shop.db", run=False) as running:
+        running.record_all([Received("a", 5, Decimal("1.5")), Received("b", 1, Decimal(1))])
+        until, chunks = running.log.head, Snapshots._chunks
+        folded: list[object] = []
+
+        def erased_meanwhile(self: Snapshots, *args: Any) -> Any:
+            if not folded:
+                for sku in ("a", "b"):
+                    running.erase(("sku", sku), actor="ann", reason="they asked")
+            folded.append(args)
+            return chunks(self, *args)
+
+        monkeypatch.setattr(Snapshots, "_chunks", erased_meanwhile)
+
+        assert running.snapshots.take(fold_of(Stock), until).states == 0
+        assert len(folded) == 2
 
 
 @pytest.mark.parametrize("where", ["sqlite", "postgres"])
