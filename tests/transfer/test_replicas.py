@@ -19,7 +19,7 @@ import pytest
 import happened as h
 from happened.log.worker import Course
 from happened.testing.world import Clock
-from happened.transfer.channel import Channel, LogChannel, Page
+from happened.transfer.channel import Channel, LogChannel, Page, Published
 from happened.transfer.replica import Replicating, Standing
 from tests.servers import fresh
 from tests.transfer.model import (
@@ -625,23 +625,25 @@ def test_who_has_lost_his_lease_does_not_claim_a_copy_again(tmp_path: Path) -> N
 
 
 class Losing:
-    """A channel that loses a change the first time that a copy is to hear it, and says nothing of it."""
+    """A channel that loses a change the first time that a copy is to hear it, or each time, and says nothing of it."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self.armed = False
+        self.each_time = False
         self.lost = 0
         self.origin, self.head, self.recorded_at = channel.origin, channel.head, channel.recorded_at
         self.standing, self.close = channel.standing, channel.close
 
     def read(self, after: int, wait_seconds_max: float) -> Page:
-        """Return the next page, without the first change that it has."""
+        """Return the next page, without the first change that it had when it was armed."""
         page = self._channel.read(after, wait_seconds_max)
-        changes = [one for one in page.items if one.what == "share"]
-        if self.lost or not (self.armed and changes and threading.current_thread().name.startswith("happened-replica/")):
+        changes = [one.position for one in page.items if one.what == "share"]
+        if not self.lost and self.armed and changes and threading.current_thread().name.startswith("happened-replica/"):
+            self.lost = changes[0]
+        elif not self.each_time:
             return page
-        self.lost = changes[0].position
-        return page._replace(items=[one for one in page.items if one is not changes[0]])
+        return page._replace(items=[one for one in page.items if one.position != self.lost])
 
 
 def test_a_change_that_was_lost_on_the_way_is_missed_by_the_digest() -> None:
@@ -658,6 +660,85 @@ def test_a_change_that_was_lost_on_the_way_is_missed_by_the_digest() -> None:
         assert channel.lost > receipt.position
         assert copied(running) == expected(upstream)
         assert replica(running)["healed"] == 1
+
+
+def test_a_copy_that_reading_again_does_not_make_equal_is_built_anew_and_the_old_one_answers() -> None:
+    """It answers as of before, and it is told that it has diverged, until another one is proven."""
+    channel = Losing(LogChannel(lambda: upstream.log.engine, lambda _store: True, own=False))
+    with crm.open("memory:") as upstream, billing.open("memory:", channels={"crm": channel}) as running:
+        before = upstream.record(Paid("c-1", Decimal(5)))
+        running.replica(Debtor, "c-1", since=before)
+        until(lambda: equal(running))
+
+        channel.each_time = channel.armed = True
+        receipt = upstream.record(Paid("c-1", Decimal(7)))
+        until(lambda: replica(running)["rebuilt"] > 0)
+
+        found = running.replica(Debtor, "c-1")
+        assert (found.state, found.position < receipt.position) == (Debtor("c-1", "", Decimal(5)), True)
+        assert replica(running)["state"] == "diverged"
+        assert "differs from the origin" in replica(running)["diverged"]
+        channel.each_time = False
+        assert running.replica(Debtor, "c-1", since=receipt).state == Debtor("c-1", "", Decimal(12))
+        assert copied(running) == expected(upstream)
+        assert replica(running)["diverged"] is None
+
+
+class Haunted:
+    """A channel that hands out again, with every page, what was published while it was `keeping`."""
+
+    def __init__(self, channel: Channel, kept: list[Published]) -> None:
+        self._channel = channel
+        self.kept = kept
+        self.keeping = False
+        self.pages = 0
+        self.origin, self.head, self.recorded_at = channel.origin, channel.head, channel.recorded_at
+        self.standing, self.close = channel.standing, channel.close
+
+    def read(self, after: int, wait_seconds_max: float) -> Page:
+        """Return the next page, and what was kept."""
+        page = self._channel.read(after, wait_seconds_max)
+        if threading.current_thread().name.startswith("happened-replica/"):
+            self.pages += 1
+            if self.keeping:
+                self.kept += page.items
+        return page if self.keeping else page._replace(items=[*self.kept, *page.items])
+
+
+def test_what_an_older_generation_says_late_is_not_taken_into_a_newer_one(tmp_path: Path) -> None:
+    """Neither a state that is gone since, nor how many there were."""
+    log, own = f"sqlite:///{tmp_path}/crm.db", f"sqlite:///{tmp_path}/billing.db"
+    with crm.open(log) as upstream:
+        first = Haunted(LogChannel(lambda: upstream.log.engine, lambda _store: True, own=False), [])
+        first.keeping = True
+        with billing.open(own, channels={"crm": first}) as running:
+            running.replica(Debtor, "c-2", since=upstream.record_all([Moved("c-1", "a", "France"), Moved("c-2", "a", "France")]))
+            first.keeping = False
+            running.replica(Debtor, "c-2", since=upstream.record(Left("c-2")))
+    changed = h.App("crm", records=[Moved, Paid, Left], shares=[Card2], ignores=["AddressChanged"])
+
+    with changed.open(log) as upstream:
+        second = Haunted(LogChannel(lambda: upstream.log.engine, lambda _store: True, own=False), first.kept)
+        with billing.open(own, channels={"crm": second}) as running:
+            until(lambda: replica(running)["generation"] == 2 and equal(running))
+            pages = second.pages
+            until(lambda: second.pages > pages + 3)
+            alone = copied(running)
+            receipt = upstream.record(Moved("c-1", "a", "Spain"))
+            assert running.replica(Debtor, "c-1", since=receipt).state == Debtor("c-1", "SPAIN")
+            until(lambda: equal(running))
+
+            assert alone == {"c-1": Debtor("c-1", "FRANCE")}
+            assert copied(running) == {"c-1": Debtor("c-1", "SPAIN")}
+            assert {name: replica(running)[name] for name in ("healed", "rebuilt")} == {"healed": 0, "rebuilt": 0}
+
+        with closing(sqlite3.connect(tmp_path / "billing.views.db")) as file, file:
+            file.execute("update _replica set count = count + 1")
+        file.close()
+        third = Haunted(LogChannel(lambda: upstream.log.engine, lambda _store: True, own=False), first.kept)
+        with billing.open(own, channels={"crm": third}) as running:  # it is built anew, and hears the older one first
+            until(lambda: replica(running)["rebuilt"] > 0 and equal(running))
+            assert (replica(running)["rebuilt"], copied(running)) == (1, {"c-1": Debtor("c-1", "SPAIN")})
 
 
 def test_what_a_share_could_not_record_is_folded_once_when_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
