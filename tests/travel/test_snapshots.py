@@ -449,6 +449,43 @@ def test_what_loads_began_with_is_looked_up_again_after_all_was_let_go(monkeypat
         assert of.latest(fold, [("a",)], running.log.head) == (0, {})
 
 
+def test_one_that_was_found_wrong_by_one_key_is_not_used_for_another(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/shop.db"
+    with shop.open(url, run=False) as running:
+        running.record_all([Received("a", 5, Decimal("1.5")), Received("b", 7, Decimal("1.5"))])
+        running.snapshots.take(fold_of(Stock), running.log.head)
+    with closing(sqlite3.connect(tmp_path / "shop.snapshots.db")) as file:
+        [(body,)] = file.execute("select body from _chunk").fetchall()
+    states, _ = msgspec.msgpack.decode(zlib.decompress(body))
+    first, other = (state["sku"] for state in states)
+    _rewrite(tmp_path / "shop.snapshots.db", units=1000)
+    with shop.open(url, run=False) as running:
+        assert running.snapshots.latest(fold_of(Stock), [(first,)], running.log.head) == (0, {})
+        assert running.snapshots.latest(fold_of(Stock), [(other,)], running.log.head) == (0, {})
+
+
+def test_none_is_taken_on_from_one_that_was_changed_since_it_was_proven(tmp_path: Path) -> None:
+    """What is to be kept is folded again by some keys, from the beginning of the log."""
+    with shop.open(f"sqlite:///{tmp_path}/shop.db", run=False) as running:
+        running.record(Received("a", 5, Decimal("1.5")))
+        first = running.snapshots.take(fold_of(Stock), running.log.head)
+        _rewrite(tmp_path / "shop.snapshots.db", units=1000)
+        running.record(Received("a", 1, Decimal("1.5")))
+
+        with pytest.raises(h.Broken, match="in the snapshot"):
+            running.snapshots.take(fold_of(Stock), running.log.head)
+        assert [one.position for one in running.snapshots.listed(shop.snapped())] == [first.position]
+
+
+def test_a_state_is_never_of_a_later_position_than_is_asked_for() -> None:
+    """The next position is that of a snapshot."""
+    with shop.open("memory:", run=False) as running:
+        before = running.record(Received("a", 5, Decimal("1.5"))).position
+        after = running.record(Received("a", 1, Decimal("1.5"))).position
+        assert running.snapshots.take(fold_of(Stock), after).position == before + 1
+        assert running.at(before).state(Stock, "a") == running.at(before).states(Stock)["a",] == Stock("a", 5, Decimal("1.5"))
+
+
 Rates = tuple[Decimal, int]
 
 

@@ -373,7 +373,6 @@ class Replicating(Generic[S]):
             back = {field: min(getattr(standing, field), last) for field in ("position", "as_of", "proven", "equal_as_of")}
             copy.standing = msgspec.structs.replace(standing, epoch=origin.epoch, **back)
             self._inflow = Inflow(self.channel)
-            self._head = 0
             self._write(copy)
             return True
         check_origin(self.channel, self.system, Seen(standing.log, standing.epoch, standing.taken, standing.digest), deep=deep)
