@@ -421,7 +421,10 @@ def test_a_copy_is_of_the_position_that_it_says_wherever_a_page_ends(tmp_path: P
             assert copied(running) == expected(upstream)
 
 
-def test_a_row_that_somebody_changed_is_found_and_the_copy_made_anew(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "what", ["update \"{}\" set country = 'Atlantis' where customer = 'c-7'", "delete from \"{}\" where customer = 'c-7'"]
+)
+def test_a_row_that_somebody_changed_or_deleted_is_found_and_the_copy_made_anew(tmp_path: Path, what: str) -> None:
     """At its start a copy is held against what is noted of each row: it is not proven by what it was."""
     own = f"sqlite:///{tmp_path}/billing.db"
     with crm.open(f"sqlite:///{tmp_path}/crm.db") as upstream:
@@ -430,7 +433,7 @@ def test_a_row_that_somebody_changed_is_found_and_the_copy_made_anew(tmp_path: P
             running.replica(Debtor, "c-1", since=upstream.log.head)
         with closing(sqlite3.connect(tmp_path / "billing.views.db")) as file, file:
             [(table,)] = file.execute("select name from sqlite_master where type = 'table' and name like '_crm/Card%'").fetchall()
-            file.execute(f"update \"{table}\" set country = 'Atlantis' where customer = 'c-7'")
+            file.execute(what.format(table))
         file.close()
 
         with billing.open(own, channels={"crm": upstream}) as running:
@@ -576,6 +579,46 @@ def test_a_share_whose_code_has_changed_is_copied_anew_beside_the_old(tmp_path: 
     assert len(tables) == 1
 
 
+@pytest.mark.parametrize("killed", ["before it is written", "in the midst of it"])
+def test_a_copy_of_a_new_generation_begins_with_all_of_it_wherever_it_was_killed(
+    tmp_path: Path, killed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was made, and what began with it was not written; or only a part of it came. The old one answers until then, as of its own end."""
+    log, own = f"sqlite:///{tmp_path}/crm.db", f"sqlite:///{tmp_path}/billing.db"
+    with crm.open(log) as upstream, billing.open(own, channels={"crm": upstream}) as running:
+        running.replica(Debtor, "c-1", since=upstream.record(Moved("c-1", "a", "France")))
+    with crm.open(log) as upstream:
+        last = upstream.record(Moved("c-1", "a", "Spain"))
+        until(lambda: upstream.statistics()["shares"][0]["lag"] == 0)
+        ended = upstream.log.head
+    changed = h.App("crm", records=[Moved, Paid, Left], shares=[Card2], ignores=["AddressChanged"])
+
+    with changed.open(log) as upstream:
+        until(lambda: upstream.statistics()["shares"][0]["generation"] == 2)
+        channel = Cut(LogChannel(lambda: upstream.log.engine, lambda _store: True, own=False))
+        channel.cut_after = ended
+        with monkeypatch.context() as patched:
+            write = Replicating[Any]._write
+
+            def fails(replicating: Replicating[Any], copy: Any) -> None:
+                if copy.standing.generation == 2:
+                    raise h.StoreFailed("the disk is full for a moment")
+                write(replicating, copy)
+
+            if killed == "before it is written":
+                patched.setattr(Replicating, "_write", fails)
+            with billing.open(own, channels={"crm": channel}) as running:
+                if killed == "before it is written":
+                    until(lambda: "the disk is full" in (replica(running)["failure"] or ""))
+                else:
+                    until(lambda: channel.waits_at > ended)
+                assert running.replica(Debtor, "c-1", since=last).state == Debtor("c-1", "Spain")
+        with billing.open(own, channels={"crm": upstream}) as running:
+            until(lambda: replica(running)["generation"] == 2 and equal(running))
+            assert copied(running) == {"c-1": Debtor("c-1", "SPAIN")}
+            assert {name: replica(running)[name] for name in ("healed", "rebuilt")} == {"healed": 0, "rebuilt": 0}
+
+
 def test_a_share_begun_and_not_ended_is_begun_anew(tmp_path: Path) -> None:
     """What is not whole is no generation to follow: it is not known what has gone since it began."""
     log = f"sqlite:///{tmp_path}/crm.db"
@@ -646,15 +689,17 @@ class Losing:
         return page._replace(items=[one for one in page.items if one.position != self.lost])
 
 
-def test_a_change_that_was_lost_on_the_way_is_missed_by_the_digest() -> None:
-    """As many rows are there as the origin has: what is in them tells that one is not as it should be, and the channel is read again."""
+def test_a_change_that_was_lost_on_the_way_is_missed_by_the_digest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many rows are there as the origin has: what is in them tells that one is not as it should be, and all since the last proof is read again."""
+    monkeypatch.setattr("happened.transfer.share.CHANGES_MAX", 1)  # what is read again begins in another row than that of the beacon
     channel = Losing(LogChannel(lambda: upstream.log.engine, lambda _store: True, own=False))
     with crm.open("memory:") as upstream, billing.open("memory:", channels={"crm": channel}) as running:
         running.replica(Debtor, "c-1", since=upstream.record(Paid("c-1", Decimal(5))))
         until(lambda: equal(running))
 
         channel.armed = True
-        receipt = upstream.record(Paid("c-1", Decimal(7)))
+        receipt = upstream.record_all([Paid("c-1", Decimal(7)), Paid("c-2", Decimal(1))])
+        assert receipt is not None
 
         assert running.replica(Debtor, "c-1", since=receipt).state == Debtor("c-1", "", Decimal(12))
         assert channel.lost > receipt.position
@@ -704,6 +749,74 @@ class Haunted:
                 self.kept += page.items
         return page if self.keeping else page._replace(items=[*self.kept, *page.items])
 
+    def wait(self) -> None:
+        """Wait until it was all handed out once more, and taken in."""
+        before = self.pages
+        until(lambda: self.pages > before + 2)
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_what_is_handed_out_again_does_not_bring_back_what_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, in_memory: bool
+) -> None:
+    """Its version is known, from memory or from the table, also after a restart."""
+    if not in_memory:
+        monkeypatch.setattr("happened.transfer.replica.ROWS_IN_MEMORY_MAX", 0)
+    own, kept = f"sqlite:///{tmp_path}/billing.db", list[Published]()
+    with crm.open("memory:") as upstream:
+        for restarted in (False, True):
+            channel = Haunted(LogChannel(lambda: upstream.log.engine, lambda _store: True, own=False), kept)
+            channel.keeping = not restarted
+            with billing.open(own, channels={"crm": channel}) as running:
+                if not restarted:
+                    running.replica(Debtor, "c-2", since=upstream.record_all([Moved("c-1", "a", "France"), Moved("c-2", "a", "France")]))
+                    channel.keeping = False
+                    running.replica(Debtor, "c-2", since=upstream.record(Left("c-2")))
+                until(lambda: equal(running))
+                channel.wait()
+                assert copied(running) == {"c-1": Debtor("c-1", "France")}
+                assert {name: replica(running)[name] for name in ("healed", "rebuilt")} == {"healed": 0, "rebuilt": 0}
+
+
+@pytest.mark.parametrize("rows_max", [0, 3])
+def test_a_copy_of_more_rows_than_are_kept_in_memory_is_the_same(tmp_path: Path, rows_max: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not in memory is looked up: a row is neither counted twice nor taken for none, also after a restart."""
+    monkeypatch.setattr("happened.transfer.replica.ROWS_IN_MEMORY_MAX", rows_max)
+    own, done = f"sqlite:///{tmp_path}/billing.db", acts(random.Random(5), 60, 8)
+    with crm.open("memory:") as upstream:
+        for start in (0, 30):
+            with billing.open(own, channels={"crm": upstream}) as running:
+                for at in range(start, start + 30, 5):
+                    upstream.record_all(done[at : at + 5])
+                    until(lambda: replica(running)["position"] >= upstream.log.head)
+                until(lambda: equal(running))
+                assert copied(running) == expected(upstream)
+                assert {name: replica(running)[name] for name in ("suspect", "healed", "rebuilt")} == {
+                    "suspect": 0,
+                    "healed": 0,
+                    "rebuilt": 0,
+                }
+
+
+def test_a_copy_of_a_generation_of_which_something_was_erased_is_built_anew_as_the_next_one(tmp_path: Path) -> None:
+    """The older one can't be proven any more: what was published in it is not all there."""
+    log, own = f"sqlite:///{tmp_path}/crm.db", f"sqlite:///{tmp_path}/billing.db"
+    with crm.open(log) as upstream:
+        with billing.open(own, channels={"crm": upstream}) as running:
+            upstream.record_all([Moved("c-1", "a", "France"), Moved("c-2", "a", "France")])
+            running.replica(Debtor, "c-1", since=upstream.log.head)
+        upstream.erase(("customer", "c-1"), actor="ann", reason="they asked")
+    with closing(sqlite3.connect(tmp_path / "billing.views.db")) as file, file:
+        file.execute("update _replica set count = count + 1")
+    file.close()
+
+    with crm.open(log) as upstream:
+        until(lambda: upstream.statistics()["shares"][0]["generation"] == 2)
+        with billing.open(own, channels={"crm": upstream}) as running:
+            until(lambda: replica(running)["generation"] == 2 and equal(running), seconds=20)
+            assert copied(running) == {"c-2": Debtor("c-2", "France")}
+            assert replica(running)["rebuilt"] == 1
+
 
 def test_what_an_older_generation_says_late_is_not_taken_into_a_newer_one(tmp_path: Path) -> None:
     """Neither a state that is gone since, nor how many there were."""
@@ -721,8 +834,7 @@ def test_what_an_older_generation_says_late_is_not_taken_into_a_newer_one(tmp_pa
         second = Haunted(LogChannel(lambda: upstream.log.engine, lambda _store: True, own=False), first.kept)
         with billing.open(own, channels={"crm": second}) as running:
             until(lambda: replica(running)["generation"] == 2 and equal(running))
-            pages = second.pages
-            until(lambda: second.pages > pages + 3)
+            second.wait()
             alone = copied(running)
             receipt = upstream.record(Moved("c-1", "a", "Spain"))
             assert running.replica(Debtor, "c-1", since=receipt).state == Debtor("c-1", "SPAIN")
@@ -813,6 +925,20 @@ def test_a_decider_that_is_refused_keeps_what_it_heard(pair: Pair) -> None:
 
     [answer] = [record for record in running.log.read() if record.kind == "answer"]
     assert answer.body["answer"]["state"] is None
+
+
+def test_a_decider_hears_as_of_when_a_state_is_gone(pair: Pair) -> None:
+    """What is deleted has the version of what deleted it, and what never was has none."""
+    upstream, running = pair
+    upstream.record(Moved("c-1", "a", "France"))
+    left = upstream.record(Left("c-1"))
+    running.replica(Debtor, "c-1", since=left)
+
+    for customer, version in (("c-1", left.position), ("c-9", 0)):
+        with pytest.raises(h.Refused, match="unknown"):
+            running.dispatch(Bill(customer, Decimal(3)))
+        *_, answer = [record for record in running.log.read() if record.kind == "answer"]
+        assert (answer.body["answer"]["state"], answer.body["answer"]["version"]) == (None, version)
 
 
 def test_a_later_run_of_a_decision_hears_the_same(tmp_path: Path) -> None:
