@@ -19,7 +19,7 @@ import happened as h
 from happened.core.errors import Diverged
 from happened.core.store import Commit
 from happened.core.tags import term
-from happened.log.lease import Leases, Present, all_leases
+from happened.log.lease import Held, Leases, Present, all_leases
 from happened.log.redrawing import redraw
 from happened.log.row import encode
 from happened.log.slices import SLICES, WHOLE, Piece, cut, handler_of, part_name, parts_in, progress_of, shared_among, slice_of, slicer
@@ -744,6 +744,31 @@ def test_who_ends_gives_back_its_own_leases_alone(quiet: h.Running) -> None:
     assert (owner.holder("a"), owner.holder("b")) == (owner.owner, None)
     owner.close()
     assert owner.holder("a") is None
+
+
+def test_a_lease_is_free_once_it_ran_out_or_its_owner_is_gone(quiet: h.Running) -> None:
+    """Nobody waits for what a process that is no more would have held on, and nobody takes what one on another host holds."""
+    engine, now = quiet.log.engine, quiet.log.source.now_us()
+    host = Machine().owner().split(":", maxsplit=1)[0]
+    owners = {"gone": (f"{host}:999999:x", now + 10**10), "ran out": ("elsewhere:1:x", now - 1), "held": ("elsewhere:1:x", now + 10**10)}
+    engine.append(
+        lambda _: Commit(notes={f"lease/{name}": encode(Held(who, 7, until)).decode() for name, (who, until) in owners.items()}), 1 << 62
+    )
+    leases = Leases(engine, Machine(), list(owners))
+
+    assert {name: leases.holder(name) for name in owners} == {"gone": None, "ran out": None, "held": "elsewhere:1:x"}
+    assert {name: held for name, _, held in all_leases(engine, Machine()) if name in owners} == {
+        "gone": False,
+        "ran out": False,
+        "held": True,
+    }
+    leases.start()
+    assert {name: leases.epoch(name) for name in owners} == {"gone": 8, "ran out": 8, "held": None}
+
+    leases.forget(["gone", "held", "none"])
+    leases.close()
+    leases.forget(["ran out"])
+    assert [name for name in engine.notes("lease/") if name.removeprefix("lease/") in owners] == ["lease/gone", "lease/held"]
 
 
 def test_who_lets_go_of_what_others_divide_lets_go_at_once(quiet: h.Running) -> None:
