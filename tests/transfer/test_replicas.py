@@ -442,6 +442,44 @@ def test_a_row_that_somebody_changed_or_deleted_is_found_and_the_copy_made_anew(
             assert copied(running) == expected(upstream)
 
 
+class Weighed(h.Event):
+    customer: CustomerNo
+    score: float | None
+    good: bool
+
+
+class Score(h.State):
+    """What a database gives back as other bytes than it was given: `True` and -0.0."""
+
+    customer: CustomerNo
+    score: float | None = None
+    good: bool = False
+
+    def evolve(self, event: Weighed) -> "Score":
+        return self.but(score=event.score, good=event.good)
+
+
+@h.named("Score")
+class Scored(h.State):
+    customer: CustomerNo
+    score: float | None = None
+    good: bool = False
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgres"])
+def test_a_row_that_nobody_changed_is_not_taken_for_changed_whatever_is_in_it(tmp_path: Path, database: str) -> None:
+    """What is noted of a row is of what the database gives back."""
+    own = fresh() if database == "postgres" else f"sqlite:///{tmp_path}/scores.db"
+    scores, copying = h.App("scores", records=[Weighed], shares=[Score]), h.App("copying", replicas={"scores": [Scored]})
+    with scores.open("memory:") as upstream:
+        for number, score in enumerate((-0.0, None, 1.5)):
+            receipt = upstream.record(Weighed(f"c-{number}", score, good=number != 1))
+            with copying.open(own, channels={"scores": upstream}) as running:
+                assert running.replica(Scored, f"c-{number}", since=receipt).state == Scored(f"c-{number}", score, good=number != 1)
+                assert {name: replica(running)[name] for name in ("healed", "rebuilt")} == {"healed": 0, "rebuilt": 0}
+                assert "diverged" not in [outcome for _, outcome, *_ in running.log.engine.samples()]
+
+
 @h.named("Card")
 class Wider(h.State):
     """More fields than crm has."""
