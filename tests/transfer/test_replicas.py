@@ -11,7 +11,7 @@ from contextlib import closing
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import pytest
@@ -459,6 +459,71 @@ class Score(h.State):
         return self.but(score=event.score, good=event.good)
 
 
+class Placed(h.Event):
+    shop: Annotated[str, h.Tag("shop")]
+    place: Annotated[str, h.Tag("place")]
+
+
+class Stand(h.State):
+    shop: Annotated[str, h.Tag("shop")]
+    place: Annotated[str, h.Tag("place")]
+    count: int = 0
+
+    def evolve(self, _event: Placed) -> "Stand":
+        return self.but(count=self.count + 1)
+
+
+@h.named("Stand")
+class Swapped(h.State):
+    """Has the same key in another order."""
+
+    place: Annotated[str, h.Tag("place")]
+    shop: Annotated[str, h.Tag("shop")]
+    count: int = 0
+
+
+def test_a_key_in_another_order_is_said() -> None:
+    """Else each state would be asked for by the wrong one of its fields."""
+    stands, copying = h.App("stands", records=[Placed], shares=[Stand]), h.App("copying", replicas={"stands": [Swapped]})
+    with stands.open("memory:") as upstream, copying.open("memory:", channels={"stands": upstream}) as running:
+        receipt = upstream.record(Placed("one", "two"))
+
+        with pytest.raises(h.Late, match="the same fields, in the same order"):
+            running.replica(Swapped, "two", "one", since=receipt, wait_seconds_max=2)
+
+
+@pytest.mark.parametrize("reachable", [True, False])
+def test_a_copy_that_is_behind_is_as_old_as_what_it_has_not(tmp_path: Path, *, reachable: bool) -> None:
+    """From when the first of that was recorded; where the origin can't be asked, from when there was nothing else last."""
+    clock, log = Clock(), f"sqlite:///{tmp_path}/crm.db"
+    channel = Rough(
+        LogChannel(lambda: upstream.log.engine, lambda store: store is upstream.log.engine, own=False), random.Random(1), honest=True
+    )
+    with contextlib.ExitStack() as first:
+        upstream = first.enter_context(crm.open(log, source=clock))
+        receipt = upstream.record(Moved("c-1", "a", "France"))
+        upstream.settled(receipt, wait_seconds_max=60)
+        with billing.open("memory:", channels={"crm": channel}, source=clock) as running:
+            running.replica(Debtor, "c-1", since=receipt)
+            until(lambda: equal(running))
+            first.close()
+            [replicating] = running._replicating.values()
+            with crm.open(log, run=False, source=clock) as upstream:  # nobody shares anything
+                until(lambda: equal(running))
+                clock.move(timedelta(minutes=3))
+                until(lambda: replicating._noted_at == clock.now_us())
+                upstream.record(Moved("c-1", "b", "Spain"))
+                until(lambda: replica(running)["lag"] == 1)
+                clock.move(timedelta(minutes=5))
+                until(lambda: replicating._noted_at == clock.now_us())
+                channel.down = not reachable
+                found = running.replica(Debtor, "c-1")
+
+                assert found.state == Debtor("c-1", "France")
+                assert found.age == timedelta(minutes=5)
+                channel.down = False
+
+
 @h.named("Score")
 class Scored(h.State):
     customer: CustomerNo
@@ -812,6 +877,10 @@ def test_what_is_handed_out_again_does_not_bring_back_what_is_gone(
                     running.replica(Debtor, "c-2", since=upstream.record(Left("c-2")))
                 until(lambda: equal(running))
                 channel.wait()
+                [replicating] = running._replicating.values()
+                with replicating.file.reader() as reader:
+                    [(taken, proven)] = reader.execute("select taken, proven from _replica").fetchall()
+                assert taken >= proven  # what is held against an adopted origin is the newest that it has
                 assert copied(running) == {"c-1": Debtor("c-1", "France")}
                 assert {name: replica(running)[name] for name in ("healed", "rebuilt")} == {"healed": 0, "rebuilt": 0}
 
