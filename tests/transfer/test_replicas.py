@@ -1116,6 +1116,31 @@ def test_a_copy_in_a_file_that_was_restored_goes_on(tmp_path: Path) -> None:
     assert found.state == Debtor("c-1", "France")
 
 
+@h.named("Card")
+class Payer(h.State):
+    """What other code has of a card."""
+
+    customer: CustomerNo
+    paid: Decimal = Decimal(0)
+
+
+def test_processes_of_different_code_have_a_copy_each(tmp_path: Path) -> None:
+    """Who comes with other code makes its own beside the one that is followed, which goes on answering; a copy that nobody follows any more goes."""
+    own = f"sqlite:///{tmp_path}/copying.db"
+    before, after = (h.App("copying", replicas={"crm": [state]}) for state in (Debtor, Payer))
+    with crm.open("memory:") as upstream, before.open(own, channels={"crm": upstream}) as one:
+        one.replica(Debtor, "c-1", since=upstream.record(Moved("c-1", "a", "France")))
+        with after.open(own, channels={"crm": upstream}) as two:
+            receipt = upstream.record(Paid("c-1", Decimal(5)))
+            assert two.replica(Payer, "c-1", since=receipt).state == Payer("c-1", Decimal(5))
+            assert one.replica(Debtor, "c-1", since=receipt).state == Debtor("c-1", "France", Decimal(5))
+            assert [replica(running)["rebuilt"] for running in (one, two)] == [0, 0]
+            assert one.replica(Debtor, "c-1").state == Debtor("c-1", "France", Decimal(5))
+    with closing(sqlite3.connect(tmp_path / "copying.views.db")) as file, file:
+        assert file.execute("select count(*) from _replica").fetchall() == [(2,)]
+    file.close()
+
+
 def test_a_system_left_to_other_processes_is_only_looked_at(tmp_path: Path) -> None:
     """With `None` for a channel, this process follows nothing, and reads what is there."""
     own = f"sqlite:///{tmp_path}/billing.db"
