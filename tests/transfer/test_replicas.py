@@ -988,6 +988,34 @@ def test_what_a_share_could_not_record_is_folded_once_when_it_can(monkeypatch: p
         assert (replica(running)["healed"], replica(running)["rebuilt"]) == (0, 0)
 
 
+@pytest.mark.parametrize("nth", [1, 2, 3])
+def test_what_a_share_has_recorded_and_not_heard_of_is_published_once(tmp_path: Path, nth: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commit of its beginning, or of a change, was made, and the answer was lost: it goes on from what is noted."""
+    log = f"sqlite:///{tmp_path}/crm.db"
+    record = Course.record
+    recorded: list[str] = []
+
+    def unheard(course: Course, *args: Any, **named: Any) -> None:
+        if named.get("own") and not recorded:
+            other.record(Paid("c-2", Decimal(1)))  # between its beginning and the end of that
+        record(course, *args, **named)
+        if named.get("own") and course._name == "share/Card":
+            recorded.append(course._name)
+            if len(recorded) == nth:
+                raise h.StoreFailed("the line was cut")
+
+    monkeypatch.setattr(Course, "record", unheard)
+    with crm.open(log, run=False) as other, crm.open(log) as upstream, billing.open("memory:", channels={"crm": upstream}) as running:
+        for paid in range(1, 5):
+            receipt = upstream.record(Paid("c-1", Decimal(paid)))
+            found = running.replica(Debtor, "c-1", since=receipt, wait_seconds_max=20)
+
+        assert found.state == Debtor("c-1", "", Decimal(10))
+        changes = [change for change in published(upstream, "Card") if "op" in change and change["key"] == ["c-1"]]
+        assert [change["previous"] for change in changes] == [0, *(change["version"] for change in changes[:-1])]
+        assert {name: replica(running)[name] for name in ("suspect", "healed", "rebuilt")} == {"suspect": 0, "healed": 0, "rebuilt": 0}
+
+
 def test_who_takes_a_share_over_knows_events_that_others_were_the_first_to_record(tmp_path: Path) -> None:
     """It has opened the log before there were any, and has recorded and read nothing since."""
     url = f"sqlite:///{tmp_path}/crm.db"
