@@ -988,6 +988,34 @@ def test_what_a_share_could_not_record_is_folded_once_when_it_can(monkeypatch: p
         assert (replica(running)["healed"], replica(running)["rebuilt"]) == (0, 0)
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_share_publishes_what_came_while_nobody_ran_it_once(tmp_path: Path, *, restarted: bool) -> None:
+    """It goes on from what was published, also of what was gone before it began, which nobody has heard of."""
+    log = f"sqlite:///{tmp_path}/crm.db"
+    with h.App("crm", records=[Moved, Paid, Left]).open(log) as upstream:
+        upstream.record_all([Paid("c-1", Decimal(3)), Moved("c-2", "a", "France"), Left("c-2")])
+    with contextlib.ExitStack() as shared, crm.open(log, run=False) as other:
+        upstream = shared.enter_context(crm.open(log))
+        until(lambda: upstream.statistics()["shares"][0]["generation"] == 1)
+        if restarted:
+            shared.close()
+        receipt = other.record_all([Paid("c-1", Decimal(7)), Moved("c-2", "b", "Spain")])
+        assert receipt is not None
+        with crm.open(log) as upstream, billing.open("memory:", channels={"crm": upstream}) as running:
+            running.replica(Debtor, "c-1", since=receipt)
+            until(lambda: equal(running))
+
+            assert copied(running) == {"c-1": Debtor("c-1", "", Decimal(10)), "c-2": Debtor("c-2", "Spain")}
+            versions: dict[object, list[object]] = {}
+            for change in published(upstream, "Card"):
+                if "op" in change:
+                    before = versions.setdefault(str(change["key"]), [0])
+                    assert change["previous"] == before[-1]
+                    before.append(change["version"])
+            assert [len(one) for one in versions.values()] == [3, 2]
+            assert replica(running)["suspect"] == 0
+
+
 @pytest.mark.parametrize("nth", [1, 2, 3])
 def test_what_a_share_has_recorded_and_not_heard_of_is_published_once(tmp_path: Path, nth: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The commit of its beginning, or of a change, was made, and the answer was lost: it goes on from what is noted."""
