@@ -5,6 +5,7 @@ import sqlite3
 import threading
 import time
 import zlib
+from collections.abc import Callable
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
@@ -17,7 +18,8 @@ from happened.core.store import Row, Wanted
 from happened.log import compacting
 from happened.log import log as log_module
 from happened.log.compacting import ROW_BYTES, InBackground, compact, unpack
-from happened.stores import cold, segments
+from happened.stores import cold, runs, segments
+from happened.stores.packing import Packing
 from happened.stores.sqlite import SqliteStore, connect, connect_to_read
 from happened.testing.rows import Fact, Scribe, check_whole, flat, matches, read_by, terms_of
 from tests.cold.rows import filled, nothing
@@ -63,6 +65,31 @@ def test_the_index_of_what_is_cold_is_packed_and_merged_with_what_comes(path: st
         for one in (store, other):
             assert [row for row in flat(one.read(wanted=[Wanted(("n=7",))])) if "n=7" in terms_of(row).tags] == expected
             assert all(row.position in one.find_id(terms_of(row).id or "") for row in expected)
+
+
+def test_a_part_of_the_index_that_others_change_while_it_is_packed_is_left(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was made of it beside the lock is of what was there before."""
+    packed: Callable[..., bytes] = Packing._packed
+    written: dict[tuple[int, int, int, int], bytes] = {}
+
+    def others(packing: Packing, part: int, kind: int, last: int, level: int, entries: bytes) -> bytes:
+        which = part, kind, last, level
+        written[which] = entries[: -runs.SUM_BYTES]  # as an earlier release writes it
+        with closing(connect(path)) as file:
+            file.execute("update run set entries = ? where part = ? and kind = ? and last = ? and level = ?", (written[which], *which))
+        return packed(packing, part, kind, last, level, entries)
+
+    with closing(indexed(path)) as store:
+        rows = filled(store, 2_000)
+        with monkeypatch.context() as patched:
+            patched.setattr(Packing, "_packed", others)
+            store.compact(rows[-1].last, nothing)
+        with closing(connect(path)) as file:
+            found = {tuple(which): entries for *which, entries in file.execute("select part, kind, last, level, entries from run")}
+        assert written
+        assert {which: found[which] for which in written} == written
+        expected = [row for row in rows if "n=7" in terms_of(row).tags]
+        assert [row for row in flat(store.read(wanted=[Wanted(("n=7",))])) if "n=7" in terms_of(row).tags] == expected
 
 
 def test_an_index_is_made_anew_of_packed_rows(path: str) -> None:

@@ -17,9 +17,12 @@ import msgspec
 import pytest
 
 import happened as h
+from happened.core.store import Commit
+from happened.log.log import EVERYTHING_SEEN
+from happened.log.row import encode
 from happened.log.worker import Course
 from happened.testing.world import Clock
-from happened.transfer.channel import Channel, LogChannel, Page, Published
+from happened.transfer.channel import Channel, Generation, LogChannel, Page, Published
 from happened.transfer.replica import Replicating, Standing
 from tests.servers import fresh
 from tests.transfer.model import (
@@ -986,6 +989,28 @@ def test_what_a_share_could_not_record_is_folded_once_when_it_can(monkeypatch: p
         assert found.state == Debtor("c-1", "", Decimal(12))
         assert copied(running) == expected(upstream)
         assert (replica(running)["healed"], replica(running)["rebuilt"]) == (0, 0)
+
+
+def test_who_takes_a_share_over_goes_on_with_what_the_owner_before_did_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That one has begun a generation right before it could write no more: what is not whole is begun anew, and the one before is at an end."""
+    log, claim = f"sqlite:///{tmp_path}/crm.db", Course.claim
+    with crm.open(log) as upstream:
+        upstream.record(Paid("c-1", Decimal(5)))
+        until(lambda: upstream.statistics()["shares"][0]["lag"] == 0)
+        note = upstream.log.engine.notes("share/")["share/Card"]
+        begun = msgspec.structs.replace(msgspec.json.decode(note, type=Generation), number=2, whole=False)
+
+    def last_moment(course: Course, epoch: int, *, start: int) -> None:
+        if course._name == "share/Card":
+            course._log.engine.append(lambda _: Commit(notes={"share/Card": encode(begun).decode()}), EVERYTHING_SEEN)
+        claim(course, epoch, start=start)
+
+    monkeypatch.setattr(Course, "claim", last_moment)
+    with crm.open(log) as upstream, billing.open("memory:", channels={"crm": upstream}) as running:
+        found = running.replica(Debtor, "c-1", since=upstream.record(Paid("c-1", Decimal(7))))
+
+        assert found.state == Debtor("c-1", "", Decimal(12))
+        assert replica(running)["generation"] == upstream.statistics()["shares"][0]["generation"] == 3
 
 
 @pytest.mark.parametrize("restarted", [False, True])
