@@ -14,10 +14,11 @@ import msgspec
 import pytest
 
 import happened as h
-from happened.core.store import Row, Wanted
+from happened.core.store import Commit, Row, Wanted
 from happened.log import compacting
 from happened.log import log as log_module
 from happened.log.compacting import ROW_BYTES, InBackground, compact, unpack
+from happened.log.log import EVERYTHING_SEEN
 from happened.stores import cold, runs, segments
 from happened.stores.packing import Packing
 from happened.stores.sqlite import SqliteStore, connect, connect_to_read
@@ -65,6 +66,30 @@ def test_the_index_of_what_is_cold_is_packed_and_merged_with_what_comes(path: st
         for one in (store, other):
             assert [row for row in flat(one.read(wanted=[Wanted(("n=7",))])) if "n=7" in terms_of(row).tags] == expected
             assert all(row.position in one.find_id(terms_of(row).id or "") for row in expected)
+
+
+@pytest.mark.parametrize("table", ["log", "segment"], ids=["packing", "unpacking"])
+def test_a_step_that_fails_leaves_all_as_it_was_and_lets_go_of_the_lock(path: str, table: str) -> None:
+    """Rows lie in the other place already, and can't be taken out of the one before: they are where they were, and others write."""
+    with closing(indexed(path)) as store, closing(indexed(path)) as other:
+        rows = filled(store, 200)
+        store.compact(rows[99].last, nothing)
+        before = store.parts()
+        with closing(connect(path)) as file:
+            file.execute(f"create trigger full before delete on {table} begin select raise(abort, 'the disk is full'); end")
+
+        with pytest.raises((h.StoreFailed, sqlite3.DatabaseError), match="the disk is full"):
+            store.compact(rows[-1].last, nothing) if table == "log" else store.unpack(0, nothing)
+
+        other.append(lambda _: Commit(notes={"a": "1"}), EVERYTHING_SEEN, wait_seconds_max=0.1)
+        for one in (store, other):
+            assert (one.parts().cold, flat(one.read())) == (before.cold, rows)
+        with closing(connect(path)) as file:
+            file.execute("drop trigger full")
+        store.compact(rows[-1].last, nothing)
+        assert store.parts().hot_rows == 1
+        store.unpack(0, nothing)
+        assert (store.parts().cold, flat(store.read())) == (0, rows)
 
 
 def test_a_part_of_the_index_that_others_change_while_it_is_packed_is_left(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
