@@ -1062,8 +1062,8 @@ def test_what_a_share_has_recorded_and_not_heard_of_is_published_once(tmp_path: 
         for paid in range(1, 5):
             receipt = upstream.record(Paid("c-1", Decimal(paid)))
             found = running.replica(Debtor, "c-1", since=receipt, wait_seconds_max=20)
+            assert found.state == Debtor("c-1", "", Decimal(paid * (paid + 1) // 2))
 
-        assert found.state == Debtor("c-1", "", Decimal(10))
         changes = [change for change in published(upstream, "Card") if "op" in change and change["key"] == ["c-1"]]
         assert [change["previous"] for change in changes] == [0, *(change["version"] for change in changes[:-1])]
         assert {name: replica(running)[name] for name in ("suspect", "healed", "rebuilt")} == {"suspect": 0, "healed": 0, "rebuilt": 0}

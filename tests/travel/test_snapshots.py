@@ -437,6 +437,10 @@ def test_a_first_load_looks_whether_a_snapshot_is_of_this_history(tmp_path: Path
 
 def test_what_loads_began_with_is_looked_up_again_after_all_was_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is not what was there before, though nobody has come to drop that yet."""
+
+    def none(_: SnapshotsFile) -> list[Kept]:
+        return []
+
     with shop.open("memory:", run=False) as running:
         running.record(Received("a", 5, Decimal("1.5")))
         fold, of = fold_of(Stock), running.snapshots
@@ -444,7 +448,7 @@ def test_what_loads_began_with_is_looked_up_again_after_all_was_let_go(monkeypat
         assert of.latest(fold, [("a",)], running.log.head)[0] == running.log.head
 
         of.let_go()
-        monkeypatch.setattr(SnapshotsFile, "listed", lambda _: [])
+        monkeypatch.setattr(SnapshotsFile, "listed", none)
 
         assert of.latest(fold, [("a",)], running.log.head) == (0, {})
 
