@@ -288,6 +288,36 @@ def test_a_replica_goes_on_or_is_built_anew_and_a_subscription_that_heard_what_w
         assert [record.body.country for record in other.log.read() if isinstance(record.body, DebtorMoved)] == ["France", "Italy"]
 
 
+class Looked(h.Event):
+    """Nobody shares anything of it."""
+
+    page: str
+
+
+def test_a_replica_that_holds_nothing_of_what_was_lost_is_no_newer_than_what_is_left(urls: tuple[str, str]) -> None:
+    """It had come further, by what no share is of: what the log says there since it was adopted is waited for."""
+    theirs, ours = urls
+    watched = h.App("crm", records=[*crm.records, Looked], publications=crm.publications, shares=crm.shares)
+    copying = h.App("billing", replicas={"crm": [Debtor]})
+    with watched.open(theirs) as one, copying.open(ours, channels={"crm": theirs}) as other:
+        kept = one.record(Moved("c1", "Main Street", "France"))
+        other.replica(Debtor, "c1", since=kept, wait_seconds_max=WAIT)
+        until(lambda: other.statistics()["replicas"][0]["lag"] == 0)
+    copy = backed_up(theirs)
+    with watched.open(theirs) as one, copying.open(ours, channels={"crm": theirs}) as other:
+        lost = one.record_all([Looked("prices")] * 100)
+        assert lost is not None
+        other.replica(Debtor, "c1", since=lost, wait_seconds_max=WAIT)
+    restored(theirs, copy)
+    adopt(theirs)
+
+    with watched.open(theirs) as one, copying.open(ours, channels={"crm": theirs}) as other:
+        new = one.record(Paid("c1", Decimal(5)))
+        assert new.position < lost.position
+        assert other.replica(Debtor, "c1", since=new, wait_seconds_max=WAIT).state == Debtor("c1", "France", Decimal(5))
+        assert {name: other.statistics()["replicas"][0][name] for name in ("healed", "rebuilt")} == {"healed": 0, "rebuilt": 0}
+
+
 def test_who_has_heard_what_was_lost_goes_on_under_another_name(urls: tuple[str, str]) -> None:
     """All that the log says since it was adopted is heard, also where it stands at a place at which something else was lost."""
     theirs, ours = urls

@@ -9,6 +9,7 @@ import pytest
 
 import happened as h
 from happened.core.state import fold_of
+from happened.shelf.snapshots import SnapshotsFile
 from happened.stores.over import Over
 from tests.servers import fresh
 
@@ -160,6 +161,23 @@ def test_after_an_erasure_in_the_origin_they_are_not_there(running: h.Running) -
         assert branch.state(Shelf, "s8") == running.state(Shelf, "s8")
 
 
+def test_what_is_erased_while_it_is_read_is_not_used(running: h.Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chunk was read, and something is erased in the origin before a state of it is taken."""
+    chunk, file = SnapshotsFile.chunk, running.snapshots.file
+    with running.branch(at=running.log.head) as branch:
+
+        def erased_meanwhile(self: SnapshotsFile, id: int, n: int) -> bytes | None:
+            found = chunk(self, id, n)
+            if self is file and running.state(Shelf, "s7") is not None:
+                running.erase(("shelf", "s7"), actor="ann", reason="they asked")
+            return found
+
+        monkeypatch.setattr(type(file), "chunk", erased_meanwhile)
+        [_, last] = branch.snapshots.file.listed()
+
+        assert branch.snapshots.file.chunk(last.id, 0) is None
+
+
 def test_one_that_was_dropped_is_not_taken_for_one_that_was_taken_since(running: h.Running) -> None:
     """Neither by a branch nor by another process that has begun with it."""
     first, _ = positions(running)
@@ -181,8 +199,10 @@ def test_a_branch_outlives_its_origin(running: h.Running) -> None:
     expected = running.state(Shelf, "s8")
     with running.branch(at=running.log.head) as branch:
         assert branch.state(Shelf, "s7") == running.state(Shelf, "s7")
+        last = branch.snapshots.file.listed()[-1]
         running.snapshots.close()
 
+        assert branch.snapshots.file.chunk(last.id, 0) is None
         assert branch.state(Shelf, "s8") == expected
         assert branch.at(branch.begins).state(Shelf, "s8") == expected
 

@@ -22,6 +22,8 @@ from happened.core.store import Commit, Engine, Packs, Row, Wanted
 from happened.log.compacting import compact, unpack
 from happened.log.log import EVERYTHING_SEEN
 from happened.stores import segments
+from happened.stores.cold import Cold
+from happened.stores.postgres_cold import PostgresCold
 from happened.stores.unfolded import Unfolded
 from happened.testing import Clock
 from happened.testing.intruder import Intruder, opened
@@ -251,8 +253,12 @@ def test_a_body_in_a_cold_part_is_erased(log: Named) -> None:
         assert flat(other.read()) == expected
 
 
-@pytest.mark.parametrize("place", [50, 150], ids=["in the segment that grows", "in a row that comes into it"])
-def test_what_is_erased_while_it_is_packed_stays_erased(log: Named, place: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("place", "cold"),
+    [(50, 100), (150, 100), (50, 0)],
+    ids=["in the segment that grows", "in a row that comes into it", "in the first segment"],
+)
+def test_what_is_erased_while_it_is_packed_stays_erased(log: Named, place: int, cold: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between the work beside the lock and the lock another process erases a body of what is being packed: what was made of it is thrown away."""
     packed: Callable[..., Any] = Unfolded[Any].packed
 
@@ -265,7 +271,7 @@ def test_what_is_erased_while_it_is_packed_stays_erased(log: Named, place: int, 
 
     with closing(log.opened()) as store, closing(log.opened()) as other:
         rows = filled(store, 200)
-        store.compact(rows[99].last, nothing)
+        store.compact(rows[cold - 1].last if cold else 0, nothing)
         left = [rows[place]]
         monkeypatch.setattr(Unfolded, "packed", erasing)
 
@@ -276,6 +282,65 @@ def test_what_is_erased_while_it_is_packed_stays_erased(log: Named, place: int, 
         for one in (store, other):
             assert flat(one.read()) == expected
         check_whole(expected)
+
+
+def test_what_others_have_packed_otherwise_meanwhile_is_seen(log: Named, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cold part ends where it ended, and its segments are others: the last one does not grow by what was made of the one before."""
+    packed: Callable[..., Any] = Unfolded[Any].packed
+    rows_max = segments.ROWS_MAX
+    done: list[bool] = []
+
+    def others(cold: Unfolded[Any], *args: Any, **named: Any) -> Any:  # Any: see above
+        found = packed(cold, *args, **named)
+        if not done:
+            done.append(True)
+            other.unpack(0, nothing)
+            monkeypatch.setattr(segments, "ROWS_MAX", 50)
+            other.compact(rows[99].last, nothing)
+            monkeypatch.setattr(segments, "ROWS_MAX", rows_max)
+        return found
+
+    with closing(log.opened()) as store, closing(log.opened()) as other:
+        rows = filled(store, 200)
+        store.compact(rows[99].last, nothing)
+        monkeypatch.setattr(Unfolded, "packed", others)
+
+        store.compact(rows[-1].last, nothing)
+
+        assert done
+        for one in (store, other):
+            assert (one.cold_until(), flat(one.read())) == (rows[-2].last, rows)
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_rows_that_move_between_two_looks_of_one_reader_are_read_once(
+    log: Named, monkeypatch: pytest.MonkeyPatch, *, backwards: bool
+) -> None:
+    """It has looked how far the cold part reaches, and another process packs more before it reads."""
+    moved: list[int] = []
+
+    def moving(until: Callable[[Any, Any], int]) -> Callable[[Any, Any], int]:
+        def looked(cold: Any, connection: Any) -> int:
+            found = until(cold, connection)
+            if reading and not moved:
+                moved.append(found)
+                other.compact(rows[-1].last, nothing)
+            return found
+
+        return looked
+
+    reading = False
+    with closing(log.opened()) as store, closing(log.opened()) as other:
+        rows = filled(store, 200)
+        store.compact(rows[49].last, nothing)
+        for one in (Cold, PostgresCold):
+            monkeypatch.setattr(one, "until", moving(one.until))
+        reading = True
+
+        found = flat(store.read(backwards=backwards))
+
+        assert moved == [rows[49].last]
+        assert found == (rows[::-1] if backwards else rows)
 
 
 @pytest.mark.parametrize("inside", ["put", "segment"], ids=["packing", "unpacking"])

@@ -146,6 +146,7 @@ def test_events_of_equal_keys_are_one_row_also_after_a_restart(store: str, of: t
         (Decimal("1E+999999"), "1E+999999"),
         (Decimal("1E-999999"), "1E-999999"),
         (Decimal("0.00000010"), "0.0000001"),
+        (Decimal("1234567890123456789012345678901234567890.120"), "1234567890123456789012345678901234567890.12"),
         (Decimal("NaN"), "NaN"),
         (-0.0, "0.0"),
         (datetime.max.replace(tzinfo=timezone(timedelta(hours=-2))), "9999-12-31T23:59:59.999999-02:00"),

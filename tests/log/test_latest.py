@@ -48,7 +48,7 @@ def test_it_is_what_a_reader_finds_from_any_position_on(running: h.Running) -> N
     start = running.log.head
     for number in range(4):
         running.dispatch(Deposit("a", number))
-        running.record_all([Deposited("b", number), Deposited("c", number)])
+        running.record_all([Deposited("b", number), Deposited("c", number), Deposited("d", number)])
     rows = there(running)
     ends = {0: bytes(32)} | {row.last: row.digest for row in rows}
     for position in range(running.log.head + 2):
@@ -127,6 +127,17 @@ def test_it_is_bounded(running: h.Running, monkeypatch: pytest.MonkeyPatch) -> N
     running.record_all([Deposited("b" * 500, 1)] * 20)
     assert running.log.writer.latest.behind(ends[-1], LONG) is not None
     assert running.log.writer.latest.behind(ends[-2], LONG) is None
+
+
+def test_what_is_let_go_of_takes_no_place(running: h.Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an erasure as much is kept of what comes as before."""
+    monkeypatch.setattr(latest, "BYTES_MAX", 1_000)
+    ended(running, [Deposited("a" * 500, 1)] * 20)
+    running.log.writer.latest.forget()
+    first, *_, last = [ended(running, [Deposited("b", 1)]) for _ in range(3)]
+    found = running.log.writer.latest.behind(first, LONG)
+    assert found is not None
+    assert found[1][-1].last == last
 
 
 def test_a_view_follows_its_own_process_and_others_in_turn(tmp_path: Path) -> None:

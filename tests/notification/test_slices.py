@@ -4,6 +4,7 @@ import contextlib
 import os
 import random
 import signal
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -19,10 +20,24 @@ import happened as h
 from happened.core.errors import Diverged
 from happened.core.store import Commit
 from happened.core.tags import term
-from happened.log.lease import Leases, Present, all_leases
+from happened.log.lease import Held, Leases, Present, all_leases
 from happened.log.redrawing import redraw
 from happened.log.row import encode
-from happened.log.slices import SLICES, WHOLE, Piece, cut, handler_of, part_name, parts_in, progress_of, shared_among, slice_of, slicer
+from happened.log.slices import (
+    SLICES,
+    WHOLE,
+    Part,
+    Piece,
+    Progress,
+    cut,
+    handler_of,
+    part_name,
+    parts_in,
+    progress_of,
+    shared_among,
+    slice_of,
+    slicer,
+)
 from happened.log.worker import claimed
 from happened.notification.reacting import Reacting
 from happened.notification.reactor import Reactor
@@ -426,6 +441,47 @@ def test_borders_can_not_be_drawn_by_who_does_not_own_them(quiet: h.Running) -> 
     assert quiet.log.engine.notes("") == before
     assert one.leases.epoch(HANDLER) == 1
 
+    won_again = encode(
+        Held(one.leases.owner, 5, quiet.log.source.now_us() + 10**7)
+    ).decode()  # another had it in between, and it is not claimed yet
+    quiet.log.engine.append(lambda _: Commit(notes={f"lease/{HANDLER}": won_again}), 1 << 62)
+    with pytest.raises(Diverged, match="another owner"):
+        redraw(quiet.log, one.leases, [part], pieces, position=quiet.log.head, by="key")
+
+
+def test_parts_that_are_joined_go_on_in_an_epoch_after_those_of_both(quiet: h.Running) -> None:
+    """Whoever owned one of them before can't write into what they have become, nor does it begin before both of them did."""
+    one, position = Step(quiet, on_came_of(quiet)), quiet.log.head
+    until_then = quiet.log.source.now_us() + 10**7
+    parts = [
+        Part(HANDLER, Progress(position, 7, 2, slices=(0, 31), by="key")),
+        Part(part_name(HANDLER, 32), Progress(position, 3, 4, slices=(32, 63), by="key")),
+    ]
+    notes = {f"progress/{name}": encode(progress).decode() for name, progress in parts}
+    notes |= {
+        f"lease/{name}": encode(Held(one.leases.owner, progress.epoch, until_then, progress.span)).decode() for name, progress in parts
+    }
+    quiet.log.engine.append(lambda _: Commit(notes=dict(notes)), 1 << 62)
+
+    redraw(quiet.log, one.leases, parts, [Piece(*WHOLE, one.leases.owner)], position=position, by="key")
+
+    assert parts_in(quiet.log.engine, HANDLER) == [Part(HANDLER, Progress(position, 8, 4))]
+    [(_, held, _)] = [lease for lease in all_leases(quiet.log.engine, Machine()) if handler_of(lease[0]) == HANDLER]
+    assert (held.owner, held.epoch) == (one.leases.owner, 8)
+    assert one.leases.epoch(HANDLER) == 8
+
+
+def test_nobody_competes_while_borders_are_drawn(quiet: h.Running) -> None:
+    """Else what was found before would be taken for what is held after."""
+    one = Step(quiet, on_came_of(quiet))
+    one.look()
+    competing = threading.Thread(target=one.look)
+    with one.leases.redrawn([HANDLER], {part_name(HANDLER, 32): 9}):
+        competing.start()
+        competing.join(0.2)
+        assert competing.is_alive()
+    competing.join()
+
 
 def test_what_is_held_goes_with_its_slice(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """An event that failed waits in its slice, with those that wait for it, wherever that goes; it is retried there."""
@@ -744,6 +800,31 @@ def test_who_ends_gives_back_its_own_leases_alone(quiet: h.Running) -> None:
     assert (owner.holder("a"), owner.holder("b")) == (owner.owner, None)
     owner.close()
     assert owner.holder("a") is None
+
+
+def test_a_lease_is_free_once_it_ran_out_or_its_owner_is_gone(quiet: h.Running) -> None:
+    """Nobody waits for what a process that is no more would have held on, and nobody takes what one on another host holds."""
+    engine, now = quiet.log.engine, quiet.log.source.now_us()
+    host = Machine().owner().split(":", maxsplit=1)[0]
+    owners = {"gone": (f"{host}:999999:x", now + 10**10), "ran out": ("elsewhere:1:x", now - 1), "held": ("elsewhere:1:x", now + 10**10)}
+    engine.append(
+        lambda _: Commit(notes={f"lease/{name}": encode(Held(who, 7, until)).decode() for name, (who, until) in owners.items()}), 1 << 62
+    )
+    leases = Leases(engine, Machine(), list(owners))
+
+    assert {name: leases.holder(name) for name in owners} == {"gone": None, "ran out": None, "held": "elsewhere:1:x"}
+    assert {name: held for name, _, held in all_leases(engine, Machine()) if name in owners} == {
+        "gone": False,
+        "ran out": False,
+        "held": True,
+    }
+    leases.start()
+    assert {name: leases.epoch(name) for name in owners} == {"gone": 8, "ran out": 8, "held": None}
+
+    leases.forget(["gone", "held", "none"])
+    leases.close()
+    leases.forget(["ran out"])
+    assert [name for name in engine.notes("lease/") if name.removeprefix("lease/") in owners] == ["lease/gone", "lease/held"]
 
 
 def test_who_lets_go_of_what_others_divide_lets_go_at_once(quiet: h.Running) -> None:

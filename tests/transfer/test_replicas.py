@@ -11,15 +11,18 @@ from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import pytest
 
 import happened as h
+from happened.core.store import Commit
+from happened.log.log import EVERYTHING_SEEN
+from happened.log.row import encode
 from happened.log.worker import Course
 from happened.testing.world import Clock
-from happened.transfer.channel import Channel, LogChannel, Page
+from happened.transfer.channel import Channel, Generation, LogChannel, Page, Published
 from happened.transfer.replica import Replicating, Standing
 from tests.servers import fresh
 from tests.transfer.model import (
@@ -39,6 +42,7 @@ from tests.transfer.model import (
     copied,
     crm,
     expected,
+    heard,
     published,
     until,
 )
@@ -167,6 +171,21 @@ def test_what_is_gone_there_is_gone_here(pair: Pair) -> None:
 
     assert gone.state is None
     assert again.state == Debtor("c-1", "Spain")
+
+
+def test_what_came_again_after_it_was_gone_goes_on_after_a_restart(tmp_path: Path) -> None:
+    """It is read again as it is, and not as deleted: its next change follows on what is there, and nothing is built anew."""
+    own = f"sqlite:///{tmp_path}/billing.db"
+    with crm.open("memory:") as upstream:
+        with billing.open(own, channels={"crm": upstream}) as running:
+            for event in (Moved("c-1", "a", "France"), Left("c-1"), Moved("c-1", "b", "Spain")):
+                running.replica(Debtor, "c-1", since=upstream.record(event))
+
+        with billing.open(own, channels={"crm": upstream}) as running:
+            found = running.replica(Debtor, "c-1", since=upstream.record(Moved("c-1", "c", "Italy")))
+
+            assert found.state == Debtor("c-1", "Italy")
+            assert {name: replica(running)[name] for name in ("suspect", "healed", "rebuilt")} == {"suspect": 0, "healed": 0, "rebuilt": 0}
 
 
 def test_an_idle_copy_has_no_age(pair: Pair) -> None:
@@ -331,6 +350,7 @@ def test_another_origin_is_seen_and_the_rest_of_the_app_goes_on(tmp_path: Path) 
     own = f"sqlite:///{tmp_path}/billing.db"
     with crm.open(f"sqlite:///{tmp_path}/one.db") as one, billing.open(own, channels={"crm": one}) as running:
         running.replica(Debtor, "c-1", since=one.record(Moved("c-1", "a", "France")))
+        until(lambda: heard(running) == [("c-1", "France")])  # else it may be led to another log
 
     with crm.open(f"sqlite:///{tmp_path}/other.db") as other, billing.open(own, channels={"crm": other}) as running:
         other.record(Moved("c-1", "z", "Spain"))
@@ -477,7 +497,10 @@ def test_a_copy_that_is_made_anew_answers_nothing_older_than_the_one_before(tmp_
             assert [row.country for row in found] == ["Italy"]
 
 
-def test_a_row_that_somebody_changed_is_found_and_the_copy_made_anew(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "what", ["update \"{}\" set country = 'Atlantis' where customer = 'c-7'", "delete from \"{}\" where customer = 'c-7'"]
+)
+def test_a_row_that_somebody_changed_or_deleted_is_found_and_the_copy_made_anew(tmp_path: Path, what: str) -> None:
     """At its start a copy is held against what is noted of each row: it is not proven by what it was."""
     own = f"sqlite:///{tmp_path}/billing.db"
     with crm.open(f"sqlite:///{tmp_path}/crm.db") as upstream:
@@ -486,13 +509,116 @@ def test_a_row_that_somebody_changed_is_found_and_the_copy_made_anew(tmp_path: P
             running.replica(Debtor, "c-1", since=upstream.log.head)
         with closing(sqlite3.connect(tmp_path / "billing.views.db")) as file, file:
             [(table,)] = file.execute("select name from sqlite_master where type = 'table' and name like '_crm/Card%'").fetchall()
-            file.execute(f"update \"{table}\" set country = 'Atlantis' where customer = 'c-7'")
+            file.execute(what.format(table))
         file.close()
 
         with billing.open(own, channels={"crm": upstream}) as running:
             until(lambda: replica(running)["rebuilt"] == 1 and equal(running))
 
             assert copied(running) == expected(upstream)
+
+
+class Weighed(h.Event):
+    customer: CustomerNo
+    score: float | None
+    good: bool
+
+
+class Score(h.State):
+    """What a database gives back as other bytes than it was given: `True` and -0.0."""
+
+    customer: CustomerNo
+    score: float | None = None
+    good: bool = False
+
+    def evolve(self, event: Weighed) -> "Score":
+        return self.but(score=event.score, good=event.good)
+
+
+class Placed(h.Event):
+    shop: Annotated[str, h.Tag("shop")]
+    place: Annotated[str, h.Tag("place")]
+
+
+class Stand(h.State):
+    shop: Annotated[str, h.Tag("shop")]
+    place: Annotated[str, h.Tag("place")]
+    count: int = 0
+
+    def evolve(self, _event: Placed) -> "Stand":
+        return self.but(count=self.count + 1)
+
+
+@h.named("Stand")
+class Swapped(h.State):
+    """Has the same key in another order."""
+
+    place: Annotated[str, h.Tag("place")]
+    shop: Annotated[str, h.Tag("shop")]
+    count: int = 0
+
+
+def test_a_key_in_another_order_is_said() -> None:
+    """Else each state would be asked for by the wrong one of its fields."""
+    stands, copying = h.App("stands", records=[Placed], shares=[Stand]), h.App("copying", replicas={"stands": [Swapped]})
+    with stands.open("memory:") as upstream, copying.open("memory:", channels={"stands": upstream}) as running:
+        receipt = upstream.record(Placed("one", "two"))
+
+        with pytest.raises(h.Late, match="the same fields, in the same order"):
+            running.replica(Swapped, "two", "one", since=receipt, wait_seconds_max=2)
+
+
+@pytest.mark.parametrize("reachable", [True, False])
+def test_a_copy_that_is_behind_is_as_old_as_what_it_has_not(tmp_path: Path, *, reachable: bool) -> None:
+    """From when the first of that was recorded; where the origin can't be asked, from when there was nothing else last."""
+    clock, log = Clock(), f"sqlite:///{tmp_path}/crm.db"
+    channel = Rough(
+        LogChannel(lambda: upstream.log.engine, lambda store: store is upstream.log.engine, own=False), random.Random(1), honest=True
+    )
+    with contextlib.ExitStack() as first:
+        upstream = first.enter_context(crm.open(log, source=clock))
+        receipt = upstream.record(Moved("c-1", "a", "France"))
+        upstream.settled(receipt, wait_seconds_max=60)
+        with billing.open("memory:", channels={"crm": channel}, source=clock) as running:
+            running.replica(Debtor, "c-1", since=receipt)
+            until(lambda: equal(running))
+            first.close()
+            [replicating] = running._replicating.values()
+            with crm.open(log, run=False, source=clock) as upstream:  # nobody shares anything
+                until(lambda: equal(running))
+                clock.move(timedelta(minutes=3))
+                until(lambda: replicating._noted_at == clock.now_us())
+                upstream.record(Moved("c-1", "b", "Spain"))
+                until(lambda: replica(running)["lag"] == 1)
+                clock.move(timedelta(minutes=5))
+                until(lambda: replicating._noted_at == clock.now_us())
+                channel.down = not reachable
+                found = running.replica(Debtor, "c-1")
+
+                assert found.state == Debtor("c-1", "France")
+                assert found.age == timedelta(minutes=5)
+                channel.down = False
+
+
+@h.named("Score")
+class Scored(h.State):
+    customer: CustomerNo
+    score: float | None = None
+    good: bool = False
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgres"])
+def test_a_row_that_nobody_changed_is_not_taken_for_changed_whatever_is_in_it(tmp_path: Path, database: str) -> None:
+    """What is noted of a row is of what the database gives back."""
+    own = fresh() if database == "postgres" else f"sqlite:///{tmp_path}/scores.db"
+    scores, copying = h.App("scores", records=[Weighed], shares=[Score]), h.App("copying", replicas={"scores": [Scored]})
+    with scores.open("memory:") as upstream:
+        for number, score in enumerate((-0.0, None, 1.5)):
+            receipt = upstream.record(Weighed(f"c-{number}", score, good=number != 1))
+            with copying.open(own, channels={"scores": upstream}) as running:
+                assert running.replica(Scored, f"c-{number}", since=receipt).state == Scored(f"c-{number}", score, good=number != 1)
+                assert {name: replica(running)[name] for name in ("healed", "rebuilt")} == {"healed": 0, "rebuilt": 0}
+                assert "diverged" not in [outcome for _, outcome, *_ in running.log.engine.samples()]
 
 
 @h.named("Card")
@@ -632,6 +758,46 @@ def test_a_share_whose_code_has_changed_is_copied_anew_beside_the_old(tmp_path: 
     assert len(tables) == 1
 
 
+@pytest.mark.parametrize("killed", ["before it is written", "in the midst of it"])
+def test_a_copy_of_a_new_generation_begins_with_all_of_it_wherever_it_was_killed(
+    tmp_path: Path, killed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was made, and what began with it was not written; or only a part of it came. The old one answers until then, as of its own end."""
+    log, own = f"sqlite:///{tmp_path}/crm.db", f"sqlite:///{tmp_path}/billing.db"
+    with crm.open(log) as upstream, billing.open(own, channels={"crm": upstream}) as running:
+        running.replica(Debtor, "c-1", since=upstream.record(Moved("c-1", "a", "France")))
+    with crm.open(log) as upstream:
+        last = upstream.record(Moved("c-1", "a", "Spain"))
+        until(lambda: upstream.statistics()["shares"][0]["lag"] == 0)
+        ended = upstream.log.head
+    changed = h.App("crm", records=[Moved, Paid, Left], shares=[Card2], ignores=["AddressChanged"])
+
+    with changed.open(log) as upstream:
+        until(lambda: upstream.statistics()["shares"][0]["generation"] == 2)
+        channel = Cut(LogChannel(lambda: upstream.log.engine, lambda _store: True, own=False))
+        channel.cut_after = ended
+        with monkeypatch.context() as patched:
+            write = Replicating[Any]._write
+
+            def fails(replicating: Replicating[Any], copy: Any) -> None:
+                if copy.standing.generation == 2:
+                    raise h.StoreFailed("the disk is full for a moment")
+                write(replicating, copy)
+
+            if killed == "before it is written":
+                patched.setattr(Replicating, "_write", fails)
+            with billing.open(own, channels={"crm": channel}) as running:
+                if killed == "before it is written":
+                    until(lambda: "the disk is full" in (replica(running)["failure"] or ""))
+                else:
+                    until(lambda: channel.waits_at > ended)
+                assert running.replica(Debtor, "c-1", since=last).state == Debtor("c-1", "Spain")
+        with billing.open(own, channels={"crm": upstream}) as running:
+            until(lambda: replica(running)["generation"] == 2 and equal(running))
+            assert copied(running) == {"c-1": Debtor("c-1", "SPAIN")}
+            assert {name: replica(running)[name] for name in ("healed", "rebuilt")} == {"healed": 0, "rebuilt": 0}
+
+
 def test_a_share_begun_and_not_ended_is_begun_anew(tmp_path: Path) -> None:
     """What is not whole is no generation to follow: it is not known what has gone since it began."""
     log = f"sqlite:///{tmp_path}/crm.db"
@@ -681,39 +847,193 @@ def test_who_has_lost_his_lease_does_not_claim_a_copy_again(tmp_path: Path) -> N
 
 
 class Losing:
-    """A channel that loses a change the first time that a copy is to hear it, and says nothing of it."""
+    """A channel that loses a change the first time that a copy is to hear it, or each time, and says nothing of it."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self.armed = False
+        self.each_time = False
         self.lost = 0
         self.origin, self.head, self.recorded_at = channel.origin, channel.head, channel.recorded_at
         self.standing, self.close = channel.standing, channel.close
 
     def read(self, after: int, wait_seconds_max: float) -> Page:
-        """Return the next page, without the first change that it has."""
+        """Return the next page, without the first change that it had when it was armed."""
         page = self._channel.read(after, wait_seconds_max)
-        changes = [one for one in page.items if one.what == "share"]
-        if self.lost or not (self.armed and changes and threading.current_thread().name.startswith("happened-replica/")):
+        changes = [one.position for one in page.items if one.what == "share"]
+        if not self.lost and self.armed and changes and threading.current_thread().name.startswith("happened-replica/"):
+            self.lost = changes[0]
+        elif not self.each_time:
             return page
-        self.lost = changes[0].position
-        return page._replace(items=[one for one in page.items if one is not changes[0]])
+        return page._replace(items=[one for one in page.items if one.position != self.lost])
 
 
-def test_a_change_that_was_lost_on_the_way_is_missed_by_the_digest() -> None:
-    """As many rows are there as the origin has: what is in them tells that one is not as it should be, and the channel is read again."""
+def test_a_change_that_was_lost_on_the_way_is_missed_by_the_digest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many rows are there as the origin has: what is in them tells that one is not as it should be, and all since the last proof is read again."""
+    monkeypatch.setattr("happened.transfer.share.CHANGES_MAX", 1)  # what is read again begins in another row than that of the beacon
     channel = Losing(LogChannel(lambda: upstream.log.engine, lambda _store: True, own=False))
     with crm.open("memory:") as upstream, billing.open("memory:", channels={"crm": channel}) as running:
         running.replica(Debtor, "c-1", since=upstream.record(Paid("c-1", Decimal(5))))
         until(lambda: equal(running))
 
         channel.armed = True
-        receipt = upstream.record(Paid("c-1", Decimal(7)))
+        receipt = upstream.record_all([Paid("c-1", Decimal(7)), Paid("c-2", Decimal(1))])
+        assert receipt is not None
 
         assert running.replica(Debtor, "c-1", since=receipt).state == Debtor("c-1", "", Decimal(12))
         assert channel.lost > receipt.position
         assert copied(running) == expected(upstream)
         assert replica(running)["healed"] == 1
+
+
+def test_a_copy_that_reading_again_does_not_make_equal_is_built_anew_and_the_old_one_answers() -> None:
+    """It answers as of before, and it is told that it has diverged, until another one is proven."""
+    channel = Losing(LogChannel(lambda: upstream.log.engine, lambda _store: True, own=False))
+    with crm.open("memory:") as upstream, billing.open("memory:", channels={"crm": channel}) as running:
+        before = upstream.record(Paid("c-1", Decimal(5)))
+        running.replica(Debtor, "c-1", since=before)
+        until(lambda: equal(running))
+
+        channel.each_time = channel.armed = True
+        receipt = upstream.record(Paid("c-1", Decimal(7)))
+        until(lambda: replica(running)["rebuilt"] > 0)
+
+        found = running.replica(Debtor, "c-1")
+        assert (found.state, found.position < receipt.position) == (Debtor("c-1", "", Decimal(5)), True)
+        assert replica(running)["state"] == "diverged"
+        assert "differs from the origin" in replica(running)["diverged"]
+        channel.each_time = False
+        assert running.replica(Debtor, "c-1", since=receipt).state == Debtor("c-1", "", Decimal(12))
+        assert copied(running) == expected(upstream)
+        assert replica(running)["diverged"] is None
+
+
+class Haunted:
+    """A channel that hands out again, with every page, what was published while it was `keeping`."""
+
+    def __init__(self, channel: Channel, kept: list[Published]) -> None:
+        self._channel = channel
+        self.kept = kept
+        self.keeping = False
+        self.pages = 0
+        self.origin, self.head, self.recorded_at = channel.origin, channel.head, channel.recorded_at
+        self.standing, self.close = channel.standing, channel.close
+
+    def read(self, after: int, wait_seconds_max: float) -> Page:
+        """Return the next page, and what was kept."""
+        page = self._channel.read(after, wait_seconds_max)
+        if threading.current_thread().name.startswith("happened-replica/"):
+            self.pages += 1
+            if self.keeping:
+                self.kept += page.items
+        return page if self.keeping else page._replace(items=[*self.kept, *page.items])
+
+    def wait(self) -> None:
+        """Wait until it was all handed out once more, and taken in."""
+        before = self.pages
+        until(lambda: self.pages > before + 2)
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_what_is_handed_out_again_does_not_bring_back_what_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, in_memory: bool
+) -> None:
+    """Its version is known, from memory or from the table, also after a restart."""
+    if not in_memory:
+        monkeypatch.setattr("happened.transfer.replica.ROWS_IN_MEMORY_MAX", 0)
+    own, kept = f"sqlite:///{tmp_path}/billing.db", list[Published]()
+    with crm.open("memory:") as upstream:
+        for restarted in (False, True):
+            channel = Haunted(LogChannel(lambda: upstream.log.engine, lambda _store: True, own=False), kept)
+            channel.keeping = not restarted
+            with billing.open(own, channels={"crm": channel}) as running:
+                if not restarted:
+                    running.replica(Debtor, "c-2", since=upstream.record_all([Moved("c-1", "a", "France"), Moved("c-2", "a", "France")]))
+                    channel.keeping = False
+                    running.replica(Debtor, "c-2", since=upstream.record(Left("c-2")))
+                until(lambda: equal(running))
+                channel.wait()
+                [replicating] = running._replicating.values()
+                with replicating.file.reader() as reader:
+                    [(taken, proven)] = reader.execute("select taken, proven from _replica").fetchall()
+                assert taken >= proven  # what is held against an adopted origin is the newest that it has
+                assert copied(running) == {"c-1": Debtor("c-1", "France")}
+                assert {name: replica(running)[name] for name in ("healed", "rebuilt")} == {"healed": 0, "rebuilt": 0}
+
+
+@pytest.mark.parametrize("rows_max", [0, 3])
+def test_a_copy_of_more_rows_than_are_kept_in_memory_is_the_same(tmp_path: Path, rows_max: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not in memory is looked up: a row is neither counted twice nor taken for none, also after a restart."""
+    monkeypatch.setattr("happened.transfer.replica.ROWS_IN_MEMORY_MAX", rows_max)
+    own, done = f"sqlite:///{tmp_path}/billing.db", acts(random.Random(5), 60, 8)
+    with crm.open("memory:") as upstream:
+        for start in (0, 30):
+            with billing.open(own, channels={"crm": upstream}) as running:
+                for at in range(start, start + 30, 5):
+                    upstream.record_all(done[at : at + 5])
+                    until(lambda: replica(running)["position"] >= upstream.log.head)
+                until(lambda: equal(running))
+                assert copied(running) == expected(upstream)
+                assert {name: replica(running)[name] for name in ("suspect", "healed", "rebuilt")} == {
+                    "suspect": 0,
+                    "healed": 0,
+                    "rebuilt": 0,
+                }
+
+
+def test_a_copy_of_a_generation_of_which_something_was_erased_is_built_anew_as_the_next_one(tmp_path: Path) -> None:
+    """The older one can't be proven any more: what was published in it is not all there."""
+    log, own = f"sqlite:///{tmp_path}/crm.db", f"sqlite:///{tmp_path}/billing.db"
+    with crm.open(log) as upstream:
+        with billing.open(own, channels={"crm": upstream}) as running:
+            upstream.record_all([Moved("c-1", "a", "France"), Moved("c-2", "a", "France")])
+            running.replica(Debtor, "c-1", since=upstream.log.head)
+        upstream.erase(("customer", "c-1"), actor="ann", reason="they asked")
+    with closing(sqlite3.connect(tmp_path / "billing.views.db")) as file, file:
+        file.execute("update _replica set count = count + 1")
+    file.close()
+
+    with crm.open(log) as upstream:
+        until(lambda: upstream.statistics()["shares"][0]["generation"] == 2)
+        with billing.open(own, channels={"crm": upstream}) as running:
+            until(lambda: replica(running)["generation"] == 2 and equal(running), seconds=20)
+            assert copied(running) == {"c-2": Debtor("c-2", "France")}
+            assert replica(running)["rebuilt"] == 1
+
+
+def test_what_an_older_generation_says_late_is_not_taken_into_a_newer_one(tmp_path: Path) -> None:
+    """Neither a state that is gone since, nor how many there were."""
+    log, own = f"sqlite:///{tmp_path}/crm.db", f"sqlite:///{tmp_path}/billing.db"
+    with crm.open(log) as upstream:
+        first = Haunted(LogChannel(lambda: upstream.log.engine, lambda _store: True, own=False), [])
+        first.keeping = True
+        with billing.open(own, channels={"crm": first}) as running:
+            running.replica(Debtor, "c-2", since=upstream.record_all([Moved("c-1", "a", "France"), Moved("c-2", "a", "France")]))
+            first.keeping = False
+            running.replica(Debtor, "c-2", since=upstream.record(Left("c-2")))
+    changed = h.App("crm", records=[Moved, Paid, Left], shares=[Card2], ignores=["AddressChanged"])
+
+    with changed.open(log) as upstream:
+        second = Haunted(LogChannel(lambda: upstream.log.engine, lambda _store: True, own=False), first.kept)
+        with billing.open(own, channels={"crm": second}) as running:
+            until(lambda: replica(running)["generation"] == 2 and equal(running))
+            second.wait()
+            alone = copied(running)
+            receipt = upstream.record(Moved("c-1", "a", "Spain"))
+            assert running.replica(Debtor, "c-1", since=receipt).state == Debtor("c-1", "SPAIN")
+            until(lambda: equal(running))
+
+            assert alone == {"c-1": Debtor("c-1", "FRANCE")}
+            assert copied(running) == {"c-1": Debtor("c-1", "SPAIN")}
+            assert {name: replica(running)[name] for name in ("healed", "rebuilt")} == {"healed": 0, "rebuilt": 0}
+
+        with closing(sqlite3.connect(tmp_path / "billing.views.db")) as file, file:
+            file.execute("update _replica set count = count + 1")
+        file.close()
+        third = Haunted(LogChannel(lambda: upstream.log.engine, lambda _store: True, own=False), first.kept)
+        with billing.open(own, channels={"crm": third}) as running:  # it is built anew, and hears the older one first
+            until(lambda: replica(running)["rebuilt"] > 0 and equal(running))
+            assert (replica(running)["rebuilt"], copied(running)) == (1, {"c-1": Debtor("c-1", "SPAIN")})
 
 
 def test_what_a_share_could_not_record_is_folded_once_when_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -740,6 +1060,84 @@ def test_what_a_share_could_not_record_is_folded_once_when_it_can(monkeypatch: p
         assert found.state == Debtor("c-1", "", Decimal(12))
         assert copied(running) == expected(upstream)
         assert (replica(running)["healed"], replica(running)["rebuilt"]) == (0, 0)
+
+
+def test_who_takes_a_share_over_goes_on_with_what_the_owner_before_did_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That one has begun a generation right before it could write no more: what is not whole is begun anew, and the one before is at an end."""
+    log, claim = f"sqlite:///{tmp_path}/crm.db", Course.claim
+    with crm.open(log) as upstream:
+        upstream.record(Paid("c-1", Decimal(5)))
+        until(lambda: upstream.statistics()["shares"][0]["lag"] == 0)
+        note = upstream.log.engine.notes("share/")["share/Card"]
+        begun = msgspec.structs.replace(msgspec.json.decode(note, type=Generation), number=2, whole=False)
+
+    def last_moment(course: Course, epoch: int, *, start: int) -> None:
+        if course._name == "share/Card":
+            course._log.engine.append(lambda _: Commit(notes={"share/Card": encode(begun).decode()}), EVERYTHING_SEEN)
+        claim(course, epoch, start=start)
+
+    monkeypatch.setattr(Course, "claim", last_moment)
+    with crm.open(log) as upstream, billing.open("memory:", channels={"crm": upstream}) as running:
+        found = running.replica(Debtor, "c-1", since=upstream.record(Paid("c-1", Decimal(7))))
+
+        assert found.state == Debtor("c-1", "", Decimal(12))
+        assert replica(running)["generation"] == upstream.statistics()["shares"][0]["generation"] == 3
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_share_publishes_what_came_while_nobody_ran_it_once(tmp_path: Path, *, restarted: bool) -> None:
+    """It goes on from what was published, also of what was gone before it began, which nobody has heard of."""
+    log = f"sqlite:///{tmp_path}/crm.db"
+    with h.App("crm", records=[Moved, Paid, Left]).open(log) as upstream:
+        upstream.record_all([Paid("c-1", Decimal(3)), Moved("c-2", "a", "France"), Left("c-2")])
+    with contextlib.ExitStack() as shared, crm.open(log, run=False) as other:
+        upstream = shared.enter_context(crm.open(log))
+        until(lambda: upstream.statistics()["shares"][0]["generation"] == 1)
+        if restarted:
+            shared.close()
+        receipt = other.record_all([Paid("c-1", Decimal(7)), Moved("c-2", "b", "Spain")])
+        assert receipt is not None
+        with crm.open(log) as upstream, billing.open("memory:", channels={"crm": upstream}) as running:
+            running.replica(Debtor, "c-1", since=receipt)
+            until(lambda: equal(running))
+
+            assert copied(running) == {"c-1": Debtor("c-1", "", Decimal(10)), "c-2": Debtor("c-2", "Spain")}
+            versions: dict[object, list[object]] = {}
+            for change in published(upstream, "Card"):
+                if "op" in change:
+                    before = versions.setdefault(str(change["key"]), [0])
+                    assert change["previous"] == before[-1]
+                    before.append(change["version"])
+            assert [len(one) for one in versions.values()] == [3, 2]
+            assert replica(running)["suspect"] == 0
+
+
+@pytest.mark.parametrize("nth", [1, 2, 3])
+def test_what_a_share_has_recorded_and_not_heard_of_is_published_once(tmp_path: Path, nth: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commit of its beginning, or of a change, was made, and the answer was lost: it goes on from what is noted."""
+    log = f"sqlite:///{tmp_path}/crm.db"
+    record = Course.record
+    recorded: list[str] = []
+
+    def unheard(course: Course, *args: Any, **named: Any) -> None:
+        if named.get("own") and not recorded:
+            other.record(Paid("c-2", Decimal(1)))  # between its beginning and the end of that
+        record(course, *args, **named)
+        if named.get("own") and course._name == "share/Card":
+            recorded.append(course._name)
+            if len(recorded) == nth:
+                raise h.StoreFailed("the line was cut")
+
+    monkeypatch.setattr(Course, "record", unheard)
+    with crm.open(log, run=False) as other, crm.open(log) as upstream, billing.open("memory:", channels={"crm": upstream}) as running:
+        for paid in range(1, 5):
+            receipt = upstream.record(Paid("c-1", Decimal(paid)))
+            found = running.replica(Debtor, "c-1", since=receipt, wait_seconds_max=20)
+            assert found.state == Debtor("c-1", "", Decimal(paid * (paid + 1) // 2))
+
+        changes = [change for change in published(upstream, "Card") if "op" in change and change["key"] == ["c-1"]]
+        assert [change["previous"] for change in changes] == [0, *(change["version"] for change in changes[:-1])]
+        assert {name: replica(running)[name] for name in ("suspect", "healed", "rebuilt")} == {"suspect": 0, "healed": 0, "rebuilt": 0}
 
 
 def test_who_takes_a_share_over_knows_events_that_others_were_the_first_to_record(tmp_path: Path) -> None:
@@ -788,6 +1186,20 @@ def test_a_decider_that_is_refused_keeps_what_it_heard(pair: Pair) -> None:
 
     [answer] = [record for record in running.log.read() if record.kind == "answer"]
     assert answer.body["answer"]["state"] is None
+
+
+def test_a_decider_hears_as_of_when_a_state_is_gone(pair: Pair) -> None:
+    """What is deleted has the version of what deleted it, and what never was has none."""
+    upstream, running = pair
+    upstream.record(Moved("c-1", "a", "France"))
+    left = upstream.record(Left("c-1"))
+    running.replica(Debtor, "c-1", since=left)
+
+    for customer, version in (("c-1", left.position), ("c-9", 0)):
+        with pytest.raises(h.Refused, match="unknown"):
+            running.dispatch(Bill(customer, Decimal(3)))
+        *_, answer = [record for record in running.log.read() if record.kind == "answer"]
+        assert (answer.body["answer"]["state"], answer.body["answer"]["version"]) == (None, version)
 
 
 def test_a_later_run_of_a_decision_hears_the_same(tmp_path: Path) -> None:
@@ -856,6 +1268,31 @@ def test_a_copy_in_a_file_that_was_restored_goes_on(tmp_path: Path) -> None:
             found = running.replica(Debtor, "c-1", since=receipt, wait_seconds_max=20)
 
     assert found.state == Debtor("c-1", "France")
+
+
+@h.named("Card")
+class Payer(h.State):
+    """What other code has of a card."""
+
+    customer: CustomerNo
+    paid: Decimal = Decimal(0)
+
+
+def test_processes_of_different_code_have_a_copy_each(tmp_path: Path) -> None:
+    """Who comes with other code makes its own beside the one that is followed, which goes on answering; a copy that nobody follows any more goes."""
+    own = f"sqlite:///{tmp_path}/copying.db"
+    before, after = (h.App("copying", replicas={"crm": [state]}) for state in (Debtor, Payer))
+    with crm.open("memory:") as upstream, before.open(own, channels={"crm": upstream}) as one:
+        one.replica(Debtor, "c-1", since=upstream.record(Moved("c-1", "a", "France")))
+        with after.open(own, channels={"crm": upstream}) as two:
+            receipt = upstream.record(Paid("c-1", Decimal(5)))
+            assert two.replica(Payer, "c-1", since=receipt).state == Payer("c-1", Decimal(5))
+            assert one.replica(Debtor, "c-1", since=receipt).state == Debtor("c-1", "France", Decimal(5))
+            assert [replica(running)["rebuilt"] for running in (one, two)] == [0, 0]
+            assert one.replica(Debtor, "c-1").state == Debtor("c-1", "France", Decimal(5))
+    with closing(sqlite3.connect(tmp_path / "copying.views.db")) as file, file:
+        assert file.execute("select count(*) from _replica").fetchall() == [(2,)]
+    file.close()
 
 
 def test_a_system_left_to_other_processes_is_only_looked_at(tmp_path: Path) -> None:

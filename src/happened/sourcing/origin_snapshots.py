@@ -3,7 +3,7 @@
 They are only read. Whether one is of what is shared is told by its digest, as everywhere: it is that of the branch's own row at its position.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import msgspec
 
@@ -14,7 +14,10 @@ from happened.sourcing.snapshot import meaning_after
 
 
 class OriginSnapshots(SnapshotsFile):
-    """Snapshots in memory, over those of an origin up to a position. Those are no more there when the origin is closed, or something in it is erased."""
+    """Snapshots in memory, over those of an origin up to a position. Those are no more there when the origin is closed, or something in it is erased.
+
+    Only the branch's own can be dropped: by their numbers, the origin's are none of those in memory.
+    """
 
     def __init__(self, origin: Log, below: SnapshotsFile, until: int, branch: Identity) -> None:
         super().__init__(None)
@@ -37,10 +40,6 @@ class OriginSnapshots(SnapshotsFile):
             return found if self._holds() else None  # asked after it was read: what was there before an erasure is not used
         except Closed:
             return None
-
-    def drop(self, ids: Iterable[int]) -> None:
-        """Delete snapshots of the branch. What is the origin's stays."""
-        super().drop([one for one in ids if one > 0])
 
     def _shared(self) -> Iterator[Kept]:
         try:

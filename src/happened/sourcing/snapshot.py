@@ -338,29 +338,21 @@ class Snapshots:
     def take(self, fold: Fold, until: int, progress: Progress = lambda _done, _all: None) -> Snapshot:
         """Take a snapshot of all states of a class as of a position that is the last of a row; where there is one, that is returned.
 
-        Folds on from the nearest one. `Invalid` where the states can't be kept or a key stands still. Cost: the fold, and some microseconds a state; other
-        threads get on meanwhile.
+        Folds on from the nearest one; anew where something is erased meanwhile, which may be in what was folded. `Invalid` where the states can't be kept or a
+        key stands still. Cost: the fold, and some microseconds a state; other threads get on meanwhile.
         """
         with self._taking:
-            there = self._nearest(fold, until)
-            if there is not None and there.position == until:
-                return Snapshot(there.name, there.position, there.states, there.bytes, there.seconds)
-            began = time.monotonic()
-            entries, pause = Parted(), Pauses()
-            if fold.joins:
-                since = self.since(fold, until, pause) if there is not None else ZERO
-                progress(since.position, until)
-                tables, folding = self._rows(fold, since, until, pause)
-            else:
-                after = there.position if there is not None and self._loaded(fold, there, entries, pause) else 0
-                entries = entries if after else Parted()
-                progress(after, until)
-                loaded = time.monotonic()
-                self._image.entries(fold, entries, after, until, pause)
-                tables, folding = [entries], time.monotonic() - loaded
-            self.took = time.monotonic() - began - folding, folding
-            progress(until, until)
-            return self._written(fold, tables, until, progress, pause)
+            while True:
+                meaning = self._meaning(fold)
+                try:
+                    made, taken = self._taken(fold, until, meaning, progress)
+                except Broken:
+                    if self._meaning(fold) == meaning:
+                        raise
+                    continue
+                if self._meaning(fold) == meaning:
+                    return taken
+                self.file.drop([made])
 
     def rate(self, fold: Fold, seconds: float) -> float | None:
         """Return how many seconds a record takes to fold, tried from the beginning of the log for about so many; `None` where there are too few."""
@@ -391,6 +383,27 @@ class Snapshots:
         """Give the file back."""
         self.file.close()
 
+    def _taken(self, fold: Fold, until: int, meaning: str, progress: Progress) -> tuple[int, Snapshot]:
+        there = self._nearest(fold, until)
+        if there is not None and there.position == until:
+            return there.id, Snapshot(there.name, there.position, there.states, there.bytes, there.seconds)
+        began = time.monotonic()
+        entries, pause = Parted(), Pauses()
+        if fold.joins:
+            since = self.since(fold, until, pause) if there is not None else ZERO
+            progress(since.position, until)
+            tables, folding = self._rows(fold, since, until, pause)
+        else:
+            after = there.position if there is not None and self._loaded(fold, there, entries, pause) else 0
+            entries = entries if after else Parted()
+            progress(after, until)
+            loaded = time.monotonic()
+            self._image.entries(fold, entries, after, until, pause)
+            tables, folding = [entries], time.monotonic() - loaded
+        self.took = time.monotonic() - began - folding, folding
+        progress(until, until)
+        return self._written(fold, meaning, tables, until, progress, pause)
+
     def _loaded(self, fold: Fold, kept: Kept, entries: Parted, pause: Pauses) -> bool:
         """Take in all states of a snapshot; say whether they were still there."""
         for body in self.file.chunks(kept):
@@ -406,7 +419,9 @@ class Snapshots:
         found = [Parted() for _ in _tables_of(fold)]
         return found, self._views.rows(fold, since.rows(), until, [parted.put for parted in found], pause)
 
-    def _written(self, fold: Fold, tables: Sequence[Parted], until: int, progress: Progress, pause: Pauses) -> Snapshot:
+    def _written(
+        self, fold: Fold, meaning: str, tables: Sequence[Parted], until: int, progress: Progress, pause: Pauses
+    ) -> tuple[int, Snapshot]:
         row = self._log.row_at(until)
         if row is None or row.last != until:
             raise Invalid(f"a snapshot is as of the end of a command, and {until} is none", position=until)
@@ -420,14 +435,14 @@ class Snapshots:
             self._encoded(one, chunks, bytes([table]) if fold.joins else b"", progress, pause) for table, (one, chunks) in enumerate(parts)
         )
         identity = self._log.identity
-        about = Kept(0, fold.name, self._meaning(fold), identity.id, identity.epoch, until, row.digest, count, 0, 0, 0.0)
+        about = Kept(0, fold.name, meaning, identity.id, identity.epoch, until, row.digest, count, 0, 0, 0.0)
         made = self.file.put(about, bodies)
         seconds = time.monotonic() - began
         self.file.timed(made, seconds)
         self._known[made] = ""
         self._thin_out(fold)
         [kept] = [one for one in self.file.listed() if one.id == made] or [about]
-        return Snapshot(fold.name, until, count, kept.bytes, seconds)
+        return made, Snapshot(fold.name, until, count, kept.bytes, seconds)
 
     def _thin_out(self, fold: Fold) -> None:
         """Drop those of other code, and of today's those that are too many: always the one whose neighbours are nearest, never the last."""

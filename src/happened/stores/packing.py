@@ -6,7 +6,6 @@ import zlib
 from collections.abc import Callable, Sequence
 
 from happened.core.errors import Broken
-from happened.core.store import Row
 from happened.stores import runs
 from happened.stores.cold import Cold
 
@@ -93,17 +92,6 @@ class Packing:
             self._step(STEPS_A_CHECKPOINT // 8)
             time.sleep(PAUSE_SECONDS)
         self.give_back()
-
-    def rewrite(self, rows: Sequence[Row]) -> None:
-        """Put other rows in the place of those that begin at the same positions, in one transaction, and leave nothing of them in the file."""
-        self._connection.execute("pragma secure_delete=on")
-        self._begin()
-        try:
-            self._cold.rewrite(self._connection, rows)
-            self._connection.execute("commit")
-        except BaseException:
-            self._connection.execute("rollback")
-            raise
 
     def give_back(self) -> None:
         """Give free pages back to the file system, where the file was made to do that: see `vacuum`."""

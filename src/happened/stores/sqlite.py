@@ -528,11 +528,6 @@ class SqliteStore:
             [(free,)], [(page,)], [(mode,)] = [reader.execute(f"pragma {name}") for name in ("freelist_count", "page_size", "auto_vacuum")]
             return Parts(until, rows, size, count, hot, free * page, mode == INCREMENTAL, bytes_of(self.path))
 
-    def rewrite(self, rows: Sequence[Row]) -> None:
-        """Put other rows in the place of those that begin at the same positions and are packed. For erasing: only what the chain leaves out may differ."""
-        with self._packing() as packing:
-            packing.rewrite(rows)
-
     @contextlib.contextmanager
     def _packing(self) -> Generator[Packing]:
         self._check_usable()

@@ -192,7 +192,7 @@ class Copy(Generic[S]):
                 self._known[key] = Stored(values[-1], tuple(hashes))
         for key, version in connection.execute(f"select key, version from {self._gone_table}"):  # noqa: S608 - quoted
             if len(self._known) < ROWS_IN_MEMORY_MAX:
-                self._known[key] = Stored(version, None)
+                self._known.setdefault(key, Stored(version, None))  # what came again after it was deleted is there
         self._complete = len(self._known) < ROWS_IN_MEMORY_MAX
         if (digest.count, digest.kept()) != (self.standing.count, self.standing.sums):
             raise Broken(f"the table holds {digest.count} rows, and not those that are noted: {self.standing.count}", count=digest.count)
@@ -373,7 +373,6 @@ class Replicating(Generic[S]):
             back = {field: min(getattr(standing, field), last) for field in ("position", "as_of", "proven", "equal_as_of")}
             copy.standing = msgspec.structs.replace(standing, epoch=origin.epoch, **back)
             self._inflow = Inflow(self.channel)
-            self._head = 0
             self._write(copy)
             return True
         check_origin(self.channel, self.system, Seen(standing.log, standing.epoch, standing.taken, standing.digest), deep=deep)
