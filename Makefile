@@ -31,11 +31,16 @@ check: $(SET_UP) ## static checks: lint, format, types, import contracts, dead c
 	$(BIN)/codespell
 	$(BIN)/python -m tools.reference --check # docs/reference/api.md says what the docstrings say
 
+# Tests start hundreds of processes. Where these may leave no bytecode (PYTHONDONTWRITEBYTECODE), each would compile all code anew.
+COMPILE := $(BIN)/python -m compileall -q src tests examples tools
+
 tests: $(SET_UP) ## the tests alone
+	$(COMPILE)
 	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile # many wait for other processes; a document's blocks and a file's tests stay in one process
 
 TORTURE_SECONDS := 10000 # for one test
 torture: $(SET_UP) ## the tests that kill, stop and race processes, and those of faults, as often as is promised, with their seeds
+	$(COMPILE)
 	HAPPENED_KILLS=200 $(BIN)/python -m pytest -o faulthandler_timeout=$(TORTURE_SECONDS) tests/notification/test_kills.py tests/transfer/test_chaos.py
 	HAPPENED_KILLS=500 HAPPENED_IMAGES=20000 HAPPENED_CALLS=1 HAPPENED_FLIPS=6000 HAPPENED_STEPS=50000 HAPPENED_SEEDS=1000 HAPPENED_FUZZ=2000 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile -o faulthandler_timeout=$(TORTURE_SECONDS) -rP tests/faults # -rP: seeds and counts are shown; HAPPENED_SEED=... runs one again
 
