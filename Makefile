@@ -11,19 +11,31 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1 # it would ask the network for a newe
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
+ifndef CHECKS
 .NOTPARALLEL:
-.PHONY: help set-up test check tests torture coverage demo bench gauges reference format clean
+endif
+.PHONY: help set-up test check check-by-pyright check-by-mypy check-the-rest tests torture coverage demo bench gauges reference format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1:\2/p' $(MAKEFILE_LIST) | while IFS=: read -r target text; do printf '%-18s %s\n' "$$target" "$$text"; done
 
 test: check tests ## set up, check, and run all tests, with docs and examples
 
+# The longest begins first, and each is shown as a whole when it is done.
+AT_ONCE := --jobs=2 $(if $(filter output-sync,$(.FEATURES)),--output-sync)
+
 check: $(SET_UP) ## static checks: lint, format, types, import contracts, dead code, dependencies, spelling
+	@$(MAKE) --no-print-directory $(AT_ONCE) CHECKS=at-once check-by-pyright check-by-mypy check-the-rest
+
+check-by-pyright:
+	$(BIN)/pyright
+
+check-by-mypy:
+	$(BIN)/mypy
+
+check-the-rest:
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/mypy
-	$(BIN)/pyright
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/vulture > $(VENV)/.dead || test $$? -eq 3 # 3: found something
 	! grep -E 'unused (class|function|method|property)|unreachable' $(VENV)/.dead # fields and arguments are for others to read
