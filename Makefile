@@ -11,19 +11,31 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1 # it would ask the network for a newe
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
+ifndef CHECKS
 .NOTPARALLEL:
-.PHONY: help set-up test check tests torture coverage demo bench gauges reference format clean
+endif
+.PHONY: help set-up test check check-by-pyright check-by-mypy check-the-rest tests torture coverage demo bench gauges reference format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1:\2/p' $(MAKEFILE_LIST) | while IFS=: read -r target text; do printf '%-18s %s\n' "$$target" "$$text"; done
 
 test: check tests ## set up, check, and run all tests, with docs and examples
 
+# The longest begins first, and each is shown as a whole when it is done.
+AT_ONCE := --jobs=2 $(if $(filter output-sync,$(.FEATURES)),--output-sync)
+
 check: $(SET_UP) ## static checks: lint, format, types, import contracts, dead code, dependencies, spelling
+	@$(MAKE) --no-print-directory $(AT_ONCE) CHECKS=at-once check-by-pyright check-by-mypy check-the-rest
+
+check-by-pyright:
+	$(BIN)/pyright
+
+check-by-mypy:
+	$(BIN)/mypy
+
+check-the-rest:
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/mypy
-	$(BIN)/pyright
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/vulture > $(VENV)/.dead || test $$? -eq 3 # 3: found something
 	! grep -E 'unused (class|function|method|property)|unreachable' $(VENV)/.dead # fields and arguments are for others to read
@@ -31,11 +43,16 @@ check: $(SET_UP) ## static checks: lint, format, types, import contracts, dead c
 	$(BIN)/codespell
 	$(BIN)/python -m tools.reference --check # docs/reference/api.md says what the docstrings say
 
+# Tests start hundreds of processes. Where these may leave no bytecode (PYTHONDONTWRITEBYTECODE), each would compile all code anew.
+COMPILE := $(BIN)/python -m compileall -q src tests examples tools
+
 tests: $(SET_UP) ## the tests alone
-	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile # many wait for other processes; a document's blocks and a file's tests stay in one process
+	$(COMPILE)
+	$(BIN)/python -m pytest --numprocesses 4 --dist loadfile # two for each core: half of the time a test waits; a document's blocks and a file's tests stay in one process
 
 TORTURE_SECONDS := 10000 # for one test
 torture: $(SET_UP) ## the tests that kill, stop and race processes, and those of faults, as often as is promised, with their seeds
+	$(COMPILE)
 	HAPPENED_KILLS=200 $(BIN)/python -m pytest -o faulthandler_timeout=$(TORTURE_SECONDS) tests/notification/test_kills.py tests/transfer/test_chaos.py
 	HAPPENED_KILLS=500 HAPPENED_IMAGES=20000 HAPPENED_CALLS=1 HAPPENED_FLIPS=6000 HAPPENED_STEPS=50000 HAPPENED_SEEDS=1000 HAPPENED_FUZZ=2000 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile -o faulthandler_timeout=$(TORTURE_SECONDS) -rP tests/faults # -rP: seeds and counts are shown; HAPPENED_SEED=... runs one again
 
