@@ -9,6 +9,7 @@ from typing import Annotated, Any  # Any: values of several types
 import pytest
 
 import happened as h
+from happened.core.tags import Scope
 from tests.servers import fresh
 
 Rate = Annotated[Decimal, h.Tag("rate")]
@@ -137,12 +138,21 @@ def test_it_is_so_within_parts_and_collections() -> None:
             assert found.count == 1
 
 
+def as_it_is(value: Any) -> Any:
+    """Leave a value as it was written."""
+    return value
+
+
+def in_several(_scope: Scope) -> None:
+    """Let values be recorded as they were written."""
+
+
 def test_what_was_indexed_in_several_writings_is_found_in_one(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A log of before this rule: its rows stay as they are, and its index is made anew."""
     with monkeypatch.context() as before:
-        before.setattr("happened.core.tags._as_one_alone", lambda value: value)
+        before.setattr("happened.core.tags._as_one_alone", as_it_is)
         for module in ("typed", "records"):
-            before.setattr(f"happened.log.{module}.in_one_writing", lambda _scope: None)
+            before.setattr(f"happened.log.{module}.in_one_writing", in_several)
         with lab.open(url, run=False) as running:
             for rate, moment, degrees in WAYS[:2]:
                 running.record(Measured(rate, moment, degrees))

@@ -10,6 +10,8 @@ import pytest
 
 import happened as h
 from happened.checking.decisions import Checked, decide_again
+from happened.checking.ranges import readings_of
+from happened.checking.reading import Verdict
 from happened.checking.visit import visit
 
 OrderNo = Annotated[str, h.Tag("order")]
@@ -91,6 +93,11 @@ def place(command: Place, world: h.World) -> Iterator[Placed]:
     yield Placed(command.order, sum((one.price for one in quotes), Decimal(0)))
 
 
+@h.named("place")
+def gone(command: Place) -> Iterator[Placed]:
+    yield Placed(command.order, Decimal(0))
+
+
 def quoted(sku: str) -> Quote:
     return Quote(sku, Decimal(1), Tax(Decimal("0.1")))
 
@@ -149,6 +156,35 @@ def test_what_is_heard_today_is_read_as_it_is(url: str) -> None:
 def test_without_its_upcast_it_is_said_which_answer_can_not_be_read(url: str) -> None:
     [divergence] = checked(without, url).divergences
     assert "an answer of the gateway `quote` was recorded that can't be read" in str(divergence)
+
+
+@pytest.mark.parametrize("page_rows", [250, 1])
+def test_whether_answers_can_be_read_is_looked_at_without_deciding_again(url: str, page_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`check` says so of each gateway, with counts and positions; one that is gone is asked by nobody, and what was erased is not there."""
+    monkeypatch.setattr("happened.checking.reading.PAGE_ROWS", page_rows)
+    with once.open(url) as running:
+        running.dispatch(Place("o-2", ("nut",)), id="two")
+        answers = [(record.position, record.body["gateway"]) for record in running.log.read() if record.kind == "answer"]
+        places = {name: [position for position, gateway in answers if gateway == name] for name in ("quote", "listed")}
+
+    fine, bad = on_answers(today, url), on_answers(without, url)
+    assert [(one.name, one.verdict, one.count, one.bad) for one in fine] == [("listed", "fine", 2, 0), ("quote", "fine", 3, 0)]
+    assert [(one.name, one.verdict, one.first, one.last) for one in bad] == [
+        (name, "impossible", places[name][0], places[name][-1]) for name in ("listed", "quote")
+    ]
+    assert [list(trouble.positions) for one in bad for trouble in one.troubles] == [places["listed"], places["quote"]]
+    assert "an answer of the gateway `quote` was recorded that can't be read" in bad[1].troubles[0].reason
+    assert not readings_of(url, without).readable
+    assert on_answers(h.App("shop", deciders=[gone], views=[Total]), url) == []
+
+    with today.open(url) as running:
+        running.erase("one", actor="ann", reason="asked to")
+    assert [(one.name, one.count) for one in on_answers(today, url)] == [("listed", 1), ("quote", 1)]
+
+
+def on_answers(app: h.App, url: str) -> list[Verdict]:
+    """Return what is said of answers."""
+    return [one for one in readings_of(url, app).names if one.what == "answer"]
 
 
 def checked(app: h.App, url: str) -> Checked:

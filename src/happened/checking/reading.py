@@ -1,6 +1,6 @@
 """Reading: whether the code of today can read the whole log, and what is lost on the way.
 
-A range of positions is read at a time, and what comes of all ranges is told as one. Pages are decoded in one call, as in a fold. What that can't tell is
+What was heard of the outside is read, too, as a replay would hear it. A range of positions is read at a time, and what comes of all ranges is told as one. Pages are decoded in one call, as in a fold. What that can't tell is
 looked at one by one: names with upcasts, facts without a schema, shapes that are not today's, and pages with a record that can't be read. What is lost
 is found by comparing data with the class that reads it, and left out where the shape is today's: then nothing is, unless a schema does not tell today's
 types from others.
@@ -24,12 +24,14 @@ from happened.checking.shapes import (
     untold_keys,
     untold_times,
 )
+from happened.core.errors import Incompatible
 from happened.core.plain import Zoneless, zoneless_in
 from happened.core.store import Bare, Store
 from happened.log.lifting import Unlifted, innermost, path_to, read_as, unlifted
 from happened.log.names import Name, decode_schema, wish_for
 from happened.log.records import Reader, positions_of
-from happened.log.row import BUILT_IN, SCHEMA, RawRecord, taken_apart_text
+from happened.log.row import ANSWER, BUILT_IN, ERASED, SCHEMA, RawRecord, taken_apart_text
+from happened.sourcing.gateway import Answer, decode_answer
 from happened.wiring import Wiring
 
 FINE, RISKY, IMPOSSIBLE = "fine", "risky", "impossible"
@@ -52,6 +54,7 @@ class Verdict(msgspec.Struct, frozen=True):
     """What is to be said of one name and version."""
 
     what: str
+    """`event`, `command`, or `answer`: then the name is the gateway's, and the version is 1."""
     name: str
     version: int
     verdict: str
@@ -106,6 +109,8 @@ class Part(msgspec.Struct, frozen=True):
     shapes: Mapping[int, Met]
     schemas: Mapping[int, Any]
     """The schemas that are recorded there."""
+    answers: Mapping[str, Met]
+    """What came of the answers of each gateway that the app still has, by its name."""
 
 
 def read_part(app: Wiring, reader: Reader, store: Store, after: int, until: int, progress: Callable[[int], None]) -> Part:
@@ -138,7 +143,14 @@ def told(app: Wiring, reader: Reader, parts: Sequence[Part]) -> Readings:
             seen.by_schema(schemas.get(number))
             same.setdefault((seen.name.what, seen.name.name, seen.name.version), []).append(seen)
     names = [_verdict(of) for _, of in sorted(same.items(), key=lambda one: one[0])]
+    names += [
+        _verdict_on_answers(gateway, [part.answers[gateway] for part in parts if gateway in part.answers]) for gateway in _heard_in(parts)
+    ]
     return Readings(max((part.position for part in parts), default=0), not any(one.bad for one in names), names)
+
+
+def _heard_in(parts: Iterable[Part]) -> list[str]:
+    return sorted({gateway for part in parts for gateway in part.answers})
 
 
 def _name_of(reader: Reader, number: int) -> Name:
@@ -269,6 +281,19 @@ def _parts(parts: Iterable[Any], path: str = "") -> Iterator[tuple[str, str, int
         yield from _parts(below, f"{here}.")
 
 
+class _Heard:
+    """What is known of the answers of one gateway."""
+
+    def __init__(self, first: int) -> None:
+        self.first = self.last = first
+        self.count = 0
+        self.troubles: dict[str, list[int]] = {}
+
+    def met_all(self) -> Met:
+        """Return what came of all of them."""
+        return Met(self.count, self.first, self.last, [(why, "", positions) for why, positions in self.troubles.items()], (), (), (), ())
+
+
 class _Reading:
     """A reading on its way."""
 
@@ -277,6 +302,8 @@ class _Reading:
         self._ignores = frozenset(app.ignores)
         self._seen: dict[int, _Seen] = {}
         self._schemas: dict[int, Any] = {}
+        self._gateways = {gateway.name: gateway.reading for gateway in app.gateways}
+        self._heard: dict[str, _Heard] = {}
         self._shapes: dict[Any, int] = {}
         self._changes = -1
         self._decode: Any = None
@@ -322,7 +349,8 @@ class _Reading:
 
     def part(self, position: int) -> Part:
         """Return what came of all pages."""
-        return Part(position, {number: seen.met_all() for number, seen in self._seen.items() if seen.count}, self._schemas)
+        shapes = {number: seen.met_all() for number, seen in self._seen.items() if seen.count}
+        return Part(position, shapes, self._schemas, {gateway: heard.met_all() for gateway, heard in self._heard.items()})
 
     def _is_zoneless(self, timed: Collection[Any], records: Iterable[Any]) -> bool:
         known = list(records)
@@ -372,6 +400,8 @@ class _Reading:
             schema = decode_schema(record.body)
             self._schemas[schema.number] = schema.schema
             return
+        if number == ANSWER and bytes(record.body) != ERASED:
+            self._hear(decode_answer(record.body), position)
         if number in BUILT_IN:
             return
         seen = self._seen[number]
@@ -379,6 +409,20 @@ class _Reading:
             seen.trouble(Unlifted(self._nobody_reads(seen.name)), position)
         elif not seen.passed_over:
             seen.met(record.body, position)
+
+    def _hear(self, answer: Answer, position: int) -> None:
+        """Read an answer as a replay would. One of a gateway that is gone is heard by nobody, and an error is a text."""
+        reading = self._gateways.get(answer.gateway)
+        if reading is None:
+            return
+        heard = self._heard.setdefault(answer.gateway, _Heard(position))
+        heard.count += 1
+        heard.last = position
+        try:
+            if not answer.error:
+                reading.read(answer)
+        except Incompatible as error:
+            heard.troubles.setdefault(str(error), []).append(position)
 
     def _nobody_reads(self, name: Name) -> str:
         version = max((known for what, own, known in self._reader.classes if (what, own) == (name.what, name.name)), default=0)
@@ -396,7 +440,7 @@ class _Reading:
         shapes: list[Any] = []
         for number in (*BUILT_IN, *list(names.by_number)):
             seen = self._known(number, 0) if number not in BUILT_IN else None
-            alone = number == SCHEMA or (seen is not None and seen.alone)
+            alone = number == SCHEMA or (number == ANSWER and bool(self._gateways)) or (seen is not None and seen.alone)
             body: Any = None
             if alone:
                 body = msgspec.Raw
@@ -439,6 +483,17 @@ def _places(rows: Sequence[Bare], asked: Iterable[Any], found: Iterable[Iterable
 
 def _last(rows: Sequence[Bare], asked: Iterable[Any], found: Iterable[Iterable[Any]], shape: type) -> int:
     return _places(rows, asked, found, shape)[-1]
+
+
+def _verdict_on_answers(gateway: str, met: Sequence[Met]) -> Verdict:
+    """Say what is to be said of the answers of a gateway, of all parts in order."""
+    troubles: dict[tuple[str, str], list[int]] = {}
+    for one in met:
+        for reason, path, positions in one.troubles:
+            troubles.setdefault((reason, path), []).extend(positions)
+    told = [Trouble(*why, positions) for why, positions in troubles.items()]
+    count, bad = sum(one.count for one in met), sum(len(one.positions) for one in told)
+    return Verdict("answer", gateway, 1, IMPOSSIBLE if bad else FINE, count, met[0].first, met[-1].last, bad, (), (), (), (), (), told)
 
 
 def _verdict(of: Sequence[_Seen]) -> Verdict:

@@ -189,13 +189,13 @@ class Answer(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 Question = tuple[str, bytes, int]
 
 
-_decode_answer = msgspec.json.Decoder(Answer).decode
+decode_answer = msgspec.json.Decoder(Answer).decode
 
 
 def answers_in(row: Row) -> dict[int, Answer]:
     """Return the answers that a row holds, in order, by their places among the row's records; without what was erased."""
     return {
-        ordinal: _decode_answer(record.body)
+        ordinal: decode_answer(record.body)
         for ordinal, (_, record) in enumerate(taken_apart(row))
         if record.number == ANSWER and bytes(record.body) != ERASED
     }
