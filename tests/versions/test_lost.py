@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from datetime import datetime, time, timedelta
+from datetime import UTC, datetime, time, timedelta, tzinfo
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -214,6 +214,28 @@ def test_what_is_not_read_in_full_is_said_in_text(tmp_path: Path, capsys: pytest
 
     assert "recorded, and not read in full: at\n" in told
     assert "of 1 something is lost or defaulted" in told
+
+
+@pytest.mark.parametrize("zone", [None, UTC])
+def test_a_time_that_an_upcast_makes_without_a_zone_is_said(tmp_path: Path, zone: tzinfo | None) -> None:
+    """A text or a time, whichever it returns."""
+
+    def at_noon(_old: h.Data) -> h.Data:
+        return {"at": datetime(2024, 5, 6, 12, tzinfo=zone), "size": 1}
+
+    url = f"sqlite:///{tmp_path}/log.db"
+    with h.open_log(url, create=True) as log:
+        log.append(h.Loose("Timed", {"day": "2024-05-06"}))
+
+    [found] = readings_of(url, h.App("timed", records=[Again], upcasts=[h.Upcast("Timed", 1, at_noon)])).names
+
+    assert (found.verdict, tuple(found.zoneless)) == (("risky", ("at",)) if zone is None else ("fine", ()))
+
+
+@h.named("Timed", version=2)
+class Again(h.Event):
+    at: datetime
+    size: float
 
 
 class Timed(h.Event):

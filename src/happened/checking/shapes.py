@@ -263,7 +263,7 @@ def _compare_time(data: Any, path: str, lost: Lost) -> None:
 
 def _compare_moment(data: Any, path: str, lost: Lost) -> None:
     _compare_time(data, path, lost)
-    if isinstance(data, str) and ZONELESS.fullmatch(data) is not None:
+    if (isinstance(data, str) and ZONELESS.fullmatch(data) is not None) or (isinstance(data, datetime) and data.tzinfo is None):
         lost.zoneless[path] = None
 
 
