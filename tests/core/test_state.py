@@ -432,3 +432,51 @@ def test_a_key_that_may_be_none_is_one_key_however_many_letters_it_has() -> None
         assert running.states(Country) == {("CH",): Country("CH", 1), ("FR",): Country("FR", 1)}
         assert running.states(Pair) == {("CH", "x"): Pair("CH", "x", 1), ("FR", "x"): Pair("FR", "x", 1)}
         assert sorted(running.states(Each)) == [("C",), ("F",), ("H",), ("R",)]
+
+
+class OneTooMany(h.State):
+    sku: str
+    count: int = 0
+
+    @staticmethod
+    def key_of(event: Received) -> tuple[str, int]:
+        return event.sku, 7
+
+    def evolve(self, event: Received) -> "OneTooMany":
+        return self.but(count=self.count + 1)
+
+
+class OneTooManyOfTheRecord(OneTooMany):
+    @staticmethod
+    def key_of(event: Received, record: h.Recorded) -> tuple[str, int]:  # type: ignore[override]  # it asks for more
+        return event.sku, len(record.actor)
+
+
+class OneTooManyOfSeveral(OneTooMany):
+    @staticmethod
+    def key_of(event: Received) -> Iterator[tuple[str, int]]:  # type: ignore[override]  # it gives several
+        yield event.sku, 7
+
+
+class OneTooFew(h.State):
+    sku: str
+    shelf: str
+    count: int = 0
+
+    @staticmethod
+    def key_of(event: Received) -> str:
+        return event.sku
+
+    def evolve(self, event: Received) -> "OneTooFew":
+        return self.but(count=self.count + 1)
+
+
+@pytest.mark.parametrize("state", [OneTooMany, OneTooManyOfTheRecord, OneTooManyOfSeveral, OneTooFew])
+def test_a_computed_key_of_another_length_is_said_and_does_not_fill_the_fields_behind_it(state: type[h.State]) -> None:
+    """What was too much became the value of the next field."""
+    with h.App("keys", records=[Received], views=[state]).open() as running:
+        running.record(Received("nut", 1))
+        with pytest.raises(h.Error, match=r"`\w+.key_of` returned \('nut',.*\), and the key is \(sku(, shelf)?\)"):
+            running.states(state)
+        with pytest.raises(h.Error, match="key_of` returned"):
+            running.view(state).rows(since=running.log.head)

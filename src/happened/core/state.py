@@ -380,12 +380,22 @@ class Fold:
 
     def _computed(self, key_of: Callable[..., Any]) -> Callable[..., Iterable[tuple[Key, Any]]]:
         wants = [parameter.name if parameter.annotation is not Recorded else None for parameter in self.key_parameters]
-        several = _yields(key_of)
+        several, size = _yields(key_of), len(self.key)
+
+        def whole(key: Key) -> Key:
+            if len(key) != size:  # what is too much would be taken for the fields behind the key
+                fields = ", ".join(self.key)
+                raise Invalid(f"`{self.state.__name__}.key_of` returned {key!r}, and the key is ({fields})", state=self.state.__name__)
+            return key
+
         if not several and wants == [None]:  # most are called so, once for every event of the log
 
             def of_record(event: Any, record: Recorded | None, _joined: dict[str, Any] | None = None) -> Iterable[tuple[Key, Any]]:
                 found = key_of(event, record)
-                return ((found if _is_key(found) else (found,), event),) if found is not None else ()
+                if found is None:
+                    return ()
+                key = found if _is_key(found) else (found,)
+                return ((key if len(key) == size else whole(key), event),)
 
             return of_record
 
@@ -394,8 +404,8 @@ class Fold:
             if found is None:
                 return ()
             if not several:
-                return ((found if _is_key(found) else (found,), event),)
-            return [(key if _is_key(key) else (key,), event) for key in found]
+                return ((whole(found if _is_key(found) else (found,)), event),)
+            return [(whole(key if _is_key(key) else (key,)), event) for key in found]
 
         return computed
 
