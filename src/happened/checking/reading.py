@@ -1,9 +1,9 @@
 """Reading: whether the code of today can read the whole log, and what is lost on the way.
 
-What was heard of the outside is read, too, as a replay would hear it. A range of positions is read at a time, and what comes of all ranges is told as one. Pages are decoded in one call, as in a fold. What that can't tell is
+A range of positions is read at a time, and what comes of all ranges is told as one. Pages are decoded in one call, as in a fold. What that can't tell is
 looked at one by one: names with upcasts, facts without a schema, shapes that are not today's, and pages with a record that can't be read. What is lost
 is found by comparing data with the class that reads it, and left out where the shape is today's: then nothing is, unless a schema does not tell today's
-types from others.
+types from others. What was heard of the outside is read as a replay would hear it.
 """
 
 import functools
@@ -143,14 +143,12 @@ def told(app: Wiring, reader: Reader, parts: Sequence[Part]) -> Readings:
             seen.by_schema(schemas.get(number))
             same.setdefault((seen.name.what, seen.name.name, seen.name.version), []).append(seen)
     names = [_verdict(of) for _, of in sorted(same.items(), key=lambda one: one[0])]
-    names += [
-        _verdict_on_answers(gateway, [part.answers[gateway] for part in parts if gateway in part.answers]) for gateway in _heard_in(parts)
-    ]
+    answers: dict[str, list[Met]] = {}
+    for part in parts:
+        for gateway, met in part.answers.items():
+            answers.setdefault(gateway, []).append(met)
+    names += [_verdict_on_answers(gateway, met) for gateway, met in sorted(answers.items())]
     return Readings(max((part.position for part in parts), default=0), not any(one.bad for one in names), names)
-
-
-def _heard_in(parts: Iterable[Part]) -> list[str]:
-    return sorted({gateway for part in parts for gateway in part.answers})
 
 
 def _name_of(reader: Reader, number: int) -> Name:
@@ -485,24 +483,24 @@ def _last(rows: Sequence[Bare], asked: Iterable[Any], found: Iterable[Iterable[A
     return _places(rows, asked, found, shape)[-1]
 
 
+def _troubles(found: Iterable[tuple[tuple[str, str], Sequence[int]]]) -> list[Trouble]:
+    """Return troubles, each reason and path once, with all positions in order; in the order of the first of those."""
+    positions: dict[tuple[str, str], list[int]] = {}
+    for why, some in found:
+        positions.setdefault(why, []).extend(some)
+    return sorted([Trouble(*why, sorted(all_of_it)) for why, all_of_it in positions.items()], key=lambda one: one.positions[0])
+
+
 def _verdict_on_answers(gateway: str, met: Sequence[Met]) -> Verdict:
     """Say what is to be said of the answers of a gateway, of all parts in order."""
-    troubles: dict[tuple[str, str], list[int]] = {}
-    for one in met:
-        for reason, path, positions in one.troubles:
-            troubles.setdefault((reason, path), []).extend(positions)
-    told = [Trouble(*why, positions) for why, positions in troubles.items()]
+    told = _troubles(((reason, path), positions) for one in met for reason, path, positions in one.troubles)
     count, bad = sum(one.count for one in met), sum(len(one.positions) for one in told)
     return Verdict("answer", gateway, 1, IMPOSSIBLE if bad else FINE, count, met[0].first, met[-1].last, bad, (), (), (), (), (), told)
 
 
 def _verdict(of: Sequence[_Seen]) -> Verdict:
     """Say what is to be said of a name and version, of all shapes that were recorded under it."""
-    troubles: dict[tuple[str, str], list[int]] = {}
-    for seen in of:
-        for why, positions in seen.troubles.items():
-            troubles.setdefault(why, []).extend(positions)
-    told = [Trouble(*why, sorted(positions)) for why, positions in troubles.items()]
+    told = _troubles(why for seen in of for why in seen.troubles.items())
     dropped = list(dict.fromkeys(path for seen in of for path in seen.lost.dropped))
     defaulted = list(dict.fromkeys(path for seen in of for path in seen.lost.defaulted))
     altered = list(dict.fromkeys(path for seen in of for path in seen.lost.altered))
@@ -528,5 +526,5 @@ def _verdict(of: Sequence[_Seen]) -> Verdict:
         altered=altered,
         zoneless=zoneless,
         notes=notes,
-        troubles=sorted(told, key=lambda one: one.positions[0]),
+        troubles=told,
     )

@@ -148,7 +148,8 @@ class PendingWorker:
             notes = self._log.engine.notes(PENDING_NOTE, f"{PENDING_NOTE}{until:020d}" if until <= head else None)
             for note in sorted(notes):
                 if note > last:
-                    self._first = _position(note) if not last else self._first
+                    if not last:
+                        self._first = _position(note)
                     last = note
                     yield note, notes[note]
             if until > head:
