@@ -1,6 +1,7 @@
 """Runs the benchmarks: `python -m benchmarks [ROW ...]`, from the root of the repository."""
 
 import argparse
+import compileall
 import sys
 import tempfile
 import traceback
@@ -9,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from time import monotonic
 
+import happened
 from benchmarks import (
     limits,
     report,
@@ -100,6 +102,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.directory.mkdir(parents=True, exist_ok=True)
     if options.directory == ROOT.parent / ".bench":
         (options.directory / ".gitignore").write_text("*\n")
+    for code in (
+        Path(happened.__file__).parent,
+        ROOT,
+    ):  # as an installer does for the peers: where no bytecode may be left, each process that a row starts would compile it
+        compileall.compile_dir(code, quiet=1)
     done: dict[str, Results] = {}
     failed = False
     with scratch(Path(tempfile.mkdtemp(dir=options.directory))) as directory:

@@ -267,7 +267,7 @@ class Stores(RuleBasedStateMachine):
                 (row.position + (row.input is not None), row.last + 1, row.records, row.position, row.at, row.head) for row in found
             ]
             inputs = flat_of(store.read_bare(*ends, wanted=asked, rows_max=rows_max, inputs=True))
-            assert inputs == [(row.position, row.last + 1, row.records, row.input) for row in found]
+            assert inputs == [(row.last + 1, row.records, row.input) for row in found]
 
     @rule(handle=handles, start=some.sampled_from(NOTES), before=some.none() | some.sampled_from(NOTES))
     def look_up_between(self, handle: int, start: str, before: str | None) -> None:

@@ -66,6 +66,20 @@ def test_one_looks_for_all_and_wakes_them() -> None:
     assert looks <= seconds / 0.05 + 1
 
 
+def test_where_others_have_recorded_something_it_is_looked_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And ever later where they have recorded nothing more."""
+    monkeypatch.setattr(looking, "SOONER", 1_000_000)
+    log = Log(3600)
+    log.position = 4
+    assert log.wait(0) == 4
+    log.position = 6
+
+    assert log.wait(4) == 6
+    before = log.looks
+    assert log.wait(6, 0.5) == 6
+    assert 2 <= log.looks - before <= 9
+
+
 def test_who_waits_for_less_is_woken_whoever_looks_next(monkeypatch: pytest.MonkeyPatch) -> None:
     """The one who looked has what he waited for, and the next one who looks waits for more: the others hear of what there is all the same."""
     monkeypatch.setattr(looking, "OVERDUE_SECONDS", 3600.0)

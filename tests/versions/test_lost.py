@@ -246,6 +246,43 @@ class Timed(h.Event):
 timed = h.App("timed", records=[Timed])
 
 
+@h.named("Told")
+class ToldThen(h.Event):
+    who: Annotated[str, h.Tag("who")]
+    at: str
+
+
+@h.named("Told")
+class ToldNow(h.Event):
+    who: Annotated[str, h.Tag("who")]
+    at: datetime
+
+
+@pytest.mark.parametrize("others", [[], [Timed(datetime(2024, 5, 6, tzinfo=UTC), 1.0)]], ids=["alone", "beside others"])
+@pytest.mark.parametrize("erased", [False, True])
+@pytest.mark.parametrize(
+    ("text", "wrong"), [("2024-05-06T12:00:00Z", ""), ("2024-05-06T12:00:00", "zoneless"), ("2024-05-06T12:00:00.1234567Z", "altered")]
+)
+def test_what_no_schema_tells_of_a_time_is_found_in_its_text(
+    tmp_path: Path, text: str, wrong: str, erased: bool, others: list[h.Event]
+) -> None:
+    """A text and a time have one schema. It is found among others, and where some are erased."""
+    url = f"sqlite:///{tmp_path}/log.db"
+    with h.App("told", records=[ToldThen, Timed]).open(url, run=False) as running:
+        running.record_all(
+            [ToldThen("ann", "2024-05-06T12:00:00+02:00"), *others, ToldThen("bob", text), ToldThen("eve", "2024-05-06T12:00:00Z")]
+        )
+        if erased:
+            running.erase(("who", "eve"), actor="ann", reason="asked")
+
+    found = {one.name: one for one in readings_of(url, h.App("told", records=[ToldNow, Timed])).names}["Told"]
+
+    assert (found.verdict, found.count) == ("risky" if wrong else "fine", 3)
+    assert {what: tuple(getattr(found, what)) for what in ("zoneless", "altered")} == {"zoneless": (), "altered": ()} | (
+        {wrong: ("at",)} if wrong else {}
+    )
+
+
 def test_a_key_that_can_not_be_read_is_told_with_its_field(tmp_path: Path) -> None:
     """By the path of its mapping, as any other value is."""
     url = f"sqlite:///{tmp_path}/log.db"

@@ -166,6 +166,23 @@ def test_it_is_the_same_wherever_the_log_is_cut(url: str, code: str, seed: int) 
     assert cut(url, app, [0, *range(50, 60), whole.position]) == whole, "a position at a time"
 
 
+@pytest.mark.parametrize("records", ["[]", "[{}", "{}]"])
+def test_a_row_of_other_records_than_it_counts_stops_it(url: str, code: str, records: str) -> None:
+    """It is said where that is, wherever the reading began. A text that is no list is none, either."""
+    fill(url, 1)
+    app = app_of(code)
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as file, file:
+        [(position, count, text), *_] = file.execute(
+            "select position, count, records from log where count > 1 and position > 100 order by position"
+        )
+        file.execute("update log set records = ? where position = ?", (records.replace("{}", text[1:-1]) if count else "", position))
+
+    for after in (0, 50, position - 1):
+        with opened(url, app) as (engine, reader), pytest.raises(h.Broken) as broken:
+            read_part(app, reader, engine, after, position + 20, lambda _position: None)
+        assert broken.value.facts["position"] == position
+
+
 @pytest.mark.usefixtures("three")
 def test_several_processes_tell_what_one_tells(url: str, code: str, tmp_path: Path) -> None:
     """And how far they are: never back, and to the end."""

@@ -7,7 +7,7 @@ types from others. What was heard of the outside is read as a replay would hear 
 """
 
 import functools
-import itertools
+import operator
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -24,16 +24,18 @@ from happened.checking.shapes import (
     untold_keys,
     untold_times,
 )
-from happened.core.errors import Incompatible
-from happened.core.plain import Zoneless, zoneless_in
+from happened.core.errors import Broken, Incompatible
+from happened.core.plain import times_in, zoneless_in
 from happened.core.store import Bare, Store
 from happened.log.lifting import Unlifted, innermost, path_to, read_as, unlifted
 from happened.log.names import Name, decode_schema, wish_for
-from happened.log.records import Reader, positions_of
+from happened.log.records import Reader
 from happened.log.row import ANSWER, BUILT_IN, ERASED, SCHEMA, RawRecord, taken_apart_text
 from happened.sourcing.gateway import Answer, decode_answer
 from happened.wiring import Wiring
 
+Zoned = Callable[[Sequence[Any]], bool]
+"""Says whether all times in these records have a zone."""
 FINE, RISKY, IMPOSSIBLE = "fine", "risky", "impossible"
 DATA = ("event", "command")
 PAGE_ROWS = 250
@@ -119,12 +121,12 @@ def read_part(app: Wiring, reader: Reader, store: Store, after: int, until: int,
     The reader knows the names that the log notes. Memory: the positions of what can't be read. Cost: a little more than a fold of every event whole.
     """
     checking = _Reading(app, reader)
-    position = 0
+    begin = next((rows[0].position for rows in store.read(after, until, rows_max=1)), 0)
     for rows in store.read_bare(after, until, inputs=True, rows_max=PAGE_ROWS):
-        checking.take(rows)
-        position = rows[-1][1] - 1
-        progress(position)
-    return checking.part(position)
+        checking.take(rows, begin)
+        begin = rows[-1][0]
+        progress(begin - 1)
+    return checking.part(max(begin - 1, 0))
 
 
 def told(app: Wiring, reader: Reader, parts: Sequence[Part]) -> Readings:
@@ -181,8 +183,8 @@ class _Seen:
         self.alone = not self.passed_over and (self.way is not None or self._changed or keys)
         """Its records are looked at one by one."""
         timed = self.cls if times and not self.passed_over and not self.alone else None
-        self.zoneless = (zoneless_in(timed) or _no_moment) if timed is not None else None
-        """Finds times without a zone: where there are any, or finer ones, its records are, too."""
+        self.all_zoned = _all_zoned(timed) if timed is not None else None
+        """Says whether all times in records have a zone: where not, or where there may be finer ones, its records are looked at, too."""
         self._lifts = reader.lifts
         self._decode = msgspec.json.Decoder(self.cls | None).decode if self.cls is not None else None
         self._compare: dict[type, Compare] = {}
@@ -255,9 +257,24 @@ _maybe_finer = re.compile(r"\.[0-9]{7}").search
 """Finds what may be finer than microseconds: a search in one step for each point, where the exact one takes three."""
 
 
-def _no_moment(_message: Any) -> str:
-    """Find nothing: what holds times of a day only has none that needs a zone."""
-    return ""
+def _all_zoned(cls: type) -> Zoned:
+    """Return the function that says whether all times in records of this class have a zone. Those of a day need none."""
+    zoneless, fields = zoneless_in(cls), times_in(cls)
+
+    def one_by_one(records: Sequence[Any]) -> bool:
+        return zoneless is None or not any(zoneless(record.body) for record in records if record.body is not None)
+
+    if fields is None:
+        return one_by_one
+    zones_of = [operator.attrgetter(f"body.{name}.tzinfo") for name in fields]
+
+    def at_once(records: Sequence[Any]) -> bool:
+        try:
+            return all(all(map(zone_of, records)) for zone_of in zones_of)
+        except AttributeError:  # one of them is erased, and has no body
+            return one_by_one(records)
+
+    return at_once
 
 
 def _plain(body: msgspec.Raw) -> Any:
@@ -305,84 +322,72 @@ class _Reading:
         self._shapes: dict[Any, int] = {}
         self._changes = -1
         self._decode: Any = None
-        self._decode_rows: Any = None
         self._slow: set[Any] = set()
         """Shapes whose records are looked at one by one."""
-        self._timed: dict[Any, Zoneless] = {}
+        self._timed: dict[Any, Zoned] = {}
         """Shapes with times of which the schema does not tell that they are no texts."""
 
-    def take(self, rows: Sequence[Bare]) -> None:
-        """Read a page."""
+    def take(self, rows: Sequence[Bare], begin: int) -> None:
+        """Read a page, of which the first record has this position."""
         if self._changes != self._reader.names.changes:
             self._build()
-        inputs = "[" + ",".join([row[3] for row in rows if row[3] is not None]) + "]"
-        others = "[" + ",".join([row[2] for row in rows]) + "]"
+        text = "[" + ",".join(_texts(rows)) + "]"
         try:
-            asked: list[Any] = self._decode(inputs)
-            found: list[list[Any]] = self._decode_rows(others)
+            found: list[Any] = self._decode(text)
         except msgspec.MsgspecError:
-            self._read_singly(rows)
+            self._read_singly(rows, begin)
             return
-        if len(found) != len(rows):
-            self._read_singly(rows)
+        if begin + len(found) != rows[-1][0]:
+            self._read_singly(rows, begin)
             return
-        kinds = Counter(map(type, asked))
-        kinds.update(map(type, itertools.chain.from_iterable(found)))
+        kinds = Counter(map(type, found))
         for shape, count in kinds.items():
             number = self._shapes[shape]
             if number in BUILT_IN:
                 continue
             seen = self._seen[number]
             if not seen.count:
-                seen.first = _places(rows, asked, found, shape)[0]
-            seen.last = functools.partial(_last, rows, asked, found, shape)
+                seen.first = begin + list(map(type, found)).index(shape)
+            seen.last = functools.partial(_last, found, begin, shape)
             seen.count += count
         if not self._slow.isdisjoint(kinds):
-            for record, position in zip(_in_order(rows, asked, found), positions_of(rows), strict=True):
+            for position, record in enumerate(found, begin):
                 if type(record) in self._slow:
                     self._met(self._shapes[type(record)], record, position)
         timed = self._timed.keys() & kinds.keys()
-        if timed and (_maybe_finer(inputs) or _maybe_finer(others) or self._is_zoneless(timed, itertools.chain(asked, *found))):
-            self._look_at_times(rows, timed)
+        if timed and (_maybe_finer(text) or not self._are_zoned(found, kinds, timed)):
+            numbers = {self._shapes[shape] for shape in timed}
+            for position, record in _records(rows, begin):
+                if record.number in numbers:
+                    self._seen[record.number].met(record.body, position)
 
     def part(self, position: int) -> Part:
         """Return what came of all pages."""
         shapes = {number: seen.met_all() for number, seen in self._seen.items() if seen.count}
         return Part(position, shapes, self._schemas, {gateway: heard.met_all() for gateway, heard in self._heard.items()})
 
-    def _is_zoneless(self, timed: Collection[Any], records: Iterable[Any]) -> bool:
-        known = list(records)
-        return any(
-            any(map(self._timed[shape], [record.body for record in known if type(record) is shape and record.body is not None]))
-            for shape in timed
-        )
+    def _are_zoned(self, found: Sequence[Any], kinds: Collection[Any], timed: Collection[Any]) -> bool:
+        if len(kinds) == 1:
+            return all(self._timed[shape](found) for shape in timed)
+        return all(self._timed[shape]([record for record in found if type(record) is shape]) for shape in timed)
 
-    def _look_at_times(self, rows: Sequence[Bare], timed: Collection[Any]) -> None:
-        """Look at the records with times one by one."""
-        numbers = {self._shapes[shape] for shape in timed}
-        for row in rows:
-            for position, record in enumerate(taken_apart_text(_whole(row), row[0]), row[0]):
-                if record.number in numbers:
-                    self._seen[record.number].met(record.body, position)
-
-    def _read_singly(self, rows: Sequence[Bare]) -> None:
+    def _read_singly(self, rows: Sequence[Bare], begin: int) -> None:
         """Read a page of which something can't be read: record by record."""
-        for row in rows:
-            for position, record in enumerate(taken_apart_text(_whole(row), row[0]), row[0]):
-                if record.number in BUILT_IN:
-                    self._met(record.number, record, position)
-                    continue
-                seen = self._known(record.number, position)
-                seen.first = seen.first or position
-                seen.last = functools.partial(int, position)
-                seen.count += 1
-                if seen.alone or seen.passed_over:
-                    self._met(record.number, record, position)
-                    continue
-                seen.met(record.body, position)
-                seen.alone = sum(map(len, seen.troubles.values())) >= ALONE_AFTER
-                if seen.alone:
-                    self._changes = -1
+        for position, record in _records(rows, begin):
+            if record.number in BUILT_IN:
+                self._met(record.number, record, position)
+                continue
+            seen = self._known(record.number, position)
+            seen.first = seen.first or position
+            seen.last = functools.partial(int, position)
+            seen.count += 1
+            if seen.alone or seen.passed_over:
+                self._met(record.number, record, position)
+                continue
+            seen.met(record.body, position)
+            seen.alone = sum(map(len, seen.troubles.values())) >= ALONE_AFTER
+            if seen.alone:
+                self._changes = -1
 
     def _known(self, number: int, position: int) -> _Seen:
         if number not in self._seen:
@@ -449,38 +454,32 @@ class _Reading:
             self._shapes[shape] = number
             if alone or (seen is not None and seen.unclaimed):
                 self._slow.add(shape)
-            elif seen is not None and seen.zoneless is not None:
-                self._timed[shape] = seen.zoneless
+            elif seen is not None and seen.all_zoned is not None:
+                self._timed[shape] = seen.all_zoned
             shapes.append(shape)
         union: Any = shapes[0]
         for shape in shapes[1:]:
             union = union | shape
         self._decode = msgspec.json.Decoder(list[union]).decode
-        self._decode_rows = msgspec.json.Decoder(list[list[union]]).decode
 
 
-def _whole(row: Bare) -> str:
-    """Return all records of a row as one JSON text: what was asked first."""
-    records: str = row[2]
-    asked: str | None = row[3]
-    if asked is None:
-        return records
-    return f"[{asked},{records[1:]}" if records != "[]" else f"[{asked}]"
+def _texts(rows: Sequence[Bare]) -> list[str]:
+    """Return for each row its records, what was asked first, one after the other as in a list."""
+    return [records[1:-1] if asked is None else f"{asked},{records[1:-1]}" if records != "[]" else asked for _, records, asked in rows]
 
 
-def _in_order(rows: Sequence[Bare], asked: Iterable[Any], found: Iterable[Iterable[Any]]) -> list[Any]:
-    """Return what was made of the inputs and of the other records of rows, in the order of their positions."""
-    inputs = iter(asked)
-    return [one for row, records in zip(rows, found, strict=True) for one in ((next(inputs), *records) if row[3] is not None else records)]
+def _records(rows: Sequence[Bare], begin: int) -> Iterator[tuple[int, RawRecord]]:
+    """Yield the records of rows, of which the first has this position. `Broken` for a row that is no list, or of other records than it counts."""
+    for (after, *_), text in zip(rows, _texts(rows), strict=True):
+        records = taken_apart_text(f"[{text}]", begin)
+        if begin + len(records) != after:
+            raise Broken(f"the row at position {begin} has not as many records as it counts", position=begin)
+        yield from enumerate(records, begin)
+        begin = after
 
 
-def _places(rows: Sequence[Bare], asked: Iterable[Any], found: Iterable[Iterable[Any]], shape: type) -> list[int]:
-    """Return the positions of the records of one shape."""
-    return [position for record, position in zip(_in_order(rows, asked, found), positions_of(rows), strict=True) if type(record) is shape]
-
-
-def _last(rows: Sequence[Bare], asked: Iterable[Any], found: Iterable[Iterable[Any]], shape: type) -> int:
-    return _places(rows, asked, found, shape)[-1]
+def _last(found: Sequence[Any], begin: int, shape: type) -> int:
+    return begin + max(place for place, record in enumerate(found) if type(record) is shape)
 
 
 def _troubles(found: Iterable[tuple[tuple[str, str], Sequence[int]]]) -> list[Trouble]:

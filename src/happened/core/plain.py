@@ -36,19 +36,7 @@ def zoneless_in(cls: type) -> Zoneless | None:
 
     Cost: an attribute read for each field that is a time; a walk over the parts that hold times.
     """
-    always: list[str] = []
-    direct: list[str] = []
-    deep: list[str] = []
-    for field in msgspec.structs.fields(cls):
-        kinds = undescribed(inspect.type_info(field.type))
-        members = list(map(undescribed, kinds.types)) if isinstance(kinds, inspect.UnionType) else [kinds]
-        times = any(isinstance(info, inspect.DateTimeType) for info in members)
-        if isinstance(kinds, inspect.DateTimeType):
-            always.append(field.name)
-        elif times and all(isinstance(info, inspect.DateTimeType | inspect.NoneType) for info in members):
-            direct.append(field.name)
-        elif any(isinstance(info, inspect.DateTimeType | inspect.AnyType) for info in within(kinds)):
-            deep.append(field.name)
+    always, direct, deep = _times_in(cls)
     if not direct and not deep:
         return _zoneless_times(always) if always else None
     direct += always
@@ -64,6 +52,30 @@ def zoneless_in(cls: type) -> Zoneless | None:
         return ""
 
     return zoneless
+
+
+def times_in(cls: type) -> Sequence[str] | None:
+    """Return the fields of a class that are times and never missing; `None` where times may lie elsewhere in it, too."""
+    always, direct, deep = _times_in(cls)
+    return None if direct or deep else always
+
+
+def _times_in(cls: type) -> tuple[list[str], list[str], list[str]]:
+    """Return the fields that are times; those that are, or are missing; and those in which times may lie."""
+    always: list[str] = []
+    direct: list[str] = []
+    deep: list[str] = []
+    for field in msgspec.structs.fields(cls):
+        kinds = undescribed(inspect.type_info(field.type))
+        members = list(map(undescribed, kinds.types)) if isinstance(kinds, inspect.UnionType) else [kinds]
+        times = any(isinstance(info, inspect.DateTimeType) for info in members)
+        if isinstance(kinds, inspect.DateTimeType):
+            always.append(field.name)
+        elif times and all(isinstance(info, inspect.DateTimeType | inspect.NoneType) for info in members):
+            direct.append(field.name)
+        elif any(isinstance(info, inspect.DateTimeType | inspect.AnyType) for info in within(kinds)):
+            deep.append(field.name)
+    return always, direct, deep
 
 
 def _zoneless_times(fields: Sequence[str]) -> Zoneless:

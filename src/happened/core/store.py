@@ -38,7 +38,7 @@ class Row(msgspec.Struct, frozen=True, gc=False):
 Bare = tuple[Any, ...]
 """What a fold needs of a row: the position of the first of `records`, the position after the last, `records`; with heads also its own position, `at`, `head`.
 
-With inputs: the position of its first record, which is what was asked if anything was, the position after the last, `records`, `input`.
+With inputs: the position after the last, `records`, and `input`, which comes before them.
 """
 
 
@@ -150,7 +150,7 @@ class Store(Protocol):
     ) -> Iterator[Sequence[Bare]]:
         """Yield what `read` does, as far as a fold needs it. What a row says of itself comes only with `heads`, and costs half as much again.
 
-        With `inputs`, and without heads, what was asked comes as well, and its position is the first.
+        With `inputs`, and without heads, what was asked comes as well.
         """
         ...
 

@@ -15,7 +15,7 @@ from happened.core.tags import is_unicode
 from happened.core.tally import count_in, quantile_us, ran_in, waited_in
 from happened.core.waiting import within
 from happened.cqrs.view import ViewBuild, key_text
-from happened.cqrs.watch import FIRST_POLL_SECONDS, POLL_SECONDS, Watch
+from happened.cqrs.watch import FIRST_POLL_SECONDS, LATER, POLL_SECONDS, Watch
 from happened.cqrs.where import compile_order, compile_where
 from happened.log.log import Log
 from happened.log.receipt import Receipt
@@ -184,7 +184,7 @@ class ViewState(Generic[S]):
                 raise self._late(build, standing, since)
             with self.moved:
                 self.moved.wait(min(POLL_SECONDS if self._is_known() else pause, left))
-            pause = min(2 * pause, POLL_SECONDS)
+            pause = min(LATER * pause, POLL_SECONDS)
 
     async def awaited(self, since: int, wait_seconds_max: float) -> None:
         """Do what `wait` does, and hold no thread for as long as that takes."""

@@ -4,7 +4,9 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 FIRST_POLL_SECONDS = 0.001
-"""How soon it is looked again after it has moved; after that twice as long each time."""
+"""How soon it is looked again after it has moved."""
+LATER = 1.25
+"""How much later each time, where it has not moved: at most a quarter of what it takes is waited for in vain."""
 POLL_SECONDS = 0.01
 """How often, at least, it is looked whether others have brought it further."""
 
@@ -58,7 +60,7 @@ class Watch:
                 found = None
             self._tell(found)
             await asyncio.sleep(pause)
-            pause = min(2 * pause, POLL_SECONDS) if found == before else FIRST_POLL_SECONDS
+            pause = min(LATER * pause, POLL_SECONDS) if found == before else FIRST_POLL_SECONDS
             before = found
 
     def _tell(self, found: int | None) -> None:

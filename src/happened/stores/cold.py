@@ -56,14 +56,19 @@ def _last_of_bare(found: tuple[Any, ...]) -> int:
     return last
 
 
+def _last_of_asked(found: tuple[Any, ...]) -> int:
+    last: int = found[0] - 1
+    return last
+
+
 WHOLE = Columns(ALL, Segment.whole, _last_of_row)
 COUNTED = Columns(ALL.replace("salts", "x''").replace("digest", "x''"), Segment.counted, _last_of_row)
 """What is found and counted: what was asked and what came of it."""
 BARE = Columns(BARE_SQL, Segment.bare, _last_of_bare)
 HEADED = Columns(f"{BARE_SQL}, position, at, head", Segment.headed, _last_of_bare)
 """What a `Bare` has, without and with what a row says of itself."""
-ASKED = Columns("position, position + count, records, input", Segment.asked, _last_of_bare)
-"""What a `Bare` has with its input."""
+ASKED = Columns("position + count, records, input", Segment.asked, _last_of_asked)
+"""What a `Bare` has with its input. It has no column too many: each takes a tenth of what a row does."""
 
 
 def _together(rows: Iterable[tuple[Any, ...]]) -> list[tuple[Any, ...]]:

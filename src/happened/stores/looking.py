@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 from happened.core.waiting import within
 
+SOONER = 5
+"""Where others have recorded something it is looked again so many times sooner, and then twice as late each time: who records much goes on."""
 OVERDUE_SECONDS = 1.0
 """So long after a look was due others look, too: an interrupt may end who looks for all before he can say so."""
 
@@ -28,7 +30,7 @@ class Looking:
         self._look = look
         self._heard = heard
         self._grown = grown
-        self._seconds = seconds
+        self._seconds = self._pause = seconds
         self._begin = begin
         """Called by who is going to wait."""
         self._one = threading.RLock()
@@ -97,6 +99,7 @@ class Looking:
                 with self._grown:
                     if self._looked_for == known:  # no commit has said more meanwhile
                         before, self._last = self._last, last
+                        self._pause = self._seconds / SOONER if last > before else min(2 * self._pause, self._seconds)
                         self._looked_for, self._looked_at = heard, time.monotonic()
                         if last > before:
                             self._grown.notify_all()
@@ -111,4 +114,4 @@ class Looking:
         return self._due_in() > 0 and (self._last > after or self._looked_for >= heard)
 
     def _due_in(self) -> float:
-        return max(0.0, self._looked_at + self._seconds - time.monotonic())
+        return max(0.0, self._looked_at + self._pause - time.monotonic())

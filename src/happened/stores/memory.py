@@ -108,7 +108,7 @@ class MemoryStore:
         """Yield pages of what a fold needs of rows."""
         for rows in self.read(after, until, wanted=wanted, rows_max=rows_max):
             if inputs:
-                yield [(row.position, row.last + 1, row.records, row.input) for row in rows]
+                yield [(row.last + 1, row.records, row.input) for row in rows]
                 continue
             bare = [(row.position + (row.input is not None), row.last + 1, row.records) for row in rows]
             yield [(*of, row.position, row.at, row.head) for of, row in zip(bare, rows, strict=True)] if heads else bare

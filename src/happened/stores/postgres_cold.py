@@ -59,7 +59,7 @@ WHOLE = Columns(ROW, Segment.whole)
 COUNTED = Columns(ROW.replace("salts", "''::bytea").replace("digest", "''::bytea"), Segment.counted)
 BARE = Columns(_BARE, Segment.bare)
 HEADED = Columns(f"{_BARE}, position, at, head", Segment.headed)
-ASKED = Columns("position, position + count, records, input", Segment.asked)
+ASKED = Columns("position + count, records, input", Segment.asked)
 """What the same names stand for in a file: see `cold`."""
 
 

@@ -316,7 +316,7 @@ class Segment:
     def asked(self, start: int, end: int) -> list[tuple[Any, ...]]:
         """Return what a `Bare` has with its input."""
         columns = self.positions[start:end], self._counts[start:end], self._texts(RECORDS, start, end), self._texts(INPUTS, start, end)
-        return [(position, position + count, records, asked) for position, count, records, asked in zip(*columns, strict=True)]
+        return [(position + count, records, asked) for position, count, records, asked in zip(*columns, strict=True)]
 
     def _said(self, start: int, end: int) -> Iterable[tuple[Any, ...]]:
         return zip(

@@ -1076,16 +1076,15 @@ class SqliteStore:
             first, last = self._rows.first_after(reader, after), runs.POSITION if until is None else min(until, runs.POSITION)
             positions: set[int] = set()
             ranges: list[tuple[int, int]] = []
-            for item in wanted:
-                if item.terms and not self._strange:
-                    with self._index_read():
-                        positions |= set[int].intersection(
-                            *[set(self._runs.find(reader, runs.TAGS, term, first, last)) for term in item.terms]
-                        )
-                elif item.names:
-                    ranges += self._runs.blocks(item.names)
-                else:
-                    ranges.append((0, self._runs.indexed))
+            with self._index_read():
+                for item in wanted:
+                    if item.terms and not self._strange:
+                        found = [self._runs.find(reader, runs.TAGS, term, first, last) for term in item.terms]
+                        positions.update(found[0] if len(found) == 1 else set(found[0]).intersection(*found[1:]))
+                    elif item.names:
+                        ranges += self._runs.blocks(item.names)
+                    else:
+                        ranges.append((0, self._runs.indexed))
             return positions, [(max(start, first), end) for start, end in merged(ranges) if end >= first], self._runs.indexed
 
     def _to_index(self, connection: sqlite3.Connection) -> list[Row]:

@@ -492,7 +492,7 @@ class StoreContract:
         found = [list(page) for page in store.read_bare(1, scribe.seen, wanted=wanted, rows_max=rows_max, heads=True)]
         assert [[of[:3] for of in page] for page in found] == bare
         assert [[of[3:] for of in page] for page in found] == headed
-        asked = [[(row.position, row.last + 1, row.records, row.input) for row in page] for page in pages]
+        asked = [[(row.last + 1, row.records, row.input) for row in page] for page in pages]
         assert [list(page) for page in store.read_bare(1, scribe.seen, wanted=wanted, rows_max=rows_max, inputs=True)] == asked
 
     @pytest.mark.parametrize("rows_max", [1, 1000])
