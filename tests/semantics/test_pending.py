@@ -428,6 +428,42 @@ def test_what_is_sent_waits_behind_what_was_enqueued_in_the_same_commit(any_url:
         assert [record.body for record in running.log.read(h.query(names=["Deposited"]))] == [Deposited("a", 1), Deposited("a", 2)]
 
 
+def test_what_is_pending_is_read_once_for_all_that_is_sent_meanwhile(any_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There may be many, and each commit of what a reaction sends asks whether there is any. The last one that was decided keeps nothing waiting."""
+    read: list[int] = []
+    begin = Batch.__init__
+
+    def counting(batch: Batch, *given: Any, **named: Any) -> None:
+        begin(batch, *given, **named)
+        notes_of = batch.notes_of
+
+        def counted(start: str) -> Any:
+            found = notes_of(start)
+            read.append(sum(key.startswith("pending/") for key in found))
+            return found
+
+        batch.notes_of = counted
+
+    with bank.open(any_url, run=False) as running:
+        for number in range(20):
+            running.enqueue(Deposit("a", number))
+        sent = [running._sending.prepared(Deposit("b", n), Envelope(f"it:{n}", "outside", None, "", 0, 1)) for n in range(7)]
+        monkeypatch.setattr(Batch, "__init__", counting)
+        for decision in sent[:5]:
+            running._writer.submit(Sends(running._sending, decision), 5)
+        assert sorted(one for one in read if one) == [1, 1, 1, 1, 20]
+        assert len(running.log.engine.notes("pending/")) == 25
+
+        while not by_hand(running).decide_some():
+            pass
+        assert running.state(Balance, account="b") is not None
+        running._writer.submit(Sends(running._sending, sent[5]), 5)
+        assert running.log.engine.notes("pending/") == {}
+        running.enqueue(Deposit("a", 100))
+        running._writer.submit(Sends(running._sending, sent[6]), 5)
+        assert len(running.log.engine.notes("pending/")) == 2
+
+
 def test_a_full_disk_makes_a_pending_command_wait_not_stuck(url: str, faults: Faults) -> None:
     """The store fails once while it is decided: nothing is wrong with the command, so it is decided with the next try."""
 

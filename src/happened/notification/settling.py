@@ -23,7 +23,9 @@ from happened.notification.timer import NOTE, Schedule, decode_schedule, due_bef
 
 LOOK_SECONDS = 0.05
 PAUSE_SECONDS = 0.005
-"""Between two looks at least: who waits takes little from who works."""
+"""Between two looks at least."""
+PAUSE_SHARE = 4
+"""And so many times as long as a look took, which reads all that is pending: who waits takes little from who works."""
 LATEST_ROWS = 50
 """Rows looked through at once for the latest event of a name."""
 SHOWN_MAX = 5
@@ -81,7 +83,7 @@ def settled(log: Log, listeners: Sequence[Listener], position: int | None, wait_
     )
     deadline = time.monotonic() + within(wait_seconds_max)
     while True:
-        head = log.head
+        head, began = log.head, time.monotonic()
         found = look()
         keeps = standing(found.pending)
         silent = (
@@ -105,8 +107,9 @@ def settled(log: Log, listeners: Sequence[Listener], position: int | None, wait_
                 waiting=busy,
                 stuck=[one.error for one in all_held(log.engine)],
             )
+        looked = time.monotonic() - began
         log.wait(head, min(LOOK_SECONDS, max(deadline - time.monotonic(), 0.0)))
-        time.sleep(PAUSE_SECONDS)
+        time.sleep(min(max(PAUSE_SECONDS, PAUSE_SHARE * looked), max(deadline - time.monotonic(), PAUSE_SECONDS)))
 
 
 def _correlation(log: Log, position: int) -> str:

@@ -69,6 +69,8 @@ class Sending:
         self._image = image
         self.heard: Sequence[Answer] = ()
         """Answers that were recorded before, and are heard first."""
+        self._newest = ""
+        """The note of the last command that was found pending: while that waits, none need be looked for."""
 
     def states_as_of(self, position: int) -> Seen:
         """Have the durable states reach a position at least; return them."""
@@ -122,11 +124,16 @@ class Sending:
 
     def send(self, batch: Batch, decisions: Sequence[Decision]) -> None:
         """Record commands in their order: decided, or pending."""
-        waiting = bool(batch.notes_of(PENDING_NOTE)) or any(note.startswith(PENDING_NOTE) for note in batch.notes)
+        waiting = self._is_any_pending(batch)
         for decision in decisions:
             if waiting or not self.decided(batch, decision):
                 waiting = True
                 self.keep(batch, decision)
+
+    def _is_any_pending(self, batch: Batch) -> bool:
+        if not self._newest or self._newest not in batch.notes_of(self._newest):
+            self._newest = max(batch.notes_of(PENDING_NOTE), default="")
+        return bool(self._newest) or any(note.startswith(PENDING_NOTE) for note in batch.notes)
 
     @staticmethod
     def keep(batch: Batch, decision: Decision) -> None:
