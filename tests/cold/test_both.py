@@ -204,6 +204,24 @@ def test_segments_grow_until_they_are_full(log: Named) -> None:
         assert flat(store.read()) == rows
 
 
+def test_how_far_it_is_rises_to_all_there_is_to_do(log: Named) -> None:
+    """Also where more is put back than was asked for, since a segment is whole."""
+    packing: list[tuple[int, int]] = []
+    unpacking: list[tuple[int, int]] = []
+    with closing(log.opened()) as store:
+        rows = filled(store, 900)
+        until, after = rows[-2].last, rows[300].last
+        store.compact(until, lambda done, whole: packing.append((done, whole)))
+        store.unpack(after, lambda done, whole: unpacking.append((done, whole)))
+
+        for told, whole in ((packing, until), (unpacking, until - after)):
+            assert len(told) > 2
+            assert told == sorted(set(told))
+            assert {of for _, of in told} == {whole}
+            assert told[-1] == (whole, whole)
+        assert 0 < store.cold_until() < after
+
+
 def test_no_more_is_looked_at_for_a_step_than_it_may_pack(log: Named, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of rows with much text few are packed together: all that might be by their number would be read anew for each of them."""
     sizes: list[int] = []

@@ -82,7 +82,7 @@ class Packing:
                 reached = self._cold.unpack(self._connection, after)
                 for statement in last_time if not reached else ():
                     self._connection.execute(*statement)
-            progress(whole - reached, whole - after)
+            progress(whole - max(reached, after), whole - after)
             self._step(STEPS_A_CHECKPOINT // 8)
             time.sleep(PAUSE_SECONDS)
         self.give_back()
