@@ -19,7 +19,7 @@ from happened.log import compacting
 from happened.log import log as log_module
 from happened.log.compacting import ROW_BYTES, InBackground, compact, unpack
 from happened.log.log import EVERYTHING_SEEN
-from happened.stores import cold, runs, segments
+from happened.stores import cold, packing, runs, segments
 from happened.stores.packing import Packing
 from happened.stores.sqlite import SqliteStore, connect, connect_to_read
 from happened.testing.rows import Fact, Scribe, check_whole, flat, matches, read_by, terms_of
@@ -43,19 +43,23 @@ def indexed(path: str) -> SqliteStore:
     return store
 
 
-def test_the_index_of_what_is_cold_is_packed_and_merged_with_what_comes(path: str) -> None:
+def test_the_index_of_what_is_cold_is_packed_and_merged_with_what_comes(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes fewer bytes, is found by who had it open and who opens anew, and goes on growing."""
+    monkeypatch.setattr(runs, "FLUSH_RECORDS", 16)  # so that each part has some of what is cold
     store = indexed(path)
-    rows = filled(store, 4_000)
+    rows = filled(store, 4_000, at_once=20)
     store.close()
     with closing(connect(path)) as file:
         [(before,)] = file.execute("select sum(length(entries)) from run")
     with closing(indexed(path)) as other, closing(indexed(path)) as store:
-        store.compact(rows[-1].last, nothing)
+        kinds = f"select last <= ?, length(entries) % {runs.ENTRY_BYTES} in {runs.PLAIN}, count(distinct part) from run group by 1, 2"
+        for until in (rows[2_000].last, rows[-1].last):
+            store.compact(until, nothing)
+            with closing(connect(path)) as file:
+                found = {(is_cold, is_plain): parts for is_cold, is_plain, parts in file.execute(kinds, (store.parts().cold,))}
+            assert found.keys() == {(0, 1), (1, 0)}, "what is cold is packed, and nothing else"
+        assert found[1, 0] == runs.PARTS
         with closing(connect(path)) as file:
-            assert file.execute(
-                "select count(*) from run where last <= ? and length(entries) % 8 = 0", (store.parts().cold,)
-            ).fetchone() == (0,)
             assert file.execute("select sum(length(entries)) from run").fetchone()[0] < before
         for one in (store, other):
             scribe = Scribe(one, seen=one.wait(1 << 40, 0))
@@ -172,6 +176,33 @@ def test_a_file_that_can_not_give_back_is_written_anew_once(path: str) -> None:
         assert store.parts().free_bytes == 0
         assert flat(store.read()) == rows
     assert Path(path).stat().st_size < before / 2
+
+
+def test_the_wal_stays_small_while_rows_are_moved(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is taken into the file again and again, though nobody records anything, and not at each step: that would cost more than the step."""
+    monkeypatch.setattr(segments, "ROWS_MAX", 16)
+    monkeypatch.setattr(packing, "PAGES_A_STEP", 4)
+    with closing(indexed(path)) as store:
+        rows = filled(store, 4_000, at_once=1_000)
+    wal = Path(f"{path}-wal")
+    sizes: list[int] = []
+
+    def heard(_done: int, _all: int) -> None:
+        sizes.append(wal.stat().st_size)
+
+    moves: list[tuple[int, Callable[[SqliteStore], None]]] = [
+        (packing.STEPS_A_CHECKPOINT, lambda store: store.compact(rows[-1].last, heard)),
+        (packing.STEPS_A_CHECKPOINT // 8, lambda store: store.unpack(0, heard)),
+    ]
+    for steps, move in moves:
+        sizes.clear()
+        with closing(indexed(path)) as store:
+            move(store)
+            first, grown, most = sizes[0], sizes[steps - 1], max(sizes)
+            assert len(sizes) > 3 * packing.STEPS_A_CHECKPOINT
+            assert first * steps / 8 < grown
+            assert most < 1.5 * grown
+            assert wal.stat().st_size < 1.1 * most
 
 
 def test_damage_of_a_segment_is_named(path: str) -> None:
