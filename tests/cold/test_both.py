@@ -222,6 +222,24 @@ def test_how_far_it_is_rises_to_all_there_is_to_do(log: Named) -> None:
         assert 0 < store.cold_until() < after
 
 
+def test_a_row_that_reaches_behind_the_position_stays_and_one_that_does_is_put_back(log: Named) -> None:
+    """What is packed ends at the position or before it; what is put back is all behind it."""
+    with closing(log.opened()) as store:
+        scribe = Scribe(store)
+        for _ in range(9):
+            scribe.append(Fact((), 16, 3))
+        rows = flat(store.read())
+
+        store.compact(rows[4].last - 1, nothing)
+        assert store.cold_until() == rows[3].last
+        store.compact(rows[4].last, nothing)
+        assert store.cold_until() == rows[4].last
+        store.unpack(rows[4].last, nothing)
+        assert store.cold_until() == rows[4].last
+        store.unpack(rows[4].last - 1, nothing)
+        assert (store.cold_until(), flat(store.read())) == (0, rows)
+
+
 def test_no_more_is_looked_at_for_a_step_than_it_may_pack(log: Named, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of rows with much text few are packed together: all that might be by their number would be read anew for each of them."""
     sizes: list[int] = []

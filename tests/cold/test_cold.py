@@ -121,6 +121,29 @@ def test_a_part_of_the_index_that_others_change_while_it_is_packed_is_left(path:
         assert [row for row in flat(store.read(wanted=[Wanted(("n=7",))])) if "n=7" in terms_of(row).tags] == expected
 
 
+@pytest.mark.parametrize("damage", ["another bit", "no end", "no bytes"])
+def test_a_damaged_part_of_the_index_is_named_and_not_packed(path: str, damage: str) -> None:
+    """What helps is said with it, and the rows are packed."""
+    with closing(indexed(path)) as store:
+        rows = filled(store, 2_000)
+    with closing(indexed(path)) as store:
+        with closing(connect(path)) as file:
+            which = file.execute("select part, kind, last, entries from run where last < ? limit 1", (rows[-1].position,)).fetchone()
+            assert which is not None
+            *which, body = which
+            entries: dict[str, bytes | str] = {
+                "another bit": bytes([body[0] ^ 1]) + body[1:],
+                "no end": zlib.compress(bytes(99))[:4],
+                "no bytes": "text",
+            }
+            file.execute("update run set entries = ? where part = ? and kind = ? and last = ?", (entries[damage], *which))
+
+        with pytest.raises(h.Broken, match=r"the index is damaged, and is not packed.*happened rebuild --index"):
+            store.compact(rows[-1].last, nothing)
+
+        assert (store.cold_until(), flat(store.read())) == (rows[-2].last, rows)
+
+
 def test_an_index_is_made_anew_of_packed_rows(path: str) -> None:
     """The shelf can be dropped also where rows are packed."""
     with closing(indexed(path)) as store:

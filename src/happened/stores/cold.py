@@ -231,7 +231,7 @@ class Cold(Unfolded[sqlite3.Connection]):
                 return 0
             of = self._last(connection, reached)
             is_full = of is None or of[2] >= segments.ROWS_MAX
-            body, earlier, rows = self.packed(connection, reached if of is not None else 0, [Row(*row) for row in found], is_full=is_full)
+            body, earlier, rows = self.packed(connection, reached, [Row(*row) for row in found], is_full=is_full)
         begin()
         with one_step(connection):
             now = self.until(connection)
