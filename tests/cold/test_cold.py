@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -226,6 +227,53 @@ def test_the_wal_stays_small_while_rows_are_moved(path: str, monkeypatch: pytest
             assert first * steps / 8 < grown
             assert most < 1.5 * grown
             assert wal.stat().st_size < 1.1 * most
+
+
+def test_each_step_waits_for_who_holds_the_lock(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process has it right before each: nothing fails for that, whether rows, parts of the index or free pages are moved."""
+    monkeypatch.setattr(runs, "FLUSH_RECORDS", 16)
+    with closing(indexed(path)) as store:
+        rows = filled(store, 2_000, at_once=20)
+    with closing(connect(path)) as file:
+        file.execute("pragma journal_mode=delete")
+        file.execute("pragma auto_vacuum=none")
+        file.execute("vacuum")
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    held: list[str] = []
+
+    def hold(sql: str) -> None:
+        if sql.startswith(("begin", "vacuum", "pragma incremental_vacuum")):
+            if other.in_transaction:  # it was tried once
+                other.execute("rollback")
+            else:
+                other.execute("begin immediate")
+                held.append(sql)
+
+    class Beside(sqlite3.Connection):
+        def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:  # Any: as the method that it stands for
+            hold(sql)
+            return super().execute(sql, *parameters)
+
+        def executescript(self, sql: str) -> sqlite3.Cursor:
+            hold(sql)
+            return super().executescript(sql)
+
+    def opened(file: str) -> sqlite3.Connection:
+        return sqlite3.connect(
+            file, timeout=0, isolation_level=None, check_same_thread=False, factory=Beside if moving else sqlite3.Connection
+        )
+
+    moving = False
+    with closing(other), closing(SqliteStore(path, connect=opened)) as store:
+        store.index(read_by("today"), terms_of, nothing)
+        store.parts()
+        moving = True
+        store.compact(rows[-1].last, nothing, rewrite=True)
+        store.unpack(0, nothing)
+        giving_back = f"pragma incremental_vacuum({packing.PAGES_A_STEP})"
+        assert {*held} == {"begin", "begin immediate", "vacuum", giving_back}
+        assert held.count(giving_back) < 10, "many pages are given back at once"
+        assert flat(store.read()) == rows
 
 
 def test_damage_of_a_segment_is_named(path: str) -> None:
