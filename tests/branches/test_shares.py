@@ -2,6 +2,7 @@
 
 import itertools
 import random
+from collections import Counter
 from collections.abc import Iterable
 from datetime import timedelta
 from decimal import Decimal
@@ -14,12 +15,16 @@ import pytest
 import happened as h
 from happened.core.messages import is_data, name_of
 from happened.log.row import decode_header
+from happened.log.slices import progress_of
 from happened.planning import Origin, planned_of
 from happened.running import Branch
 from happened.sourcing.edits import Edit
 from happened.sourcing.gateway import Silent
 from happened.testing import Clock
+from happened.transfer import share as share_module
+from happened.transfer.channel import share_worker
 from happened.transfer.digest import Digest, hashing
+from happened.transfer.share import CHANGES_MAX, Beginning, Share
 from tests.branches.conftest import Make, told
 from tests.branches.desk import (
     Account,
@@ -280,6 +285,11 @@ def test_what_comes_last_is_shared_as_well(running: h.Running) -> None:
         assert balances(branch.diff().added) == [balance("d", 9)]
         check(branch, Balance)
         assert is_all_published(branch)
+    with running.branch(h.Insert(running.log.head, Opened("d"))) as branch:
+        assert [record.name for record in branch.diff().added] == ["Opened"]
+        progress = progress_of(branch.log.engine, share_worker("Balance"))
+        assert progress is not None
+        assert progress.position == branch.log.head, "it is not behind what it does not read"
 
 
 def seven(_account: str, _amount: Decimal) -> Decimal:
@@ -329,9 +339,11 @@ def test_a_state_that_is_gone_or_is_not() -> None:
             wait_for_shares(running)
         assert [record.body["op"] for record in published(running)] == ["put", "delete", "put"]
 
-        with running.branch(at=0) as branch:
-            assert not branch.diff(), str(branch.diff())
-            assert [record.body["op"] for record in published(branch)] == ["put", "delete", "put"]
+        for begins in range(running.log.head + 1):
+            with running.branch(at=begins) as branch:
+                assert not branch.diff(), f"from {begins}: {branch.diff()}"
+                assert [record.body["op"] for record in published(branch)] == ["put", "delete", "put"]
+                check(branch, Card)
         with running.branch(h.Drop(at(running, "left"))) as branch:
             difference = branch.diff()
             assert [record.body["op"] for record in difference.missing if is_change(record)] == ["delete"]
@@ -480,6 +492,70 @@ def test_a_branch_may_begin_in_the_midst_of_what_is_published_at_once() -> None:
                 parts = first_difference(placed(branch), expected)
                 assert parts is None
                 check(branch, Balance)
+
+
+def test_a_generation_that_was_not_ended_is_begun_anew_in_a_branch_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the branch begins in the midst of the one that came to nothing."""
+    url = f"sqlite:///{tmp_path}/desk.db"
+    tell_part = Share.tell_part
+    calls = itertools.count()
+
+    def failing(share: Share, beginning: Beginning) -> None:
+        if next(calls) == 1:
+            raise h.StoreFailed("the disk is full for a moment")
+        tell_part(share, beginning)
+
+    with plain.open(url, views="memory:") as running:
+        running.record_all([Paid(f"a{number}", Decimal(number)) for number in range(MANY)])
+    with monkeypatch.context() as patched:
+        patched.setattr(Share, "tell_part", failing)
+        with bare.open(url, views="memory:") as running:
+            wait_for_shares(running)
+            running.record(Paid("a7", Decimal(1)))
+            wait_for_shares(running)
+    with bare.open(url, views="memory:", run=False) as running:
+        expected = Counter(generations(running))
+        assert expected == {1: CHANGES_MAX, 2: MANY + 1}
+        rows = sorted({record.row for record in published(running)})
+        for begins in (0, *(place - 1 for place in rows), running.log.head):
+            with running.branch(at=begins) as branch:
+                assert not branch.diff(), f"from {begins}:\n{branch.diff()}"
+                assert Counter(generations(branch)) == expected
+                check(branch, Balance)
+
+
+def test_fewer_rows_are_enough_where_there_is_less_to_begin_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has its turn where it had in the origin, and the last ones have nothing to say."""
+    monkeypatch.setattr(share_module, "CHANGES_MAX", 2)
+    url = f"sqlite:///{tmp_path}/desk.db"
+    with plain.open(url, views="memory:") as running:
+        positions = [running.record(Paid(account, Decimal(1))).position for account in "abcde"]
+    with bare.open(url, views="memory:") as running:
+        wait_for_shares(running)
+        assert len({record.row for record in published(running)}) == 3
+        with running.branch(*map(h.Drop, positions[2:])) as branch:
+            assert balances(published(branch)) == [balance("a", 1), balance("b", 1)]
+            assert len({record.row for record in published(branch)}) == 1
+            assert all(row.count for rows in branch.log.engine.read() for row in rows)
+            check(branch, Balance)
+            branch.log.verify()
+
+
+def test_a_share_that_the_origin_has_no_more_says_what_it_said_and_then_each_change(tmp_path: Path) -> None:
+    """What it left out while it was there is left out."""
+    url = f"sqlite:///{tmp_path}/desk.db"
+    three = [Paid("a", Decimal(1))] * 3
+    with bare.open(url, views="memory:") as running:
+        wait_for_shares(running)
+        running.log.append(three)
+        wait_for_shares(running)
+        assert balances(published(running)) == [balance("a", 3)]
+    with plain.open(url, views="memory:") as running:
+        running.log.append(three)
+        with running.branch(at=0, code=bare) as branch:
+            assert balances(branch.diff().added) == [balance("a", amount) for amount in (4, 5, 6)]
+            assert balances(published(branch)) == [balance("a", amount) for amount in (3, 4, 5, 6)]
+            check(branch, Balance)
 
 
 def test_a_share_that_began_later_begins_there(tmp_path: Path) -> None:
@@ -833,47 +909,66 @@ class Holder(h.State):
 
 
 def test_what_was_gone_when_a_share_began_was_never_published(tmp_path: Path) -> None:
-    """A state that comes again then has no version before; so it is in a branch that begins after that, in the last generation or an older one."""
+    """A state that comes again then has no version before, and has one where it went later; so it is in a branch, in the last generation or an older one."""
     url = f"sqlite:///{tmp_path}/desk.db"
     with plain.open(url, views="memory:") as running:
         running.record(Opened("a", "ann"))
         running.dispatch(Draw("a", Decimal(1)))
+    came_again: list[int] = []
     for state in (Owner, Holder):
         with desk_that_shares(state).open(url, views="memory:") as running:
             wait_for_shares(running)
             running.record(Opened("b", "bob"))
             wait_for_shares(running)
-            again = running.record(Opened("a", "ann")).position
-            wait_for_shares(running)
-            running.dispatch(Draw("a", Decimal(1)))
-            wait_for_shares(running)
-            with running.branch(at=again - 1) as branch:
-                parts = first_difference(placed(branch), placed(running))
-                assert parts is None
-                check(branch, state)
+            for _ in range(2):
+                again = running.record(Opened("a", "ann")).position
+                came_again.append(again)
+                wait_for_shares(running)
+                running.dispatch(Draw("a", Decimal(1)))
+                wait_for_shares(running)
+            for begins in came_again[-2:]:
+                with running.branch(at=begins - 1) as branch:
+                    parts = first_difference(placed(branch), placed(running))
+                    assert parts is None
+                    check(branch, state)
     with desk_that_shares(Holder).open(url, views="memory:", run=False) as running:
-        older = next(record.body["version"] for record in published(running) if record.body["key"] == ["a"])
-        with running.branch(at=older - 1, code=desk_that_shares(Owner)) as branch:
-            check(branch, Owner)
-            assert not branch.diff(), str(branch.diff())
+        for begins in came_again[:2]:
+            with running.branch(at=begins - 1, code=desk_that_shares(Owner)) as branch:
+                check(branch, Owner)
+                assert not branch.diff(), str(branch.diff())
 
 
 def test_a_share_that_is_to_begin_anew_does_so_in_a_branch(tmp_path: Path) -> None:
     """Something was erased, and it has not come to it: a branch waits as long, and does it where it goes on."""
     url = f"sqlite:///{tmp_path}/desk.db"
     with bare.open(url, views="memory:") as running:
-        running.record(Paid("a", Decimal(1)), id="first")
+        wait_for_shares(running)
+        first = running.record(Paid("a", Decimal(1)), id="first").position
+        wait_for_shares(running)
         running.record(Paid("b", Decimal(1)))
         wait_for_shares(running)
     with bare.open(url, views="memory:", run=False) as running:
         running.erase("first", actor="me", reason="asked for")
         with running.branch(h.Insert(running.log.head, Paid("c", Decimal(1)))) as branch:
             assert [record.name for record in branch.diff().added] == ["Paid"]
+            assert set(generations(branch)) == {1}
         with running.branch() as branch:
             branch.record(Paid("b", Decimal(2)))
             wait_for_shares(branch)
             assert published(branch)[-1].body["generation"] == 2
             assert said(published(branch)[-1:]) == [balance("b", 3)]
+        with running.branch(at=first) as branch:
+            assert not branch.diff(), str(branch.diff())
+            assert set(generations(branch)) == {1}
+        erased = running.log.head
+    with bare.open(url, views="memory:") as running:
+        until(lambda: generations_of(running) == [2])
+        running.record(Paid("b", Decimal(1)))
+        wait_for_shares(running)
+        for begins in (first, erased - 1, erased):
+            with running.branch(at=begins) as branch:
+                assert not branch.diff(), f"from {begins}: {branch.diff()}"
+                assert set(generations(branch)) == {1}
 
 
 def test_other_code_says_what_the_old_one_did_not_hear() -> None:
@@ -886,6 +981,20 @@ def test_other_code_says_what_the_old_one_did_not_hear() -> None:
         for begins in (0, running.log.head - 2):
             with running.branch(at=begins, code=desk_that_shares(Doubled)) as branch:
                 assert [fields["amount"] for _, fields in said(branch.diff().added)] == ["5"], str(branch.diff())
+
+
+def test_the_older_code_says_what_the_newer_one_did_not_hear(tmp_path: Path) -> None:
+    """What it said itself before does not make it the one that has said all."""
+    url = f"sqlite:///{tmp_path}/desk.db"
+    with desk_that_shares(Doubled).open(url, views="memory:") as running:
+        running.record(Paid("a", Decimal(9)))
+        wait_for_shares(running)
+    with desk_that_shares(Nervous).open(url, views="memory:") as running:
+        wait_for_shares(running)
+        running.dispatch(Draw("a", Decimal(4)))
+        wait_for_shares(running)
+        with running.branch(at=0, code=desk_that_shares(Doubled)) as branch:
+            assert [fields["amount"] for _, fields in said(branch.diff().added)] == ["5"], str(branch.diff())
 
 
 def test_what_is_published_while_a_branch_is_made_is_not_in_it() -> None:

@@ -204,6 +204,58 @@ def test_segments_grow_until_they_are_full(log: Named) -> None:
         assert flat(store.read()) == rows
 
 
+def test_how_far_it_is_rises_to_all_there_is_to_do(log: Named) -> None:
+    """Also where more is put back than was asked for, since a segment is whole."""
+    packing: list[tuple[int, int]] = []
+    unpacking: list[tuple[int, int]] = []
+    rest: list[tuple[int, int]] = []
+    with closing(log.opened()) as store:
+        rows = filled(store, 900)
+        until, after = rows[-3].last, rows[300].last
+        store.compact(until, lambda done, whole: packing.append((done, whole)))
+        store.unpack(after, lambda done, whole: unpacking.append((done, whole)))
+        left = store.cold_until()
+        store.unpack(0, lambda done, whole: rest.append((done, whole)))
+
+        assert 0 < left < after
+        for told, whole in ((packing, until), (unpacking, until - after), (rest, left)):
+            assert told == sorted(set(told))
+            assert {of for _, of in told} == {whole}
+            assert told[-1] == (whole, whole)
+        assert len(packing) == len(unpacking) + len(rest) == -(-898 // segments.ROWS_MAX)
+
+
+def test_a_row_that_reaches_behind_the_position_stays_and_one_that_does_is_put_back(log: Named) -> None:
+    """What is packed ends at the position or before it; what is put back is all behind it."""
+    with closing(log.opened()) as store:
+        scribe = Scribe(store)
+        for _ in range(9):
+            scribe.append(Fact((), 16, 3))
+        rows = flat(store.read())
+
+        store.compact(rows[4].last - 1, nothing)
+        assert store.cold_until() == rows[3].last
+        store.compact(rows[4].last, nothing)
+        assert store.cold_until() == rows[4].last
+        store.unpack(rows[4].last, nothing)
+        assert store.cold_until() == rows[4].last
+        store.unpack(rows[4].last - 1, nothing)
+        assert (store.cold_until(), flat(store.read())) == (0, rows)
+
+
+@pytest.mark.parametrize("after", [0, 300])
+def test_what_others_have_put_back_meanwhile_is_left_to_them(log: Named, after: int) -> None:
+    """Two processes unpack at once, up to the same position or another: each goes on with what is there."""
+    with closing(log.opened()) as store, closing(log.opened()) as other:
+        rows = filled(store, 900)
+        store.compact(rows[-1].last, nothing)
+
+        store.unpack(after, lambda _done, _all: other.unpack(0, nothing))
+
+        for one in (store, other):
+            assert (one.cold_until(), flat(one.read())) == (0, rows)
+
+
 def test_no_more_is_looked_at_for_a_step_than_it_may_pack(log: Named, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of rows with much text few are packed together: all that might be by their number would be read anew for each of them."""
     sizes: list[int] = []

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -19,7 +20,7 @@ from happened.log import compacting
 from happened.log import log as log_module
 from happened.log.compacting import ROW_BYTES, InBackground, compact, unpack
 from happened.log.log import EVERYTHING_SEEN
-from happened.stores import cold, runs, segments
+from happened.stores import cold, packing, runs, segments
 from happened.stores.packing import Packing
 from happened.stores.sqlite import SqliteStore, connect, connect_to_read
 from happened.testing.rows import Fact, Scribe, check_whole, flat, matches, read_by, terms_of
@@ -43,19 +44,23 @@ def indexed(path: str) -> SqliteStore:
     return store
 
 
-def test_the_index_of_what_is_cold_is_packed_and_merged_with_what_comes(path: str) -> None:
+def test_the_index_of_what_is_cold_is_packed_and_merged_with_what_comes(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes fewer bytes, is found by who had it open and who opens anew, and goes on growing."""
+    monkeypatch.setattr(runs, "FLUSH_RECORDS", 16)  # so that each part has some of what is cold
     store = indexed(path)
-    rows = filled(store, 4_000)
+    rows = filled(store, 4_000, at_once=20)
     store.close()
     with closing(connect(path)) as file:
         [(before,)] = file.execute("select sum(length(entries)) from run")
     with closing(indexed(path)) as other, closing(indexed(path)) as store:
-        store.compact(rows[-1].last, nothing)
+        kinds = f"select last <= ?, length(entries) % {runs.ENTRY_BYTES} in {runs.PLAIN}, count(distinct part) from run group by 1, 2"
+        for until in (rows[2_000].last, rows[-1].last):
+            store.compact(until, nothing)
+            with closing(connect(path)) as file:
+                found = {(is_cold, is_plain): parts for is_cold, is_plain, parts in file.execute(kinds, (store.parts().cold,))}
+            assert found.keys() == {(0, 1), (1, 0)}, "what is cold is packed, and nothing else"
+        assert found[1, 0] == runs.PARTS
         with closing(connect(path)) as file:
-            assert file.execute(
-                "select count(*) from run where last <= ? and length(entries) % 8 = 0", (store.parts().cold,)
-            ).fetchone() == (0,)
             assert file.execute("select sum(length(entries)) from run").fetchone()[0] < before
         for one in (store, other):
             scribe = Scribe(one, seen=one.wait(1 << 40, 0))
@@ -117,6 +122,29 @@ def test_a_part_of_the_index_that_others_change_while_it_is_packed_is_left(path:
         assert [row for row in flat(store.read(wanted=[Wanted(("n=7",))])) if "n=7" in terms_of(row).tags] == expected
 
 
+@pytest.mark.parametrize("damage", ["another bit", "no end", "no bytes"])
+def test_a_damaged_part_of_the_index_is_named_and_not_packed(path: str, damage: str) -> None:
+    """What helps is said with it, and the rows are packed."""
+    with closing(indexed(path)) as store:
+        rows = filled(store, 2_000)
+    with closing(indexed(path)) as store:
+        with closing(connect(path)) as file:
+            which = file.execute("select part, kind, last, entries from run where last < ? limit 1", (rows[-1].position,)).fetchone()
+            assert which is not None
+            *which, body = which
+            entries: dict[str, bytes | str] = {
+                "another bit": bytes([body[0] ^ 1]) + body[1:],
+                "no end": zlib.compress(bytes(99))[:4],
+                "no bytes": "text",
+            }
+            file.execute("update run set entries = ? where part = ? and kind = ? and last = ?", (entries[damage], *which))
+
+        with pytest.raises(h.Broken, match=r"the index is damaged, and is not packed.*happened rebuild --index"):
+            store.compact(rows[-1].last, nothing)
+
+        assert (store.cold_until(), flat(store.read())) == (rows[-2].last, rows)
+
+
 def test_an_index_is_made_anew_of_packed_rows(path: str) -> None:
     """The shelf can be dropped also where rows are packed."""
     with closing(indexed(path)) as store:
@@ -172,6 +200,80 @@ def test_a_file_that_can_not_give_back_is_written_anew_once(path: str) -> None:
         assert store.parts().free_bytes == 0
         assert flat(store.read()) == rows
     assert Path(path).stat().st_size < before / 2
+
+
+def test_the_wal_stays_small_while_rows_are_moved(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is taken into the file again and again, though nobody records anything, and not at each step: that would cost more than the step."""
+    monkeypatch.setattr(segments, "ROWS_MAX", 16)
+    monkeypatch.setattr(packing, "PAGES_A_STEP", 4)
+    with closing(indexed(path)) as store:
+        rows = filled(store, 4_000, at_once=1_000)
+    wal = Path(f"{path}-wal")
+    sizes: list[int] = []
+
+    def heard(_done: int, _all: int) -> None:
+        sizes.append(wal.stat().st_size)
+
+    moves: list[tuple[int, Callable[[SqliteStore], None]]] = [
+        (packing.STEPS_A_CHECKPOINT, lambda store: store.compact(rows[-1].last, heard)),
+        (packing.STEPS_A_CHECKPOINT // 8, lambda store: store.unpack(0, heard)),
+    ]
+    for steps, move in moves:
+        sizes.clear()
+        with closing(indexed(path)) as store:
+            move(store)
+            first, grown, most = sizes[0], sizes[steps - 1], max(sizes)
+            assert len(sizes) > 3 * packing.STEPS_A_CHECKPOINT
+            assert first * steps / 8 < grown
+            assert most < 1.5 * grown
+            assert wal.stat().st_size < 1.1 * most
+
+
+def test_each_step_waits_for_who_holds_the_lock(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process has it right before each: nothing fails for that, whether rows, parts of the index or free pages are moved."""
+    monkeypatch.setattr(runs, "FLUSH_RECORDS", 16)
+    with closing(indexed(path)) as store:
+        rows = filled(store, 2_000, at_once=20)
+    with closing(connect(path)) as file:
+        file.execute("pragma journal_mode=delete")
+        file.execute("pragma auto_vacuum=none")
+        file.execute("vacuum")
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    held: list[str] = []
+
+    def hold(sql: str) -> None:
+        if sql.startswith(("begin", "vacuum", "pragma incremental_vacuum")):
+            if other.in_transaction:  # it was tried once
+                other.execute("rollback")
+            else:
+                other.execute("begin immediate")
+                held.append(sql)
+
+    class Beside(sqlite3.Connection):
+        def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:  # Any: as the method that it stands for
+            hold(sql)
+            return super().execute(sql, *parameters)
+
+        def executescript(self, sql: str) -> sqlite3.Cursor:
+            hold(sql)
+            return super().executescript(sql)
+
+    def opened(file: str) -> sqlite3.Connection:
+        return sqlite3.connect(
+            file, timeout=0, isolation_level=None, check_same_thread=False, factory=Beside if moving else sqlite3.Connection
+        )
+
+    moving = False
+    with closing(other), closing(SqliteStore(path, connect=opened)) as store:
+        store.index(read_by("today"), terms_of, nothing)
+        store.parts()
+        moving = True
+        store.compact(rows[-1].last, nothing, rewrite=True)
+        store.unpack(0, nothing)
+        giving_back = f"pragma incremental_vacuum({packing.PAGES_A_STEP})"
+        assert {*held} == {"begin", "begin immediate", "vacuum", giving_back}
+        assert held.count(giving_back) < 10, "many pages are given back at once"
+        assert flat(store.read()) == rows
 
 
 def test_damage_of_a_segment_is_named(path: str) -> None:

@@ -4,8 +4,10 @@
 """
 
 import contextlib
+import functools
 import os
 import random
+import shutil
 import sqlite3
 from collections.abc import Generator
 from pathlib import Path
@@ -14,7 +16,7 @@ import pytest
 
 import happened as h
 from happened.core.state import fold_of
-from happened.log.compacting import compact
+from happened.log.compacting import compact, unpack
 from happened.log.row import decode_header
 from happened.shelf.snapshots import SnapshotsFile
 from happened.stores import runs, segments, sqlite
@@ -118,6 +120,52 @@ def run_failing(folder: Path, monkeypatch: pytest.MonkeyPatch, number: int, code
         assert not said
     check(folder / "log.db", told, of=f"call {number}, {what}, HAPPENED_SEED={SEED}, said {said}")
     return calls
+
+
+@pytest.mark.parametrize(
+    ("code", "text"), [(sqlite3.SQLITE_IOERR, "disk I/O error"), (sqlite3.SQLITE_FULL, "is full")], ids=["device", "full"]
+)
+def test_whichever_call_of_packing_fails_it_is_said_why(tmp_path: Path, code: int, text: str) -> None:
+    """Also where SQLite has left the transaction by itself; the rows lie where they lay, and what is done again works."""
+    with bank.open(f"sqlite:///{tmp_path}/log.db", run=False) as running:
+        for n in range(40):
+            running.dispatch(Deposit("a", n))
+        head, whole = running.log.head, running.log.verify()
+    calls: list[str] = []
+    number = -1
+
+    def fails(call: str, file: str) -> int:
+        if code == sqlite3.SQLITE_FULL and call != "write":
+            return 0
+        calls.append(f"{call} of {Path(file).name}")
+        return code if len(calls) == number else 0
+
+    def moved(place: str) -> list[str]:
+        said: list[str] = []
+        disk = Disk()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("sqlite3.connect", disk.connect)
+            with h.open_log(f"sqlite:///{place}") as log:
+                disk.fails = fails
+                for work in (functools.partial(compact, log, keep=4), functools.partial(unpack, log)):
+                    try:
+                        work()
+                    except h.StoreFailed as error:
+                        said.append(str(error))
+                disk.fails = lambda _call, _file: 0
+                assert log.verify() == whole
+                assert compact(log, keep=4).cold == head - 4
+        return said
+
+    def copied(name: str) -> str:
+        return str(shutil.copy(tmp_path / "log.db", tmp_path / name))
+
+    assert moved(copied("whole.db")) == []
+    count = len(calls)
+    for number in range(random.Random(SEED).randrange(1, 6), count + 1, 5):
+        calls.clear()
+        for said in moved(copied(f"{number}.db")):
+            assert text in said, f"call {number}, {calls[number - 1]}, HAPPENED_SEED={SEED}"
 
 
 def test_snapshots_work_again_after_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -137,6 +137,28 @@ def test_every_commit_is_synced(path: Path) -> None:
     assert (journal, synchronous) == ("wal", 2)
 
 
+def test_who_packs_syncs_and_takes_nothing_into_the_file_by_itself(path: Path) -> None:
+    """SQLite would do so from some 1,000 pages on, and without what guards a checkpoint: see the next test."""
+    opened: list[sqlite3.Connection] = []
+    asked: list[tuple[int, int]] = []
+
+    def watched(file: str) -> sqlite3.Connection:
+        opened.append(connect(file))
+        return opened[-1]
+
+    with closing(indexed(SqliteStore(str(path), connect=watched))) as store:
+        Scribe(store).append(Fact(), Fact(), Fact())
+        before = len(opened)
+
+        def ask(_done: int, _all: int) -> None:
+            [(pages,)], [(synchronous,)] = (opened[before].execute(f"pragma {name}") for name in ("wal_autocheckpoint", "synchronous"))
+            asked.append((pages, synchronous))
+
+        store.compact(2, ask)
+
+    assert asked == [(0, 1)]
+
+
 def test_nobody_begins_the_wal_anew_while_a_checkpoint_begins(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """SQLite before 3.51.3 may then take for written into the file what is not. Here another one does so at the last moment before SQLite is called."""
     monkeypatch.setattr(sqlite, "CHECKPOINT_PAGES", 1)

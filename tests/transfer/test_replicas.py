@@ -22,7 +22,8 @@ from happened.log.log import EVERYTHING_SEEN
 from happened.log.row import encode
 from happened.log.worker import Course
 from happened.testing.world import Clock
-from happened.transfer.channel import Channel, Generation, LogChannel, Page, Published
+from happened.transfer.channel import Channel, Generation, LogChannel, Origin, Page, Published
+from happened.transfer.channel import Standing as ShareStanding
 from happened.transfer.replica import Replicating, Standing
 from tests.servers import fresh
 from tests.transfer.model import (
@@ -388,6 +389,110 @@ def test_an_older_copy_of_the_origin_is_seen(tmp_path: Path) -> None:
         until(lambda: replica(running)["state"] == "diverged")
 
         assert running.replica(Debtor, "c-1").state == Debtor("c-1", "Spain")
+
+
+class Switched:
+    """A channel that leads to another log from a moment on: a copy has read a page then, and does not know of it. It may hold what is still to come, too."""
+
+    def __init__(self, before: Channel, after: Channel) -> None:
+        self.leads_to = before
+        self._after = after
+        self.armed = False
+        self.ahead: list[Published] = []
+
+    def origin(self) -> Origin:
+        """Return whose records these are."""
+        return self.leads_to.origin()
+
+    def head(self) -> int:
+        """Return the last position."""
+        return self.leads_to.head()
+
+    def recorded_at(self, position: int) -> tuple[int, str] | None:
+        """Return what the row at a position says."""
+        return self.leads_to.recorded_at(position)
+
+    def standing(self, share: str) -> ShareStanding | None:
+        """Return what is noted of a share."""
+        return self.leads_to.standing(share)
+
+    def close(self) -> None:
+        """Leave both open."""
+
+    def read(self, after: int, wait_seconds_max: float) -> Page:
+        """Return the next page, and have all that is asked afterwards be of the other log."""
+        page = self.leads_to.read(after, wait_seconds_max)
+        if not self.armed or not page.items:
+            return page
+        self.armed, self.leads_to = False, self._after
+        return page._replace(items=[*page.items, *self.ahead])
+
+
+copying = h.App("billing", replicas={"crm": [Debtor]})
+
+
+def channel_of(upstream: h.Running) -> LogChannel:
+    """Return the channel of a log in this process."""
+    return LogChannel(lambda: upstream.log.engine, lambda _store: True, own=False)
+
+
+def phantom(channel: Channel, position: int) -> Published:
+    """Return a change at a position that only another log has."""
+    change = next(one for one in channel.read(0, 0).items if one.what == "share")
+    body: dict[str, Any] = {**msgspec.json.decode(change.body), "key": ["c-9"], "version": position, "previous": 0}
+    body["fields"] = {**body["fields"], "customer": "c-9"}
+    return msgspec.structs.replace(change, position=position, body=msgspec.Raw(msgspec.json.encode(body)))
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["it has nothing of it", "it has some of it"])
+def test_a_page_of_what_was_lost_is_not_taken_in_once_the_log_was_adopted(tmp_path: Path, *, lost: bool) -> None:
+    """It was read just before; so was what it holds of what would have come."""
+    urls = [f"sqlite:///{tmp_path}/{name}.db" for name in ("crm", "backup")]
+    with crm.open(urls[0]) as upstream:
+        upstream.record(Moved("c-1", "a", "France"))
+        until(lambda: upstream.statistics()["shares"][0]["lag"] == 0)
+    shutil.copy(tmp_path / "crm.db", tmp_path / "backup.db")
+    h.adopt(urls[1], actor="ann", reason="the disk was lost")
+    with crm.open(urls[0]) as before, crm.open(urls[1]) as after:
+        channel = Switched(channel_of(before), channel_of(after))
+        with copying.open(f"sqlite:///{tmp_path}/billing.db", channels={"crm": channel}) as running:
+            until(lambda: equal(running))
+            if lost:
+                running.replica(Debtor, "c-2", since=before.record(Moved("c-2", "a", "Spain")))
+                until(lambda: equal(running))
+            receipts = [after.record(Moved("c-4", f"{number}", "Italy")) for number in range(9)]
+            until(lambda: after.statistics()["shares"][0]["lag"] == 0)
+            channel.ahead = [phantom(channel, receipts[-1].position)]
+            channel.armed = True
+            before.record(Moved("c-3", "a", "Spain"))
+            until(lambda: not channel.armed)
+
+            assert running.replica(Debtor, "c-4", since=receipts[-1]).state == Debtor("c-4", "Italy")
+            until(lambda: equal(running))
+            assert copied(running) == expected(after)
+            assert {name: replica(running)[name] for name in ("healed", "rebuilt")} == {"healed": 0, "rebuilt": int(lost)}
+
+
+def test_what_was_still_to_come_from_another_log_does_not_come_from_the_own_one(tmp_path: Path) -> None:
+    """A channel that has led to another one for a while: `Diverged`, and once it leads back the copy goes on as if it had not."""
+    with crm.open("memory:") as upstream, crm.open("memory:") as other:
+        own = channel_of(upstream)
+        channel = Switched(own, channel_of(other))
+        with copying.open(f"sqlite:///{tmp_path}/billing.db", channels={"crm": channel}) as running:
+            running.replica(Debtor, "c-1", since=upstream.record(Moved("c-1", "a", "France")))
+            until(lambda: equal(running))
+            head = upstream.log.head
+            channel.ahead = [phantom(channel, position) for position in range(head + 10, head + 50)]
+            channel.armed = True
+            upstream.record(Moved("c-2", "a", "Spain"))
+            until(lambda: replica(running)["state"] == "diverged")
+            receipts = [upstream.record(Moved("c-4", f"{number}", "Italy")) for number in range(30)]
+            channel.leads_to = own
+
+            assert running.replica(Debtor, "c-4", since=receipts[-1]).state == Debtor("c-4", "Italy")
+            until(lambda: equal(running))
+            assert copied(running) == expected(upstream)
+            assert {name: replica(running)[name] for name in ("healed", "rebuilt")} == {"healed": 0, "rebuilt": 0}
 
 
 def test_a_late_put_does_not_bring_back_what_was_deleted(tmp_path: Path) -> None:
@@ -1002,7 +1107,7 @@ def test_a_copy_of_a_generation_of_which_something_was_erased_is_built_anew_as_t
 
 
 def test_what_an_older_generation_says_late_is_not_taken_into_a_newer_one(tmp_path: Path) -> None:
-    """Neither a state that is gone since, nor how many there were."""
+    """Neither a state that is gone since, nor how many there were; nor where all is read again for what was lost on the way."""
     log, own = f"sqlite:///{tmp_path}/crm.db", f"sqlite:///{tmp_path}/billing.db"
     with crm.open(log) as upstream:
         first = Haunted(LogChannel(lambda: upstream.log.engine, lambda _store: True, own=False), [])
@@ -1014,7 +1119,8 @@ def test_what_an_older_generation_says_late_is_not_taken_into_a_newer_one(tmp_pa
     changed = h.App("crm", records=[Moved, Paid, Left], shares=[Card2], ignores=["AddressChanged"])
 
     with changed.open(log) as upstream:
-        second = Haunted(LogChannel(lambda: upstream.log.engine, lambda _store: True, own=False), first.kept)
+        losing = Losing(LogChannel(lambda: upstream.log.engine, lambda _store: True, own=False))
+        second = Haunted(losing, first.kept)
         with billing.open(own, channels={"crm": second}) as running:
             until(lambda: replica(running)["generation"] == 2 and equal(running))
             second.wait()
@@ -1026,6 +1132,10 @@ def test_what_an_older_generation_says_late_is_not_taken_into_a_newer_one(tmp_pa
             assert alone == {"c-1": Debtor("c-1", "FRANCE")}
             assert copied(running) == {"c-1": Debtor("c-1", "SPAIN")}
             assert {name: replica(running)[name] for name in ("healed", "rebuilt")} == {"healed": 0, "rebuilt": 0}
+            losing.armed = True
+            running.replica(Debtor, "c-1", since=upstream.record(Moved("c-1", "a", "Italy")))
+            assert copied(running) == {"c-1": Debtor("c-1", "ITALY")}
+            assert {name: replica(running)[name] for name in ("healed", "rebuilt")} == {"healed": 1, "rebuilt": 0}
 
         with closing(sqlite3.connect(tmp_path / "billing.views.db")) as file, file:
             file.execute("update _replica set count = count + 1")
@@ -1033,7 +1143,7 @@ def test_what_an_older_generation_says_late_is_not_taken_into_a_newer_one(tmp_pa
         third = Haunted(LogChannel(lambda: upstream.log.engine, lambda _store: True, own=False), first.kept)
         with billing.open(own, channels={"crm": third}) as running:  # it is built anew, and hears the older one first
             until(lambda: replica(running)["rebuilt"] > 0 and equal(running))
-            assert (replica(running)["rebuilt"], copied(running)) == (1, {"c-1": Debtor("c-1", "SPAIN")})
+            assert (replica(running)["rebuilt"], copied(running)) == (1, {"c-1": Debtor("c-1", "ITALY")})
 
 
 def test_what_a_share_could_not_record_is_folded_once_when_it_can(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,6 +93,23 @@ def one_moment(connection: sqlite3.Connection) -> Generator[None]:
     try:
         yield
     finally:
+        roll_back(connection)
+
+
+@contextmanager
+def one_step(connection: sqlite3.Connection) -> Generator[None]:
+    """Commit what is done in the open transaction, or nothing of it."""
+    try:
+        yield
+        connection.execute("commit")
+    except BaseException:
+        roll_back(connection)
+        raise
+
+
+def roll_back(connection: sqlite3.Connection) -> None:
+    """Leave a transaction. SQLite has done so by itself where the disk is full or the device has failed: that is what is to be said then."""
+    if connection.in_transaction:
         connection.execute("rollback")
 
 
@@ -219,16 +236,15 @@ class Cold(Unfolded[sqlite3.Connection]):
                 return 0
             of = self._last(connection, reached)
             is_full = of is None or of[2] >= segments.ROWS_MAX
-            body, earlier, rows = self.packed(connection, reached if of is not None else 0, [Row(*row) for row in found], is_full=is_full)
+            body, earlier, rows = self.packed(connection, reached, [Row(*row) for row in found], is_full=is_full)
         begin()
-        try:
+        with one_step(connection):
             now = self.until(connection)
             if (
                 now != reached
                 or self._last(connection, reached) != of
                 or _together(connection.execute(*asked))[: len(rows)] != found[: len(rows)]
             ):
-                connection.execute("rollback")
                 return max(now, 1)
             if not self._there:
                 connection.execute(DDL)
@@ -236,11 +252,6 @@ class Cold(Unfolded[sqlite3.Connection]):
                 connection.execute(*statement)
             self.put(connection, [*earlier, *rows], body)
             connection.execute("delete from log where position between ? and ?", (rows[0].position, rows[-1].position))
-            connection.execute("commit")
-        except BaseException:
-            if connection.in_transaction:
-                connection.execute("rollback")
-            raise
         return rows[-1].last
 
     def unpack(self, connection: sqlite3.Connection, after: int) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from happened.core.errors import Broken
 from happened.stores import runs
-from happened.stores.cold import Cold
+from happened.stores.cold import Cold, one_step
 
 STEPS_A_CHECKPOINT = 64
 """A step writes some 15 pages, so a checkpoint takes about 1,000 of the WAL into the file."""
@@ -61,12 +61,10 @@ class Packing:
             packed = [(self._packed(part, *run), part, *run) for run in found]
             if packed:
                 self._begin()
-                try:  # what was merged or made anew meanwhile is left
+                with one_step(self._connection):  # what was merged or made anew meanwhile is left
                     self._connection.executemany(
                         "update run set entries = ? where part = ? and kind = ? and last = ? and level = ? and entries = ?", packed
                     )
-                finally:
-                    self._connection.execute("commit")
                 self._step(STEPS_A_CHECKPOINT)
 
     def _packed(self, part: int, kind: int, last: int, level: int, entries: bytes) -> bytes:
@@ -80,15 +78,11 @@ class Packing:
         whole = reached = self._cold.until(self._connection)
         while reached > after:
             self._begin()
-            try:
+            with one_step(self._connection):
                 reached = self._cold.unpack(self._connection, after)
                 for statement in last_time if not reached else ():
                     self._connection.execute(*statement)
-                self._connection.execute("commit")
-            except BaseException:
-                self._connection.execute("rollback")
-                raise
-            progress(whole - reached, whole - after)
+            progress(whole - max(reached, after), whole - after)
             self._step(STEPS_A_CHECKPOINT // 8)
             time.sleep(PAUSE_SECONDS)
         self.give_back()

@@ -459,7 +459,7 @@ class PostgresStore:
             whole = reached = self._cold.until(connection)
             while reached > after:
                 reached = self._cold.unpack(connection, after, notes)
-                progress(whole - reached, whole - after)
+                progress(whole - max(reached, after), whole - after)
 
     def cold_until(self) -> int:
         """Return the last position of the cold part."""

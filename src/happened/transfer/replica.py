@@ -366,13 +366,13 @@ class Replicating(Generic[S]):
         origin = self.channel.origin()
         if origin.log == standing.log and standing.epoch < origin.epoch:
             last = origin.last_known(standing.epoch)
+            self._inflow = Inflow(self.channel)  # what it holds back is of what is no more
             if standing.taken > last:
                 self._copy = self._built_anew(copy, f"it holds what the origin has lost after position {last}", origin)
                 return True
             check_origin(self.channel, self.system, Seen(standing.log, standing.epoch, standing.taken, standing.digest))
             back = {field: min(getattr(standing, field), last) for field in ("position", "as_of", "proven", "equal_as_of")}
             copy.standing = msgspec.structs.replace(standing, epoch=origin.epoch, **back)
-            self._inflow = Inflow(self.channel)
             self._write(copy)
             return True
         check_origin(self.channel, self.system, Seen(standing.log, standing.epoch, standing.taken, standing.digest), deep=deep)

@@ -73,7 +73,7 @@ def notes_as_of(log: Log, names: Names, notes: Mapping[str, str], share: str, po
     generation, noted = notes.get(SHARE_NOTE + share), notes.get(PROGRESS_NOTE + share_worker(share))
     now = msgspec.json.decode(generation, type=Generation) if generation is not None else None
     progress = msgspec.json.decode(noted, type=Progress) if noted is not None else None
-    known = now if now is not None and progress is not None and now.number == place.generation else None
+    known = now if now is not None and now.number == place.generation else None
     came, began = place, place.position
     if not place.begins:
         if place.part is not None:  # the rest of it is recorded later: it had come to where it published before
@@ -81,12 +81,7 @@ def notes_as_of(log: Log, names: Names, notes: Mapping[str, str], share: str, po
         began = progress.began if known is not None and progress is not None else _began(log, names, share, position)
     if known is not None and not known.fingerprint and int(notes.get(ERASED_NOTE, "0")) <= position:
         fingerprint = ""  # it was to begin anew
-    made = Generation(
-        place.generation,
-        fingerprint,
-        known.begins if known is not None else began,
-        whole=not (place.begins and place.part is not None),
-    )
+    made = Generation(place.generation, fingerprint, began, whole=not (place.begins and place.part is not None))
     return {
         SHARE_NOTE + share: encode(made).decode(),
         PROGRESS_NOTE + share_worker(share): encode(Progress(came.position, 0, began)).decode(),
@@ -154,8 +149,7 @@ class Retold:
             self._take_up()
             with self._standing():
                 self._share.say_all(self._share.head, self._passes)
-        if self._taken_up:
-            self._share.note()
+        self._share.note()
 
     @contextmanager
     def _standing(self) -> Generator[None]:
@@ -219,7 +213,7 @@ class Retold:
         before, worker = self._before, share_worker(self.name)
         noted = before.notes.get(PROGRESS_NOTE + worker)
         came = msgspec.json.decode(noted, type=Progress).position if noted is not None else 0
-        if noted is None or any(said(before.log, before.names, self.name, before.until, before.noted)):
+        if any(said(before.log, before.names, self.name, before.until, before.noted)):
             return False
         reads = before.log.numbers(self._reads)
         rows = (row for page in before.log.engine.read(min(came, before.until), before.until, wanted=[Wanted((), reads)]) for row in page)
