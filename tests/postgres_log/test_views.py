@@ -610,6 +610,30 @@ def test_a_server_that_is_killed_is_found_again_and_views_go_on() -> None:
         own.remove()
 
 
+def test_sessions_that_the_server_ends_while_nobody_uses_them_are_not_noticed() -> None:
+    """Who reads or writes next has another one, however short a time ago those that are gone were used."""
+    url = fresh()
+    rows = open_rows(url, url)
+    ask = 'select count(*) from "_view"'
+    with rows.reader() as one, rows.snapshot() as two:  # so many are kept
+        assert one.execute(ask).fetchall() == two.execute(ask).fetchall()
+    with rows.transaction() as writer:
+        writer.execute(ask)
+    with psycopg.connect(server().url, autocommit=True) as connection:
+        ended = connection.execute(
+            "select pg_terminate_backend(pid, 10000) from pg_stat_activity where application_name = %s",
+            (f"happened:{where_in(url).schema}",),
+        ).fetchall()
+
+    with rows.reader() as one, rows.snapshot() as two:
+        assert one.execute(ask).fetchall() == two.execute(ask).fetchall()
+    with rows.transaction() as writer:
+        writer.execute(ask)
+
+    assert ended == [(True,)] * 3
+    rows.close()
+
+
 # --- what else is derived
 
 
