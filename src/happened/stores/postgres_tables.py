@@ -442,7 +442,7 @@ def _connected(where: Where, unreached: str = "can't be reached") -> Generator[C
 def migrate(where: Where, connection: Connection) -> list[int]:
     """Take the steps that were not taken yet, in one transaction, one process at a time; return their numbers.
 
-    `Invalid` where this role may not, and for a schema that a newer release has made.
+    `Invalid` where this role may not, and for a schema that a newer release has made; what else fails is raised as `Where.trouble` has it.
     """
     if connection.info.server_version < POSTGRES_MIN:
         raise Invalid(f"{where.said} is PostgreSQL {connection.info.server_version // 10000}: 14 is the oldest that is supported")
@@ -470,12 +470,12 @@ def migrate(where: Where, connection: Connection) -> list[int]:
                 taken.append(number)
     except psycopg.errors.InsufficientPrivilege as error:
         raise Invalid(
-            f"this role may not make the tables of the log in the schema `{where.schema}`: {error}. "
+            f"this role may not make the tables of the log in the schema `{where.schema}`: {one_line(error)}. "
             "Let a role that may run `happened migrate`, or give it a schema of its own",
             schema=where.schema,
         ) from error
     except psycopg.Error as error:
-        raise StoreFailed(f"the tables of the log could not be made: {error}", error=str(error)) from error
+        raise where.trouble(error, "could not be given the tables of a log") from error
     return taken
 
 
