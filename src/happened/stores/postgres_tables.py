@@ -25,6 +25,8 @@ Connection = psycopg.Connection[tuple[Any, ...]]
 SCHEMA = "happened"
 """Where a log is whose URL names no schema."""
 CONNECT_SECONDS_MAX = 10
+SILENT = {"keepalives_idle": "10", "keepalives_interval": "5", "keepalives_count": "4", "tcp_user_timeout": "30000"}
+"""After half a minute without an answer of the other machine a line is lost. The system itself may wait for a quarter of an hour, or for two hours."""
 PORT_MAX = 65_535
 ENDING_SECONDS_MAX = 1.0
 """How long a session that was closed may be seen still."""
@@ -324,7 +326,7 @@ def where_in(url: str) -> Where:
         raise Invalid(f"`{schema}` is no name for a schema: letters, digits and _, at most 63", schema=schema)
     kept = [(key, value) for key, value in pairs if key != "schema"]
     given = {key for key, _ in kept}
-    defaults = {"connect_timeout": str(CONNECT_SECONDS_MAX), "fallback_application_name": _session_name(schema)}
+    defaults = {"connect_timeout": str(CONNECT_SECONDS_MAX), "fallback_application_name": _session_name(schema), **SILENT}
     kept += [(key, value) for key, value in defaults.items() if key not in given]
     connect = f"postgresql://{parts.netloc}{parts.path}?{_query(kept)}"
     user, at, place = parts.netloc.rpartition("@")
