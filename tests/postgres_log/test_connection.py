@@ -425,6 +425,21 @@ def test_an_interrupt_at_any_moment_leaves_no_lock_and_no_half_commit(url: str) 
     other.close()
 
 
+def test_a_connection_on_which_something_was_left_open_is_not_used(url: str) -> None:
+    """As where an interrupt came in the midst of taking something back: whoever commits next does so on another one."""
+    store = opened(url)
+    scribe = Scribe(store)
+    rows = scribe.append(Fact())
+    store._writer.execute("begin")
+    with pytest.raises(psycopg.errors.DivisionByZero):
+        store._writer.execute("select 1 / 0")
+
+    rows += scribe.append(Fact())
+
+    assert flat(store.read()) == rows
+    store.close()
+
+
 def test_who_waits_takes_no_notice_of_what_says_nothing(url: str) -> None:
     """A notice of somebody else, or of a history that is gone, wakes nobody for ever, and those that come after are heard."""
     waiting, writing = opened(url), opened(url)
