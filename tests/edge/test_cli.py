@@ -519,3 +519,10 @@ def test_beside_a_running_owner_the_views_name_it_and_a_rebuild_says_whose_they_
         assert f":{owner.pid}:" in error
         assert owner.stdin is not None
         owner.stdin.close()
+
+
+def test_a_url_that_is_no_log_is_told_with_what_is_one(capsys: pytest.CaptureFixture[str]) -> None:
+    """Both kinds of logs that another process can look at."""
+    assert main(["stats", "--log", "mysql://shop"]) == 2
+
+    assert "write sqlite:///path or postgresql://user@host/database?schema=name" in capsys.readouterr().err

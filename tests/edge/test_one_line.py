@@ -95,6 +95,19 @@ def test_what_a_run_raised_is_told_without_its_traceback(url: str, capsys: pytes
     assert "Traceback" in told
 
 
+@pytest.mark.parametrize(
+    "command", [("show", f"no {BAD}"), ("tail", "--log", f"sqlite:///{BAD}"), ("tail", BAD)], ids=["asked", "log", "argument"]
+)
+def test_an_error_is_one_line(url: str, capsys: pytest.CaptureFixture[str], command: tuple[str, ...]) -> None:
+    """Whatever was given comes back in it. How the command is used may stand before it."""
+    assert main(["--log", url, *command])
+
+    lines = capsys.readouterr().err.split("\n")
+    assert [line.startswith("error: ") for line in lines[-2:]] == [True, False]
+    assert SHOWN in lines[-2]
+    assert not lines[-1]
+
+
 def test_what_can_be_seen_is_shown_as_it_is() -> None:
     """Letters of any language, and what is put together of several."""
     for text in ("Ordered", "ключ☃", "全角　スペース", "👨‍👩‍👧", "a b"):

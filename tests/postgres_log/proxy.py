@@ -1,8 +1,10 @@
 """A proxy before PostgreSQL, which loses answers, holds back what it was given, and breaks off: between any two messages of a connection."""
 
 import contextlib
+import ctypes
 import selectors
 import socket
+import struct
 import tempfile
 import threading
 from collections.abc import Callable
@@ -14,6 +16,8 @@ from tests.servers import Server
 LOSE_ANSWER, LOSE_COMMIT, HOLD_COMMIT = "lose the answer", "lose the commit", "hold the commit back"
 REST_SECONDS = 0.05
 CLIENT, SERVER = "client", "server"
+ATTACH_FILTER = 26
+"""The number of the option `SO_ATTACH_FILTER` of Linux, which Python does not name."""
 COMMIT = b"commit\0"
 """What a client's message holds that commits."""
 
@@ -142,3 +146,62 @@ class Proxy:
         client.close()
         self.done.append(trouble)
         self.idle.set()
+
+
+class Line:
+    """A line by TCP to a server, which may go silent: what is sent by then is neither taken nor refused, as where a cable is cut."""
+
+    def __init__(self, server: Server) -> None:
+        self._to = f"{server.folder}/.s.PGSQL.5432"
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._pairs: list[tuple[socket.socket, socket.socket]] = []
+        self._threads = [threading.Thread(target=self._accept, daemon=True)]
+        self._threads[0].start()
+
+    def url(self, url: str) -> str:
+        """Return a URL of the server by way of this line."""
+        head, _, rest = url.partition("host=")
+        return f"{head}host=127.0.0.1&port={self._listener.getsockname()[1]}&{rest.partition('&')[2]}"
+
+    def go_silent(self) -> int:
+        """Let nothing through on the connections that there are; return how many they are. Those that come are as before."""
+        nothing = ctypes.create_string_buffer(
+            struct.pack("HBBI", 6, 0, 0, 0)
+        )  # `return 0`: no packet is let through, not even to be acknowledged
+        there = [client for client, _ in self._pairs if client.fileno() >= 0]
+        for client in there:
+            client.setsockopt(socket.SOL_SOCKET, ATTACH_FILTER, struct.pack("HL", 1, ctypes.addressof(nothing)))
+        return len(there)
+
+    def close(self) -> None:
+        """Take nobody any more, and break off."""
+        self._listener.shutdown(socket.SHUT_RDWR)
+        for _, server in self._pairs:
+            with contextlib.suppress(OSError):
+                server.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join()
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.socket(socket.AF_UNIX)
+                server.connect(self._to)
+                self._pairs.append((client, server))
+                self._threads.append(threading.Thread(target=self._pass_on, args=(client, server), daemon=True))
+                self._threads[-1].start()
+
+    @staticmethod
+    def _pass_on(client: socket.socket, server: socket.socket) -> None:
+        with selectors.DefaultSelector() as ready, client, server, contextlib.suppress(OSError):
+            ready.register(client, selectors.EVENT_READ)
+            ready.register(server, selectors.EVENT_READ)
+            while True:
+                for key, _ in ready.select():
+                    one, other = (client, server) if key.fileobj is client else (server, client)
+                    found = one.recv(1 << 16)
+                    if not found:
+                        return
+                    other.sendall(found)

@@ -125,6 +125,38 @@ def test_the_lock_is_not_waited_for(url: str) -> None:
     store.close()
 
 
+def test_who_meets_a_commit_that_is_under_way_hears_of_no_error(url: str) -> None:
+    """Its rows are where his would be, and nobody sees them yet: he looks at the lock first, and decides again behind them."""
+    store = opened(url)
+    scribe = Scribe(store)
+    [first] = scribe.append(Fact())
+    found: list[object] = []
+
+    def ahead() -> None:
+        try:
+            found.append(store.append_ahead(facts(scribe, Fact()), scribe.seen))
+        except h.Error as error:
+            found.append(error)
+
+    with psycopg.connect(server().url, autocommit=True) as look, psycopg.connect(server().url) as under_way:
+        under_way.execute(store.where.sql("select 1 from @head for update"))
+        under_way.execute(
+            store.where.sql("insert into @log select %s, count, at, head, input, records, salts, digest from @log"), (first.last + 1,)
+        )
+        one = threading.Thread(target=ahead)
+        one.start()
+        waiting = ("select 1 from pg_stat_activity where pid = %s and wait_event_type = 'Lock'", (store._writer.info.backend_pid,))
+        while one.is_alive() and not look.execute(*waiting).fetchall():
+            one.join(0.001)
+        if one.is_alive():  # who waits for those rows finds them
+            under_way.commit()
+        one.join()
+        under_way.rollback()
+
+    assert found == [None]
+    store.close()
+
+
 @pytest.mark.parametrize("why", ["the lock is taken", "another one came between"])
 def test_of_a_commit_that_came_to_nothing_the_index_is_not_thought_to_know_anything(url: str, why: str) -> None:
     """It was the first with a name: the next one is, and is found by it."""

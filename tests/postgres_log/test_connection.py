@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -11,11 +12,12 @@ import psycopg
 import pytest
 
 import happened as h
-from happened.core.store import Commit, Unseen, Wanted
+from happened.core.store import Commit, Row, Unseen, Wanted
 from happened.log.row import decode_header
+from happened.stores import postgres_tables
 from happened.stores.postgres import PostgresStore
 from happened.testing.rows import Fact, Scribe, check_whole, flat, read_by, terms_of, without
-from tests.postgres_log.proxy import CLIENT, HOLD_COMMIT, LOSE_ANSWER, LOSE_COMMIT, SERVER, Proxy
+from tests.postgres_log.proxy import CLIENT, HOLD_COMMIT, LOSE_ANSWER, LOSE_COMMIT, SERVER, Line, Proxy
 from tests.servers import Server, as_role_with, fresh, server
 
 
@@ -139,6 +141,28 @@ def test_a_connection_that_is_lost_in_a_decision_records_nothing(url: str) -> No
     [second] = scribe.append(Fact())
     assert flat(store.read()) == [first, second]
     store.close()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a filter of packets is of Linux")
+def test_a_line_that_goes_silent_is_lost_after_a_while(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody says that it broke. Who writes and who reads goes on by another one, long before the system itself gives it up."""
+    monkeypatch.setattr(postgres_tables, "SILENT", dict.fromkeys(postgres_tables.SILENT, "1") | {"tcp_user_timeout": "1000"})
+    with contextlib.closing(Line(server())) as line:
+        store = opened(line.url(url))
+        scribe = Scribe(store)
+        rows = scribe.append(Fact(("a=1",)))
+        assert flat(store.read()) == rows
+
+        silent = line.go_silent()
+        done: list[list[Row]] = []
+        using = threading.Thread(target=lambda: done.append([*flat(store.read()), *scribe.append(Fact())]), daemon=True)
+        using.start()
+        using.join(60)
+
+        assert silent == 2
+        assert done == [flat(store.read())]
+        assert len(done[0]) == 2
+        store.close()
 
 
 def test_a_server_that_is_started_again_is_found_again(url: str) -> None:
@@ -399,6 +423,21 @@ def test_an_interrupt_at_any_moment_leaves_no_lock_and_no_half_commit(url: str) 
     check_whole(flat(store.read()))
     store.close()
     other.close()
+
+
+def test_a_connection_on_which_something_was_left_open_is_not_used(url: str) -> None:
+    """As where an interrupt came in the midst of taking something back: whoever commits next does so on another one."""
+    store = opened(url)
+    scribe = Scribe(store)
+    rows = scribe.append(Fact())
+    store._writer.execute("begin")
+    with pytest.raises(psycopg.errors.DivisionByZero):
+        store._writer.execute("select 1 / 0")
+
+    rows += scribe.append(Fact())
+
+    assert flat(store.read()) == rows
+    store.close()
 
 
 def test_who_waits_takes_no_notice_of_what_says_nothing(url: str) -> None:

@@ -208,6 +208,17 @@ def test_a_role_without_rights_is_told_and_one_with_a_schema_makes_its_tables() 
         notes.open(f"{by_role}&schema={where_in(refused).schema}")
 
 
+def test_a_name_that_no_schema_can_have_is_said_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """It is of no use to try again: the server keeps such names for itself."""
+    url = f"{server().url}&schema=pg_shop"
+    with pytest.raises(h.Invalid, match='unacceptable schema name "pg_shop"') as raised:
+        notes.open(url)
+    code = main(["migrate", "--log", url])
+
+    assert "\n" not in str(raised.value)
+    assert (code, len(capsys.readouterr().err.splitlines())) == (2, 1)
+
+
 def test_who_comes_while_another_one_makes_the_tables_waits_and_finds_them() -> None:
     """Both have seen that there are none; the second one waits until the first has committed, and has nothing to do then."""
     url = fresh()

@@ -22,6 +22,7 @@ from happened.cqrs.view import ViewBuild
 from happened.edge.main import main
 from happened.log import lease
 from happened.opening import look_at_rows, open_rows, open_snapshots
+from happened.shelf import postgres_rows
 from happened.shelf.connection import Connection
 from happened.shelf.postgres_rows import POSTGRES, forget_rows, numbered
 from happened.stores.postgres_tables import where_in
@@ -608,6 +609,52 @@ def test_a_server_that_is_killed_is_found_again_and_views_go_on() -> None:
             assert found == Total(2, Decimal(2))
     finally:
         own.remove()
+
+
+def test_who_stalls_with_the_lock_of_writers_loses_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server ends his session, so that others write; of what he has begun there is nothing."""
+    monkeypatch.setattr(postgres_rows, "STALLED_SECONDS", 1)
+    url = fresh()
+    one, other = open_rows(url, url), open_rows(url, url)
+    written = "insert into _begun(name, fingerprint, generation, erased) values(?, '', 0, 0)"
+
+    def stall() -> None:
+        with one.transaction() as stalled:
+            stalled.execute(written, ("stalled",))
+            with other.transaction() as writer:
+                writer.execute(written, ("other",))
+
+    with pytest.raises(h.StoreFailed, match="idle-in-transaction"):
+        stall()
+
+    with other.reader() as reader:
+        assert reader.execute("select name from _begun").fetchall() == [("other",)]
+    one.close()
+    other.close()
+
+
+def test_sessions_that_the_server_ends_while_nobody_uses_them_are_not_noticed() -> None:
+    """Who reads or writes next has another one, however short a time ago those that are gone were used."""
+    url = fresh()
+    rows = open_rows(url, url)
+    ask = 'select count(*) from "_view"'
+    with rows.reader() as one, rows.snapshot() as two:  # so many are kept
+        assert one.execute(ask).fetchall() == two.execute(ask).fetchall()
+    with rows.transaction() as writer:
+        writer.execute(ask)
+    with psycopg.connect(server().url, autocommit=True) as connection:
+        ended = connection.execute(
+            "select pg_terminate_backend(pid, 10000) from pg_stat_activity where application_name = %s",
+            (f"happened:{where_in(url).schema}",),
+        ).fetchall()
+
+    with rows.reader() as one, rows.snapshot() as two:
+        assert one.execute(ask).fetchall() == two.execute(ask).fetchall()
+    with rows.transaction() as writer:
+        writer.execute(ask)
+
+    assert ended == [(True,)] * 3
+    rows.close()
 
 
 # --- what else is derived

@@ -13,8 +13,10 @@ from pathlib import Path
 import psycopg
 import pytest
 import sqlalchemy as sql
+from sqlalchemy.exc import DBAPIError
 
 import happened as h
+from happened.cqrs import projecting as cqrs_projecting
 from happened.stores.machine import Machine
 from tests.projections.rig import LINE, Returned, Sold, app, child, database, lines, sales, same_as_log, tables, ways
 from tests.servers import Server, fresh, replace_log, server
@@ -192,6 +194,30 @@ def test_a_connection_that_is_lost_is_made_anew(log: str, tmp_path: Path) -> Non
         running.projected(sales, since=last, wait_seconds_max=30)
         same_as_log(running, into)
     assert lost
+
+
+def test_who_stalls_in_the_midst_of_an_event_loses_his_transaction(log: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So he holds up nobody who comes after him. Nothing of it is there, it is trouble that passes, and the event is written when it is tried again."""
+    monkeypatch.setattr(cqrs_projecting, "STALLED", "100ms")
+    into = tables(database("postgresql", tmp_path))
+    troubles: list[DBAPIError] = []
+
+    def before(event: Sold | Returned, connection: sql.Connection) -> None:
+        if event.order == "o-2" and not troubles:
+            time.sleep(0.5)
+            try:
+                connection.execute(sql.select(LINE))
+            except DBAPIError as error:
+                troubles.append(error)
+                raise
+
+    with app(into).open(log) as running:
+        running.projected(sales, since=running.record(Sold("o-1", "a", ONE)))
+        ways.before = before
+        running.projected(sales, since=running.record(Sold("o-2", "a", ONE)), wait_seconds_max=30)
+
+        same_as_log(running, into)
+    assert [error.connection_invalidated for error in troubles] == [True]
 
 
 def test_a_server_that_is_stopped_is_waited_for(log: str) -> None:

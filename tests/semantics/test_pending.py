@@ -71,6 +71,17 @@ def test_two_that_share_a_tag_are_decided_in_their_order(url: str) -> None:
         running.log.verify()
 
 
+def test_who_dispatches_what_was_enqueued_hears_that_it_was_known(any_url: str) -> None:
+    """Nothing is decided for him: he hears what came of it before, as of any other known id."""
+    with bank.open(any_url) as running:
+        first = running.outcome(running.enqueue(Deposit("a", 5), id="one"))
+
+        again = running.dispatch(Deposit("a", 5), id="one")
+
+    assert not first.repeated
+    assert again == msgspec.structs.replace(first, repeated=True)
+
+
 def stalled_behind(receipt: h.Receipt, monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Event]:
     """Have whoever decides what comes after a receipt stop between the sync and the merge; return what says so, and what lets him go on."""
     synced, merge = threading.Event(), threading.Event()

@@ -100,7 +100,9 @@ def told(error: Error, *, as_json: bool) -> int:
     if as_json:
         print(json.dumps({"error": type(error).__name__, "text": str(error), "facts": error.facts}, default=str))
     else:
-        print(f"{usage}error: {error}", file=sys.stderr)
+        from happened.edge.words import one_line  # lazy: as above
+
+        print(f"{usage}error: {one_line(str(error))}", file=sys.stderr)
     return BAD if isinstance(error, BAD_INPUT) else FOUND
 
 

@@ -38,7 +38,7 @@ def log_url(given: str | None, *, there: bool = True) -> str:
             check_postgres(url)
         return url
     if not url.startswith(SQLITE):
-        meant = f"{SQLITE}{url}" if ":" not in url else f"{SQLITE}path"
+        meant = f"{SQLITE}{url}" if ":" not in url else f"{SQLITE}path or postgresql://user@host/database?schema=name"
         shown = as_shown(url)
         raise Invalid(f"`{shown}` is no log that another process can look at: write {meant}", url=shown)
     path = Path(path_in(url) or "")

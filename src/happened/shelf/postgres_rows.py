@@ -9,7 +9,6 @@ import hashlib
 import os
 import re
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from functools import lru_cache
@@ -38,9 +37,6 @@ KEEP_READERS = 8
 
 ASKED_MAX = 5
 """How often a table may be dropped under the hands of who reads."""
-
-IDLE_SECONDS = 1.0
-"""After how long a connection that was not used is tried before it is used again."""
 
 STALLED_SECONDS = 300
 """How long a process may hold the lock of writers and do nothing before the server takes it away."""
@@ -111,7 +107,6 @@ class Session:
 
     def __init__(self, raw: psycopg.Connection[tuple[Any, ...]]) -> None:
         self.raw = raw
-        self.used_at = time.monotonic()
 
     @property
     def in_transaction(self) -> bool:
@@ -384,7 +379,6 @@ class RowsSchema:
             with self._meant():
                 writer = self._writing()
                 try:
-                    self._begin(writer)
                     yield writer
                     writer.execute("commit")
                 except BaseException:
@@ -457,9 +451,8 @@ class RowsSchema:
     def _reading(self, isolation: str, tables: Sequence[str] = ()) -> Generator[Session]:
         self._check()
         with self._meant():
-            reader = self._taken()
+            reader = self._taken(isolation, tables)
             try:
-                self._begin_reading(reader, isolation, tables)
                 yield reader
                 reader.execute("commit")
             except Unstorable as error:
@@ -468,7 +461,6 @@ class RowsSchema:
                 if self._closed or not reader.idle or len(self._readers) >= KEEP_READERS:
                     reader.raw.close()
                 else:
-                    reader.used_at = time.monotonic()
                     self._readers.append(reader)
 
     def _begin_reading(self, reader: Session, isolation: str, tables: Sequence[str]) -> None:
@@ -496,9 +488,13 @@ class RowsSchema:
         writer.run(b"select pg_advisory_xact_lock(hashtext($1))", (f"happened rows {self._where.schema}",))
 
     def _writing(self) -> Session:
-        if self._writer is None or self._writer.raw.closed:
-            self._writer = Session(self._where.connect())
-        return self._writer
+        """Return the connection that writes, in a transaction."""
+        while True:
+            kept = self._writer is not None and not self._writer.raw.closed
+            if self._writer is None or not kept:
+                self._writer = Session(self._where.connect())
+            if self._is_begun(self._writer, self._begin, kept=kept):
+                return self._writer
 
     def _undo(self, writer: Session) -> None:
         """Leave no transaction open; where that is not known, no connection."""
@@ -509,24 +505,31 @@ class RowsSchema:
             if not writer.idle:
                 writer.raw.close()
 
-    def _taken(self) -> Session:
+    def _taken(self, isolation: str, tables: Sequence[str]) -> Session:
+        """Return a connection for a reader, in a transaction."""
+
+        def begin(reader: Session) -> None:
+            self._begin_reading(reader, isolation, tables)
+
         while True:
             try:
-                reader = self._readers.pop()
+                reader, kept = self._readers.pop(), True
             except IndexError:
-                break
-            if reader.raw.closed:
-                continue
-            if time.monotonic() - reader.used_at < IDLE_SECONDS:
+                reader, kept = Session(self._where.connect()), False
+            if self._is_begun(reader, begin, kept=kept):
                 return reader
-            try:
-                reader.execute("select 1")
-            except Failed:  # it was lost while nobody used it
-                reader.raw.close()
-                continue
-            return reader
-        raw = self._where.connect()
-        return Session(raw)
+
+    def _is_begun(self, session: Session, begin: Callable[[Session], None], *, kept: bool) -> bool:
+        """Begin, unless it is seen now that a connection was lost while it was kept and nobody used it: then it is closed."""
+        try:
+            begin(session)
+        except BaseException as error:
+            refused = session.in_transaction  # by the server, in a transaction that can only be rolled back
+            session.raw.close()
+            if kept and isinstance(error, Failed) and not refused:
+                return False
+            raise
+        return True
 
     @contextlib.contextmanager
     def _meant(self) -> Generator[None]:

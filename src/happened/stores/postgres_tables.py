@@ -25,6 +25,8 @@ Connection = psycopg.Connection[tuple[Any, ...]]
 SCHEMA = "happened"
 """Where a log is whose URL names no schema."""
 CONNECT_SECONDS_MAX = 10
+SILENT = {"keepalives_idle": "10", "keepalives_interval": "5", "keepalives_count": "4", "tcp_user_timeout": "30000"}
+"""After half a minute without an answer of the other machine a line is lost. The system itself may wait for a quarter of an hour, or for two hours."""
 PORT_MAX = 65_535
 ENDING_SECONDS_MAX = 1.0
 """How long a session that was closed may be seen still."""
@@ -324,7 +326,7 @@ def where_in(url: str) -> Where:
         raise Invalid(f"`{schema}` is no name for a schema: letters, digits and _, at most 63", schema=schema)
     kept = [(key, value) for key, value in pairs if key != "schema"]
     given = {key for key, _ in kept}
-    defaults = {"connect_timeout": str(CONNECT_SECONDS_MAX), "fallback_application_name": _session_name(schema)}
+    defaults = {"connect_timeout": str(CONNECT_SECONDS_MAX), "fallback_application_name": _session_name(schema), **SILENT}
     kept += [(key, value) for key, value in defaults.items() if key not in given]
     connect = f"postgresql://{parts.netloc}{parts.path}?{_query(kept)}"
     user, at, place = parts.netloc.rpartition("@")
@@ -442,7 +444,7 @@ def _connected(where: Where, unreached: str = "can't be reached") -> Generator[C
 def migrate(where: Where, connection: Connection) -> list[int]:
     """Take the steps that were not taken yet, in one transaction, one process at a time; return their numbers.
 
-    `Invalid` where this role may not, and for a schema that a newer release has made.
+    `Invalid` where this role may not, and for a schema that a newer release has made; what else fails is raised as `Where.trouble` has it.
     """
     if connection.info.server_version < POSTGRES_MIN:
         raise Invalid(f"{where.said} is PostgreSQL {connection.info.server_version // 10000}: 14 is the oldest that is supported")
@@ -470,12 +472,12 @@ def migrate(where: Where, connection: Connection) -> list[int]:
                 taken.append(number)
     except psycopg.errors.InsufficientPrivilege as error:
         raise Invalid(
-            f"this role may not make the tables of the log in the schema `{where.schema}`: {error}. "
+            f"this role may not make the tables of the log in the schema `{where.schema}`: {one_line(error)}. "
             "Let a role that may run `happened migrate`, or give it a schema of its own",
             schema=where.schema,
         ) from error
     except psycopg.Error as error:
-        raise StoreFailed(f"the tables of the log could not be made: {error}", error=str(error)) from error
+        raise where.trouble(error, "could not be given the tables of a log") from error
     return taken
 
 
