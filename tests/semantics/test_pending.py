@@ -571,6 +571,43 @@ def book_with_currency(command: BookWithCurrency) -> Iterator[Deposited]:
     yield Deposited(command.account, command.amount)
 
 
+@h.named("BookNow", version=2)
+class BookNow(h.Command):
+    account: Account
+    amount: int
+
+
+def book_now(command: BookNow) -> Iterator[Deposited]:
+    """Decide what was once called otherwise."""
+    yield Deposited(command.account, command.amount)
+
+
+def book_badly(command: Book) -> Iterator[Deposited]:
+    """Raise what is no refusal."""
+    if command.amount:
+        raise ValueError("can't be decided")
+    yield Deposited(command.account, 0)
+
+
+@pytest.mark.parametrize("parked", [False, True])
+def test_a_command_that_was_held_under_a_former_name_is_held_no_more_once_it_is_decided(any_url: str, *, parked: bool) -> None:
+    """Somebody has said that it be tried again, and the next release calls it otherwise."""
+    with h.App("book", deciders=[book_badly]).open(any_url) as running:
+        kept = running.enqueue(Book("a", 10))
+        until(lambda: bool(running.stuck()))
+        if parked:
+            running.decide_about("park", "Book", kept.position)
+            until(lambda: running.stuck()[0].parked)
+    renamed = h.App("book", deciders=[book_now], upcasts=[h.Upcast("Book", 1, to="BookNow")])
+    with renamed.open(any_url, run=False) as running:
+        running.decide_about("retry", "Book", kept.position)
+    with renamed.open(any_url) as running:
+        until(lambda: any(record.body == Deposited("a", 10) for record in running.log.read()))
+
+        assert running.stuck() == []
+        assert running.settled(kept).done
+
+
 def test_a_pending_command_that_the_code_cannot_read_is_stuck_and_seen_and_decided_by_code_that_can(url: str) -> None:
     """A field was added without a default: every process says so, all kept after it wait, dispatches go on; mended code decides all in order."""
     before = h.App("book", deciders=[book, deposit])
