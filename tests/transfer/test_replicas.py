@@ -390,6 +390,36 @@ def test_an_older_copy_of_the_origin_is_seen(tmp_path: Path) -> None:
         assert running.replica(Debtor, "c-1").state == Debtor("c-1", "Spain")
 
 
+@pytest.mark.parametrize("other", [False, True])
+def test_a_copy_of_what_is_no_more_grows_old(tmp_path: Path, *, other: bool) -> None:
+    """Where an older backup or another log is in the place of the origin nothing is heard of that: neither what is there nor that nothing came says how old the copy is."""
+    clock, log, own = Clock(), tmp_path / "crm.db", f"sqlite:///{tmp_path}/billing.db"
+    with crm.open(f"sqlite:///{log}", source=clock) as upstream:
+        upstream.record(Moved("c-1", "a", "France"))
+    saved = log.read_bytes()
+    with crm.open(f"sqlite:///{log}", source=clock) as upstream, billing.open(own, channels={"crm": upstream}, source=clock) as running:
+        running.replica(Debtor, "c-1", since=upstream.record(Moved("c-1", "b", "Spain")))
+        until(lambda: replica(running)["age_seconds"] == 0)
+    for name in ("crm.db", "crm.db-wal", "crm.db-shm"):
+        (tmp_path / name).unlink(missing_ok=True)
+    if not other:
+        log.write_bytes(saved)
+
+    with (
+        crm.open(f"sqlite:///{log}", run=other, source=clock) as upstream,
+        billing.open(own, channels={"crm": upstream}, source=clock) as running,
+        billing.open(own, channels={"crm": upstream}, source=clock, run=False) as reading,
+    ):
+        until(lambda: replica(reading)["state"] == "diverged")
+        for minutes in (5, 10):
+            clock.move(timedelta(minutes=5))
+            upstream.record_all([Moved("c-1", str(number), "Italy") for number in range(50 if other else 0)])
+            for each in (running, reading):
+                found = each.replica(Debtor, "c-1")
+                assert found.state == Debtor("c-1", "Spain")
+                assert timedelta(minutes=minutes) <= found.age < timedelta(minutes=minutes + 1)
+
+
 def test_a_late_put_does_not_bring_back_what_was_deleted(tmp_path: Path) -> None:
     """What is gone keeps its version, so an old change that comes again is passed over."""
     with crm.open(f"sqlite:///{tmp_path}/crm.db") as upstream:

@@ -696,14 +696,18 @@ class Replicating(Generic[S]):
         return copy
 
     def _state(self, standing: Standing | None, age: timedelta | None, unreachable: str | None) -> str:
-        failure = self.worker.failure or ""
-        if failure.startswith(Diverged.__name__) or (standing is not None and standing.diverged is not None):
+        if self._leads_elsewhere or (standing is not None and standing.diverged is not None):
             return "diverged"
         if unreachable is not None:
             return "disconnected"
         if age is None:
             return "bootstrapping"
         return "fresh" if age.total_seconds() <= FRESH_SECONDS else "stale"
+
+    @property
+    def _leads_elsewhere(self) -> bool:
+        """Whether the channel leads to another history than the one that this is a copy of, as far as whoever follows it has seen."""
+        return (self.worker.failure or "").startswith(Diverged.__name__)
 
     def _reached(self) -> tuple[int | None, str | None]:
         """Return the origin's head, and why it is not known."""
@@ -713,14 +717,16 @@ class Replicating(Generic[S]):
             return None, f"{type(error).__name__}: {error}"
 
     def _age(self, standing: Standing) -> timedelta:
-        """Return 0 where the origin has nothing that the copy is not of; else how long it has had something, or how long nothing was heard of it."""
+        """Return 0 where the origin has nothing that the copy is not of; else how long it has had something, or how long nothing was heard of it: what another has is nothing of it."""
         now = self._log.source.now_us()
         since = standing.current_at
         try:
-            if standing.as_of >= self.channel.head():
-                return timedelta(0)
-            following = self.channel.recorded_at(standing.as_of + 1)
-            since = following[0] if following is not None else since
+            head = self.channel.head()
+            if head >= standing.taken and not self._leads_elsewhere:
+                if standing.as_of >= head:
+                    return timedelta(0)
+                following = self.channel.recorded_at(standing.as_of + 1)
+                since = following[0] if following is not None else since
         except Error:  # not reachable: it may have had something since it was heard of last
             pass
         return timedelta(microseconds=max(0, now - since))
