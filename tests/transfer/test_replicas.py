@@ -788,6 +788,41 @@ def test_a_share_whose_code_has_changed_is_copied_anew_beside_the_old(tmp_path: 
     assert len(tables) == 1
 
 
+@h.named("Card")
+class Narrow(h.State):
+    """What crm shared for a while: less than is copied."""
+
+    customer: CustomerNo
+
+    def evolve(self, event: Moved | Left) -> "Narrow | None":
+        """Forget who has left."""
+        return self if isinstance(event, Moved) else None
+
+
+@pytest.mark.parametrize("rows", [True, False])
+@pytest.mark.parametrize("seen", [True, False])
+def test_a_generation_that_the_copy_can_not_hold_is_passed_over_once_there_is_another(tmp_path: Path, *, seen: bool, rows: bool) -> None:
+    """A release that shared less, and was taken back: the copy was stopped by it, or was away meanwhile. With no row it is the beacon that lacks the field."""
+    log, own = f"sqlite:///{tmp_path}/crm.db", f"sqlite:///{tmp_path}/billing.db"
+    narrow = h.App("crm", records=[Moved, Paid, Left], shares=[Narrow], ignores=["AddressChanged"])
+    with crm.open(log) as upstream, billing.open(own, channels={"crm": log}) as running:
+        running.replica(Debtor, "c-1", since=upstream.record(Moved("c-1", "a", "France")))
+        if not rows:
+            running.replica(Debtor, "c-1", since=upstream.record(Left("c-1")))
+    with narrow.open(log) as upstream:
+        until(lambda: upstream.statistics()["shares"][0]["lag"] == 0)
+        if seen:
+            with billing.open(own, channels={"crm": log}) as running:
+                until(lambda: "country" in (replica(running)["failure"] or ""))
+
+    with crm.open(log) as upstream, billing.open(own, channels={"crm": log}) as running:
+        receipt = upstream.record(Moved("c-2", "a", "Spain"))
+
+        assert running.replica(Debtor, "c-2", since=receipt).state == Debtor("c-2", "Spain")
+        assert (replica(running)["generation"], replica(running)["failure"]) == (3, None)
+        assert len(copied(running)) == 1 + rows
+
+
 @pytest.mark.parametrize("killed", ["before it is written", "in the midst of it"])
 def test_a_copy_of_a_new_generation_begins_with_all_of_it_wherever_it_was_killed(
     tmp_path: Path, killed: str, monkeypatch: pytest.MonkeyPatch

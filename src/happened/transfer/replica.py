@@ -397,7 +397,13 @@ class Replicating(Generic[S]):
         ours = [item for item in page.items if item.name == self.fold.name and item.what in (SHARE, BEACON)]
         if ours:
             with self.file.reader() as reader:
-                copy = self._taken(reader, copy, ours)  # what fails is begun anew, from what is written
+                try:
+                    copy = self._taken(reader, copy, ours)  # what fails is begun anew, from what is written
+                except Invalid:
+                    newest = self._of_newest()
+                    if newest is None:
+                        raise
+                    copy = newest
             if copy is not self._copy:  # one is built anew, from further back
                 self._copy = copy
                 return
@@ -498,6 +504,14 @@ class Replicating(Generic[S]):
         origin = Origin(copy.standing.log, copy.standing.epoch)
         self._copy = made = self._made(origin, ShareStanding(generation, begins, 0), generation, None)
         return made
+
+    def _of_newest(self) -> Copy[S] | None:
+        """Return a copy of the newest generation, in the place of one that this class can't hold; `None` where there is no newer one."""
+        assert self._copy is not None, "something was taken into it"
+        standing, known = self._copy.standing, self.channel.standing(self.fold.name)
+        if known is None or known.generation <= standing.generation:
+            return None
+        return self._made(Origin(standing.log, standing.epoch), known, known.generation, None)
 
     def _built_anew(self, copy: Copy[S], why: str, origin: Origin | None = None) -> Copy[S]:
         """Note that a copy has diverged, and return a new one of the same generation, from its beginning. The old one answers until that is proven, and as new."""
