@@ -571,6 +571,17 @@ def book_with_currency(command: BookWithCurrency) -> Iterator[Deposited]:
     yield Deposited(command.account, command.amount)
 
 
+def test_who_dispatches_what_was_enqueued_hears_that_its_id_was_known(any_url: str) -> None:
+    """What came of it, whoever has decided it: the caller has not."""
+    with bank.open(any_url) as running:
+        kept = running.enqueue(Deposit("a", 1), id="it")
+        decided = running.outcome(kept)
+
+        for again in (running.dispatch(Deposit("a", 1), id="it"), *running.dispatch_all([h.Message(Deposit("a", 1), id="it")])):
+            assert again == msgspec.structs.replace(decided, repeated=True)
+        assert not decided.repeated
+
+
 @h.named("BookNow", version=2)
 class BookNow(h.Command):
     account: Account
