@@ -862,8 +862,8 @@ class Running:
             row = result.row
             with recorded():
                 if decode_header(row.head).outcome == "pending":
-                    outcome = self.outcome(self.log.receipt_of(row, repeated=True, events=()), wait_seconds_max=_left(deadline))
-                    return msgspec.structs.replace(outcome, repeated=True)
+                    kept = self.log.receipt_of(row, repeated=True, events=())
+                    return msgspec.structs.replace(self.outcome(kept, wait_seconds_max=_left(deadline)), repeated=True)
                 self._raise_refusal(row)
                 return self.log.receipt_of(row, repeated=True)
         if isinstance(result, Refusal):

@@ -187,6 +187,14 @@ def test_an_error_has_its_code_and_its_class(folder: Path, command: list[str], c
     assert set(when[1]) == {"error", "text", "facts"}
 
 
+@pytest.mark.parametrize(("asked", "text"), [(["--id", ""], "the log has no id ``"), ([""], "the log has no position and no id ``")])
+def test_an_id_that_is_empty_is_said_to_be_so(folder: Path, asked: list[str], text: str) -> None:
+    """As a variable of a script that was never set."""
+    code, told = answer(folder, "show", *asked)
+
+    assert (code, told["text"], told["facts"]) == (1, text, {"what": ""})
+
+
 def test_a_file_in_the_place_of_a_module_is_said_to_be_one(folder: Path) -> None:
     """An app is named as it is imported."""
     for wrong in ("./model:app", "model.py:app"):

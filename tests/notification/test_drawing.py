@@ -148,6 +148,13 @@ def test_around_a_focus_what_is_found_there_is_told_and_the_rest_is_counted() ->
         check_counted(flow, drawing)
 
 
+def test_one_module_beside_what_is_opened_is_told_as_one() -> None:
+    """As people say it."""
+    flow = Flow("a", (Node("event:a", "event", "a", "one"), Node("event:b", "event", "b", "two")), (Arrow("event:a", "event:b"),), ())
+
+    assert "1 of them is drawn as 1 module; open one by --focus MODULE" in list(as_text(flow, drawn(flow, focus="one")))
+
+
 def test_one_module_is_opened(flow: Flow) -> None:
     """Its nodes are drawn, and the modules beside it that it has arrows with."""
     drawing = drawn(flow, focus="many.module03")

@@ -221,13 +221,26 @@ def test_what_does_not_fit_in_a_wiring_is_found() -> None:
     assert findings(declared_flow(TOPOLOGY), "outside") == []
 
 
+def test_a_cycle_says_how_many_more_lead_back_and_which_step_is_a_timer() -> None:
+    """Of a group that reach each other one way is told, and nothing of it is hidden without a count; a timer has the name of the command that it sends."""
+    loop = {"name": "loop", "events": ["Asked"], "sends": [], "later": ["Restock"], "reads": []}
+    also = {"name": "also", "events": ["Asked"], "sends": ["Restock"], "later": [], "reads": []}
+
+    [alone] = [finding.text for finding in declared_flow(without(reactions=[loop])).findings if finding.kind == "cycle"]
+    [both] = [finding.text for finding in declared_flow(without(reactions=[loop, also])).findings if finding.kind == "cycle"]
+
+    assert alone == "these lead back to themselves: Restock -> restock -> Asked -> loop -> timer Restock -> Restock"
+    assert both == "these lead back to themselves: Restock -> restock -> Asked -> also -> Restock; 2 more do so by other ways"
+
+
 def test_cycles_are_named_by_a_shortest_way() -> None:
     """Each group of nodes that reach each other once, in order; a long chain is no trouble."""
     chain = [(f"{n:05}", f"{n + 1:05}") for n in range(20_000)]
 
-    assert cycles([("b", "c"), ("c", "b"), ("c", "d"), ("d", "e"), ("e", "b"), ("x", "x"), ("a", "b")]) == [["b", "c"], ["x"]]
+    assert cycles([("b", "c"), ("c", "b"), ("c", "d"), ("d", "e"), ("e", "b"), ("x", "x"), ("a", "b")]) == [(["b", "c"], 2), (["x"], 0)]
     assert cycles(chain) == []
-    assert len(cycles([*chain, ("20000", "00000")])[0]) == 20_001
+    [(way, others)] = cycles([*chain, ("20000", "00000")])
+    assert (len(way), others) == (20_001, 0)
 
 
 class Customer(h.State):

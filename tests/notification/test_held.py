@@ -2,16 +2,19 @@
 
 import random
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated
 
 import pytest
 
+import happened as h
 from happened.log.held import Held
 from happened.log.log import Log
 from happened.notification import hearing
 from happened.notification.hearing import Heard
 from happened.notification.listener import Listener
 from happened.notification.reacting import Reacting
-from tests.notification.model import Noted, app, done, ordered, ways, whole
+from tests.notification.model import Do, Key, Noted, app, do, done, ordered, ways, whole
 from tests.notification.rig import Rig
 
 
@@ -112,6 +115,77 @@ def test_when_one_that_was_held_is_done_what_waited_for_it_is_read_and_nothing_e
     assert read == [(places[50], places[52]), (places[52], places[52])]
     assert done(rig.running)[-5:] == [0, 1, 50, 2, 52]
     whole(rig.running)
+
+
+Side = Annotated[str, h.Tag("side")]
+
+
+class Came(h.Event):
+    number: int
+    key: Key
+    side: Side
+
+
+def on_came(event: Came) -> Iterator[Do]:
+    """Have it done, unless it fails."""
+    yield Do(event.number)
+    if event.number in ways.failing:
+        raise RuntimeError(f"{event.number} fails")
+
+
+def going_by(by: Sequence[str]) -> h.App:
+    """Return an app whose reaction goes by these tags."""
+    return h.App("going", records=[Came], deciders=[do], reactions=[h.Reaction(on_came, by=by)])
+
+
+CAME = [Came(1, "a", "x"), Came(2, "b", "x"), Came(3, "b", "y"), Came(4, "a", "y"), Came(5, "b", "x"), Came(6, "c", "x")]
+
+
+@pytest.mark.parametrize("by", [("side",), ("key", "side"), ()])
+def test_a_reaction_does_not_go_by_other_tags_while_something_is_held(tmp_path: Path, by: Sequence[str]) -> None:
+    """Who has waited would not be known: what was run would be run again, and what has waited never. It says so, and goes on by the tags of then."""
+    rig = Rig(going_by(["key"]), f"sqlite:///{tmp_path}/log.db")
+    ways.failing = {2}
+    rig.running.record_all(CAME)
+    rig.take(100)
+    assert done(rig.running) == [1, 4, 6]
+    ways.failing.clear()
+
+    rig.app = going_by(by)
+    with pytest.raises(h.Invalid, match="went by key=b when position"):
+        rig.restart()
+    assert done(rig.running) == [1, 4, 6]
+
+    rig.app = going_by(["key"])
+    rig.restart()
+    rig.look_after()
+    assert done(rig.running) == [1, 4, 6, 2, 3, 5]
+    rig.app = going_by(by)
+    rig.restart()
+    whole(rig.running)
+    rig.running.close()
+
+
+@pytest.mark.parametrize("by", [("key",), ("key", "side")])
+def test_a_reaction_that_was_one_row_may_go_by_tags_while_something_is_held(tmp_path: Path, by: Sequence[str]) -> None:
+    """All that came after it has waited: what is mended may ask for a state, and so go by its tags."""
+    rig = Rig(going_by([]), f"sqlite:///{tmp_path}/log.db")
+    ways.failing = {2}
+    rig.running.record_all(CAME)
+    rig.take(100)
+    assert done(rig.running) == [1]
+    ways.failing = {3}
+
+    rig.app = going_by(by)
+    rig.restart()
+    rig.look_after()
+
+    assert done(rig.running) == ([1, 2, 4, 6] if by == ("key",) else [1, 2])
+    ways.failing.clear()
+    rig.look_after()
+    assert sorted(done(rig.running)) == [1, 2, 3, 4, 5, 6]
+    whole(rig.running)
+    rig.running.close()
 
 
 @pytest.mark.parametrize("seed", range(60))

@@ -509,6 +509,39 @@ def test_what_is_held_goes_with_its_slice(url: str, monkeypatch: pytest.MonkeyPa
         each_once_in_order(running, 10)
 
 
+def test_all_is_settled_once_each_part_has_heard_what_is_its_own(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last event of all is of one part, and another may not have come so far; what waits there for one that failed is not waited for."""
+    failing = set[str]()
+    monkeypatch.setattr("tests.notification.test_slices.fails", failing)
+    with app.open(url, run=False) as running:
+        one, two = Step(running, reaction), Step(running, reaction)
+        one.look()
+        running.record(Came("a", 0))
+        one.take(2)
+        two.look()
+        one.look()
+        one.take()
+        two.look()
+        first, last = sorted("ab", key=lambda key: slice_of(term("key", key)), reverse=True)
+        assert (one.slices, two.slices) == ([(0, 31)], [(32, 63)])
+        running.record(Came(first, 1))
+        position = running.log.head
+        running.record(Came(last, 2))
+
+        one.take(2)
+        with pytest.raises(h.Late, match=f"has not heard position {position}"):
+            running.settled(wait_seconds_max=0)
+        two.take(2)
+        assert running.settled(wait_seconds_max=0).done
+
+        failing.add(first)
+        running.record_all([Came(first, 3), Came(first, 4), Came(last, 5)])
+        two.take(2)
+        one.take(2)
+        found = running.settled(wait_seconds_max=0)
+        assert (found.done, len(found.stuck)) == (False, 1)
+
+
 def test_what_waits_for_an_event_that_is_not_heard_any_more_goes_on_in_its_slice(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """An event that failed is not to be heard by the next code: who has its slice lets go of it, and runs those that have waited for it."""
     monkeypatch.setattr("tests.notification.test_slices.fails", {"a"})

@@ -1,11 +1,13 @@
 """What another process has recorded is read by one that was open before it had a name for it."""
 
 from collections.abc import Iterator
+from datetime import timedelta
 
 import pytest
 
 import happened as h
 from tests.semantics.model import Balance, Deposit, Deposited, bank
+from tests.transfer.model import until
 
 
 def test_a_name_that_another_process_gave_is_known_wherever_reading_begins(any_url: str) -> None:
@@ -15,7 +17,10 @@ def test_a_name_that_another_process_gave_is_known_wherever_reading_begins(any_u
         first = other.log.head
         other.dispatch(Deposit("a", 2))
 
-        assert [record.body for record in before.log.read(after=first)] == [Deposit("a", 2), Deposited("a", 2)]
+        read = list(before.log.read(after=first))
+
+    assert [record.body for record in read] == [Deposit("a", 2), Deposited("a", 2)]
+    assert [record.handler for record in read] == [None, "deposit"]
 
 
 def test_what_came_of_a_command_is_heard_by_who_was_open_before(any_url: str) -> None:
@@ -82,3 +87,29 @@ def test_what_another_process_has_named_is_not_settled_before_it_is_heard(any_ur
             before.settled(None if whole else receipt, wait_seconds_max=0)
         with app.open(any_url):
             assert before.settled(None if whole else receipt).done
+
+
+def test_a_command_that_another_process_has_named_is_decided_by_who_was_open_before(any_url: str) -> None:
+    """It is the first that the log ever had, and whoever decides it has read nothing since it was opened."""
+    with bank.open(any_url) as before, bank.open(any_url, run=False) as other:
+        kept = other.enqueue(Deposit("a", 3))
+
+        assert other.outcome(kept).events == (Deposited("a", 3),)
+        assert other.stuck() == before.stuck() == []
+        assert other.settled(kept).done
+
+
+def hear_later(event: Deposited) -> Iterator[h.Later[Heard]]:
+    yield h.Later(Heard(event.amount), after=timedelta(0))
+
+
+def test_what_another_process_has_named_rings_where_the_timers_were_run_before(any_url: str) -> None:
+    """Who sends it has read nothing of what was recorded since."""
+    without = h.App("bank", records=[Deposited], deciders=[heard])
+    app = h.App("bank", records=[Deposited], deciders=[heard], reactions=[hear_later])
+    with without.open(any_url) as before, app.open(any_url) as other:
+        receipt = other.record(Deposited("a", 1))
+        until(lambda: any(record.name == "Heard" for record in other.log.read()) or bool(other.stuck()))
+
+        assert other.stuck() == before.stuck() == []
+        assert other.settled(receipt).done

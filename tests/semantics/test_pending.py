@@ -71,17 +71,6 @@ def test_two_that_share_a_tag_are_decided_in_their_order(url: str) -> None:
         running.log.verify()
 
 
-def test_who_dispatches_what_was_enqueued_hears_that_it_was_known(any_url: str) -> None:
-    """Nothing is decided for him: he hears what came of it before, as of any other known id."""
-    with bank.open(any_url) as running:
-        first = running.outcome(running.enqueue(Deposit("a", 5), id="one"))
-
-        again = running.dispatch(Deposit("a", 5), id="one")
-
-    assert not first.repeated
-    assert again == msgspec.structs.replace(first, repeated=True)
-
-
 def stalled_behind(receipt: h.Receipt, monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Event]:
     """Have whoever decides what comes after a receipt stop between the sync and the merge; return what says so, and what lets him go on."""
     synced, merge = threading.Event(), threading.Event()
@@ -616,6 +605,54 @@ def book(command: Book) -> Iterator[Deposited]:
 def book_with_currency(command: BookWithCurrency) -> Iterator[Deposited]:
     """Decide, by code that came later and can't read what was kept."""
     yield Deposited(command.account, command.amount)
+
+
+def test_who_dispatches_what_was_enqueued_hears_that_its_id_was_known(any_url: str) -> None:
+    """What came of it, whoever has decided it: the caller has not."""
+    with bank.open(any_url) as running:
+        kept = running.enqueue(Deposit("a", 1), id="it")
+        decided = running.outcome(kept)
+
+        for again in (running.dispatch(Deposit("a", 1), id="it"), *running.dispatch_all([h.Message(Deposit("a", 1), id="it")])):
+            assert again == msgspec.structs.replace(decided, repeated=True)
+        assert not decided.repeated
+
+
+@h.named("BookNow", version=2)
+class BookNow(h.Command):
+    account: Account
+    amount: int
+
+
+def book_now(command: BookNow) -> Iterator[Deposited]:
+    """Decide what was once called otherwise."""
+    yield Deposited(command.account, command.amount)
+
+
+def book_badly(command: Book) -> Iterator[Deposited]:
+    """Raise what is no refusal."""
+    if command.amount:
+        raise ValueError("can't be decided")
+    yield Deposited(command.account, 0)
+
+
+@pytest.mark.parametrize("parked", [False, True])
+def test_a_command_that_was_held_under_a_former_name_is_held_no_more_once_it_is_decided(any_url: str, *, parked: bool) -> None:
+    """Somebody has said that it be tried again, and the next release calls it otherwise."""
+    with h.App("book", deciders=[book_badly]).open(any_url) as running:
+        kept = running.enqueue(Book("a", 10))
+        until(lambda: bool(running.stuck()))
+        if parked:
+            running.decide_about("park", "Book", kept.position)
+            until(lambda: running.stuck()[0].parked)
+    renamed = h.App("book", deciders=[book_now], upcasts=[h.Upcast("Book", 1, to="BookNow")])
+    with renamed.open(any_url, run=False) as running:
+        running.decide_about("retry", "Book", kept.position)
+    with renamed.open(any_url) as running:
+        until(lambda: any(record.body == Deposited("a", 10) for record in running.log.read()))
+
+        assert running.stuck() == []
+        assert running.settled(kept).done
 
 
 def test_a_pending_command_that_the_code_cannot_read_is_stuck_and_seen_and_decided_by_code_that_can(url: str) -> None:

@@ -495,6 +495,36 @@ def test_what_was_still_to_come_from_another_log_does_not_come_from_the_own_one(
             assert {name: replica(running)[name] for name in ("healed", "rebuilt")} == {"healed": 0, "rebuilt": 0}
 
 
+@pytest.mark.parametrize("other", [False, True])
+def test_a_copy_of_what_is_no_more_grows_old(tmp_path: Path, *, other: bool) -> None:
+    """Where an older backup or another log is in the place of the origin nothing is heard of that: neither what is there nor that nothing came says how old the copy is."""
+    clock, log, own = Clock(), tmp_path / "crm.db", f"sqlite:///{tmp_path}/billing.db"
+    with crm.open(f"sqlite:///{log}", source=clock) as upstream:
+        upstream.record(Moved("c-1", "a", "France"))
+    saved = log.read_bytes()
+    with crm.open(f"sqlite:///{log}", source=clock) as upstream, billing.open(own, channels={"crm": upstream}, source=clock) as running:
+        running.replica(Debtor, "c-1", since=upstream.record(Moved("c-1", "b", "Spain")))
+        until(lambda: replica(running)["age_seconds"] == 0)
+    for name in ("crm.db", "crm.db-wal", "crm.db-shm"):
+        (tmp_path / name).unlink(missing_ok=True)
+    if not other:
+        log.write_bytes(saved)
+
+    with (
+        crm.open(f"sqlite:///{log}", run=other, source=clock) as upstream,
+        billing.open(own, channels={"crm": upstream}, source=clock) as running,
+        billing.open(own, channels={"crm": upstream}, source=clock, run=False) as reading,
+    ):
+        until(lambda: replica(reading)["state"] == "diverged")
+        for minutes in (5, 10):
+            clock.move(timedelta(minutes=5))
+            upstream.record_all([Moved("c-1", str(number), "Italy") for number in range(50 if other else 0)])
+            for each in (running, reading):
+                found = each.replica(Debtor, "c-1")
+                assert found.state == Debtor("c-1", "Spain")
+                assert timedelta(minutes=minutes) <= found.age < timedelta(minutes=minutes + 1)
+
+
 def test_a_late_put_does_not_bring_back_what_was_deleted(tmp_path: Path) -> None:
     """What is gone keeps its version, so an old change that comes again is passed over."""
     with crm.open(f"sqlite:///{tmp_path}/crm.db") as upstream:
@@ -861,6 +891,41 @@ def test_a_share_whose_code_has_changed_is_copied_anew_beside_the_old(tmp_path: 
         tables = [name for (name,) in file.execute("select name from sqlite_master where type = 'table' and name like '_crm/Card%'")]
     file.close()
     assert len(tables) == 1
+
+
+@h.named("Card")
+class Narrow(h.State):
+    """What crm shared for a while: less than is copied."""
+
+    customer: CustomerNo
+
+    def evolve(self, event: Moved | Left) -> "Narrow | None":
+        """Forget who has left."""
+        return self if isinstance(event, Moved) else None
+
+
+@pytest.mark.parametrize("rows", [True, False])
+@pytest.mark.parametrize("seen", [True, False])
+def test_a_generation_that_the_copy_can_not_hold_is_passed_over_once_there_is_another(tmp_path: Path, *, seen: bool, rows: bool) -> None:
+    """A release that shared less, and was taken back: the copy was stopped by it, or was away meanwhile. With no row it is the beacon that lacks the field."""
+    log, own = f"sqlite:///{tmp_path}/crm.db", f"sqlite:///{tmp_path}/billing.db"
+    narrow = h.App("crm", records=[Moved, Paid, Left], shares=[Narrow], ignores=["AddressChanged"])
+    with crm.open(log) as upstream, billing.open(own, channels={"crm": log}) as running:
+        running.replica(Debtor, "c-1", since=upstream.record(Moved("c-1", "a", "France")))
+        if not rows:
+            running.replica(Debtor, "c-1", since=upstream.record(Left("c-1")))
+    with narrow.open(log) as upstream:
+        until(lambda: upstream.statistics()["shares"][0]["lag"] == 0)
+        if seen:
+            with billing.open(own, channels={"crm": log}) as running:
+                until(lambda: "country" in (replica(running)["failure"] or ""))
+
+    with crm.open(log) as upstream, billing.open(own, channels={"crm": log}) as running:
+        receipt = upstream.record(Moved("c-2", "a", "Spain"))
+
+        assert running.replica(Debtor, "c-2", since=receipt).state == Debtor("c-2", "Spain")
+        assert (replica(running)["generation"], replica(running)["failure"]) == (3, None)
+        assert len(copied(running)) == 1 + rows
 
 
 @pytest.mark.parametrize("killed", ["before it is written", "in the midst of it"])

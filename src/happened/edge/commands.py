@@ -162,9 +162,8 @@ def show(asked: argparse.Namespace) -> int:
         records = _of_id(log, asked.id) if asked.id is not None else _found(log, asked.what)
         told = [{**msgspec.to_builtins(record), **_execution(log, record)} for record in records]
     if not records:
-        raise NotThere(
-            f"the log has no {'' if asked.id is not None else 'position and no '}id `{asked.id or asked.what}`", what=asked.id or asked.what
-        )
+        what = asked.what if asked.id is None else asked.id
+        raise NotThere(f"the log has no {'' if asked.id is not None else 'position and no '}id `{what}`", what=what)
     if asked.json:
         print_json(told)
         return 0

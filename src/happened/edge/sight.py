@@ -73,7 +73,9 @@ NUMBERS = (*COLUMNS[2:-1], "shown", "decided", "taken p50", "taken p99", "record
 
 def _hidden(drawing: Drawing) -> Iterable[str]:
     if drawing.folded:
-        yield f"{sum(drawing.folded.values()):,} of them are drawn as {len(drawing.folded):,} modules; open one by --focus MODULE"
+        modules = f"{len(drawing.folded):,} module{'s' if len(drawing.folded) > 1 else ''}"
+        count = sum(drawing.folded.values())
+        yield f"{count:,} of them {'is' if count == 1 else 'are'} drawn as {modules}; open one by --focus MODULE"
     if drawing.hidden_nodes or drawing.hidden_arrows:
         yield f"hidden: {drawing.hidden_nodes:,} messages and handlers, {drawing.hidden_arrows:,} arrows; --focus NAME --hops N shows what is near one"
 

@@ -222,7 +222,7 @@ class Reader:
     def records(self, row: Row) -> Iterator[Record]:
         """Yield the records of a row, whole, in order."""
         header = decode_header(row.head)
-        handler = self.names.by_number.get(header.handler) if header.handler is not None else None
+        handler = self.names.known(header.handler) if header.handler is not None else None
         at = moment(row.at)
         decided = header.decides is not None
         asks_nothing = row.input is None and not decided

@@ -191,14 +191,18 @@ class Declared:
         return node
 
 
-def cycles(arrows: Iterable[Pair]) -> list[list[str]]:
-    """Return the cycles of a graph, each by a shortest way around through its first node, in order. A group of nodes that all reach each other is one."""
+def cycles(arrows: Iterable[Pair]) -> list[tuple[list[str], int]]:
+    """Return the cycles of a graph, each by a shortest way around through its first node, in order, and how many more nodes it has.
+
+    A group of nodes that all reach each other is one.
+    """
     targets: dict[str, list[str]] = {}
     for source, target in sorted(arrows):
         targets.setdefault(source, []).append(target)
         targets.setdefault(target, [])
     groups = [group for group in _groups(targets) if len(group) > 1 or group[0] in targets[group[0]]]
-    return sorted(_way_around(min(group), targets, set(group)) for group in groups)
+    ways = sorted((_way_around(min(group), targets, set(group)), len(group)) for group in groups)
+    return [(way, count - len(way)) for way, count in ways]
 
 
 def _groups(targets: Mapping[str, Sequence[str]]) -> list[list[str]]:

@@ -298,9 +298,10 @@ def _of_wiring(declared: Declared) -> list[Finding]:
     for state in [*read, *(view for view in declared.views if view not in read)]:
         found += _of_state(declared, state, produced)
     causes = [pair for pair in declared.arrows if not pair[1].startswith(("view:", "gateway:"))]
-    for way in cycles(causes):
-        shown = " -> ".join(declared.nodes[node][1] for node in [*way, way[0]])
-        found.append(Finding("cycle", way[0], f"these lead back to themselves: {shown}"))
+    for way, others in cycles(causes):
+        shown = " -> ".join(_step(*declared.nodes[node]) for node in [*way, way[0]])
+        more = f"; {others:,} more do so by other ways" if others else ""
+        found.append(Finding("cycle", way[0], f"these lead back to themselves: {shown}{more}"))
     heard = {source for source, target in declared.arrows if target.startswith(tuple(f"{kind}:" for kind in CONSUMERS))}
     folded = {event for state in read for event in declared.events_of(state)}
     for event in events:
@@ -313,6 +314,11 @@ def _of_wiring(declared: Declared) -> list[Finding]:
         if command in decided and all(source == OUTSIDE for source in declared.sources(id_of("command", command))):
             found.append(Finding("outside", id_of("command", command), f"the command `{command}` comes from outside only"))
     return found
+
+
+def _step(kind: str, name: str) -> str:
+    """Return what a message or handler is called on a way: a timer has the name of its command, which comes next."""
+    return f"{kind} {name}" if kind == "timer" else name
 
 
 def _of_state(declared: Declared, state: str, produced: set[str]) -> list[Finding]:

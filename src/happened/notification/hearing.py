@@ -12,7 +12,7 @@ from typing import Any, Generic, NamedTuple, Self, TypeVar  # Any: events, comma
 
 import msgspec
 
-from happened.core.errors import Diverged
+from happened.core.errors import Diverged, Invalid
 from happened.core.filling import filled
 from happened.core.messages import Several, events_of
 from happened.core.state import Fold, Key
@@ -106,6 +106,8 @@ class Hearing(ABC, Generic[L_co, R]):
         self._slice_of = slicer(self.listener.events, self.progress.by) if self.progress.by else None
         self.position = self.progress.position
         self._set_held([one for one in all_held(self._log.engine, self.listener.name) if self._is_held_here(one)])
+        for one in self._held:
+            self._check_goes_as(one)
         self._awaited = {}
         self._due = dict.fromkeys((one.position for one in self._held), 0.0)
         first = min((one.position for one in self._held if not one.parked), default=None)
@@ -327,6 +329,18 @@ class Hearing(ABC, Generic[L_co, R]):
             return self._is_here(heard)
         tag = f"{self.progress.by}{SEPARATOR}"
         return self.progress.holds(next((slice_of(text) for text in held.key if text.startswith(tag)), 0))
+
+    def _check_goes_as(self, held: Held) -> None:
+        """Raise `Invalid` where an event does not go by what it was held by: who has waited for it, and who was run meanwhile, would not be known."""
+        heard = heard_at(self._log, self.listener, held.position) if held.key and not held.parked else None
+        if heard is not None and set(heard.key) != set(held.key):
+            before, today = (", ".join(term.replace(SEPARATOR, "=", 1) for term in key) or "nothing" for key in (held.key, heard.key))
+            raise Invalid(
+                f"`{self.listener.name}` goes by {today}, and went by {before} when position {held.position} was held: what waits for that is told by "
+                "what it went by. Have it go so again, with `by=`, until nothing of it is held",
+                handler=self.listener.name,
+                position=held.position,
+            )
 
     # --- one run
 

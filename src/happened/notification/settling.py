@@ -1,8 +1,9 @@
 """Settling: when all that a message has caused in this log is done, or what of it stands still."""
 
 import functools
+import itertools
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -72,6 +73,8 @@ class Open(NamedTuple):
     """Of what was sent `Later` and has not come: by the position of its record when it is due."""
     due: Sequence[int]
     """When those are due that are due already, and have not come."""
+    whole: bool
+    """It is all of the log, and of what is heard only the last is told."""
 
 
 def settled(log: Log, listeners: Sequence[Listener], position: int | None, wait_seconds_max: float, standing: Standing) -> Settled:
@@ -141,7 +144,7 @@ def _everything(log: Log, listeners: Sequence[Listener], latest: Latest) -> Open
     pending = [int(note.removeprefix(PENDING)) for note in log.engine.notes(PENDING)]
     coming = {int(position): due_of(note) for note, position in log.engine.notes(NOTE).items()}
     due = [due_of(note) for note, _ in due_before(log.engine, log.source.now_us())]
-    return Open(head, pending, heard, set(coming), coming, due)
+    return Open(head, pending, heard, set(coming), coming, due, whole=True)
 
 
 def _conversation(log: Log, correlation: str) -> Open:
@@ -168,7 +171,7 @@ def _conversation(log: Log, correlation: str) -> Open:
         if schedule is not None and log.engine.notes(note_of(schedule.due, schedule.id))
     }
     now = log.source.now_us()
-    return Open(last, list(pending.values()), heard, set(scheduled), timers, [due for due in timers.values() if due <= now])
+    return Open(last, list(pending.values()), heard, set(scheduled), timers, [due for due in timers.values() if due <= now], whole=False)
 
 
 def _is_coming(log: Log, listener: Listener, event: int, parts: Sequence[Part]) -> bool:
@@ -192,12 +195,24 @@ def _left_to(listener: Listener, log: Log, found: Open, stuck: dict[str, Held]) 
     standing = [one for one in held if one.position in events]
     coming = {event for event in events if _is_coming(log, listener, event, parts)}
     waited_for = [one for one in held if not one.parked]
+    waiting = set[int]()
     if waited_for:  # what waits for one of them may lie further than what is noted: it need not be heard to be known to wait
         for heard in heard_between(log, listener, min(one.position for one in waited_for) + 1, max(events)):
             behind = [one for one in waited_for if one.makes_wait(heard.position, heard.key)]
-            if behind and heard.position in events:
-                standing += behind
-                coming.discard(heard.position)
+            if behind:
+                waiting.add(heard.position)
+                standing += behind if heard.position in events else ()
     for one in standing:
         stuck[one.note] = one
+    coming -= waiting
+    if found.whole and not coming and len(parts) > 1:  # the last that all of them hear is of one part
+        coming = {event for part in parts for event in _next_of(log, listener, part, max(events), waiting)}
     return [f"`{listener.name}` has not heard position {max(coming)}"] if coming else []
+
+
+def _next_of(log: Log, listener: Listener, part: Part, until: int, waiting: Collection[int]) -> Iterator[int]:
+    """Yield the first event that a part is to hear up to a position and has not come to, if there is one, but those that wait."""
+    slice_in = slicer(listener.events, part.by)
+    heard = heard_between(log, listener, part.progress.position + 1, until)
+    coming = (one.position for one in heard if part.progress.holds(slice_in(one.event)) and one.position not in waiting)
+    yield from itertools.islice(coming, 1)

@@ -587,7 +587,8 @@ class Decision(Job):
             if not records:  # a row has at least one: this one says that it was decided, and that nothing came of it
                 records.append(Written(NOTHING, b"{}"))
             notes[self.decides] = None
-            notes[note_of(self.asked_typed.wish.name, int(self.decides.removeprefix(PENDING_NOTE)))] = None
+            place = int(self.decides.removeprefix(PENDING_NOTE))
+            notes.update((note_of(name, place), None) for name in self.asked_typed.called)  # it may have been held under a former name
         return Draft(self._header(reads, started, outcome), asked, records, events, list(tags), names, notes)
 
     def _asked(self, batch: Batch) -> Written:

@@ -203,7 +203,7 @@ class PendingWorker:
         row = self._log.row_at(_position(note))
         assert row is not None, "a pending note points to its input"
         [(_, raw)] = list(taken_apart(row))
-        recorded = self._log.names.by_number.get(raw.number)
+        recorded = self._log.names.known(raw.number)  # whoever has kept it may have named it
         name = recorded.name if recorded is not None else str(raw.number)
         tags = frozenset[str]()
         try:

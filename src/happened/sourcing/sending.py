@@ -103,6 +103,7 @@ class Sending:
 
     def read(self, number: int, body: bytes, envelope: Envelope, position: int) -> Decision:
         """Do what `prepared` does with a command that was recorded before."""
+        self._log.names.known(number)  # whoever has scheduled it may have named it
         command = self._log.reader.body(number, body, position)
         if command is None:
             raise Invalid(f"the command that is due at position {position} was erased", position=position)

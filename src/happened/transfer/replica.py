@@ -397,7 +397,13 @@ class Replicating(Generic[S]):
         ours = [item for item in page.items if item.name == self.fold.name and item.what in (SHARE, BEACON)]
         if ours:
             with self.file.reader() as reader:
-                copy = self._taken(reader, copy, ours)  # what fails is begun anew, from what is written
+                try:
+                    copy = self._taken(reader, copy, ours)  # what fails is begun anew, from what is written
+                except Invalid:
+                    newest = self._of_newest()
+                    if newest is None:
+                        raise
+                    copy = newest
             if copy is not self._copy:  # one is built anew, from further back
                 self._copy = copy
                 return
@@ -498,6 +504,14 @@ class Replicating(Generic[S]):
         origin = Origin(copy.standing.log, copy.standing.epoch)
         self._copy = made = self._made(origin, ShareStanding(generation, begins, 0), generation, None)
         return made
+
+    def _of_newest(self) -> Copy[S] | None:
+        """Return a copy of the newest generation, in the place of one that this class can't hold; `None` where there is no newer one."""
+        assert self._copy is not None, "something was taken into it"
+        standing, known = self._copy.standing, self.channel.standing(self.fold.name)
+        if known is None or known.generation <= standing.generation:
+            return None
+        return self._made(Origin(standing.log, standing.epoch), known, known.generation, None)
 
     def _built_anew(self, copy: Copy[S], why: str, origin: Origin | None = None) -> Copy[S]:
         """Note that a copy has diverged, and return a new one of the same generation, from its beginning. The old one answers until that is proven, and as new."""
@@ -696,14 +710,18 @@ class Replicating(Generic[S]):
         return copy
 
     def _state(self, standing: Standing | None, age: timedelta | None, unreachable: str | None) -> str:
-        failure = self.worker.failure or ""
-        if failure.startswith(Diverged.__name__) or (standing is not None and standing.diverged is not None):
+        if self._leads_elsewhere or (standing is not None and standing.diverged is not None):
             return "diverged"
         if unreachable is not None:
             return "disconnected"
         if age is None:
             return "bootstrapping"
         return "fresh" if age.total_seconds() <= FRESH_SECONDS else "stale"
+
+    @property
+    def _leads_elsewhere(self) -> bool:
+        """Whether the channel leads to another history than the one that this is a copy of, as far as whoever follows it has seen."""
+        return (self.worker.failure or "").startswith(Diverged.__name__)
 
     def _reached(self) -> tuple[int | None, str | None]:
         """Return the origin's head, and why it is not known."""
@@ -713,14 +731,16 @@ class Replicating(Generic[S]):
             return None, f"{type(error).__name__}: {error}"
 
     def _age(self, standing: Standing) -> timedelta:
-        """Return 0 where the origin has nothing that the copy is not of; else how long it has had something, or how long nothing was heard of it."""
+        """Return 0 where the origin has nothing that the copy is not of; else how long it has had something, or how long nothing was heard of it: what another has is nothing of it."""
         now = self._log.source.now_us()
         since = standing.current_at
         try:
-            if standing.as_of >= self.channel.head():
-                return timedelta(0)
-            following = self.channel.recorded_at(standing.as_of + 1)
-            since = following[0] if following is not None else since
+            head = self.channel.head()
+            if head >= standing.taken and not self._leads_elsewhere:
+                if standing.as_of >= head:
+                    return timedelta(0)
+                following = self.channel.recorded_at(standing.as_of + 1)
+                since = following[0] if following is not None else since
         except Error:  # not reachable: it may have had something since it was heard of last
             pass
         return timedelta(microseconds=max(0, now - since))
