@@ -208,6 +208,19 @@ def test_a_role_without_rights_is_told_and_one_with_a_schema_makes_its_tables() 
         notes.open(f"{by_role}&schema={where_in(refused).schema}")
 
 
+def test_a_role_that_may_not_read_all_tables_hears_which() -> None:
+    """It is not told that the schema is something else's, since it sees only some of the tables."""
+    url = fresh()
+    where = where_in(url)
+    PostgresStore(url).close()
+    with psycopg.connect(server().url, autocommit=True) as connection:
+        connection.execute(f'create role "{where.schema}" login; grant usage on schema "{where.schema}" to "{where.schema}"'.encode())
+        connection.execute(where.sql(f'grant select on @log, @head to "{where.schema}"'))
+
+    with pytest.raises(h.Invalid, match="permission denied for table migration"):
+        h.open_log(url.replace("postgres@", f"{where.schema}@"))
+
+
 def test_a_name_that_no_schema_can_have_is_said_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     """It is of no use to try again: the server keeps such names for itself."""
     url = f"{server().url}&schema=pg_shop"

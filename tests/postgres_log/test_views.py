@@ -242,6 +242,27 @@ def test_a_role_that_may_not_make_tables_hears_so_and_may_keep_views_elsewhere(t
 # --- what a row can hold
 
 
+def test_a_role_that_may_only_read_looks_at_views_that_are_there(capsys: pytest.CaptureFixture[str]) -> None:
+    """It makes nothing, and is refused where something is to be recorded."""
+    url = fresh()
+    role = where_in(url).schema
+    with bank.open(url) as running:
+        last = running.record(Paid("a", Decimal(1)))
+        assert running.view(Total).get(since=last).count == 1
+    with psycopg.connect(server().url, autocommit=True) as connection:
+        connection.execute(f'create role "{role}" login; grant usage on schema "{role}" to "{role}"'.encode())
+        connection.execute(f'grant select on all tables in schema "{role}" to "{role}"'.encode())
+    by_role = url.replace("postgres@", f"{role}@")
+
+    with bank.open(by_role, run=False) as reading:
+        assert reading.view(Total).get(since=last).count == 1
+        assert reading.view(Total).sql("select count from Total") == [(1,)]
+        with pytest.raises(h.StoreFailed, match="permission denied"):
+            reading.record(Paid("a", Decimal(1)))
+    assert main(["views", "--log", by_role, "--app", f"{__name__}:bank"]) == 0
+    assert "Total" in capsys.readouterr().out
+
+
 def test_what_postgresql_can_not_keep_stops_its_key_and_no_other() -> None:
     """A text with a NUL is a row in a file; here its key stands still, and says so."""
     url = fresh()
