@@ -177,6 +177,17 @@ def test_what_was_recorded_before_it_runs_is_heard_and_a_signal_ends_it(folder: 
     assert told(folder, "stuck") == (0, {"stuck": [], "views": [], "workers": [], "unread": []})
 
 
+def test_a_signal_that_comes_while_it_is_paused_ends_it_when_it_goes_on(folder: Path) -> None:
+    """Any thread may be given it then, and Python hears of it in the first one only."""
+    with at_work(folder) as process:
+        process.send_signal(signal.SIGSTOP)
+        os.waitpid(process.pid, os.WUNTRACED)
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGCONT)
+
+        assert process.wait(30) == 0
+
+
 def test_who_holds_what_is_listed(folder: Path) -> None:
     """One process holds each handler with all its slices; a killed one holds nothing, and the next has a higher epoch."""
     sell(folder, ("a", 1))

@@ -7,6 +7,7 @@ command is left to the process that has the gateways for it.
 import argparse
 import importlib
 import itertools
+import math
 import operator
 import signal
 import sys
@@ -59,6 +60,8 @@ T = TypeVar("T")
 FOLLOW_SECONDS = 1.0
 """How long `tail -f` waits before it waits again: so it hears an interrupt."""
 
+WAKES_SECONDS = 1.0
+"""How often who waits for a signal looks whether one came: where another thread was given it, as of a process that was paused, it wakes nobody."""
 ASK_SECONDS = 0.2
 """How often a bar moves while a view catches up."""
 
@@ -437,8 +440,11 @@ def run(asked: argparse.Namespace) -> int:
             if not asked.json:
                 what = f"{len(app.reactions)} reactions, {len(app.views)} views, {len(app.handlers)} deciders"
                 print(f"{app.name} runs on {as_shown(url)}: {what}; Ctrl-C or SIGTERM ends it", flush=True)
-            while not stop.wait(asked.every or None):
-                _print_standing(running, as_json=asked.json)
+            tell_at = time.monotonic() + (asked.every or math.inf)
+            while not stop.wait(max(0.0, min(WAKES_SECONDS, tell_at - time.monotonic()))):
+                if time.monotonic() >= tell_at:
+                    _print_standing(running, as_json=asked.json)
+                    tell_at = time.monotonic() + asked.every
             _print_standing(running, as_json=asked.json)
     finally:
         for number, handler in before.items():
