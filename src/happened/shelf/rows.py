@@ -330,7 +330,8 @@ class FileLook:
         try:
             yield self._connection
         finally:
-            self._connection.execute("rollback")
+            if self._connection.in_transaction:  # a device that failed has ended it: that is what is to be said
+                self._connection.execute("rollback")
 
     def columns(self, connection: Connection, table: str) -> list[str]:
         """Return the columns of a table."""
