@@ -167,9 +167,11 @@ def test_killed_at_any_moment_nothing_is_lost(log: Named) -> None:
     with closing(log.opened()) as store:
         rows = filled(store, 1_000)
     moved = set[int]()
+    kills = 0
     with Intruder() as writer:
         writer.open(*log)
-        for _ in range(KILLS):
+        while kills < KILLS or (len(moved) == 1 and kills < 10 * KILLS):  # on a busy machine a few may all meet it where all is packed
+            kills += 1
             with subprocess.Popen([sys.executable, "-c", WORK, *log, str(rows[-1].last)], stdout=subprocess.PIPE, text=True) as child:
                 assert child.stdout is not None
                 child.stdout.readline()
@@ -188,7 +190,7 @@ def test_killed_at_any_moment_nothing_is_lost(log: Named) -> None:
     with closing(log.opened()) as store:
         store.compact(rows[-1].last, nothing)
         assert store.parts().cold == rows[-1].last
-        assert len(flat(store.read())) == len(rows) + 20 * KILLS
+        assert len(flat(store.read())) == len(rows) + 20 * kills
     assert len(moved) > 1, "they were killed at different places"
 
 

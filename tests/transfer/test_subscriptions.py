@@ -138,7 +138,7 @@ def test_a_page_of_a_moment_ago_is_no_older_log(tmp_path: Path) -> None:
     with crm.open(log) as upstream, h.open_log(log) as aside:
         engine = aside.engine
         assert isinstance(engine, SqliteStore)
-        engine._looking._seconds = 3600
+        engine._looking._seconds = engine._looking._pause = 3600
         known = engine.wait(0, 1)
         with billing.open(own, channels={"crm": log}) as running:
             upstream.record(Moved("c-1", "a", "France"))
@@ -150,7 +150,7 @@ def test_a_page_of_a_moment_ago_is_no_older_log(tmp_path: Path) -> None:
 
             assert set(channel.heads) == {known}
             assert [one for one in running.statistics()["executions"] if one["outcome"] == "failed"] == []
-            engine._looking._seconds = 0.005
+            engine._looking._seconds = engine._looking._pause = 0.005
             upstream.record(Moved("c-1", "b", "Spain"))
             until(lambda: heard(running) == [("c-1", "France"), ("c-1", "Spain")])
             assert running.replica(Debtor, "c-1", since=upstream.log.head).state == Debtor("c-1", "Spain")
