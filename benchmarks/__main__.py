@@ -102,10 +102,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.directory.mkdir(parents=True, exist_ok=True)
     if options.directory == ROOT.parent / ".bench":
         (options.directory / ".gitignore").write_text("*\n")
-    for code in (
-        Path(happened.__file__).parent,
-        ROOT,
-    ):  # as an installer does for the peers: where no bytecode may be left, each process that a row starts would compile it
+    # As an installer does for the peers: where no bytecode may be left, each process that a row starts would compile it.
+    for code in (Path(happened.__file__).parent, ROOT):
         compileall.compile_dir(code, quiet=1)
     done: dict[str, Results] = {}
     failed = False

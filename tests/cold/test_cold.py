@@ -181,15 +181,20 @@ def test_what_rows_took_is_given_back(path: str) -> None:
         check_whole(flat(store.read()))
 
 
+def keep_what_is_free(file: sqlite3.Connection) -> None:
+    """Have a file be as those that were made before there were cold parts: it gives nothing back."""
+    file.execute("pragma journal_mode=delete")
+    file.execute("pragma auto_vacuum=none")
+    file.execute("vacuum")
+
+
 def test_a_file_that_can_not_give_back_is_written_anew_once(path: str) -> None:
     """Logs that were made before there were cold parts: what is free in them is used again, or given back after one rewriting."""
     with closing(indexed(path)) as store:
         rows = filled(store, 5_000, at_once=1_000)
     with closing(connect(path)) as file:
         file.execute("drop table segment")
-        file.execute("pragma journal_mode=delete")
-        file.execute("pragma auto_vacuum=none")
-        file.execute("vacuum")
+        keep_what_is_free(file)
     before = Path(path).stat().st_size
     with closing(indexed(path)) as store:
         store.compact(rows[4_000].last, nothing)
@@ -235,9 +240,7 @@ def test_each_step_waits_for_who_holds_the_lock(path: str, monkeypatch: pytest.M
     with closing(indexed(path)) as store:
         rows = filled(store, 2_000, at_once=20)
     with closing(connect(path)) as file:
-        file.execute("pragma journal_mode=delete")
-        file.execute("pragma auto_vacuum=none")
-        file.execute("vacuum")
+        keep_what_is_free(file)
     other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     held: list[str] = []
 

@@ -23,7 +23,7 @@ from typing import Any, TypeVar  # Any: rows of the columns that were asked for
 from happened.core.errors import Broken, Closed, Diverged, Error, Forked, Incompatible, Invalid, OutcomeUnknown, Overloaded, StoreFailed
 from happened.core.store import START, Bare, Commit, Head, Parts, Row, Terms, Unseen, Wanted
 from happened.stores import cold, runs
-from happened.stores.cold import ASKED, BARE, COUNTED, HEADED, WHOLE, Cold, Columns, last_position, one_moment
+from happened.stores.cold import ASKED, BARE, COUNTED, HEADED, WHOLE, Cold, Columns, last_position, one_moment, roll_back
 from happened.stores.looking import Looking
 from happened.stores.packing import INCREMENTAL, Packing, Statement
 from happened.stores.pages import Connect, Pages, out_of_order
@@ -777,8 +777,7 @@ class SqliteStore:
             self._samples.add(handler, outcome, ran, what, count)
         self._shown.clear()
         with contextlib.suppress(sqlite3.Error):  # SQLite may have rolled back by itself; a broken connection is seen at the next begin
-            if self._writer.in_transaction:
-                self._writer.execute("rollback")
+            roll_back(self._writer)
 
     def _settle(self, commit: Commit, error: sqlite3.Error) -> None:
         """Learn whether a commit that failed took place: returns if it did, raises `error` if not, `OutcomeUnknown` if it can't be learned.
