@@ -4,6 +4,7 @@ import gc
 import shutil
 import sqlite3
 import tempfile
+import time
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import closing
@@ -634,6 +635,24 @@ def test_others_get_on_while_one_is_taken(monkeypatch: pytest.MonkeyPatch) -> No
         assert of.take(fold, running.log.head).states == 1_000
         assert steps.count(0) >= 2 * 32 + taking.PARTS  # and each chunk of the one before that was read
         assert of.since(fold, running.log.head).entries["sku-1",].state == Counted("sku-1", 2)
+
+
+def test_a_pause_is_longer_beside_commands_and_is_no_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is saved by a snapshot is compared with the work that it takes, however long others are let on."""
+    monkeypatch.setattr(taking, "SLICE_SECONDS", 0.0)
+    monkeypatch.setattr(taking, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(taking, "BUSY_PAUSE_SECONDS", 0.5)
+    reached = 0
+    pauses = taking.Pauses(lambda: reached)
+    began = time.perf_counter()
+    pauses()
+    alone = time.perf_counter() - began
+    reached = 1
+    pauses()
+    beside = time.perf_counter() - began - alone
+    assert 0.01 <= alone
+    assert 0.5 <= beside
+    assert pauses.worked() <= time.perf_counter() - began - 0.5 - 0.01
 
 
 def test_states_that_are_snapped_are_not_looked_through_for_garbage() -> None:

@@ -57,6 +57,8 @@ class Pace(NamedTuple):
     rows_max: int = 1_000
     together: int = TOGETHER_ROWS
     pause: Callable[[], None] = lambda: None
+    clock: Callable[[], float] = time.monotonic
+    """What counts the seconds that a fold takes."""
 
 
 AT_ONCE = Pace()
@@ -167,15 +169,22 @@ class Joining:
         self._log = log
 
     def rows(
-        self, fold: Fold, start: Start, until: int, found: Sequence[Callable[[Key, State, int], None]], pause: Callable[[], None]
+        self,
+        fold: Fold,
+        start: Start,
+        until: int,
+        found: Sequence[Callable[[Key, State, int], None]],
+        pause: Callable[[], None],
+        clock: Callable[[], float],
     ) -> float:
         """Give each row as of a position, with the position of its last change: those of the view to the first of `found`, then of each state it joins.
 
-        Returns how many seconds of it were the fold itself, without `start`. `pause` is called after each few rows. `Invalid` where a key stands still, `Stuck` where the view stopped.
+        Returns how many seconds of it were the fold itself, by this clock and without `start`. `pause` is called after each few rows. `Invalid` where a key
+        stands still, `Stuck` where the view stopped.
         """
         build: ViewBuild[Any] = ViewBuild(fold.state, PAST, 1)
         with contextlib.closing(ViewsFile("memory:", None)) as file, file.transaction() as connection:
-            seconds = _fold_or_say(self._log, build, connection, start, until, Pace(GENTLE_ROWS, SLICE_ROWS, pause))
+            seconds = _fold_or_say(self._log, build, connection, start, until, Pace(GENTLE_ROWS, SLICE_ROWS, pause, clock))
             for text, (position, why) in build.stuck.items():
                 raise Invalid(
                     f"`{build.name}` has {text}, which stands still at position {position}: {why}. No snapshot is taken of it",
@@ -327,7 +336,7 @@ def _fold(
 ) -> float:
     """Make the tables of a view, and fold into them what lies between `start` and a position, or what is wanted of it. `Stopped` where the view did.
 
-    Returns how many seconds that took, without `start`.
+    Returns how many seconds that took by the clock of `pace`, without `start`.
     """
     after, tables = start
     build.create(connection)
@@ -344,7 +353,7 @@ def _fold(
             build.write(connection, [])
             pace.pause()
     build.written()
-    began = time.monotonic()
+    began = pace.clock()
     decode = log.reader.pages_for([folded.fold for folded in every]).flat
     pages: list[Page] = []
     for bare in log.engine.read_bare(after, until, wanted=wanted, rows_max=pace.rows_max, heads=build.heads):
@@ -359,7 +368,7 @@ def _fold(
             pace.pause()
     build.write(connection, pages)
     build.written()
-    return time.monotonic() - began
+    return pace.clock() - began
 
 
 def _fits(build: ViewBuild[Any], key: Key, state: State, position: int) -> bool:

@@ -74,9 +74,12 @@ FEW_KEYS = 2
 REST = 20
 """So many times as long as it took to take a snapshot, nothing is taken: threads share one lock of Python, and the writer is to have most of it."""
 
-SLICE_SECONDS, PAUSE_SECONDS = 0.0002, 0.00005
-"""After so long it waits so long. A thread that asks for Python's lock is else given it after 5 ms, and a commit asks for it half a dozen times, one that
-writes a part of the index dozens of times: with slices of 1 ms that took 30 ms, and 1 in 1,000 took 9 ms where it takes 5."""
+SLICE_SECONDS, PAUSE_SECONDS, BUSY_PAUSE_SECONDS = 0.0002, 0.00005, 0.001
+"""After so long it waits so long, and longer beside commands. A thread that asks for Python's lock is else given it after 5 ms, and a commit asks for it half
+a dozen times, one that writes a part of the index dozens of times, and is to meet few of the slices."""
+
+PAUSE_STATES = 32
+"""It is looked whether to wait each time so many states were put in their places."""
 
 PARTS = 4_096
 """Dicts that all states are spread over while a snapshot is taken: one of a million would be grown, looked at for garbage and freed in one piece."""
@@ -135,10 +138,11 @@ class Views(Protocol):
         until: int,
         found: Sequence[Callable[[Key, State, int], None]],
         pause: Callable[[], None],
+        clock: Callable[[], float],
     ) -> float:
         """Give each row as of a position, with the position of its last change: those of the view to the first of `found`, then of each state it joins.
 
-        Returns how many seconds of it were the fold itself.
+        Returns how many seconds of it were the fold itself, by this clock.
         """
         ...
 
@@ -184,14 +188,26 @@ class Parted:
 class Pauses:
     """Lets others on now and then, as it is called."""
 
-    def __init__(self) -> None:
-        self._since = time.perf_counter()
+    def __init__(self, reached: Callable[[], int]) -> None:
+        self._reached = reached
+        """How far what this process has recorded goes."""
+        self._before = reached()
+        self._made = self._since = time.perf_counter()
+        self._waited = 0.0
 
     def __call__(self) -> None:
-        """Wait a moment if it is long since the last one."""
-        if time.perf_counter() - self._since > SLICE_SECONDS:
-            time.sleep(PAUSE_SECONDS)
+        """Wait a moment if it is long since the last one: a longer one where something was recorded meanwhile."""
+        began = time.perf_counter()
+        if began - self._since > SLICE_SECONDS:
+            reached = self._reached()
+            time.sleep(PAUSE_SECONDS if reached == self._before else BUSY_PAUSE_SECONDS)
+            self._before = reached
             self._since = time.perf_counter()
+            self._waited += self._since - began
+
+    def worked(self) -> float:
+        """Return the seconds since it was made, less those that it has waited."""
+        return time.perf_counter() - self._made - self._waited
 
 
 class Snapshots:
@@ -212,7 +228,7 @@ class Snapshots:
         self._finding = threading.Lock()
         self._taking = threading.Lock()
         self.took = 0.0, 0.0
-        """Seconds that the last one took to load what there was before it, and to fold the rest."""
+        """Seconds of work that the last one took to load what there was before it, and to fold the rest."""
         self._decoders: dict[Fold, Any] = {}
 
     # --- using
@@ -358,13 +374,13 @@ class Snapshots:
     def rate(self, fold: Fold, seconds: float) -> float | None:
         """Return how many seconds a record takes to fold, tried from the beginning of the log for about so many; `None` where there are too few."""
         entries: dict[Key, Entry] = {}
-        at, took, began = 0, 0.0, time.monotonic()
+        at, took, pause = 0, 0.0, self._pauses()
         while took < seconds and (row := self._log.row_at((2 * at if fold.joins else at) + TRIED_RECORDS)) is not None:
             if fold.joins:  # it begins anew each time, with more
-                _, took = self._rows(fold, ZERO, row.last, Pauses())
+                _, took = self._rows(fold, ZERO, row.last, pause)
             else:
-                self._image.entries(fold, entries, at, row.last, Pauses())
-                took = time.monotonic() - began
+                self._image.entries(fold, entries, at, row.last, pause)
+                took = pause.worked()
             at = row.last
         return took / at if at else None
 
@@ -384,12 +400,14 @@ class Snapshots:
         """Give the file back."""
         self.file.close()
 
+    def _pauses(self) -> Pauses:
+        return Pauses(lambda: self._image.position)
+
     def _taken(self, fold: Fold, until: int, meaning: str, progress: Progress) -> tuple[int, Snapshot]:
         there = self._nearest(fold, until)
         if there is not None and there.position == until:
             return there.id, Snapshot(there.name, there.position, there.states, there.bytes, there.seconds)
-        began = time.monotonic()
-        entries, pause = Parted(), Pauses()
+        entries, pause = Parted(), self._pauses()
         if fold.joins:
             since = self.since(fold, until, pause) if there is not None else ZERO
             progress(since.position, until)
@@ -398,10 +416,10 @@ class Snapshots:
             after = there.position if there is not None and self._loaded(fold, there, entries, pause) else 0
             entries = entries if after else Parted()
             progress(after, until)
-            loaded = time.monotonic()
+            loaded = pause.worked()
             self._image.entries(fold, entries, after, until, pause)
-            tables, folding = [entries], time.monotonic() - loaded
-        self.took = time.monotonic() - began - folding, folding
+            tables, folding = [entries], pause.worked() - loaded
+        self.took = pause.worked() - folding, folding
         progress(until, until)
         return self._written(fold, meaning, tables, until, progress, pause)
 
@@ -410,15 +428,16 @@ class Snapshots:
         for body in self.file.chunks(kept):
             if body is None:
                 return False
-            for key, entry in self._decoded(fold, body).items():
+            for n, (key, entry) in enumerate(self._decoded(fold, body).items()):
                 entries[key] = entry
-            pause()
+                if not n % PAUSE_STATES:
+                    pause()
         return True
 
     def _rows(self, fold: Fold, since: Since, until: int, pause: Pauses) -> tuple[list[Parted], float]:
         """Fold a view that joins other states on to a position: its rows, and all of the states that it asks for; and say how long the fold itself took."""
         found = [Parted() for _ in _tables_of(fold)]
-        return found, self._views.rows(fold, since.rows(), until, [parted.put for parted in found], pause)
+        return found, self._views.rows(fold, since.rows(), until, [parted.put for parted in found], pause, pause.worked)
 
     def _written(
         self, fold: Fold, meaning: str, tables: Sequence[Parted], until: int, progress: Progress, pause: Pauses
@@ -431,14 +450,14 @@ class Snapshots:
         for one, chunks in parts:
             for place in _any_of(len(chunks), PROVEN_KEYS):
                 self._prove(one, {of.key: entry for of, entry in chunks[place].items()}, until, 1)
-        began = time.monotonic()
+        began = pause.worked()
         bodies = itertools.chain.from_iterable(
             self._encoded(one, chunks, bytes([table]) if fold.joins else b"", progress, pause) for table, (one, chunks) in enumerate(parts)
         )
         identity = self._log.identity
         about = Kept(0, fold.name, meaning, identity.id, identity.epoch, until, row.digest, count, 0, 0, 0.0)
         made = self.file.put(about, bodies)
-        seconds = time.monotonic() - began
+        seconds = pause.worked() - began
         self.file.timed(made, seconds)
         self._known[made] = ""
         self._thin_out(fold)
@@ -547,6 +566,8 @@ class Snapshots:
                     )
                 if entry.state is not None:
                     chunks[_place_of(of.key, len(chunks))][of] = entry
+                if not len(part) % PAUSE_STATES:
+                    pause()
             pause()
         return chunks
 
@@ -557,11 +578,13 @@ class Snapshots:
             states = [entry.state for entry in part.values()]
             try:
                 body = msgspec.msgpack.encode((states, [entry.version for entry in part.values()]))
+                pause()
                 again = self._decoder(fold)(body)
             except (msgspec.MsgspecError, TypeError, ValueError, OverflowError) as error:  # what is in them, or their size
                 raise _not_kept(fold, error) from error
             if again[0] != states or _exact(again[0]) != _exact(states):
                 raise _not_kept(fold, "they would be read back as something else")
+            pause()
             yield before + zlib.compress(body, 1)
             part.clear()
             pause()
@@ -681,13 +704,12 @@ class Taker:
                 return
             row = self._log.row_at(reached + step)
             assert row is not None, "positions are dense"
-            began = time.monotonic()
             taken = snapshots.take(fold, row.last, self._go_on)
             loading, folding = snapshots.took
             self._rates[fold] = min(max(folding / (row.last - reached), GUESSED_SECONDS / 20), GUESSED_SECONDS * 100)
             self._writing[fold] = loading + taken.seconds
             self._reached[fold] = row.last
-            self._stop.wait(REST * (time.monotonic() - began))
+            self._stop.wait(REST * (loading + folding + taken.seconds))
 
     def _go_on(self, _done: int, _all: int) -> None:
         if self._stop.is_set():
