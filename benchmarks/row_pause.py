@@ -59,7 +59,12 @@ def _ours(context: Context) -> list[Variant]:
                 work()
                 over.set()
                 writer.join()
-            return timer.run(len(latencies), latencies, longest_ms=max(latencies) * 1000, **{name: percentile(latencies, share) * 1000 for name, share in SHARES.items()})
+            return timer.run(
+                len(latencies),
+                latencies,
+                longest_ms=max(latencies) * 1000,
+                **{name: percentile(latencies, share) * 1000 for name, share in SHARES.items()},
+            )
 
         return Variant(SNAPPED if work is snap else ALONE, "happened", run)
 

@@ -136,7 +136,8 @@ class Tail:
     __slots__ = ("_looked_through", "_places", "entries")
 
     def __init__(self, entries: Iterable[int] = ()) -> None:
-        self.entries = list(entries)
+        self.entries = array("Q", entries)
+        """Not a list: every full collection of garbage would look at each of tens of thousands of numbers."""
         self._looked_through = 0
         self._places: dict[int, int | list[int]] = {}
         """Hash -> positions. Most have one, kept bare: a hundred thousand lists are a hundred thousand things for the garbage collector to visit."""
@@ -161,7 +162,7 @@ class Tail:
             self._looked_through = len(self.entries)
         return places
 
-    def after(self, position: int) -> list[int]:
+    def after(self, position: int) -> "array[int]":
         """Return the entries that lie after a position."""
         entries = self.entries
         if not entries or entries[0] & POSITION > position:
@@ -224,7 +225,7 @@ class Runs:
                 for part, tail in enumerate(tails):
                     end = bisect_left(entries, (part + 1) << PART_SHIFT + 32, start)
                     if start < end and last > self._covered[part]:
-                        tail.entries += entries[start:end]
+                        tail.entries.frombytes(entries[start:end].cast("B"))
                     start = end
         return reached
 
@@ -357,7 +358,7 @@ class Runs:
         """Write what came since this was done last, by whichever process, in order of parts. It is in memory: whoever writes knows all that is there."""
         [(after,)] = connection.execute("select coalesce((select max(last) from recent), (select max(last) from covered), 0)")
         if 0 < self.indexed - after <= RECENT_RECORDS_MAX:
-            came = [array("Q", [entry for tail in tails for entry in tail.after(after)]).tobytes() for tails in self._tail]
+            came = [b"".join([tail.after(after) for tail in tails]) for tails in self._tail]
             tags, ids = (sealed(entries, f"{after}/{self.indexed}") for entries in came)
             connection.execute("insert into recent(last, after, tags, ids) values(?, ?, ?, ?)", (self.indexed, after, tags, ids))
 
