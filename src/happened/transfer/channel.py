@@ -20,7 +20,7 @@ from happened.core.store import Row
 from happened.log.log import IDENTITY_NOTE, Identity, last_known
 from happened.log.names import Name, Names
 from happened.log.records import PUBLISHED
-from happened.log.row import FIRST_NUMBER, SCHEMA, decode_extra, decode_header, is_erased, taken_apart
+from happened.log.row import FIRST_NUMBER, SCHEMA, decode_extra, decode_header, is_erased, taken_apart, taken_apart_text
 from happened.log.slices import NOTE as PROGRESS_NOTE
 from happened.log.slices import Progress
 
@@ -290,13 +290,13 @@ def published_in(row: Row, names: Names) -> Iterator[Published]:
     what = called = ""
     version = 0
     parts: Any = None
-    for _, raw in taken_apart(row):
+    for raw in taken_apart_text(row.records, position):
         if raw.number != known:
             known = raw.number
             name = by_number.get(known)
             what, called, version = (name.what, name.name, name.version) if name is not None and name.what in PUBLISHED else ("", "", 0)
             parts = name.parts if name is not None else None
-        if what and not is_erased(raw):
+        if what and not (raw.extra and is_erased(raw)):
             extra = decode_extra(raw.extra) if raw.extra else None
             occurred = extra.occurred if extra is not None and extra.occurred is not None else head_occurred
             place = position - row.position
@@ -318,8 +318,9 @@ class Inflow:
     def read(self, after: int, wait_seconds_max: float) -> Page:
         """Return the next page, in order."""
         page = self.channel.read(after, wait_seconds_max)
-        if not page.items and not self._ahead:
-            return page
+        positions = [item.position for item in page.items]
+        if not self._ahead and all(map(operator.lt, [after, *positions], [*positions, page.position + 1])):
+            return page  # as a log hands them out
         found = self._ahead
         self._ahead = {}
         whole: dict[int, Published] = {}

@@ -4,9 +4,13 @@ What arrives is taken in by rules that need no order: a change that is not newer
 so no late change brings it back. A change whose predecessor is missing makes its key suspect. Rows, position and digest are one transaction, guarded by the
 owner's epoch.
 
-Each beacon is compared with the copy's own digest, at the beacon's position. Equal is a proof, and takes suspicion from every key. Where they differ, all
-that came since the last proof is read from the channel again, and taken in by the same rules. If that does not help, the copy has diverged: it is seen, and
-a new one is built beside it, from the beginning. So is one where the origin begins a new generation; the old one answers until the new one is proven.
+A beacon is compared with the copy's own digest, at the beacon's position; where several came at once it is the last one. Equal is a proof, and takes
+suspicion from every key. Where they differ, all that came since the last proof is read from the channel again, and taken in by the same rules. If that does
+not help, the copy has diverged: it is seen, and a new one is built beside it, from the beginning. So is one where the origin begins a new generation; the old
+one answers until the new one is proven.
+
+While more is known to come than a page holds, pages are taken in for a while and nothing of it is looked at, so that of a key that changes often only the last
+change is decoded, hashed and written.
 """
 
 import contextlib
@@ -57,6 +61,8 @@ KEY, HASHES = "_key", "_hashes"
 
 ROWS_IN_MEMORY_MAX = 300_000
 """Rows whose versions and hashes are kept in memory between pages; about 0.4 kB each."""
+WAITING_MAX, TOGETHER_SECONDS = 50_000, 0.25
+"""While more is known to come, so many keys are taken in and not looked at, for so long: of a key that changes often only the last change is."""
 SIGN_US = 1_000_000
 """How often a copy that is current says so to other processes, in microseconds."""
 POLL_SECONDS = 0.005
@@ -159,6 +165,10 @@ class Copy(Generic[S]):
         self._known: dict[bytes, Stored | None] = {}
         self._complete = False
         """A key that is not in memory is not in the table."""
+        self._waiting: dict[bytes, Change] = {}
+        """The newest change of each key that was taken in and not looked at yet: of many that come at once only the last of a key is."""
+        self.told: tuple[Beacon, Published] | None = None
+        """The last beacon that came, and was not looked at yet."""
         self._rows: dict[bytes, tuple[Any, ...] | None] = {}
         """What is to be written: rows, `None` where it goes."""
         self._gone: dict[bytes, int] = {}
@@ -208,34 +218,55 @@ class Copy(Generic[S]):
         found = connection.execute(f"select version from {self._gone_table} where key = ?", (encode(key),)).fetchone()  # noqa: S608 - quoted
         return found[0] if found is not None else 0
 
+    @property
+    def waits(self) -> int:
+        """How much was taken in and not looked at yet: the last change of so many keys, and a beacon."""
+        return len(self._waiting) + (self.told is not None)
+
     def take(self, connection: Connection, change: Change) -> None:
-        """Let a change have happened, in memory. `Invalid` where this class can't hold it."""
+        """Let a change have happened, in memory. Its state is looked at with `settle`, if no other one of its key comes before."""
         key = bytes(change.key)
-        before = self._known[key] if key in self._known else self._looked_up(connection, key)
-        version = before.version if before is not None else 0
+        before = self._waiting.get(key)
+        version = before.version if before is not None else self._version_of(connection, key)
         if change.version <= version:
             self.passed_over += 1
             return
         if change.previous != version:
             self.suspect.add(key)
-        hashes: Hashes | None = None
-        if change.op == PUT:
-            body = bytes(change.fields)
-            try:
-                hashes = self._hashes(key, change.version, body)
-                state: S = self._decode(body)
-                row = self.table.encode(state, change.version)
-            except (msgspec.MsgspecError, Invalid) as error:
-                raise self._refused(key, error) from error
-            if not self._checked:
-                self._check_key(key, state)
-            self._rows[key] = (*row, key, self._beside.pack(self._seal(row), *hashes))
-            self._gone.pop(key, None)
-        else:
-            self._rows[key] = None
-            self._gone[key] = change.version
-        self.digest.change(before.hashes if before is not None else None, hashes)
-        self._known[key] = Stored(change.version, hashes)
+        self._waiting[key] = change
+
+    def reached(self, item: Published | None) -> None:
+        """Note the last that was taken in, if it lies behind what was before."""
+        if item is not None and item.position > self.standing.taken:
+            self.standing = msgspec.structs.replace(self.standing, taken=item.position, digest=item.digest)
+
+    def _version_of(self, connection: Connection, key: bytes) -> int:
+        before = self._known[key] if key in self._known else self._looked_up(connection, key)
+        return before.version if before is not None else 0
+
+    def settle(self) -> None:
+        """Make rows, and the digest, of what was taken in. `Invalid` where this class can't hold it."""
+        for key, change in self._waiting.items():
+            before = self._known[key]
+            hashes: Hashes | None = None
+            if change.op == PUT:
+                body = bytes(change.fields)
+                try:
+                    hashes = self._hashes(key, change.version, body)
+                    state: S = self._decode(body)
+                    row = self.table.encode(state, change.version)
+                except (msgspec.MsgspecError, Invalid) as error:
+                    raise self._refused(key, error) from error
+                if not self._checked:
+                    self._check_key(key, state)
+                self._rows[key] = (*row, key, self._beside.pack(self._seal(row), *hashes))
+                self._gone.pop(key, None)
+            else:
+                self._rows[key] = None
+                self._gone[key] = change.version
+            self.digest.change(before.hashes if before is not None else None, hashes)
+            self._known[key] = Stored(change.version, hashes)
+        self._waiting = {}
 
     def write(self, connection: Connection) -> None:
         """Write what has changed, in the open transaction. `Invalid`, with its key, for what the database can't hold: a copy is whole, or it is none."""
@@ -324,6 +355,8 @@ class Replicating(Generic[S]):
         self._epoch = 0
         self._head = 0
         self._noted_at = 0
+        self._settled_at = 0.0
+        """When what was taken in was looked at last, by the monotonic clock."""
         self.healed = self.rebuilt = 0
         """How often reading again has made the copy equal, and how often it was built anew since that did not help."""
 
@@ -395,10 +428,11 @@ class Replicating(Generic[S]):
             return
         check_end(self.channel, self.system, page, standing.position)
         ours = [item for item in page.items if item.name == self.fold.name and item.what in (SHARE, BEACON)]
-        if ours:
+        more = page.position < page.head and copy.waits < WAITING_MAX and time.monotonic() < self._settled_at + TOGETHER_SECONDS
+        if ours or (copy.waits and not more):
             with self.file.reader() as reader:
                 try:
-                    copy = self._taken(reader, copy, ours)  # what fails is begun anew, from what is written
+                    copy = self._taken(reader, copy, ours, more=more)  # what fails is begun anew, from what is written
                 except Invalid:
                     newest = self._of_newest()
                     if newest is None:
@@ -407,6 +441,10 @@ class Replicating(Generic[S]):
             if copy is not self._copy:  # one is built anew, from further back
                 self._copy = copy
                 return
+        if more:
+            copy.standing = msgspec.structs.replace(copy.standing, position=page.position)
+            return
+        self._settled_at = time.monotonic()
         self._go_on(copy, page, known if page.position >= told_by else None)
 
     def _go_on(self, copy: Copy[S], page: Page, known: ShareStanding | None) -> None:
@@ -434,24 +472,36 @@ class Replicating(Generic[S]):
             self._write(copy)
             self._noted_at = now
 
-    def _taken(self, reader: Connection, copy: Copy[S], items: Sequence[Published]) -> Copy[S]:
-        """Take in what arrived, in order; return the copy to go on with, which is another one where this can't be proven any more."""
+    def _taken(self, reader: Connection, copy: Copy[S], items: Sequence[Published], *, more: bool) -> Copy[S]:
+        """Take in what arrived, in order; return the copy to go on with, which is another one where this can't be proven any more.
+
+        It is proven by the last beacon that does not come late, and by none where `more` is known to come: then neither is what was taken in looked at.
+        """
+        beacons = {item.position: _decode_beacon(item.body) for item in items if item.what == BEACON}
+        standing = copy.standing
+        usable = [at for at, beacon in beacons.items() if at >= standing.taken and beacon.generation >= standing.generation]
+        last = max(usable, default=0)
+        if copy.told is not None and not last and not more and not self._proven(reader, copy, *copy.told):
+            return self._built_anew(copy, _differs(copy.told[0]))
+        came: Published | None = None
         for item in items:
-            if item.what == SHARE:
-                change = _decode_change(item.body)
-                generation = change.generation
-                if generation > copy.standing.generation:
-                    copy = self._of_generation(copy, generation, item)
-                if generation == copy.standing.generation:
-                    copy.take(reader, change)
-            else:
-                beacon = _decode_beacon(item.body)
-                if beacon.generation > copy.standing.generation:
-                    copy = self._of_generation(copy, beacon.generation, item)
-                if beacon.generation == copy.standing.generation and not self._proven(reader, copy, beacon, item):
-                    return self._built_anew(copy, f"it differs from the origin as of position {beacon.position}")
-            if item.position > copy.standing.taken:
-                copy.standing = msgspec.structs.replace(copy.standing, taken=item.position, digest=item.digest)
+            beacon = beacons.get(item.position)
+            told = beacon if beacon is not None else _decode_change(item.body)
+            if told.generation > copy.standing.generation:
+                copy.reached(came)
+                copy = self._of_generation(copy, told.generation, item)
+            if told.generation == copy.standing.generation:
+                if isinstance(told, Change):
+                    copy.take(reader, told)
+                elif more:
+                    copy.told = (told, item) if item.position >= copy.standing.taken else copy.told
+                elif item.position == last and not self._proven(reader, copy, told, item):
+                    return self._built_anew(copy, _differs(told))
+            came = item
+        copy.reached(came)
+        if not more:
+            copy.told = None
+            copy.settle()
         return copy
 
     def _proven(self, reader: Connection, copy: Copy[S], beacon: Beacon, item: Published) -> bool:
@@ -465,8 +515,10 @@ class Replicating(Generic[S]):
                 replica=self.name,
                 fields=missing,
             )
+        copy.settle()
         if not copy.digest.is_equal(beacon.count, beacon.digests):
             self._take_again(reader, copy, item)
+            copy.settle()
             if not copy.digest.is_equal(beacon.count, beacon.digests):
                 return False
             self.healed += 1
@@ -574,6 +626,7 @@ class Replicating(Generic[S]):
 
         It is answered from since it is proven, and as new as the one that is answered from until then: who has read that reads nothing older.
         """
+        copy.settle()
         noted = self._noted
         assert noted is not None, "a copy is noted when it is made"
         assert noted.made == copy.standing.made, "what is noted is of this copy"
@@ -793,6 +846,10 @@ class Replicating(Generic[S]):
 def name_of_replica(system: str, state: type[State]) -> str:
     """Return what a replica is called: after the system that it is of."""
     return f"{system}/{fold_of(state).name}"
+
+
+def _differs(beacon: Beacon) -> str:
+    return f"it differs from the origin as of position {beacon.position}"
 
 
 def dropping(name: str, made: int, dialect: Dialect) -> list[str]:
