@@ -15,7 +15,10 @@ from tests.databases import in_memory
 WORDS = [f"account\x1f{number}" for number in range(6)]
 ROW = st.tuples(st.just("add"), st.lists(st.sampled_from(WORDS), max_size=3, unique=True), st.booleans(), st.integers(1, 3))
 LOOK = st.tuples(st.just("find"), st.lists(st.sampled_from(WORDS), min_size=1, max_size=1), st.just(False), st.just(0))
-CHANGES = ["flush next", "flush all", "flush and roll back", "reopen", "let another flush"]
+CHANGES = [
+    *("flush next", "flush all", "flush and roll back", "reopen", "let another flush"),
+    *("let the one behind take in", "let the one behind flush", "let the one behind flush all"),
+]
 CHANGE = st.tuples(st.sampled_from(CHANGES), st.just([""]), st.just(False), st.just(0))
 
 
@@ -39,6 +42,8 @@ class Indexed:
     def __init__(self) -> None:
         self.connection = emptied()
         self.runs = Runs()
+        self.behind = Runs()
+        """That of another process, which takes in what there is now and then: who records nothing has no need to."""
         self.rows: list[tuple[int, int, list[str], str | None]] = []
         self.expected: dict[tuple[int, str], list[int]] = defaultdict(list)
 
@@ -56,10 +61,19 @@ class Indexed:
     def reopened(self) -> Runs:
         """Return an index that was loaded anew, and has found in the rows what was in memory only."""
         found = self.loaded()
-        for row in self.rows:
-            if row[0] > found.indexed:
-                add(found, *row)
+        self.take_in(found)
         return found
+
+    def take_in(self, index: Runs) -> None:
+        """Let an index take in the rows that it has not seen."""
+        for row in self.rows:
+            if row[0] > index.indexed:
+                add(index, *row)
+
+    def inspect(self) -> None:
+        """Hold all that is written against its sums."""
+        for part in range(runs.PARTS):
+            self.loaded().inspect(self.connection, part)
 
     def loaded(self) -> Runs:
         """Return an index that was loaded anew."""
@@ -94,6 +108,27 @@ class Indexed:
             ):
                 found = self.runs.find(self.connection, kind, word, first, last)
                 assert found == [position for position in expected if first <= position <= last]
+
+
+def test_who_is_behind_does_not_write_that_less_is_covered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that only notes something need not have taken in what another one has recorded, and written to the index."""
+    monkeypatch.setattr(runs, "PARTS", 1)
+    monkeypatch.setattr(runs, "PART_SHIFT", 32)
+    index = Indexed()
+    index.add(WORDS[:1], with_id=True, count=1)
+    index.write(index.runs)
+    behind, third = index.reopened(), index.reopened()
+    assert third.find(index.connection, TAGS, WORDS[0]) == [1]
+    index.add(WORDS[:1], with_id=True, count=1)
+    index.write(index.runs)
+    index.write(behind)
+    index.inspect()
+    index.add(WORDS[:1], with_id=True, count=1)
+    index.take_in(third)
+    index.write(third)
+    index.inspect()
+    for index.runs in (index.runs, third, index.reopened()):
+        index.check(WORDS[0])
 
 
 def test_very_much_at_once_is_not_written_twice(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,13 +185,18 @@ def test_the_index_equals_a_dict_in_any_order_of_steps(parts: int, shift: int) -
                     index.runs = index.reopened()
                 case "let another flush":
                     index.flush(index.reopened(), "flush all")
+                case "let the one behind take in":
+                    index.take_in(index.behind)
+                case "let the one behind flush" | "let the one behind flush all":
+                    index.write(index.behind, whole=what.endswith("all"))
                 case _:
                     index.flush(index.runs, what)
-        for word in WORDS:
-            index.check(word)
-        index.runs = index.reopened()
-        for word in WORDS:
-            index.check(word)
+        for one in (index.runs, index.reopened(), index.behind):
+            index.runs = one
+            index.take_in(one)
+            for word in WORDS:
+                index.check(word)
+        index.inspect()
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(runs, "PARTS", parts)

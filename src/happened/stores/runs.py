@@ -374,6 +374,8 @@ class Runs:
         if covered > self._covered[part]:  # another process has flushed it meanwhile
             self._load_part(connection, part)
         known = self._of_part(connection, part)
+        if covered > self.indexed:  # who notes something need not have taken in what others have recorded
+            return part, covered, known
         kept = (list(known[TAGS]), list(known[IDS]))
         for kind in (TAGS, IDS):
             entries = array("Q", sorted(self._tail[kind][part].after(covered)))
