@@ -127,7 +127,8 @@ def test_who_is_behind_does_not_write_that_less_is_covered(monkeypatch: pytest.M
     index.take_in(third)
     index.write(third)
     index.inspect()
-    for index.runs in (index.runs, third, index.reopened()):
+    for one in (index.runs, third, index.reopened()):
+        index.runs = one
         index.check(WORDS[0])
 
 
