@@ -166,6 +166,8 @@ class LogChannel:
         self._lock = threading.Lock()
         self._store: Readable | None = None
         self._names = Names()
+        self._others: set[str] = set()
+        """How the records of a row begin that holds nothing that is published."""
         self._closed = False
 
     def origin(self) -> Origin:
@@ -230,7 +232,7 @@ class LogChannel:
                 self._let_go()
             if self._store is None:
                 store = self._connect()
-                self._names = Names()
+                self._names, self._others = Names(), set()
                 self._names.learn(store.notes)
                 self._store = store
             return self._store
@@ -253,12 +255,16 @@ class LogChannel:
         position = after
         scanned = 0
         names = self._names
+        others = self._others
         for rows in store.read(after, head, rows_max=PAGE_ROWS):
             for row in rows:
-                if row.input is None:
+                text = row.records
+                if row.input is None and (first := text[: text.find(",", 2)]) not in others:
                     name = _first(row, names, store)
                     if name is not None and name.what in PUBLISHED:
                         items += published_in(row, names)
+                    elif name is not None:
+                        others.add(first)
             position = rows[-1].last
             scanned += len(rows)
             if len(items) >= RECORDS_MAX or scanned >= SCANNED_MAX:

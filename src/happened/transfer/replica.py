@@ -61,7 +61,7 @@ KEY, HASHES = "_key", "_hashes"
 
 ROWS_IN_MEMORY_MAX = 300_000
 """Rows whose versions and hashes are kept in memory between pages; about 0.4 kB each."""
-WAITING_MAX, TOGETHER_SECONDS = 50_000, 0.25
+WAITING_MAX, TOGETHER_SECONDS = 50_000, 0.5
 """While more is known to come, so many keys are taken in and not looked at, for so long: of a key that changes often only the last change is."""
 SIGN_US = 1_000_000
 """How often a copy that is current says so to other processes, in microseconds."""
@@ -373,6 +373,7 @@ class Replicating(Generic[S]):
 
     def _begun(self, epoch: int) -> None:
         self._epoch = epoch
+        self._settled_at = time.monotonic()
         self._inflow = Inflow(self.channel)
         self._copy = None
         damaged: Broken | None = None
