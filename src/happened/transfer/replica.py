@@ -356,7 +356,7 @@ class Replicating(Generic[S]):
         self._head = 0
         self._noted_at = 0
         self._settled_at = 0.0
-        """When what was taken in was looked at last, by the monotonic clock."""
+        """When the copy was last as it is to be written, by the monotonic clock."""
         self.healed = self.rebuilt = 0
         """How often reading again has made the copy equal, and how often it was built anew since that did not help."""
 
@@ -445,7 +445,6 @@ class Replicating(Generic[S]):
         if more:
             copy.standing = msgspec.structs.replace(copy.standing, position=page.position)
             return
-        self._settled_at = time.monotonic()
         self._go_on(copy, page, known if page.position >= told_by else None)
 
     def _go_on(self, copy: Copy[S], page: Page, known: ShareStanding | None) -> None:
@@ -462,6 +461,7 @@ class Replicating(Generic[S]):
         copy.standing = msgspec.structs.replace(standing, position=page.position, as_of=as_of, current_at=current_at)
         if standing.equal_as_of != NEVER and standing.taken > standing.proven:
             return  # the page ends before the beacon of its last changes: who asks would see rows that are newer than the position they are said to be of
+        self._settled_at = time.monotonic()
         noted = self._noted
         if (
             copy.dirty
