@@ -72,7 +72,7 @@ FEW_KEYS = 2
 """So few keys are always looked for in a snapshot: what it may cost is little, what it may save is much."""
 
 REST = 20
-"""So many times as long as it took to take a snapshot, nothing is taken: threads share one lock of Python, and the writer is to have most of it."""
+"""So many times as long as a snapshot was worked on, nothing is taken: threads share one lock of Python, and the writer is to have most of it."""
 
 SLICE_SECONDS, PAUSE_SECONDS, BUSY_PAUSE_SECONDS = 0.0002, 0.00005, 0.001
 """After so long it waits so long, and longer beside commands. A thread that asks for Python's lock is else given it after 5 ms, and a commit asks for it half

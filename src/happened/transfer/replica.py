@@ -476,13 +476,12 @@ class Replicating(Generic[S]):
     def _taken(self, reader: Connection, copy: Copy[S], items: Sequence[Published], *, more: bool) -> Copy[S]:
         """Take in what arrived, in order; return the copy to go on with, which is another one where this can't be proven any more.
 
-        It is proven by the last beacon that does not come late, and by none where `more` is known to come: then neither is what was taken in looked at.
+        It is proven by the last beacon of its generation that does not come late. Where `more` is known to come it is not yet, and what was taken in is not
+        looked at, unless its generation ends.
         """
         beacons = {item.position: _decode_beacon(item.body) for item in items if item.what == BEACON}
-        standing = copy.standing
-        usable = [at for at, beacon in beacons.items() if at >= standing.taken and beacon.generation >= standing.generation]
-        last = max(usable, default=0)
-        if copy.told is not None and not last and not more and not self._proven(reader, copy, *copy.told):
+        ends = {beacon.generation: at for at, beacon in sorted(beacons.items()) if at >= copy.standing.taken}
+        if copy.told is not None and not more and copy.standing.generation not in ends and not self._proven(reader, copy, *copy.told):
             return self._built_anew(copy, _differs(copy.told[0]))
         came: Published | None = None
         for item in items:
@@ -490,13 +489,15 @@ class Replicating(Generic[S]):
             told = beacon if beacon is not None else _decode_change(item.body)
             if told.generation > copy.standing.generation:
                 copy.reached(came)
+                if more and copy.told is not None and not self._proven(reader, copy, *copy.told):
+                    return self._built_anew(copy, _differs(copy.told[0]))
                 copy = self._of_generation(copy, told.generation, item)
             if told.generation == copy.standing.generation:
                 if isinstance(told, Change):
                     copy.take(reader, told)
                 elif more:
                     copy.told = (told, item) if item.position >= copy.standing.taken else copy.told
-                elif item.position == last and not self._proven(reader, copy, told, item):
+                elif item.position == ends.get(told.generation) and not self._proven(reader, copy, told, item):
                     return self._built_anew(copy, _differs(told))
             came = item
         copy.reached(came)
