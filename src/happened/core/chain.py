@@ -67,7 +67,12 @@ def taken_apart_text(records: str, position: int) -> list[RawRecord]:
 
 def is_erased(record: RawRecord) -> bool:
     """Say whether the body of a record is gone, and its digest stands in its place."""
-    return bytes(record.body) == ERASED and b'"h"' in bytes(record.extra) and decode_extra(record.extra).erased is not None
+    return (
+        bool(record.extra)
+        and bytes(record.body) == ERASED
+        and b'"h"' in bytes(record.extra)
+        and decode_extra(record.extra).erased is not None
+    )
 
 
 def link_of_erased(extra: bytes) -> tuple[bytes, bytes]:

@@ -302,7 +302,7 @@ def published_in(row: Row, names: Names) -> Iterator[Published]:
             name = by_number.get(known)
             what, called, version = (name.what, name.name, name.version) if name is not None and name.what in PUBLISHED else ("", "", 0)
             parts = name.parts if name is not None else None
-        if what and not (raw.extra and is_erased(raw)):
+        if what and not is_erased(raw):
             extra = decode_extra(raw.extra) if raw.extra else None
             occurred = extra.occurred if extra is not None and extra.occurred is not None else head_occurred
             place = position - row.position
