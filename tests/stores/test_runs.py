@@ -204,3 +204,26 @@ def test_the_index_equals_a_dict_in_any_order_of_steps(parts: int, shift: int) -
         patched.setattr(runs, "PART_SHIFT", shift)
         patched.setattr(runs, "MERGE_RUNS", 2)
         holds()
+
+
+def test_parts_are_merged_at_different_times() -> None:
+    """A merge of large runs takes tens of milliseconds: if all parts had theirs in turn, a few hundred commits one after the other would be slow."""
+    index = Indexed()
+    words = {runs.part_of(word)[1]: word for word in map(str, range(2_000))}
+    assert len(words) == runs.PARTS
+    merged: list[int] = []
+    highest = before = 0
+    for _ in range(600):
+        for word in words.values():
+            index.add([word], with_id=False, count=1)
+        index.write(index.runs, whole=True)
+        [(highest, large)] = index.connection.execute("select max(level), sum(level > 1) from run")
+        merged.append(max(0, large - before))
+        before = large
+    assert highest > 2
+    assert 0 < max(merged) <= runs.PARTS // 8
+    index.runs = index.loaded()
+    index.inspect()
+    for word in words.values():
+        index.expected[IDS, word] = []
+        index.check(word)

@@ -531,6 +531,34 @@ def test_an_index_that_was_dropped_hides_nothing_from_who_decides(path: Path, be
         assert found == [9]
 
 
+def test_an_index_of_an_earlier_release_is_used_and_is_made_anew_as_today(path: Path) -> None:
+    """That had no rowids: SQLite reads each run that it passes on its way to one."""
+    with closing(indexed(SqliteStore(str(path)))) as store:
+        Scribe(store).append(*(Fact((f"n={n}",), id=f"id-{n}") for n in range(100)))
+    today = _made(path)
+    with closing(connect(str(path))) as file:
+        for table in ("run", "counted"):
+            file.execute(f"create table _as_it_was as select * from {table}")
+            file.execute(f"drop table {table}")
+            file.execute(f"{today[table]} without rowid")
+            file.execute(f"insert into {table} select * from _as_it_was")
+            file.execute("drop table _as_it_was")
+    for anew in (False, True):
+        if anew:
+            drop_index_of(str(path))
+            assert _made(path) == today
+        with closing(indexed(SqliteStore(str(path)))) as store:
+            Scribe(store).append(*(Fact((f"n={n}",), id=f"id-{anew}-{n}") for n in range(100)))
+            store.inspect()
+            assert all(store.find_id(f"id-{n}") and store.find_id(f"id-{anew}-{n}") for n in range(100))
+
+
+def _made(path: Path) -> dict[str, str]:
+    """Return how the tables of a file were made."""
+    with closing(connect(str(path))) as file:
+        return dict(file.execute("select name, sql from sqlite_master where type = 'table'"))
+
+
 def test_an_index_is_inspected_on_the_disk_also_where_it_is_in_memory(path: Path) -> None:
     """Who has the log open has read parts of it before they were damaged."""
     with closing(indexed(SqliteStore(str(path)))) as store:

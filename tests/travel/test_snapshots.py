@@ -324,6 +324,10 @@ def test_no_id_is_given_twice(tmp_path: Path, earlier: bool) -> None:
             connection.execute("drop table _snapshot")
             connection.execute(DDL[0].replace(" autoincrement", ""))
             connection.execute("insert into _snapshot select * from _as_it_was")
+            connection.execute("create table _chunks_as_they_were as select * from _chunk")
+            connection.execute("drop table _chunk")
+            connection.execute(f"{DDL[1]} without rowid")
+            connection.execute("insert into _chunk select * from _chunks_as_they_were")
             connection.commit()
         file = SnapshotsFile(str(path))
 
@@ -333,6 +337,9 @@ def test_no_id_is_given_twice(tmp_path: Path, earlier: bool) -> None:
     assert forget_snapshots(str(path))
     assert file.put(about, [b"a third"]) not in (before, before + 1)
     file.close()
+    with closing(sqlite3.connect(path)) as connection:
+        [(made,)] = connection.execute("select sql from sqlite_master where name = '_chunk'")
+        assert "without rowid" not in made, "SQLite would read each chunk that it passes on its way to one"
 
 
 def test_large_states_are_kept_in_chunks_of_a_size(tmp_path: Path) -> None:

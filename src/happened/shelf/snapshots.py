@@ -21,17 +21,12 @@ DDL = (
     id integer primary key autoincrement, name text not null, fingerprint text not null, log text not null, epoch integer not null,
     position integer not null, digest blob not null, states integer not null, chunks integer not null, bytes integer not null,
     seconds real not null, whole integer not null default 0)""",
-    "create table if not exists _chunk(snapshot integer not null, n integer not null, body blob not null, primary key(snapshot, n)) without rowid",
+    "create table if not exists _chunk(snapshot integer not null, n integer not null, body blob not null, primary key(snapshot, n))",
 )
-"""No id is given twice: whoever knows a snapshot that was dropped since must not take the chunks of another one for its own."""
+"""No id is given twice: whoever knows a snapshot that was dropped since must not take the chunks of another one for its own.
 
-GIVES_ANEW = (
-    "alter table _snapshot rename to _earlier",
-    DDL[0],
-    "insert into _snapshot select * from _earlier",
-    "drop table _earlier",
-)
-"""Makes the table anew of a file of earlier code, which gave ids again."""
+Chunks have rowids: without, SQLite reads the body of each chunk that it passes on its way to one.
+"""
 
 BUSY_SECONDS = 10
 
@@ -77,20 +72,25 @@ def _make(connection: sqlite3.Connection) -> None:
     """Make the tables, if they are not there as they are made today."""
     for statement in DDL:
         connection.execute(statement)
-    if _gives_ids_again(connection):
+    if _earlier(connection):
         try:
             connection.execute("begin immediate")
         except sqlite3.OperationalError:  # whoever may only read gives no ids
             return
-        if _gives_ids_again(connection):  # nobody else was quicker
-            for statement in GIVES_ANEW:
-                connection.execute(statement)
+        for table, made in _earlier(connection):  # unless somebody else was quicker
+            connection.execute(f"alter table {table} rename to _earlier")
+            connection.execute(made)
+            connection.execute(f"insert into {table} select * from _earlier")  # noqa: S608 - one of two names
+            connection.execute("drop table _earlier")
         connection.execute("commit")
 
 
-def _gives_ids_again(connection: sqlite3.Connection) -> bool:
-    [(made,)] = connection.execute("select sql from sqlite_master where name = '_snapshot'")
-    return "autoincrement" not in made
+def _earlier(connection: sqlite3.Connection) -> list[tuple[str, str]]:
+    """Return the tables that earlier code has made, with what makes them today: one gave ids again, the other had no rowids."""
+    made: dict[str, str] = dict(connection.execute("select name, sql from sqlite_master where type = 'table'"))
+    given, chunks = DDL
+    found = [("_snapshot", given)] if "autoincrement" not in made["_snapshot"] else []
+    return [*found, ("_chunk", chunks)] if "without rowid" in made["_chunk"] else found
 
 
 class SnapshotsFile:

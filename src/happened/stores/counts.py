@@ -25,7 +25,7 @@ Sums = dict[str, int]
 DDL = (
     (
         "create table if not exists counted(level integer not null, block integer not null, last integer not null, sums blob not null, "
-        "primary key(level, block)) without rowid"
+        "primary key(level, block))"
     ),
 )
 TABLES = ("counted",)
