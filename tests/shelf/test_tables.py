@@ -241,6 +241,52 @@ def test_a_state_without_fields_is_a_row() -> None:
     assert connection.execute('select * from "Nothing"').fetchall() == [(4,)]
 
 
+class Basket(State):
+    customer: CustomerNo
+    lines: tuple[Address, ...] = ()
+
+
+class Scan(State):
+    page: int
+    image: bytes = b""
+
+
+class Latest(State):
+    lines: tuple[Address, ...] = ()
+
+
+@pytest.mark.parametrize(("state", "large"), [(Order, False), (Totals, False), (Basket, True), (Scan, True), (Wide, True), (Latest, False)])
+def test_rows_that_may_be_large_have_rowids(state: type[State], large: bool) -> None:
+    """Else SQLite reads each that lies on the way to another one."""
+    table = Table(state, FINGERPRINT)
+    connection = opened(table)
+    [(made,)] = connection.execute("select sql from sqlite_master where name = ?", (table.name,))
+
+    assert ("without rowid" in made) is not large
+
+
+def test_a_large_state_without_a_key_is_one_row() -> None:
+    """Its constant key is none that SQLite gives by itself."""
+    table = Table(Latest, FINGERPRINT)
+    connection = opened(table)
+    for number in (1, 2):
+        assert table.put(connection, [table.encode(Latest((Address("here", number),)), number)]) == []
+    assert [table.decode(row) for row in connection.execute(table.get)] == [Latest((Address("here", 2),))]
+
+
+def test_a_large_row_with_a_number_as_its_key_is_kept_and_replaced() -> None:
+    """Where rows have rowids, such a key is one."""
+    table = Table(Scan, FINGERPRINT)
+    connection = opened(table)
+    scans = [Scan(page, bytes([page % 256]) * 3_000) for page in (7, -(2**63), 2**63 - 1, 0)]
+
+    assert table.put(connection, [table.encode(scan, 1) for scan in scans]) == []
+    assert table.put(connection, [table.encode(Scan(7, b"anew"), 2)]) == []
+
+    found = {table.decode(row) for row in connection.execute(table.select())}
+    assert found == {Scan(7, b"anew"), *scans[1:]}
+
+
 # --- decimals
 
 

@@ -132,7 +132,10 @@ def test_a_beacon_that_comes_again_is_no_proof_of_what_came_since(tmp_path: Path
 @pytest.mark.parametrize("seed", range(12))
 @pytest.mark.parametrize("seconds", [0.0, 0.01, 600.0])
 def test_it_is_proven_wherever_pages_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int, seconds: float) -> None:
-    """Also where the last beacon was passed while more was known to come, and what came was nothing of this share; doubled, shuffled and late."""
+    """Also where the last beacon was passed while more was known to come, and what came was nothing of this share; doubled, shuffled and late.
+
+    A channel that is not honest may hand out a change after it has said that all had come: that is seen at the next beacon.
+    """
     small_pages(monkeypatch, seconds=seconds)
     chance = random.Random(seed)
     monkeypatch.setattr("happened.transfer.channel.RECORDS_MAX", chance.randrange(1, 7))
@@ -146,7 +149,7 @@ def test_it_is_proven_wherever_pages_end(tmp_path: Path, monkeypatch: pytest.Mon
             upstream.record(Noted("by the way"))  # the log ends with what is not of the share
             channel = LogChannel(lambda: upstream.log.engine, lambda _store: True, own=False)
             with billing.open(own, channels={"crm": Rough(channel, chance, honest=seed % 2 == 0) if seed % 3 else channel}) as running:
-                until(lambda: equal(running))
+                until(lambda: equal(running) and (seed % 2 == 0 or copied(running) == expected(upstream)))
                 assert copied(running) == expected(upstream)
                 upstream.record(Moved("c-9", "a", "France"))
                 until(lambda: equal(running) and "c-9" in copied(running))
