@@ -276,7 +276,8 @@ class Runs:
                 self._load_part(connection, part)
                 return self.find(connection, kind, text, first, last)
             place = bisect_left(entries, low)
-            found += [entry & POSITION for entry in entries[place : bisect_right(entries, high, place)]]
+            if place < len(entries) and entries[place] <= high:  # most runs have none: a second search of each would be half the time
+                found += [entry & POSITION for entry in entries[place : bisect_right(entries, high, place)]]
         found += [position for position in self._tail[kind][part].find(hashed) if first <= position <= last]
         return sorted(set(found)) if len(found) > 1 else found
 
