@@ -159,7 +159,7 @@ class Hearing(ABC, Generic[L_co, R]):
         ran: list[R] = []
         wrong: list[Held] = []
         for row, records in zip(rows, pages, strict=True):
-            for heard in heard_in(self.listener, [row], [records]):
+            for heard in heard_of(self.listener, row, records):
                 if self._slice_of is not None and not self._is_here(heard):
                     continue
                 if self._held and self._let_wait(heard):
@@ -441,19 +441,23 @@ def called(
     listed: Callable[[Any], list[Any]],
 ) -> tuple[list[Any], list[Written]]:
     """Call a listener on an event with what it asks for; return what it returns, and the answers it got. `ask` gives a call its `World`."""
+    taking = listener.takes.get(heard.event.__class__)
+    if taking is not None and not taking.asks:  # as nearly all are
+        return listed(_returned(listener, heard.event, heard, header, state_of, None)), []
     events = events_of(heard.event)
 
     def call(world: World | None) -> list[Any]:
         return [one for event in events for one in listed(_returned(listener, event, heard, header, state_of, world))]
 
-    asks = any(WORLD in listener.takes[type(event)].slots for event in events)
-    return ask(call) if asks else (call(None), [])
+    return ask(call) if any(listener.takes[type(event)].asks for event in events) else (call(None), [])
 
 
 def _returned(
     listener: Listener, event: Any, heard: Heard, header: Header, state_of: Callable[[Fold, Key], Any], world: World | None
 ) -> Any:
     taking = listener.takes[type(event)]
+    if not taking.slots:
+        return listener.function(event)
     states: list[Any] = []
     for fill in taking.fills:
         states.append(filled(fill, event, states, state_of))
@@ -470,16 +474,23 @@ def _returned(
 
 def heard_in(listener: Listener, rows: Sequence[Row], pages: Sequence[Sequence[Any]]) -> Iterator[Heard]:
     """Yield the events of these rows that a listener hears, in order."""
-    takes = listener.takes
     for row, records in zip(rows, pages, strict=True):
-        for ordinal, record in enumerate(records, row.input is not None):
-            event: Any = record.body
-            taking = takes.get(event.__class__)
-            if event.__class__ is Several:
-                yield from _heard_split(listener, row, ordinal, record)
-            elif taking is not None:
-                number: int = record.__struct_config__.tag  # a page decodes records as classes that are tagged by the number of their name
-                yield Heard(row.position + ordinal, ordinal, row, number, event, record.extra, taking.key(event))
+        yield from heard_of(listener, row, records)
+
+
+def heard_of(listener: Listener, row: Row, records: Sequence[Any]) -> list[Heard]:
+    """Return the events of one row that a listener hears, in order."""
+    found: list[Heard] = []
+    takes = listener.takes
+    for ordinal, record in enumerate(records, row.input is not None):
+        event: Any = record.body
+        taking = takes.get(event.__class__)
+        if taking is not None:
+            number: int = record.__struct_config__.tag  # a page decodes records as classes that are tagged by the number of their name
+            found.append(Heard(row.position + ordinal, ordinal, row, number, event, record.extra, taking.key(event)))
+        elif event.__class__ is Several:
+            found += _heard_split(listener, row, ordinal, record)
+    return found
 
 
 def _heard_split(listener: Listener, row: Row, ordinal: int, record: Any) -> Iterator[Heard]:

@@ -25,6 +25,8 @@ class Taking(NamedTuple):
     fills: list[Fill]
     slots: list[int | str]
     """For each parameter after the event: the place of its fill, `world` or `recorded`."""
+    asks: bool
+    """Whether one of them is a `World`."""
     key: Callable[[Any], Sequence[str]]
     """The terms that an event's order goes by: two that share one are taken one after the other. None: after all others."""
 
@@ -61,7 +63,7 @@ class Listener:
         self._tags: dict[type[Event], set[str]] = {}
         """By what events of a class go."""
         self.takes = {event: self._taking(event, parameters[1:]) for event in self.events}
-        self.wants_world = any(WORLD in taking.slots for taking in self.takes.values())
+        self.wants_world = any(taking.asks for taking in self.takes.values())
         self.states: list[Fold] = list(dict.fromkeys(fill.fold for taking in self.takes.values() for fill in taking.fills))
         self.wish = Wish(self.kind, self.name, self.version, "")
 
@@ -110,7 +112,7 @@ class Listener:
                     f"parameter `{parameter.name}` of `{label(self.function)}` can't be filled: {self.asks}",
                     parameter=parameter.name,
                 )
-        return Taking(fills, slots, self._key_of(event, fills))
+        return Taking(fills, slots, WORLD in slots, self._key_of(event, fills))
 
     def _key_of(self, event: type[Event], fills: Sequence[Fill]) -> Callable[[Any], Sequence[str]]:
         scope = scope_of(event)

@@ -94,13 +94,16 @@ class Reacting(Hearing[Reaction, Ran]):
 
     def _check_limits(self, sends: Sequence[Prepared], answers: Sequence[Written], later: Sequence[tuple[Schedule, Prepared]]) -> None:
         """Raise `Invalid` where a row could not be recorded: then it is this event's trouble, and no other's."""
-        if not answers and not later and all(len(one.asked_bytes) <= RECORD_BYTES_MAX for one in sends):
+        for one in sends:
+            if len(one.asked_bytes) > RECORD_BYTES_MAX:
+                raise too_large(len(one.asked_bytes))
+        if not answers and not later:
             return
         count = len(answers) + len(later)
         if count > RECORDS_MAX:
             raise too_many(count)
         scheduled = [encode(msgspec.structs.replace(schedule, number=NUMBER_MAX)) for schedule, _ in later]
-        largest = max(map(len, [*(one.asked_bytes for one in sends), *(one.body for one in answers), *scheduled]), default=0)
+        largest = max(map(len, [*(one.body for one in answers), *scheduled]), default=0)
         if largest > RECORD_BYTES_MAX:
             raise too_large(largest)
 
@@ -139,9 +142,12 @@ class Reacting(Hearing[Reaction, Ran]):
 
     def add(self, batch: Batch, ran: Sequence[Ran]) -> None:
         """Send commands, and record what is sent later."""
+        if not ran:
+            return
         sends: list[Prepared] = []
+        number = batch.number(self.listener.wish)
         for one in ran:
-            sent = self.put(batch, one)
+            sent = self._put(batch, one, number)
             for prepared in one.sends:
                 prepared.sent = sent
                 sends.append(prepared)
@@ -150,7 +156,10 @@ class Reacting(Hearing[Reaction, Ran]):
 
     def put(self, batch: Batch, ran: Ran) -> Sent:
         """Record what a run got from outside and sends later; return what its commands say of it."""
-        sent = msgspec.structs.replace(ran.sent, handler=batch.number(self.listener.wish))
+        return self._put(batch, ran, batch.number(self.listener.wish))
+
+    def _put(self, batch: Batch, ran: Ran, number: int) -> Sent:
+        sent = msgspec.structs.replace(ran.sent, handler=number)
         if ran.header is not None:
             self._add_row(batch, ran, ran.header, sent)
         return sent
