@@ -615,7 +615,19 @@ def test_any_list_may_be_returned() -> None:
         assert told(running) == ["a", "b", "c"]
 
 
-@pytest.mark.parametrize("given", [{}, {"after": timedelta(1), "at": NOON}, {"after": timedelta(-1)}, {"at": NOON.replace(tzinfo=None)}])
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"after": timedelta(1), "at": NOON},
+        {"after": timedelta(-1)},
+        {"at": NOON.replace(tzinfo=None)},
+        {"after": 3},
+        {"after": NOON},
+        {"at": NOON.date()},
+        {"at": "2026-01-01T12:00:00Z"},
+    ],
+)
 def test_later_says_when_in_one_way(given: dict[str, Any]) -> None:
     """No time, two, one before the event, and one without a zone are refused where it is made."""
     with pytest.raises(h.Invalid):

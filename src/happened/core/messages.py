@@ -102,9 +102,12 @@ class Later(_Later[C], Generic[C], frozen=True, gc=False, kw_only=True):
     at: datetime | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what says no time, two, one before the event, or one without a zone."""
+        """Refuse what says no time, two, what is none, one before the event, or one without a zone."""
         if (self.after is None) == (self.at is None):
             raise Invalid("`Later` takes either `after=timedelta(...)` or `at=datetime(...)`")
+        for given, kind in ((self.after, timedelta), (self.at, datetime)):
+            if given is not None and not isinstance(given, kind):  # pyright: ignore[reportUnnecessaryIsInstance]  # a checker has not seen every caller
+                raise Invalid(f"`Later` takes either `after=timedelta(...)` or `at=datetime(...)`, not {given!r}")
         if self.after is not None and self.after < timedelta(0):
             raise Invalid(f"`Later` can't come before its event: after={self.after!r}")
         if self.at is not None and self.at.tzinfo is None:
