@@ -323,7 +323,8 @@ class Wiring:
         for publication in self.publications:
             published = publication.publishes
             listening = [fold.state.__name__ for fold in states if published in fold.readings]
-            listening += [other.name for other in self.publications if published in other.events]
+            others: list[Publication | Reaction | Projection] = [*self.publications, *self.reactions, *self.projections]
+            listening += [other.name for other in others if published in other.events]
             if published in recorded or listening:
                 where = f"`{listening[0]}` listens to it" if listening else "it is recorded here as a fact or a decision"
                 raise Invalid(

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sql
 
 import happened as h
 from tests.transfer.model import (
@@ -18,6 +19,7 @@ from tests.transfer.model import (
     Left,
     Moved,
     address_changed,
+    bill,
     billing,
     crm,
 )
@@ -56,6 +58,14 @@ def unlisted(command: Bill, debtor: h.Replica[Debtor]) -> Iterator[Billed]:
     yield from ()
 
 
+def react(event: AddressChanged) -> Iterator[Bill]:
+    yield from ()
+
+
+def write(event: AddressChanged, connection: sql.Connection) -> None:
+    """Write nothing."""
+
+
 wrong_channel: Any = 7
 
 
@@ -71,6 +81,14 @@ def app(**tables: Any) -> Callable[[], h.App]:
             "is published by `address_changed`, and it is recorded here",
         ),
         (app(records=[Moved], publications=[address_changed], views=[Hears]), "`Hears` listens to it"),
+        (
+            app(records=[Moved], deciders=[bill], replicas={"crm": [Debtor]}, publications=[address_changed], reactions=[react]),
+            "`react` listens to it",
+        ),
+        (
+            app(records=[Moved], publications=[address_changed], projections=[h.Projection(write, into="sqlite:///x.db")]),
+            "`write` listens to it",
+        ),
         (
             app(records=[Moved], publications=[address_changed, address_changed]),
             "`address_changed` is the name of the publication `address_changed`, and of the publication `address_changed`: list it once",
