@@ -221,6 +221,33 @@ def test_what_does_not_fit_in_a_wiring_is_found() -> None:
     assert findings(declared_flow(TOPOLOGY), "outside") == []
 
 
+def test_what_hears_or_shares_what_nobody_records_is_found(log: Log) -> None:
+    """Nothing ever comes to it: that is said before anything runs, and once."""
+    unheard = without(
+        states=[*TOPOLOGY["states"], {"name": "Gone", "from": ["Left"]}],
+        reactions=[
+            *TOPOLOGY["reactions"],
+            {"name": "deaf", "events": ["Left", "Short", "Moved"], "sends": ["Order"], "later": [], "reads": []},
+        ],
+        publications=[*TOPOLOGY["publications"], {"name": "mute", "event": ["Left"], "publishes": "Shouted", "reads": []}],
+        shares=[*TOPOLOGY["shares"], {"name": "GoneCard", "state": "Gone"}],
+        projections=[{"name": "rows", "version": 1, "events": ["Left", "Ordered"]}],
+    )
+    record(log, STEPS, unheard)
+
+    flow = observed_flow(log)
+
+    told, before = ([one.text for one in found.findings if one.kind == "unrecorded"] for found in (flow, declared_flow(unheard)))
+    assert told == before
+    assert told == [
+        "`Gone` is shared, and nobody records `Left`, which it is folded from",
+        "projection `rows` hears `Left`, and nobody records that",
+        "publication `mute` hears `Left`, and nobody records that",
+        "reaction `deaf` hears `Left`, `Moved`, and nobody records that",
+    ]
+    assert findings(flow, "idle") == ["reaction:deaf"]
+
+
 def test_a_cycle_says_how_many_more_lead_back_and_which_step_is_a_timer() -> None:
     """Of a group that reach each other one way is told, and nothing of it is hidden without a count; a timer has the name of the command that it sends."""
     loop = {"name": "loop", "events": ["Asked"], "sends": [], "later": ["Restock"], "reads": []}

@@ -59,6 +59,8 @@ class Declared:
         """Name of a decider -> name of its command."""
         self.states: dict[str, Mapping[str, Any]] = {state["name"]: state for state in topology.get("states", ())}
         self.views: list[str] = list(topology.get("views", ()))
+        self.shared: list[str] = []
+        """The states that are shared."""
         self._replicas = {name for names in topology.get("replicas", {}).values() for name in names}
         upcasts: Mapping[str, Any] = topology.get("upcasts", {})
         earlier: Sequence[Mapping[str, Any]] = upcasts.get("earlier", ())
@@ -89,6 +91,10 @@ class Declared:
     def sources(self, id: str) -> Sequence[str]:
         """Return the nodes with an arrow to this one."""
         return self._sources.get(id, ())
+
+    def is_reached(self, id: str) -> bool:
+        """Say whether something may come to a handler: it hears nothing, or somebody sends or records something of what it hears."""
+        return not self.sources(id) or any(map(self.sources, self.sources(id)))
 
     def events_of(self, state: str) -> list[str]:
         """Return the names of the events that a state is folded from; all of the app's where it is folded from any."""
@@ -133,7 +139,9 @@ class Declared:
             self._arrow((OUTSIDE, ""), self.nodes[node], may=bool(self.sources(node)))
         for share in topology.get("shares", ()):
             shared: Mapping[str, Any] = {"name": share, "state": share} if isinstance(share, str) else share
-            self._heard(shared, "share", self.events_of(shared.get("state", shared["name"])))
+            state = shared.get("state", shared["name"])
+            self.shared.append(state)
+            self._heard(shared, "share", self.events_of(state))
         for view in self.views:
             self._node("view", view)
             if joins := self.states.get(view, {}).get("joins"):

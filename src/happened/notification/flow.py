@@ -27,7 +27,8 @@ UNWIRED = ("act:", "unread:")
 WIRINGS_MAX = 16
 """How many wirings are kept for the next map."""
 
-CONSUMERS = ("reaction", "publication", "share", "view", "projection")
+LISTENERS = ("reaction", "publication", "projection")
+CONSUMERS = (*LISTENERS, "share", "view")
 
 
 class Times(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -295,8 +296,12 @@ def _of_wiring(declared: Declared) -> list[Finding]:
         if command not in decided
     ]
     read = sorted({state for states in declared.reads.values() for state in states} & set(declared.states))
-    for state in [*read, *(view for view in declared.views if view not in read)]:
+    for state in dict.fromkeys([*read, *declared.views, *declared.shared]):
         found += _of_state(declared, state, produced)
+    for node, (kind, _) in sorted(declared.nodes.items()):
+        missing = [event for event in declared.sources(node) if not declared.sources(event)] if kind in LISTENERS else []
+        if missing:
+            found.append(Finding("unrecorded", node, f"{_named(node)} hears {_listed(missing)}, and nobody records that"))
     causes = [pair for pair in declared.arrows if not pair[1].startswith(("view:", "gateway:"))]
     for way, others in cycles(causes):
         shown = " -> ".join(_step(*declared.nodes[node]) for node in [*way, way[0]])
@@ -327,9 +332,14 @@ def _of_state(declared: Declared, state: str, produced: set[str]) -> list[Findin
     missing = [event for event in declared.events_of(state) if event not in produced]
     if not missing:
         return []
-    listed = ", ".join(f"`{event}`" for event in missing)
-    which = "read" if state not in declared.views else "shown"
+    which = "shown" if state in declared.views else "shared" if state in declared.shared else "read"
+    listed = _listed([id_of("event", event) for event in missing])
     return [Finding("unrecorded", state, f"`{state}` is {which}, and nobody records {listed}, which it is folded from")]
+
+
+def _listed(events: Iterable[str]) -> str:
+    """Return the names of events, from their ids."""
+    return ", ".join(f"`{event.partition(':')[2]}`" for event in events)
 
 
 def _of_log(declared: Declared, arrows: Iterable[Arrow], observed: Observed, sampled: Collection[str]) -> list[Finding]:
@@ -353,7 +363,7 @@ def _of_log(declared: Declared, arrows: Iterable[Arrow], observed: Observed, sam
         and node not in sampled
         and declared.leaves_rows(node)
     ]
-    found += [Finding("idle", node, f"{_named(node)} was never seen to run") for node in idle]
+    found += [Finding("idle", node, f"{_named(node)} was never seen to run") for node in idle if declared.is_reached(node)]
     came = {*observed.records, *(one for into in observed.came_to.values() for one in into)}
     never = {node for node in declared.nodes if node.startswith("event:") and node not in came and declared.sources(node)}
     return found + [
