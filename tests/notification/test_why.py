@@ -178,6 +178,33 @@ def lend(command: Order, debtor: Debtor, stock: Stock) -> list[Ordered]:
     return [Ordered(command.sku)]
 
 
+@h.named("order")
+def order_of_both(command: Order, reminders: Reminders, stock: Stock) -> list[Ordered]:
+    return [Ordered(command.sku)]
+
+
+@h.named("order")
+def order_again(command: Order, stock: Stock) -> list[Ordered]:
+    return [Ordered(command.sku)] if stock.units else []
+
+
+def test_what_a_decider_had_read_is_told_as_it_was_then(tmp_path: Path) -> None:
+    """By its parameters of that release, whatever they are in the one that tells it: with others, in another order, or with other code."""
+    releases = [h.App("shop", records=[Received], deciders=[one, ask], views=[Stock]) for one in (order, order_of_both, order_again)]
+    facts: list[int] = []
+    ordered: list[int] = []
+    for release in releases:
+        with release.open(f"sqlite:///{tmp_path}/shop.db") as running:
+            facts.append(running.record(Received("nut", 5)).position)
+            ordered.append(running.dispatch(Order("nut")).position)
+
+    for release in releases:
+        with release.open(f"sqlite:///{tmp_path}/shop.db", run=False) as running:
+            told = [causes_of(running.log, place, release.reads())[0].reads for place in ordered]
+
+            assert told == [(Read("Stock", facts[0]),), (Read("Reminders", 0), Read("Stock", facts[1])), (Read("Stock", facts[2]),)]
+
+
 def test_what_was_read_of_a_copy_is_told_by_its_system(tmp_path: Path) -> None:
     """Its position is one of the other log; what other parameters had read keeps its name."""
     crm = h.App("crm", deciders=[name], shares=[Origin])

@@ -15,6 +15,7 @@ from happened.core.store import Row
 from happened.log.log import Log
 from happened.log.records import Record
 from happened.log.row import Header, decode_header
+from happened.notification.observed import topologies
 
 
 class Read(msgspec.Struct, frozen=True):
@@ -90,7 +91,7 @@ def _cause(log: Log, record: Record, row: Row, reads: Mapping[str, Sequence[Read
         actor=record.actor,
         body=record.body,
         handler=record.handler or "" if decided else "",
-        reads=_reads(header, reads.get(record.handler or "", ())) if decided else (),
+        reads=_reads(header, _parameters(log, record.position, header, reads)) if decided and header.reads else (),
         sender=sender.name if sender is not None else "",
         waited_us=timed.waited if timed is not None else None,
         ran_us=timed.ran if timed is not None else None,
@@ -98,12 +99,51 @@ def _cause(log: Log, record: Record, row: Row, reads: Mapping[str, Sequence[Read
     )
 
 
+class _Decider(msgspec.Struct, frozen=True):
+    name: str
+    fingerprint: str = ""
+    reads: tuple[str, ...] = ()
+
+
+class _Wiring(msgspec.Struct, frozen=True):
+    """What is needed of a topology, as the log has it."""
+
+    deciders: tuple[_Decider, ...] = ()
+    replicas: Mapping[str, tuple[str, ...]] = {}
+
+
+def _parameters(log: Log, position: int, header: Header, reads: Mapping[str, Sequence[Read]]) -> Sequence[Read]:
+    """Return what the parameters of a row's decider were filled with: as today's code has it, unless the wiring that was in force says otherwise.
+
+    That names each state once: where one has filled several parameters, and another today, nobody knows any more which. Then there are none.
+    """
+    name = log.names.by_number.get(header.handler or 0)
+    if name is None:
+        return ()
+    today = reads.get(name.name, ())
+    for _, body in reversed(topologies(log, position)):
+        wiring = msgspec.json.decode(body, type=_Wiring)
+        for decider in wiring.deciders:
+            if (decider.name, decider.fingerprint) == (name.name, name.fingerprint):
+                if decider.reads == tuple(dict.fromkeys(read.state for read in today)):
+                    return today
+                systems = {state: system for system, states in wiring.replicas.items() for state in states}
+                then = [Read(state, system=systems.get(state, "")) for state in decider.reads]
+                return then if len(then) == sum(not _is_asked_for(version) for version in header.reads) else ()
+    return today
+
+
+def _is_asked_for(version: Any) -> bool:
+    """Say whether a decider has asked its `World` for it: then its name stands there, too. Earlier releases wrote the key between name and version."""
+    return type(version) is not int and bool(version) and type(version[0]) is str
+
+
 def _reads(header: Header, parameters: Sequence[Read]) -> tuple[Read, ...]:
     """Return what was read: by the order of the decider's parameters, then what it asked its `World` for, with its name."""
     found: list[Read] = []
     for place, version in enumerate(header.reads):
         parts: list[Any] = [] if type(version) is int else list(version)
-        if parts and type(parts[0]) is str:  # name and version; earlier releases wrote the key between them
+        if _is_asked_for(version):
             found.append(Read(parts[0], parts[-1]))
         else:
             read = parameters[place] if place < len(parameters) else Read("?")
