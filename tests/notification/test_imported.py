@@ -141,6 +141,22 @@ def test_a_fact_with_a_cause_says_who_and_when_and_not_how_long_a_handler_took(t
     assert told[-1].endswith("    c  t-c  by the c  happened 2026-03-01 08:00:00.002000")
 
 
+def test_a_cause_that_is_not_here_is_said(tmp_path: Path) -> None:
+    """Spans get lost, and others are told elsewhere: who lacks them is no beginning. What is alike is told as one all the same."""
+    with h.open_log(f"sqlite:///{tmp_path}/log.db", create=True) as log:
+        log.append(h.Message(h.Loose("page", {}), id="p", correlation="other"))
+        for own, cause in (("a", None), ("b", "a"), ("c", "p"), ("d", "lost"), ("e", "d")):
+            log.append(h.Message(h.Loose("cart" if cause in ("p", "lost") else "page", {}), id=own, correlation="t", causation=cause))
+        story, folded = (story_of(log, "t", fold=fold) for fold in (False, True))
+        told = list(story_as_text(story))
+
+    lost = "its cause is not in this conversation: "
+    assert {line.id: line.says for line in story.lines} == {"a": "", "b": "", "c": f"{lost}p", "d": f"{lost}lost", "e": ""}
+    assert [line.depth for line in story.lines] == [0, 1, 0, 0, 1]
+    assert any(line.endswith(f"cart  d  {lost}lost") for line in told)
+    assert sum(line.count for line in folded.lines) == 5
+
+
 def test_what_is_told_as_one_says_how_many_did_it(tmp_path: Path) -> None:
     """Nobody is hidden behind the first."""
     with h.open_log(f"sqlite:///{tmp_path}/log.db", create=True) as log:

@@ -57,7 +57,7 @@ class Line(msgspec.Struct, frozen=True):
     """How long the handler waited, at least and at most."""
     ran_us: tuple[int, int] | None = None
     says: str = ""
-    """What a refusal, an answer or a timer says, what stands still, and what was erased or is not kept; of the first where they are many."""
+    """What a refusal, an answer or a timer says, what stands still, what was erased or is not kept, and a cause that is not here; of the first where they are many."""
     body: Any = None
     """Where it is one record: its body."""
 
@@ -135,6 +135,8 @@ def _linked(every: Sequence[_Item], items: Mapping[str, _Item]) -> list[_Item]:
     above: dict[_Item, _Item] = {}
     for item in every:
         cause = items.get(item.record.causation or "")
+        if cause is None and item.record.causation and not item.says:
+            item.says = f"its cause is not in this conversation: {item.record.causation}"
         if cause is not None and cause is not item and not _is_below(cause, item, above):
             above[item] = cause
             cause.below.append(item)
