@@ -116,6 +116,15 @@ def test_mermaid_takes_a_name_as_it_is(name: str, drawn_as: str) -> None:
     assert list(as_mermaid(flow, drawn(flow))) == ["flowchart LR", f'  n0(["{drawn_as}"])']
 
 
+def test_mermaid_says_what_a_handler_reads(folder: Path) -> None:
+    """No arrow tells of it, and an event that is only decided on would seem to be heard by nobody."""
+    _, output, _ = run(folder, "flow", "model:app", "-o", "mermaid")
+    flow = Flow("odd", (Node("decider:order", "decider", "order", reads=("Stock", "a<b")),), (), ())
+
+    assert '{{"order<br/>reads Stock"}}' in output
+    assert list(as_mermaid(flow, drawn(flow))) == ["flowchart LR", '  n0{{"order<br/>reads Stock, a&lt;b"}}']
+
+
 def test_mermaid_is_drawn(folder: Path) -> None:
     """One node and one arrow a line; what is hidden is counted."""
     code, output, _ = run(folder, "flow", "model:app", "-o", "mermaid")

@@ -129,7 +129,7 @@ def as_mermaid(_flow: Flow, drawing: Drawing) -> Iterable[str]:
             yield f'  subgraph m{at}["{_quoted(module)}"]'
         for node in inside:
             left, right = SHAPES.get(node.kind, ("{{", "}}"))
-            yield f'  {"  " if grouped else ""}{names[node.id]}{left}"{_quoted(_label(node, drawing))}"{right}'
+            yield f'  {"  " if grouped else ""}{names[node.id]}{left}"{_label(node, drawing)}"{right}'
         if grouped:
             yield "  end"
     for arrow in drawing.arrows:
@@ -142,7 +142,9 @@ def as_mermaid(_flow: Flow, drawing: Drawing) -> Iterable[str]:
 
 
 def _label(node: Node, drawing: Drawing) -> str:
-    return f"{node.name} ({drawing.folded[node.id]:,})" if node.id in drawing.folded else node.name
+    """Return what Mermaid writes at a node: its name, and the states that it reads, of which no arrow tells."""
+    name = f"{node.name} ({drawing.folded[node.id]:,})" if node.id in drawing.folded else node.name
+    return "<br/>".join(map(_quoted, [name, f"reads {', '.join(node.reads)}"] if node.reads else [name]))
 
 
 def _said(arrow: Arrow) -> str:
