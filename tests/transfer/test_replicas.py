@@ -100,6 +100,25 @@ def test_a_copy_of_pages_that_are_of_a_moment_ago_is_as_of_no_more_than_it_has(t
             until(lambda: equal(running))
 
 
+def test_rows_come_in_the_order_of_their_keys(pair: Pair) -> None:
+    """However they came, and whichever was changed last: with a limit they are the first ones."""
+    upstream, running = pair
+    upstream.record_all(Moved(customer, "", "France") for customer in ("c-3", "c-1", "c-2", "C-4"))
+    changed = upstream.record(Moved("c-1", "", "Spain"))
+
+    rows = running.replica_rows(Debtor, since=changed)
+
+    assert [row.customer for row in rows] == ["C-4", "c-1", "c-2", "c-3"]
+    assert list(running.replica_rows(Debtor, limit=2)) == rows[:2]
+
+
+@pytest.mark.parametrize("limit", [-1, 2**63, 10**30, True, None, 2.0])
+def test_a_limit_is_a_number_that_a_database_takes(pair: Pair, limit: Any) -> None:
+    """As of a view."""
+    with pytest.raises(h.Invalid, match="`limit` is a number of rows"):
+        pair[1].replica_rows(Debtor, limit=limit)
+
+
 @pytest.mark.parametrize("asked", ["one", "many"])
 def test_a_copy_answers_as_of_one_moment(pair: Pair, asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is taken in between the look at its position and the look at its rows is not in the answer."""

@@ -727,7 +727,8 @@ class Replicating(Generic[S]):
             if standing is None:
                 raise self._late(None, 0)
             table = self._answered_from(standing).table
-            return [table.decode(row) for row in reader.execute(table.select(limit=True), (limit,))], standing
+            order = ", ".join(table.dialect.order(quoted(name), down=False) for name in table.key)
+            return [table.decode(row) for row in reader.execute(table.select(order=order, limit=True), (limit,))], standing
 
         found, standing = self.file.asked(look)
         return Listed(found, standing.as_of, self._age(standing))
