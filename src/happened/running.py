@@ -22,7 +22,7 @@ from happened.core.state import Fold, Key, Replica, State, fold_alone_of, fold_o
 from happened.core.store import Engine, Row
 from happened.core.waiting import within
 from happened.core.world import MICROSECOND, Source
-from happened.cqrs.ask import Rows, View
+from happened.cqrs.ask import Rows, View, check_limit
 from happened.cqrs.follower import Followers
 from happened.cqrs.past import Joining
 from happened.giving import Failed, Giving, Works
@@ -547,8 +547,7 @@ class Running:
     ) -> Rows[S]:
         """Return up to `limit` rows of the copy of another system's states, in the order of their keys, with their position and age."""
         replicating = self._copy(state)
-        if type(limit) is not int or limit < 0:
-            raise Invalid(f"`limit` is a number of rows, not {limit!r}")
+        check_limit(limit)
         return Rows(*replicating.answer(lambda: replicating.rows(limit), since, wait_seconds_max), stuck=0)
 
     def rebuild(self, state: type[State], *, progress: Progress = lambda _done, _all: None) -> None:

@@ -430,7 +430,7 @@ class View(Generic[S]):
 
     def rows(self, *, limit: int = 1000, since: Receipt | str | int | None = None, wait_seconds_max: float = 10) -> Rows[S]:
         """Return up to `limit` rows, with their position and age. `Stuck` with `since=` where any key stands still."""
-        _check_limit(limit)
+        check_limit(limit)
         wanted = self.of.log.since(since)
         deadline = time.monotonic() + within(wait_seconds_max)
         condition, params = self._condition
@@ -454,7 +454,7 @@ class View(Generic[S]):
 
     async def arows(self, *, limit: int = 1000, since: Receipt | str | int | None = None, wait_seconds_max: float = 10) -> Rows[S]:
         """Do what `rows` does, awaited: in a thread, which none holds who only waits."""
-        _check_limit(limit)
+        check_limit(limit)
         return await self._awaited(
             lambda wanted: self.rows(limit=limit, since=wanted, wait_seconds_max=0), since, wait_seconds_max, _in_thread
         )
@@ -575,7 +575,8 @@ def _standing_still(view: str, stuck: Mapping[str, tuple[int, str]]) -> Stuck:
     return Stuck(f"{len(stuck)} rows of `{view}` stand still, the first ({key}) at position {at}: {error}", view=view)
 
 
-def _check_limit(limit: int) -> None:
+def check_limit(limit: int) -> None:
+    """Raise `Invalid` for what is no number of rows that a database takes."""
     if type(limit) is not int or not 0 <= limit <= HIGH:
         raise Invalid(f"`limit` is a number of rows, 0 to {HIGH}, not {show(limit)}")
 
