@@ -153,7 +153,17 @@ def test_rows_of_a_view_come_in_the_order_of_their_keys(folder: Path) -> None:
 
     code, told = answer(folder, "view", "Stock", "--limit", "3", "--log", url)
 
-    assert (code, [row["sku"] for row in told["rows"]]) == (0, ["A", "B", "C"])
+    assert (code, [row["sku"] for row in told["rows"]], told["hidden"]) == (0, ["A", "B", "C"], 1)
+
+
+def test_rows_beyond_the_limit_are_counted(folder: Path) -> None:
+    """Of those that were asked for; where none is hidden, nothing is said."""
+    _, some, _ = run(folder, "view", "Stock", "--limit", "1", "--where", "units > 2")
+    _, every, _ = run(folder, "view", "Stock")
+
+    assert some.endswith("\nand 1 more: --limit shows more of them\n")
+    assert "more" not in every
+    assert answer(folder, "view", "Stock")[1]["hidden"] == 0
 
 
 @pytest.mark.parametrize(

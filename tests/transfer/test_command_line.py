@@ -69,11 +69,14 @@ def test_replica_shows_rows(logs: tuple[str, str], capsys: pytest.CaptureFixture
     one = json.loads(capsys.readouterr().out)
     assert main(["replica", "crm/Card", "--log", own, *APP, "--json"]) == 0
     every = json.loads(capsys.readouterr().out)
+    assert main(["replica", "Card", "--limit", "1", "--log", own, *APP]) == 0
+    first = capsys.readouterr().out
     assert main(["replica", "Card", "c-9", "--log", own, *APP]) == 1
     said = capsys.readouterr().err
 
     assert one == {"customer": "c-2", "country": "Spain", "paid": "0"}
-    assert [row["country"] for row in every["rows"]] == ["France", "Spain"]
+    assert ([row["country"] for row in every["rows"]], every["hidden"]) == (["France", "Spain"], 0)
+    assert first.endswith("\nand 1 more: --limit shows more of them\n")
     assert "has nothing under this key" in said
 
 

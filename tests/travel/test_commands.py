@@ -54,6 +54,9 @@ def test_a_state_and_a_view_as_they_were(folder: Path) -> None:
     assert answer(folder, "at", at, "state", "Stock")[1]["rows"] == [{"sku": "a", "units": 5, "price": "2"}]
     code, said, _ = run(folder, "at", "2999-01-01T00:00:00Z", "state", "Stock", "--limit", "1")
     assert (code, "and 1 more" in said) == (0, True)
+    code, said, _ = run(folder, "at", "2999-01-01T00:00:00Z", "view", "Stock", "--limit", "1")
+    assert (code, "and 1 more" in said) == (0, True)
+    assert told["hidden"] == 0
     assert run(folder, "at", at, "state", "Stock", "b")[0] == 1
     assert run(folder, "at", "99999", "state", "Stock", "b")[0] == 2
     assert run(folder, "at", "1", "state", "Never")[0] == 2

@@ -566,6 +566,16 @@ class View(Generic[S]):
         return encoded, None
 
 
+def how_many(view: View[Any]) -> int:
+    """Return how many rows a view has, as it is narrowed. Cost: all of them are counted."""
+    condition, params = view._condition
+
+    def look(reader: Connection, build: ViewBuild[Any], _standing: Standing) -> int:
+        return int(reader.execute(build.own.table.counting(condition), params).fetchall()[0][0])
+
+    return view.of.answer(look)
+
+
 def _with_build(_reader: Connection, build: ViewBuild[S], standing: Standing) -> tuple[ViewBuild[S], Standing]:
     return build, standing
 

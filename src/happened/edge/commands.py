@@ -30,6 +30,7 @@ from happened.core.state import State, fold_of
 from happened.core.store import Packs
 from happened.core.tags import SEPARATOR
 from happened.core.world import moment
+from happened.cqrs.ask import Rows, how_many
 from happened.edge import branches, cold, databases, replaying, sight, travelling
 from happened.edge.audit import COMMANDS as AUDIT
 from happened.edge.audit import user
@@ -348,7 +349,10 @@ def replica(asked: argparse.Namespace) -> int:
             print_row(found.state, as_json=asked.json)
             return 0
         rows = running.replica_rows(cls, limit=asked.limit, wait_seconds_max=0)
-        print_rows(rows, {"position": rows.position, "age_seconds": rows.age.total_seconds()}, as_json=asked.json)
+        [told] = [
+            one for one in running.statistics()["replicas"] if (one["origin"], one["replica"]) == (app.systems[cls], fold_of(cls).name)
+        ]
+        _print_answer(rows, told["count"], as_json=asked.json)
     return 0
 
 
@@ -367,8 +371,14 @@ def view(asked: argparse.Namespace) -> int:
             return 0
         ordered = of.order_by(*(asked.order or fold_of(cls).key))
         rows = _caught_up(running, cls, asked, lambda head, wait: ordered.rows(limit=asked.limit, since=head, wait_seconds_max=wait))
-    print_rows(rows, {"position": rows.position, "age_seconds": rows.age.total_seconds()}, as_json=asked.json)
+        _print_answer(rows, how_many(ordered), as_json=asked.json)
     return 0
+
+
+def _print_answer(rows: Rows[Any], count: int, *, as_json: bool) -> None:
+    """Print rows, of which position and how old, and how many there are beyond them."""
+    hidden = max(0, count - len(rows))
+    print_rows(rows, {"position": rows.position, "age_seconds": rows.age.total_seconds(), "hidden": hidden}, as_json=as_json)
 
 
 def _caught_up(running: Running, cls: type[State], asked: argparse.Namespace, ask: Callable[[int, float], T]) -> T:

@@ -15,6 +15,7 @@ import msgspec
 from happened.app import App
 from happened.core.errors import Invalid, NotThere
 from happened.core.state import State, fold_of
+from happened.cqrs.ask import how_many
 from happened.edge.progress import bar
 from happened.edge.settings import log_url, the_app, without_deciders
 from happened.edge.words import key_in, named, print_json, print_line, print_row, print_rows, print_table, text_of
@@ -66,14 +67,13 @@ def at(asked: argparse.Namespace) -> int:
             view = view.where(asked.where) if asked.where else view
             view = view.order_by(*asked.order) if asked.order else view
             rows: Sequence[State] = view.rows(limit=asked.limit)
+            about["hidden"] = how_many(view) - len(rows)
         elif asked.where or asked.order:
             raise Invalid("--where and --order are for views: write `at WHEN view NAME`")
         else:
             every = list(past.states(cls).values())
             rows, about["hidden"] = every[: asked.limit], max(0, len(every) - asked.limit)
     print_rows(rows, about, as_json=asked.json)
-    if about.get("hidden") and not asked.json:
-        print(f"and {about['hidden']} more: --limit shows more of them")
     return 0
 
 

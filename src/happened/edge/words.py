@@ -66,11 +66,13 @@ def one_line(text: str) -> str:
 
 
 def print_rows(rows: Sequence[State], about: Mapping[str, Any], *, as_json: bool) -> None:
-    """Print states as a table, or with what is said about them as JSON."""
+    """Print states as a table, or with what is said about them as JSON; `hidden` says how many there are beyond the limit."""
     if as_json:
         print_json({**about, "rows": list(rows)})
-    else:
-        print_table([msgspec.to_builtins(row) for row in rows])
+        return
+    print_table([msgspec.to_builtins(row) for row in rows])
+    if about.get("hidden"):
+        print(f"and {about['hidden']:,} more: --limit shows more of them")
 
 
 def print_table(rows: Sequence[Mapping[str, Any]]) -> None:

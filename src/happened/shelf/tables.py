@@ -177,6 +177,10 @@ class Table(Generic[S]):
         rest = f"{where and f' where {where}'}{order and f' order by {order}'}{' limit ?' if limit else ''}"
         return f"select {self.everything} from {quoted(self.name)}{rest}"  # noqa: S608 - as above
 
+    def counting(self, where: str = "") -> str:
+        """Return the query for how many rows there are under a condition."""
+        return f"select count(*) from {quoted(self.name)}{where and f' where {where}'}"  # noqa: S608 - as above
+
     def column(self, name: str) -> Column:
         """Return a column by its field's name, or that of the position. `Invalid`, with the names there are, for another one."""
         for column in self.columns:
