@@ -28,7 +28,7 @@ from happened.cqrs.past import Joining
 from happened.giving import Failed, Giving, Works
 from happened.log.erasure import Erasure
 from happened.log.fingerprint import fingerprint_of
-from happened.log.held import Act, Held, all_held
+from happened.log.held import Act, Held, all_held, errors_of
 from happened.log.lease import Leases
 from happened.log.log import (
     IDENTITY_NOTE,
@@ -583,7 +583,7 @@ class Running:
             "commands": self._writer.commands,
             "image": self._image.statistics(),
             "pending": len(self._engine.notes(PENDING_NOTE)),
-            "stuck": {held.id: held.error for held in all_held(self._engine)},
+            "stuck": errors_of(all_held(self._engine)),
             "lost_calls": [{"key": key, **msgspec.to_builtins(made)} for key, made in self._asked.lost().items()],
             "reactions": self._reactor.statistics(),
             "views": self._followers.statistics(),

@@ -74,6 +74,15 @@ class Countries(h.State):
 app = h.App("store", records=[Sold], deciders=[order], reactions=[h.Reaction(restock, by="sku")], views=[Countries])
 """
 
+TWICE = """
+from model import Order, Sold, h, order, restock
+
+def ship(event: Sold) -> list[Order]:
+    raise ValueError("no lorry")
+
+app = h.App("store", records=[Sold], deciders=[order], reactions=[restock, ship])
+"""
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
@@ -236,6 +245,17 @@ def test_what_keeps_its_work_from_going_on_is_said_with_how_it_stands(folder: Pa
         assert process.stdout is not None
         said = [process.stdout.readline() for _ in range(4)]
     assert any(line.startswith("  1 can't go on: ") and "no country" in line for line in said), said
+
+
+def test_each_handler_that_is_stuck_counts(folder: Path) -> None:
+    """Also where several can't get past the same event."""
+    (folder / "twice.py").write_text(TWICE, encoding="utf-8")
+    with at_work(folder, "twice:app", "--every", "0.1") as process:
+        sell(folder, ("a", 13))
+        until(folder, lambda: len(told(folder, "stuck")[1]["stuck"]) == 2)
+        assert process.stdout is not None
+        said = [process.stdout.readline() for _ in range(50)]
+    assert any(line.endswith(" 2 stuck\n") for line in said), said
 
 
 def test_how_many_commands_wait_for_their_decision_is_told_while_nothing_runs(folder: Path) -> None:

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 import happened as h
+from happened.log.held import Held, errors_of
 from happened.log.records import Record
 from happened.log.row import decode_header
 from happened.testing import Clock
@@ -429,6 +430,25 @@ def test_a_new_reaction_begins_at_the_head_of_that_moment(url: str) -> None:
     """Not with what was there; also where the first process with it runs nothing, and another one comes later. `since=0` hears all."""
     with shop().open(url) as running:
         running.record(Ordered("before", "c"))
+def test_what_several_can_not_get_past_is_told_of_each() -> None:
+    """Whoever looks at one record sees all that can't get past it; what has no id, as timers that can't be sent, is not mixed up."""
+
+    def first_fails(event: Ordered) -> list[Tell]:
+        raise ValueError("first")
+
+    def second_fails(event: Ordered) -> list[Tell]:
+        raise ValueError("second")
+
+    with shop(first_fails, second_fails).open() as running:
+        running.record(Ordered("a", "c"), id="order")
+        until(lambda: len(running.stuck()) == 2)
+
+        assert running.statistics()["stuck"] == {"order": "ValueError: first; ValueError: second"}
+
+    timers = [Held("timers", position, (), "schedule", {}, f"error {position}") for position in (3, 4)]
+    assert errors_of(timers) == {one.note: one.error for one in timers}
+
+
     with shop(first).open(url, run=False, source=Clock(NOON)) as running:
         running.record(Ordered("between", "c"))
         running.record(Ordered("between-2", "c"))

@@ -469,7 +469,7 @@ def _print_standing(running: Running, *, as_json: bool) -> None:
         print_json(told)
     else:
         lag = max([one["lag"] for one in (*told["reactions"], *told["views"])], default=0)
-        print(f"position {told['head']:,}, lag {lag:,}, {told['pending']:,} pending, {len(told['stuck']):,} stuck")
+        print(f"position {told['head']:,}, lag {lag:,}, {told['pending']:,} pending, {len(running.stuck()):,} stuck")
         kept = Counter(text for kind in WORKING for one in told[kind] for text in (one.get("failure"), one.get("broken")) if text)
         for text, count in kept.items():
             print(f"  {count:,} can't go on: {text}")

@@ -6,7 +6,7 @@ What is held is a note of the log, so it is seen from every process and outlasts
 """
 
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -91,6 +91,14 @@ def all_held(engine: Engine, handler: str | None = None) -> list[Held]:
     return [
         one for one in held_by(engine.notes(f"{NOTE}{handler}/")) if one.handler == handler
     ]  # a name may begin with another one and a `/`
+
+
+def errors_of(held: Iterable[Held]) -> dict[str, str]:
+    """Return what is wrong with each record that is held, by its id, or for what has none by its note: of all handlers that could not get past it."""
+    errors: dict[str, list[str]] = {}
+    for one in held:
+        errors.setdefault(one.id or one.note, []).append(one.error)
+    return {record: "; ".join(each) for record, each in errors.items()}
 
 
 def held_at(engine: Engine, held: Held) -> Held | None:
