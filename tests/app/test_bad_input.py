@@ -3,7 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from tests.programs import p02_order
 from tests.programs.p02_order import Wish
 
 Sku = Annotated[str, h.Tag("sku")]
+EAST, WEST = timezone(timedelta(hours=5)), timezone(timedelta(hours=-5))
 
 
 class Received(h.Event):
@@ -276,6 +277,23 @@ def test_a_field_that_a_text_describes_is_checked_all_the_same() -> None:
 def test_when_it_happened_needs_a_zone(running: h.Running, occurred: Any) -> None:
     """`occurred` is a moment."""
     nothing_recorded(running, lambda: running.record(Received("nut", 1), occurred=occurred), h.Invalid, "zone")
+
+
+@pytest.mark.parametrize("occurred", [datetime.min.replace(tzinfo=EAST), datetime.max.replace(tzinfo=WEST)])
+def test_when_it_happened_is_a_time_that_can_be_read_again(running: h.Running, occurred: datetime) -> None:
+    """A record whose time is none in UTC would keep the log from being read."""
+    for attempt in (
+        lambda: running.record(Received("nut", 1), occurred=occurred),
+        lambda: running.record_all([h.Message(Received("nut", 1), occurred=occurred)]),
+        lambda: running.log.append(h.Message(Received("nut", 1), occurred=occurred)),
+        lambda: list(running.dispatch_all([h.Message(Sell("nut", 1), occurred=occurred)])),
+    ):
+        nothing_recorded(running, attempt, h.Invalid, "years 1 to 9999 in UTC")
+
+    for kept in (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)):
+        running.record(Received("nut", 1), occurred=kept)
+        [record] = running.log.read(backwards=True, limit=1)
+        assert record.occurred == kept
 
 
 def test_a_command_that_nobody_takes_is_named(running: h.Running) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Annotated, Any
 
 import msgspec
@@ -353,7 +353,11 @@ def sends(given: Any) -> Any:
         (Told("x"), "sends a `Told` at once, which its annotation does not name: it names Tell"),
         ("text", "sends a `str` at once"),
         (Tell(7), "`Tell` is not valid"),  # type: ignore[arg-type]  # what a checker would see
-        (h.Later(TellMore("x"), after=timedelta.max), "sends a command later than any calendar goes"),
+        (h.Later(TellMore("x"), after=timedelta.max), "sends a command for a time that is in no calendar"),
+        (
+            h.Later(TellMore("x"), at=datetime.max.replace(tzinfo=timezone(timedelta(hours=-5)))),
+            "sends a command for a time that is in no calendar",
+        ),
         (Tell("x" * 1_100_000), "a record may have 1,048,576 bytes, this one has 1,100,0"),
     ],
 )
@@ -426,10 +430,6 @@ def test_what_goes_wrong_in_a_run_is_seen_and_ends_no_thread(reaction: Any, said
 # --- one that is new, or comes back
 
 
-def test_a_new_reaction_begins_at_the_head_of_that_moment(url: str) -> None:
-    """Not with what was there; also where the first process with it runs nothing, and another one comes later. `since=0` hears all."""
-    with shop().open(url) as running:
-        running.record(Ordered("before", "c"))
 def test_what_several_can_not_get_past_is_told_of_each() -> None:
     """Whoever looks at one record sees all that can't get past it; what has no id, as timers that can't be sent, is not mixed up."""
 
@@ -449,6 +449,10 @@ def test_what_several_can_not_get_past_is_told_of_each() -> None:
     assert errors_of(timers) == {one.note: one.error for one in timers}
 
 
+def test_a_new_reaction_begins_at_the_head_of_that_moment(url: str) -> None:
+    """Not with what was there; also where the first process with it runs nothing, and another one comes later. `since=0` hears all."""
+    with shop().open(url) as running:
+        running.record(Ordered("before", "c"))
     with shop(first).open(url, run=False, source=Clock(NOON)) as running:
         running.record(Ordered("between", "c"))
         running.record(Ordered("between-2", "c"))
@@ -649,6 +653,6 @@ def test_any_list_may_be_returned() -> None:
     ],
 )
 def test_later_says_when_in_one_way(given: dict[str, Any]) -> None:
-    """No time, two, one before the event, and one without a zone are refused where it is made."""
-    with pytest.raises(h.Invalid):
+    """No time, two, one before the event, one without a zone, and what is none are refused where it is made."""
+    with pytest.raises(h.Invalid, match="Later"):
         h.Later(Tell("x"), **given)

@@ -8,7 +8,7 @@ import heapq
 import operator
 import string
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self  # Any: bodies are of any class
 
@@ -66,6 +66,8 @@ Progress = Callable[[int, int], None]
 """Hears now and then how much of long work is done, and of how much."""
 
 PLAIN = Extra()
+FIRST_US, LAST_US = microseconds(datetime.min.replace(tzinfo=UTC)), microseconds(datetime.max.replace(tzinfo=UTC))
+"""The first and the last time that there is in UTC."""
 
 
 class CameFrom(msgspec.Struct, frozen=True):
@@ -907,8 +909,15 @@ def _conflict(unless: Boundary, position: int, name: str) -> Conflict:
 
 
 def occurred_us(message: Message) -> int | None:
-    """Return when a message says it happened, in microseconds. `Invalid` without a zone."""
-    return None if message.occurred is None else microseconds(with_zone(message.occurred))
+    """Return when a message says it happened, in microseconds. `Invalid` without a zone, and before or after all years that there are in UTC."""
+    if message.occurred is None:
+        return None
+    us = microseconds(with_zone(message.occurred))
+    if not FIRST_US <= us <= LAST_US:
+        raise Invalid(
+            f"{message.occurred} lies outside of the years 1 to 9999 in UTC, so it could not be read again", occurred=str(message.occurred)
+        )
+    return us
 
 
 def with_zone(given: object) -> datetime:

@@ -190,10 +190,10 @@ def due_of(reaction: Reaction, at: int, late: Later[Any]) -> int:
     try:
         if late.after is not None:
             due = at + late.after // MICROSECOND
-            moment(due)
         else:
             assert late.at is not None, "it has one of both"
             due = microseconds(late.at)
+        moment(due)
     except OverflowError:
-        raise Invalid(f"`{label(reaction.function)}` sends a command later than any calendar goes: {late!r}") from None
+        raise Invalid(f"`{label(reaction.function)}` sends a command for a time that is in no calendar: {late!r}") from None
     return due
