@@ -432,7 +432,9 @@ def _told_to_nobody(what: str) -> Invalid:
 
 
 def _told_by(path: str) -> SqliteStore:
-    """Open the log of another system to read. `Invalid` for a branch."""
+    """Open the log of another system to read. `Invalid` where there is none, and for a branch."""
+    if not Path(path).is_file():
+        raise Invalid(f"there is no log at {path}", path=path)
     store = SqliteStore(path, connect=connect_to_read)
     try:
         if store.notes(PIN_NOTE):

@@ -1,6 +1,7 @@
 """The channel that is a log: every record once to who goes on from each page's position, however pages are cut."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -10,6 +11,7 @@ import happened as h
 from happened.core.store import Commit
 from happened.log.log import EVERYTHING_SEEN
 from happened.log.row import encode
+from happened.opening import channel_to
 from happened.transfer import channel as channels
 from happened.transfer.channel import Generation, LogChannel, Published
 from tests.servers import fresh
@@ -112,3 +114,15 @@ def test_a_position_that_is_not_there_was_recorded_at_no_time(upstream: h.Runnin
 
     assert [channel.recorded_at(position) for position in (0, upstream.log.head + 1)] == [None, None]
     assert [channel.recorded_at(position) for position in rows] == [(row.at, row.digest[:16].hex()) for row in rows.values()]
+
+
+def test_an_origin_that_is_not_there_yet_is_said_to_be_none_and_read_once_it_is(tmp_path: Path) -> None:
+    """Nothing is wrong with its folder, nor with who may read it."""
+    url = f"sqlite:///{tmp_path}/crm.db"
+    with closing(channel_to(url)) as channel:
+        with pytest.raises(h.StoreFailed, match=f"there is no log at {tmp_path}/crm.db$"):
+            channel.read(0, 0)
+        with crm.open(url) as running:
+            published(running)
+
+            assert channel.head() == running.log.head
