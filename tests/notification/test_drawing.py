@@ -11,7 +11,7 @@ import pytest
 import happened as h
 from happened.edge.sight import as_mermaid, as_text
 from happened.notification.drawing import ARROWS_MAX, NODES_MAX, Drawing, drawn
-from happened.notification.flow import Arrow, Finding, Flow, Node, declared_flow
+from happened.notification.flow import Arrow, Finding, Flow, Node, Times, declared_flow
 from tests.notification.made import COMMANDS, EVENTS, MODULES, REACTIONS, VIEWS, many
 
 NODES = COMMANDS + EVENTS + COMMANDS + REACTIONS + VIEWS + 1
@@ -98,6 +98,18 @@ def test_a_large_system_is_drawn_by_modules(flow: Flow) -> None:
     assert drawing.hidden_arrows == inside
 
 
+def test_of_more_modules_than_are_drawn_the_rest_is_counted(flow: Flow) -> None:
+    """With their arrows, those inside a module and those to one that is not drawn."""
+    drawing = drawn(flow, nodes_max=MODULES - 3)
+
+    shown = {node.name if node.kind == "module" else node.id for node in drawing.nodes}
+    place = {node.id: node.module or node.id for node in flow.nodes}
+    ends = [(place[arrow.source], place[arrow.target]) for arrow in flow.arrows]
+    assert len(shown) == MODULES - 3
+    assert drawing.hidden_nodes == sum(one not in shown for one in place.values()) > 0
+    assert drawing.hidden_arrows == sum(one == other or not {one, other} <= shown for one, other in ends)
+
+
 def test_a_module_tells_how_often_its_handlers_failed(flow: Flow) -> None:
     """A failure is not hidden by drawing many as one."""
     failing = [node.id for node in flow.nodes if node.module == "many.module03" and node.kind in ("decider", "reaction")]
@@ -124,6 +136,16 @@ def test_a_bundle_says_how_many_of_its_arrows_are_marked() -> None:
         [drawn_as] = [line for line in as_mermaid(flow, drawing) if "|" in line]
         assert line.endswith(f"  21  {said}" if said else "  21")
         assert (f'|"21, {said}"|' if said else '|"21"|') in drawn_as
+
+
+def test_a_bundle_adds_up_what_its_arrows_count() -> None:
+    """Rows, refusals and errors; times of several are not those of one."""
+    nodes = (Node("outside", "outside", "outside"), *(Node(f"gateway:{n}", "gateway", str(n), module) for module in "ab" for n in range(3)))
+    arrows = tuple(Arrow("outside", f"gateway:{n}", "seen", 10 + n, 2 + n, 4 + n, Times(1, 2), Times(1, 2)) for n in range(3))
+
+    [bundle] = drawn(Flow("app", nodes, arrows, ()), nodes_max=3).arrows
+
+    assert (bundle.count, bundle.refused, bundle.failed, bundle.waited, bundle.ran) == (33, 9, 15, None, None)
 
 
 def test_around_a_focus_what_is_found_there_is_told_and_the_rest_is_counted() -> None:
