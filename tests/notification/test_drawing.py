@@ -204,6 +204,15 @@ def test_what_is_near_a_node_is_drawn(flow: Flow, hops: int) -> None:
         assert {node.id for node in drawing.nodes} == {"event:Happened010"} | beside
 
 
+def test_nothing_is_near_because_it_comes_from_outside_as_well() -> None:
+    """Else all that somebody gives would be near everything; around the outside itself it is what is asked for."""
+    nodes = (Node("outside", "outside", "outside"), *(Node(f"command:{name}", "command", name) for name in "ab"))
+    flow = Flow("app", nodes, (Arrow("outside", "command:a"), Arrow("outside", "command:b")), ())
+
+    assert [node.name for node in drawn(flow, focus="a", hops=5).nodes] == ["outside", "a"]
+    assert [node.name for node in drawn(flow, focus="outside", hops=1).nodes] == ["outside", "a", "b"]
+
+
 def test_without_modules_the_busiest_are_drawn(flow: Flow) -> None:
     """So many, and the rest is counted."""
     bare = declared_flow(many().topology)

@@ -941,6 +941,40 @@ def test_what_a_handler_heard_and_did_nothing_about_was_seen() -> None:
         assert arrow(running.flow(), "event:Received", "reaction:wait").status == "seen"
 
 
+@h.named("Took")
+class Took(h.Event):
+    sku: Sku
+
+
+@h.named("Taken", version=2)
+class Taken(h.Event):
+    sku: Sku
+
+
+@h.named("heed")
+def heed_took(event: Took) -> list[Remind]:
+    return []
+
+
+@h.named("heed")
+def heed_taken(event: Taken) -> list[Remind]:
+    return []
+
+
+def test_what_was_heard_under_an_earlier_name_and_came_to_nothing_was_seen(tmp_path: Path) -> None:
+    """No row says so, and the sample of the run has the name of then."""
+    url = f"sqlite:///{tmp_path}/shop.db"
+    with h.App("shop", records=[Took], deciders=[remind], reactions=[heed_took]).open(url) as running:
+        running.record(Took("nut"))
+        running.settled()
+    today = h.App("shop", records=[Taken], deciders=[remind], reactions=[heed_taken], upcasts=[h.Upcast("Took", 1, to="Taken")])
+    with today.open(url, run=False) as running:
+        flow = running.flow()
+
+    assert arrow(flow, "event:Taken", "reaction:heed").status == "seen"
+    assert "reaction:heed" not in findings(flow, "unseen", "idle")
+
+
 class Card(h.State):
     sku: Sku
     units: int = 0
