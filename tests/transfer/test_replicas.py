@@ -21,10 +21,12 @@ from happened.core.store import Commit
 from happened.log.log import EVERYTHING_SEEN
 from happened.log.row import encode
 from happened.log.worker import Course
+from happened.shelf.rows import ViewsFile
 from happened.testing.world import Clock
 from happened.transfer.channel import Channel, Generation, LogChannel, Origin, Page, Published
 from happened.transfer.channel import Standing as ShareStanding
-from happened.transfer.replica import Replicating, Standing
+from happened.transfer.replica import Copy, Replicating, Standing
+from happened.transfer.share import PUT, Change
 from tests.servers import fresh
 from tests.transfer.model import (
     Behind,
@@ -117,6 +119,16 @@ def test_a_limit_is_a_number_that_a_database_takes(pair: Pair, limit: Any) -> No
     """As of a view."""
     with pytest.raises(h.Invalid, match="`limit` is a number of rows"):
         pair[1].replica_rows(Debtor, limit=limit)
+
+
+def test_a_change_whose_predecessor_is_missing_makes_its_key_suspect() -> None:
+    """Something was lost on the way, or is still to come: until the next proof nobody knows."""
+    copy = Copy(Debtor, "crm/Card", Standing(1, 1, "log", 1, 0, 0, 0, "", 0, 0, 0, -1, 0, "[]", 1, ready=False, diverged=None))
+    with closing(ViewsFile("memory:", None)) as file, file.transaction() as connection:
+        copy.create(connection)
+        for version, previous, suspect in ((3, 0, set[bytes]()), (7, 3, set[bytes]()), (12, 9, {b'["c-1"]'}), (20, 12, {b'["c-1"]'})):
+            copy.take(connection, Change(msgspec.Raw(b'["c-1"]'), version, previous, PUT, 1, msgspec.Raw(encode(Debtor("c-1")))))
+            assert copy.suspect == suspect
 
 
 @pytest.mark.parametrize("asked", ["one", "many"])

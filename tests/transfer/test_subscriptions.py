@@ -12,6 +12,7 @@ import pytest
 
 import happened as h
 from happened.edge.main import main
+from happened.log.row import decode_header
 from happened.log.worker import Advance
 from happened.log.writer import Batch
 from happened.stores.sqlite import SqliteStore
@@ -68,6 +69,8 @@ def test_a_notification_says_what_caused_it(pair: Pair) -> None:
     [taken] = [record for record in running.log.read() if record.name == "crm/AddressChanged"]
     assert (said.kind, said.causation, said.correlation, said.handler) == ("output", "move-1", "story", "address_changed")
     assert (taken.kind, taken.correlation) == ("input", "story")
+    rows = upstream.log.row_at(said.position), running.log.row_at(taken.position)
+    assert [decode_header(row.head).depth for row in rows if row is not None] == [1, 1]  # a circle through both is seen by it
     assert taken.id == f"{upstream.log.identity.id}:{said.id}"
     assert str(taken.causation).startswith(f"{upstream.log.identity.id}:1:{said.position}:")
     assert taken.body == DebtorMoved("c-1", "France")
