@@ -334,10 +334,9 @@ class Wiring:
 
     def _check_names(self) -> None:
         seen: dict[tuple[str, str, int], Any] = {}
-        joined = [join.state for view in self.views for join in fold_of(view).joins]
         kinds: dict[str, list[Any]] = {
             "data": [*self.events, *self.handlers],
-            "state": list(dict.fromkeys([*(fold.state for fold in self.folds), *self.views, *self.shares, *joined])),
+            "state": list(dict.fromkeys([*(fold.state for fold in self.folds), *self.views])),
             "decider": [handler.function for handler in self.handlers.values()],
             "gateway": [gateway.call for gateway in self.gateways],
         }
@@ -352,7 +351,9 @@ class Wiring:
                         name=key[1],
                     )
         self._check_listeners()
-        check_tag_types(dict.fromkeys([*kinds["data"], *kinds["state"]]))
+        check_tag_types(
+            dict.fromkeys([*kinds["data"], *kinds["state"], *(join.state for fold in map(fold_of, kinds["state"]) for join in fold.joins)])
+        )
 
     def _check_listeners(self) -> None:
         """See that the name of each reaction, publication and projection is its own: its progress, and what it holds, are kept under it."""

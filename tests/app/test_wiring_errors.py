@@ -832,17 +832,7 @@ def test_two_things_of_one_name_are_named() -> None:
         yield Counted(command.units)
 
     refused("Sold", "SoldToo", r"@named", records=[Sold, SoldToo])
-
-    class Joining(h.State):
-        sku: Sku
-        units: int = 0
-
-        def evolve(self, event: Sold, stock: StockToo) -> "Joining":
-            return self
-
     refused("Stock", "StockToo", r"@named", deciders=[sell], views=[StockToo])
-    refused("Stock", "StockToo", r"@named", deciders=[sell], shares=[StockToo])
-    refused("Stock", "StockToo", r"@named", views=[Stock, Joining])
     refused("sell", "count", r"@named", deciders=[sell, count])
 
 

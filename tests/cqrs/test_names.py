@@ -58,10 +58,10 @@ def test_two_versions_of_a_view_in_one_app_are_refused() -> None:
         h.App("talk", records=[Met], views=[counting("Count"), counting("Count", 2)]).open("memory:")
 
 
-@pytest.mark.parametrize(("joined", "said"), [("Count", "are both `Count` version 1"), ("count", "since they are one name in SQL")])
-def test_a_view_that_asks_for_a_state_of_its_own_name_is_refused(joined: str, said: str) -> None:
+@pytest.mark.parametrize("joined", ["Count", "count"])
+def test_a_view_that_asks_for_a_state_of_its_own_name_is_refused(joined: str) -> None:
     """Both would be kept in one table."""
-    with pytest.raises(h.Invalid, match=said):
+    with pytest.raises(h.Invalid, match="since they are one name in SQL"):
         h.App("talk", records=[Met], views=[greeting("Count", counting(joined))]).open("memory:")
 
 
