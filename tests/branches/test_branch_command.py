@@ -220,6 +220,8 @@ def test_inserts_and_clocks_and_clearing(folder: Path) -> None:
         (("new", "x", "--drop", "99999"), 2, "there is nothing at position 99999"),
         (("new", "x", "--drop", "first"), 2, "`first` is no position"),
         (("new", "x", "--answer", "1", "{"), 2, "is no JSON"),
+        (("new", "x", "--clock", "5", "2030"), 2, "`2030` is no time with a zone"),
+        (("new", "x", "--clock", "5", "2030-01-01T00:00:00"), 2, "is no time with a zone"),
         (("new", "x", "--insert", "0", "Nothing", "{}"), 2, "no event and no command `Nothing`"),
         (("new", "x", "--insert", "0", "Paid", '{"account": "a"}'), 2, "missing required field"),
         (("new", "x", "--code", "bank:nothing"), 2, "has no app called"),

@@ -293,8 +293,18 @@ def _specs(asked: argparse.Namespace) -> list[Spec]:
     found += [Spec("drop", _position(position)) for position in asked.drop]
     found += [Spec("insert", _position(after), name, _json(text)) for after, name, text in asked.insert]
     found += [Spec("answer", _position(position), said=_json(text)) for position, text in asked.answer]
-    found += [Spec("clock", _position(position), said=text) for position, text in asked.clock]
+    found += [Spec("clock", _position(position), said=_time(text)) for position, text in asked.clock]
     return found
+
+
+def _time(text: str) -> str:
+    try:
+        time = msgspec.convert(text, datetime)
+    except msgspec.ValidationError:
+        time = None
+    if time is None or time.tzinfo is None:
+        raise Invalid(f"`{text}` is no time with a zone, such as 2026-11-25T10:42:00Z", text=text)
+    return text
 
 
 def _position(text: str) -> int:
