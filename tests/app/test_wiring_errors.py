@@ -474,6 +474,39 @@ def test_a_state_without_evolve_can_neither_decide_nor_be_a_view() -> None:
     refused("`Still`", "`evolve`", views=[Still])
 
 
+def test_evolve_and_key_of_are_plain_functions() -> None:
+    """What they made would be no state and no key: a coroutine, a generator."""
+
+    class Waits(h.State):
+        sku: Sku
+        units: int = 0
+
+        async def evolve(self, event: Sold) -> "Waits":
+            return self
+
+    class Yields(h.State):
+        sku: Sku
+        units: int = 0
+
+        def evolve(self, event: Sold) -> "Iterator[Yields]":
+            yield self
+
+    class Looks(h.State):
+        size: str
+        units: int = 0
+
+        @staticmethod
+        async def key_of(event: Sold) -> str:
+            return event.sku
+
+        def evolve(self, event: Sold) -> "Looks":
+            return self
+
+    refused("`Waits.evolve`", "async", views=[Waits])
+    refused("`Yields.evolve`", "returns", views=[Yields])
+    refused("`Looks.key_of`", "async", views=[Looks])
+
+
 def test_a_key_that_an_event_does_not_have_names_the_event() -> None:
     """A field without a default is the key; the event that has neither tag nor field of that name is named, not the one that has."""
 

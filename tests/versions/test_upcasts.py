@@ -1,7 +1,7 @@
 """Old data is read as today's classes say, by whoever reads it; what is recorded stays as it is."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any  # Any: bodies of any class
@@ -137,6 +137,14 @@ def renamed(old: h.Data) -> h.Data:
 def split(old: h.Data) -> Iterable[tuple[str, h.Data]]:
     """One sale of several pieces was in truth one of each."""
     return [("Sold", {"sku": f"{old['item']}-{piece}", "units": 1}) for piece in range(old["pieces"])]
+
+
+async def awaited(old: h.Data) -> h.Data:
+    return old
+
+
+async def stepwise(old: Sold1) -> AsyncIterator[Sold]:
+    yield Sold(old.item, old.pieces)
 
 
 def app_with(*upcasts: h.UpcastEntry) -> h.App:
@@ -457,6 +465,8 @@ def test_what_an_upcast_can_not_read_is_said_with_its_place(url: str) -> None:
         ([h.Upcast("Old", 1, to="Sold"), h.Upcast("Older", 1, to="Old")], "lead to `Old` version 2, and no class"),
         ([h.Upcast("Sold", 1, renamed), h.Upcast("Sold", 1, split)], "two upcasts read `Sold` version 1"),
         ([h.Retired("Sold")], "`Sold` is retired, and a class or an upcast reads it"),
+        ([h.Upcast("Sold", 1, awaited)], "`awaited` is `async`, and an upcast is a plain function"),
+        ([stepwise], "`stepwise` is `async`"),
         ([renamed], "is no upcast: annotate it from the old class to the new one"),
         ([Sold], "list `Upcast\\(...\\)`"),
         ([7], "list `Upcast\\(...\\)`"),

@@ -264,6 +264,11 @@ class Fold:
 
     def _read(self, evolve: Callable[..., Any]) -> None:
         name = self.state.__name__
+        for called, function in (("evolve", evolve), ("key_of", self.key_of)):
+            if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+                raise Invalid(f"`{name}.{called}` is `async`, and is a plain function of what it is given: it asks nobody", state=name)
+        if inspect.isgeneratorfunction(evolve):
+            raise Invalid(f"`{name}.evolve` yields: it returns the next state", state=name)
         parameters = list(inspect.signature(evolve).parameters.values())
         if len(parameters) < 2:  # noqa: PLR2004 - self and the event
             raise Invalid(f"`{name}.evolve` takes no event: write `def evolve(self, event: A | B) -> Self`", state=name)

@@ -3,6 +3,7 @@
 What is recorded is never rewritten: an upcast is applied whenever it is read. This is the table's side; `log/lifting.py` makes chains of its entries.
 """
 
+import inspect
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple  # Any: data before it has a type
@@ -101,6 +102,9 @@ def steps_of(
         if isinstance(entry, Retired):
             retired.add(entry.name)
             continue
+        function = entry.by if isinstance(entry, Upcast) else entry
+        if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+            raise Invalid(f"`{label(function)}` is `async`, and an upcast is a plain function of its data: it asks nobody")
         step = _of_upcast(entry) if isinstance(entry, Upcast) else _typed(entry, called or {})
         if (step.name, step.version) in steps:
             raise Invalid(f"two upcasts read `{step.name}` version {step.version}: a version has one next one", name=step.name)
