@@ -562,6 +562,8 @@ WRONG_FACTS: list[tuple[dict[str, Any], str]] = [
     ({"body": {"at": object()}}, r"`Seen` is no JSON data"),
     ({"body": {1: 2}}, r"`Seen` is no JSON data"),
     ({"body": {"at": HALF}}, r"`Seen` is no JSON data"),
+    ({"body": {"at": [{"units": float("nan")}]}}, r"`Seen` is no JSON data: JSON has no number for nan"),
+    ({"body": {"at": (None, float("-inf"))}}, r"`Seen` is no JSON data: JSON has no number for -inf"),
     ({"tags": "sku"}, r"tags of `Seen` are 'sku'.*pairs"),
     ({"tags": 5}, r"tags of `Seen` are 5.*pairs"),
     ({"tags": (("sku",),)}, r"tags of `Seen`.*pairs"),
@@ -858,8 +860,14 @@ CIRCLE.append(CIRCLE)
 
 @pytest.mark.parametrize(
     "refusal",
-    [h.Refused("no", lock=threading.Lock()), h.Refused("no", sku=HALF), h.Refused(HALF), h.Refused("no", way=CIRCLE)],
-    ids=["no data", "half a character", "half a character in its text", "holds itself"],
+    [
+        h.Refused("no", lock=threading.Lock()),
+        h.Refused("no", sku=HALF),
+        h.Refused(HALF),
+        h.Refused("no", way=CIRCLE),
+        h.Refused("no", left=float("inf")),
+    ],
+    ids=["no data", "half a character", "half a character in its text", "holds itself", "no number"],
 )
 def test_what_no_log_can_hold_of_a_refusal_is_the_deciders_failure(running: h.Running, faults: Faults, refusal: h.Refused) -> None:
     """A refusal is recorded with its text and facts, so they must be data; the id stays free."""

@@ -4,6 +4,7 @@
 which could be any of two dozen moments; and a surplus field of a nested part.
 """
 
+import math
 import operator
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -29,6 +30,15 @@ def undescribed(info: inspect.Type) -> inspect.Type:
 def strange_in(annotation: Any) -> str:
     """Return the name of a class within a type that can't be read from JSON, or nothing where all can."""
     return next((info.cls.__name__ for info in within(inspect.type_info(annotation)) if isinstance(info, inspect.CustomType)), "")
+
+
+def encoded(data: Any, encode: Callable[[Any], bytes]) -> bytes:
+    """Return data as JSON. `OverflowError` for a float that JSON has no number for: it would be read again as nothing."""
+    body = encode(data)
+    if b"null" in body:
+        for number in _no_numbers(msgspec.to_builtins(data)):
+            raise OverflowError(f"JSON has no number for {number}")
+    return body
 
 
 def zoneless_in(cls: type) -> Zoneless | None:
@@ -127,6 +137,17 @@ def _parts(info: inspect.Type) -> Sequence[inspect.Type]:
             return (info.item_type,)
         case _:
             return ()
+
+
+def _no_numbers(data: Any) -> Iterator[float]:
+    if isinstance(data, float) and not math.isfinite(data):
+        yield data
+    elif _is_mapping(data):
+        for below in data.values():
+            yield from _no_numbers(below)
+    elif _is_many(data):
+        for below in data:
+            yield from _no_numbers(below)
 
 
 def _zoneless(value: Any, path: str) -> Iterator[str]:

@@ -17,6 +17,7 @@ import msgspec
 from happened.core.boundary import Boundary, Query
 from happened.core.errors import Broken, Conflict, Diverged, IdReused, Incompatible, Invalid
 from happened.core.messages import Command, Event, Message, is_data
+from happened.core.plain import NO_DATA, encoded
 from happened.core.store import Commit, Engine, Inspects, Row, Unseen, Wanted
 from happened.core.tags import SEPARATOR, is_unicode, term, text_given
 from happened.core.waiting import within
@@ -685,9 +686,9 @@ def _loose(fact: Loose, extra: Extra) -> "Recording":
             raise Invalid(f"the tag {tag!r} of `{name}` has a control character that stands between tags and values", name=name)
     extra = msgspec.structs.replace(extra, tags=tags)
     try:
-        body = _encode_loose(fact.body)
+        body = encoded(fact.body, _encode_loose)
         size = len(body) + len(encode(extra))
-    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
+    except NO_DATA as error:
         raise Invalid(f"`{name}` is no JSON data: {error}", name=name) from error
     if size > RECORD_BYTES_MAX:
         raise Invalid(

@@ -19,7 +19,7 @@ from happened.core.annotations import Parameter, label, parameters_of, yielded_b
 from happened.core.errors import Error, IdReused, Invalid, Overloaded, Refused, Unanswered
 from happened.core.filling import Fill, fill_for
 from happened.core.messages import Command, Event, Recorded, called, instead_of, name_of
-from happened.core.plain import NO_DATA
+from happened.core.plain import NO_DATA, encoded
 from happened.core.state import Fold, Key, Replica, State, fold_alone_of, replica_in, state_in
 from happened.core.store import Row
 from happened.core.tags import is_a
@@ -620,7 +620,7 @@ class Decision(Job):
 
     def _encoded(self, refusal: Refusal) -> bytes:
         try:
-            return encode(refusal._asdict())
+            return encoded(refusal._asdict(), encode)
         except NO_DATA as error:
             raise Invalid(
                 f"`{label(self.handler.function)}` refused with a text or facts that can't be recorded: {error}. Give plain data",
