@@ -126,10 +126,30 @@ def half_an_error(_account: str) -> str:
     raise ConnectionError("half an error: \ud800")
 
 
+def page(_account: str) -> str:
+    return "a page" * 500_000
+
+
+def page_as_error(_account: str) -> str:
+    raise ConnectionError("no page" * 500_000)
+
+
+def page_of_no_text(_account: str) -> str:
+    return [page(_account)]  # type: ignore[return-value]  # so it comes from outside
+
+
 @pytest.mark.parametrize("colour", ["sync", "async"])
 @pytest.mark.parametrize(
     ("answer", "said"),
-    [(leaving, "SystemExit: 3"), (cancelled, "CancelledError"), (half, "surrogates not allowed"), (half_an_error, "half an error")],
+    [
+        (leaving, "SystemExit: 3"),
+        (cancelled, "CancelledError"),
+        (half, "surrogates not allowed"),
+        (half_an_error, "half an error"),
+        (page, "keep large things outside, and answer where they are"),
+        (page_as_error, "no page"),
+        (page_of_no_text, "Expected `str`, got `array`"),
+    ],
 )
 def test_whatever_the_outside_raises_or_answers_is_recorded_as_its_answer(
     url: str, answer: Callable[[str], str], said: str, colour: str
@@ -154,6 +174,36 @@ def test_whatever_the_outside_raises_or_answers_is_recorded_as_its_answer(
         assert len([record for record in running.log.read() if record.kind == "answer"]) == 3
 
 
+class Reading(msgspec.Struct):
+    """What an instrument may say."""
+
+    celsius: float | None = None
+
+
+def data(account: str) -> dict[str, Any]:
+    """Answer with data of any shape."""
+    return {"readings": [{"celsius": 20.5}, {"celsius": None}, {"celsius": float("inf" if account == "a" else 3)}]}
+
+
+def reading(account: str) -> Reading:
+    """Answer with what is no number, or with one."""
+    return Reading(float("nan") if account == "a" else None)
+
+
+@pytest.mark.parametrize(("measure", "said"), [(data, "inf"), (reading, "nan")])
+def test_an_answer_that_holds_what_is_no_number_is_not_heard_as_nothing(url: str, measure: Callable[[str], Any], said: str) -> None:
+    """JSON has no word for it: it would be recorded, and heard, as `None`. A `None` that was answered is heard."""
+
+    def ask(command: Ask, world: h.World) -> Iterator[Told]:
+        yield Told(command.account, repr(world.ask(measure, command.account)))
+
+    app = h.App("asking", deciders=[ask], gateways=[measure])
+    with app.open(url) as running:
+        with pytest.raises(h.GatewayFailed, match=f"JSON has no number for {said}"):
+            running.dispatch(Ask("a"))
+        assert "None" in running.dispatch(Ask("b")).events[0].text
+
+
 class Circle(msgspec.Struct):
     """Data that may hold itself."""
 
@@ -161,10 +211,10 @@ class Circle(msgspec.Struct):
 
 
 def test_what_a_gateway_can_not_be_asked_is_said_and_nothing_is_recorded(url: str) -> None:
-    """Arguments are recorded with the answer: half a character, what holds itself, and what is no data are `Invalid`, and the outside is not asked."""
+    """Arguments are recorded with the answer: half a character, what holds itself, what is no number and what is no data are `Invalid`, and the outside is not asked."""
     circle = Circle()
     circle.inner = circle
-    arguments: list[Any] = ["half a character: \ud800", circle, object()]
+    arguments: list[Any] = ["half a character: \ud800", circle, [None, float("nan")], object()]
 
     def ask(command: Ask, world: h.World) -> Iterator[Told]:
         yield Told(command.account, world.ask(words, arguments[int(command.account)]))

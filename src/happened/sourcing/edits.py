@@ -12,7 +12,7 @@ import msgspec
 
 from happened.core.errors import Invalid
 from happened.core.messages import Command, Event, Message, called
-from happened.core.plain import NO_DATA
+from happened.core.plain import NO_DATA, encoded
 from happened.core.store import Row
 from happened.core.world import microseconds
 from happened.log.log import Log, place_of, with_zone
@@ -146,7 +146,7 @@ class Edits:
         if gateway is None or isinstance(edit.value, Exception):
             return
         try:
-            gateway.decode(encode(edit.value))
+            gateway.decode(encoded(edit.value, encode))
         except NO_DATA as error:
             raise Invalid(
                 f"position {edit.position} is an answer of the gateway `{gateway.name}`, which does not return {edit.value!r}: {error}",

@@ -22,19 +22,25 @@ import msgspec
 from happened.core.annotations import label, named_of_type, parameters_of, returned_by
 from happened.core.errors import Closed, Error, GatewayFailed, Incompatible, Invalid, Overloaded, Unanswered
 from happened.core.messages import CallId, name_of
-from happened.core.plain import NO_DATA, strange_in
+from happened.core.plain import NO_DATA, encoded, strange_in
 from happened.core.store import Row
 from happened.core.tags import bare, nesting, scope_of
 from happened.log.held import told
 from happened.log.lifting import Lifts, Unlifted, Way, read_as
 from happened.log.names import Name
-from happened.log.row import ANSWER, ERASED, encode, taken_apart
+from happened.log.row import ANSWER, ERASED, RECORD_BYTES_MAX, encode, taken_apart
 
 THREADS_MAX = 32
 """So many awaited decisions ask the outside at once: each holds a thread until it is answered."""
 CLOSE_SECONDS_MAX = 1.0
 """How long `close` waits for awaited gateways, which are cancelled; who holds up their loop is left behind."""
 ROUNDS_MAX = 5
+SHOWN_CHARACTERS_MAX = 1_000
+"""Of an answer that is no answer so much is shown."""
+ERROR_CHARACTERS_MAX = 10_000
+"""Of what went wrong outside so much is recorded: a whole page may come in the place of an answer."""
+ABOUT_BYTES = 2_000
+"""What is recorded beside an answer and its question takes no more."""
 ANSWERED = "answer"
 """What the answers of a gateway are among the classes that upcasts lead to."""
 
@@ -455,18 +461,27 @@ def _call(done: "Future[Any]", call: Callable[..., Any], args: tuple[Any, ...], 
 def _answered(one: Wanted, got: Any, started: float, attempt: int) -> Answer:
     gateway, arguments, nth = one.question
     try:
-        body = encode(got)
+        body = encoded(got, encode)
         one.gateway.decode(body)
     except Exception as error:  # noqa: BLE001 - half a character, or what holds itself: it comes from outside
-        return _failed(one, TypeError(f"the answer {got!r} is not what the gateway says it returns: {error}"), started, attempt)
+        said = f"the answer {_cut(repr(got), SHOWN_CHARACTERS_MAX)} is not what the gateway says it returns: {error}"
+        return _failed(one, TypeError(said), started, attempt)
+    size = len(body) + len(arguments) + ABOUT_BYTES
+    if size > RECORD_BYTES_MAX:
+        said = f"the answer takes {size:,} bytes, and a record may have {RECORD_BYTES_MAX:,}: keep large things outside, and answer where they are"
+        return _failed(one, ValueError(said), started, attempt)
     return Answer(
         gateway, msgspec.Raw(arguments), nth, msgspec.Raw(body), us=_us(started), attempt=attempt, values=one.gateway.reading.values
     )
 
 
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[:most]}… ({len(text):,} characters)"
+
+
 def _failed(one: Wanted, error: BaseException, started: float, attempt: int) -> Answer:
     gateway, arguments, nth = one.question
-    return Answer(gateway, msgspec.Raw(arguments), nth, error=told(error), us=_us(started), attempt=attempt)
+    return Answer(gateway, msgspec.Raw(arguments), nth, error=_cut(told(error), ERROR_CHARACTERS_MAX), us=_us(started), attempt=attempt)
 
 
 def _too_late(gateway: Gateway) -> TimeoutError:
@@ -525,7 +540,7 @@ class Asking:
 
     def _question(self, gateway: Gateway, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Question:
         try:
-            arguments = encode([*args, *([dict(kwargs)] if kwargs else ())])
+            arguments = encoded([*args, *([dict(kwargs)] if kwargs else ())], encode)
         except NO_DATA as error:
             raise Invalid(f"the arguments of gateway `{gateway.name}` can't be recorded: {error}", gateway=gateway.name) from error
         nth = self._asked.get((gateway.name, arguments), 0)
