@@ -96,6 +96,10 @@ def test_since_when(folder: Path) -> None:
     assert f"from position {three} on" in run(folder, "bisect", "units >= 0", "Stock", "a")[1]
     assert "(found by bisection, 1 look)" in run(folder, "bisect", "units >= -1", "Stock")[1]
     assert "(searched in order, " in run(folder, "bisect", "units >= -1", "Stock", "--linear")[1]
+    nobody = "There is no Stock never at that position"
+    assert nobody in run(folder, "bisect", "units >= 0", "Stock", "never")[1]
+    assert nobody not in run(folder, "bisect", "units >= -1", "Stock", "a")[1]
+    assert not answer(folder, "bisect", "units >= 0", "Stock", "never")[1]["there"]
     code, _, wrong = run(folder, "bisect", "cancelled < 9", "Returned")
     assert (code, "folded by themselves" in wrong) == (2, True)
 

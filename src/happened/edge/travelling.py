@@ -155,11 +155,17 @@ def bisect_for(asked: argparse.Namespace) -> int:
         running = opened.running
         found = bisect(running.log, running.travel, cls, key, asked.expression, opened.until(asked.until), linear=asked.linear)
         records = list(running.log.read(after=found.holds_at, until=found.position)) if found.position is not None else []
+        there = key is None or found.position is not None or running.travel.state(fold_of(cls), key, found.holds_at) is not None
     if asked.json:
-        print_json({**found._asdict(), "records": [{"position": one.position, "id": one.id, "name": one.name} for one in records]})
+        print_json(
+            {**found._asdict(), "there": there, "records": [{"position": one.position, "id": one.id, "name": one.name} for one in records]}
+        )
     else:
         for line in _found_as_text(found, asked, [f"{one.position}  {one.kind}  {one.name}  {one.id}" for one in records]):
             print_line(line)
+        if not there:
+            shown = f"{asked.name} {' '.join(map(text_of, found.key))}".rstrip()
+            print_line(f"There is no {shown} at that position: what is not there counts as what holds.")
     return 1 if found.position is not None else 0
 
 
