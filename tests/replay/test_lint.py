@@ -58,6 +58,7 @@ def rate(sku: str) -> int:
 class Stock(h.State):
     sku: Sku
     units: int = 0
+    shops: frozenset[str] = frozenset()
 
     def evolve(self, event: Sold) -> "Stock":
         EVOLVE
@@ -95,6 +96,17 @@ def test_nothing_is_found_in_code_that_is_pure(tmp_path: Path) -> None:
     assert found.functions == 3
 
 
+def test_a_set_that_is_put_into_an_order_or_looked_through_for_none_is_fine(tmp_path: Path) -> None:
+    """The order of its members makes nothing of it."""
+    found = linted(
+        tmp_path,
+        DECIDER="for shop in sorted(stock.shops | {command.sku}):\n        yield Sold(shop, sum(len(one) for one in stock.shops))",
+        EVOLVE="units = self.units\n        for shop in self.shops:\n            units += len(shop)\n        return self.but(units=units)",
+    )
+
+    assert found.findings == ()
+
+
 @pytest.mark.parametrize(
     ("place", "code", "rule", "what"),
     [
@@ -124,6 +136,12 @@ def test_nothing_is_found_in_code_that_is_pure(tmp_path: Path) -> None:
         ("DECIDER", "RATES['b'] = 2\n    yield Sold(command.sku)", "global state", "RATES"),
         ("DECIDER", "yield Sold(command.sku, rate(command.sku))", "gateway", "rate(...)"),
         ("DECIDER", "yield Sold(command.sku, max([clock.time() for _ in 'ab']))", "clock", "clock.time"),
+        ("DECIDER", "for sku in {command.sku, 'b'}:\n        yield Sold(sku)", "order of a set", "{command.sku, 'b'}"),
+        ("DECIDER", "left = stock.shops - {'b'}\n    for shop in left:\n        yield Sold(shop)", "order of a set", "left"),
+        ("DECIDER", "yield from (Sold(shop) for shop in stock.shops)", "order of a set", "stock.shops"),
+        ("DECIDER", "yield Sold(','.join(stock.shops.union('b')))", "order of a set", "stock.shops.union('b')"),
+        ("DECIDER", "yield Sold(tuple([shop for shop in stock.shops])[0])", "order of a set", "stock.shops"),
+        ("EVOLVE", "return self.but(units=len(next(iter(self.shops))))", "order of a set", "self.shops"),
         ("EVOLVE", "return self.but(units=int(now()))", "clock", "now"),
         ("EVOLVE", "return self.but(unit=1)", "but", "but(unit=...)"),
         ("EVOLVE", "return self.but(sku='b')", "but", "but(sku=...)"),

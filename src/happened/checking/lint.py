@@ -15,14 +15,16 @@ from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple  # Any: what a name leads to
 
 import msgspec
+from msgspec import inspect
 
 from happened.core.annotations import unwrapped
+from happened.core.plain import undescribed, within
 from happened.core.state import Fold, fold_of
 from happened.log.fingerprint import HAPPENED, PROJECT, cells_of, file_of, functions_in, label_of, node_of, place_of
 from happened.wiring import Wiring
 
-CLOCK, CHANCE, ENVIRONMENT, NETWORK, IO, PROCESS, GLOBAL, GATEWAY, BUT = (
-    *("clock", "chance", "environment", "network", "files", "process", "global state", "gateway", "but"),
+CLOCK, CHANCE, ENVIRONMENT, NETWORK, IO, PROCESS, GLOBAL, GATEWAY, BUT, ORDER = (
+    *("clock", "chance", "environment", "network", "files", "process", "global state", "gateway", "but", "order of a set"),
 )
 
 RULES: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -140,6 +142,13 @@ FROM_EVENTS = {
     GATEWAY: "have the decider ask it, `world.ask({name}, ...)`, and put the answer into the event",
 }
 
+SORTED = "a set has another order in the next process: `sorted(...)`"
+TO_SETS = ("set", "frozenset")
+IN_ORDER = ("list", "tuple", "iter", "enumerate")
+"""What keeps the order of what it is given, and has it seen."""
+OF_SETS = ("union", "intersection", "difference", "symmetric_difference", "copy")
+"""Methods of a set that come to one."""
+
 MUTATING = frozenset(
     (
         *("add", "append", "appendleft", "clear", "discard", "extend", "extendleft", "insert", "pop", "popitem", "popleft"),
@@ -214,6 +223,8 @@ class _Linting:
         self.gateways = {unwrapped(gateway.call): gateway.name for gateway in app.gateways}
         self.states = {fold.state: fold for fold in _folds(app)}
         self.methods = _methods_of([*app.events, *app.handlers, *self.states])
+        self.sets = _sets_in([*app.events, *app.handlers, *self.states])
+        """Fields that are sets, wherever messages and states have one of that name."""
         self.found: dict[tuple[str, int, str, str], Finding] = {}
         self.unresolved: set[str] = set()
         self._changed: dict[str, frozenset[str]] = {}
@@ -267,6 +278,16 @@ def _methods_of(classes: Iterable[type]) -> dict[str, list[FunctionType]]:
     return found
 
 
+def _sets_in(classes: Iterable[type]) -> frozenset[str]:
+    """Return the names of fields of messages and states, and of what lies in them, that are sets in all that have them."""
+    found: dict[str, bool] = {}
+    parts = (part for cls in classes for part in within(inspect.type_info(cls)))
+    for field in (field for part in parts if isinstance(part, inspect.StructType) for field in part.fields):
+        is_set = isinstance(undescribed(field.type), inspect.SetType | inspect.FrozenSetType)
+        found[field.name] = is_set and found.get(field.name, True)
+    return frozenset(name for name, is_set in found.items() if is_set)
+
+
 class _Look:
     """A look at one function: what each name in it leads to."""
 
@@ -279,6 +300,8 @@ class _Look:
         self._names = function.__globals__
         self._imported: dict[str, str] = {}
         self._bound: set[str] = set()
+        self._sets: dict[str, bool] = {}
+        """Names that are given a value: whether each value is a set."""
         self._state = next((fold for state, fold in linting.states.items() if function in _own_functions(state)), None)
 
     def through(self, node: ast.AST) -> Iterator[FunctionType]:
@@ -303,6 +326,10 @@ class _Look:
                     self._check_but(one)
                     below = list(ast.iter_child_nodes(one))
                     self._check_gateway(one)
+                    self._check_order(one)
+                case ast.For() | ast.YieldFrom():
+                    below = list(ast.iter_child_nodes(one))
+                    self._check_order(one)
                 case _:
                     below = list(ast.iter_child_nodes(one))
             stack += below
@@ -313,6 +340,11 @@ class _Look:
             match one:
                 case ast.Global() | ast.Nonlocal():
                     declared.update(one.names)
+                case (
+                    ast.Assign(targets=[ast.Name(id=name)], value=value)
+                    | ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value)
+                ):
+                    self._sets[name] = self._is_set(value) and self._sets.get(name, True)
                 case ast.Name(ctx=ast.Store()):
                     self._bound.add(one.id)
                 case ast.arg():
@@ -461,6 +493,41 @@ class _Look:
                 self._find(
                     node, BUT, f"but({keyword.arg}=...)", instead=f"`{keyword.arg}` is the key of `{fold.state.__name__}`, which stays"
                 )
+
+    def _check_order(self, node: ast.Call | ast.For | ast.YieldFrom) -> None:
+        """Note where what follows is in the order of a set, which each process has its own of."""
+        match node:
+            case ast.For(iter=each) if any(isinstance(one, ast.Yield | ast.YieldFrom) for below in node.body for one in ast.walk(below)):
+                pass
+            case ast.YieldFrom(value=each):
+                pass
+            case ast.Call(func=ast.Name(id=name), args=[each, *_]) if name in IN_ORDER and name not in self._bound:
+                pass
+            case ast.Call(func=ast.Attribute(attr="join"), args=[each]) | ast.Call(func=ast.Attribute(value=each, attr="pop"), args=[]):
+                pass
+            case _:
+                return
+        if isinstance(each, ast.GeneratorExp | ast.ListComp):
+            each = each.generators[0].iter
+        if self._is_set(each):
+            self._find(node, ORDER, ast.unparse(each), instead=SORTED)
+
+    def _is_set(self, node: ast.expr) -> bool:
+        match node:
+            case ast.Set() | ast.SetComp():
+                return True
+            case ast.Name(id=name):
+                return self._sets.get(name, False)
+            case ast.Attribute(attr=name):
+                return name in self._linting.sets
+            case ast.Call(func=ast.Name(id=name)):
+                return name in TO_SETS and name not in self._bound
+            case ast.Call(func=ast.Attribute(value=value, attr=name)):
+                return name in OF_SETS and self._is_set(value)
+            case ast.BinOp(left=left, op=ast.BitOr() | ast.BitAnd() | ast.BitXor() | ast.Sub(), right=right):
+                return self._is_set(left) or self._is_set(right)
+            case _:
+                return False
 
     @property
     def _self(self) -> str:

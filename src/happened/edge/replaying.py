@@ -145,7 +145,10 @@ def diverged_as_text(divergence: Divergence) -> Iterator[str]:
     """Tell one divergence."""
     yield f"position {divergence.position:,}: {divergence.handler} on {divergence.heard} {divergence.id}"
     then, now = divergence.fingerprint_then, divergence.fingerprint_now
-    yield f"  code  then {then or '?'}, now {now}" if then != now else f"  code  {now}, then as now: what it reads or hears is another"
+    if then != now:
+        yield f"  code  then {then or '?'}, now {now}"
+    else:
+        yield f"  code  {now}, then as now: what it reads or hears is another, or it does not come out the same each time (`happened lint`)"
     for said, positions in (("which it had read", divergence.had_read), ("which it may have read", divergence.may_have_read)):
         if positions:
             yield f"  erased  position{'s' * (len(positions) > 1)} {_capped(positions, ERASED_SHOWN_MAX, '')}, {said}"
