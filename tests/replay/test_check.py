@@ -135,6 +135,21 @@ def test_declared_differences_are_let_pass(history: str, tmp_path: Path) -> None
         again(history, model, may_differ=["Paid.rat"])
 
 
+def test_what_a_refusal_says_may_be_declared_and_that_there_is_one_not(history: str, tmp_path: Path) -> None:
+    """Its text with its facts, or one fact."""
+    model = changed(tmp_path, ('h.Refused("too much", left=spent.limit - spent.cents)', 'h.Refused("far too much", left=0)'))
+    accepting = changed(tmp_path / "accepting", ("if spent.cents + command.cents > spent.limit:", "if False:"))
+
+    def left(model: ModuleType, *may_differ: str) -> set[str]:
+        checked = again(history, model, may_differ=may_differ)
+        return {one.path for divergence in checked.divergences for one in divergence.differences}
+
+    assert left(model) == {"refused", "refused.left"}
+    assert left(model, "refused.left") == {"refused"}
+    assert left(model, "refused") == set()
+    assert "outcome" in left(accepting, "refused")
+
+
 def test_what_can_not_be_decided_again_is_counted_and_said(history: str, tmp_path: Path) -> None:
     """No decider, no reaction: neither is passed over in silence, and neither fails the check."""
     model = changed(

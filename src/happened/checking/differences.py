@@ -12,6 +12,8 @@ from happened.log.row import encode
 from happened.sourcing.handling import Refusal
 
 NOTHING = "(nothing)"
+REFUSED = "refused"
+"""What a refusal's text is called where it differs, and what stands before the name of a fact."""
 
 
 class Difference(msgspec.Struct, frozen=True):
@@ -47,16 +49,18 @@ class Divergence(msgspec.Struct, frozen=True):
 
 
 class MayDiffer:
-    """The declared differences: fields of messages that may come out otherwise."""
+    """The declared differences: fields of messages that may come out otherwise, text and facts of refusals (`refused`), or one of their facts."""
 
     def __init__(self, declared: Iterable[str], classes: Iterable[type]) -> None:
         fields = {name_of(cls)[0]: {field.encode_name for field in msgspec.structs.fields(cls)} for cls in classes}
         self._paths: set[str] = set()
         for one in declared:
             name, _, field = one.partition(".")
-            if name not in fields:
-                raise Invalid(f"`{one}` may differ, and the app has no event or command called `{name}`: write Name.field", declared=one)
-            if field not in fields[name]:
+            if name not in fields and name != REFUSED:
+                raise Invalid(
+                    f"`{one}` may differ, and the app has no event or command called `{name}`: write Name.field, or {REFUSED}", declared=one
+                )
+            if name in fields and field not in fields[name]:
                 raise Invalid(f"`{one}` may differ, and `{name}` has the fields {', '.join(sorted(fields[name]))}", declared=one)
             self._paths.add(one)
 
@@ -115,8 +119,8 @@ def differing_outcomes(then: Refusal | None, now: Refusal | None, failure: BaseE
     elif (then is None) != (now is None):
         yield Difference("outcome", _outcome(then), _outcome(now))
     elif then is not None and now is not None:
-        yield from differing("refused", then.text, now.text)
-        yield from differing("refused", then.facts, now.facts)
+        yield from differing(REFUSED, then.text, now.text)
+        yield from differing(REFUSED, then.facts, now.facts)
 
 
 def _outcome(refusal: Refusal | None) -> str:

@@ -264,7 +264,7 @@ def _add_replaying(add: Callable[..., argparse.ArgumentParser]) -> None:
         action="append",
         default=[],
         metavar="NAME.FIELD",
-        help="a field that may come out otherwise, such as OrderPlaced.total",
+        help="a field that may come out otherwise, such as OrderPlaced.total; refused: what refusals say",
     )
     check.add_argument(
         "--show", type=counted, default=20, metavar="COUNT", help="how many differences, positions or fields to show of one thing (20)"
