@@ -547,6 +547,16 @@ def test_what_is_neither_an_id_nor_a_tag_is_invalid(url: str, what: object) -> N
         running.erase(what, **BY)  # type: ignore[arg-type]  # that is what is tested
 
 
+@pytest.mark.parametrize("keep", ["customer", [""], [7], 7])
+def test_what_is_no_list_of_tags_is_not_taken_for_what_is_to_be_kept(url: str, keep: Any) -> None:
+    """A text would be taken for its letters, and the tag that it names would be lost for good."""
+    with customers.open(url, run=False) as running:
+        receipt = running.record(Met("c-1", "Max"))
+        with pytest.raises(h.Invalid, match=r"`keep` lists the tags"):
+            running.erase(("customer", "c-1"), keep=keep, **BY)
+        assert running.log.head == receipt.position
+
+
 billing = h.App("billing", subscriptions={"crm": [DebtorMoved]}, replicas={"crm": [Debtor]})
 
 

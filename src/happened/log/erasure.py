@@ -342,7 +342,7 @@ def erased(
     check_envelope(None, actor, None, None)
     check_reason(reason)
     _check_what(what)
-    choice = Choice(log, what, keep)
+    choice = Choice(log, what, _kept(keep))
     head = log.head
     for rows in log.engine.read(until=head):
         choice.look(rows)
@@ -364,6 +364,17 @@ def _check_what(what: object) -> None:
             return
         case _:
             raise Invalid(f"what is to be erased is an id, or a tag and its value as ('customer', 'c-17'), not {what!r}")
+
+
+def _kept(keep: object) -> tuple[str, ...]:
+    """Return the tags of a list. `Invalid` for what is none: a text would be taken for its letters, and what leads to the rest would be lost for good."""
+    try:
+        found = msgspec.convert(keep, tuple[str, ...])
+    except msgspec.ValidationError:
+        found = ("",)
+    if "" in found:
+        raise Invalid(f"`keep` lists the tags that go on leading to what is left, as in keep=['customer'], not {keep!r}")
+    return found
 
 
 def is_unfinished(log: Log) -> bool:
