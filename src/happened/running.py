@@ -666,6 +666,8 @@ class Running:
         the start of the log, as where a share begins.
         """
         app = code if code is not None else self.app
+        if not isinstance(app, Wiring):  # pyright: ignore[reportUnnecessaryIsInstance]  # a checker has not seen every caller
+            raise Invalid(f"`code` is the app to run the branch with, not {app!r}")
         outside = Silent(app.gateways, answers or {})
         return Branch(self, app, planned(self.log, app, edits, at), outside)
 

@@ -394,6 +394,9 @@ def test_what_does_not_fit_its_position_is_said(running: h.Running) -> None:
             running.branch(*given)
     with pytest.raises(h.Invalid, match="an edit is about what lies before"):
         running.branch(h.Drop(fact), at=command)
+    for code in (Paid, "shop:app"):
+        with pytest.raises(h.Invalid, match="`code` is the app to run the branch with"):
+            running.branch(code=code)  # type: ignore[arg-type]  # that is what is tried
     with pytest.raises(h.Invalid, match=f"the log ends at position {running.log.head}: there is no {running.log.head + 1} in it yet"):
         running.branch(at=running.log.head + 1)
 
