@@ -130,7 +130,10 @@ def scope_of(cls: type) -> Scope:
 
 def _build(cls: type, above: tuple[type, ...]) -> Scope:
     if cls in above:
-        raise Invalid(f"`{cls.__name__}` holds itself: tags can't be found in data without an end", type=cls.__name__)
+        raise Invalid(
+            f"`{cls.__name__}` holds itself: tags can't be found in data without an end. Say `Any` where it does: nothing is looked for in there",
+            type=cls.__name__,
+        )
     if not cls.__struct_config__.frozen:  # type: ignore[attr-defined]  # every Struct has it
         raise Invalid(f"`{cls.__name__}` can be changed after the fact: make it a `Value`, or frozen", type=cls.__name__)
     hints = hints_of(cls)  # first, since it says what can't be seen
