@@ -173,8 +173,9 @@ def test_nothing_is_written_on_where_the_log_falls_back_to_an_older_copy(into: s
         replace_log(url, copy)
 
         until(lambda: "another history" in str(running._projection(sales).worker.failure))
-        with pytest.raises(h.Diverged, match="another history"):
+        with pytest.raises(h.Diverged, match="another history") as diverged:
             running.projected(sales, since=further)
+        assert "another app's" not in str(diverged.value)
         assert lines(into) == before
 
 

@@ -278,8 +278,10 @@ class Projecting:
         there = row.digest.hex() if row is not None and row.last == found.position else None
         same = found.log == identity.id and found.epoch <= identity.epoch and identity.has(found.epoch, found.position)
         if not same or (found.position and there != found.digest):
+            asked = " Is it another app's, which writes here, too? Name one of both functions otherwise: `@named`."
+            other = asked if found.log != identity.id else ""
             raise Diverged(
-                f"the projection `{self.name}` was written from another history: its checkpoint is position {found.position} of log {found.log}. "
+                f"the projection `{self.name}` was written from another history: its checkpoint is position {found.position} of log {found.log}.{other} "
                 "Was an older log put in place? Restore the right one, or write all anew: running.reproject(...)",
                 projection=self.name,
                 position=found.position,
