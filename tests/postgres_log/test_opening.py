@@ -287,6 +287,18 @@ def test_a_row_behind_the_last_one_that_follows_on_another_is_another_history() 
         assert len(flat(stranger.read())) == 3
 
 
+def test_a_log_that_has_lost_the_row_that_says_where_it_stands_is_said_to_be_damaged() -> None:
+    """As after a restore that left out a table."""
+    url = fresh()
+    notes.open(url).close()
+    with psycopg.connect(server().url, autocommit=True) as connection:
+        connection.execute(where_in(url).sql("delete from @head"))
+
+    for opened in (notes.open, h.open_log):
+        with pytest.raises(h.Broken, match="its table `head` is empty"):
+            opened(url)
+
+
 def test_who_holds_the_lock_too_long_is_an_overload() -> None:
     url = fresh()
     store = PostgresStore(url)

@@ -493,7 +493,12 @@ class PostgresStore:
             raise self.where.trouble(error, "can't be opened as a log") from error
         try:
             migrate(self.where, connection)
-            [standing] = connection.execute(self.where.sql(_STANDING), binary=True).fetchall()
+            standing = connection.execute(self.where.sql(_STANDING), binary=True).fetchone()
+            if standing is None:
+                raise Broken(
+                    f"{self.url} is damaged: its table `head` is empty, and nothing says where the log stands. Restore it from a copy",
+                    url=self.url,
+                )
             self._rows.primary = not is_standby(connection)
         except psycopg.Error as error:
             connection.close()
