@@ -1,7 +1,9 @@
 """Who decides before he has the lock: what he decided stands only where the log stands as it did, else it is decided once more under the lock."""
 
+import contextlib
 import queue
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
@@ -327,6 +329,32 @@ def test_a_command_is_decided_once_more_on_what_came_between(url: str, more: int
         assert (seen[0], seen[-1]) == (10 + more, more)
         assert one.state(Purse, "p") == Purse("p", 0)
         assert one.log.verify().position == one.log.head
+
+
+def test_a_command_is_decided_at_most_twice_however_many_draw_at_once(url: str) -> None:
+    """Once before the lock, and once under it: then it stands. So nobody is passed by for ever."""
+    runs = Counter[int]()
+
+    def draw(command: Draw, purse: Purse) -> Iterator[Drawn]:
+        runs[command.amount] += 1
+        yield Drawn(command.purse, command.amount)
+
+    app = h.App("purses", records=[Filled], deciders=[draw])
+    with contextlib.ExitStack() as opened_here:
+        handles = [opened_here.enter_context(app.open(url, run=False)) for _ in range(4)]
+
+        def client(place: int) -> None:
+            for n in range(50):
+                handles[place].dispatch(Draw("p", 1 + place + n * len(handles)))
+
+        clients = [threading.Thread(target=client, args=(place,)) for place in range(len(handles))]
+        for one in clients:
+            one.start()
+        for one in clients:
+            one.join()
+
+    assert sorted(runs) == list(range(1, 201))
+    assert set(runs.values()) <= {1, 2}
 
 
 def test_an_id_that_another_process_uses_in_the_midst_of_a_commit_is_answered_by_its_row(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
