@@ -209,7 +209,12 @@ def drop_index(url: str) -> None:
     """Drop the index of a log, which is made of its rows: the app makes it anew when it is opened next. `Invalid` while anybody is seen to have it open."""
     shown = as_shown(url)
     if is_postgres(url):
-        raise Invalid(f"the index of {shown} is the server's: `reindex` makes it anew", url=shown)
+        from happened.stores import postgres_tables as postgres  # lazy: psycopg is an extra
+
+        if postgres.is_open_elsewhere(url):
+            raise Invalid(f"{shown} is open, in this process or another: stop all that use it", url=shown)
+        postgres.drop_index_of(url)
+        return
     path = path_in(url)
     if path is None or not Path(path).is_file():
         raise Invalid(f"there is no log at {shown}", url=shown)

@@ -10,8 +10,11 @@ import pytest
 
 import happened as h
 from happened.core.store import Commit, Row, Terms, Unseen, Wanted
+from happened.edge.main import main
 from happened.stores.postgres import PostgresStore
+from happened.stores.postgres_tables import INDEX, where_in
 from happened.testing.rows import Fact, Scribe, added_up, counts_of, flat, matches, other_terms_of, read_by, terms_of, without
+from tests.semantics.model import Balance, Deposit, bank
 from tests.servers import fresh, server
 
 
@@ -246,3 +249,27 @@ def test_a_page_costs_what_it_has_also_where_the_server_has_no_statistics(backwa
             number = found[0] if found is not None else 0
             time.sleep(0.01)
     assert number < 5 * len(rows)
+
+
+@pytest.mark.parametrize("how", ["delete from @{}", "drop table @{}"])
+def test_an_index_that_was_lost_is_made_anew(capsys: pytest.CaptureFixture[str], how: str) -> None:
+    """As after a restore without its tables: by the command line, while nobody has the log open; what is known by tag and id is known again."""
+    url = fresh()
+    with bank.open(url, run=False) as running:
+        for number in range(30):
+            running.dispatch(Deposit(f"a-{number % 3}", number), id=f"deposit-{number}")
+        before = running.state(Balance, "a-1")
+        where = where_in(url)
+        command = ["rebuild", "--index", "--app", "tests.semantics.model:bank", "--log", url]
+        assert main(command) == 2
+        assert "is open" in capsys.readouterr().err
+    with psycopg.connect(server().url, autocommit=True) as connection:
+        for table in INDEX:
+            connection.execute(where.sql(how.format(table)))
+
+    assert main(command) == 0
+
+    with bank.open(url, run=False) as running:
+        assert running.state(Balance, "a-1") == before
+        assert running.dispatch(Deposit("a-2", 5), id="deposit-5").repeated
+        assert len(list(running.log.read(h.query(names=["Deposited"])))) == 30

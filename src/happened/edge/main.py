@@ -169,7 +169,7 @@ def the_parser() -> argparse.ArgumentParser:
     rebuild = add("rebuild", "build a view anew beside the old one, and switch to it; or the index of a damaged log", app=True, views=True)
     what = rebuild.add_mutually_exclusive_group(required=True)
     what.add_argument("name", metavar="NAME", nargs="?", help="the view's name")
-    what.add_argument("--index", action="store_true", help="the index of a log in a file, from its rows: stop all that use the log before")
+    what.add_argument("--index", action="store_true", help="the index of a log, from its rows: stop all that use the log before")
     of_channels = Parser(add_help=False)
     of_channels.add_argument(
         "--channel",

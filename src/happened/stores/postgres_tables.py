@@ -5,6 +5,7 @@
 Each step of `MIGRATIONS` has a number, and is taken once.
 """
 
+import os
 import re
 import time
 from collections.abc import Generator, Sequence
@@ -32,6 +33,8 @@ ENDING_SECONDS_MAX = 1.0
 """How long a session that was closed may be seen still."""
 TABLES = ("log", "segment", "note", "head", "tag", "used", "block", "counted", "shelf", "sample")
 """The tables of a log."""
+INDEX = ("tag", "used", "block", "counted", "shelf")
+"""Those that hold what is found and counted by, and how that was read: all of it can be made anew from the rows."""
 POSTGRES_MIN = 140000
 """The oldest release that is supported: 14."""
 
@@ -420,6 +423,20 @@ def is_open_elsewhere(url: str) -> bool:
                 return True
             time.sleep(0.02)
     return False
+
+
+def drop_index_of(url: str) -> None:
+    """Drop the index of a log, and make those of its tables that are not there. Who has the log open takes it in anew. `Invalid` where there is no log."""
+    check_there(url)
+    where = where_in(url)
+    with _connected(where) as connection, connection.transaction():
+        lock_head(where, connection, CONNECT_SECONDS_MAX)
+        for statement in MIGRATIONS[0]:
+            for table in INDEX:
+                if statement.startswith(f"create table @{table}("):
+                    [(there,)] = connection.execute("select to_regclass(%s) is not null", (f'"{where.schema}".{table}',)).fetchall()
+                    connection.execute(where.sql(f"delete from @{table}" if there else statement))
+        connection.execute(where.sql("update @head set filed = 0, tagged = 0, reading = %s"), (os.urandom(8).hex(),))
 
 
 def migrated(url: str) -> list[int]:
