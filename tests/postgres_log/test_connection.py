@@ -14,7 +14,7 @@ import pytest
 import happened as h
 from happened.core.store import Commit, Row, Unseen, Wanted
 from happened.log.row import decode_header
-from happened.stores import postgres_tables
+from happened.stores import postgres, postgres_tables
 from happened.stores.postgres import PostgresStore
 from happened.testing.rows import Fact, Scribe, check_whole, flat, read_by, terms_of, without
 from tests.postgres_log.proxy import CLIENT, HOLD_COMMIT, LOSE_ANSWER, LOSE_COMMIT, SERVER, Line, Proxy
@@ -244,6 +244,27 @@ def test_who_waits_is_woken_across_processes_and_without_a_notice_looks_himself(
     waiting.close()
     writing.close()
     assert [position for position, _ in seen] == [1, 2]
+
+
+def test_a_notice_wakes_who_waits_long_before_he_would_look(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who looks ten times a second finds what is new without one: here he would look after minutes."""
+    monkeypatch.setattr(postgres, "LOOK_SECONDS", 1000.0)
+    found: list[int] = []
+    with contextlib.closing(opened(url)) as waiting, contextlib.closing(opened(url)) as writing:
+        scribe = Scribe(writing)
+        scribe.append(Fact())
+
+        def wait(after: int) -> None:
+            found.append(waiting.wait(after, 60))
+
+        for position in (1, 2, 3):
+            thread = threading.Thread(target=wait, args=(position,))
+            thread.start()
+            while not waiting._told:  # he listens, and has looked once since
+                time.sleep(0.01)
+            scribe.append(Fact())
+            thread.join(20)
+            assert found[-1:] == [position + 1]
 
 
 def test_nobody_is_told_where_nobody_listens(url: str) -> None:
