@@ -121,7 +121,10 @@ def test_an_owner_whose_checkpoint_was_claimed_writes_nothing(log: str, into: st
 
 
 def test_the_epoch_of_another_owner_refuses_a_commit(log: str, into: str) -> None:
-    """Position and digest are still those that a paused owner knows; only the epoch is not his. With the right one the same commit is taken."""
+    """Position and digest are still those that a paused owner knows; only the epoch is not his. With the right one the same commit is taken.
+
+    So it is where the epoch is his, and he does not know how far he has come, as of a commit whose answer was lost.
+    """
     with app(into).open(log) as running:
         running.projected(sales, since=running.record(Sold("o-1", "a", ONE)))
     with app(into).open(log, run=False) as running:
@@ -131,10 +134,11 @@ def test_the_epoch_of_another_owner_refuses_a_commit(log: str, into: str) -> Non
         row = running.log.row_at(running.record(Sold("o-2", "a", ONE)).position)
         assert found is not None
         assert row is not None
-        projecting._at = found._replace(owner=found.owner - 1)
+        for known in (found._replace(owner=found.owner - 1), found._replace(position=0), found._replace(digest="0" * 64)):
+            projecting._at = known
 
-        with pytest.raises(h.StoreFailed, match="is another process's by now"):
-            projecting._commit([], row)
+            with pytest.raises(h.StoreFailed, match="is another process's by now"):
+                projecting._commit([], row)
 
         projecting._at = found
         projecting._commit([], row)
