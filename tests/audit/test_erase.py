@@ -10,23 +10,28 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
-from typing import Any, TypedDict  # Any: a view of any state
+from typing import Annotated, Any, TypedDict  # Any: a view of any state
 
 import pytest
 
 import happened as h
 from happened.core.state import fold_of
-from happened.core.store import Engine
+from happened.core.store import Commit, Engine, Unseen
 from happened.cqrs import follower
 from happened.cqrs.follower import Followers
 from happened.cqrs.view import ViewBuild
 from happened.log.compacting import compact
 from happened.log.erasure import Choice, Erasing, erased, is_unfinished
-from happened.log.log import latest_erasure
+from happened.log.log import EVERYTHING_SEEN, latest_erasure
+from happened.log.row import encode
+from happened.log.worker import FAILING, Failing
 from happened.log.writer import Writer
 from happened.opening import erased_in
 from happened.stores import sqlite
+from happened.transfer.subscription import UNREAD_NOTE
 from tests.audit.people import SECRET, Call, Called, Met, Order, People, Person, customers, filled, mood
 from tests.notification.model import Noted, app, done, ways
 from tests.transfer.model import Debtor, DebtorMoved, Left, Moved, crm, until
@@ -171,6 +176,45 @@ def test_answers_that_are_kept_for_a_retry_go_with_the_id(url: str) -> None:
         assert running.erase("x", **BY).notes == 1
 
         assert running.log.engine.notes("answers/") == {}
+    assert files_with(url, SECRET) == []
+
+
+def test_what_is_kept_of_somebody_beside_or_behind_his_records_goes_with_the_tag(url: str) -> None:
+    """Answers for a retry, what could not be done, a command that is to come, and what was published without the tag. That of others stays."""
+
+    class Known(h.Event):
+        name: str
+
+    def fail(command: Call, world: h.World) -> Iterator[Called]:
+        yield Called(command.customer, 1, world.ask(mood, command.customer) + str(1 // 0))
+
+    def call_later(event: Met) -> Iterator[h.Later[Call]]:
+        yield h.Later(Call(event.customer, event.name), after=timedelta(days=30))
+
+    def known(event: Met) -> Known:
+        return Known(event.name)
+
+    app = h.App("customers", records=[Met], deciders=[fail], gateways=[mood], reactions=[call_later], publications=[known])
+    with app.open(url) as running:
+        for customer, name in (("c-1", SECRET), ("c-2", "Max")):
+            running.settled(running.record(Met(customer, name)), wait_seconds_max=WAIT)
+            with pytest.raises(ZeroDivisionError):
+                running.dispatch(Call(customer, "hello"), id=f"call-{customer}")
+            failing = encode(Failing(f"reaction/of-{customer}", f"ValueError: {customer} {name}", 1))
+            unread = encode({"position": 1, "error": f"nobody knows {customer}"})
+            commit = Commit(notes={f"{FAILING}of-{customer}": failing.decode(), f"{UNREAD_NOTE}crm/of-{customer}": unread.decode()})
+            running.log.engine.append(partial(said, commit), EVERYTHING_SEEN)
+        before = running.log.engine.notes("")
+
+        found = running.erase(("customer", "c-1"), **BY)
+
+        after = running.log.engine.notes("")
+        assert [one.name for one in found.published] == ["Known"]
+        assert found.names == {"Met": 1, "schedule": 1, "Known": 1}
+        assert {key for key in before.keys() - after.keys() if not key.startswith("timer/")} == {"answers/call-c-1", f"{FAILING}of-c-1"}
+        assert len([key for key in before.keys() - after.keys() if key.startswith("timer/")]) == 1
+        assert [customer in after[f"{UNREAD_NOTE}crm/of-{customer}"] for customer in ("c-1", "c-2")] == [False, True]
+        running.log.verify()
     assert files_with(url, SECRET) == []
 
 
@@ -583,6 +627,59 @@ def test_what_was_published_is_listed_and_copies_are_made_anew(systems: tuple[h.
     until(lambda: other.replica(Debtor, "c-1").state is None)
     one.log.verify()
     assert other.statistics()["replicas"][0]["state"] != "diverged"
+
+
+@pytest.mark.parametrize("by", ["tag", "id", "tag, since it is read"])
+def test_what_came_from_another_system_and_could_not_be_read_is_erased_too(tmp_path: Path, by: str) -> None:
+    """By its id, and by the tag that our class of it has; also what came so and is read by now. That of others stays, and is read when it can be."""
+
+    @h.named("AddressChanged", version=2)
+    class Strange(h.Event):
+        customer: Annotated[str, h.Tag("customer")]
+        country: str
+
+    def strange(old: h.Data) -> h.Data:
+        if old["customer"] in wrong:
+            raise ValueError(f"nobody knows {old['customer']}")
+        return {"customer": old["customer"], "country": "none"}
+
+    wrong = [SECRET, "Max"]
+    billing = h.App("billing", subscriptions={"crm": [Strange]}, upcasts=[h.Upcast("crm/AddressChanged", 1, strange)])
+    url = f"sqlite:///{tmp_path}/billing.db"
+    with crm.open(f"sqlite:///{tmp_path}/crm.db") as upstream:
+        with billing.open(url, channels={"crm": upstream}) as running:
+            for customer in (SECRET, "Max"):
+                upstream.record(Moved(customer, "High Street", "France"))
+            until(lambda: len(running.statistics()["subscriptions"][0]["unread"]) == 2)
+            first = running.statistics()["subscriptions"][0]["unread"][0]["id"]
+        if by == "tag, since it is read":
+            wrong.clear()
+        with billing.open(url, channels={"crm": upstream}) as running:
+            read = [] if wrong else [SECRET, "Max"]
+            until(lambda: of_strange(running) == read)
+
+            found = running.erase(first if by == "id" else ("customer", SECRET), **BY)
+
+            assert found.records == 1 + len(read) // 2
+            left = running.statistics()["subscriptions"][0]["unread"]
+            assert len(left) == (0 if read else 1)
+            assert SECRET not in str(left)
+            running.log.verify()
+        wrong.clear()
+        with billing.open(url, channels={"crm": upstream}) as running:
+            until(lambda: of_strange(running) == ["Max"])
+    assert [name for name in files_with(url, SECRET) if name.startswith("billing")] == []
+
+
+def said(commit: Commit, _: Unseen) -> Commit:
+    """Commit this."""
+    return commit
+
+
+def of_strange(running: h.Running) -> list[str]:
+    """Return of whom something strange was read."""
+    found: list[Any] = [record.body for record in running.log.read(h.query(names=["crm/AddressChanged"]))]
+    return [body.customer for body in found if body is not None and not isinstance(body, dict)]
 
 
 def test_an_event_that_others_wait_for_is_not_erased(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import msgspec
 
 from happened.core.errors import Invalid, NotThere
 from happened.core.store import Commit, Row, Unseen
-from happened.core.tags import is_unicode, term
+from happened.core.tags import is_unicode, term, terms_by_outline
 from happened.log.adoption import check_reason
 from happened.log.held import NOTE as HELD_NOTE
 from happened.log.held import held_by
@@ -46,6 +46,8 @@ from happened.log.writer import Batch, Draft, Job
 ERASING_NOTE = "erasing"
 """Says that bytes of what was erased may still lie in the files."""
 PENDING_NOTE, TIMER_NOTE, ANSWERS_NOTE, SHARE_NOTE, UNREAD_NOTE = "pending/", "timer/", "answers/", "share/", "unread/"
+UNREAD = "unread"
+SAID_OF_WHAT_IS_ERASED = "it can't be read; what was said of it is erased"
 NOTIFICATION, SHARE = PUBLISHED[:2]
 SPANS_MAX = 20_000
 """Stretches of positions in one record of an erasure."""
@@ -91,6 +93,13 @@ class _Shared(msgspec.Struct, frozen=True):
 
     key: msgspec.Raw = msgspec.Raw(b"null")
     version: int = 0
+
+
+class _Unread(msgspec.Struct, frozen=True):
+    """A note of what came from another system, and can't be read."""
+
+    position: int
+    error: str
 
 
 class Choice:
@@ -157,11 +166,14 @@ class Choice:
                 gone[held.note] = None
         gone |= {key: None for key, position in noted(TIMER_NOTE).items() if int(position) in at}
         gone |= {f"{ANSWERS_NOTE}{own}": None for own in self._ids if noted(f"{ANSWERS_NOTE}{own}")}
+        unread = {key: msgspec.json.decode(body, type=_Unread) for key, body in noted(UNREAD_NOTE).items()}
         if not isinstance(self.what, str):
             value = encode(self.what[1]).decode()[1:-1]
-            for start in (ANSWERS_NOTE, FAILING, UNREAD_NOTE):
+            for start in (ANSWERS_NOTE, FAILING):
                 gone |= {key: None for key, body in noted(start).items() if value in body}
-        return gone
+            said = {key: one for key, one in unread.items() if value in encode(one.error).decode()}
+            gone |= {key: encode(msgspec.structs.replace(one, error=SAID_OF_WHAT_IS_ERASED)).decode() for key, one in said.items()}
+        return gone | {key: None for key, one in unread.items() if one.position in at}
 
     def erasure(self, notes: int) -> Erasure:
         """Return what was found."""
@@ -215,7 +227,17 @@ class Choice:
             command = msgspec.json.decode(raw.body, type=_Scheduled)
             body = self.log.reader.body(command.number, command.body, record.position)
             return term(*self.what) in self.log.reader.terms(command.number, body)
-        return False
+        return self._is_unread_of_it(raw)
+
+    def _is_unread_of_it(self, raw: RawRecord) -> bool:
+        """Say whether this came from another system, could not be read, and has the tag where our class of it would have it."""
+        names = self.log.names.by_number
+        name = names.get(raw.number)
+        if name is None or name.what != UNREAD or bytes(raw.body) == ERASED or isinstance(self.what, str):
+            return False
+        outlines = [one.tags for one in list(names.values()) if one.what == "event" and one.name == name.name and one.tags]
+        body = msgspec.json.decode(raw.body)
+        return any(term(*self.what) in terms_by_outline(one)(body) for one in outlines)
 
     def _tells_of(self, raw: RawRecord, record: Record) -> bool:
         """Say whether this was published since something happened that is erased."""
