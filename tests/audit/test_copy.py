@@ -4,7 +4,7 @@ import gzip
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +13,8 @@ import pytest
 
 import happened as h
 from happened.core.store import Row
-from tests.audit.people import Call, Person, customers, filled
+from happened.log.copying import Filling
+from tests.audit.people import SECRET, Call, Person, customers, filled
 from tests.semantics.model import Balance, Deposit, bank
 from tests.servers import fresh
 
@@ -179,6 +180,28 @@ def test_a_log_that_is_written_to_meanwhile_is_copied_as_of_one_moment(url: str,
             copy.log.verify()
             pending = copy.statistics()["pending"]
             assert pending == 0
+
+
+@pytest.mark.parametrize("way", [by_copy, by_copy_there], ids=["file", "postgres"])
+def test_what_is_erased_while_a_log_is_copied_is_not_in_the_copy(
+    origin: str, tmp_path: Path, way: Way, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows that were copied before hold it still: the copy is begun anew."""
+    with customers.open(origin, run=False) as running:
+        filled(running)
+    add = Filling.add
+    erased: list[int] = []
+
+    def add_and_erase(filling: Filling, rows: Iterable[Row]) -> None:
+        add(filling, rows)
+        if not erased:
+            erased.append(1)
+            h.erase(origin, ("customer", "c-1"), actor="ann", reason="asked")
+
+    monkeypatch.setattr(Filling, "add", add_and_erase)
+    with h.open_log(way(origin, tmp_path / "copy.db", None)) as copy:
+        assert SECRET not in "".join(row.records + (row.input or "") for rows in copy.engine.read() for row in rows)
+        assert copy.verify().erased == 12
 
 
 def test_what_is_there_is_not_overwritten_and_what_fails_leaves_nothing(url: str, tmp_path: Path) -> None:

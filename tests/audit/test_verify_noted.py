@@ -4,6 +4,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any  # Any: fields of a row
 
 import msgspec
 import pytest
@@ -130,6 +131,17 @@ def test_what_was_changed_alone_is_found_where_it_stands(path: str, change: Call
         log.verify(noted=receipt)
 
     assert rows[place].position <= found.value.facts["position"] <= rows[place + 1].last + 1
+
+
+@pytest.mark.parametrize(("change", "text"), [({"at": 1}, "the recorded time falls"), ({"count": 3}, "says 3 records and has 2")])
+def test_what_no_writer_records_is_found_though_its_digest_was_made_anew(path: str, change: dict[str, Any], text: str) -> None:
+    """By itself, with nothing noted: time that falls, and another number of records than there are."""
+    *before, last = rows_of(path)
+    other = msgspec.structs.replace(last, **change)
+    written(path, [*before, msgspec.structs.replace(other, digest=digest_of(before[-1].digest, other))])
+
+    with h.open_log(f"sqlite:///{path}") as log, pytest.raises(h.Broken, match=text):
+        log.verify()
 
 
 def test_a_log_that_ends_before_what_was_noted_is_found(path: str) -> None:
