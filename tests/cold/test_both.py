@@ -20,7 +20,7 @@ import pytest
 import happened as h
 from happened.core.store import Commit, Engine, Packs, Row, Wanted
 from happened.log.compacting import compact, unpack
-from happened.log.log import EVERYTHING_SEEN
+from happened.log.log import EVERYTHING_SEEN, KIND_COLD
 from happened.stores import segments
 from happened.stores.cold import Cold
 from happened.stores.postgres_cold import PostgresCold
@@ -78,6 +78,19 @@ def log(request: pytest.FixtureRequest, tmp_path: Path) -> Named:
     if request.param == "sqlite":
         return Named("happened.stores.sqlite:SqliteStore", str(tmp_path / "log.db"))
     return Named("happened.stores.postgres:PostgresStore", fresh())
+
+
+def test_a_log_with_a_cold_part_is_marked_until_all_is_put_back(log: Named) -> None:
+    """So a release that can't read it says which one can: in a file, and in PostgreSQL."""
+    with h.open_log(log.url, create=True) as opened_log:
+        for number in range(30):
+            opened_log.append(h.Loose("Seen", {"number": number}))
+        assert opened_log.engine.notes(KIND_COLD) == {}
+        for keep in (20, 10):
+            compact(opened_log, keep=keep)
+            assert list(opened_log.engine.notes(KIND_COLD)) == [KIND_COLD]
+        unpack(opened_log)
+        assert opened_log.engine.notes(KIND_COLD) == {}
 
 
 def test_packed_rows_are_read_and_found_as_before(log: Named) -> None:
