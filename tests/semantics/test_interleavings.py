@@ -91,6 +91,22 @@ class Latest(h.State):
         return self.but(occurred=record.occurred, id=record.id)
 
 
+@h.named("Placed", version=2)
+class Placed(h.Event):
+    account: Account
+    amount: int
+
+
+class Places(h.State):
+    """What has been placed, in whichever version."""
+
+    account: Account
+    count: int = 0
+
+    def evolve(self, event: Placed) -> "Places":
+        return self.but(count=self.count + 1)
+
+
 class Inspect(h.Command):
     who: str
 
@@ -229,6 +245,37 @@ def test_decoders_that_another_thread_begins_anew_are_not_missed(url: str) -> No
 
         assert len(list(running.log.read(until=recorded))) == recorded
         assert met
+
+
+@pytest.mark.parametrize("who", ["states", "view"])
+def test_a_page_is_lifted_to_its_end_though_another_thread_meets_a_new_name(url: str, who: str) -> None:
+    """An upcast goes through a page while another thread records under a new name, and reads the same: the rest of the page is heard."""
+    between: list[Callable[[], object]] = []
+
+    def lift(data: h.Data) -> h.Data:
+        if between:
+            in_thread(between.pop())[0].join(5)
+        return {**data, "amount": 1}
+
+    app = h.App("places", records=[Placed], views=[Places], upcasts=[h.Upcast("Placed", 1, lift)])
+    with app.open(url, run=who == "view") as running, h.open_log(url) as other:
+
+        def meet() -> None:
+            running.log.append(h.Loose("New", {}, ()))
+            running.states(Places)
+
+        facts = [h.Loose("Placed", {"account": "a"}, (("account", "a"),)) for _ in range(10)]
+        if who == "view":
+            between.append(meet)
+            found = running.view(Places).get("a", since=other.append(facts))
+        else:
+            other.append(facts)
+            running.catch_up()
+            between.append(meet)
+            found = running.states(Places)["a",]
+
+        assert found == Places("a", 10)
+        assert not between
 
 
 # --- the image

@@ -365,54 +365,55 @@ class Pages:
     def __init__(self, reader: Reader, needed: Mapping[type, Fields]) -> None:
         self._reader = reader
         self._needed = needed
-        self._changes = -1
-        self._decode: Any = None
-        self._decode_flat: Any = None
-        self._lifting: dict[type, Lifting] = {}
-        """By the class that a record is decoded to: how its body is lifted."""
+        self._decoding: Decoding | None = None
+        """Looked at once for each page: another thread may make it anew at any moment."""
 
     @property
     def splits(self) -> bool:
         """Whether any record may be several events: `Several` as its body."""
-        self._build_again()
-        return any(step.splits for lifting in self._lifting.values() for step in lifting.way.steps)
+        return any(step.splits for lifting in self._decoding_today().lifting.values() for step in lifting.way.steps)
 
     def __call__(self, rows: Sequence[Row]) -> list[list[Any]]:
         """Decode these rows: for each its records. Cost: about 1 µs for an event that is asked for, a fifth of it for one that is not."""
-        found: list[list[Any]] = self._decoded("_decode", [row.records for row in rows], lambda: map(bare_of, rows))
-        if self._lifting:
+        found: list[list[Any]]
+        found, lifting = self._decoded(_BY_ROWS, [row.records for row in rows], lambda: map(bare_of, rows))
+        if lifting:
             for row, records in zip(rows, found, strict=True):
-                self._lift(records, range(row.position + (row.input is not None), row.last + 1))
+                self._lift(lifting, records, range(row.position + (row.input is not None), row.last + 1))
         return found
 
     def flat(self, rows: Sequence[Bare]) -> list[Any]:
         """Decode the records of these rows, one after the other: `positions_of` says where they stand. Half the cost. `Broken` where a row has others than it counts."""
-        found: list[Any] = self._decoded("_decode_flat", [row[2][1:-1] for row in rows if row[2] != "[]"], lambda: rows)
+        found: list[Any]
+        found, lifting = self._decoded(_FLAT, [row[2][1:-1] for row in rows if row[2] != "[]"], lambda: rows)
         if len(found) != sum(map(_after, rows)) - sum(map(_first, rows)):
             for first, after, text, *_ in rows:
                 if len(taken_apart_text(text, first)) != after - first:
                     raise Broken(f"the row at position {first} has not as many records as it counts", position=first)
-        if self._lifting:
-            self._lift(found, list(positions_of(rows)))
+        if lifting:
+            self._lift(lifting, found, list(positions_of(rows)))
         return found
 
-    def _lift(self, records: list[Any], positions: Sequence[int]) -> None:
+    def _lift(self, lifting: Mapping[type, Lifting], records: list[Any], positions: Sequence[int]) -> None:
         """Put in the place of each record whose body must be lifted one that has what it is today; `None` for what nobody asked for."""
         for place, record in enumerate(records):
-            lifting = self._lifting.get(record.__class__)
-            if lifting is not None:
-                body = self._reader.body(lifting.number, record.body, positions[place])
+            how = lifting.get(record.__class__)
+            if how is not None:
+                body = self._reader.body(how.number, record.body, positions[place])
                 if isinstance(body, Several):
                     events = tuple(one for one in body.events if type(one) in self._needed)
                     body = Several(events) if events else None
                 elif type(body) not in self._needed:
                     body = None
-                records[place] = lifting.made(body, record.extra)
+                records[place] = how.made(body, record.extra)
 
-    def _decoded(self, how: str, texts: Sequence[str], rows: Callable[[], Iterable[Bare]]) -> Any:
-        self._build_again()
+    def _decoded(
+        self, how: Callable[["Decoding"], Any], texts: Sequence[str], rows: Callable[[], Iterable[Bare]]
+    ) -> tuple[Any, Mapping[type, Lifting]]:
+        """Decode these texts; return with what was found how it is lifted: the classes in both are of one making."""
+        made = self._decoding_today()
         try:
-            return getattr(self, how)("[" + ",".join(texts) + "]")
+            return how(made)("[" + ",".join(texts) + "]"), made.lifting
         except msgspec.MsgspecError:
             if self._reader.learn_texts(row[2] for row in rows()):  # others have recorded new names since
                 return self._decoded(how, texts, rows)
@@ -422,15 +423,17 @@ class Pages:
                         raise _unknown(raw.number, position) from None
                     if raw.number in self._reader.names.by_number:
                         self._reader.body(raw.number, raw.body, position)
-            if self._changes != self._reader.names.changes:  # they have, before these rows
+            if made.changes != self._reader.names.changes:  # they have, before these rows
                 return self._decoded(how, texts, rows)
             raise
 
-    def _build_again(self) -> None:
-        if self._changes != self._reader.names.changes:
-            self._build()
+    def _decoding_today(self) -> "Decoding":
+        made = self._decoding
+        if made is None or made.changes != self._reader.names.changes:
+            self._decoding = made = self._make()
+        return made
 
-    def _build(self) -> None:
+    def _make(self) -> "Decoding":
         names = self._reader.names
         changes = names.changes  # before the names are listed: one that comes meanwhile is found again
         shapes: list[Any] = []
@@ -455,10 +458,21 @@ class Pages:
         union: Any = shapes[0]
         for shape in shapes[1:]:
             union = union | shape
-        self._decode = msgspec.json.Decoder(list[list[union]]).decode
-        self._decode_flat = msgspec.json.Decoder(list[union]).decode
-        self._lifting = lifting
-        self._changes = changes
+        return Decoding(changes, msgspec.json.Decoder(list[list[union]]).decode, msgspec.json.Decoder(list[union]).decode, lifting)
+
+
+class Decoding(NamedTuple):
+    """How pages are decoded, made for the names that were known."""
+
+    changes: int
+    """What the names said of their changes before they were listed."""
+    by_rows: Callable[[str], Any]
+    flat: Callable[[str], Any]
+    lifting: Mapping[type, Lifting]
+    """By the class that a record is decoded to: how its body is lifted."""
+
+
+_BY_ROWS, _FLAT = operator.attrgetter("by_rows"), operator.attrgetter("flat")
 
 
 def bare_of(row: Row) -> Bare:
