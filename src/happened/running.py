@@ -753,7 +753,9 @@ class Running:
 
     def _decision(self, command: object, id: str | None, actor: str, correlation: str | None, causation: str | None = None) -> Decision:
         if inside_decider():
-            raise Invalid("a command can't be dispatched from inside a decider or `evolve`: yield an event, and let a reaction dispatch")
+            raise Invalid(
+                "a command can't be dispatched from inside a decider, `evolve` or an upcast: yield an event, and let a reaction dispatch"
+            )
         handling = self._handling
         handler, typed = handling.takes.get(type(command)) or handling.taker(command)
         plain = id is None and actor == "" and correlation is None and causation is None
@@ -799,7 +801,7 @@ class Running:
 
     def _checked_fact(self, message: Message) -> tuple[Typed, bytes, Any, Sequence[str]]:
         if inside_decider():
-            raise Invalid("a fact can't be recorded from inside a decider or `evolve`: yield the event")
+            raise Invalid("a fact can't be recorded from inside a decider, `evolve` or an upcast: yield the event")
         check_envelope(message.id, message.actor, message.correlation, message.causation)
         if type(message.body) not in self.app.records:
             instead = instead_of(message.body, one="record", many="record_all", make="event")

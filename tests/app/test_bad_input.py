@@ -837,6 +837,75 @@ def test_nothing_is_recorded_from_inside_evolve_or_a_decider_that_has_asked(tmp_
             running.log.verify()
 
 
+@h.named("Shelved", version=2)
+class Shelved(h.Event):
+    sku: Sku
+    units: int
+
+
+class Shelf(h.State):
+    sku: Sku
+    units: int = 0
+
+    def evolve(self, event: Shelved) -> "Shelf":
+        return self.but(units=self.units + event.units)
+
+
+def lifted(data: h.Data) -> h.Data:
+    """Say how many, as the next version does."""
+    recorder()
+    return {**data, "units": 1}
+
+
+def split(data: h.Data) -> Iterator[tuple[str, h.Data]]:
+    """Come to one of them, by and by."""
+    recorder()
+    yield "Shelved", {**data, "units": 1}
+
+
+@pytest.mark.parametrize("where", ["view", "read", "what others recorded"])
+@pytest.mark.parametrize("name", ["Shelved", "Pallet"])
+def test_nothing_is_recorded_from_inside_an_upcast(tmp_path: Path, where: str, name: str) -> None:
+    """Whoever reads what was recorded in an older version, each way to record is `Invalid` at once, and the log stays as it was."""
+    recorder.running = None
+    recorder.heard = []
+    upcasts = [h.Upcast("Shelved", 1, lifted), h.Upcast("Pallet", 1, split)]
+    app = h.App("shop", records=[Received, Shelved], deciders=[sell], views=[Shelf], upcasts=upcasts)
+    url = f"sqlite:///{tmp_path}/log.db"
+    with app.open(url, run=where == "view") as running, h.open_log(url) as first:
+        running.state(Shelf, "bolt")
+        recorder.running = running
+        before = first.append(h.Loose(name, {"sku": "nut"}, (("sku", "nut"),)))
+        match where:
+            case "view":
+                assert running.view(Shelf).get("nut", since=before) == Shelf("nut", 1)
+            case "read":
+                assert [record.name for record in running.log.read(h.query(sku="nut"))] == ["Shelved"]
+            case _:
+                running.catch_up()
+                assert running.state(Shelf, "nut") == Shelf("nut", 1)
+        recorder.running = None
+
+        assert set(recorder.heard) == {"Invalid"}
+        assert running.log.head == before.position
+        running.log.verify()
+
+
+def test_nothing_is_recorded_from_inside_the_evolve_of_a_view(tmp_path: Path) -> None:
+    """The thread that follows the log is no other: each way to record is `Invalid` at once."""
+    recorder.running = None
+    recorder.heard = []
+    app = h.App("shop", records=[Received], deciders=[sell], views=[Watched])
+    with app.open(f"sqlite:///{tmp_path}/log.db") as running:
+        recorder.running = running
+        receipt = running.record(Received("nut", 10))
+        assert running.view(Watched).get("nut", since=receipt) == Watched("nut", 10)
+        recorder.running = None
+
+        assert set(recorder.heard) == {"Invalid"}
+        assert running.log.head == receipt.position
+
+
 def test_a_refusal_after_a_yield_withdraws_what_was_yielded(running: h.Running, faults: Faults) -> None:
     """A refused command is recorded, with no event."""
 

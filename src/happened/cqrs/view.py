@@ -25,6 +25,7 @@ from happened.core.state import Fold, Key, State, fold_of, state_in
 from happened.core.store import Bare
 from happened.core.tags import text_of
 from happened.core.tally import tally
+from happened.log.deciding import deciding
 from happened.log.fingerprint import fingerprint_of
 from happened.log.held import told
 from happened.log.lifting import Lifts
@@ -287,10 +288,11 @@ class ViewBuild(Generic[S]):
     def fold_page(self, connection: Connection, page: Page) -> None:
         """Let the events of a page have happened, in memory. `Stopped` if their keys can't be found; then forget all of it."""
         try:
-            if self.joined:
-                self._fold_joined(connection, page)
-            else:
-                self._fold(connection, page)
+            with deciding():  # `evolve` may no more dispatch than a decider may
+                if self.joined:
+                    self._fold_joined(connection, page)
+                else:
+                    self._fold(connection, page)
         except (Stopped, *FAILED):
             raise
         except Exception as error:
@@ -306,7 +308,8 @@ class ViewBuild(Generic[S]):
             for key, position, error in refused:
                 self._stick(key, position, error)
         elif refused:
-            self._refold(connection, {key: position for key, position, _ in refused}, pages)
+            with deciding():
+                self._refold(connection, {key: position for key, position, _ in refused}, pages)
         connection.executemany(
             "insert into _stuck(name, fingerprint, generation, key, position, error) values(?, ?, ?, ?, ?, ?) "
             "on conflict (name, fingerprint, generation, key) do update set position = excluded.position, error = excluded.error",

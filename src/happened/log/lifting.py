@@ -15,6 +15,7 @@ from happened.core.errors import Incompatible, Invalid
 from happened.core.messages import Data, Several, is_data, name_of
 from happened.core.tags import EACH, VALUES, Scope, nesting, scope_of, steps_of_holding
 from happened.core.upcasts import Step, UpcastEntry, steps_of
+from happened.log.deciding import deciding
 from happened.log.fingerprint import fingerprint_of
 from happened.log.names import Name
 
@@ -167,7 +168,8 @@ class Lifts:
                 "`-> Iterable[tuple[str, h.Data]]`"
             )
         try:
-            pairs = [(self._class_of(name, what), data) for name, data in found]
+            with deciding():  # it may be a generator, which runs only now
+                pairs = [(self._class_of(name, what), data) for name, data in found]
         except Unlifted:
             raise
         except Exception as error:
@@ -341,7 +343,8 @@ def unlifted(text: str) -> Unlifted:
 def _stepped(step: Step, data: Any) -> Any:
     assert step.by is not None, "it was looked at before"
     try:
-        return step.by(data)
+        with deciding():  # an upcast may no more dispatch than a decider may
+            return step.by(data)
     except Exception as error:
         raise unlifted(f"`{step.said}` fails: {type(error).__name__}: {error}") from error
 

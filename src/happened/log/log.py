@@ -491,7 +491,7 @@ class Log:
 
     def _job(self, facts: Sequence[Fact] | Fact, unless: Boundary | None, id: str | None, actor: str, correlation: str | None) -> "Facts":
         if inside_decider():
-            raise Invalid("a fact can't be appended from inside a decider or `evolve`: yield the event")
+            raise Invalid("a fact can't be appended from inside a decider, `evolve` or an upcast: yield the event")
         listed = _listed(facts)
         if not listed:
             raise Invalid("nothing to record: `append` needs at least one event")

@@ -23,6 +23,7 @@ from happened.core.store import LOG_WORK, Ahead, Commit, Engine, Head, Row, Term
 from happened.core.tags import term
 from happened.core.waiting import within
 from happened.core.world import Source
+from happened.log import deciding as inside
 from happened.log.latest import Latest
 from happened.log.names import Names, Wish
 from happened.log.paths import counts_in
@@ -130,7 +131,6 @@ class Memory(Protocol):
         ...
 
 
-_local = threading.local()
 _process = os.getpid()
 """Asked of the machine once, and again after a fork: it costs 0.3 µs, and every command and state asks for it."""
 
@@ -143,24 +143,8 @@ def _forked() -> None:
 os.register_at_fork(after_in_child=_forked)
 
 
-def inside_decider() -> bool:
-    """Say whether this thread is running a decider, from which nothing can be dispatched."""
-    return getattr(_local, "deciding", False)
-
-
-class deciding:  # noqa: N801 - it is used as a function is
-    """Mark this thread as running a decider. A generator as context manager would cost a microsecond more, and each run pays for it."""
-
-    __slots__ = ("_before",)
-
-    def __enter__(self) -> None:
-        """Begin; inside another one, too."""
-        self._before = inside_decider()
-        _local.deciding = True
-
-    def __exit__(self, *_: object) -> None:
-        """Be again what it was before."""
-        _local.deciding = self._before
+deciding, inside_decider = inside.deciding, inside.inside_decider
+"""Whoever writes finds here what says that nothing may be written now."""
 
 
 WAITING, TAKEN, DONE, WITHDRAWN = range(4)
@@ -569,7 +553,7 @@ class Writer:
 
     def _lead(self, last: Job) -> None:
         """Commit until this job is done, the caller's own."""
-        _local.deciding = False  # whoever waits here decides nothing
+        inside.here.deciding = False  # whoever waits here decides nothing
         while last.state < DONE:
             self._commit_next(last.deadline)
 
@@ -725,7 +709,7 @@ class Writer:
             batch = Batch(self, unseen, self._memory.begin())
             taken[:] = self._take(jobs)
             try:
-                _local.deciding = True  # whoever commits here was not deciding: see `_lead`
+                inside.here.deciding = True  # whoever commits here was not deciding: see `_lead`
                 for job in taken:
                     try:
                         draft = job.draft(batch)
@@ -740,7 +724,7 @@ class Writer:
                     except BaseException as error:  # noqa: BLE001 - it is the answer to this caller, and no other's trouble
                         job.error = error
             finally:
-                _local.deciding = False
+                inside.here.deciding = False
             began.append(batch)
             if not any(draft.header.id or draft.header.decides for _, draft in batch.added):
                 self.names.dropped()  # nothing needs the names that were declared
