@@ -586,6 +586,32 @@ def test_a_fact_without_a_class_is_checked_all_the_same(running: h.Running, wron
     nothing_recorded(running, lambda: running.log.append(fact), h.Invalid, match)
 
 
+@h.named("Arrived", version=2)
+class Arrived(h.Event):
+    sku: Sku
+    units: int
+
+
+def arrived(data: h.Data) -> h.Data:
+    """Say how many, as the next version does."""
+    return {**data, "units": 1}
+
+
+HAVE_A_CLASS = [
+    (h.Loose("Received", {"sku": "nut", "units": 5}, (("sku", "nut"),)), "`Received` has a class here.*instance of `Received`"),
+    (h.Loose("Arrived", {"sku": "nut"}, (("sku", "nut"),)), "`Arrived` version 1 is read by upcasts here.*open_log"),
+]
+
+
+@pytest.mark.parametrize(("fact", "match"), HAVE_A_CLASS, ids=["class", "upcast"])
+def test_a_fact_that_has_a_class_here_is_recorded_as_that(fact: h.Loose, match: str) -> None:
+    """Whoever reads the log hears it as an event; the states that this process decides on would not have heard it."""
+    app = h.App("shop", records=[Received, Arrived], upcasts=[h.Upcast("Arrived", 1, arrived)])
+    with app.open() as running:
+        nothing_recorded(running, lambda: running.log.append(fact), h.Invalid, match)
+        nothing_recorded(running, lambda: running.log.append([Received("nut", 1), h.Message(fact)]), h.Invalid, match)
+
+
 def test_a_fact_by_hand_keeps_what_its_message_says() -> None:
     """One message's envelope is that of its row: it is read again as it was given, and its id is known."""
     message = h.Message(Received("nut", 1), "r-2", "ann", datetime(2026, 1, 1, tzinfo=UTC), "c-1", "before")

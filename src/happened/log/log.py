@@ -106,7 +106,10 @@ def last_known(epoch: int, ended: Sequence[tuple[int, int]], known: int) -> int:
 
 
 class Loose(msgspec.Struct, frozen=True):
-    """A fact without a class: its name, its body as JSON data, and its tags as (tag, value) pairs. For tools and imports."""
+    """A fact without a class: its name, its body as JSON data, and its tags as (tag, value) pairs. For tools and imports.
+
+    `Invalid` where the app has a class of that name and version, or upcasts that read it.
+    """
 
     name: str
     body: Any
@@ -522,7 +525,9 @@ class Log:
         typed = self.typed.get(type(fact))
         if typed is None or typed.what != "event":
             if isinstance(fact, Loose):
-                return _loose(fact, extra)
+                recording = _loose(fact, extra)
+                self._check_without_class(fact.name, fact.version)
+                return recording
             raise Invalid(
                 f"`{type(fact).__name__}` can't be recorded: "
                 + ("a command is dispatched" if isinstance(fact, Command) else "list its class in the app's `records`"),
@@ -530,6 +535,18 @@ class Log:
             )
         body, event = typed.checked(fact)
         return Recording(typed, typed.wish, body, event, typed.terms(event), extra)
+
+    def _check_without_class(self, name: str, version: int) -> None:
+        """Raise `Invalid` for what is read as an event of a class here: its states would not hear it, and its tags would be others than those of the class."""
+        cls = self.reader.classes.get(("event", name, version))
+        if cls is not None:
+            raise Invalid(f"`{name}` has a class here: record an instance of `{cls.__name__}`", name=name, version=version)
+        if (name, version) in self.reader.lifts.chains:
+            raise Invalid(
+                f"`{name}` version {version} is read by upcasts here: record what they lead to, or append it where no app reads it, by `open_log`",
+                name=name,
+                version=version,
+            )
 
     def _receipt(self, job: "Facts") -> Receipt:
         if job.row is not None:
