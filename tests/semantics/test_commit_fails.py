@@ -9,7 +9,7 @@ import pytest
 
 import happened as h
 from tests.semantics.faults import Faults, broken, full
-from tests.semantics.model import Account, Balance, Deposit, Transfer, bank
+from tests.semantics.model import Account, Balance, Deposit, Deposited, Transfer, bank
 
 
 def own_thread(statement: str) -> Callable[[str], bool]:
@@ -280,6 +280,34 @@ def test_an_event_that_its_state_cannot_take_is_not_recorded_behind_an_error(url
         assert [type(job.error) for job in together] == [ValueError, type(None)]
         assert running.state(Ledger, "good") == Ledger("good", 2)
         assert [record.name for record in running.log.read(after=before)] == ["Spoil", "Spoilt"]
+
+
+def respoil(_: Deposited) -> Iterator[Spoil]:
+    """Ask for what can't be taken."""
+    yield Spoil("bad")
+
+
+@pytest.mark.parametrize("how", ["by itself", "with others", "kept", "by a reaction"])
+def test_a_run_that_comes_to_what_no_state_can_take_has_failed_and_is_counted(url: str, how: str) -> None:
+    """Whoever asked for it, and however often it is tried: as many runs have failed as there were."""
+    app = h.App("spoilt", records=[Deposited], deciders=[spoil], reactions=[respoil])
+    with app.open(url) as running:
+        match how:
+            case "by itself":
+                with pytest.raises(ValueError, match="can't be taken"):
+                    running.dispatch(Spoil("bad"))
+            case "with others":
+                with pytest.raises(ValueError, match="can't be taken"):
+                    running.dispatch_together([Spoil("good"), Spoil("bad")])
+            case _:
+                kept = running.enqueue(Spoil("bad")) if how == "kept" else running.record(Deposited("a", 1))
+                assert running.settled(kept).stuck
+
+        statistics = running.statistics()
+
+        [spoiling] = statistics["deciders"]
+        failed = [one["count"] for one in statistics["executions"] if (one["handler"], one["outcome"]) == ("spoil", "failed")]
+        assert failed == [spoiling["runs"] - (how == "with others")]
 
 
 def test_an_event_of_another_process_that_a_state_cannot_take_stops_its_key_only(url: str) -> None:

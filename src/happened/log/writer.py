@@ -182,6 +182,14 @@ class Job:
         """Say what to record, on what the batch has come to; `None`: nothing, `result` says why. What it raises is the caller's answer."""
         raise NotImplementedError
 
+    def added(self, batch: "Batch", draft: Draft) -> Row:
+        """Put what was drafted at the end of the batch."""
+        try:
+            return batch.add(draft)
+        except Exception as error:
+            self.not_added(batch, draft, error)
+            raise
+
     def not_added(self, batch: "Batch", draft: Draft, error: Exception) -> None:
         """Hear that what was drafted can't be recorded. What it raised is the caller's answer."""
 
@@ -714,11 +722,7 @@ class Writer:
                     try:
                         draft = job.draft(batch)
                         if draft is not None:
-                            try:
-                                drafted.append((job, batch.add(draft)))
-                            except Exception as error:
-                                job.not_added(batch, draft, error)
-                                raise
+                            drafted.append((job, job.added(batch, draft)))
                     except (KeyboardInterrupt, SystemExit):
                         raise
                     except BaseException as error:  # noqa: BLE001 - it is the answer to this caller, and no other's trouble

@@ -300,7 +300,7 @@ class Group(Job):
             kept.decision.taken_at = self.taken_at
             draft = kept.decision.draft(batch)
             if draft is not None:
-                batch.add(draft)
+                kept.decision.added(batch, draft)
         except TROUBLE:
             raise  # of the world: what was decided before it stands
         except Exception as error:  # noqa: BLE001 - whatever the decider raises stops its key, and is seen

@@ -152,7 +152,7 @@ class Sending:
             draft = decision.draft(batch)
             if draft is None:
                 return isinstance(decision.result, Known)
-            batch.add(draft)
+            decision.added(batch, draft)
         except Exception:  # noqa: BLE001 - it is counted where it was raised, and raised again where it is pending: there it is seen, and stops its key
             return False
         return True

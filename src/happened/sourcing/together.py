@@ -30,7 +30,7 @@ class Together(Job):
                 if refusal is not None:
                     raise refusal.withdrawn()
                 if draft is not None:
-                    decision.row = batch.add(draft)
+                    decision.row = decision.added(batch, draft)
                 elif not isinstance(decision.result, Known):
                     raise AssertionError("a decision is drafted, known, or raises")
         except BaseException:
