@@ -110,6 +110,19 @@ def test_the_flow_has_an_arrow_for_each_cause_that_a_caller_gave(tmp_path: Path)
     assert flow.undeclared == ()
 
 
+def test_what_an_enqueued_command_came_to_is_a_cause_as_any_other(tmp_path: Path) -> None:
+    """Its decision has a row of its own, and the parts of that are called after the command."""
+    with h.App("shop", records=[Ordered], deciders=[send]).open(f"sqlite:///{tmp_path}/log.db") as running:
+        running.outcome(running.enqueue(Send(), id="s"))
+        [sent] = running.log.read(h.query(names=["Sent"]))
+        running.log.append(h.Message(Ordered(), causation=sent.id))
+        flow = running.flow()
+
+    assert sent.id == "s#1"
+    arrows = {(arrow.source, arrow.target): arrow.count for arrow in flow.arrows if arrow.target == "event:Ordered" and arrow.count}
+    assert arrows == {("event:Sent", "event:Ordered"): 1}
+
+
 def imported(names: str) -> list[h.Message]:
     """Return messages, each caused by the one before it, by an actor of its own."""
     began = datetime(2026, 3, 1, 8, tzinfo=UTC)

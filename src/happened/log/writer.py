@@ -13,7 +13,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol  # Any: events and results are of the caller's types
 
 import msgspec
@@ -232,12 +232,15 @@ class Batch:
         """Return the row that uses an id, in the log or in this batch."""
         if id in self.ids:
             return self.ids[id]
+        return next((row for row, header in self._found(id) if header.id == id), None)
+
+    def _found(self, id: str) -> Iterator[tuple[Row, Header]]:
+        """Yield the rows of the log that may have to do with an id."""
         for position in self.engine.find_id(id):
             for rows in self.engine.read(position - 1, rows_max=1):
-                if rows[0].position == position and decode_header(rows[0].head).id == id:
-                    return rows[0]
+                if rows[0].position == position:
+                    yield rows[0], decode_header(rows[0].head)
                 break
-        return None
 
     def noted(self, key: str) -> str | None:
         """Return a note as of here in the batch."""
@@ -251,12 +254,22 @@ class Batch:
 
     def heard(self, causation: str) -> Sent | None:
         """Return what a caller's cause says of the flow, where this log knows it by then: which message was heard. Cost: a look at the index."""
-        place, row = 0, self.row_with(causation)
+        place, numbers = 0, self._numbers_of(causation)
         message, _, ordinal = causation.rpartition("#")
-        if row is None and message and ordinal.isdecimal():
-            place, row = int(ordinal), self.row_with(message)
-        numbers = [record.number for _, record in taken_apart(row)] if row is not None else []
+        if not numbers and message and ordinal.isdecimal():
+            place, numbers = int(ordinal), self._numbers_of(message)
         return Sent(0, numbers[place]) if place < len(numbers) else None
+
+    def _numbers_of(self, id: str) -> list[int]:
+        """Return the numbers of the names of a message's records, in order: of one that was enqueued, those of its decision come behind what was asked."""
+        row = self.row_with(id)
+        if row is None:
+            return []
+        rows = [row]
+        if decode_header(row.head).outcome == "pending":
+            rows += [decision for decision, header in self._found(id) if header.decides == id]
+            rows += [decision for decision, draft in self.added if draft.header.decides == id]
+        return [record.number for one in rows for _, record in taken_apart(one)]
 
     def number(self, wish: Wish) -> int:
         """Return the number of a name; a new one is recorded in this batch, before what uses it."""
