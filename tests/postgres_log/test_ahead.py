@@ -11,8 +11,9 @@ import psycopg
 import pytest
 
 import happened as h
-from happened.core.store import Commit, Unseen, Wanted
+from happened.core.store import Commit, Row, Unseen, Wanted
 from happened.log.log import EVERYTHING_SEEN
+from happened.log.writer import Batch, Draft
 from happened.stores import postgres_wire as wire
 from happened.stores.postgres import CROWDED_COMMITS, PostgresStore, Standing
 from happened.stores.postgres_tables import where_in
@@ -296,6 +297,33 @@ class Purse(h.State):
 
     def evolve(self, event: Filled | Drawn) -> "Purse":
         return self.but(left=self.left + (event.amount if isinstance(event, Filled) else -event.amount))
+
+
+def test_a_name_that_is_only_decided_on_is_not_taken_for_one_that_others_have_recorded(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the midst of a commit with a new name another process gives its number to a name of its own: who reads that hears what it is."""
+    add = Batch.add
+    seen: list[list[str]] = []
+
+    def names() -> list[str]:
+        return [record.name for record in one.read() if record.kind == "input"]
+
+    def late(batch: Batch, draft: Draft) -> Row:
+        if batch.engine is one.engine and not seen:
+            thread = threading.Thread(target=lambda: other.append(h.Loose("Theirs", {})))
+            thread.start()
+            thread.join()
+            seen.append(names())
+        return add(batch, draft)
+
+    with h.open_log(url, create=True) as one, h.open_log(url) as other:
+        for _ in range(2):
+            one.append(h.Loose("Known", {}))
+        monkeypatch.setattr(Batch, "add", late)
+        one.append(h.Loose("Ours", {}))
+
+        assert seen == [["Known", "Known", "Theirs"]]
+        assert names() == ["Known", "Known", "Theirs", "Ours"]
+        one.verify()
 
 
 @pytest.mark.parametrize("more", [0, 10])

@@ -14,6 +14,7 @@ import happened as h
 from happened.core.state import fold_of
 from happened.core.store import Commit, Row, Terms
 from happened.log.log import EVERYTHING_SEEN, Log
+from happened.log.names import Names
 from happened.log.records import Reader
 from happened.log.row import decode_header
 from happened.sourcing.memory_image import MemoryImage
@@ -276,6 +277,38 @@ def test_a_page_is_lifted_to_its_end_though_another_thread_meets_a_new_name(url:
 
         assert found == Places("a", 10)
         assert not between
+
+
+def test_a_name_that_was_not_committed_is_not_taken_for_one_that_another_process_has_recorded(
+    url: str, faults: Faults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A commit with a new name fails, and before that is forgotten another process gives its number to a name of its own: who reads that hears what it is."""
+    seen: list[list[str]] = []
+
+    def names() -> list[str]:
+        return [record.name for record in one.read() if record.kind == "input"]
+
+    def between() -> None:
+        other.append(h.Loose("Theirs", {}))
+        seen.append(names())
+
+    def hook(_connection: sqlite3.Connection, sql: str, run: Callable[[], sqlite3.Cursor]) -> sqlite3.Cursor:
+        if not sql.startswith("insert into log"):
+            return run()
+        faults.hook = None
+        raise full()
+
+    with h.open_log(url, create=True) as one, h.open_log(url) as other:
+        one.append(h.Loose("Known", {}))
+        faults.hook = hook
+        once(monkeypatch, Names, "dropped", between, before=True)
+        with pytest.raises(h.StoreFailed):
+            one.append(h.Loose("Ours", {}))
+
+        assert seen == [["Known", "Theirs"]]
+        one.append(h.Loose("Ours", {}))
+        assert names() == ["Known", "Theirs", "Ours"]
+        one.verify()
 
 
 # --- the image

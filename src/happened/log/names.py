@@ -103,9 +103,7 @@ class Names:
     def learn(self, notes: Callable[[str], Mapping[str, str]]) -> None:
         """Take in the names that are noted in the log and not known yet."""
         for body in notes(NOTE).values():
-            name = _read(body)
-            if name.number not in self.by_number:
-                self._keep(name)
+            self._take_in(_read(body))
 
     def known(self, number: int) -> Name | None:
         """Return the name of a number, also where others have given it since; `None` where the log has none."""
@@ -115,9 +113,7 @@ class Names:
 
     def learn_record(self, body: bytes) -> None:
         """Take in a name from its schema record, which stands in the log before the first use of the number."""
-        name = _read(body)
-        if name.number not in self.by_number:
-            self._keep(name)
+        self._take_in(_read(body))
 
     def number(self, wish: Wish) -> int | None:
         """Return the number of a name, or `None` if it has none yet."""
@@ -144,15 +140,28 @@ class Names:
     def dropped(self, after: int = 0) -> None:
         """Forget what the batch added, after the first so many: it was not committed."""
         for name in self._added[after:]:
-            del self.by_number[name.number]
-            del self._numbers[name.what, name.name, name.version, name.fingerprint]
+            if self.by_number.get(name.number) is name:
+                del self.by_number[name.number]
+            if self._numbers.get(_told(name)) == name.number:
+                del self._numbers[_told(name)]
             self.changes += 1
         del self._added[after:]
 
+    def _take_in(self, name: Name) -> None:
+        """Keep a name that the log has. One that this process was about to add under its number comes to nothing: others were the first to commit."""
+        known = self.by_number.get(name.number)
+        if known is None or (_told(known) != _told(name) and any(one is known for one in self._added)):
+            self._keep(name)
+
     def _keep(self, name: Name) -> None:
         self.by_number[name.number] = name
-        self._numbers[name.what, name.name, name.version, name.fingerprint] = name.number
+        self._numbers[_told(name)] = name.number
         self.changes += 1
+
+
+def _told(name: Name) -> tuple[str, str, int, str]:
+    """Return what one number stands for."""
+    return name.what, name.name, name.version, name.fingerprint
 
 
 def _read(body: bytes | str) -> Name:
