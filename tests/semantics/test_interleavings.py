@@ -355,6 +355,35 @@ def test_on_a_state_whose_key_cannot_be_told_nothing_is_decided(url: str) -> Non
             assert running.log.find(who) == []
 
 
+@pytest.mark.parametrize("reopened", [False, True], ids=["live", "reopened"])
+def test_a_state_whose_key_cannot_be_told_is_stuck_however_it_is_asked_for(url: str, *, reopened: bool) -> None:
+    """From memory and from the log, one and all, today and as it was: it is said where the fact stands."""
+    app = h.App("audit", records=[Deposited], deciders=[inspect])
+    with app.open(url, run=False) as running:
+        running.record(Deposited("a", 1))
+        assert running.state(Audit, "a") == Audit("a", 1)
+        position = running.record(Deposited("a", 13)).position
+        if not reopened:
+            asked_for_in_vain(running, position)
+    if reopened:
+        with app.open(url, run=False) as running:
+            asked_for_in_vain(running, position)
+
+
+def asked_for_in_vain(running: h.Running, position: int) -> None:
+    """Ask in every way for a state whose key can't be told of the fact at a position."""
+    ways: list[Callable[[], object]] = [
+        lambda: running.state(Audit, "a"),
+        lambda: running.states(Audit),
+        lambda: running.at(position).state(Audit, "a"),
+        lambda: running.dispatch(Inspect("a")),
+    ]
+    for way in ways:
+        with pytest.raises(h.Stuck, match=f"position {position}.*unlucky"):
+            way()
+    assert running.at(position - 1).state(Audit, "a") == Audit("a", 1)
+
+
 def test_a_fact_whose_key_cannot_be_told_stops_nothing_where_it_is_not_recorded(url: str, faults: Faults) -> None:
     """The disk is full in that commit: nothing has happened, and the state is told as before, also after another batch."""
 

@@ -380,7 +380,11 @@ class MemoryImage:
                 if record.body is None:
                     continue
                 extra = (envelope,) if fold.wants_record else ()
-                for key, message in touched(record.body, envelope):
+                try:
+                    reached = touched(record.body, envelope)
+                except Exception as error:
+                    raise _stopped(fold, _failed_at(at, error)) from error
+                for key, message in reached:
                     before = get(key)
                     if before is None:
                         if only:
@@ -634,7 +638,7 @@ class ImageOverlay:
             if undo is not None:
                 raise
             # What has happened has happened.
-            self._stopping.setdefault(kept, f"at position {row.position + ordinal}: {type(error).__name__}: {error}")
+            self._stopping.setdefault(kept, _failed_at(row.position + ordinal, error))
             return
         for key, message in reached:
             own = before = changed.get(key)
@@ -736,6 +740,10 @@ def standing_still(fold: Fold, key: Key, entry: Entry) -> Stuck:
         position=entry.version,
         error=entry.stuck,
     )
+
+
+def _failed_at(position: int, error: Exception) -> str:
+    return f"at position {position}: {type(error).__name__}: {error}"
 
 
 def _stopped(fold: Fold, why: str) -> Stuck:
