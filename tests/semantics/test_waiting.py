@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -495,6 +496,31 @@ def test_an_interrupt_is_of_one_thread_only(url: str, who: str) -> None:
         assert running.dispatch(Deposit("a", 10), id="after", wait_seconds_max=5).repeated is isinstance(heard[-1], h.Receipt)
         assert running.state(Balance, "a") == running.states(Balance)["a",] == Balance("a", 121, 4)
         running.log.verify()
+
+
+def test_who_is_interrupted_while_another_one_leads_records_nothing(url: str) -> None:
+    """Ctrl-C ends the waiting, and what the writer has not taken is withdrawn, as where a task is cancelled."""
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    gate = Gate()
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with paused(gate).open(url, run=False) as running:
+            leader, _ = in_thread(lambda: running.dispatch(Pause("a")))
+            assert gate.entered.wait(5)
+            signal.setitimer(signal.ITIMER_REAL, 0.2)
+            with pytest.raises(KeyboardInterrupt):
+                running.dispatch(Deposit("a", 10), id="it")
+            gate.go.set()
+            leader.join(10)
+
+            assert running.dispatch(Deposit("b", 1)).events
+            assert running.log.find("it") == []
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

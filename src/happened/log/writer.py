@@ -391,7 +391,8 @@ class Writer:
     def submit(self, job: Job, wait_seconds_max: float) -> None:
         """Have a job decided and committed, and wait for it. Its `error` is raised.
 
-        `Overloaded` if it was not taken in time: then it is withdrawn. `OutcomeUnknown` if it was taken and the time ran out.
+        `Overloaded` if it was not taken in time: then it is withdrawn, as where an interrupt ends the waiting. `OutcomeUnknown` if it was taken and the
+        time ran out.
         """
         if not self._handed_in((job,), wait_seconds_max):
             self._give_up(job)
@@ -430,6 +431,12 @@ class Writer:
                 self._lead(last)
                 return True
             return last._lock.acquire(timeout=wait_seconds_max)  # type: ignore[union-attr]  # who does not lead has a lock
+        except Error:  # nothing of it was put into the queue
+            raise
+        except BaseException:  # an interrupt: of what was taken it only ends the waiting
+            for job in jobs:
+                self._withdraw(job)
+            raise
         finally:
             if lead:
                 with self._mutex:  # no function is called here: an interrupt may come where one begins or ends
