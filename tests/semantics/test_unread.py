@@ -75,7 +75,7 @@ def test_a_decider_that_catches_it_decides_nothing(tmp_path: Path, decider: Any,
 
 
 def test_trouble_of_the_store_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It passes, so the same command may be asked for again."""
+    """It passes, so the same command may be asked for again; and it is no failure of the decider."""
     app = h.App("shop", records=[Counted], deciders=[sell_whatever])
     with app.open(f"sqlite:///{tmp_path}/log.db") as running:
         running.record(Counted("stock", 1))
@@ -88,6 +88,8 @@ def test_trouble_of_the_store_is_raised(tmp_path: Path, monkeypatch: pytest.Monk
             with pytest.raises(h.StoreFailed, match="away"):
                 running.dispatch(Sell("lamp"), id="1")
 
+        assert [(one["handler"], one["outcome"]) for one in running.statistics()["executions"]] == [("sell_whatever", "trouble")]
+        assert [node.id for node in running.flow().nodes if node.failed] == []
         assert running.dispatch(Sell("lamp"), id="1").events == (Sold("lamp"),)
 
 

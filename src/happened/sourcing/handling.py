@@ -43,6 +43,7 @@ from happened.log.row import (
     taken_apart,
 )
 from happened.log.typed import Typed, encode_in_order
+from happened.log.worker import outcome_of as counted_as
 from happened.log.writer import Batch, Draft, Job, deciding
 from happened.sourcing.asked import Asked
 from happened.sourcing.gateway import Answer, Answers, Asking, NeedsOutside, NotNoted, Outside, TimeOver, questions_in
@@ -486,7 +487,7 @@ class Decision(Job):
 
     def _failed(self, batch: Batch, error: Exception, ran: int) -> None:
         handling, answers = self.handling, self.answers
-        batch.engine.sample(self.handler.name, "failed", ran, f"{self.id}: {''.join(traceback.format_exception(error))[-2000:]}")
+        batch.engine.sample(self.handler.name, counted_as(error), ran, f"{self.id}: {''.join(traceback.format_exception(error))[-2000:]}")
         if answers is None:
             return
         batch.kept.update(handling.asked.over(self.id, answers))
