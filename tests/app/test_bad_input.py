@@ -767,6 +767,25 @@ def test_a_decider_can_not_dispatch(running: h.Running, faults: Faults) -> None:
         assert head(other) == 0
 
 
+def test_a_decider_can_not_take_in_what_others_have_recorded(tmp_path: Path, faults: Faults) -> None:
+    """It has the lock, and all of it; taking it once more would end the transaction in which others are decided with it."""
+    with made(faults).open(f"sqlite:///{tmp_path}/log.db") as running:
+        running.record(Received("nut", 10))
+        faults.fault = lambda _: running.catch_up()
+
+        async def at_once() -> list[Any]:
+            both = running.adispatch(Break("nut"), id="b-1"), running.adispatch(Sell("nut", 1), id="s-1")
+            return list(await asyncio.gather(*both, return_exceptions=True))
+
+        broken, sold = asyncio.run(at_once())
+
+        assert isinstance(broken, h.Invalid)
+        assert "inside a decider" in str(broken)
+        assert sold.events == (Sold("nut", 1),)
+        assert running.log.find("b-1") == []
+        running.log.verify()
+
+
 class Recorder:
     """Tries to record, in every way, from wherever it is called; keeps what it heard."""
 

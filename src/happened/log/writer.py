@@ -18,7 +18,7 @@ from typing import Any, Protocol  # Any: events and results are of the caller's 
 
 import msgspec
 
-from happened.core.errors import Closed, Diverged, Error, Forked, OutcomeUnknown, Overloaded
+from happened.core.errors import Closed, Diverged, Error, Forked, Invalid, OutcomeUnknown, Overloaded
 from happened.core.store import LOG_WORK, Ahead, Commit, Engine, Head, Row, Terms, Unseen
 from happened.core.tags import term
 from happened.core.waiting import within
@@ -365,6 +365,8 @@ class Writer:
         self._queue: deque[Job] = deque()
         self._mutex = threading.Lock()
         self._leading = self._closed = False
+        self._under_lock = 0
+        """The thread that decides, or takes in what others have recorded, under the lock of the log."""
         self._pid = os.getpid()
         self._taken: Sequence[Job] = ()
         """The batch that is being decided and committed."""
@@ -410,6 +412,8 @@ class Writer:
         """Put jobs into the queue and wait for the last of them, leading where nobody does; return whether it was answered in time."""
         if os.getpid() != self._pid:
             self.check_process()
+        if self._under_lock:
+            self._check_not_inside()
         wait_seconds_max = within(wait_seconds_max)
         now = time.perf_counter()
         for job in jobs:
@@ -489,11 +493,16 @@ class Writer:
         `Overloaded` where the log is not free in time, in this process or in another one. By default what this process is deciding is waited for.
         """
         self.check_process()
+        self._check_not_inside()
         seconds = within(wait_seconds_max) if wait_seconds_max is not None else None
         began = time.perf_counter()
 
         def take_in(unseen: Unseen) -> Commit:
-            self._take_in(unseen)
+            self._under_lock = threading.get_ident()
+            try:
+                self._take_in(unseen)
+            finally:
+                self._under_lock = 0
             return Commit()
 
         guard = self._memory.guard
@@ -517,12 +526,17 @@ class Writer:
     def rehearse(self, job: Job) -> None:
         """Let a job draft what it would record, under the lock, and record nothing. What it raises is raised."""
         self.check_process()
+        self._check_not_inside()
 
         def decide(unseen: Unseen) -> Commit:
-            self._take_in(unseen)
-            batch = Batch(self, unseen, self._memory.begin())
-            with deciding():
-                job.draft(batch)
+            self._under_lock = threading.get_ident()
+            try:
+                self._take_in(unseen)
+                batch = Batch(self, unseen, self._memory.begin())
+                with deciding():
+                    job.draft(batch)
+            finally:
+                self._under_lock = 0
             return Commit()
 
         with self._memory.guard:
@@ -537,6 +551,7 @@ class Writer:
     def alone(self, job: Job, wait_seconds_max: float) -> None:
         """Have a job decided and committed by itself: what it changes, no other decision of the same commit has been made on. Its `error` is raised."""
         self.check_process()
+        self._check_not_inside()
         with self._mutex:
             self._check(1)
         self._commit([job], wait_seconds_max)
@@ -572,6 +587,13 @@ class Writer:
         """Raise `Forked` in another process than the one that opened the log."""
         if _process != self._pid:
             raise Forked("this log was opened before a fork: open it in the child process")
+
+    def _check_not_inside(self) -> None:
+        """Raise `Invalid` for the thread that has the lock already: what it does would end the transaction in which it decides."""
+        if self._under_lock == threading.get_ident():
+            raise Invalid(
+                "from inside a decider, `evolve` or an upcast the log can't be written, and nothing that others have recorded be taken in"
+            )
 
     def _check(self, more: int) -> None:
         if self._closed:
@@ -733,6 +755,13 @@ class Writer:
         taken: list[Job] = []
 
         def decide(unseen: Unseen) -> Commit:
+            self._under_lock = threading.get_ident()
+            try:
+                return decided(unseen)
+            finally:
+                self._under_lock = 0
+
+        def decided(unseen: Unseen) -> Commit:
             self._take_in(unseen)
             batch = Batch(self, unseen, self._memory.begin())
             taken[:] = self._take(jobs)
