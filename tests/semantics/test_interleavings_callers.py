@@ -250,6 +250,59 @@ def test_an_event_loop_commits_and_looks_by_itself_only_where_a_sync_is_short(
     assert [one == threading.get_ident() for one in at] == [seconds < 0.0005] * 2
 
 
+class Noting:
+    """A lock that notes how long a thread is ready to wait for it."""
+
+    def __init__(self, of: Any, waits: list[float]) -> None:
+        self._of = of
+        self._here = threading.get_ident()
+        self._waits = waits
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        if threading.get_ident() == self._here:
+            self._waits.append(timeout if blocking else 0.0)
+        return bool(self._of.acquire(blocking, timeout))
+
+    def release(self) -> None:
+        self._of.release()
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+def test_a_loop_that_finds_its_own_process_at_work_waits_no_longer_than_for_a_sync(url: str) -> None:
+    """Another thread tries what would be decided, which takes its time: the loop leaves its tasks to the writer's thread, and goes on."""
+    waits: list[float] = []
+    held, go = threading.Event(), threading.Event()
+
+    async def main() -> h.Receipt:
+        async with bank.open(url, run=False) as running:
+            running.dispatch(Deposit("a", 1))
+            guard = running._image.guard
+
+            def hold() -> None:
+                with guard:
+                    held.set()
+                    go.wait(10)
+
+            thread, _ = in_thread(hold)
+            held.wait(10)
+            running._image.guard = Noting(guard, waits)  # type: ignore[assignment]  # it does what one does
+            running._engine.sync_seconds = 0.0  # so quick that the loop commits by itself
+            asked = asyncio.create_task(running.adispatch(Deposit("a", 1)))
+            while not waits:  # noqa: ASYNC110 - nobody says when the loop has tried
+                await asyncio.sleep(0)
+            go.set()
+            thread.join()
+            return await asked
+
+    assert asyncio.run(main()).events == (Deposited("a", 1),)
+    assert max(waits) <= writer.LOOP_SYNC_SECONDS_MAX
+
+
 def test_a_loop_that_finds_the_lock_taken_leaves_its_tasks_to_the_writers_thread(url: str) -> None:
     """It may not wait itself, and nobody else comes who would lead: they are committed as soon as the lock is free."""
 

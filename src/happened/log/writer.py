@@ -681,7 +681,8 @@ class Writer:
     def _commit_next(self, deadline: float | None, most: int = BATCH_MAX) -> None:
         """Decide and commit what waits. It waits for the lock until a deadline, by default that of the most impatient.
 
-        Whose own time is not over then goes back into the queue: nobody hears of another's hurry. An event loop does not wait at all, since it must not.
+        Whose own time is not over then goes back into the queue: nobody hears of another's hurry. An event loop does not wait for it: only for who has taken
+        it in this process, and no longer than for a sync.
         """
         jobs: list[Job] = []
         try:
@@ -716,7 +717,7 @@ class Writer:
     def _commit(self, jobs: Sequence[Job], wait_seconds_max: float) -> None:
         guard = self._memory.guard
         try:
-            if not guard.acquire(timeout=wait_seconds_max or 0.05):
+            if not guard.acquire(timeout=max(wait_seconds_max, LOOP_SYNC_SECONDS_MAX)):
                 raise Overloaded("the log is busy in this process; nothing was recorded")
             self._commit_guarded(jobs, wait_seconds_max)
         except BaseException as error:
