@@ -354,7 +354,8 @@ def test_a_command_is_decided_once_more_on_what_came_between(url: str, more: int
         else:
             with pytest.raises(h.Refused):
                 one.dispatch(Draw("p", 10))
-        assert (seen[0], seen[-1]) == (10 + more, more)
+        # `one`, and in the midst of it `other`, who has seen nothing yet: each decides once more, and no more than that
+        assert seen == [10 + more, 0, 10 + more, more]
         assert one.state(Purse, "p") == Purse("p", 0)
         assert one.log.verify().position == one.log.head
 

@@ -5,15 +5,19 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any  # Any: a gateway of either colour
 
 import msgspec
 import pytest
 
 import happened as h
+from happened.core.world import microseconds
+from happened.log.row import decode_header
 from happened.sourcing import gateway
 from happened.testing import World
 from tests.semantics.model import Account, Balance, Deposit, Deposited, deposit
+from tests.semantics.test_pending import Jumping
 from tests.semantics.test_waiting import in_thread
 from tests.transfer.model import until
 
@@ -314,14 +318,48 @@ def test_an_adispatch_that_asks_does_not_block_the_loop(url: str) -> None:
     asyncio.run(main())
 
 
-def test_chance_ids_and_time_are_the_same_for_the_same_id(url: str) -> None:
-    """What a `World` hands out follows from the id: pending or direct, in one log or another; `now` is kept."""
+def test_chance_and_ids_are_the_same_for_the_same_id(url: str) -> None:
+    """What a `World` hands out follows from the id: pending or direct, in one log or another."""
     with shop().open(url) as running, shop().open("memory:") as other:
         first = running.dispatch(Draw("a"), id="x").events[0]
         second = other.outcome(other.enqueue(Draw("a"), id="x")).events[0]
 
         assert first.number == second.number
         assert first.id.split()[0] == second.id.split()[0]
+
+
+@pytest.mark.parametrize("how", ["dispatch", "enqueue"])
+def test_now_is_when_a_command_was_taken_whenever_and_however_often_it_is_decided(url: str, how: str) -> None:
+    """An hour passes before it is decided, and another one with each answer: in every run it is the same, and that is recorded."""
+    clock = Jumping()
+    runs: list[datetime] = []
+
+    def hour(_account: str, nth: int) -> int:
+        clock.ahead_us += 3_600_000_000
+        return nth
+
+    def look(command: Draw, world: h.World) -> Iterator[Drawn]:
+        runs.append(world.now)
+        for nth in range(3):
+            world.ask(price, command.account, nth)
+        yield Drawn(command.account, world.now.isoformat(), 0)
+
+    app = h.App("clock", deciders=[look], gateways=[price])
+    with app.open(url, run=False, source=clock, gateways={price: hour}) as running:
+        began = datetime.now(UTC)
+        kept = running.enqueue(Draw("a"), id="x") if how == "enqueue" else running.dispatch(Draw("a"), id="x")
+    if how == "enqueue":
+        hour("a", 0)
+        with app.open(url, source=clock, gateways={price: hour}) as running:
+            running.outcome(kept)
+    with h.open_log(url) as log:
+        [drawn] = log.read(h.query(names=["Drawn"]))
+        noted = {decode_header(row.head).now for row in log.find("x")}
+
+    assert len(runs) > 1
+    assert {*runs, datetime.fromisoformat(drawn.body["id"])} == {runs[0]}
+    assert noted == {microseconds(runs[0])}
+    assert began <= runs[0] < drawn.time - timedelta(hours=3)
 
 
 def test_together_is_all_or_none_and_would_is_nothing(url: str) -> None:

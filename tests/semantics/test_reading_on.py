@@ -1,11 +1,14 @@
 """What one thread has read it does not read older after that, and no reader waits longer than he says."""
 
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import closing
 from typing import Annotated
 
+import psycopg
 import pytest
 
 import happened as h
@@ -14,7 +17,7 @@ from happened.log.log import EVERYTHING_SEEN
 from happened.opening import open_engine
 from tests.semantics.model import Balance, Deposit, Deposited, bank
 from tests.semantics.test_pending import stalled_behind
-from tests.servers import fresh
+from tests.servers import fresh, server
 
 
 def amounts(running: h.Running) -> tuple[int, int]:
@@ -32,6 +35,34 @@ def test_a_state_is_as_new_as_all_states_that_were_read_before(any_url: str) -> 
         other.dispatch(Deposit("a", 10))
 
         assert amounts(running) == (11, 11)
+
+
+def transactions(url: str) -> int:
+    """Return how many transactions are open on a log: those that keep its WAL from being emptied, or that its server knows of."""
+    if url.startswith("sqlite:"):
+        with closing(sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)) as connection:
+            [(busy, _, _)] = connection.execute("pragma wal_checkpoint(truncate)")
+            return int(busy)
+    with psycopg.connect(server().url, autocommit=True) as connection:
+        [(there,)] = connection.execute("select count(*) from pg_stat_activity where state like 'idle in transaction%'")
+        return int(there)
+
+
+@pytest.mark.parametrize("how", ["all", "backwards", "asked for"])
+def test_who_stops_reading_in_the_midst_keeps_no_transaction_open(any_url: str, how: str) -> None:
+    """None outlives a page, however long its records are looked at: the WAL can be emptied, and the server clean up."""
+    with h.open_log(any_url, create=True) as log:
+        for number in range(20):
+            log.append(h.Loose("Seen", {"number": number}, (("who", "ann"),)))
+        query = h.query(names=["Seen"], who="ann") if how == "asked for" else None
+        reading = log.read(query, backwards=how == "backwards", after=1, limit=12)
+        found = [next(reading)]  # a page has as many rows as are asked for at most
+
+        assert transactions(any_url) == 0
+        log.append(h.Loose("Seen", {"number": 20}, (("who", "ann"),)))
+        found += reading
+
+        assert [record.body["number"] for record in found] == list(range(19, 7, -1) if how == "backwards" else range(12))
 
 
 def test_who_takes_in_what_others_have_recorded_does_not_go_past_who_merges(url: str, monkeypatch: pytest.MonkeyPatch) -> None:

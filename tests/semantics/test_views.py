@@ -5,6 +5,7 @@ import shutil
 import threading
 import time
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any  # Any: what a store is asked passes through here
 
@@ -152,6 +153,70 @@ def test_a_rebuild_is_not_noticed_by_readers(any_url: str) -> None:
             thread.join()
 
         assert answers == {"500"}
+
+
+def test_a_view_that_was_never_whole_does_not_answer_with_a_part_of_its_rows(any_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is built page by page, and stands still in the midst: in every process it is `Late`, and says how far it is."""
+    monkeypatch.setattr(follower, "PAGE_ROWS", 10)
+    monkeypatch.setattr(follower, "FAR", 1_000)
+    entered, go = threading.Event(), threading.Event()
+
+    class Halting(h.State):
+        account: Account
+        amount: int = 0
+
+        def evolve(self, event: Deposited) -> "Halting":
+            if event.account == "a35":
+                entered.set()
+                assert go.wait(60)
+            return self.but(amount=self.amount + event.amount)
+
+    app = h.App("halting", records=[Deposited], views=[Halting])
+    with app.open(any_url, run=False) as reader:
+        receipt = reader.record_all([Deposited(f"a{number}", 1) for number in range(60)])
+        with app.open(any_url) as running:
+            assert entered.wait(30)
+            [told] = running.statistics()["views"]
+            for handle in (running, reader):
+                for ask in (handle.view(Halting).rows, partial(handle.view(Halting).find, "a1"), partial(handle.view(Halting).find, "a59")):
+                    with pytest.raises(h.Late, match=rf"not been built up to the head yet \({told['position']} of {running.log.head}\)"):
+                        ask(wait_seconds_max=0.05)
+            go.set()
+
+            assert 0 < told["position"] < running.log.head
+            assert len(running.view(Halting).rows(since=receipt)) == 60
+
+
+def test_a_view_does_not_fall_back_when_a_rebuild_takes_its_place(any_url: str) -> None:
+    """Others record without pause: whoever has read as of a position reads nothing older from the new table."""
+    stop = threading.Event()
+    fell: list[tuple[int, int]] = []
+    with bank.open(any_url) as running:
+        receipt = running.record_all([Deposited(f"a{number}", 1) for number in range(500)])
+        running.view(Balance).rows(since=receipt)
+
+        def write() -> None:
+            while not stop.is_set():
+                running.record(Deposited("b", 1))
+
+        def look() -> None:
+            last = 0
+            while not stop.is_set():
+                position = running.view(Balance).rows(limit=1).position
+                if position < last:
+                    fell.append((last, position))
+                last = position
+
+        threads = [threading.Thread(target=do) for do in (write, look, look)]
+        for thread in threads:
+            thread.start()
+        for _ in range(5):
+            running.rebuild(Balance)
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+        assert fell == []
 
 
 def test_a_process_that_only_reads_follows_a_rebuild(any_url: str) -> None:
