@@ -623,6 +623,40 @@ def test_close_ends_though_a_decider_does_not(url: str, monkeypatch: pytest.Monk
         again.log.verify()
 
 
+def test_close_answers_a_task_whose_commit_a_caller_leads_that_does_not_end(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread has taken what a task of this turn has asked for into its commit, and its own decider sleeps: the task need not wait for that."""
+    monkeypatch.setattr("happened.log.writer.CLOSE_SECONDS_MAX", 0.2)
+    monkeypatch.setattr("happened.stores.sqlite.CLOSE_SECONDS_MAX", 0.2)
+    gate = Gate()
+    leaders: list[tuple[threading.Thread, list[object]]] = []
+    running = paused(gate).open(url, run=False)
+    running.dispatch(Deposit("a", 1))
+
+    def lead() -> None:
+        leaders.append(in_thread(lambda: running.dispatch(Pause("a"), id="lead", wait_seconds_max=60)))
+        assert gate.entered.wait(5)
+
+    async def main() -> object:
+        loop = asyncio.get_running_loop()
+        task = asyncio.create_task(running.adispatch(Deposit("a", 1), id="task", wait_seconds_max=60))
+        loop.call_soon(lead)  # after the task has asked, and before the end of the turn, at which it would be committed
+        await asyncio.sleep(0)
+        await loop.run_in_executor(None, running.close)
+        [answer] = await asyncio.wait_for(asyncio.gather(task, return_exceptions=True), 5)
+        return answer
+
+    answer = asyncio.run(main())
+    gate.go.set()
+    leaders[0][0].join(5)
+    running.log.engine.close()  # it could not be, while that decided
+
+    assert isinstance(answer, h.OutcomeUnknown)
+    assert isinstance(leaders[0][1][0], h.Receipt)
+    with paused(Gate()).open(url, run=False) as again:
+        assert [len(again.log.find(known)) for known in ("task", "lead")] == [1, 1]
+        again.log.verify()
+
+
 def test_close_answers_who_waits_for_a_lock_that_is_not_free(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another process has stopped with the lock: who would wait for a minute hears `Closed` all the same."""
     monkeypatch.setattr("happened.log.writer.CLOSE_SECONDS_MAX", 0.2)

@@ -44,6 +44,8 @@ TOGETHER_MIN = 32
 """So many tasks are committed together at least, if they wait. Of more, half: those who were answered go on while the others are being committed."""
 CLOSE_SECONDS_MAX = 10.0
 """How long `close` waits for a decision that has been taken."""
+CLOSE_POLL_SECONDS = 0.001
+"""How often it looks whether that has ended, where a caller decides it."""
 GATHER_SECONDS_MAX = 0.002
 """How long the writer's thread waits at most until threads that were answered have come again, so that they share the next commit; no longer than the last one took."""
 GATHER_AGAIN = 16
@@ -564,14 +566,21 @@ class Writer:
             self._closed = True
             waiting, self._queue = list(self._queue), deque()
         self._refuse(waiting)
+        until = time.monotonic() + CLOSE_SECONDS_MAX
+        left: Sequence[Job] = ()
         if self._thread is not None:
             self._wake.release()
             self._thread.join(CLOSE_SECONDS_MAX)
-            if self._thread.is_alive():  # a decider does not come to an end, or the lock is not free
-                self._refuse(self._taken)
-                stuck = [job for job in self._taken if job.state == TAKEN]
-                self._fail(stuck, OutcomeUnknown(f"the log was closed, and its decision did not end within {CLOSE_SECONDS_MAX:g} s"))
-                self._answer(stuck)
+            if self._thread.is_alive():
+                left = self._taken
+        if not left:  # else a caller leads: he hears by himself what comes of his own, and those who are awaited with it hear it from him
+            left = [job for job in self._taken if job._future is not None]
+            while any(job.state <= TAKEN for job in left) and time.monotonic() < until:
+                time.sleep(CLOSE_POLL_SECONDS)
+        self._refuse(left)  # a decider does not come to an end, or the lock is not free
+        stuck = [job for job in left if job.state == TAKEN]
+        self._fail(stuck, OutcomeUnknown(f"the log was closed, and its decision did not end within {CLOSE_SECONDS_MAX:g} s"))
+        self._answer(stuck)
 
     def _refuse(self, jobs: Sequence[Job]) -> None:
         """Answer those that were not taken."""
