@@ -213,6 +213,30 @@ def test_a_full_queue_is_said_at_once_and_nothing_is_recorded(url: str, monkeypa
         assert all(isinstance(answer[0], h.Receipt) for _, answer in waiting)
 
 
+def test_those_whose_time_is_over_do_not_fill_the_queue(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as may wait have given up behind a slow decider: who comes then waits for his turn."""
+    monkeypatch.setattr("happened.log.writer.QUEUE_MAX", 3)
+    gate = Gate()
+    with paused(gate).open(url, run=False) as running:
+        leader, _ = in_thread(lambda: running.dispatch(Pause("a")))
+        assert gate.entered.wait(5)
+        for number in range(3):
+            with pytest.raises(h.Overloaded, match="withdrawn"):
+                running.dispatch(Deposit("a", 1), id=f"over-{number}", wait_seconds_max=0.01)
+
+        waiting = [in_thread(lambda: running.dispatch(Deposit("a", 1))) for _ in range(3)]
+        while [job.id.startswith("over") for job in list(running._writer._queue)] != [False] * 3:
+            assert not any(answer for _, answer in waiting)
+        with pytest.raises(h.Overloaded, match="3 commands are waiting"):
+            running.dispatch(Deposit("a", 1))
+        gate.go.set()
+        for thread, _ in [(leader, None), *waiting]:
+            thread.join()
+
+        assert all(isinstance(answer[0], h.Receipt) for _, answer in waiting)
+        assert [running.log.find(f"over-{number}") for number in range(3)] == [[], [], []]
+
+
 def test_close_answers_every_caller(url: str) -> None:
     """One command is being decided, others wait: the first gets its receipt, the others `Closed`, and what they heard is so."""
     gate = Gate()

@@ -365,6 +365,8 @@ class Writer:
         self._reader = reader
         self._memory = memory
         self._queue: deque[Job] = deque()
+        self._withdrawn = 0
+        """How many were withdrawn since those were last taken out of the queue, or more."""
         self._mutex = threading.Lock()
         self._leading = self._closed = False
         self._under_lock = 0
@@ -607,6 +609,9 @@ class Writer:
     def _check(self, more: int) -> None:
         if self._closed:
             raise Closed("the log is closed")
+        if self._withdrawn:  # they are in the queue until their turn comes, and wait no more
+            self._queue = deque([job for job in self._queue if job.state == WAITING])
+            self._withdrawn = 0
         if len(self._queue) + more > QUEUE_MAX:
             raise Overloaded(f"{QUEUE_MAX:,} commands are waiting already; nothing was recorded", waiting=len(self._queue))
 
@@ -909,6 +914,7 @@ class Writer:
             if job.state != WAITING:
                 return False
             job.state = WITHDRAWN
+            self._withdrawn += 1
             job.error = Overloaded("the command was withdrawn before it was taken; nothing was recorded", id=job.id)
             return True
 
