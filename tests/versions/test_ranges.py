@@ -95,9 +95,9 @@ def fill(url: str, seed: int, count: int = 400) -> None:
     """Write a log, without a schema in its first, its middle and its last part."""
     print("seed", seed)
     chance = random.Random(seed)
-    with h.App("shop", records=[Moved, Came, Gone, Unclaimed]).open(url, run=False) as running:
+    with h.App("shop", records=[Moved, Came, Gone, Unclaimed]).open(url, run=False) as running, h.open_log(url) as tool:
         for part in range(3):
-            running.log.append(loose(chance, 20))
+            tool.append(loose(chance, 20))
             for events in made(chance, count // 3):
                 running.log.append([h.Message(event) for event in events])
             running.record_all([Came("s", part), Moved("c", "Spain")])
