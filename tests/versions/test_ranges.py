@@ -22,6 +22,7 @@ from happened.checking.ranges import readings_of
 from happened.checking.reading import Part, Readings, read_part, told
 from happened.core.store import Engine
 from happened.edge.main import main
+from happened.log.log import PLAIN, Facts, _loose
 from happened.log.names import Names
 from happened.log.records import Reader
 from happened.opening import open_engine
@@ -95,9 +96,10 @@ def fill(url: str, seed: int, count: int = 400) -> None:
     """Write a log, without a schema in its first, its middle and its last part."""
     print("seed", seed)
     chance = random.Random(seed)
-    with h.App("shop", records=[Moved, Came, Gone, Unclaimed]).open(url, run=False) as running, h.open_log(url) as tool:
+    with h.App("shop", records=[Moved, Came, Gone, Unclaimed]).open(url, run=False) as running:
         for part in range(3):
-            tool.append(loose(chance, 20))
+            strange = [_loose(fact, PLAIN) for fact in loose(chance, 20)]  # what `append` does not take of an app that has the class
+            running.log.writer.submit(Facts(running.log, strange, None), 10)
             for events in made(chance, count // 3):
                 running.log.append([h.Message(event) for event in events])
             running.record_all([Came("s", part), Moved("c", "Spain")])
