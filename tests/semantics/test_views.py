@@ -146,7 +146,7 @@ def test_a_rebuild_is_not_noticed_by_readers(any_url: str) -> None:
         threads = [threading.Thread(target=look) for _ in range(3)]
         for thread in threads:
             thread.start()
-        for _ in range(5):
+        for _ in range(15):
             running.rebuild(Balance)
         stop.set()
         for thread in threads:
@@ -185,6 +185,38 @@ def test_a_view_that_was_never_whole_does_not_answer_with_a_part_of_its_rows(any
 
             assert 0 < told["position"] < running.log.head
             assert len(running.view(Halting).rows(since=receipt)) == 60
+
+
+def test_a_view_does_not_fall_back_when_a_rebuild_takes_its_place(any_url: str) -> None:
+    """Others record without pause: whoever has read as of a position reads nothing older from the new table."""
+    stop = threading.Event()
+    fell: list[tuple[int, int]] = []
+    with bank.open(any_url) as running:
+        receipt = running.record_all([Deposited(f"a{number}", 1) for number in range(500)])
+        running.view(Balance).rows(since=receipt)
+
+        def write() -> None:
+            while not stop.is_set():
+                running.record(Deposited("b", 1))
+
+        def look() -> None:
+            last = 0
+            while not stop.is_set():
+                position = running.view(Balance).rows(limit=1).position
+                if position < last:
+                    fell.append((last, position))
+                last = position
+
+        threads = [threading.Thread(target=do) for do in (write, look, look)]
+        for thread in threads:
+            thread.start()
+        for _ in range(15):
+            running.rebuild(Balance)
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+        assert fell == []
 
 
 def test_a_process_that_only_reads_follows_a_rebuild(any_url: str) -> None:

@@ -140,7 +140,10 @@ class Followers:
                 head = self._log.wait(behind, IDLE_SECONDS)
                 if head > behind or not all(map(self._is_answered_from, mine)):
                     for position in sorted({build.position for build in mine}):
-                        self._advance([build for build in mine if build.position == position], head)
+                        at_work = self._at_work()  # what another has taken the place of in this round is left as it is: who reads it would see more than the other has
+                        group = [build for build in mine if build.position == position and build in at_work]
+                        if group:
+                            self._advance(group, head)
                 else:
                     for build in mine:
                         build.failure = None
