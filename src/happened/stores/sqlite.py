@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar  # Any: rows of the columns that were asked for
 
 from happened.core.errors import Broken, Closed, Diverged, Error, Forked, Incompatible, Invalid, OutcomeUnknown, Overloaded, StoreFailed
-from happened.core.store import START, Bare, Commit, Head, Parts, Row, Terms, Unseen, Wanted
+from happened.core.store import LOG_WORK, START, Bare, Commit, Head, Parts, Row, Terms, Unseen, Wanted
 from happened.stores import cold, runs
 from happened.stores.cold import ASKED, BARE, COUNTED, HEADED, WHOLE, Cold, Columns, last_position, one_moment, roll_back
 from happened.stores.looking import Looking
@@ -102,6 +102,8 @@ BUSY_SECONDS = 0.0005
 POLL_SECONDS = 0.005
 """How often one of those who wait looks for commits of other processes."""
 PAGE_BYTES = 4096
+CHECKPOINT = f"{LOG_WORK}checkpoint"
+"""Under which name checkpoints are counted that failed."""
 CHECKPOINT_PAGES = 4_000
 """A checkpoint starts when the WAL has about so many pages (16 MB). What comes while it runs is written in a commit, which waits for it: with three times
 as many pages that took three times as long, and nothing else was faster."""
@@ -218,6 +220,8 @@ class SqliteStore:
         self._terms_of: Callable[[Row], Terms] | None = None
         self._reading: dict[int, str] = {}
         self._reading_stored: dict[int, str] = {}
+        self._reading_is_stored = False
+        """Whoever opens the log next sees how this process reads it."""
         self._guest = False
         self._strange = False
         """A guest who reads tags otherwise than the index: he looks up no terms in it, and writes none."""
@@ -407,6 +411,7 @@ class SqliteStore:
         with self._index_lock:
             self._terms_of = terms_of
             self._reading = dict(reading)
+            self._reading_is_stored = False
             self._guest = guest
             if self._runs.indexed == 0:
                 with self._rows.reader() as reader, one_moment(reader):
@@ -700,6 +705,11 @@ class SqliteStore:
             self._write_reading(writer)
             self._pages += 6
             samples = True
+        elif (
+            commit.rows and not self._reading_is_stored and self._writes_index(writer)
+        ):  # not only with the first part of the index: others may read otherwise
+            self._write_reading(writer)
+            self._pages += 1
         if samples:
             self._write_samples(writer)
             self._pages += 2
@@ -770,9 +780,10 @@ class SqliteStore:
         try:
             self._maybe_checkpoint()
         except Exception as error:  # noqa: BLE001 - the commit has taken place: a checkpoint comes again
-            self._samples.add("checkpoint", "failed", 0, str(error))
+            self._samples.add(CHECKPOINT, "failed", 0, str(error))
 
     def _rolled_back(self) -> None:
+        self._reading_is_stored = False
         for (handler, outcome), (count, ran, what) in self._shown.items():
             self._samples.add(handler, outcome, ran, what, count)
         self._shown.clear()
@@ -849,7 +860,7 @@ class SqliteStore:
         try:
             connection = self._connect(self.path)
         except sqlite3.Error as error:
-            self._samples.add("checkpoint", "failed", 0, str(error))
+            self._samples.add(CHECKPOINT, "failed", 0, str(error))
             self._checkpointer = None  # the next one that is due begins a new thread
             self._checkpoint_due.clear()
             return
@@ -861,7 +872,7 @@ class SqliteStore:
                 try:
                     self._checkpointed(connection)
                 except Error as error:
-                    self._samples.add("checkpoint", "failed", 0, str(error))
+                    self._samples.add(CHECKPOINT, "failed", 0, str(error))
                 self._pages = min(self._pages, CHECKPOINT_PAGES // 2)
                 self._rest_due = True
                 self._checkpoint_due.clear()
@@ -982,6 +993,7 @@ class SqliteStore:
             stored.update(self._reading)
             writer.execute("insert or replace into shelf(key, body) values('reading', ?)", (reading_text(stored),))
         self._reading_stored = stored
+        self._reading_is_stored = True
 
     def _write_samples(self, writer: sqlite3.Connection) -> None:
         self._shown.update(self._samples.taken())
