@@ -219,6 +219,34 @@ def test_a_view_does_not_fall_back_when_a_rebuild_takes_its_place(any_url: str) 
         assert fell == []
 
 
+def test_close_does_not_wait_for_an_evolve_that_does_not_end(any_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it folds is written when it does end, or by whoever follows the view next; the file is given back then."""
+    monkeypatch.setattr(follower, "CLOSE_SECONDS_MAX", 0.2)
+    entered, may_go = threading.Event(), threading.Event()
+
+    class Waiting(h.State):
+        account: Account
+        count: int = 0
+
+        def evolve(self, event: Deposited) -> "Waiting":
+            entered.set()
+            may_go.wait(60)
+            return self.but(count=self.count + event.amount)
+
+    app = h.App("bank", records=[Deposited], views=[Waiting])
+    running = app.open(any_url)
+    running.record(Deposited("a", 3))
+    assert entered.wait(60)
+    [thread] = [one for one in threading.enumerate() if one.name == "happened-views"]
+    running.close()
+    assert thread.is_alive(), "evolve has not ended"
+    may_go.set()
+    thread.join(60)
+    assert not thread.is_alive()
+    with app.open(any_url) as running:
+        assert running.view(Waiting).get("a", since=running.log.head).count == 3
+
+
 def test_a_process_that_only_reads_follows_a_rebuild(any_url: str) -> None:
     """Another process rebuilds a view, twice: who only reads answers from the new table, and can still be asked to be as new as a receipt."""
     with bank.open(any_url) as owner, bank.open(any_url, run=False) as reader:

@@ -22,6 +22,7 @@ from happened.log.held import told
 from happened.log.lease import Leases
 from happened.log.log import Log, Progress, latest_erasure
 from happened.log.records import Pages, bare_of
+from happened.log.writer import CLOSE_SECONDS_MAX
 from happened.shelf.connection import FAILED, Connection, Place
 from happened.shelf.rows import ViewsFile, tag_of
 
@@ -58,12 +59,13 @@ class Followers:
         self._views: dict[type[State], ViewState[Any]] = {}
         self._building: list[ViewBuild[Any]] = []
         self._stop = threading.Event()
+        self._closed = False
         self._moved = threading.Condition()
         self._rebuilding = threading.Lock()
         self._sweep_at = 0.0
         self.failure: str | None = None
         """What keeps the follower from its work, if anything does."""
-        self._thread = threading.Thread(target=self._follow, name="happened-views", daemon=True)
+        self._thread = threading.Thread(target=self._run_to_the_end, name="happened-views", daemon=True)
         self._file = place() if self._fingerprints else None
         try:
             for state in self._fingerprints:
@@ -118,16 +120,22 @@ class Followers:
         return [view.statistics() for view in self._views.values()]
 
     def close(self) -> None:
-        """Stop after the page that is being folded."""
+        """Stop after the page that is being folded. Bounded: where `evolve` does not come to an end, the file is given back once it does."""
         self._stop.set()
         self._announce()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(CLOSE_SECONDS_MAX)
         self._leases.close()
-        if self._file is not None:
+        self._closed = True  # first: one of both threads sees that the other one does not close the file
+        if self._file is not None and not self._thread.is_alive():
             self._file.close()
 
     # --- the thread
+
+    def _run_to_the_end(self) -> None:
+        self._follow()
+        if self._closed and self._file is not None:
+            self._file.close()
 
     def _follow(self) -> None:
         while not self._stop.is_set():

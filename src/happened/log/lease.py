@@ -20,6 +20,7 @@ from happened.core.world import Source
 from happened.log.row import encode
 from happened.log.slices import NOTE as PROGRESS_NOTE
 from happened.log.slices import WHOLE, Part, Piece, Progress, handler_of, parts_of, shared_among
+from happened.log.writer import CLOSE_SECONDS_MAX
 
 NOTE = "lease/"
 PRESENT = "present/"
@@ -152,10 +153,12 @@ class Leases:
         self._store.append(decide, _ALL_SEEN)
 
     def close(self) -> None:
-        """Give all of them back."""
+        """Give all of them back. Bounded: where the store does not answer they run out by themselves."""
         self._stop.set()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(CLOSE_SECONDS_MAX)
+            if self._thread.is_alive():
+                return
         if self._epochs or self._by:
             self._epochs = {}
             with contextlib.suppress(Error):  # the lock is busy: the leases run out by themselves, or are free once this process is gone

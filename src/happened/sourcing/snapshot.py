@@ -30,6 +30,7 @@ from happened.log.fingerprint import fingerprint_of
 from happened.log.held import told
 from happened.log.log import Log, Progress, latest_erasure
 from happened.log.worker import TROUBLE, glance
+from happened.log.writer import CLOSE_SECONDS_MAX
 from happened.shelf.snapshots import Kept, SnapshotsFile
 from happened.sourcing.memory_image import NEVER, Entry, MemoryImage
 
@@ -648,10 +649,10 @@ class Taker:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop after the snapshot that is being taken."""
+        """Stop after the page of a snapshot that is being folded. Bounded: what hangs in `evolve` is left behind."""
         self._stop.set()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(CLOSE_SECONDS_MAX)
 
     def _work(self) -> None:
         looked = -1
