@@ -219,6 +219,39 @@ def test_who_holds_what_is_listed(folder: Path) -> None:
         assert all(one["epoch"] == first[one["handler"]] + 1 for one in held)
 
 
+SIGNALLED = """
+import os, signal, sys
+from happened.edge import commands
+from happened.edge.main import main
+
+def run(step):
+    steps = 0
+    def trace(frame, event, arg):
+        nonlocal steps
+        if steps or (frame.f_code is commands.run.__code__ and "tell_at" in frame.f_locals):
+            steps += 1
+            if steps == step:
+                os.kill(os.getpid(), signal.SIGTERM)
+        return trace
+    sys.settrace(trace)
+    try:
+        return main(["run"])
+    finally:
+        sys.settrace(None)
+
+commands.WAKES_SECONDS = 0.01
+for step in range(1, 40):
+    assert run(step) == 0
+    print("ended at", step, flush=True)
+"""
+
+
+def test_a_signal_ends_it_whenever_it_comes(folder: Path) -> None:
+    """At each step of the code that waits for it: what that holds must not be what the signal needs."""
+    done = subprocess.run([sys.executable, "-c", SIGNALLED], cwd=folder, capture_output=True, text=True, timeout=120, check=True)
+    assert "ended at 39" in done.stdout
+
+
 def test_it_makes_the_log_where_there_is_none(folder: Path) -> None:
     """A first start needs nothing but the app and a URL."""
     with at_work(folder, "model:app", "--log", "sqlite:///other.db", "--every", "0.1") as process:

@@ -9,6 +9,7 @@ import importlib
 import itertools
 import math
 import operator
+import queue
 import signal
 import sys
 import threading
@@ -432,10 +433,12 @@ def run(asked: argparse.Namespace) -> int:
     missing = sorted({*app.subscriptions, *app.replicas} - set(dict(asked.channel)))
     if missing and not asked.no_outside:
         raise Invalid(f"the app listens to `{missing[0]}`: say where that is, --channel {missing[0]}=URL", systems=missing)
-    stop = threading.Event()
+    told: queue.SimpleQueue[int] = (
+        queue.SimpleQueue()
+    )  # and no event: who waits for that may hold its lock when a signal comes, and would wait for himself
 
-    def told_to_stop(_number: int, _frame: FrameType | None) -> None:
-        stop.set()
+    def told_to_stop(number: int, _frame: FrameType | None) -> None:
+        told.put(number)
 
     before = {number: signal.signal(number, told_to_stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
@@ -451,7 +454,7 @@ def run(asked: argparse.Namespace) -> int:
                 what = f"{len(app.reactions)} reactions, {len(app.views)} views, {len(app.handlers)} deciders"
                 print(f"{app.name} runs on {as_shown(url)}: {what}; Ctrl-C or SIGTERM ends it", flush=True)
             tell_at = time.monotonic() + (asked.every or math.inf)
-            while not stop.wait(max(0.0, min(WAKES_SECONDS, tell_at - time.monotonic()))):
+            while not _is_told(told, max(0.0, min(WAKES_SECONDS, tell_at - time.monotonic()))):
                 if time.monotonic() >= tell_at:
                     _print_standing(running, as_json=asked.json)
                     tell_at = time.monotonic() + asked.every
@@ -460,6 +463,15 @@ def run(asked: argparse.Namespace) -> int:
         for number, handler in before.items():
             signal.signal(number, handler)
     return 0
+
+
+def _is_told(told: "queue.SimpleQueue[int]", wait_seconds_max: float) -> bool:
+    """Wait for a signal; say whether one came."""
+    try:
+        told.get(timeout=wait_seconds_max)
+    except queue.Empty:
+        return False
+    return True
 
 
 def _print_standing(running: Running, *, as_json: bool) -> None:
