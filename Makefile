@@ -48,7 +48,7 @@ COMPILE := $(BIN)/python -m compileall -q src tests examples tools
 
 tests: $(SET_UP) ## the tests alone
 	$(COMPILE)
-	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile # many wait for other processes; a document's blocks and a file's tests stay in one process
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --max-worker-restart 0 # many wait for other processes; a document's blocks and a file's tests stay in one process
 
 TORTURE_SECONDS := 10000 # for one test
 torture: $(SET_UP) ## the tests that kill, stop and race processes, and those of faults, as often as is promised, with their seeds
