@@ -26,6 +26,7 @@ from happened.cqrs.ask import Rows, View, check_limit
 from happened.cqrs.follower import Followers
 from happened.cqrs.past import Joining
 from happened.giving import Failed, Giving, Works
+from happened.log.deciding import inside_decider
 from happened.log.erasure import Erasure
 from happened.log.fingerprint import fingerprint_of
 from happened.log.held import Act, Held, all_held, errors_of
@@ -49,7 +50,7 @@ from happened.log.row import TOPOLOGY, Header, Written, decode_header, encode, t
 from happened.log.several import Alone, Several
 from happened.log.typed import Typed
 from happened.log.worker import Worker, begin_at
-from happened.log.writer import Batch, inside_decider
+from happened.log.writer import Batch
 from happened.notification.flow import Flow, observed_flow
 from happened.notification.publication import Publishing
 from happened.notification.reacting import Reacting

@@ -25,13 +25,13 @@ from happened.cqrs.follower import Followers
 from happened.cqrs.view import ViewBuild
 from happened.log.compacting import compact
 from happened.log.erasure import Choice, Erasing, erased, is_unfinished
+from happened.log.held import UNREAD_NOTE
 from happened.log.log import EVERYTHING_SEEN, latest_erasure
 from happened.log.row import encode
 from happened.log.worker import FAILING, Failing
 from happened.log.writer import Writer
 from happened.opening import erased_in
 from happened.stores import sqlite
-from happened.transfer.subscription import UNREAD_NOTE
 from tests.audit.people import SECRET, Call, Called, Met, Order, People, Person, customers, filled, mood
 from tests.notification.model import Noted, app, done, ways
 from tests.transfer.model import Debtor, DebtorMoved, Left, Moved, crm, until

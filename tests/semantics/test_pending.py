@@ -16,10 +16,11 @@ import pytest
 
 import happened as h
 from happened.core.store import Engine
+from happened.log.deciding import inside_decider
 from happened.log.held import Held, all_held, failed_with
 from happened.log.lease import Leases
 from happened.log.worker import Envelope
-from happened.log.writer import Batch, Job, inside_decider
+from happened.log.writer import Batch, Job
 from happened.sourcing.handling import Decision, Pending
 from happened.sourcing.memory_image import ImageOverlay
 from happened.sourcing.pending import PendingWorker, Skipped

@@ -27,12 +27,12 @@ from happened.checking.visit import seldom_collected
 from happened.core.errors import Error, Invalid, Refused
 from happened.core.messages import Several, events_of, name_of
 from happened.core.store import Row
+from happened.log.deciding import deciding
 from happened.log.fingerprint import fingerprint_of
 from happened.log.log import Log
 from happened.log.records import INTERNAL, Reader
 from happened.log.row import ANSWER, REFUSAL, Header, decode_header, encode, is_unkept, taken_apart, taken_apart_text
 from happened.log.typed import Typed
-from happened.log.writer import deciding
 from happened.sourcing.gateway import Answers, answers_in
 from happened.sourcing.handling import Handler, Hearing, Refusal, refusal_in
 from happened.sourcing.replay import Decided, Input, RecordedCopies, Replay, Unknown, as_recorded, now_of

@@ -17,12 +17,12 @@ from happened.core.messages import Command, Later, name_of
 from happened.core.state import Fold, Key
 from happened.core.store import Row
 from happened.core.world import World, moment
+from happened.log.deciding import deciding
 from happened.log.fingerprint import fingerprint_of
 from happened.log.log import Log
 from happened.log.names import Name
 from happened.log.records import Reader
 from happened.log.row import ANSWER, ERASED, SCHEDULE, Header, Sent, Written, decode_header, is_unkept, taken_apart
-from happened.log.writer import deciding
 from happened.notification.hearing import Heard, called, heard_in
 from happened.notification.reacting import due_of, sent_by
 from happened.notification.reaction import Reaction

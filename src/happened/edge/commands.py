@@ -433,9 +433,8 @@ def run(asked: argparse.Namespace) -> int:
     missing = sorted({*app.subscriptions, *app.replicas} - set(dict(asked.channel)))
     if missing and not asked.no_outside:
         raise Invalid(f"the app listens to `{missing[0]}`: say where that is, --channel {missing[0]}=URL", systems=missing)
-    told: queue.SimpleQueue[int] = (
-        queue.SimpleQueue()
-    )  # and no event: who waits for that may hold its lock when a signal comes, and would wait for himself
+    # No event: who waits for that may hold its lock when a signal comes, and would wait for himself.
+    told: queue.SimpleQueue[int] = queue.SimpleQueue()
 
     def told_to_stop(number: int, _frame: FrameType | None) -> None:
         told.put(number)

@@ -14,6 +14,7 @@ from happened.core.store import START, Commit, Head, Row, Terms, Unseen
 from happened.core.world import Source
 from happened.log.erasure import ERASING_NOTE
 from happened.log.held import NOTE as HELD_NOTE
+from happened.log.held import UNREAD_NOTE
 from happened.log.lease import NOTE as LEASE_NOTE
 from happened.log.lease import PRESENT
 from happened.log.log import (
@@ -34,7 +35,7 @@ from happened.log.slices import NOTE as PROGRESS_NOTE
 from happened.log.slices import Progress
 from happened.log.worker import FAILING
 
-PENDING_NOTE, TIMER_NOTE, SHARE_NOTE, UNREAD_NOTE = "pending/", "timer/", "share/", "unread/"
+PENDING_NOTE, TIMER_NOTE, SHARE_NOTE = "pending/", "timer/", "share/"
 OF_OTHERS = ("origin/", f"{PROGRESS_NOTE}subscription/")
 """What says how far another system's log was read."""
 NOT_TAKEN = (IDENTITY_NOTE, LEASE_NOTE, PRESENT, FAILING, ERASING_NOTE)

@@ -17,7 +17,7 @@ from happened.core.store import Commit, Row, Unseen
 from happened.core.tags import is_unicode, term, terms_by_outline
 from happened.log.adoption import check_reason
 from happened.log.held import NOTE as HELD_NOTE
-from happened.log.held import held_by
+from happened.log.held import UNREAD, UNREAD_NOTE, Unread, held_by
 from happened.log.log import ERASED_NOTE, EVERYTHING_SEEN, Log, Progress, check_envelope
 from happened.log.records import ANSWERED, INPUT, PUBLISHED, SYSTEMIC, Record
 from happened.log.row import (
@@ -45,8 +45,7 @@ from happened.log.writer import Batch, Draft, Job
 
 ERASING_NOTE = "erasing"
 """Says that bytes of what was erased may still lie in the files."""
-PENDING_NOTE, TIMER_NOTE, ANSWERS_NOTE, SHARE_NOTE, UNREAD_NOTE = "pending/", "timer/", "answers/", "share/", "unread/"
-UNREAD = "unread"
+PENDING_NOTE, TIMER_NOTE, ANSWERS_NOTE, SHARE_NOTE = "pending/", "timer/", "answers/", "share/"
 SAID_OF_WHAT_IS_ERASED = "it can't be read; what was said of it is erased"
 NOTIFICATION, SHARE = PUBLISHED[:2]
 SPANS_MAX = 20_000
@@ -93,13 +92,6 @@ class _Shared(msgspec.Struct, frozen=True):
 
     key: msgspec.Raw = msgspec.Raw(b"null")
     version: int = 0
-
-
-class _Unread(msgspec.Struct, frozen=True):
-    """A note of what came from another system, and can't be read."""
-
-    position: int
-    error: str
 
 
 class Choice:
@@ -166,7 +158,7 @@ class Choice:
                 gone[held.note] = None
         gone |= {key: None for key, position in noted(TIMER_NOTE).items() if int(position) in at}
         gone |= {f"{ANSWERS_NOTE}{own}": None for own in self._ids if noted(f"{ANSWERS_NOTE}{own}")}
-        unread = {key: msgspec.json.decode(body, type=_Unread) for key, body in noted(UNREAD_NOTE).items()}
+        unread = {key: msgspec.json.decode(body, type=Unread) for key, body in noted(UNREAD_NOTE).items()}
         if not isinstance(self.what, str):
             value = encode(self.what[1]).decode()[1:-1]
             for start in (ANSWERS_NOTE, FAILING):

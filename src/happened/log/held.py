@@ -28,6 +28,17 @@ REASON_CHARACTERS_MAX = 10_000
 EVERYTHING = ""
 """Stands for all terms: an event without any comes after all before it, and before all after it."""
 
+UNREAD = "unread"
+UNREAD_NOTE = f"{UNREAD}/"
+"""Before a system's name and an id: what came from there and can't be read."""
+
+
+class Unread(msgspec.Struct, frozen=True):
+    """Where something lies that can't be read, and why."""
+
+    position: int
+    error: str
+
 
 class Held(msgspec.Struct, frozen=True, omit_defaults=True):
     """An event that a handler could not get past, or that comes next of those that have waited for one."""

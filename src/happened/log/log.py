@@ -22,6 +22,7 @@ from happened.core.store import Commit, Engine, Inspects, Row, Unseen, Wanted
 from happened.core.tags import SEPARATOR, is_unicode, term, text_given
 from happened.core.waiting import within
 from happened.core.world import Source, microseconds
+from happened.log.deciding import inside_decider
 from happened.log.lifting import Lifts
 from happened.log.names import Names, Wish
 from happened.log.receipt import Receipt, recorded
@@ -42,7 +43,7 @@ from happened.log.row import (
 )
 from happened.log.typed import Typed
 from happened.log.verify import Noted, Verified, verified
-from happened.log.writer import Batch, Draft, Job, Memory, Writer, inside_decider
+from happened.log.writer import Batch, Draft, Job, Memory, Writer
 
 IDENTITY_NOTE = "log"
 ERASED_NOTE = "erased"

@@ -23,7 +23,7 @@ from happened.core.store import LOG_WORK, Ahead, Commit, Engine, Head, Row, Term
 from happened.core.tags import term
 from happened.core.waiting import within
 from happened.core.world import Source
-from happened.log import deciding as inside
+from happened.log.deciding import deciding, here
 from happened.log.latest import Latest
 from happened.log.names import Names, Wish
 from happened.log.paths import counts_in
@@ -143,10 +143,6 @@ def _forked() -> None:
 
 
 os.register_at_fork(after_in_child=_forked)
-
-
-deciding, inside_decider = inside.deciding, inside.inside_decider
-"""Whoever writes finds here what says that nothing may be written now."""
 
 
 WAITING, TAKEN, DONE, WITHDRAWN = range(4)
@@ -502,11 +498,7 @@ class Writer:
         began = time.perf_counter()
 
         def take_in(unseen: Unseen) -> Commit:
-            self._under_lock = threading.get_ident()
-            try:
-                self._take_in(unseen)
-            finally:
-                self._under_lock = 0
+            self._take_in(unseen)
             return Commit()
 
         guard = self._memory.guard
@@ -517,7 +509,7 @@ class Writer:
                 return
             left = LOCK_SECONDS_MAX if seconds is None else max(began + seconds - time.perf_counter(), 0.0)
             try:
-                self.engine.append(take_in, self.seen, wait_seconds_max=left)
+                self.engine.append(self._marked(take_in), self.seen, wait_seconds_max=left)
             except BaseException as error:
                 self._forget_after(error)
                 raise
@@ -533,19 +525,15 @@ class Writer:
         self._check_not_inside()
 
         def decide(unseen: Unseen) -> Commit:
-            self._under_lock = threading.get_ident()
-            try:
-                self._take_in(unseen)
-                batch = Batch(self, unseen, self._memory.begin())
-                with deciding():
-                    job.draft(batch)
-            finally:
-                self._under_lock = 0
+            self._take_in(unseen)
+            batch = Batch(self, unseen, self._memory.begin())
+            with deciding():
+                job.draft(batch)
             return Commit()
 
         with self._memory.guard:
             try:
-                self.engine.append(decide, self.seen)
+                self.engine.append(self._marked(decide), self.seen)
             except BaseException as error:
                 self._forget_after(error)
                 raise
@@ -599,6 +587,18 @@ class Writer:
         if _process != self._pid:
             raise Forked("this log was opened before a fork: open it in the child process")
 
+    def _marked(self, decide: Callable[[Unseen], Commit]) -> Callable[[Unseen], Commit]:
+        """Have it known, while this is called under the lock, that this thread has it."""
+
+        def marked(unseen: Unseen) -> Commit:
+            self._under_lock = threading.get_ident()
+            try:
+                return decide(unseen)
+            finally:
+                self._under_lock = 0
+
+        return marked
+
     def _check_not_inside(self) -> None:
         """Raise `Invalid` for the thread that has the lock already: what it does would end the transaction in which it decides."""
         if self._under_lock == threading.get_ident():
@@ -617,7 +617,7 @@ class Writer:
 
     def _lead(self, last: Job) -> None:
         """Commit until this job is done, the caller's own."""
-        inside.here.deciding = False  # whoever waits here decides nothing
+        here.deciding = False  # whoever waits here decides nothing
         while last.state < DONE:
             self._commit_next(last.deadline)
 
@@ -769,19 +769,13 @@ class Writer:
         drafted: list[tuple[Job, Row]] = []
         taken: list[Job] = []
 
+        @self._marked
         def decide(unseen: Unseen) -> Commit:
-            self._under_lock = threading.get_ident()
-            try:
-                return decided(unseen)
-            finally:
-                self._under_lock = 0
-
-        def decided(unseen: Unseen) -> Commit:
             self._take_in(unseen)
             batch = Batch(self, unseen, self._memory.begin())
             taken[:] = self._take(jobs)
             try:
-                inside.here.deciding = True  # whoever commits here was not deciding: see `_lead`
+                here.deciding = True  # whoever commits here was not deciding: see `_lead`
                 for job in taken:
                     try:
                         draft = job.draft(batch)
@@ -792,7 +786,7 @@ class Writer:
                     except BaseException as error:  # noqa: BLE001 - it is the answer to this caller, and no other's trouble
                         job.error = error
             finally:
-                inside.here.deciding = False
+                here.deciding = False
             began.append(batch)
             if not any(draft.header.id or draft.header.decides for _, draft in batch.added):
                 self.names.dropped()  # nothing needs the names that were declared

@@ -19,15 +19,16 @@ from happened.core.state import Fold, Key
 from happened.core.store import Row, Wanted
 from happened.core.tags import SEPARATOR
 from happened.core.world import World
+from happened.log.deciding import deciding
 from happened.log.held import EVERYTHING, Held, all_held, back_off_seconds, failed_with, held_at
 from happened.log.log import Log
 from happened.log.records import envelope_of, id_of
 from happened.log.row import Header, Sent, Written, decode_header
 from happened.log.slices import Progress, slice_of, slicer
 from happened.log.worker import TROUBLE, Advance, Trouble, claimed
-from happened.log.writer import Batch, deciding
+from happened.log.writer import Batch
 from happened.notification.desk import Desk
-from happened.notification.listener import RECORDED, WORLD, Listener
+from happened.notification.listener import RECORDED, WORLD, Listener, Taking
 
 RUNS_MAX = 200
 """Runs of held events in one commit."""
@@ -443,19 +444,22 @@ def called(
     """Call a listener on an event with what it asks for; return what it returns, and the answers it got. `ask` gives a call its `World`."""
     taking = listener.takes.get(heard.event.__class__)
     if taking is not None and not taking.asks:  # as nearly all are
-        return listed(_returned(listener, heard.event, heard, header, state_of, None)), []
+        return listed(_returned(listener, taking, heard.event, heard, header, state_of, None)), []
     events = events_of(heard.event)
 
     def call(world: World | None) -> list[Any]:
-        return [one for event in events for one in listed(_returned(listener, event, heard, header, state_of, world))]
+        return [
+            one
+            for event in events
+            for one in listed(_returned(listener, listener.takes[type(event)], event, heard, header, state_of, world))
+        ]
 
     return ask(call) if any(listener.takes[type(event)].asks for event in events) else (call(None), [])
 
 
 def _returned(
-    listener: Listener, event: Any, heard: Heard, header: Header, state_of: Callable[[Fold, Key], Any], world: World | None
+    listener: Listener, taking: Taking, event: Any, heard: Heard, header: Header, state_of: Callable[[Fold, Key], Any], world: World | None
 ) -> Any:
-    taking = listener.takes[type(event)]
     if not taking.slots:
         return listener.function(event)
     states: list[Any] = []

@@ -25,6 +25,7 @@ from happened.core.store import Row
 from happened.core.tags import is_a
 from happened.core.waiting import within
 from happened.core.world import Chance, World, moment
+from happened.log.deciding import deciding
 from happened.log.held import note_of
 from happened.log.names import Wish
 from happened.log.row import (
@@ -44,7 +45,7 @@ from happened.log.row import (
 )
 from happened.log.typed import Typed, encode_in_order
 from happened.log.worker import outcome_of as counted_as
-from happened.log.writer import Batch, Draft, Job, deciding
+from happened.log.writer import Batch, Draft, Job
 from happened.sourcing.asked import Asked
 from happened.sourcing.gateway import Answer, Answers, Asking, NeedsOutside, NotNoted, Outside, TimeOver, questions_in
 from happened.sourcing.memory_image import Kept, MemoryImage

@@ -20,9 +20,10 @@ from happened.core.messages import Recorded, events_of
 from happened.core.state import Fold, Key, State, declared
 from happened.core.store import Row, Store, Wanted
 from happened.core.tags import tag_text, term
+from happened.log.deciding import deciding
 from happened.log.records import Reader, envelope_of, envelopes_of, positions_of
 from happened.log.row import Extra, Header, decode_header
-from happened.log.writer import Happened, deciding
+from happened.log.writer import Happened
 
 ROWS = 1_000
 """Rows that are read and folded at once."""

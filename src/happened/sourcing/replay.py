@@ -16,9 +16,9 @@ from happened.core.errors import Invalid, NotThere, Refused, Unanswered
 from happened.core.messages import Command
 from happened.core.state import Fold, Key, State, fold_of
 from happened.core.store import Row
+from happened.log.deciding import deciding
 from happened.log.records import Reader
 from happened.log.row import Header, decode_header, encode, is_unkept, taken_apart
-from happened.log.writer import deciding
 from happened.sourcing.gateway import Answer, Answers, Asking, Gateway, Wanted, answers_in
 from happened.sourcing.handling import DecidingWorld, Handler, Hearing, Refusal, said_in
 

@@ -705,10 +705,8 @@ class SqliteStore:
             self._write_reading(writer)
             self._pages += 6
             samples = True
-        elif (
-            commit.rows and not self._reading_is_stored and self._writes_index(writer)
-        ):  # not only with the first part of the index: others may read otherwise
-            self._write_reading(writer)
+        elif commit.rows and not self._reading_is_stored and self._writes_index(writer):
+            self._write_reading(writer)  # not only with the first part of the index: others may read otherwise
             self._pages += 1
         if samples:
             self._write_samples(writer)

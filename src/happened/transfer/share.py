@@ -19,6 +19,7 @@ from happened.core.errors import Stuck
 from happened.core.messages import Recorded
 from happened.core.state import Key, State, fold_of
 from happened.core.store import Row, Wanted
+from happened.log.deciding import deciding
 from happened.log.fingerprint import fingerprint_of
 from happened.log.lease import Leases
 from happened.log.log import Log
@@ -26,7 +27,7 @@ from happened.log.names import Wish
 from happened.log.records import envelope_of, id_of
 from happened.log.row import Header, Sent, Written, decode_header, taken_apart
 from happened.log.worker import IDLE_SECONDS, Course, Worker
-from happened.log.writer import Batch, Draft, deciding
+from happened.log.writer import Batch, Draft
 from happened.transfer.channel import BEACON, SHARE, SHARE_NOTE, Generation, share_worker
 from happened.transfer.digest import Digest, Hashes, hashing
 

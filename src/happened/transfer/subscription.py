@@ -18,6 +18,7 @@ import msgspec
 from happened.core.errors import Diverged, Incompatible, Invalid
 from happened.core.messages import events_of, name_of
 from happened.core.store import Engine
+from happened.log.held import UNREAD, UNREAD_NOTE, Unread
 from happened.log.lease import Leases
 from happened.log.log import Log
 from happened.log.names import Name, Wish
@@ -27,8 +28,6 @@ from happened.log.worker import IDLE_SECONDS, Course, Worker
 from happened.log.writer import Batch, Draft
 from happened.transfer.channel import NOTIFICATION, Channel, Inflow, Origin, Page, Published
 
-UNREAD_NOTE = "unread/"
-"""Before a system's name and an id: what came and can't be read."""
 ORIGIN_NOTE = "origin/"
 """Before a system's name: whose records have come from there."""
 FIRST_EPOCH = 1
@@ -44,13 +43,6 @@ class Seen(msgspec.Struct, frozen=True):
     position: int = 0
     """Of the last that was kept; 0: none was."""
     digest: str = ""
-
-
-class Unread(msgspec.Struct, frozen=True):
-    """Where something lies that can't be read, and why."""
-
-    position: int
-    error: str
 
 
 def all_unread(engine: Engine) -> list[dict[str, Any]]:
@@ -173,7 +165,7 @@ class Subscription:
             depth=item.depth,
         )
         if error is not None:
-            wish = Wish("unread", f"{self.system}/{item.name}", item.version, "", parts=item.parts)
+            wish = Wish(UNREAD, f"{self.system}/{item.name}", item.version, "", parts=item.parts)
             number = batch.number(wish)  # first: a new name takes a place
             batch.kept[f"{UNREAD_NOTE}{self.system}/{id}"] = encode(Unread(batch.position, error)).decode()
             batch.add(Draft(header, None, [Written(number, bytes(item.body))], (), (), (), {}))
