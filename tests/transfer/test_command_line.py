@@ -19,6 +19,8 @@ def logs(tmp_path: Path) -> tuple[str, str]:
     with crm.open(log) as upstream, billing.open(own, channels={"crm": log}) as running:
         upstream.record_all([Moved("c-1", "a", "France"), Moved("c-2", "a", "Spain")])
         running.replica(Debtor, "c-1", since=upstream.log.head)
+        upstream.settled()  # what is published is recorded by the origin, and so is what is shared: its head goes on
+        until(lambda: upstream.statistics()["shares"][0]["lag"] == 0)
         until(lambda: running.statistics()["replicas"][0]["lag"] == 0)
     return log, own
 
